@@ -18,7 +18,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    feedback::tokens::Vocabulary,
+    feedback::tokens::PolicyVocabulary,
     reward::{
         TokenReward,
         calibration::Calibration,
@@ -60,13 +60,13 @@ pub struct BundleConfig {
     /// The policy.
     pub model: LlavaConfig,
     /// The scorers, where there are any.
-    pub reward: Option<RewardConfig>,
+    pub reward: Option<ScorersConfig>,
 }
 
 /// The scorers of a bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RewardConfig {
+pub struct ScorersConfig {
     /// The one that is served where nothing else is asked for.
     pub default: RewardKind,
     /// Head on the policy's hidden states.
@@ -397,10 +397,10 @@ impl Bundle {
     ///
     /// # Errors
     /// When there is no such bundle, or its files do not fit.
-    pub fn vocabulary_of(name: &str) -> Result<Vocabulary, BundleError> {
+    pub fn vocabulary_of(name: &str) -> Result<PolicyVocabulary, BundleError> {
         let source = Source::find(name)?;
         let config: BundleConfig = source.json("config.json")?;
-        Ok(Vocabulary {
+        Ok(PolicyVocabulary {
             tokenizer: Arc::new(source.tokenizer(&config)?),
             casing: config.casing,
         })
@@ -418,8 +418,8 @@ impl Bundle {
     }
 
     /// The policy's tokens.
-    pub fn vocabulary(&self) -> Vocabulary {
-        Vocabulary {
+    pub fn vocabulary(&self) -> PolicyVocabulary {
+        PolicyVocabulary {
             tokenizer: Arc::clone(&self.tokenizer),
             casing: self.config.casing,
         }
@@ -485,7 +485,7 @@ type Scorers = (
 
 fn load_reward(
     source: &Source,
-    config: &RewardConfig,
+    config: &ScorersConfig,
     kind: RewardKind,
     tokenizer: &TextTokenizer,
     device: &Device,

@@ -9,13 +9,13 @@ use std::{
 use candle_core::Device;
 use candor::{
     config::Config,
-    feedback::{diff::diff, interchange::Format},
-    guard::{Mode, markup::markup, render::Style, report::report, words::words},
+    feedback::{diff::diff, interchange::InterchangeFormat},
+    guard::{Mode, markup::markup, render::RenderStyle, report::report, words::words},
     serve::{
         check_score_request,
         error::ApiError,
         openai::{
-            check::{Served, check},
+            check::{ServedCapabilities, check},
             request::parse,
         },
     },
@@ -71,8 +71,8 @@ pub fn image(data: &[u8]) {
 
 static CONFIG: LazyLock<Config> = LazyLock::new(Config::default);
 
-fn served() -> Served<'static> {
-    Served {
+fn served() -> ServedCapabilities<'static> {
+    ServedCapabilities {
         model: "m",
         config: &CONFIG,
         guard: &CONFIG.guard,
@@ -128,7 +128,11 @@ pub fn guard(data: &[u8]) {
         Mode::Regenerate,
         Mode::Block,
     ][usize::from(*mode) % 5];
-    let style = [Style::Plain, Style::Hedged, Style::Omitted][usize::from(*style) % 3];
+    let style = [
+        RenderStyle::Plain,
+        RenderStyle::Hedged,
+        RenderStyle::Omitted,
+    ][usize::from(*style) % 3];
     let (mut tokens, mut rewards, mut rest) = (Vec::new(), Vec::new(), rest);
     while let [head, after @ ..] = rest {
         let (token, others) = after.split_at(after.len().min(usize::from(head % 16)));
@@ -202,7 +206,7 @@ pub fn template(data: &[u8]) {
 }
 
 /// Reads all rows of a file in a format.
-fn rows(format: Format, data: &[u8]) {
+fn rows(format: InterchangeFormat, data: &[u8]) {
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(data)
         .and_then(|()| file.rewind())
@@ -216,14 +220,22 @@ fn rows(format: Format, data: &[u8]) {
 
 /// Reads a Parquet file as records, as RLHF-V and as preference pairs.
 pub fn parquet(data: &[u8]) {
-    for format in [Format::Parquet, Format::RlhfV, Format::TrlDpo] {
+    for format in [
+        InterchangeFormat::Parquet,
+        InterchangeFormat::RlhfV,
+        InterchangeFormat::TrlDpo,
+    ] {
         rows(format, data);
     }
 }
 
 /// Reads a file of Label Studio's, which must also be harmless as JSON lines of either kind.
 pub fn label_studio(data: &[u8]) {
-    for format in [Format::LabelStudio, Format::Jsonl, Format::TrlPrm] {
+    for format in [
+        InterchangeFormat::LabelStudio,
+        InterchangeFormat::Jsonl,
+        InterchangeFormat::TrlPrm,
+    ] {
         rows(format, data);
     }
 }

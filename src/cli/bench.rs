@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args as ClapArgs;
+use clap::Args;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -24,13 +24,13 @@ use crate::serve::Local;
 /// Everything is streamed through the API's own handlers, in this process: the time to the first
 /// word, the gaps between words and the whole answer. Modes and concurrencies are measured in turn,
 /// several times over; the table shows medians, so that their ratios hold on a busy machine too.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor bench --concurrency 1,4,16 --guard off,flag\n  candor bench \
                   --guard off,regenerate,regenerate/0,regenerate/6 --photos \
                   ../shared/data/flickr8k/images/dev"
 )]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     /// Requests at once
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     concurrency: Vec<usize>,
@@ -84,7 +84,7 @@ struct Figures {
     rows: Vec<Row>,
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
     if args.concurrency.contains(&0) || args.captions == 0 || args.repeats == 0 {
         return Err(Failure::Misused(
             "--concurrency, --captions and --repeats must be at least 1".into(),
@@ -130,7 +130,7 @@ fn read_photos(dir: &PathBuf) -> Result<Vec<Vec<u8>>, Failure> {
 }
 
 async fn measure(
-    args: &Args,
+    args: &BenchArgs,
     local: &Local,
     photos: &[Vec<u8>],
     start_ms: f64,

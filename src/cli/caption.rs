@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args as ClapArgs, builder::PossibleValuesParser};
+use clap::{Args, builder::PossibleValuesParser};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
     Failure,
     common::{
-        GuardArgs, ModelArgs, Render, between, block_on, given, open_bundle, settle, with_fields,
+        GuardArgs, ModelArgs, TextStyle, between, block_on, given, open_bundle, settle, with_fields,
     },
     lines::{LineFile, settings},
     output::{command_line, is_stdio, note, one_stdin, print, progress},
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 16;
 ///
 /// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
 /// as [word?0.23]. What --guard regenerate wrote anew stands as [before → now].
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json \
                   photo.jpg\n  curl -s https://example.org/photo.jpg | candor caption -\n  \
@@ -62,7 +62,7 @@ pub(crate) struct CaptionArgs {
 }
 
 /// Ask a question about a photograph
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor ask photo.jpg \"What is the dog doing?\"\n  candor ask \
                   photo.jpg \"What does the sign say?\" --on-unanswerable answer"
@@ -87,7 +87,7 @@ pub(crate) struct AskArgs {
 }
 
 /// Options of an answer: its writing and its printing.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 struct AnswerArgs {
     /// off, score, flag, regenerate or block [default: flag]
     #[arg(long, value_name = "MODE")]
@@ -121,7 +121,7 @@ impl AnswerArgs {
         let config = self
             .model
             .load(&[("--guard", "guard.mode", self.guard.clone())])?;
-        let reworded = matches!(self.judged.render, Render::Hedged | Render::Omitted);
+        let reworded = matches!(self.judged.render, TextStyle::Hedged | TextStyle::Omitted);
         if reworded && matches!(config.guard.mode, Mode::Off | Mode::Score) {
             return Err(Failure::Misused(
                 "--render hedged and omitted are of flagged words, and \

@@ -11,15 +11,15 @@ use serde_json::{Map, Value};
 use super::Failure;
 use crate::{
     bundle::Bundle,
-    config::{Config, Flag, Problems, load},
+    config::{Config, ConfigFlag, ConfigProblems, load},
     device::DeviceChoice,
-    eval::report::Report,
-    serve::First,
+    eval::report::EvaluationReport,
+    serve::InitialVersion,
 };
 
 /// The ways of printing a text whose words were judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Render {
+pub(crate) enum TextStyle {
     /// As it was written.
     Plain,
     /// With low-reward and rewritten words marked: colored on a terminal, [word?0.23] and [before →
@@ -46,17 +46,17 @@ pub(crate) struct GuardArgs {
     /// How the text is printed; --json and --out have what plain, hedged and omitted give as
     /// alt_text
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
-    pub(crate) render: Render,
+    pub(crate) render: TextStyle,
 }
 
 impl GuardArgs {
     /// The fields of a request's `guard`.
     pub(crate) fn fields(&self) -> Map<String, Value> {
         let style = match self.render {
-            Render::Plain => Some("plain"),
-            Render::Marked => None,
-            Render::Hedged => Some("hedged"),
-            Render::Omitted => Some("omitted"),
+            TextStyle::Plain => Some("plain"),
+            TextStyle::Marked => None,
+            TextStyle::Hedged => Some("hedged"),
+            TextStyle::Omitted => Some("omitted"),
         };
         given([
             ("threshold", self.threshold.map(Value::from)),
@@ -139,14 +139,14 @@ impl ModelArgs {
     pub(crate) fn load(
         &self,
         more: &[(&'static str, &'static str, Option<String>)],
-    ) -> Result<Config, Problems> {
+    ) -> Result<Config, ConfigProblems> {
         let device = self.device.map(|d| d.to_string());
         let own = [
             ("--model", "model.name", self.model.clone()),
             ("--device", "model.device", device),
         ];
         let flags = own.iter().chain(more).filter_map(|(name, key, value)| {
-            Some(Flag {
+            Some(ConfigFlag {
                 name,
                 key,
                 value: value.clone()?,
@@ -195,10 +195,10 @@ pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
 
 /// Sets the networks' threads up and loads what a server with this configuration begins with: the
 /// registry's version, or the configured bundle.
-pub(crate) fn open_first(config: &Config) -> Result<First, Failure> {
+pub(crate) fn open_first(config: &Config) -> Result<InitialVersion, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
-    First::choose(config, &device).map_err(Failure::failed)
+    InitialVersion::choose(config, &device).map_err(Failure::failed)
 }
 
 /// Sets the networks' threads up and loads the configured bundle.
@@ -209,7 +209,7 @@ pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
 }
 
 /// A report as this terminal shows it.
-pub(crate) fn shown(report: &Report) -> String {
+pub(crate) fn shown(report: &EvaluationReport) -> String {
     let out = console::Term::stdout();
     let width = if out.is_term() {
         usize::from(out.size().1)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args as ClapArgs;
+use clap::Args;
 
 use super::{
     Failure,
@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     config::Config,
-    feedback::{images::Images, store::sql::SqlStore},
+    feedback::{images::ImageStore, store::sql::SqlStore},
     registry::Registry,
     train::cycle::{
-        Cycle, Place, Recipe,
-        state::{Cycles, Done, Outcome, Step},
+        CycleContext, CycleRun, Recipe,
+        state::{CycleDirectory, CycleOutcome, CycleStep, StepOutcome},
         waiting,
     },
 };
@@ -33,12 +33,12 @@ const NICE: i32 = 19;
 /// died goes on where it did. Store, registry, model and directory are those of the configuration,
 /// which a server may be using. A rejected candidate is kept with the reasons, and no failure: the
 /// exit status is 0.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor cycle --once\n  candor cycle --every 24h --min-feedback \
                   500\n  candor cycle --once --recipe config/cycle.toml --config candor.toml"
 )]
-pub(crate) struct Args {
+pub(crate) struct CycleArgs {
     /// One cycle
     #[arg(long, required_unless_present_any = ["every", "abandon"], conflicts_with = "every")]
     once: bool,
@@ -63,7 +63,7 @@ pub(crate) struct Args {
     model: ModelArgs,
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
     let config = args.model.load(&[])?;
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // polite.
     let _ = rustix::process::nice(NICE);
     let registry = registry.map_err(Failure::failed)?;
-    let cycles = Cycles::hold(Path::new(&config.cycle.dir)).map_err(Failure::failed)?;
+    let cycles = CycleDirectory::hold(Path::new(&config.cycle.dir)).map_err(Failure::failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         .block_on(SqlStore::open(&config.feedback.store))
         .map_err(Failure::failed)?;
     let images =
-        Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
+        ImageStore::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
     let here = Here {
         config,
         registry,
@@ -121,15 +121,15 @@ fn tell(line: impl std::fmt::Display) {
 struct Here {
     config: Config,
     registry: Registry,
-    cycles: Cycles,
+    cycles: CycleDirectory,
     runtime: tokio::runtime::Runtime,
     store: SqlStore,
-    images: Images,
+    images: ImageStore,
 }
 
 impl Here {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn place(&self) -> CycleContext<'_> {
+        CycleContext {
             cycles: &self.cycles,
             store: &self.store,
             images: &self.images,
@@ -140,7 +140,7 @@ impl Here {
     }
 
     /// One cycle, if there is enough to learn from or one to go on with.
-    fn once(&self, args: &Args) -> Result<(), Failure> {
+    fn once(&self, args: &CycleArgs) -> Result<(), Failure> {
         let (new, under_way) = waiting(&self.place()).map_err(Failure::failed)?;
         if new < args.min_feedback && !under_way {
             tell(format_args!(
@@ -150,19 +150,19 @@ impl Here {
             return Ok(());
         }
         let recipe = || Recipe::read(&args.recipe);
-        let mut cycle = Cycle::open(self.place(), recipe).map_err(|e| match e {
+        let mut cycle = CycleRun::open(self.place(), recipe).map_err(|e| match e {
             crate::train::TrainError::Config { .. } => Failure::Misused(e.to_string()),
             other => Failure::failed(other),
         })?;
         let (number, on) = (
             cycle.state().number,
-            cycle.state().next().map_or("end", Step::name),
+            cycle.state().next().map_or("end", CycleStep::name),
         );
         tell(format_args!(
             "cycle {number}: begins with {on}, in {}",
             cycle.dir().display()
         ));
-        let told = |step: Step, done: &Done| {
+        let told = |step: CycleStep, done: &StepOutcome| {
             tell(format_args!(
                 "cycle {number}: {} done in {:.0} s",
                 step.name(),
@@ -180,7 +180,7 @@ impl Here {
             }
         });
         reasons.for_each(|reason| tell(format_args!("  {reason}")));
-        if outcome == Outcome::Outdated {
+        if outcome == CycleOutcome::Outdated {
             tell(format_args!(
                 "  another version was promoted meanwhile: candor models promote {version} serves \
                  this one"
@@ -198,7 +198,7 @@ impl Here {
                 "no cycle is under way".into(),
             ))
         };
-        let mut cycle = Cycle::open(self.place(), none).map_err(Failure::failed)?;
+        let mut cycle = CycleRun::open(self.place(), none).map_err(Failure::failed)?;
         cycle.abandon().map_err(Failure::failed)?;
         print(format_args!("cycle {} is given up", cycle.state().number))
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, fs, path::Path, time::Instant};
 
-use clap::Args as ClapArgs;
+use clap::Args;
 use serde::Serialize;
 
 use super::{
@@ -13,16 +13,16 @@ use super::{
 };
 use crate::{
     bundle::Bundle,
-    config::{Config, Problem},
+    config::{Config, ConfigProblem},
     device::{self, DeviceChoice},
 };
 
 /// Say what this machine and this configuration offer, and what is wrong
 ///
 /// Ends with 1 when something is.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  candor doctor\n  candor doctor --config candor.toml --json")]
-pub(crate) struct Args {
+pub(crate) struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -38,7 +38,7 @@ struct Report {
     cpu: Cpu,
     memory: Memory,
     bundles: Vec<BundleFound>,
-    config_problems: Vec<Problem>,
+    config_problems: Vec<ConfigProblem>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,7 +91,7 @@ enum State {
     },
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: DoctorArgs) -> Result<(), Failure> {
     let (config, config_problems) = match args.model.load(&[]) {
         Ok(config) => (config, Vec::new()),
         Err(problems) => (Config::default(), problems.0),

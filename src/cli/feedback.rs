@@ -7,26 +7,28 @@ use std::{
     sync::Arc,
 };
 
-use clap::{ArgGroup, Args as ClapArgs, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use futures_util::{Stream, TryStreamExt};
 
 use super::{
     Failure,
     common::{ModelArgs, block_on},
-    output::{Replacement, is_stdio, named, note, print, refuse_existing, replace, write_stdout},
+    output::{
+        ReplacementFile, is_stdio, named, note, print, refuse_existing, replace, write_stdout,
+    },
     photo::shown_path,
 };
 use crate::{
     bundle::Bundle,
     feedback::{
         Corrections,
-        export::{Format, export},
-        images::Images,
+        export::{InterchangeFormat, export},
+        images::ImageStore,
         import::import,
         record::ShownNames,
         store::{
-            AnnotatorTarget, Filter, Owners, Page, Removed, Store, StoreError, Target,
-            sql::SqlStore,
+            AnnotatorTarget, Owners, RecordFilter, RecordPage, RemovalCounts, RemovalTarget, Store,
+            StoreError, sql::SqlStore,
         },
     },
 };
@@ -35,13 +37,13 @@ use crate::{
 ///
 /// Where they are says the configuration (feedback.store, feedback.images), as for `candor serve`,
 /// which may be running.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor feedback stats\n  candor feedback export --out \
                   corrections.jsonl --images photos/\n  candor feedback import corrections.jsonl \
                   --images photos/"
 )]
-pub(crate) struct Args {
+pub(crate) struct FeedbackArgs {
     #[command(subcommand)]
     what: What,
 
@@ -58,7 +60,7 @@ enum What {
     Export {
         /// How they are written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
-        format: Format,
+        format: InterchangeFormat,
         /// Where to [default: standard output, as -]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -85,7 +87,7 @@ enum What {
         file: PathBuf,
         /// How it is written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
-        format: Format,
+        format: InterchangeFormat,
         /// Folder with the images that are not kept yet
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
@@ -135,7 +137,7 @@ fn owners(owner: Option<String>) -> Owners {
     owner.map_or(Owners::All, Owners::One)
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
     let config = args.model.load(&[])?;
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
@@ -154,8 +156,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 .await
                 .map_err(Failure::failed)?,
         );
-        let images =
-            Images::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
+        let images = ImageStore::open(&config.feedback.images, std::env::vars_os())
+            .map_err(Failure::failed)?;
         match args.what {
             What::Export {
                 format,
@@ -166,9 +168,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 owner,
             } => {
                 let images = Arc::new(images);
-                let filter = Filter {
+                let filter = RecordFilter {
                     owners: owners(owner),
-                    ..Filter::default()
+                    ..RecordFilter::default()
                 };
                 let shown = ShownNames {
                     annotators,
@@ -214,9 +216,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 owner,
             } => {
                 let (owners, limit) = (owners(owner), FORGOTTEN_AT_ONCE);
-                let user = user.map(|user| Target::User(user, owners.clone()));
+                let user = user.map(|user| RemovalTarget::User(user, owners.clone()));
                 let annotator = annotator.map(|name| {
-                    Target::Annotator(AnnotatorTarget {
+                    RemovalTarget::Annotator(AnnotatorTarget {
                         name,
                         owners,
                         records,
@@ -230,7 +232,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                     Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
                 let corrections =
                     Corrections::start(store, images, vocabulary, config.queue.clone());
-                let Removed {
+                let RemovalCounts {
                     feedback,
                     receipts,
                     unnamed,
@@ -252,7 +254,7 @@ async fn write_pieces(
     out: Option<&Path>,
 ) -> Result<(), Failure> {
     let mut file = match out.filter(|out| !is_stdio(out)) {
-        Some(out) => Some((out, Replacement::create(out).map_err(named(out))?)),
+        Some(out) => Some((out, ReplacementFile::create(out).map_err(named(out))?)),
         None => None,
     };
     let mut pieces = Box::pin(pieces);
@@ -268,15 +270,15 @@ async fn write_pieces(
 /// The images of all records, each in a file that has its hash for a name.
 async fn write_images(
     store: &SqlStore,
-    images: &Images,
-    filter: Filter,
+    images: &ImageStore,
+    filter: RecordFilter,
     folder: &Path,
 ) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(named(folder))?;
-    let mut page = Page {
+    let mut page = RecordPage {
         filter,
         limit: 256,
-        ..Page::default()
+        ..RecordPage::default()
     };
     loop {
         let records = store.page(&page).await.map_err(Failure::failed)?;
@@ -306,7 +308,7 @@ fn stdin_file() -> io::Result<File> {
 async fn take(
     corrections: &Corrections,
     file: &Path,
-    format: Format,
+    format: InterchangeFormat,
     images: Option<&Path>,
     owner: Option<&str>,
 ) -> Result<(), Failure> {

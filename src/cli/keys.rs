@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -14,15 +14,15 @@ use super::{
     Failure,
     output::{is_stdio, named, print},
 };
-use crate::config::{Key, Scope, Scopes};
+use crate::config::{ApiKey, KeyScope, KeyScopes};
 
 /// Make API keys
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor keys new\n  candor keys new --name annotators --scopes \
                   annotate,feedback:write"
 )]
-pub(super) struct Args {
+pub(super) struct KeysArgs {
     #[command(subcommand)]
     what: What,
 }
@@ -42,7 +42,7 @@ enum What {
     New(New),
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 struct New {
     /// What logs call whoever has the key
     #[arg(long, value_name = "NAME", default_value = "app")]
@@ -56,7 +56,7 @@ struct New {
     /// What may be done with it, separated by commas: complete, score, feedback:write,
     /// feedback:read, annotate, admin [default: the first three]
     #[arg(long, value_name = "SCOPES", value_delimiter = ',')]
-    scopes: Vec<Scope>,
+    scopes: Vec<KeyScope>,
 
     /// File that the key goes to instead, which nobody else can read
     #[arg(long, value_name = "FILE")]
@@ -67,7 +67,7 @@ struct New {
     if_missing: bool,
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
     let What::New(new) = args.what;
     make(&new)
 }
@@ -127,7 +127,7 @@ struct Entry<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<&'a str>,
-    scopes: Scopes,
+    scopes: KeyScopes,
     key_sha256: String,
 }
 
@@ -137,11 +137,11 @@ fn table(new: &New, secret: &str) -> Result<String, Failure> {
         keys: [Entry<'a>; 1],
     }
     let scopes = if new.scopes.is_empty() {
-        Scopes::default()
+        KeyScopes::default()
     } else {
-        Scopes::new(new.scopes.iter().copied())
+        KeyScopes::new(new.scopes.iter().copied())
     };
-    let key_sha256 = Key::new(&new.name, secret).key_sha256;
+    let key_sha256 = ApiKey::new(&new.name, secret).key_sha256;
     toml::to_string(&Tables {
         keys: [Entry {
             name: &new.name,

@@ -25,7 +25,7 @@ use std::{ffi::OsString, fmt::Display, process::ExitCode, sync::LazyLock};
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::{bundle::Bundle, config::Problems};
+use crate::{bundle::Bundle, config::ConfigProblems};
 
 /// Captions photographs and answers questions about them, and says which of its words it can stand
 /// behind.
@@ -51,18 +51,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(serve::ServeArgs),
     Caption(caption::CaptionArgs),
     Ask(caption::AskArgs),
-    Score(score::Args),
-    Eval(eval::Args),
-    Train(train::Args),
-    Cycle(cycle::Args),
-    Feedback(feedback::Args),
-    Models(models::Args),
-    Keys(keys::Args),
-    Bench(bench::Args),
-    Doctor(doctor::Args),
+    Score(score::ScoreArgs),
+    Eval(eval::EvalArgs),
+    Train(train::TrainArgs),
+    Cycle(cycle::CycleArgs),
+    Feedback(feedback::FeedbackArgs),
+    Models(models::ModelsArgs),
+    Keys(keys::KeysArgs),
+    Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
     Completions(reference::CompletionsArgs),
     Man(reference::ManArgs),
 }
@@ -96,8 +96,8 @@ impl Failure {
     }
 }
 
-impl From<Problems> for Failure {
-    fn from(problems: Problems) -> Self {
+impl From<ConfigProblems> for Failure {
+    fn from(problems: ConfigProblems) -> Self {
         // Whoever typed a flag does not know the option behind it.
         let flagged = |origin: &str, what: &str| {
             origin

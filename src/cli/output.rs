@@ -83,20 +83,20 @@ pub(crate) fn named(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
 /// # Errors
 /// When that fails; the old content is there then.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = Replacement::create(path)?;
+    let mut file = ReplacementFile::create(path)?;
     file.write_all(bytes)?;
     file.commit()
 }
 
 /// New content of a file, which takes the place of the old one when it is complete. A link keeps
 /// pointing to the file; what is no file, such as /dev/null, is written to.
-pub(crate) struct Replacement {
+pub(crate) struct ReplacementFile {
     file: File,
     /// The path of the new content until then, and that of the file.
     paths: Option<(PathBuf, PathBuf)>,
 }
 
-impl Replacement {
+impl ReplacementFile {
     /// Begins.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -127,7 +127,7 @@ impl Replacement {
     }
 }
 
-impl Write for Replacement {
+impl Write for ReplacementFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
@@ -137,7 +137,7 @@ impl Write for Replacement {
     }
 }
 
-impl Drop for Replacement {
+impl Drop for ReplacementFile {
     fn drop(&mut self) {
         if let Some((fresh, _)) = &self.paths {
             let _ = fs::remove_file(fresh);

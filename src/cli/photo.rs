@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use super::{
     Failure,
-    common::Render,
+    common::TextStyle,
     output::{is_stdio, note},
 };
 use crate::{
     eval::data::EXTENSIONS,
-    guard::{Action, Report, Span, render},
+    guard::{Action, GuardReport, Span, render},
 };
 
 /// Familiarity below which people are told that a photograph is unlike those that the model learnt
@@ -94,8 +94,8 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// An answer, or a text that was scored, for people. `holder` is what has the `guard` report.
-pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
-    let report = serde_json::from_value::<Report>(holder["guard"].clone()).ok();
+pub(super) fn shown(text: &str, holder: &Value, how: TextStyle) -> String {
+    let report = serde_json::from_value::<GuardReport>(holder["guard"].clone()).ok();
     let alt_text = report
         .as_ref()
         .and_then(|report| report.alt_text.as_deref());
@@ -105,10 +105,12 @@ pub(super) fn shown(text: &str, holder: &Value, how: Render) -> String {
         .unwrap_or_default();
     spans.retain(|span| span.is_doubted() || is_change(span));
     match how {
-        Render::Plain => render::plain_marked(text, &[]),
-        Render::Hedged | Render::Omitted => render::plain_marked(alt_text.unwrap_or(text), &[]),
-        Render::Marked if console::colors_enabled() => render::ansi(text, &spans),
-        Render::Marked => render::plain_marked(text, &spans),
+        TextStyle::Plain => render::plain_marked(text, &[]),
+        TextStyle::Hedged | TextStyle::Omitted => {
+            render::plain_marked(alt_text.unwrap_or(text), &[])
+        }
+        TextStyle::Marked if console::colors_enabled() => render::ansi(text, &spans),
+        TextStyle::Marked => render::plain_marked(text, &spans),
     }
 }
 
@@ -242,14 +244,14 @@ mod tests {
                     Some(" in a car"))] } });
         let text = "A cat with a hat.";
         assert_eq!(
-            shown(text, &holder, Render::Marked),
+            shown(text, &holder, TextStyle::Marked),
             "A [dog → cat] with [a hat?0.25] [in a car → ]."
         );
-        assert_eq!(shown(text, &holder, Render::Plain), text);
+        assert_eq!(shown(text, &holder, TextStyle::Plain), text);
         assert_eq!(
-            shown(text, &holder, Render::Hedged),
+            shown(text, &holder, TextStyle::Hedged),
             "A cat with what may be a hat."
         );
-        assert_eq!(shown(text, &json!({}), Render::Hedged), text);
+        assert_eq!(shown(text, &json!({}), TextStyle::Hedged), text);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
+use clap::Args;
 use clap_complete::Shell;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Print the completions of a shell
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  candor completions bash > \
                   ~/.local/share/bash-completion/completions/candor\n  candor completions zsh > \
                   ~/.zfunc/_candor\n  candor completions fish > \
@@ -23,7 +23,7 @@ pub(super) struct CompletionsArgs {
 }
 
 /// Print the manual page of candor, or write those of all commands
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor man | man -l -\n  candor man --out ~/.local/share/man/man1"
 )]

@@ -2,12 +2,12 @@
 
 use std::{io::Read, path::PathBuf};
 
-use clap::{Args as ClapArgs, builder::PossibleValuesParser};
+use clap::{Args, builder::PossibleValuesParser};
 use serde_json::{Value, json};
 
 use super::{
     Failure,
-    common::{GuardArgs, ModelArgs, Render, block_on, open_bundle, settle, with_fields},
+    common::{GuardArgs, ModelArgs, TextStyle, block_on, open_bundle, settle, with_fields},
     output::{is_stdio, print},
     photo::{in_flags, note_unfamiliar, read, shown, shown_path},
 };
@@ -21,13 +21,13 @@ const TEXT_BYTES: u64 = 1 << 20;
 ///
 /// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
 /// as [word?0.23].
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score \
                   photo.jpg \"Yes.\" --prompt \"Is there a dog?\" --json\n  \
                   candor score photo.jpg - < caption.txt"
 )]
-pub(crate) struct Args {
+pub(crate) struct ScoreArgs {
     /// The photograph; - is standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     model: ModelArgs,
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
     if is_stdio(&args.photo) && args.text == "-" {
         return Err(Failure::Misused(
             "standard input (-) can be read once: as the PHOTO or as the TEXT".into(),
@@ -75,7 +75,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let config = args
         .model
         .load(&[("--guard", "guard.mode", args.guard.clone())])?;
-    if matches!(args.judged.render, Render::Hedged | Render::Omitted)
+    if matches!(args.judged.render, TextStyle::Hedged | TextStyle::Omitted)
         && config.guard.mode == Mode::Score
     {
         return Err(Failure::Misused(

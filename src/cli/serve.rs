@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use clap::Args as ClapArgs;
+use clap::Args;
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -14,9 +14,9 @@ use super::{
     common::{ModelArgs, open_first, settle},
 };
 use crate::{
-    config::{API_KEY, Config, Problems},
+    config::{API_KEY, Config, ConfigProblems},
     device,
-    serve::{First, Server},
+    serve::{InitialVersion, Server},
     telemetry::{self, LogLevel},
 };
 
@@ -28,13 +28,13 @@ use crate::{
 ///
 /// Other machines reach it at an address other than 127.0.0.1; then it needs a key: in the
 /// environment variable CANDOR_API_KEY, in a file, or, as many as you like, in the configuration.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --key-file \
                   key.txt   # candor keys new --out key.txt\n  candor serve --listen 0.0.0.0:8080 \
                   --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
 )]
-pub(crate) struct Args {
+pub(crate) struct ServeArgs {
     /// Address to listen at; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
@@ -51,8 +51,8 @@ pub(crate) struct Args {
     model: ModelArgs,
 }
 
-impl Args {
-    fn load(&self) -> Result<Config, Problems> {
+impl ServeArgs {
+    fn load(&self) -> Result<Config, ConfigProblems> {
         let mut config = self.model.load(&[
             ("--listen", "server.listen", self.listen.clone()),
             (
@@ -71,7 +71,7 @@ impl Args {
     }
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.load()?;
     config.check_exposure().map_err(Failure::misused)?;
     // First, because a process that starts again loses its handlers of signals.
@@ -87,9 +87,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn serve(
-    args: Args,
+    args: ServeArgs,
     config: Config,
-    first: First,
+    first: InitialVersion,
     mut hangup: Signal,
     level: LogLevel,
 ) -> Result<(), Failure> {

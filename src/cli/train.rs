@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -14,18 +14,18 @@ use super::{
 use crate::train::{
     align::{AlignConfig, Alignment, Method},
     evidence::{EvidenceRecipe, EvidenceTraining},
-    reward::{RewardConfig, RewardTraining},
+    reward::{RewardTraining, RewardTrainingConfig},
     sft::{Sft, SftConfig},
 };
 
 /// Train a model
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor train sft --config config/sft.toml --out runs/sft\n  candor \
                   train reward --config config/reward.toml --out runs/reward --resume\n  candor \
                   train ppo --config config/align.toml --out runs/ppo"
 )]
-pub(crate) struct Args {
+pub(crate) struct TrainArgs {
     #[command(subcommand)]
     what: What,
 }
@@ -80,7 +80,7 @@ enum What {
     Rest(Run),
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 struct Reward {
     #[command(flatten)]
     run: Run,
@@ -91,7 +91,7 @@ struct Reward {
     data_only: bool,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 struct Run {
     #[command(flatten)]
     training: Training,
@@ -105,7 +105,7 @@ struct Run {
     version: String,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 struct Training {
     /// What to train on, and how
     #[arg(long, value_name = "FILE")]
@@ -125,7 +125,7 @@ struct Training {
     resume: bool,
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     settle(None)?;
     match args.what {
         What::Sft(run) => {
@@ -135,7 +135,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 .map_err(Failure::failed)
         }
         What::Reward(Reward { run, data_only }) => {
-            let config: RewardConfig = run.training.config()?;
+            let config: RewardTrainingConfig = run.training.config()?;
             let training = RewardTraining::prepare(config, &run.training.out, run.training.resume)
                 .map_err(Failure::failed)?;
             if data_only {

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read},
 };
 
-use super::{Config, Key, Problem, Problems, Scope, Scopes, keys};
+use super::{ApiKey, Config, ConfigProblem, ConfigProblems, KeyScope, KeyScopes, keys};
 
 /// The environment variable that holds a key.
 pub const API_KEY: &str = "CANDOR_API_KEY";
@@ -25,11 +25,11 @@ impl Config {
     /// # Errors
     /// When there are both, the file cannot be read, it is no key or a weak one, or `keys` has one
     /// of that name.
-    pub fn add_api_key(&mut self, variable: Option<&OsStr>) -> Result<(), Problems> {
+    pub fn add_api_key(&mut self, variable: Option<&OsStr>) -> Result<(), ConfigProblems> {
         let variable = variable.filter(|value| !value.is_empty());
         let file = Some(self.server.key_file.as_str()).filter(|file| *file != "off");
         let fail = |what: &str, origin: String| {
-            Err(Problems(vec![Problem {
+            Err(ConfigProblems(vec![ConfigProblem {
                 key: String::new(),
                 what: what.to_owned(),
                 origin,
@@ -61,18 +61,18 @@ impl Config {
             Ok(secret) => secret,
             Err(what) => return fail(what, origin),
         };
-        let scopes = Scopes::new(
-            Scope::ALL
+        let scopes = KeyScopes::new(
+            KeyScope::ALL
                 .into_iter()
-                .filter(|&scope| scope != Scope::Admin),
+                .filter(|&scope| scope != KeyScope::Admin),
         );
-        self.keys.push(Key {
+        self.keys.push(ApiKey {
             scopes,
-            ..Key::new(NAME, secret)
+            ..ApiKey::new(NAME, secret)
         });
         let problems = keys::check(&self.keys)
             .into_iter()
-            .map(|(key, what)| Problem {
+            .map(|(key, what)| ConfigProblem {
                 key,
                 what,
                 origin: origin.clone(),
@@ -81,7 +81,7 @@ impl Config {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Problems(problems))
+            Err(ConfigProblems(problems))
         }
     }
 }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_key_of_the_environment_or_of_a_file_is_one_key() {
-        let expected = Key::new("default", SECRET).digest();
+        let expected = ApiKey::new("default", SECRET).digest();
         let line = format!("{SECRET}\r\n");
         for config in [
             with(Some(SECRET), None),
@@ -152,10 +152,10 @@ mod tests {
                 (key.name.as_str(), key.owner(), key.digest()),
                 ("default", "default", expected)
             );
-            let names: Vec<_> = Scope::ALL
+            let names: Vec<_> = KeyScope::ALL
                 .into_iter()
                 .filter(|&scope| key.scopes.contains(scope))
-                .map(Scope::name)
+                .map(KeyScope::name)
                 .collect();
             assert_eq!(
                 names,
@@ -212,7 +212,7 @@ mod tests {
             "{missing}"
         );
         config.server.key_file = "off".to_owned();
-        config.keys = vec![Key::new("default", "another-secret-of-length")];
+        config.keys = vec![ApiKey::new("default", "another-secret-of-length")];
         let taken = config
             .add_api_key(Some(OsStr::new(SECRET)))
             .unwrap_err()

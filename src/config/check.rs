@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, fmt::Display};
 
-use crate::{feedback::queue::Weights, guard::ByClass};
+use crate::{feedback::queue::PriorityWeights, guard::ClassThresholds};
 
 use super::{
-    Auto, Config, Fetch, Guard, MOST_ITEMS, host_port, keys, largest_image,
+    Auto, Config, FetchSection, GuardSection, MOST_ITEMS, host_port, keys, largest_image,
     limits::{MAX_CHOICES, MAX_RATE},
 };
 
@@ -233,7 +233,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         "queue.lease_s",
         &format_args!("must be at most {}", 1u64 << 32),
     );
-    let Weights {
+    let PriorityWeights {
         closeness,
         disagreement,
         novelty,
@@ -264,7 +264,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     found
 }
 
-fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
+fn check_guard(guard: &GuardSection, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
     for (key, share) in [
         ("guard.threshold", guard.threshold),
         ("guard.target_fpr", guard.target_fpr),
@@ -284,7 +284,7 @@ fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Dis
     ];
     for (key, (_, share)) in CLASSES
         .into_iter()
-        .zip(ByClass::from(guard.thresholds).each())
+        .zip(ClassThresholds::from(guard.thresholds).each())
     {
         must(
             share.is_none_or(|s| (0.0..=1.0).contains(&s)),
@@ -310,7 +310,7 @@ fn check_guard(guard: &Guard, must: &mut impl FnMut(bool, &'static str, &dyn Dis
     );
 }
 
-fn check_fetch(fetch: &Fetch, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
+fn check_fetch(fetch: &FetchSection, must: &mut impl FnMut(bool, &'static str, &dyn Display)) {
     must(
         fetch.timeout_s > 0,
         "fetch.timeout_s",

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 /// Location of cycles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Cycle {
+pub struct CycleSection {
     /// A folder.
     pub dir: String,
 }
 
-impl Default for Cycle {
+impl Default for CycleSection {
     fn default() -> Self {
         Self {
             dir: "candor-data/cycles".to_owned(),

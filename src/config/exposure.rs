@@ -15,7 +15,7 @@ use super::Config;
      makes one); or listen at 127.0.0.1; or let everybody in with --insecure (server.insecure = \
      true)"
 )]
-pub struct Exposed {
+pub struct ExposedServer {
     /// Address at which it would listen.
     listen: String,
 }
@@ -43,9 +43,9 @@ impl Config {
     ///
     /// # Errors
     /// When it has none, and `server.insecure` is off.
-    pub fn check_exposure(&self) -> Result<(), Exposed> {
+    pub fn check_exposure(&self) -> Result<(), ExposedServer> {
         let is_safe = !self.keys.is_empty() || self.server.insecure || !self.is_exposed();
-        is_safe.then_some(()).ok_or_else(|| Exposed {
+        is_safe.then_some(()).ok_or_else(|| ExposedServer {
             listen: self.server.listen.clone(),
         })
     }
@@ -54,7 +54,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Key;
+    use crate::config::ApiKey;
 
     fn listening(listen: &str) -> Config {
         let mut config = Config::default();
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn keys_or_a_word_for_it_let_a_server_be_exposed() {
         let mut config = listening("0.0.0.0:80");
-        config.keys = vec![Key::new("app", "a-key-of-some-length")];
+        config.keys = vec![ApiKey::new("app", "a-key-of-some-length")];
         assert_eq!(config.check_exposure(), Ok(()));
         config.keys.clear();
         config.admin.key_sha256 = "ab".repeat(32);

@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 /// Storage of corrections.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Feedback {
+pub struct FeedbackSection {
     /// `sqlite:PATH`, `postgres://USER:PASSWORD@HOST/DATABASE`, or `off`.
     pub store: String,
     /// A folder, or `s3://BUCKET/PREFIX`.
     pub images: String,
 }
 
-impl Feedback {
+impl FeedbackSection {
     /// Returns `true` if corrections are taken.
     pub fn enabled(&self) -> bool {
         self.store != "off"
     }
 }
 
-impl Default for Feedback {
+impl Default for FeedbackSection {
     fn default() -> Self {
         Self {
             store: "sqlite:candor-data/feedback.db".to_owned(),
@@ -33,21 +33,21 @@ impl Default for Feedback {
 /// Receipts: records of completions that are remembered for a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Receipts {
+pub struct ReceiptsSection {
     /// Time that they are kept: `7d`, `12h`; `0s`: nothing is remembered.
     pub retention: String,
     /// Most bytes of receipts and their images.
     pub max_bytes: u64,
 }
 
-impl Receipts {
+impl ReceiptsSection {
     /// Returns the time that they are kept, of a configuration that was checked.
     pub fn retention(&self) -> Duration {
         humantime::parse_duration(&self.retention).unwrap_or_default()
     }
 }
 
-impl Default for Receipts {
+impl Default for ReceiptsSection {
     fn default() -> Self {
         Self {
             retention: "7d".to_owned(),

@@ -5,23 +5,23 @@ use std::{collections::BTreeSet, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Auto, ByClass, Guard, limits::MAX_RATE};
+use super::{Auto, ClassThresholdsSection, GuardSection, limits::MAX_RATE};
 use crate::guard::{self, Mode, OnUnanswerable};
 
-/// Largest [`Key::weight`].
+/// Largest [`ApiKey::weight`].
 const MAX_WEIGHT: u32 = 1000;
 
 /// Who may use the API, and with which guard where a request does not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Key {
+pub struct ApiKey {
     /// Name by which logs call whoever has it.
     pub name: String,
     /// The tenant that what is made with the key belongs to, such as receipts and records; auto:
     /// `name`. Keys of one owner see the same.
     pub owner: Auto<String>,
     /// Actions that the key permits.
-    pub scopes: Scopes,
+    pub scopes: KeyScopes,
     /// Share of the engine where owners compete, relative to other keys'.
     pub weight: u32,
     /// `POST` requests a minute; auto: `limits.requests_per_minute`; 0: any number.
@@ -40,15 +40,15 @@ pub struct Key {
     /// In place of `guard.on_unanswerable`; auto: that.
     pub on_unanswerable: Auto<OnUnanswerable>,
     /// In place of `guard.thresholds`, where this table has any threshold.
-    pub thresholds: ByClass,
+    pub thresholds: ClassThresholdsSection,
 }
 
-impl Default for Key {
+impl Default for ApiKey {
     fn default() -> Self {
         Self {
             name: String::new(),
             owner: Auto::Auto,
-            scopes: Scopes::default(),
+            scopes: KeyScopes::default(),
             weight: 1,
             requests_per_minute: Auto::Auto,
             tokens_per_minute: Auto::Auto,
@@ -57,14 +57,14 @@ impl Default for Key {
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
             on_unanswerable: Auto::Auto,
-            thresholds: ByClass::default(),
+            thresholds: ClassThresholdsSection::default(),
         }
     }
 }
 
 /// A permission of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Scope {
+pub enum KeyScope {
     /// Chat completions.
     #[serde(rename = "complete")]
     Complete,
@@ -86,7 +86,7 @@ pub enum Scope {
     Admin,
 }
 
-impl Scope {
+impl KeyScope {
     /// All scopes.
     pub const ALL: [Self; 6] = [
         Self::Complete,
@@ -110,7 +110,7 @@ impl Scope {
     }
 }
 
-impl FromStr for Scope {
+impl FromStr for KeyScope {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -124,19 +124,19 @@ impl FromStr for Scope {
     }
 }
 
-/// Permissions, each once and in the order of [`Scope::ALL`].
+/// Permissions, each once and in the order of [`KeyScope::ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Scopes(BTreeSet<Scope>);
+pub struct KeyScopes(BTreeSet<KeyScope>);
 
-impl Scopes {
+impl KeyScopes {
     /// These permissions.
-    pub fn new(scopes: impl IntoIterator<Item = Scope>) -> Self {
+    pub fn new(scopes: impl IntoIterator<Item = KeyScope>) -> Self {
         Self(scopes.into_iter().collect())
     }
 
     /// Returns `true` if `scope` is among them.
-    pub fn contains(&self, scope: Scope) -> bool {
+    pub fn contains(&self, scope: KeyScope) -> bool {
         self.0.contains(&scope)
     }
 
@@ -146,14 +146,14 @@ impl Scopes {
     }
 }
 
-impl Default for Scopes {
+impl Default for KeyScopes {
     /// Returns the scopes of an application that shows answers and hands in corrections.
     fn default() -> Self {
-        Self::new([Scope::Complete, Scope::Score, Scope::FeedbackWrite])
+        Self::new([KeyScope::Complete, KeyScope::Score, KeyScope::FeedbackWrite])
     }
 }
 
-impl Key {
+impl ApiKey {
     /// Returns the key of this name that `secret` is, with the default scopes.
     pub fn new(name: &str, secret: &str) -> Self {
         Self {
@@ -177,14 +177,14 @@ impl Key {
     }
 
     /// The guard of requests with this key, where they do not say.
-    pub fn guard(&self, common: &Guard) -> Guard {
+    pub fn guard(&self, common: &GuardSection) -> GuardSection {
         let own = self.threshold != Auto::Auto || self.target_fpr != Auto::Auto;
         let (threshold, target_fpr) = if own {
             (self.threshold, self.target_fpr)
         } else {
             (common.threshold, common.target_fpr)
         };
-        let thresholds = if own || self.thresholds != ByClass::default() {
+        let thresholds = if own || self.thresholds != ClassThresholdsSection::default() {
             self.thresholds
         } else {
             common.thresholds
@@ -193,7 +193,7 @@ impl Key {
             .on_unanswerable
             .value()
             .unwrap_or(common.on_unanswerable);
-        Guard {
+        GuardSection {
             mode: self.mode.value().unwrap_or(common.mode),
             threshold,
             target_fpr,
@@ -219,7 +219,7 @@ pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
 
 /// Returns the faults of the keys, each with the option that has it. No message repeats a digest:
 /// somebody may have put the key there.
-pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
+pub(super) fn check(keys: &[ApiKey]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (i, key) in keys.iter().enumerate() {
         let mut must = |ok: bool, option: &str, what: &str| {
@@ -273,7 +273,7 @@ pub(super) fn check(keys: &[Key]) -> Vec<(String, String)> {
                 "must be between 0 and 1, or \"auto\"",
             );
         }
-        for (class, share) in guard::ByClass::from(key.thresholds).each() {
+        for (class, share) in guard::ClassThresholds::from(key.thresholds).each() {
             must(
                 share.is_none_or(|s| (0.0..=1.0).contains(&s)),
                 &format!("thresholds.{class}"),

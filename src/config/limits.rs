@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 /// Most that a rate can be.
 pub(super) const MAX_RATE: u64 = 1_000_000_000;
 
-/// Most that [`Limits::max_choices`] can be: OpenAI's bound on `n`.
+/// Most that [`LimitsSection::max_choices`] can be: OpenAI's bound on `n`.
 pub(super) const MAX_CHOICES: usize = 128;
 
 /// Bounds on what one client may ask for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct LimitsSection {
     /// Most answers that one request has written: `n` times `guard.candidates`.
     pub max_choices: usize,
     /// `POST` requests a minute of a key that does not say or, without keys, of a client's address;
@@ -21,7 +21,7 @@ pub struct Limits {
     pub tokens_per_minute: u64,
 }
 
-impl Default for Limits {
+impl Default for LimitsSection {
     fn default() -> Self {
         Self {
             max_choices: 16,

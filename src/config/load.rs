@@ -13,7 +13,7 @@ use super::{Config, check::check};
 
 /// An option given on the command line.
 #[derive(Debug, Clone)]
-pub struct Flag {
+pub struct ConfigFlag {
     /// `--listen`
     pub name: &'static str,
     /// `server.listen`
@@ -24,7 +24,7 @@ pub struct Flag {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The option; empty when the file as a whole could not be read.
     pub key: String,
     /// Description of the fault.
@@ -33,7 +33,7 @@ pub struct Problem {
     pub origin: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, what, origin } = self;
         let colon = if key.is_empty() { "" } else { ": " };
@@ -43,9 +43,9 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Problems(pub Vec<Problem>);
+pub struct ConfigProblems(pub Vec<ConfigProblem>);
 
-impl fmt::Display for Problems {
+impl fmt::Display for ConfigProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the configuration cannot be used:")?;
         self.0
@@ -54,7 +54,7 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for ConfigProblems {}
 
 /// Reads the file, the variables of `env` that are ours, and the flags; later ones win.
 ///
@@ -67,8 +67,8 @@ impl std::error::Error for Problems {}
 pub fn load(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
-    flags: &[Flag],
-) -> Result<Config, Problems> {
+    flags: &[ConfigFlag],
+) -> Result<Config, ConfigProblems> {
     let defaults = Figment::from(Serialized::defaults(Config::default()));
     let mut layers = defaults.clone();
     if let Some(path) = file {
@@ -89,7 +89,7 @@ pub fn load(
             ));
         }
     }
-    for Flag { name, key, value } in flags {
+    for ConfigFlag { name, key, value } in flags {
         layers = layers.merge(One::new(
             &defaults,
             (*key).to_owned(),
@@ -102,9 +102,9 @@ pub fn load(
 
 /// Extracts the configuration. What is wrong is noted and replaced by its default, so that the rest
 /// can be looked at too.
-fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
+fn read(layers: &Figment, defaults: &Figment) -> Result<Config, ConfigProblems> {
     let broken = |e: figment::Error| {
-        Problems(vec![Problem {
+        ConfigProblems(vec![ConfigProblem {
             key: String::new(),
             what: e.to_string(),
             origin: "internal error".to_owned(),
@@ -131,11 +131,11 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
         let replaced = defaults
             .find_ref(&key)
             .is_some_and(|default| replace(&mut value, path, default.clone()));
-        let known = problems.iter().any(|p: &Problem| p.key == key);
+        let known = problems.iter().any(|p: &ConfigProblem| p.key == key);
         if !replaced || known {
             return Err(broken(error));
         }
-        problems.push(Problem {
+        problems.push(ConfigProblem {
             origin: origin(layers, &key),
             key,
             what,
@@ -143,7 +143,7 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
     };
     for (key, what) in check(&config) {
         if !problems.iter().any(|p| p.key == key) {
-            problems.push(Problem {
+            problems.push(ConfigProblem {
                 origin: origin(layers, &key),
                 key: key.into_owned(),
                 what,
@@ -153,7 +153,7 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, Problems> {
     if problems.is_empty() {
         Ok(config)
     } else {
-        Err(Problems(problems))
+        Err(ConfigProblems(problems))
     }
 }
 
@@ -164,7 +164,7 @@ fn forget_unknown(
     like: &Value,
     all: &Value,
     path: &str,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
 ) {
     let (Value::Dict(_, dict), Value::Dict(_, known)) = (value, like) else {
         return;
@@ -185,7 +185,7 @@ fn forget_unknown(
                 return true;
             }
         };
-        problems.push(Problem {
+        problems.push(ConfigProblem {
             origin: origin(layers, &path),
             key: path,
             what,
@@ -261,10 +261,10 @@ struct TomlFile {
 }
 
 impl TomlFile {
-    fn read(path: &Path) -> Result<Self, Problems> {
+    fn read(path: &Path) -> Result<Self, ConfigProblems> {
         let origin = path.display().to_string();
         let fail = |what: String| {
-            Problems(vec![Problem {
+            ConfigProblems(vec![ConfigProblem {
                 key: String::new(),
                 what,
                 origin: origin.clone(),
@@ -430,12 +430,12 @@ mod tests {
             ("CANDOR_SERVER__MAX_CONNECTIONS", "2"),
             ("CANDOR_MODEL__NAME", "1.5"),
         ]);
-        let flag = Flag {
+        let flag = ConfigFlag {
             name: "--listen",
             key: "server.listen",
             value: "[::3]:3".to_owned(),
         };
-        let device = Flag {
+        let device = ConfigFlag {
             name: "--device",
             key: "model.device",
             value: "cuda:1".to_owned(),

@@ -19,22 +19,22 @@ use serde::{Deserialize, Serialize};
 
 pub use api_key::API_KEY;
 pub use auto::Auto;
-pub use cycle::Cycle;
-pub use exposure::Exposed;
-pub use feedback::{Feedback, Receipts};
+pub use cycle::CycleSection;
+pub use exposure::ExposedServer;
+pub use feedback::{FeedbackSection, ReceiptsSection};
 pub use host_port::host_port;
 pub(crate) use host_port::plain_host;
-pub use keys::{Key, Scope, Scopes};
-pub use limits::Limits;
+pub use keys::{ApiKey, KeyScope, KeyScopes};
+pub use limits::LimitsSection;
 pub(crate) use load::nearest;
-pub use load::{Flag, Problem, Problems, load};
-pub use registry::{Admin, Registry};
+pub use load::{ConfigFlag, ConfigProblem, ConfigProblems, load};
+pub use registry::{AdminSection, RegistrySection};
 
 use crate::{
     bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
-    feedback::queue::Queue,
+    feedback::queue::QueueSettings,
     guard::{self, Mode, OnExhausted, OnUnanswerable},
 };
 
@@ -43,47 +43,47 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Who may use the API; none: everybody.
-    pub keys: Vec<Key>,
+    pub keys: Vec<ApiKey>,
     /// The HTTP server and its bounds.
-    pub server: Server,
+    pub server: ServerSection,
     /// Bounds on what one client may ask for.
-    pub limits: Limits,
+    pub limits: LimitsSection,
     /// Which model, and where it computes.
-    pub model: Model,
+    pub model: ModelSection,
     /// Versions of models.
-    pub registry: Registry,
+    pub registry: RegistrySection,
     /// Who may promote them over HTTP.
-    pub admin: Admin,
+    pub admin: AdminSection,
     /// The running batch.
-    pub engine: Engine,
+    pub engine: EngineSection,
     /// Generation, where a request does not say.
-    pub generation: Generation,
+    pub generation: GenerationSection,
     /// The guard, where a request does not say.
-    pub guard: Guard,
+    pub guard: GuardSection,
     /// Texts that others wrote, sent to be scored.
-    pub score: Score,
+    pub score: ScoreSection,
     /// Images in requests.
-    pub images: Images,
+    pub images: ImagesSection,
     /// Images that requests name by URL.
-    pub fetch: Fetch,
+    pub fetch: FetchSection,
     /// Storage of corrections.
-    pub feedback: Feedback,
+    pub feedback: FeedbackSection,
     /// Receipts of completions, which are remembered for a time.
-    pub receipts: Receipts,
+    pub receipts: ReceiptsSection,
     /// Queue of the answers that annotators look at next.
-    pub queue: Queue,
+    pub queue: QueueSettings,
     /// Learning from corrections.
-    pub cycle: Cycle,
+    pub cycle: CycleSection,
     /// Metrics.
-    pub metrics: Metrics,
+    pub metrics: MetricsSection,
     /// Logs.
-    pub log: Log,
+    pub log: LogSection,
 }
 
 /// The HTTP server and its bounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Server {
+pub struct ServerSection {
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
     /// `true` if a server without keys may be reached from other machines.
@@ -135,7 +135,7 @@ pub enum OnUnsupported {
     Reject,
 }
 
-impl Default for Server {
+impl Default for ServerSection {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
@@ -185,7 +185,7 @@ pub fn largest_image(max_body_bytes: usize) -> usize {
 /// Which model, and where it computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Model {
+pub struct ModelSection {
     /// The name of an embedded bundle, or a bundle's directory.
     pub name: String,
     /// Device on which it computes.
@@ -196,7 +196,7 @@ pub struct Model {
     pub reward: Auto<RewardKind>,
 }
 
-impl Default for Model {
+impl Default for ModelSection {
     fn default() -> Self {
         Self {
             name: "candor-mini".to_owned(),
@@ -210,7 +210,7 @@ impl Default for Model {
 /// The running batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Engine {
+pub struct EngineSection {
     /// Answers written at once.
     pub max_batch: usize,
     /// Answers that may wait for a place in the batch; more get 429.
@@ -224,7 +224,7 @@ pub struct Engine {
     pub stall_after_s: u64,
 }
 
-impl Default for Engine {
+impl Default for EngineSection {
     fn default() -> Self {
         Self {
             max_batch: 16,
@@ -239,7 +239,7 @@ impl Default for Engine {
 /// Generation, where a request does not say.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Generation {
+pub struct GenerationSection {
     /// 0 is greedy.
     pub temperature: f64,
     /// Most tokens of an answer; auto: what the context leaves.
@@ -249,7 +249,7 @@ pub struct Generation {
 /// Thresholds of classes of words.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ByClass {
+pub struct ClassThresholdsSection {
     /// Words that name people, animals and things.
     pub object: Auto<f32>,
     /// Colors, sizes, materials.
@@ -262,8 +262,8 @@ pub struct ByClass {
     pub relation: Auto<f32>,
 }
 
-impl From<ByClass> for guard::ByClass {
-    fn from(of: ByClass) -> Self {
+impl From<ClassThresholdsSection> for guard::ClassThresholds {
+    fn from(of: ClassThresholdsSection) -> Self {
         Self {
             object: of.object.value(),
             attribute: of.attribute.value(),
@@ -277,7 +277,7 @@ impl From<ByClass> for guard::ByClass {
 /// The guard, where a request does not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Guard {
+pub struct GuardSection {
     /// Treatment of low-reward words.
     pub mode: Mode,
     /// Words with a reward below this are flagged; auto: the bundle's own threshold. Not together
@@ -287,7 +287,7 @@ pub struct Guard {
     /// auto: not used.
     pub target_fpr: Auto<f32>,
     /// Thresholds of classes of words; auto: the one above.
-    pub thresholds: ByClass,
+    pub thresholds: ClassThresholdsSection,
     /// Treatment of words whose reward stays low.
     pub on_exhausted: OnExhausted,
     /// Treatment of questions that no photograph answers, and of short answers that are too likely
@@ -304,13 +304,13 @@ pub struct Guard {
     pub on_error: OnError,
 }
 
-impl Default for Guard {
+impl Default for GuardSection {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
             threshold: Auto::Auto,
             target_fpr: Auto::Auto,
-            thresholds: ByClass::default(),
+            thresholds: ClassThresholdsSection::default(),
             on_exhausted: OnExhausted::default(),
             on_unanswerable: OnUnanswerable::default(),
             abstain_below: 0.5,
@@ -327,7 +327,7 @@ pub const MOST_ITEMS: usize = 1024;
 /// Texts that others wrote, sent to be scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Score {
+pub struct ScoreSection {
     /// Most items of one request, at most [`MOST_ITEMS`].
     pub max_items: usize,
     /// Most tokens of one text. One that is longer than the model's context is scored sentence by
@@ -335,7 +335,7 @@ pub struct Score {
     pub max_tokens: usize,
 }
 
-impl Default for Score {
+impl Default for ScoreSection {
     fn default() -> Self {
         Self {
             max_items: 64,
@@ -347,7 +347,7 @@ impl Default for Score {
 /// Images in requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Images {
+pub struct ImagesSection {
     /// Largest image file in bytes.
     pub max_bytes: usize,
     /// Most pixels of an image (width times height), checked before it is decoded.
@@ -361,7 +361,7 @@ pub struct Images {
     pub workers: Auto<usize>,
 }
 
-impl Default for Images {
+impl Default for ImagesSection {
     fn default() -> Self {
         Self {
             max_bytes: 15 * 1024 * 1024,
@@ -376,7 +376,7 @@ impl Default for Images {
 /// Images that requests name by URL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Fetch {
+pub struct FetchSection {
     /// `true` if `https:` URLs are fetched.
     pub enabled: bool,
     /// Redirections that are followed, 3 at most.
@@ -391,7 +391,7 @@ pub struct Fetch {
     pub ca_file: Auto<String>,
 }
 
-impl Default for Fetch {
+impl Default for FetchSection {
     fn default() -> Self {
         Self {
             enabled: false,
@@ -407,7 +407,7 @@ impl Default for Fetch {
 /// Metrics.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Metrics {
+pub struct MetricsSection {
     /// The older name of `server.operations_listen`.
     pub listen: Auto<String>,
 }
@@ -415,7 +415,7 @@ pub struct Metrics {
 /// Logs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Log {
+pub struct LogSection {
     /// Format of a line.
     pub format: LogFormat,
     /// Which lines: `error`, `warn`, `info`, `debug`, `trace`, or directives such as
@@ -423,7 +423,7 @@ pub struct Log {
     pub level: String,
 }
 
-impl Default for Log {
+impl Default for LogSection {
     fn default() -> Self {
         Self {
             format: LogFormat::Text,

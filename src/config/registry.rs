@@ -10,19 +10,19 @@ use crate::registry::{self, RegistryError};
 /// Location of versions of models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Registry {
+pub struct RegistrySection {
     /// A folder, or `off`.
     pub dir: String,
 }
 
-impl Registry {
+impl RegistrySection {
     /// The registry; `None` where it is off.
     pub fn open(&self) -> Option<Result<registry::Registry, RegistryError>> {
         (self.dir != "off").then(|| registry::Registry::open(Path::new(&self.dir)))
     }
 }
 
-impl Default for Registry {
+impl Default for RegistrySection {
     fn default() -> Self {
         Self {
             dir: "candor-data/registry".to_owned(),
@@ -33,12 +33,12 @@ impl Default for Registry {
 /// Who may promote versions over HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Admin {
+pub struct AdminSection {
     /// SHA-256 of the key in hex digits, or `off`: nobody.
     pub key_sha256: String,
 }
 
-impl Admin {
+impl AdminSection {
     /// The digest; `None` where it is off, or none.
     pub fn digest(&self) -> Option<[u8; 32]> {
         digest(&self.key_sha256)
@@ -50,7 +50,7 @@ impl Admin {
     }
 }
 
-impl Default for Admin {
+impl Default for AdminSection {
     fn default() -> Self {
         Self {
             key_sha256: "off".to_owned(),

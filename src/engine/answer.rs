@@ -3,13 +3,13 @@
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
-use super::{Event, GuardParams, Token, draft::Draft};
+use super::{Event, GeneratedToken, GuardParams, partial_answer::PartialAnswer};
 use crate::guard::{
-    Action, Candidate, Mode, Report, Span, Verdict,
+    Action, Candidate, GuardReport, Mode, Span, Verdict,
     abstain::{AnswerGate, SHORT_ANSWER, WrittenAnswer},
     policy,
     question::Unanswerable,
-    render::{Style, alt_text, render, unfamiliar},
+    render::{RenderStyle, alt_text, render, unfamiliar},
     spans::Joiner,
     words::Word,
 };
@@ -25,7 +25,7 @@ enum Scoring {
 
 /// A place where words were doubted and others tried.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Edit {
+pub(crate) struct RepairedSpan {
     /// Bytes of the text that stand there now.
     pub(crate) bytes: Range<usize>,
     /// What stood there before; `None`: it is what was written first.
@@ -38,7 +38,7 @@ pub(crate) struct Edit {
 
 /// What was shown of an answer, and what is to be said about it.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct AnswerOutput {
     params: GuardParams,
     gate: Option<Arc<AnswerGate>>,
     scoring: Scoring,
@@ -52,7 +52,7 @@ pub(crate) struct Answer {
     /// Spans that went out.
     spans_sent: usize,
     /// Places that were repaired and are not shown yet, in order.
-    edits: Vec<Edit>,
+    edits: Vec<RepairedSpan>,
     repaired: bool,
     /// Tokens and bytes of text that went out.
     sent: (usize, usize),
@@ -60,14 +60,14 @@ pub(crate) struct Answer {
 
 /// What a repair cost.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Cost {
+pub(crate) struct RepairCost {
     /// Candidates that were begun.
     pub(crate) attempts: u32,
     /// Tokens decoded beyond those of the answer.
     pub(crate) extra_tokens: u32,
 }
 
-impl Answer {
+impl AnswerOutput {
     pub(crate) fn new(params: GuardParams, gate: Option<Arc<AnswerGate>>) -> Self {
         Self {
             params,
@@ -104,7 +104,7 @@ impl Answer {
     }
 
     /// Notes a repair; what was noted about text behind its beginning is void.
-    pub(crate) fn edit(&mut self, edit: Edit) {
+    pub(crate) fn edit(&mut self, edit: RepairedSpan) {
         self.edits
             .retain(|earlier| earlier.bytes.start < edit.bytes.start);
         if let Some(earlier) = self.edits.last_mut() {
@@ -115,7 +115,7 @@ impl Answer {
 
     /// What may be shown of `draft` now and was not: up to the open word where words are scored, no
     /// further than `limit`, and never what could begin a stop string.
-    pub(crate) fn release(&mut self, draft: &Draft, limit: usize) -> Option<Event> {
+    pub(crate) fn release(&mut self, draft: &PartialAnswer, limit: usize) -> Option<Event> {
         let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
         if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
             return None;
@@ -132,10 +132,10 @@ impl Answer {
     /// closed. `blocked` is the score of what was cut off.
     pub(crate) fn finish(
         &mut self,
-        draft: &Draft,
-        cost: Cost,
+        draft: &PartialAnswer,
+        cost: RepairCost,
         blocked: Option<f32>,
-    ) -> (Option<Event>, Summary) {
+    ) -> (Option<Event>, AnswerSummary) {
         let text = draft.text();
         let probability = if blocked.is_none() {
             self.judge(draft)
@@ -170,14 +170,14 @@ impl Answer {
         let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
         let guard = (self.scoring != Scoring::Off).then(|| {
             let report = self.report(draft, text, tokens, cost, blocked);
-            Report {
+            GuardReport {
                 answer_probability: probability.map(|(probability, _)| probability),
                 ..report
             }
         });
         (
             delta,
-            Summary {
+            AnswerSummary {
                 completion_tokens: tokens,
                 guard,
             },
@@ -186,7 +186,7 @@ impl Answer {
 
     /// The words of a draft. Where the probability of the whole is what counts, it is the reward of
     /// each.
-    fn words<'d>(&self, draft: &'d Draft) -> Cow<'d, [Word]> {
+    fn words<'d>(&self, draft: &'d PartialAnswer) -> Cow<'d, [Word]> {
         let Some(probability) = self.probability else {
             return Cow::Borrowed(draft.words());
         };
@@ -203,7 +203,7 @@ impl Answer {
 
     /// Returns how likely a short answer is right, and whether it is given. One of which something
     /// went out is not judged where it might be withheld.
-    fn judge(&self, draft: &Draft) -> Option<(f32, bool)> {
+    fn judge(&self, draft: &PartialAnswer) -> Option<(f32, bool)> {
         let tokens = draft.contributing();
         let is_open = self.sent == (0, 0) || !self.may_withhold();
         let is_short = (1..=SHORT_ANSWER).contains(&tokens);
@@ -228,10 +228,10 @@ impl Answer {
     /// Says that it cannot be told, in place of an answer.
     fn withhold(
         &mut self,
-        draft: &Draft,
-        cost: Cost,
+        draft: &PartialAnswer,
+        cost: RepairCost,
         probability: f32,
-    ) -> (Option<Event>, Summary) {
+    ) -> (Option<Event>, AnswerSummary) {
         let GuardParams {
             mode, thresholds, ..
         } = self.params;
@@ -242,16 +242,16 @@ impl Answer {
             spans: Vec::new(),
             flagged_tokens: 0,
         };
-        let guard = Report {
+        let guard = GuardReport {
             withheld: Some(draft.text().to_owned()),
             answer_probability: Some(probability),
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens + draft.contributing() as u32,
-            ..Report::of_abstention(mode, thresholds, reason)
+            ..GuardReport::of_abstention(mode, thresholds, reason)
         };
         (
             Some(delta),
-            Summary {
+            AnswerSummary {
                 completion_tokens: 0,
                 guard: Some(guard),
             },
@@ -316,7 +316,7 @@ impl Answer {
 
     /// The answer with its doubted words hedged or left out, where that is asked for and there are
     /// any; its spans move with it.
-    fn rewrite(&mut self, text: &str, draft: &Draft) -> Option<String> {
+    fn rewrite(&mut self, text: &str, draft: &PartialAnswer) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
         let unsaid = self.unsaid_spans();
         if unsaid.is_empty() {
@@ -365,10 +365,10 @@ impl Answer {
     }
 
     /// Returns what goes out of `text`: the draft's, or what was made of it.
-    fn delta(&mut self, draft: &Draft, text: &str, tokens: usize, end: usize) -> Event {
+    fn delta(&mut self, draft: &PartialAnswer, text: &str, tokens: usize, end: usize) -> Event {
         self.place_edits(draft.text(), end);
         let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
-        let out: Vec<Token> = draft.tokens()[first..tokens].to_vec();
+        let out: Vec<GeneratedToken> = draft.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
         let flagged_tokens = self.flagged_tokens(&self.words(draft), first..tokens);
@@ -382,12 +382,12 @@ impl Answer {
 
     fn report(
         &self,
-        draft: &Draft,
+        draft: &PartialAnswer,
         text: &str,
         tokens: usize,
-        cost: Cost,
+        cost: RepairCost,
         blocked: Option<f32>,
-    ) -> Report {
+    ) -> GuardReport {
         let GuardParams {
             mode, thresholds, ..
         } = self.params;
@@ -411,8 +411,8 @@ impl Answer {
         let alt_text = self
             .joiner
             .is_some()
-            .then(|| alt_text(text, &self.unsaid_spans(), Style::Hedged));
-        Report {
+            .then(|| alt_text(text, &self.unsaid_spans(), RenderStyle::Hedged));
+        GuardReport {
             verdict,
             score,
             mean_score: policy::mean_score(&words),
@@ -421,7 +421,7 @@ impl Answer {
             extra_tokens: cost.extra_tokens,
             alt_text,
             threshold: thresholds.of_answer(draft.text(), &words),
-            ..Report::new(mode, thresholds)
+            ..GuardReport::new(mode, thresholds)
         }
     }
 
@@ -451,7 +451,7 @@ impl Answer {
 
 /// What a complete answer came to.
 #[derive(Debug)]
-pub(crate) struct Summary {
+pub(crate) struct AnswerSummary {
     pub(crate) completion_tokens: usize,
-    pub(crate) guard: Option<Report>,
+    pub(crate) guard: Option<GuardReport>,
 }

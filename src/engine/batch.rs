@@ -12,12 +12,12 @@ use super::{
     EngineError, Observer, OnError,
     fair::{Ledger, Share},
     handle::Shared,
-    repair::Branch,
-    sequence::{Job, Next, Sequence, Vocabulary},
-    track::Computed,
+    repair::CacheFork,
+    sequence::{AdmittedRequest, SamplingVocabulary, Sequence, SequenceStatus},
+    track::RowOutputs,
 };
 use crate::{
-    guard::repair::Weights,
+    guard::repair::RankingWeights,
     reward::TokenReward,
     vlm::{KvCache, Row, Vlm, Want},
 };
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) struct Networks {
     pub(crate) vlm: Arc<dyn Vlm>,
     pub(crate) reward: Option<Arc<dyn TokenReward>>,
-    pub(crate) vocabulary: Vocabulary,
+    pub(crate) vocabulary: SamplingVocabulary,
 }
 
 /// Work of a written token, where that of a token that is only read is 1: on a CPU a decoded row
@@ -67,7 +67,7 @@ impl Caches {
         }
     }
 
-    fn branch(&mut self, branch: Branch) -> Result<()> {
+    fn branch(&mut self, branch: CacheFork) -> Result<()> {
         for cache in [Some(&mut self.policy), self.scorer.as_mut()]
             .into_iter()
             .flatten()
@@ -78,26 +78,26 @@ impl Caches {
     }
 }
 
-pub(crate) struct Batch {
+pub(crate) struct RunningBatch {
     networks: Networks,
     caches: Caches,
     running: Vec<Sequence>,
     /// Slots that no sequence holds, as many together as one gets.
     free: Vec<Vec<usize>>,
-    weights: Weights,
+    weights: RankingWeights,
     on_error: OnError,
     takes_turns: bool,
     observer: Arc<dyn Observer>,
 }
 
-impl Batch {
+impl RunningBatch {
     /// # Errors
     /// When the caches cannot be allocated.
     pub(crate) fn new(
         networks: Networks,
         most: usize,
         capacity: usize,
-        weights: Weights,
+        weights: RankingWeights,
         on_error: OnError,
         takes_turns: bool,
         observer: Arc<dyn Observer>,
@@ -148,7 +148,7 @@ impl Batch {
     }
 
     /// Gives `job` slots. Without them, the job is dropped: ask [`Self::has_room`] first.
-    pub(crate) fn admit(&mut self, job: Job) {
+    pub(crate) fn admit(&mut self, job: AdmittedRequest) {
         if let Some(slots) = self.free.pop() {
             self.running.push(Sequence::new(job, slots, self.weights));
         }
@@ -346,7 +346,7 @@ impl Batch {
                 return true;
             }
             let computed = own.into_iter().zip(&slots);
-            let computed = computed.map(|((logits, &reward), &slot)| Computed {
+            let computed = computed.map(|((logits, &reward), &slot)| RowOutputs {
                 reward,
                 logits,
                 fed: caches.policy.len(slot),
@@ -367,7 +367,7 @@ impl Batch {
             if let Err(error) = &next {
                 s.job.fail(error);
             }
-            let goes_on = next == Ok(Next::Go);
+            let goes_on = next == Ok(SequenceStatus::Go);
             if !goes_on {
                 shared.served(s.joined.elapsed());
                 caches.free(&s.slots);

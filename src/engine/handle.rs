@@ -16,16 +16,16 @@ use tokio_stream::Stream;
 use super::{
     EngineError, Event, FinishReason, Request,
     fair::{Pool, PoolError, PoolPermit, Share, SharedPool},
-    sequence::Job,
+    sequence::AdmittedRequest,
 };
 use crate::{
-    guard::{Report, policy, question::Unanswerable},
+    guard::{GuardReport, policy, question::Unanswerable},
     vlm::Spec,
 };
 
 /// What handles tell the engine's thread.
 pub(crate) enum Command {
-    Submit(Box<Job>),
+    Submit(Box<AdmittedRequest>),
     /// Finish what was accepted, until the deadline. The sender is dropped when nothing is left.
     Drain(Instant, oneshot::Sender<()>),
 }
@@ -154,9 +154,9 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`EngineError::QueueFull`], [`EngineError::ShuttingDown`].
-    pub fn reserve(&self, share: &Share) -> Result<Place, EngineError> {
+    pub fn reserve(&self, share: &Share) -> Result<Reservation, EngineError> {
         match self.shared.places.take(share, 1) {
-            Ok(permit) => Ok(Place {
+            Ok(permit) => Ok(Reservation {
                 permit,
                 handle: self.clone(),
             }),
@@ -208,12 +208,12 @@ impl EngineHandle {
 }
 
 /// A place in the queue.
-pub struct Place {
+pub struct Reservation {
     permit: PoolPermit,
     handle: EngineHandle,
 }
 
-impl Place {
+impl Reservation {
     /// Hands in the request that the place was held for.
     ///
     /// # Errors
@@ -235,7 +235,7 @@ impl Place {
         let budget = request.max_tokens.min(room);
         // A delta a token at most, one when it ends, and the end itself.
         let (events, stream) = mpsc::channel(budget + 2);
-        let job = Job {
+        let job = AdmittedRequest {
             request,
             prompt_tokens,
             budget,
@@ -294,7 +294,7 @@ pub struct EventStream(mpsc::Receiver<Event>);
 impl EventStream {
     /// Returns what is said about a request for which nothing is written.
     fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
-        let guard = Some(Report::of_abstention(
+        let guard = Some(GuardReport::of_abstention(
             request.guard.mode,
             request.guard.thresholds,
             reason,

@@ -10,7 +10,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::fair::{Share, Turn, Turns};
+use super::fair::{FairTurn, Share, Turns};
 use crate::{
     reward::evidence::{Evidence, ImageEvidence},
     vlm::Vlm,
@@ -18,7 +18,7 @@ use crate::{
 
 /// An image that could not be encoded.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError<E> {
+pub enum EncodingError<E> {
     /// Its pixels could not be had.
     #[error(transparent)]
     Pixels(E),
@@ -29,7 +29,7 @@ pub enum ImageError<E> {
 
 /// An encoded image.
 #[derive(Debug, Clone)]
-pub struct Encoded {
+pub struct EncodedImage {
     /// `(image_tokens, channels)`, for [`super::Request::image`].
     pub image: Tensor,
     /// What it shows, where the model has evidence of that.
@@ -101,7 +101,7 @@ impl DecodeMemory {
 /// Encodes images off the async threads, a few at a time and by fair shares, each once while it is
 /// remembered in its [`CacheScope`].
 ///
-/// Requests wait here for their turn without a bound of its own: hold an [`super::Place`] first,
+/// Requests wait here for their turn without a bound of its own: hold an [`super::Reservation`] first,
 /// then the engine's bound holds here too.
 #[derive(Clone)]
 pub struct ImageCache {
@@ -156,7 +156,7 @@ impl ImageCache {
         scope: &CacheScope,
         share: &Share,
         pixels: F,
-    ) -> Result<Encoded, Arc<ImageError<E>>>
+    ) -> Result<EncodedImage, Arc<EncodingError<E>>>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
@@ -169,7 +169,7 @@ impl ImageCache {
             .await?;
         let hit = !entry.is_fresh();
         let (image, evidence) = entry.into_value();
-        Ok(Encoded {
+        Ok(EncodedImage {
             hit,
             hash,
             image,
@@ -178,7 +178,7 @@ impl ImageCache {
     }
 
     /// Waits for a turn to decode a file of so many bytes that is not encoded.
-    pub async fn turn(&self, share: &Share, bytes: usize) -> Turn {
+    pub async fn turn(&self, share: &Share, bytes: usize) -> FairTurn {
         self.turns.take(share, decoding(bytes)).await
     }
 
@@ -192,7 +192,7 @@ impl ImageCache {
         share: Share,
         work: u64,
         pixels: F,
-    ) -> impl Future<Output = Result<Encoding, ImageError<E>>> + use<E, F>
+    ) -> impl Future<Output = Result<Encoding, EncodingError<E>>> + use<E, F>
     where
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
@@ -207,13 +207,13 @@ impl ImageCache {
             let work = move || {
                 // The turn ends with the work, even when nobody waits for it any more.
                 let _turn = turn;
-                let pixels = pixels().map_err(ImageError::Pixels)?;
+                let pixels = pixels().map_err(EncodingError::Pixels)?;
                 encode_one(vlm.as_ref(), evidence.as_deref(), &pixels)
-                    .map_err(|e| ImageError::Model(e.to_string()))
+                    .map_err(|e| EncodingError::Model(e.to_string()))
             };
             spawn_blocking(work)
                 .await
-                .unwrap_or_else(|e| Err(ImageError::Model(e.to_string())))
+                .unwrap_or_else(|e| Err(EncodingError::Model(e.to_string())))
         }
     }
 }
@@ -256,7 +256,7 @@ mod tests {
         cache: &ImageCache,
         file: &[u8],
         pixels: F,
-    ) -> Result<Encoded, Arc<ImageError<String>>>
+    ) -> Result<EncodedImage, Arc<EncodingError<String>>>
     where
         F: FnOnce() -> Result<Tensor, String> + Send + 'static,
     {
@@ -352,7 +352,7 @@ mod tests {
             })
             .await
             .unwrap_err();
-            assert!(matches!(*error, ImageError::Model(_)), "{error}");
+            assert!(matches!(*error, EncodingError::Model(_)), "{error}");
             let wrong = || {
                 Tensor::zeros((3, 5), candle_core::DType::F32, &Device::Cpu)
                     .map_err(|e| e.to_string())

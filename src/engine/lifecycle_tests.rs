@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::fair::Share;
-use super::testing::{ANY, Told, Toy, ToyReward, engine, listen, request, start};
+use super::testing::{ANY, ReceivedEvents, Toy, ToyReward, engine, listen, request, start};
 use super::*;
 use crate::guard::{Mode, Verdict};
 
@@ -348,7 +348,7 @@ fn a_panic_in_a_step_fails_its_requests_and_the_engine_lives_on() {
 
 /// Returns whether scored requests and their unscored neighbour end as they should when the scorer
 /// breaks before the second token.
-fn break_scorer(on_error: OnError, out_of_range: bool) -> (Told, Told) {
+fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, ReceivedEvents) {
     let (toy, gate) = Toy::gated();
     let reward = Arc::new(ToyReward::default());
     let handle = start(
@@ -517,7 +517,7 @@ fn the_observer_is_told_what_happened() {
             ..EngineConfig::default()
         },
     );
-    let told: Vec<Told> = (0..8)
+    let told: Vec<ReceivedEvents> = (0..8)
         .map(|i| listen(handle.submit(request(i as f32, &[5])).unwrap()))
         .collect();
     let tokens: usize = told.iter().map(|t| t.tokens.len()).sum();

@@ -11,13 +11,13 @@
 
 mod answer;
 mod batch;
-mod draft;
 pub mod fair;
 mod handle;
 mod images;
 #[cfg(test)]
 mod lifecycle_tests;
 mod observer;
+mod partial_answer;
 mod repair;
 mod sampler;
 mod scheduler;
@@ -34,12 +34,12 @@ mod versions;
 use std::sync::Arc;
 
 pub(crate) use batch::WRITTEN;
-pub use handle::{EngineHandle, EventStream, Health, Place};
-pub use images::{CacheScope, DecodeMemory, Encoded, ImageCache, ImageError};
+pub use handle::{EngineHandle, EventStream, Health, Reservation};
+pub use images::{CacheScope, DecodeMemory, EncodedImage, EncodingError, ImageCache};
 pub use observer::Observer;
 pub use scheduler::Engine;
 pub use types::{
-    Alternative, EngineError, Event, FinishReason, GuardParams, Request, Sampling, Token,
+    Alternative, EngineError, Event, FinishReason, GeneratedToken, GuardParams, Request, Sampling,
 };
 
 /// What happens to an answer whose scorer fails.
@@ -68,7 +68,7 @@ pub struct EngineConfig {
     /// the running ones wait for it.
     pub max_prefills: usize,
     /// How doubted words are written again.
-    pub repair: crate::guard::repair::Weights,
+    pub repair: crate::guard::repair::RankingWeights,
     /// What happens to an answer whose scorer fails.
     pub on_error: OnError,
     /// Whether competitors of unlike demands take turns of steps, and do not share each. Right
@@ -86,7 +86,7 @@ impl Default for EngineConfig {
             max_waiting: 64,
             context_len: usize::MAX,
             max_prefills: 4,
-            repair: crate::guard::repair::Weights::default(),
+            repair: crate::guard::repair::RankingWeights::default(),
             on_error: OnError::FailClosed,
             takes_turns: true,
             observer: Arc::new(()),

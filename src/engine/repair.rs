@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 
 use super::{
-    FinishReason, Sampling, Token,
-    answer::{Answer, Cost, Edit},
-    track::{Computed, Context, Track},
+    FinishReason, GeneratedToken, Sampling,
+    answer::{AnswerOutput, RepairCost, RepairedSpan},
+    track::{DecodingContext, DecodingTrack, RowOutputs},
     versions::{
         block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence,
         span_of, version, warmed,
@@ -15,13 +15,16 @@ use super::{
 use crate::guard::{
     Candidate, Mode,
     render::is_whole,
-    repair::{How, LADDER, Reach, Rung, STATEMENT, Version, Weights, start},
+    repair::{
+        CandidateStart, LADDER, RankingWeights, RepairAttempt, RepairStart, RepairVersion,
+        STATEMENT, start,
+    },
     sentence::fault,
 };
 
 /// What a cache must do before the next step: make a slot a copy of the first positions of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Branch {
+pub(crate) struct CacheFork {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) len: usize,
@@ -42,7 +45,7 @@ struct Place {
     /// Where versions begin to differ: token and byte.
     origin: Option<(usize, usize)>,
     /// What led before another version did.
-    replaced: Option<Track>,
+    replaced: Option<DecodingTrack>,
     /// First tokens that were tried, with their places.
     tried: Vec<(usize, u32)>,
     alternatives: Vec<Candidate>,
@@ -57,14 +60,14 @@ impl Place {
 /// A sentence as it was first written, while another version of it leads: that stays only if it
 /// ends as well.
 struct First {
-    track: Track,
+    track: DecodingTrack,
     /// Where it was written again; if the other version is given up, what was not tried there yet
     /// is.
     place: Place,
     /// Tokens whose words were not looked at again.
     settled: usize,
     /// What was noted about the version that leads.
-    edits: Vec<Edit>,
+    edits: Vec<RepairedSpan>,
 }
 
 impl First {
@@ -82,7 +85,7 @@ impl First {
 /// The repairs of one answer.
 pub(crate) struct Repairs {
     mode: Mode,
-    weights: Weights,
+    weights: RankingWeights,
     /// Most tokens to decode beyond the answer's own.
     budget: usize,
     /// Tokens of it that are kept for a statement of what there is; 0: none is made.
@@ -94,9 +97,9 @@ pub(crate) struct Repairs {
     settled: usize,
     place: Option<Place>,
     first: Option<First>,
-    forks: Vec<Track>,
+    forks: Vec<DecodingTrack>,
     spare: Vec<usize>,
-    branches: Vec<Branch>,
+    branches: Vec<CacheFork>,
     /// Score of what was cut off.
     pub(crate) blocked: Option<f32>,
     /// Tokens that were cut off: they were the answer's own.
@@ -104,7 +107,12 @@ pub(crate) struct Repairs {
 }
 
 impl Repairs {
-    pub(crate) fn new(mode: Mode, budget: usize, weights: Weights, spare: Vec<usize>) -> Self {
+    pub(crate) fn new(
+        mode: Mode,
+        budget: usize,
+        weights: RankingWeights,
+        spare: Vec<usize>,
+    ) -> Self {
         Self {
             mode,
             weights,
@@ -137,17 +145,17 @@ impl Repairs {
     }
 
     /// Versions that the next step computes in place of the lead.
-    pub(crate) fn active(&self) -> impl Iterator<Item = &Track> {
+    pub(crate) fn active(&self) -> impl Iterator<Item = &DecodingTrack> {
         self.forks.iter().filter(|fork| !self.is_done(fork))
     }
 
     /// Returns what caches must do before the next step.
-    pub(crate) fn branches(&mut self) -> Vec<Branch> {
+    pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
         std::mem::take(&mut self.branches)
     }
 
-    pub(crate) fn cost(&self, kept: usize) -> Cost {
-        Cost {
+    pub(crate) fn cost(&self, kept: usize) -> RepairCost {
+        RepairCost {
             attempts: self.attempts,
             extra_tokens: self.decoded.saturating_sub(kept + self.cut) as u32,
         }
@@ -161,8 +169,8 @@ impl Repairs {
     /// Takes what the step computed for [`Self::active`], in that order.
     pub(crate) fn take<'a>(
         &mut self,
-        computed: impl Iterator<Item = Computed<'a>>,
-        context: Context<'_>,
+        computed: impl Iterator<Item = RowOutputs<'a>>,
+        context: DecodingContext<'_>,
     ) -> candle_core::Result<()> {
         let active: Vec<usize> = (0..self.forks.len())
             .filter(|&i| !self.is_done(&self.forks[i]))
@@ -177,7 +185,7 @@ impl Repairs {
     /// Drops what is being tried, for an answer that goes on without its scorer. Returns whether
     /// `lead` is another track now: the sentence as it was first written, where the one that led
     /// was not at its end.
-    pub(crate) fn give_up(&mut self, lead: &mut Track) -> bool {
+    pub(crate) fn give_up(&mut self, lead: &mut DecodingTrack) -> bool {
         let replaced = self.place.take().and_then(|place| place.replaced);
         let original = self.first.take().map(|first| first.track).or(replaced);
         self.forks.clear();
@@ -189,7 +197,7 @@ impl Repairs {
 
     /// The first word from token `at` on that is to be written again: one that is flagged, or with
     /// which its sentence repeats itself.
-    fn first_flaw(&self, lead: &Track, at: usize) -> Option<usize> {
+    fn first_flaw(&self, lead: &DecodingTrack, at: usize) -> Option<usize> {
         let words = lead.draft.words();
         let repeated = lead
             .draft
@@ -200,7 +208,7 @@ impl Repairs {
     }
 
     /// Returns whether words of the lead may still be written again.
-    pub(crate) fn may_change(&self, lead: &Track) -> bool {
+    pub(crate) fn may_change(&self, lead: &DecodingTrack) -> bool {
         self.first.is_some()
             || self.place.is_some()
             || self.first_flaw(lead, self.settled).is_some()
@@ -209,7 +217,7 @@ impl Repairs {
     /// The bytes of the lead that may be shown: neither what may still be written again, nor the
     /// last `window` words, which are to stay within reach of what comes after them; in mode
     /// `block`, and where a statement may take a sentence's place, whole sentences only.
-    pub(crate) fn limit(&self, lead: &Track, window: usize) -> usize {
+    pub(crate) fn limit(&self, lead: &DecodingTrack, window: usize) -> usize {
         if self.first.is_some() || self.place.is_some() {
             return 0;
         }
@@ -223,15 +231,14 @@ impl Repairs {
         if self.mode != Mode::Block && self.kept == 0 {
             return open;
         }
-        let last = words
-            .len()
-            .checked_sub(1)
-            .and_then(|last| words.get(start(Reach::Sentence, lead.draft.text(), words, last)));
+        let last = words.len().checked_sub(1).and_then(|last| {
+            words.get(start(RepairStart::Sentence, lead.draft.text(), words, last))
+        });
         open.min(last.map_or(0, |word| word.bytes.start))
     }
 
     /// Returns `true` if a version need not go on to be judged.
-    fn is_done(&self, fork: &Track) -> bool {
+    fn is_done(&self, fork: &DecodingTrack) -> bool {
         let at = self
             .place
             .as_ref()
@@ -252,9 +259,9 @@ impl Repairs {
     /// stays unless [`Self::may_change`].
     pub(crate) fn settle(
         &mut self,
-        lead: &mut Track,
-        answer: &mut Answer,
-        context: Context<'_>,
+        lead: &mut DecodingTrack,
+        answer: &mut AnswerOutput,
+        context: DecodingContext<'_>,
     ) -> candle_core::Result<()> {
         loop {
             if !self.forks.is_empty() {
@@ -301,7 +308,7 @@ impl Repairs {
     /// Finds the first doubted word, unless a place is open already. False when nothing is doubted,
     /// or its sentence may go on: as it was first written, a sentence is known to its end before
     /// any of it is written again.
-    fn open_place(&mut self, lead: &Track) -> bool {
+    fn open_place(&mut self, lead: &DecodingTrack) -> bool {
         if self.place.is_some() {
             return true;
         }
@@ -321,7 +328,7 @@ impl Repairs {
         self.place = Some(Place {
             text: text[..words[at].bytes.end].to_owned(),
             end: words[at].tokens.end,
-            sentence: start(Reach::Sentence, text, words, at),
+            sentence: start(RepairStart::Sentence, text, words, at),
             first_text,
             rung: 0,
             origin: None,
@@ -333,7 +340,7 @@ impl Repairs {
     }
 
     /// The doubted word of the open place, if the lead still has one there.
-    fn doubted(&self, lead: &Track) -> Option<usize> {
+    fn doubted(&self, lead: &DecodingTrack) -> Option<usize> {
         let changed = self.place.as_ref().filter(|place| place.is_changed());
         self.first_flaw(
             lead,
@@ -345,7 +352,7 @@ impl Repairs {
 
     /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to
     /// the first when it cannot any more.
-    fn check(&mut self, lead: &mut Track, answer: &mut Answer) {
+    fn check(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
         let Some(first) = &self.first else { return };
         let ended = sentence(lead, first.place.sentence);
         let pending = self
@@ -406,9 +413,9 @@ impl Repairs {
     /// is nothing left to try.
     fn begin(
         &mut self,
-        lead: &mut Track,
+        lead: &mut DecodingTrack,
         shown: usize,
-        context: Context<'_>,
+        context: DecodingContext<'_>,
     ) -> candle_core::Result<bool> {
         let Some(at) = self.doubted(lead) else {
             return Ok(false);
@@ -438,11 +445,11 @@ impl Repairs {
     /// Begins versions at `origin`, as many as slots and budget allow.
     fn branch(
         &mut self,
-        lead: &Track,
-        rung: Rung,
+        lead: &DecodingTrack,
+        rung: RepairAttempt,
         origin: (usize, usize),
         shown: usize,
-        context: Context<'_>,
+        context: DecodingContext<'_>,
     ) -> candle_core::Result<bool> {
         let (at, byte) = origin;
         // A version that ends at once decodes nothing: attempts have the same bound of their own.
@@ -466,7 +473,7 @@ impl Repairs {
             .min(byte);
         let is_short = !is_whole(&place.first_text);
         let leaves = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
-        if rung.reach != Reach::Word
+        if rung.reach != RepairStart::Word
             && words
                 .iter()
                 .skip(place.sentence)
@@ -480,9 +487,11 @@ impl Repairs {
             );
         }
         match rung.how {
-            How::Sampled => openings.extend((0..most).map(|number| (None, number))),
-            How::NextBest => openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0))),
-            How::Stated => {
+            CandidateStart::Sampled => openings.extend((0..most).map(|number| (None, number))),
+            CandidateStart::NextBest => {
+                openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0)))
+            }
+            CandidateStart::Stated => {
                 let original = self
                     .first
                     .as_ref()
@@ -523,7 +532,7 @@ impl Repairs {
                 break;
             }
             let tried = |id: u32| id == written.token.id || place.tried.contains(&(at, id));
-            let is_scripted = rung.how == How::Stated;
+            let is_scripted = rung.how == CandidateStart::Stated;
             if opening.is_some_and(|(id, logprob)| {
                 !is_scripted
                     && (tried(id)
@@ -543,7 +552,7 @@ impl Repairs {
                 None => fork.draw(&menu, context.vocabulary.size)?,
             };
             place.tried.push((at, id));
-            let token = Token {
+            let token = GeneratedToken {
                 token: context
                     .vocabulary
                     .alternative(id, log_probability(&menu, id)),
@@ -552,7 +561,7 @@ impl Repairs {
             };
             fork.write(token, Some(menu.clone()), context);
             fork.follow(std::mem::take(&mut script));
-            self.branches.push(Branch {
+            self.branches.push(CacheFork {
                 from: lead.slot,
                 to: slot,
                 len: lead.position(at),
@@ -565,12 +574,12 @@ impl Repairs {
     }
 
     /// Makes the best version the lead.
-    fn judge(&mut self, lead: &mut Track, sampling: &Sampling) {
+    fn judge(&mut self, lead: &mut DecodingTrack, sampling: &Sampling) {
         let Some(mut place) = self.place.take() else {
             return;
         };
         let (at, byte) = place.origin.unwrap_or_default();
-        let value = |track: &Track, end: usize| {
+        let value = |track: &DecodingTrack, end: usize| {
             let (words, tokens) = (track.draft.words(), track.draft.tokens());
             let end = end.min(tokens.len());
             let likely: Vec<f32> = tokens[at.min(end)..end]
@@ -578,7 +587,7 @@ impl Repairs {
                 .map(|t| t.token.logprob)
                 .collect();
             let words = &words[..words.partition_point(|word| word.tokens.start < end)];
-            let version = Version {
+            let version = RepairVersion {
                 words,
                 from: first_word(words, at),
                 log_probabilities: &likely,
@@ -592,7 +601,7 @@ impl Repairs {
             .or(place.replaced.as_ref())
             .unwrap_or(lead);
         let before = sentence(original, place.sentence);
-        let is_sound = |fork: &Track| {
+        let is_sound = |fork: &DecodingTrack| {
             let ended = before.as_ref().zip(sentence(fork, place.sentence));
             !is_hopeless(&place.first_text, place.sentence, fork)
                 && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
@@ -637,7 +646,7 @@ impl Repairs {
     }
 
     /// The place is settled, for better or worse.
-    fn close_place(&mut self, lead: &mut Track, answer: &mut Answer) {
+    fn close_place(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
         let doubted = self.doubted(lead);
         let Some(mut place) = self.place.take() else {
             return;
@@ -657,7 +666,12 @@ impl Repairs {
             lead.end_at(at, shown, FinishReason::ContentFilter);
             // Without what followed it a word may name something else, which is doubted.
             while let Some(word) = first_doubted(lead, shown).filter(|_| at > shown) {
-                let sentence = start(Reach::Sentence, lead.draft.text(), lead.draft.words(), word);
+                let sentence = start(
+                    RepairStart::Sentence,
+                    lead.draft.text(),
+                    lead.draft.words(),
+                    word,
+                );
                 at = block_at(lead, sentence).max(shown);
                 lead.end_at(at, shown, FinishReason::ContentFilter);
             }
@@ -686,7 +700,7 @@ impl Repairs {
         let original = place
             .is_changed()
             .then(|| place.text.get(byte..).unwrap_or_default().to_owned());
-        let edit = Edit {
+        let edit = RepairedSpan {
             bytes,
             original,
             score,

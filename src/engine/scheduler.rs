@@ -15,10 +15,10 @@ use tokio::sync::{
 
 use super::{
     EngineConfig, EngineError, EngineHandle, Observer,
-    batch::{Batch, Networks},
+    batch::{Networks, RunningBatch},
     fair::{Ledger, Pool, SharedPool},
     handle::{Command, Shared},
-    sequence::{Job, Vocabulary},
+    sequence::{AdmittedRequest, SamplingVocabulary},
 };
 use crate::{
     reward::TokenReward,
@@ -34,8 +34,8 @@ const APART: u64 = 4;
 pub struct Engine {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
-    waiting: Vec<Job>,
-    batch: Batch,
+    waiting: Vec<AdmittedRequest>,
+    batch: RunningBatch,
     /// What each competitor had.
     ledger: Ledger,
     /// Sequences that run.
@@ -94,10 +94,10 @@ impl Engine {
         let networks = Networks {
             vlm,
             reward,
-            vocabulary: Vocabulary::new(tokenizer, spec.vocab_size),
+            vocabulary: SamplingVocabulary::new(tokenizer, spec.vocab_size),
         };
         let more = max_batch.div_ceil(8);
-        let batch = Batch::new(
+        let batch = RunningBatch::new(
             networks,
             max_batch + more,
             context,
@@ -203,8 +203,10 @@ impl Engine {
 
     /// Takes the waiting job that is next out of the queue; `None` where none waits, or no slot is
     /// free that its competitor may have.
-    fn next(&mut self) -> Option<Job> {
-        let free = |job: &Job| self.batch.has_room() && self.slots.may_take(&job.request.share, 1);
+    fn next(&mut self) -> Option<AdmittedRequest> {
+        let free = |job: &AdmittedRequest| {
+            self.batch.has_room() && self.slots.may_take(&job.request.share, 1)
+        };
         let open: Vec<usize> = (0..self.waiting.len())
             .filter(|&i| free(&self.waiting[i]))
             .collect();

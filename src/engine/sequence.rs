@@ -7,21 +7,21 @@ use tokio::sync::mpsc;
 
 use super::{
     Alternative, EngineError, Event, FinishReason, Observer, Request,
-    answer::{Answer, Cost, Summary},
-    draft::Draft,
+    answer::{AnswerOutput, AnswerSummary, RepairCost},
     fair::PoolPermit,
-    repair::{Branch, Repairs},
+    partial_answer::PartialAnswer,
+    repair::{CacheFork, Repairs},
     stop::StopStrings,
-    track::{Computed, Context, Track},
+    track::{DecodingContext, DecodingTrack, RowOutputs},
 };
 use crate::{
-    guard::{Verdict, policy, repair::Weights},
+    guard::{Verdict, policy, repair::RankingWeights},
     vlm::{Row, tokenizer::TextTokenizer},
 };
 
 /// A request that was let in, and whom to tell.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct AdmittedRequest {
     pub(crate) request: Request,
     /// Positions of the prompt, image included.
     pub(crate) prompt_tokens: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Job {
     pub(crate) _place: PoolPermit,
 }
 
-impl Job {
+impl AdmittedRequest {
     /// Returns `true` if nobody listens any more.
     pub(crate) fn is_left(&self) -> bool {
         self.events.is_closed()
@@ -59,7 +59,7 @@ impl Job {
 const UNFAMILIAR: f32 = 0.5;
 
 /// What sampling needs to know about the vocabulary.
-pub(crate) struct Vocabulary {
+pub(crate) struct SamplingVocabulary {
     pub(crate) tokenizer: std::sync::Arc<TextTokenizer>,
     pub(crate) size: usize,
     /// Tokens that write nothing and do not end the answer, sorted: never chosen.
@@ -68,7 +68,7 @@ pub(crate) struct Vocabulary {
     pub(crate) endings: Vec<u32>,
 }
 
-impl Vocabulary {
+impl SamplingVocabulary {
     pub(crate) fn new(tokenizer: std::sync::Arc<TextTokenizer>, size: usize) -> Self {
         let ids = || 0..size as u32;
         let masked = ids()
@@ -96,16 +96,16 @@ impl Vocabulary {
 
 /// Whether a sequence goes on after a step.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum SequenceStatus {
     Go,
     Done,
 }
 
 pub(crate) struct Sequence {
-    pub(crate) job: Job,
+    pub(crate) job: AdmittedRequest,
     /// All slots that it holds.
     pub(crate) slots: Vec<usize>,
-    pub(crate) answer: Answer,
+    pub(crate) answer: AnswerOutput,
     pub(crate) joined: Instant,
     /// What ends this sequence after the present step.
     pub(crate) failed: Option<EngineError>,
@@ -113,7 +113,7 @@ pub(crate) struct Sequence {
     /// competitor's turn.
     pub(crate) pauses: bool,
     /// The version that will be the answer.
-    lead: Track,
+    lead: DecodingTrack,
     /// Where doubted words are written again.
     repairs: Option<Repairs>,
     /// The present step computes versions that were dropped since.
@@ -125,15 +125,19 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// `slots` are its own: the first for the answer, the others for versions that are tried.
-    pub(crate) fn new(mut job: Job, slots: Vec<usize>, weights: Weights) -> Self {
+    pub(crate) fn new(
+        mut job: AdmittedRequest,
+        slots: Vec<usize>,
+        weights: RankingWeights,
+    ) -> Self {
         let guard = job.request.guard;
         let stop = StopStrings::new(std::mem::take(&mut job.request.stop));
         let (slot, spare) = slots
             .split_first()
             .map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
-        let lead = Track::new(
+        let lead = DecodingTrack::new(
             slot,
-            Draft::new(guard.thresholds, stop, job.request.finisher.clone()),
+            PartialAnswer::new(guard.thresholds, stop, job.request.finisher.clone()),
             &job.request.sampling,
         );
         let repairs = policy::repairs(guard.mode).then(|| {
@@ -144,7 +148,10 @@ impl Sequence {
                 .is_some_and(|finisher| finisher.familiarity() < UNFAMILIAR);
             Repairs::new(guard.mode, guard.max_attempts, weights, spare).stating(states)
         });
-        let (answer, joined) = (Answer::new(guard, job.request.gate.clone()), Instant::now());
+        let (answer, joined) = (
+            AnswerOutput::new(guard, job.request.gate.clone()),
+            Instant::now(),
+        );
         Self {
             job,
             slots,
@@ -161,7 +168,7 @@ impl Sequence {
     }
 
     /// The versions that the next step computes; none where the sequence pauses.
-    pub(crate) fn tracks(&self) -> impl Iterator<Item = &Track> {
+    pub(crate) fn tracks(&self) -> impl Iterator<Item = &DecodingTrack> {
         let tried = self.repairs.iter().flat_map(Repairs::active);
         let lead = self.is_led().then_some(&self.lead);
         tried.chain(lead).filter(|_| !self.pauses)
@@ -186,7 +193,7 @@ impl Sequence {
     }
 
     /// Returns what caches must do before the next step.
-    pub(crate) fn branches(&mut self) -> Vec<Branch> {
+    pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
         self.repairs
             .as_mut()
             .map(Repairs::branches)
@@ -205,15 +212,15 @@ impl Sequence {
     /// Takes what the step computed for [`Self::rows`], in their order.
     pub(crate) fn advance(
         &mut self,
-        computed: Vec<Computed<'_>>,
-        vocabulary: &Vocabulary,
+        computed: Vec<RowOutputs<'_>>,
+        vocabulary: &SamplingVocabulary,
         observer: &dyn Observer,
-    ) -> candle_core::Result<Next> {
+    ) -> candle_core::Result<SequenceStatus> {
         if !std::mem::take(&mut self.stale) {
             self.take(computed, vocabulary)?;
         }
         if !self.is_led() {
-            return Ok(Next::Go);
+            return Ok(SequenceStatus::Go);
         }
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
         if self.lead.complete || repairs.is_none_or(|repairs| !repairs.may_change(&self.lead)) {
@@ -221,20 +228,20 @@ impl Sequence {
         }
         if let (true, Some(reason)) = (self.lead.complete, self.lead.end) {
             self.finish(reason);
-            return Ok(Next::Done);
+            return Ok(SequenceStatus::Done);
         }
         let window = self.job.request.guard.window;
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
         let limit = repairs.map_or(usize::MAX, |repairs| repairs.limit(&self.lead, window));
         let delta = self.answer.release(&self.lead.draft, limit);
         self.show(delta);
-        Ok(Next::Go)
+        Ok(SequenceStatus::Go)
     }
 
     fn take(
         &mut self,
-        mut computed: Vec<Computed<'_>>,
-        vocabulary: &Vocabulary,
+        mut computed: Vec<RowOutputs<'_>>,
+        vocabulary: &SamplingVocabulary,
     ) -> candle_core::Result<()> {
         let Self {
             job,
@@ -244,7 +251,7 @@ impl Sequence {
             ..
         } = self;
         let scored = answer.is_scored();
-        let context = Context {
+        let context = DecodingContext {
             request: &job.request,
             vocabulary,
             budget: job.budget,
@@ -292,12 +299,14 @@ impl Sequence {
     fn finish(&mut self, reason: FinishReason) {
         let draft = &self.lead.draft;
         let repairs = self.repairs.as_ref();
-        let cost = repairs.map_or_else(Cost::default, |repairs| repairs.cost(draft.tokens().len()));
+        let cost = repairs.map_or_else(RepairCost::default, |repairs| {
+            repairs.cost(draft.tokens().len())
+        });
         let (delta, summary) =
             self.answer
                 .finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
         self.show(delta);
-        let Summary {
+        let AnswerSummary {
             completion_tokens,
             guard,
         } = summary;

@@ -16,11 +16,11 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::fair::Share;
 use super::{
-    Engine, EngineConfig, EngineError, EngineHandle, Event, EventStream, FinishReason, GuardParams,
-    Request, Sampling, Token,
+    Engine, EngineConfig, EngineError, EngineHandle, Event, EventStream, FinishReason,
+    GeneratedToken, GuardParams, Request, Sampling,
 };
 use crate::{
-    guard::{Mode, Report, Span},
+    guard::{GuardReport, Mode, Span},
     reward::TokenReward,
     vlm::{KvCache, Row, Spec, StepOutput, Vlm, Want, tokenizer::TextTokenizer},
 };
@@ -115,14 +115,14 @@ fn followers(piece: usize) -> &'static [usize] {
 }
 
 /// Slot, start and tokens of a row.
-pub(crate) type Seen = (usize, usize, Vec<u32>);
+pub(crate) type SeenRow = (usize, usize, Vec<u32>);
 
 #[derive(Default)]
 pub(crate) struct Toy {
     /// Where set, every step waits for a message.
     gate: Option<Mutex<mpsc::Receiver<()>>>,
     /// The rows of every step.
-    pub(crate) log: Mutex<Vec<Vec<Seen>>>,
+    pub(crate) log: Mutex<Vec<Vec<SeenRow>>>,
     /// Steps fail while a row has this token.
     pub(crate) fails_on: AtomicUsize,
     pub(crate) panics: AtomicBool,
@@ -367,15 +367,16 @@ pub(crate) fn engine(config: EngineConfig) -> EngineHandle {
 
 /// Everything that a request was told.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Told {
+pub(crate) struct ReceivedEvents {
     pub(crate) deltas: Vec<String>,
-    pub(crate) tokens: Vec<Token>,
+    pub(crate) tokens: Vec<GeneratedToken>,
     pub(crate) spans: Vec<Span>,
     pub(crate) flagged_tokens: usize,
-    pub(crate) end: std::result::Result<(FinishReason, usize, usize, Option<Report>), EngineError>,
+    pub(crate) end:
+        std::result::Result<(FinishReason, usize, usize, Option<GuardReport>), EngineError>,
 }
 
-impl Told {
+impl ReceivedEvents {
     pub(crate) fn text(&self) -> String {
         self.deltas.concat()
     }
@@ -388,12 +389,12 @@ impl Told {
         self.tokens.iter().map_while(|t| t.reward).collect()
     }
 
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> GuardReport {
         self.end.clone().unwrap().3.unwrap()
     }
 }
 
-pub(crate) fn listen(mut stream: EventStream) -> Told {
+pub(crate) fn listen(mut stream: EventStream) -> ReceivedEvents {
     let (mut deltas, mut tokens, mut spans, mut flagged_tokens) =
         (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut end = None;
@@ -420,7 +421,7 @@ pub(crate) fn listen(mut stream: EventStream) -> Told {
             Event::Failed(error) => end = Some(Err(error)),
         }
     }
-    Told {
+    ReceivedEvents {
         deltas,
         tokens,
         spans,

@@ -22,7 +22,7 @@ use crate::{
         spans::spans,
         words::{doubting, words},
     },
-    reward::{finish::WrittenBy, scorer::Scored, testing::finisher},
+    reward::{finish::WrittenBy, scorer::TextRewards, testing::finisher},
 };
 
 /// Greedy decoding without engine, batch or cache: ids, rewards, and whether it ended by itself.
@@ -154,7 +154,7 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
                 .iter()
                 .map(|token| token.token.logprob)
                 .collect();
-            let mut scored = Scored {
+            let mut scored = TextRewards {
                 rewards: rewards.clone(),
                 log_probabilities,
             };
@@ -454,7 +454,11 @@ fn an_engine_without_room_does_not_start() {
 }
 
 /// What holds for every answer: the budget, and offsets that cut the text exactly.
-fn check_report(told: &super::testing::Told, report: &crate::guard::Report, request: &Request) {
+fn check_report(
+    told: &super::testing::ReceivedEvents,
+    report: &crate::guard::GuardReport,
+    request: &Request,
+) {
     assert!(
         report.extra_tokens as usize <= request.guard.max_attempts,
         "{report:?}"
@@ -511,7 +515,7 @@ fn check_report(told: &super::testing::Told, report: &crate::guard::Report, requ
 
 /// Every token has the log-probability and the reward that the model gives it after those before
 /// it.
-fn check_tokens(request: &Request, told: &super::testing::Told) {
+fn check_tokens(request: &Request, told: &super::testing::ReceivedEvents) {
     let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
     context.extend(request.prompt.iter().map(|&t| t as f32));
     for token in &told.tokens {
@@ -571,7 +575,7 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                 (1..=SHORT_ANSWER).contains(&answer.tokens.len())
             );
             assert_eq!(
-                guard::Report {
+                guard::GuardReport {
                     answer_probability: None,
                     ..told.report()
                 },

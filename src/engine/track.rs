@@ -4,10 +4,10 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    Alternative, FinishReason, Request, Sampling, Token,
-    draft::{Draft, Menu},
+    Alternative, FinishReason, GeneratedToken, Request, Sampling,
+    partial_answer::{PartialAnswer, TokenAlternatives},
     sampler::{self, Sampler},
-    sequence::Vocabulary,
+    sequence::SamplingVocabulary,
 };
 use crate::vlm::Row;
 
@@ -15,7 +15,7 @@ use crate::vlm::Row;
 const MENU: usize = 32;
 
 /// What the step computed for one row.
-pub(crate) struct Computed<'a> {
+pub(crate) struct RowOutputs<'a> {
     /// Reward of the row's last token, where it was scored.
     pub(crate) reward: Option<f32>,
     /// Logits of what follows; spoilt by sampling.
@@ -26,9 +26,9 @@ pub(crate) struct Computed<'a> {
 
 /// What a track needs to know to go on.
 #[derive(Clone, Copy)]
-pub(crate) struct Context<'a> {
+pub(crate) struct DecodingContext<'a> {
     pub(crate) request: &'a Request,
-    pub(crate) vocabulary: &'a Vocabulary,
+    pub(crate) vocabulary: &'a SamplingVocabulary,
     /// Most tokens of the answer.
     pub(crate) budget: usize,
     pub(crate) scored: bool,
@@ -36,9 +36,9 @@ pub(crate) struct Context<'a> {
     pub(crate) repairs: bool,
 }
 
-pub(crate) struct Track {
+pub(crate) struct DecodingTrack {
     pub(crate) slot: usize,
-    pub(crate) draft: Draft,
+    pub(crate) draft: PartialAnswer,
     sampler: Sampler,
     /// Tokens that are written next, whatever the policy would write.
     script: VecDeque<u32>,
@@ -56,8 +56,8 @@ pub(crate) struct Track {
     pub(crate) complete: bool,
 }
 
-impl Track {
-    pub(crate) fn new(slot: usize, draft: Draft, sampling: &Sampling) -> Self {
+impl DecodingTrack {
+    pub(crate) fn new(slot: usize, draft: PartialAnswer, sampling: &Sampling) -> Self {
         let sampler = Sampler::new(sampling);
         Self {
             slot,
@@ -138,8 +138,8 @@ impl Track {
     /// Takes what the step computed for [`Self::row`].
     pub(crate) fn take(
         &mut self,
-        computed: Computed<'_>,
-        context: Context<'_>,
+        computed: RowOutputs<'_>,
+        context: DecodingContext<'_>,
     ) -> candle_core::Result<()> {
         self.fed = computed.fed;
         if self.is_new() {
@@ -158,7 +158,12 @@ impl Track {
     }
 
     /// Appends a token, or ends the answer with it.
-    pub(crate) fn write(&mut self, token: Token, menu: Option<Arc<Menu>>, context: Context<'_>) {
+    pub(crate) fn write(
+        &mut self,
+        token: GeneratedToken,
+        menu: Option<Arc<TokenAlternatives>>,
+        context: DecodingContext<'_>,
+    ) {
         let id = token.token.id;
         self.last = Some(id);
         self.log_probability = token.token.logprob;
@@ -191,7 +196,11 @@ impl Track {
     }
 
     /// A token for this version to begin with, from what was likely there.
-    pub(crate) fn draw(&mut self, menu: &Menu, size: usize) -> candle_core::Result<u32> {
+    pub(crate) fn draw(
+        &mut self,
+        menu: &TokenAlternatives,
+        size: usize,
+    ) -> candle_core::Result<u32> {
         let mut logits = vec![f32::NEG_INFINITY; size];
         menu.likely
             .iter()
@@ -202,7 +211,7 @@ impl Track {
     fn next_token(
         &mut self,
         logits: &mut [f32],
-        vocabulary: &Vocabulary,
+        vocabulary: &SamplingVocabulary,
     ) -> candle_core::Result<u32> {
         match self.script.pop_front() {
             Some(given) => {
@@ -216,9 +225,9 @@ impl Track {
     fn choose(
         &mut self,
         logits: &mut [f32],
-        context: Context<'_>,
-    ) -> candle_core::Result<(Token, Option<Arc<Menu>>)> {
-        let Context {
+        context: DecodingContext<'_>,
+    ) -> candle_core::Result<(GeneratedToken, Option<Arc<TokenAlternatives>>)> {
+        let DecodingContext {
             request,
             vocabulary,
             scored,
@@ -228,7 +237,7 @@ impl Track {
         if request.top_logprobs.is_none() && !scored {
             let id = self.next_token(logits, vocabulary)?;
             return Ok((
-                Token {
+                GeneratedToken {
                     token: vocabulary.alternative(id, f32::NAN),
                     top: Vec::new(),
                     reward: None,
@@ -259,13 +268,13 @@ impl Track {
                 .iter()
                 .map(|&id| with_logprob(id))
                 .max_by(|a, b| a.1.total_cmp(&b.1));
-            Arc::new(Menu {
+            Arc::new(TokenAlternatives {
                 likely: likely.iter().map(|&id| with_logprob(id)).collect(),
                 ending,
             })
         });
         Ok((
-            Token {
+            GeneratedToken {
                 token: vocabulary.alternative(id, logprob(id)),
                 top,
                 reward: None,

@@ -144,7 +144,7 @@ pub struct Alternative {
 
 /// A written token.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Token {
+pub struct GeneratedToken {
     /// The token itself.
     pub token: Alternative,
     /// The most likely tokens in its place, best first.
@@ -174,7 +174,7 @@ pub enum Event {
         /// Whole words only, except at the end: the open word is held back until it is scored.
         text: String,
         /// The tokens of this text; every token of the answer appears in exactly one delta.
-        tokens: Vec<Token>,
+        tokens: Vec<GeneratedToken>,
         /// Spans that this text closes; they may begin in earlier text.
         spans: Vec<guard::Span>,
         /// How many of the tokens are of low-reward words; 0 in modes that mark none.
@@ -190,7 +190,7 @@ pub enum Event {
         /// tokens of a stop string alone.
         completion_tokens: usize,
         /// `None` in mode `off`.
-        guard: Option<guard::Report>,
+        guard: Option<guard::GuardReport>,
     },
     /// The request failed; nothing follows.
     Failed(EngineError),

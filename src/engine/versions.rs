@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Sampling, draft::Menu, track::Track};
+use super::{Sampling, partial_answer::TokenAlternatives, track::DecodingTrack};
 use crate::guard::{
     Candidate,
     render::is_whole,
-    repair::{Version, begins_sentence, temperature},
+    repair::{RepairVersion, begins_sentence, temperature},
     repetition::repeats,
     sentence::{Sentence, contradicts},
     words::Word,
@@ -14,7 +14,7 @@ use crate::guard::{
 
 /// The token before which a blocked answer ends: the last whole sentence, or line, before the one
 /// with word `sentence` ends there.
-pub(super) fn block_at(lead: &Track, sentence: usize) -> usize {
+pub(super) fn block_at(lead: &DecodingTrack, sentence: usize) -> usize {
     let (text, words) = (lead.draft.text(), lead.draft.words());
     let stands = |before: &str| before.trim_end_matches(' ').ends_with('\n') || is_whole(before);
     let starts = (1..=sentence.min(words.len().saturating_sub(1)))
@@ -27,13 +27,13 @@ pub(super) fn block_at(lead: &Track, sentence: usize) -> usize {
 }
 
 /// The sentence of a version with word `at`; `None` where it may go on.
-pub(super) fn sentence(track: &Track, at: usize) -> Option<Sentence<'_>> {
+pub(super) fn sentence(track: &DecodingTrack, at: usize) -> Option<Sentence<'_>> {
     Sentence::around(track.draft.text(), track.draft.words(), at, track.complete)
 }
 
 /// Returns whether whatever a version says next, its sentence with word `at` repeats itself or says
 /// the opposite of the first one.
-pub(super) fn is_hopeless(first_text: &str, at: usize, version: &Track) -> bool {
+pub(super) fn is_hopeless(first_text: &str, at: usize, version: &DecodingTrack) -> bool {
     let (text, words) = (version.draft.text(), version.draft.words());
     let begun = words
         .get(at)
@@ -48,7 +48,7 @@ pub(super) fn is_hopeless(first_text: &str, at: usize, version: &Track) -> bool 
 
 /// Returns what a version says from some token and byte on, with its lowest reward; `None` where it
 /// claims nothing.
-pub(super) fn candidate(track: &Track, (at, byte): (usize, usize)) -> Option<Candidate> {
+pub(super) fn candidate(track: &DecodingTrack, (at, byte): (usize, usize)) -> Option<Candidate> {
     let claims = version(track, at, &[]);
     let text = track
         .draft
@@ -75,12 +75,12 @@ pub(super) fn span_of(words: &[Word], behind: usize) -> Range<usize> {
 
 /// A track from token `at` on. Its first word may begin before: a hyphen makes one word of two.
 pub(super) fn version<'a>(
-    track: &'a Track,
+    track: &'a DecodingTrack,
     at: usize,
     log_probabilities: &'a [f32],
-) -> Version<'a> {
+) -> RepairVersion<'a> {
     let words = track.draft.words();
-    Version {
+    RepairVersion {
         words,
         from: first_word(words, at),
         log_probabilities,
@@ -93,7 +93,7 @@ pub(super) fn first_word(words: &[Word], at: usize) -> usize {
 }
 
 /// The first doubted word that token `at` or a later one writes.
-pub(super) fn first_doubted(track: &Track, at: usize) -> Option<usize> {
+pub(super) fn first_doubted(track: &DecodingTrack, at: usize) -> Option<usize> {
     track
         .draft
         .words()
@@ -101,7 +101,7 @@ pub(super) fn first_doubted(track: &Track, at: usize) -> Option<usize> {
         .position(|word| word.tokens.end > at && word.doubted())
 }
 
-pub(super) fn log_probability(menu: &Menu, id: u32) -> f32 {
+pub(super) fn log_probability(menu: &TokenAlternatives, id: u32) -> f32 {
     let found = menu
         .likely
         .iter()

@@ -15,14 +15,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, References, Support};
+use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, ReferenceTexts, Support};
 
 /// Number of references that must name a noun for recall to ask for it.
 const NAMED_BY: usize = 2;
 
 /// Judgment of one caption by the references of its image. Ranges are bytes of the caption.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Judgement {
+pub struct ObjectJudgment {
     /// Every mention of a thing, and whether the references support it.
     pub mentions: Vec<(Range<usize>, bool)>,
     /// The nouns without support, in the singular.
@@ -40,7 +40,7 @@ pub struct Judgement {
 }
 
 /// Judges a caption by the references of its image.
-pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) -> Judgement {
+pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) -> ObjectJudgment {
     let read: Vec<Reading> = references
         .iter()
         .map(|r| Reading::new(lexicon, r.as_ref()))
@@ -53,18 +53,18 @@ pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) 
 }
 
 /// Judges a caption by the references of its image, all of them read before.
-pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> Judgement {
-    let support = References::of(lexicon, references.iter().copied());
-    let mut judgement = Judgement {
+pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> ObjectJudgment {
+    let support = ReferenceTexts::of(lexicon, references.iter().copied());
+    let mut judgment = ObjectJudgment {
         words: caption.words,
-        ..Judgement::default()
+        ..ObjectJudgment::default()
     };
     for phrase in &caption.phrases {
         let mention = &phrase.mention;
         let supported = support.supports(mention) == Support::Named;
-        judgement.mentions.push((mention.range.clone(), supported));
+        judgment.mentions.push((mention.range.clone(), supported));
         if !supported {
-            judgement.hallucinated.push(mention.lemma);
+            judgment.hallucinated.push(mention.lemma);
             continue;
         }
         if phrase.colours.is_empty() && phrase.count.is_none() {
@@ -75,16 +75,16 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
             .iter()
             .map(|reading| reading.phrases.iter().filter(same_thing).collect())
             .collect();
-        judgement.colours.extend(colours(phrase, &uses));
-        judgement.counts.extend(count(phrase, &uses));
+        judgment.colours.extend(colours(phrase, &uses));
+        judgment.counts.extend(count(phrase, &uses));
     }
     let asked = often_named(references);
-    judgement.asked = asked.len();
-    judgement.recalled = asked
+    judgment.asked = asked.len();
+    judgment.recalled = asked
         .into_iter()
         .filter(|&concept| caption.support(lexicon, concept) == Support::Named)
         .count();
-    judgement
+    judgment
 }
 
 /// The concepts that enough references name.
@@ -167,30 +167,30 @@ pub struct ObjectScores {
     pub words: usize,
 }
 
-impl From<&Judgement> for ObjectScores {
-    fn from(judgement: &Judgement) -> Self {
+impl From<&ObjectJudgment> for ObjectScores {
+    fn from(judgment: &ObjectJudgment) -> Self {
         let mut scores = Self::default();
-        scores.add(judgement);
+        scores.add(judgment);
         scores
     }
 }
 
 impl ObjectScores {
     /// Adds one caption.
-    pub fn add(&mut self, judgement: &Judgement) {
+    pub fn add(&mut self, judgment: &ObjectJudgment) {
         let wrong =
             |judged: &[(Range<usize>, bool)]| judged.iter().filter(|(_, right)| !right).count();
         self.captions += 1;
-        self.captions_hallucinating += usize::from(!judgement.hallucinated.is_empty());
-        self.mentions += judgement.mentions.len();
-        self.hallucinated += judgement.hallucinated.len();
-        self.asked += judgement.asked;
-        self.recalled += judgement.recalled;
-        self.colours += judgement.colours.len();
-        self.colours_wrong += wrong(&judgement.colours);
-        self.counts += judgement.counts.len();
-        self.counts_wrong += wrong(&judgement.counts);
-        self.words += judgement.words;
+        self.captions_hallucinating += usize::from(!judgment.hallucinated.is_empty());
+        self.mentions += judgment.mentions.len();
+        self.hallucinated += judgment.hallucinated.len();
+        self.asked += judgment.asked;
+        self.recalled += judgment.recalled;
+        self.colours += judgment.colours.len();
+        self.colours_wrong += wrong(&judgment.colours);
+        self.counts += judgment.counts.len();
+        self.counts_wrong += wrong(&judgment.counts);
+        self.words += judgment.words;
     }
 
     /// Judges and adds up captions with their references.
@@ -251,13 +251,13 @@ pub fn floor<'a>(
         let read: Vec<Reading> = captions.iter().map(|c| Reading::new(lexicon, c)).collect();
         floor_of(lexicon, &read)
             .iter()
-            .for_each(|judgement| sum.add(judgement));
+            .for_each(|judgment| sum.add(judgment));
     }
     sum
 }
 
 /// Every caption of one image judged by the image's others; nothing where there are no others.
-pub fn floor_of(lexicon: &Lexicon, captions: &[Reading]) -> Vec<Judgement> {
+pub fn floor_of(lexicon: &Lexicon, captions: &[Reading]) -> Vec<ObjectJudgment> {
     if captions.len() < 2 {
         return Vec::new();
     }
@@ -290,7 +290,7 @@ mod tests {
         "A poodle plays .",
     ];
 
-    fn judged(caption: &str) -> Judgement {
+    fn judged(caption: &str) -> ObjectJudgment {
         judge(Lexicon::shared(), caption, &REFERENCES)
     }
 

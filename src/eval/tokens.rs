@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A scored token whose truth is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scored {
+pub struct ScoredToken {
     /// Reward, or any score that grows with it.
     pub reward: f32,
     /// Indicates whether the token is grounded.
@@ -55,7 +55,7 @@ pub struct TokenMetrics {
 /// Tokens in the order of their rewards, lowest first.
 #[derive(Debug, Clone)]
 pub struct Ranking {
-    tokens: Vec<Scored>,
+    tokens: Vec<ScoredToken>,
 }
 
 /// A group of tokens with the same reward: how many of them are good and bad.
@@ -68,17 +68,17 @@ struct Group {
 
 impl Ranking {
     /// Sorts tokens; rewards that are no numbers stand last.
-    pub fn new(mut tokens: Vec<Scored>) -> Self {
+    pub fn new(mut tokens: Vec<ScoredToken>) -> Self {
         tokens.sort_by(|a, b| a.reward.total_cmp(&b.reward));
         Self { tokens }
     }
 
     /// The tokens, lowest reward first.
-    pub fn tokens(&self) -> &[Scored] {
+    pub fn tokens(&self) -> &[ScoredToken] {
         &self.tokens
     }
 
-    fn groups(&self, weight: impl Fn(&Scored) -> f64) -> Vec<Group> {
+    fn groups(&self, weight: impl Fn(&ScoredToken) -> f64) -> Vec<Group> {
         let mut out: Vec<Group> = Vec::with_capacity(self.tokens.len());
         for token in &self.tokens {
             let weight = weight(token);
@@ -262,7 +262,7 @@ fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
 
 /// The highest threshold below which at most a share `fpr` of the good tokens falls (tokens with a
 /// reward **below** it are flagged).
-pub fn threshold_at_fpr(tokens: &[Scored], fpr: f64) -> f32 {
+pub fn threshold_at_fpr(tokens: &[ScoredToken], fpr: f64) -> f32 {
     let groups = Ranking::new(tokens.to_vec()).groups(|_| 1.0);
     let allowed = fpr * totals(&groups).0 + 1e-9;
     let mut flagged = 0.0;
@@ -280,11 +280,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn tokens(rewards: &[(f32, bool)]) -> Vec<Scored> {
+    fn tokens(rewards: &[(f32, bool)]) -> Vec<ScoredToken> {
         rewards
             .iter()
             .zip(0..)
-            .map(|(&(reward, good), image)| Scored {
+            .map(|(&(reward, good), image)| ScoredToken {
                 reward,
                 good,
                 image,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     /// The figures are scikit-learn's for these twelve tokens (`tests/reference/token_metrics.py`).
-    fn twelve() -> Vec<Scored> {
+    fn twelve() -> Vec<ScoredToken> {
         let rewards = [0.9, 0.8, 0.8, 0.7, 0.6, 0.6, 0.5, 0.4, 0.4, 0.3, 0.2, 0.1];
         let good = [
             true, true, true, false, true, true, false, true, false, false, true, false,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::objects::often_named;
-use crate::lexicon::{Lexicon, Reading, References, Support};
+use crate::lexicon::{Lexicon, Reading, ReferenceTexts, Support};
 
 /// The things of one caption with their rewards, ready for any threshold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,7 +16,7 @@ pub struct Rewarded {
 
 /// CHAIR and recall at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
+pub struct TradeoffPoint {
     /// Mentions with a smaller reward are left out.
     pub threshold: f32,
     /// Share of the mentions left that no reference supports.
@@ -35,7 +35,7 @@ impl Rewarded {
         references: &[&Reading],
         reward: impl Fn(&Range<usize>) -> f32,
     ) -> Self {
-        let support = References::of(lexicon, references.iter().copied());
+        let support = ReferenceTexts::of(lexicon, references.iter().copied());
         let things = caption.phrases.iter().map(|p| &p.mention);
         let rewards: Vec<f32> = things.clone().map(|m| reward(&m.range)).collect();
         let mentions = things
@@ -58,7 +58,7 @@ impl Rewarded {
 }
 
 /// The curve over `thresholds`.
-pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<Point> {
+pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<TradeoffPoint> {
     let at = |&threshold: &f32| {
         let kept = |c: &Rewarded| {
             c.mentions
@@ -79,7 +79,7 @@ pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<Point> {
         let recalled = asked()
             .filter(|best| best.is_some_and(|r| r >= threshold))
             .count();
-        Point {
+        TradeoffPoint {
             threshold,
             chair_i: wrong as f64 / mentions as f64,
             chair_s: captions_wrong as f64 / captions.len() as f64,

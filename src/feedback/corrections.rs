@@ -1,4 +1,4 @@
-//! The whole of it: records and receipts in a [`Store`], their images in [`Images`], and what
+//! The whole of it: records and receipts in a [`Store`], their images in [`ImageStore`], and what
 //! happens to both.
 
 use std::{
@@ -22,19 +22,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
-    derive::{Refused, Stamp, Subject, abstained, check_name, derive},
-    images::Images,
-    pending::{Pending, Remembered},
-    queue::{Queue, Ranker},
-    record::{Feedback, ImageHash, Queued, Receipt, Versions},
+    derive::{JudgedAnswer, RecordStamp, SubmissionRefusal, abstained, check_name, derive},
+    images::ImageStore,
+    pending::{PendingReceipt, PendingReceipts},
+    queue::{QueueSettings, Ranker},
+    record::{Feedback, ImageHash, QueueDetails, Receipt, Versions},
     retention::{PIECE, Retention},
     store::{
-        Idempotency, Inserted, Owners, Page, Removed, Row, Store, StoreError, Target,
-        queue::{AnnotatorId, Place},
-        writer::Writer,
+        Idempotency, InsertOutcome, Owners, RecordPage, RemovalCounts, RemovalTarget, Store,
+        StoreEntry, StoreError,
+        queue::{AnnotatorId, ChoiceId},
+        writer::StoreWriter,
     },
     submission::Submission,
-    tokens::{Vocabularies, Vocabulary},
+    tokens::{PolicyVocabulary, Vocabularies},
 };
 use crate::guard::question::Unanswerable;
 
@@ -55,7 +56,7 @@ const LEARNT: u32 = 20 * PIECE;
 pub enum SubmitError {
     /// It cannot be made.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] SubmissionRefusal),
     /// No such completion, or not any more.
     #[error("there is no completion `{0}`, or its receipt has expired")]
     UnknownCompletion(String),
@@ -88,10 +89,10 @@ pub struct Submitter {
 /// Records, receipts and images.
 pub struct Corrections {
     store: Arc<dyn Store>,
-    images: Arc<Images>,
-    writer: Writer,
+    images: Arc<ImageStore>,
+    writer: StoreWriter,
     vocabularies: Mutex<Vocabularies>,
-    pending: Arc<Pending>,
+    pending: Arc<PendingReceipts>,
     /// Held while a receipt is being kept, and alone by who removes what may be among them.
     keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
@@ -111,16 +112,16 @@ impl Corrections {
     /// that were written elsewhere.
     pub fn start(
         store: Arc<dyn Store>,
-        images: Images,
-        vocabulary: Vocabulary,
-        queue: Queue,
+        images: ImageStore,
+        vocabulary: PolicyVocabulary,
+        queue: QueueSettings,
     ) -> Self {
         let ranker = Arc::new(Ranker::new(queue));
         tokio::spawn(learn(Arc::clone(&store), Arc::clone(&ranker)));
         let (writer, images, pending) = (
-            Writer::start(Arc::clone(&store)),
+            StoreWriter::start(Arc::clone(&store)),
             Arc::new(images),
-            Arc::new(Pending::default()),
+            Arc::new(PendingReceipts::default()),
         );
         let (sender, waiting) = mpsc::channel(WAITING);
         let keeping = Arc::default();
@@ -158,7 +159,7 @@ impl Corrections {
     }
 
     /// From now on another version of the policy is served, with this vocabulary.
-    pub fn serves(&self, version: &str, vocabulary: Vocabulary) {
+    pub fn serves(&self, version: &str, vocabulary: PolicyVocabulary) {
         self.vocabularies().serves(version, vocabulary);
     }
 
@@ -169,12 +170,12 @@ impl Corrections {
     }
 
     /// Returns the settings of the annotation queue.
-    pub fn queue(&self) -> &Queue {
+    pub fn queue(&self) -> &QueueSettings {
         &self.ranker.queue
     }
 
     /// The images.
-    pub fn images(&self) -> &Arc<Images> {
+    pub fn images(&self) -> &Arc<ImageStore> {
         &self.images
     }
 
@@ -268,9 +269,9 @@ impl Corrections {
             .map_err(|e| StoreError::Failed(e.to_string()))??;
         let inserted = self
             .writer
-            .insert(Row::Feedback(Box::new(record.clone()), key))
+            .insert(StoreEntry::Feedback(Box::new(record.clone()), key))
             .await?;
-        if inserted == Inserted::New {
+        if inserted == InsertOutcome::New {
             self.ranker.learn(&record);
         }
         submitted(Some(record), inserted)
@@ -279,7 +280,7 @@ impl Corrections {
     /// Sets the subject's `queued` and `unassisted` if the queue gave the answer to this annotator.
     async fn queued(
         &self,
-        subject: &mut Subject,
+        subject: &mut JudgedAnswer,
         annotator: Option<&str>,
         by: &Submitter,
     ) -> Result<(), StoreError> {
@@ -287,7 +288,7 @@ impl Corrections {
         else {
             return Ok(());
         };
-        let place = Place {
+        let place = ChoiceId {
             completion_id: completion_id.clone(),
             choice: *choice,
         };
@@ -297,7 +298,7 @@ impl Corrections {
         };
         if let Some(lease) = self.store.lease(&place, &annotator).await? {
             subject.unassisted = lease.unassisted;
-            subject.queued = Some(Queued {
+            subject.queued = Some(QueueDetails {
                 overlap: lease.overlap,
             });
         }
@@ -312,9 +313,9 @@ impl Corrections {
         let _guard = self.images.put(image, record.image).await?;
         Ok(self
             .writer
-            .insert(Row::Feedback(Box::new(record), None))
+            .insert(StoreEntry::Feedback(Box::new(record), None))
             .await?
-            == Inserted::New)
+            == InsertOutcome::New)
     }
 
     async fn of_completion(
@@ -322,7 +323,7 @@ impl Corrections {
         id: &str,
         submission: &Submission,
         by: &Submitter,
-    ) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
+    ) -> Result<(JudgedAnswer, RwLockReadGuard<'_, ()>), SubmitError> {
         let Submission {
             choice,
             image,
@@ -338,7 +339,7 @@ impl Corrections {
             ("model", model),
         ];
         if let Some((field, _)) = own.iter().find(|(_, given)| given.is_some()) {
-            return Err(Refused::new(
+            return Err(SubmissionRefusal::new(
                 *field,
                 "invalid_value",
                 "cannot be given together with 'completion_id', which says it",
@@ -349,8 +350,8 @@ impl Corrections {
         let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
         let found = self.receipt(id).await?;
         let seen = found.filter(|remembered| by.owners.contain(&remembered.receipt.owner));
-        let Remembered { receipt, image } = seen.ok_or_else(unknown)?;
-        let subject = Subject::of(receipt, choice.unwrap_or(0))?;
+        let PendingReceipt { receipt, image } = seen.ok_or_else(unknown)?;
+        let subject = JudgedAnswer::of(receipt, choice.unwrap_or(0))?;
         let guard = match &image {
             Some(file) => self.images.put(file, subject.image).await?,
             None => {
@@ -363,10 +364,10 @@ impl Corrections {
         Ok((subject, guard))
     }
 
-    async fn receipt(&self, id: &str) -> Result<Option<Remembered>, StoreError> {
+    async fn receipt(&self, id: &str) -> Result<Option<PendingReceipt>, StoreError> {
         match self.pending.get(id) {
             Some(remembered) => Ok(Some(remembered)),
-            None => Ok(self.store.receipt(id).await?.map(|receipt| Remembered {
+            None => Ok(self.store.receipt(id).await?.map(|receipt| PendingReceipt {
                 receipt,
                 image: None,
             })),
@@ -378,18 +379,21 @@ impl Corrections {
         submission: &Submission,
         image: Option<Vec<u8>>,
         by: &Submitter,
-    ) -> Result<(Subject, RwLockReadGuard<'_, ()>), SubmitError> {
+    ) -> Result<(JudgedAnswer, RwLockReadGuard<'_, ()>), SubmitError> {
         let missing = |field| {
-            Refused::new(
+            SubmissionRefusal::new(
                 field,
                 "missing_required_parameter",
                 "is missing; without 'completion_id' it is needed",
             )
         };
         if submission.choice.is_some() {
-            return Err(
-                Refused::new("choice", "invalid_value", "goes with 'completion_id'").into(),
-            );
+            return Err(SubmissionRefusal::new(
+                "choice",
+                "invalid_value",
+                "goes with 'completion_id'",
+            )
+            .into());
         }
         let image = image.ok_or_else(|| missing("image"))?;
         let response = submission
@@ -404,10 +408,10 @@ impl Corrections {
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
             .await
             .map_err(|e| StoreError::Failed(e.to_string()))?;
-        let tokens = tokens.map_err(|e| Refused::new("response", "invalid_value", e))?;
+        let tokens = tokens.map_err(|e| SubmissionRefusal::new("response", "invalid_value", e))?;
         let hash = ImageHash::of(&image);
         let guard = self.images.put(&image, hash).await?;
-        let subject = Subject {
+        let subject = JudgedAnswer {
             owner: by.owner.clone(),
             completion: None,
             image: hash,
@@ -430,8 +434,8 @@ impl Corrections {
     ///
     /// # Errors
     /// The store's. What was not done is done by the next [`Self::sweep`].
-    pub async fn remove(&self, target: Target) -> Result<Removed, StoreError> {
-        if let Target::User(user, owners) = &target {
+    pub async fn remove(&self, target: RemovalTarget) -> Result<RemovalCounts, StoreError> {
+        if let RemovalTarget::User(user, owners) = &target {
             self.pending.remove_user(user, owners);
         }
         // Receipts that are being kept are there after this, and removed with the others.
@@ -464,10 +468,10 @@ impl Corrections {
 
 /// Teaches the ranker what the newest records are about, so that it no longer counts as new.
 async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
-    let mut page = Page {
+    let mut page = RecordPage {
         limit: PIECE,
         newest_first: true,
-        ..Page::default()
+        ..RecordPage::default()
     };
     for _ in 0..LEARNT / PIECE {
         match store.page(&page).await {
@@ -488,10 +492,10 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
 
 /// Task that keeps receipts.
 struct Keeper {
-    pending: Arc<Pending>,
+    pending: Arc<PendingReceipts>,
     keeping: Arc<RwLock<()>>,
-    images: Arc<Images>,
-    writer: Writer,
+    images: Arc<ImageStore>,
+    writer: StoreWriter,
     ranker: Arc<Ranker>,
     retention: Arc<Retention>,
     slow: Arc<AtomicBool>,
@@ -529,7 +533,7 @@ impl Keeper {
     async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
         let _keeping = self.keeping.read().await;
         let written = match self.pending.get(id) {
-            Some(Remembered {
+            Some(PendingReceipt {
                 receipt,
                 image: Some(file),
             }) => self.write(receipt, &file).await,
@@ -544,35 +548,37 @@ impl Keeper {
         let _guard = self.images.put(file, receipt.image).await?;
         let entries = self.ranker.entries(&receipt);
         let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
-        self.writer.insert(Row::Receipt(Box::new(receipt))).await?;
+        self.writer
+            .insert(StoreEntry::Receipt(Box::new(receipt)))
+            .await?;
         try_join_all(
             entries
                 .into_iter()
-                .map(|entry| self.writer.insert(Row::Queue(Box::new(entry)))),
+                .map(|entry| self.writer.insert(StoreEntry::Queue(Box::new(entry)))),
         )
         .await?;
         Ok(bytes)
     }
 }
 
-fn submitted(record: Option<Feedback>, inserted: Inserted) -> Result<Submitted, SubmitError> {
+fn submitted(record: Option<Feedback>, inserted: InsertOutcome) -> Result<Submitted, SubmitError> {
     match (inserted, record) {
-        (Inserted::New, Some(record)) => Ok(Submitted {
+        (InsertOutcome::New, Some(record)) => Ok(Submitted {
             record,
             before: false,
         }),
-        (Inserted::Before(record), _) => Ok(Submitted {
+        (InsertOutcome::Before(record), _) => Ok(Submitted {
             record: *record,
             before: true,
         }),
-        (Inserted::Conflict | Inserted::New, _) => Err(SubmitError::KeyTaken),
+        (InsertOutcome::Conflict | InsertOutcome::New, _) => Err(SubmitError::KeyTaken),
     }
 }
 
 /// A name and the time. Names grow with the time, also within a millisecond and while the clock is
 /// set back; the time is the clock's.
-fn stamp(annotator_owner: String) -> Stamp {
-    Stamp {
+fn stamp(annotator_owner: String) -> RecordStamp {
+    RecordStamp {
         id: format!("fb_{}", Uuid::now_v7().simple()),
         created: unix_time(),
         annotator_owner,

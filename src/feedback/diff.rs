@@ -8,7 +8,7 @@ use super::fold;
 
 /// A change of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct TextChange {
     /// The code points that go; empty where something is only added.
     pub chars: Range<usize>,
     /// Text that comes in their place; empty where something is only taken out.
@@ -71,7 +71,7 @@ impl Words {
 
 /// Returns the changes that make `old` read like `new`, typography aside; in order, apart from each
 /// other.
-pub fn diff(old: &str, new: &str) -> Vec<Change> {
+pub fn diff(old: &str, new: &str) -> Vec<TextChange> {
     let (old, new) = (Words::of(old), Words::of(new));
     let (mut changed, mut at): (Vec<(Range<usize>, Range<usize>)>, _) = (Vec::new(), (0, 0));
     for operation in capture_diff_slices(Algorithm::Myers, &old.keys, &new.keys) {
@@ -95,7 +95,7 @@ pub fn diff(old: &str, new: &str) -> Vec<Change> {
         } else {
             new.span(to)
         };
-        Change {
+        TextChange {
             chars: old.span(from),
             new: new.slice(come),
         }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn apply(old: &str, changes: &[Change]) -> String {
+    fn apply(old: &str, changes: &[TextChange]) -> String {
         let (mut text, mut at) = (String::new(), 0);
         for change in changes {
             assert!(

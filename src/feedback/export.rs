@@ -5,12 +5,12 @@ use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::{Stream, stream::try_unfold};
 
-pub use super::interchange::Format;
+pub use super::interchange::InterchangeFormat;
 use super::{
-    images::Images,
-    interchange::Write,
+    images::ImageStore,
+    interchange::RecordWriter,
     record::{Feedback, ShownNames},
-    store::{Filter, Page, Store, StoreError},
+    store::{RecordFilter, RecordPage, Store, StoreError},
 };
 
 /// Records of a page.
@@ -21,11 +21,11 @@ const PIECE: usize = 64 * 1024;
 /// A file that is being written.
 struct File {
     store: Arc<dyn Store>,
-    images: Option<Arc<Images>>,
+    images: Option<Arc<ImageStore>>,
     shown: ShownNames,
-    writer: Box<dyn Write>,
+    writer: Box<dyn RecordWriter>,
     /// The next page; `None` after the last.
-    page: Option<Page>,
+    page: Option<RecordPage>,
     records: VecDeque<Feedback>,
     ended: bool,
 }
@@ -56,13 +56,13 @@ impl File {
         Ok(out)
     }
 
-    async fn turn(&mut self, page: Page) -> Result<(), StoreError> {
+    async fn turn(&mut self, page: RecordPage) -> Result<(), StoreError> {
         self.records = self.store.page(&page).await?.into();
         let last = self
             .records
             .back()
             .filter(|_| self.records.len() as u32 == PAGE);
-        self.page = last.map(|last| Page {
+        self.page = last.map(|last| RecordPage {
             after: Some(last.id.clone()),
             ..page
         });
@@ -73,12 +73,12 @@ impl File {
 /// Some records, oldest first, in pieces of a file. Those names are in it that are `shown`.
 pub fn export(
     store: Arc<dyn Store>,
-    images: Arc<Images>,
-    filter: Filter,
-    format: Format,
+    images: Arc<ImageStore>,
+    filter: RecordFilter,
+    format: InterchangeFormat,
     shown: ShownNames,
 ) -> impl Stream<Item = Result<Vec<u8>, StoreError>> + Send {
-    let page = Some(Page {
+    let page = Some(RecordPage {
         filter,
         after: None,
         limit: PAGE,

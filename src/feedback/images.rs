@@ -27,7 +27,7 @@ use crate::private_files;
 const LOCKS: usize = 64;
 
 /// The files of images.
-pub struct Images {
+pub struct ImageStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     /// Folder of the files, when they are in one.
@@ -35,7 +35,7 @@ pub struct Images {
     locks: [RwLock<()>; LOCKS],
 }
 
-impl Images {
+impl ImageStore {
     /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter,
     /// the AWS variables of `env` say the rest (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `AWS_REGION`,
     /// ...).

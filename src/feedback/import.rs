@@ -13,7 +13,7 @@ use super::{
     Corrections,
     corrections::{SubmitError, Submitter},
     derive::{brief, check_name},
-    interchange::{Format, Incoming, incoming::Picture},
+    interchange::{IncomingRecord, InterchangeFormat, incoming::RowImage},
     record::{Feedback, ImageHash},
     store::{Owners, StoreError},
 };
@@ -21,7 +21,7 @@ use crate::vlm::preprocess::{self, ImageLimits};
 
 /// Outcomes of the rows of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ImportSummary {
     /// Records that are new.
     pub taken: usize,
     /// Records that were there.
@@ -34,7 +34,7 @@ pub struct Summary {
     pub refused: Vec<(usize, String)>,
 }
 
-impl Summary {
+impl ImportSummary {
     fn rows(&self) -> usize {
         self.taken + self.known + self.skipped + self.refused.len()
     }
@@ -64,11 +64,11 @@ pub enum ImportError {
 pub async fn import(
     corrections: &Corrections,
     file: File,
-    format: Format,
+    format: InterchangeFormat,
     images: Option<&Path>,
     owner: Option<&str>,
-) -> Result<Summary, ImportError> {
-    let mut summary = Summary::default();
+) -> Result<ImportSummary, ImportError> {
+    let mut summary = ImportSummary::default();
     for row in format.read(file).map_err(ImportError::Form)? {
         let (number, row) = row.map_err(|e| ImportError::Read(summary.rows(), e))?;
         let items = match row {
@@ -108,15 +108,15 @@ impl Taken {
 /// Takes an item of a row; returns its outcome, or why it cannot be taken.
 async fn take(
     corrections: &Corrections,
-    item: Incoming,
+    item: IncomingRecord,
     images: Option<&Path>,
     owner: Option<&str>,
 ) -> Result<Result<Taken, String>, StoreError> {
     let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
     match item {
-        Incoming::Skipped => Ok(Ok(Taken::Skipped)),
-        Incoming::LeftOut(what) => Ok(Ok(Taken::LeftOut(what))),
-        Incoming::Record(mut record, file) => {
+        IncomingRecord::Skipped => Ok(Ok(Taken::Skipped)),
+        IncomingRecord::LeftOut(what) => Ok(Ok(Taken::LeftOut(what))),
+        IncomingRecord::Record(mut record, file) => {
             if let Some(owner) = owner {
                 owner.clone_into(&mut record.owner);
             }
@@ -133,14 +133,14 @@ async fn take(
                 },
             }
         }
-        Incoming::Said(submission, picture) => {
+        IncomingRecord::Said(submission, picture) => {
             let file = match picture {
-                Picture::File(file) => file,
-                Picture::Named(hash) => match image(corrections, hash, images).await? {
+                RowImage::File(file) => file,
+                RowImage::Named(hash) => match image(corrections, hash, images).await? {
                     Some(file) => file,
                     None => return Ok(Err(nowhere())),
                 },
-                Picture::At(place) => match images.and_then(|folder| image_at(folder, &place)) {
+                RowImage::At(place) => match images.and_then(|folder| image_at(folder, &place)) {
                     Some(file) => file,
                     None => {
                         return Ok(Err(format!(

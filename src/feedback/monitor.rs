@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use super::{
     queue::words::token_words,
-    record::{Extent, Feedback, Label},
-    store::{Page, Store, StoreError},
+    record::{CharRange, Feedback, TokenLabel},
+    store::{RecordPage, Store, StoreError},
 };
 use crate::{
-    eval::tokens::{Ranking, Scored},
+    eval::tokens::{Ranking, ScoredToken},
     reward::drift::{Histogram, flag_agreement},
 };
 
@@ -36,7 +36,7 @@ pub struct JudgedWord {
 /// The words of a record that claim something and were judged as a whole.
 pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
     let overlaps =
-        |extent: &Extent, start: usize, end: usize| extent.start < end && start < extent.end;
+        |extent: &CharRange, start: usize, end: usize| extent.start < end && start < extent.end;
     let words = token_words(&record.response, &record.tokens)
         .into_iter()
         .filter(|word| !word.function);
@@ -46,15 +46,15 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
                 .tokens
                 .iter()
                 .filter(|t| t.start < word.chars.end && word.chars.start < t.end);
-            let labels: Vec<Label> = own.map(|token| token.label).collect();
+            let labels: Vec<TokenLabel> = own.map(|token| token.label).collect();
             let good = match labels.iter().max_by_key(|label| {
-                [Label::Good, Label::None, Label::Bad]
+                [TokenLabel::Good, TokenLabel::None, TokenLabel::Bad]
                     .iter()
                     .position(|l| l == *label)
             })? {
-                Label::Good => true,
-                Label::Bad => false,
-                Label::None => return None,
+                TokenLabel::Good => true,
+                TokenLabel::Bad => false,
+                TokenLabel::None => return None,
             };
             let flagged = record.doubted.as_ref().map(|doubted| {
                 doubted
@@ -72,7 +72,7 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
 
 /// Figures of the monitor; absent where there was too little for them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Seen {
+pub struct MonitorFigures {
     /// Population stability index of the rewards.
     pub psi: Option<f64>,
     /// Area under the ROC curve of rewards on judged words.
@@ -83,11 +83,11 @@ pub struct Seen {
     pub flag_agreement: Option<f64>,
 }
 
-impl Seen {
+impl MonitorFigures {
     /// Of judged words and the rewards of answers.
     pub fn of(words: &[JudgedWord], rewards: &Histogram, reference: Option<&Histogram>) -> Self {
         let scored = words.iter().filter_map(|word| {
-            Some(Scored {
+            Some(ScoredToken {
                 reward: word.reward?,
                 good: word.good,
                 image: 0,
@@ -135,13 +135,13 @@ pub async fn look(
     store: &dyn Store,
     version: &str,
     reference: Option<&Histogram>,
-) -> Result<Seen, StoreError> {
+) -> Result<MonitorFigures, StoreError> {
     let rewards = rewards(store, version).await?;
     let mut words = Vec::new();
-    let mut page = Page {
+    let mut page = RecordPage {
         limit: PAGE,
         newest_first: true,
-        ..Page::default()
+        ..RecordPage::default()
     };
     for _ in 0..RECORDS / PAGE {
         let records = store.page(&page).await?;
@@ -156,7 +156,7 @@ pub async fn look(
         }
         page.after = records.last().map(|record| record.id.clone());
     }
-    Ok(Seen::of(&words, &rewards, reference))
+    Ok(MonitorFigures::of(&words, &rewards, reference))
 }
 
 /// The rewards of the newest answers of one version.
@@ -177,10 +177,16 @@ pub async fn rewards(store: &dyn Store, version: &str) -> Result<Histogram, Stor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feedback::record::{ImageHash, Kind, Scope, Source, Token, Versions};
+    use crate::feedback::record::{
+        FeedbackSource, ImageHash, JudgedPart, JudgmentKind, ResponseToken, Versions,
+    };
 
     /// "A dog with a frisbee", a token a word, scored `rewards` and labelled.
-    fn record(rewards: [f32; 5], labels: [Label; 5], doubted: Option<Vec<Extent>>) -> Feedback {
+    fn record(
+        rewards: [f32; 5],
+        labels: [TokenLabel; 5],
+        doubted: Option<Vec<CharRange>>,
+    ) -> Feedback {
         let places = [
             (0, 1, "A"),
             (1, 5, " dog"),
@@ -188,7 +194,7 @@ mod tests {
             (10, 12, " a"),
             (12, 20, " frisbee"),
         ];
-        let token = |(i, &(start, end, text)): (usize, &(usize, usize, &str))| Token {
+        let token = |(i, &(start, end, text)): (usize, &(usize, usize, &str))| ResponseToken {
             id: i as u32,
             text: text.to_owned(),
             start,
@@ -207,8 +213,8 @@ mod tests {
             prompt: String::new(),
             response: "A dog with a frisbee".into(),
             tokens: places.iter().enumerate().map(token).collect(),
-            kind: Kind::Bad,
-            scope: Some(Scope::FirstError),
+            kind: JudgmentKind::Bad,
+            scope: Some(JudgedPart::FirstError),
             errors: Vec::new(),
             missing: Vec::new(),
             doubted,
@@ -219,14 +225,14 @@ mod tests {
             annotator_owner: String::new(),
             user: None,
             comment: None,
-            source: Source::Human,
+            source: FeedbackSource::Human,
         }
     }
 
     #[test]
     fn words_that_claim_something_and_were_judged_count() {
-        use Label::{Bad, Good, None as Unknown};
-        let doubted = Some(vec![Extent { start: 13, end: 20 }]);
+        use TokenLabel::{Bad, Good, None as Unknown};
+        let doubted = Some(vec![CharRange { start: 13, end: 20 }]);
         let words = judged_words(&record(
             [0.9, 0.8, 0.9, 0.9, 0.1],
             [Good, Good, Good, Good, Bad],
@@ -267,9 +273,12 @@ mod tests {
         };
         let rewards = Histogram::of((0..1000).map(|i| i as f32 / 1000.0));
         let few: Vec<JudgedWord> = (0..40).map(word).collect();
-        assert_eq!(Seen::of(&few, &rewards, None), Seen::default());
+        assert_eq!(
+            MonitorFigures::of(&few, &rewards, None),
+            MonitorFigures::default()
+        );
         let many: Vec<JudgedWord> = (0..400).map(word).collect();
-        let seen = Seen::of(&many, &rewards, Some(&rewards));
+        let seen = MonitorFigures::of(&many, &rewards, Some(&rewards));
         assert_eq!(
             (seen.psi, seen.auroc, seen.flag_agreement),
             (Some(0.0), Some(1.0), Some(0.5))

@@ -9,27 +9,27 @@ use super::{record::Receipt, store::Owners};
 
 /// A receipt, and its image where that is at hand.
 #[derive(Debug, Clone)]
-pub(super) struct Remembered {
+pub(super) struct PendingReceipt {
     pub(super) receipt: Receipt,
     pub(super) image: Option<Arc<[u8]>>,
 }
 
 /// By completion.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<String, Remembered>>);
+pub(super) struct PendingReceipts(Mutex<HashMap<String, PendingReceipt>>);
 
-impl Pending {
+impl PendingReceipts {
     pub(super) fn insert(&self, receipt: Receipt, image: Arc<[u8]>) {
         self.map().insert(
             receipt.id.clone(),
-            Remembered {
+            PendingReceipt {
                 receipt,
                 image: Some(image),
             },
         );
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<Remembered> {
+    pub(super) fn get(&self, id: &str) -> Option<PendingReceipt> {
         self.map().get(id).cloned()
     }
 
@@ -46,7 +46,7 @@ impl Pending {
             .retain(|_, remembered| !of_user(&remembered.receipt));
     }
 
-    fn map(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<String, PendingReceipt>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

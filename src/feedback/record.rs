@@ -52,12 +52,12 @@ impl fmt::Debug for ImageHash {
 /// A text that is no [`ImageHash`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an image is named by its SHA-256, 64 lower-case hexadecimal digits")]
-pub struct NoHash;
+pub struct InvalidImageHash;
 
 impl FromStr for ImageHash {
-    type Err = NoHash;
+    type Err = InvalidImageHash;
 
-    fn from_str(text: &str) -> Result<Self, NoHash> {
+    fn from_str(text: &str) -> Result<Self, InvalidImageHash> {
         let digits: Option<Vec<u8>> = text
             .bytes()
             .map(|b| {
@@ -66,22 +66,22 @@ impl FromStr for ImageHash {
             })
             .collect();
         let bytes: Vec<u8> = digits
-            .ok_or(NoHash)?
+            .ok_or(InvalidImageHash)?
             .chunks(2)
             .map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | digit))
             .collect();
         if text.len() == 64 {
-            bytes.try_into().map(Self).map_err(|_| NoHash)
+            bytes.try_into().map(Self).map_err(|_| InvalidImageHash)
         } else {
-            Err(NoHash)
+            Err(InvalidImageHash)
         }
     }
 }
 
 impl TryFrom<String> for ImageHash {
-    type Error = NoHash;
+    type Error = InvalidImageHash;
 
-    fn try_from(text: String) -> Result<Self, NoHash> {
+    fn try_from(text: String) -> Result<Self, InvalidImageHash> {
         text.parse()
     }
 }
@@ -125,7 +125,7 @@ pub struct Versions {
 /// A person's judgment of a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Label {
+pub enum TokenLabel {
     /// The image supports it.
     Good,
     /// The image does not.
@@ -137,7 +137,7 @@ pub enum Label {
 
 /// A token of a response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Token {
+pub struct ResponseToken {
     /// Vocabulary id.
     pub id: u32,
     /// The code points that it writes, one of which it may share with a neighbour.
@@ -155,16 +155,16 @@ pub struct Token {
     pub reward: Option<f32>,
     /// A person's judgment of it.
     #[serde(default)]
-    pub label: Label,
+    pub label: TokenLabel,
 }
 
 /// One answer of a completion.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct RecordedChoice {
     /// The text.
     pub response: String,
     /// Its tokens, in order.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<ResponseToken>,
     /// The guard's conclusion.
     pub verdict: Verdict,
     /// The threshold that was in force.
@@ -202,13 +202,13 @@ pub struct Receipt {
     /// answers estimate recall without bias.
     pub unassisted: bool,
     /// The answers, by choice.
-    pub choices: Vec<Answer>,
+    pub choices: Vec<RecordedChoice>,
 }
 
 /// Kind of judgment that a record states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum JudgmentKind {
     /// Something in the response is wrong.
     Bad,
     /// All of it is right.
@@ -217,7 +217,7 @@ pub enum Kind {
     Missing,
 }
 
-impl Kind {
+impl JudgmentKind {
     /// Its name in JSON, in the database and in metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -231,7 +231,7 @@ impl Kind {
 /// Part of the response that was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum JudgedPart {
     /// Up to the first error and no further: what comes after it is unlabelled.
     FirstError,
     /// All of it: what is not marked as an error is good.
@@ -241,7 +241,7 @@ pub enum Scope {
 /// Origin of a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum FeedbackSource {
     /// A person, through the API.
     #[default]
     Human,
@@ -251,7 +251,7 @@ pub enum Source {
     Simulated,
 }
 
-impl Source {
+impl FeedbackSource {
     /// Its name in JSON and in the database.
     pub fn name(self) -> &'static str {
         match self {
@@ -289,7 +289,7 @@ pub struct Correction {
 
 /// Code points of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Extent {
+pub struct CharRange {
     /// The first.
     pub start: usize,
     /// One past the last.
@@ -298,7 +298,7 @@ pub struct Extent {
 
 /// Details of an answer that was judged out of the annotation queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Queued {
+pub struct QueueDetails {
     /// Indicates whether another annotator judges it too.
     pub overlap: bool,
 }
@@ -327,12 +327,12 @@ pub struct Feedback {
     /// The answer.
     pub response: String,
     /// The answer's tokens and their labels.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<ResponseToken>,
     /// Kind of judgment that it states.
-    pub kind: Kind,
+    pub kind: JudgmentKind,
     /// Part that was judged; absent when only missing content was named, which judges no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Scope>,
+    pub scope: Option<JudgedPart>,
     /// The errors, in the order of the response.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Correction>,
@@ -341,7 +341,7 @@ pub struct Feedback {
     pub missing: Vec<String>,
     /// Spans that the guard flagged; absent when the answer was not scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub doubted: Option<Vec<Extent>>,
+    pub doubted: Option<Vec<CharRange>>,
     /// Versions of the model and the scorer that wrote and scored the answer.
     pub versions: Versions,
     /// Indicates whether the answer was shown without scores, marks or repairs.
@@ -350,7 +350,7 @@ pub struct Feedback {
     /// Present where the annotation queue gave the answer to who judged; then `unassisted` says
     /// what the queue showed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queued: Option<Queued>,
+    pub queued: Option<QueueDetails>,
     /// Who judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,
@@ -366,7 +366,7 @@ pub struct Feedback {
     pub comment: Option<String>,
     /// Origin of the record.
     #[serde(default)]
-    pub source: Source,
+    pub source: FeedbackSource,
 }
 
 /// Which names of a record its reader sees.
@@ -476,7 +476,7 @@ mod tests {
             &"0".repeat(65),
             &"../".repeat(22)[..64],
         ] {
-            assert_eq!(bad.parse::<ImageHash>(), Err(NoHash), "{bad}");
+            assert_eq!(bad.parse::<ImageHash>(), Err(InvalidImageHash), "{bad}");
         }
     }
 }

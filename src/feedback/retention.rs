@@ -10,8 +10,8 @@ use tokio::sync::Mutex;
 
 use super::{
     corrections::unix_time,
-    images::Images,
-    store::{AnnotatorTarget, OwnerBytes, Removed, Store, StoreError, Target},
+    images::ImageStore,
+    store::{AnnotatorTarget, OwnerBytes, RemovalCounts, RemovalTarget, Store, StoreError},
 };
 
 /// Receipts or records that are removed in one transaction, and images that are looked at in one
@@ -21,7 +21,7 @@ pub(super) const PIECE: u32 = 512;
 /// Removes, and bounds the bytes of receipts.
 pub(super) struct Retention {
     store: Arc<dyn Store>,
-    images: Arc<Images>,
+    images: Arc<ImageStore>,
     max_bytes: AtomicU64,
     /// Bytes of receipts and their images: what the store said, and what was written since. An
     /// image counts with every receipt that was written.
@@ -31,7 +31,7 @@ pub(super) struct Retention {
 
 impl Retention {
     /// Without a bound.
-    pub(super) fn new(store: Arc<dyn Store>, images: Arc<Images>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, images: Arc<ImageStore>) -> Self {
         Self {
             store,
             images,
@@ -53,9 +53,9 @@ impl Retention {
 
     /// Removes what `target` says, piece by piece, and images that nobody refers to any more; then
     /// nothing of it is left in the store's files.
-    pub(super) async fn remove(&self, target: &Target) -> Result<Removed, StoreError> {
+    pub(super) async fn remove(&self, target: &RemovalTarget) -> Result<RemovalCounts, StoreError> {
         let removed = self.remove_rows(target).await?;
-        if removed != Removed::default() {
+        if removed != RemovalCounts::default() {
             self.clear().await?;
         }
         Ok(removed)
@@ -66,7 +66,7 @@ impl Retention {
     pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
         self.store.redate_receipts(unix_time()).await?;
         let removed = self
-            .remove_rows(&Target::ReceiptsBefore(before, PIECE))
+            .remove_rows(&RemovalTarget::ReceiptsBefore(before, PIECE))
             .await?;
         self.clear().await?;
         self.measure().await?;
@@ -74,14 +74,14 @@ impl Retention {
         Ok(removed.receipts)
     }
 
-    async fn remove_rows(&self, target: &Target) -> Result<Removed, StoreError> {
-        let mut all = Removed::default();
+    async fn remove_rows(&self, target: &RemovalTarget) -> Result<RemovalCounts, StoreError> {
+        let mut all = RemovalCounts::default();
         loop {
             let removed = self.store.remove(target).await?;
             all += removed;
             let more = match target {
-                Target::ReceiptsBefore(_, limit) => removed.receipts >= (*limit).into(),
-                Target::Annotator(AnnotatorTarget { limit, .. }) => {
+                RemovalTarget::ReceiptsBefore(_, limit) => removed.receipts >= (*limit).into(),
+                RemovalTarget::Annotator(AnnotatorTarget { limit, .. }) => {
                     removed.feedback + removed.unnamed >= (*limit).into()
                 }
                 _ => false,
@@ -139,7 +139,7 @@ impl Retention {
             while let Some((owner, bytes)) = excess(&held, max - max / 10) {
                 match self
                     .store
-                    .remove(&Target::OldestReceipts(owner.to_owned(), bytes))
+                    .remove(&RemovalTarget::OldestReceipts(owner.to_owned(), bytes))
                     .await?
                     .receipts
                 {

@@ -8,7 +8,7 @@ use serde::{
 };
 use utoipa::ToSchema;
 
-use super::record::{Scope, Source};
+use super::record::{FeedbackSource, JudgedPart};
 
 /// Feedback about an answer of this server (`completion_id`) or about any other (`image`, `prompt`
 /// and `response`).
@@ -39,19 +39,19 @@ pub struct Submission {
     pub model: Option<String>,
     /// Good or bad; may be left out where the rest says that it is bad.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<Judgement>,
+    pub label: Option<Judgment>,
     /// Part of the response that was judged; for `error` up to it, for `errors` all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Scope>,
+    pub scope: Option<JudgedPart>,
     /// The first error.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<Place>,
+    pub error: Option<ErrorSpan>,
     /// Text that should stand in the place of `error`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
     /// All errors.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub errors: Option<Vec<Place>>,
+    pub errors: Option<Vec<ErrorSpan>>,
     /// The whole answer as it should read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<String>,
@@ -72,13 +72,13 @@ pub struct Submission {
     pub comment: Option<String>,
     /// Origin of the feedback; a person where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
+    pub source: Option<FeedbackSource>,
 }
 
 /// Right or wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Judgement {
+pub enum Judgment {
     /// Right.
     Good,
     /// Wrong.
@@ -88,7 +88,7 @@ pub enum Judgement {
 /// Place of an error and the text that should stand there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Place {
+pub struct ErrorSpan {
     /// First code point.
     #[serde(deserialize_with = "whole_number")]
     pub start: usize,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::record::{Label, Token};
+use super::record::{ResponseToken, TokenLabel};
 use crate::{
     guard::words::Transcript,
     vlm::{casing::Casing, tokenizer::TextTokenizer},
@@ -11,10 +11,10 @@ use crate::{
 /// A text that its tokens do not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot be written in the model's vocabulary")]
-pub struct NotWritten;
+pub struct TokenMismatch;
 
 /// A token's vocabulary id, its bytes, its log-probability and its reward.
-pub type Written<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
+pub type ScoredPiece<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
 
 /// The tokens that write `text`, and what follows it up to the end of a token, in their places.
 ///
@@ -22,24 +22,24 @@ pub type Written<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
 /// When they write something else.
 pub fn place<'a>(
     text: &str,
-    written: impl Iterator<Item = Written<'a>>,
-) -> Result<Vec<Token>, NotWritten> {
+    written: impl Iterator<Item = ScoredPiece<'a>>,
+) -> Result<Vec<ResponseToken>, TokenMismatch> {
     let (mut transcript, mut tokens) = (Transcript::default(), Vec::new());
     for (id, bytes, logprob, reward) in written {
         transcript.push(bytes);
-        tokens.push(Token {
+        tokens.push(ResponseToken {
             id,
             text: String::new(),
             start: 0,
             end: 0,
             logprob,
             reward,
-            label: Label::None,
+            label: TokenLabel::None,
         });
     }
     transcript.close(None);
     if !transcript.text().starts_with(text) {
-        return Err(NotWritten);
+        return Err(TokenMismatch);
     }
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     for (token, bytes) in tokens.iter_mut().zip(transcript.places()) {
@@ -58,14 +58,14 @@ pub fn place<'a>(
 
 /// The policy's tokens: what texts that others wrote are cut into.
 #[derive(Debug, Clone)]
-pub struct Vocabulary {
+pub struct PolicyVocabulary {
     /// Text to tokens and back.
     pub tokenizer: Arc<TextTokenizer>,
     /// Which letters the policy writes.
     pub casing: Casing,
 }
 
-impl Vocabulary {
+impl PolicyVocabulary {
     /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none
     /// do.
     pub fn encode(&self, text: &str, begins: bool) -> Option<Vec<u32>> {
@@ -82,8 +82,8 @@ impl Vocabulary {
     ///
     /// # Errors
     /// When it cannot be written in them.
-    pub fn tokenize(&self, text: &str) -> Result<Vec<Token>, NotWritten> {
-        let ids = self.encode(text, true).ok_or(NotWritten)?;
+    pub fn tokenize(&self, text: &str) -> Result<Vec<ResponseToken>, TokenMismatch> {
+        let ids = self.encode(text, true).ok_or(TokenMismatch)?;
         // The policy's letters lie where the text's do.
         let cased = self.casing.apply(text);
         let mut tokens = place(
@@ -107,20 +107,20 @@ const REMEMBERED: usize = 16;
 #[derive(Debug)]
 pub(super) struct Vocabularies {
     /// Of the version that is served.
-    current: Vocabulary,
+    current: PolicyVocabulary,
     /// By version, the last one last.
-    of: Vec<(String, Vocabulary)>,
+    of: Vec<(String, PolicyVocabulary)>,
 }
 
 impl Vocabularies {
-    pub(super) fn new(current: Vocabulary) -> Self {
+    pub(super) fn new(current: PolicyVocabulary) -> Self {
         Self {
             current,
             of: Vec::new(),
         }
     }
 
-    pub(super) fn serves(&mut self, version: &str, vocabulary: Vocabulary) {
+    pub(super) fn serves(&mut self, version: &str, vocabulary: PolicyVocabulary) {
         self.of.retain(|(known, _)| known != version);
         self.of.push((version.to_owned(), vocabulary.clone()));
         let surplus = self.of.len().saturating_sub(REMEMBERED);
@@ -129,7 +129,7 @@ impl Vocabularies {
     }
 
     /// Of that version of the policy, where it is remembered, else of the one that is served.
-    pub(super) fn of(&self, version: Option<&str>) -> Vocabulary {
+    pub(super) fn of(&self, version: Option<&str>) -> PolicyVocabulary {
         let known = self
             .of
             .iter()

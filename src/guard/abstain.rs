@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Mode, Report, Thresholds, Verdict, policy, question::Unanswerable};
+use super::{GuardReport, Mode, Thresholds, Verdict, policy, question::Unanswerable};
 
 /// Treatment of questions that no photograph answers, and of answers that are more likely wrong
 /// than right.
@@ -88,7 +88,7 @@ impl fmt::Debug for AnswerGate {
     }
 }
 
-impl Report {
+impl GuardReport {
     /// Returns the report on an abstention.
     pub fn of_abstention(mode: Mode, thresholds: Thresholds, reason: Unanswerable) -> Self {
         Self {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use abstain::OnUnanswerable;
-pub use thresholds::{ByClass, Thresholds};
+pub use thresholds::{ClassThresholds, Thresholds};
 
 /// Mode of the guard: its treatment of low-reward words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -64,11 +64,11 @@ pub enum OnExhausted {
 impl OnExhausted {
     /// Returns the style in which the answer is written again, and the action that its spans then
     /// have; `None` where it stays.
-    pub fn rewrites(self) -> Option<(render::Style, Action)> {
+    pub fn rewrites(self) -> Option<(render::RenderStyle, Action)> {
         match self {
             Self::Flag => None,
-            Self::Hedge => Some((render::Style::Hedged, Action::Hedged)),
-            Self::Omit => Some((render::Style::Omitted, Action::Omitted)),
+            Self::Hedge => Some((render::RenderStyle::Hedged, Action::Hedged)),
+            Self::Omit => Some((render::RenderStyle::Omitted, Action::Omitted)),
         }
     }
 }
@@ -168,7 +168,7 @@ impl Span {
 
 /// The `guard` object of a response (design, section 5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Report {
+pub struct GuardReport {
     /// The mode that was in force.
     pub mode: Mode,
     /// The conclusion.
@@ -200,7 +200,7 @@ pub struct Report {
     pub threshold: f32,
     /// Those of classes of words that have one of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thresholds: Option<ByClass>,
+    pub thresholds: Option<ClassThresholds>,
     /// The low-reward spans, in order.
     pub spans: Vec<Span>,
     /// Repair attempts made.
@@ -215,7 +215,7 @@ pub struct Report {
     pub candidates: Vec<Candidate>,
 }
 
-impl Report {
+impl GuardReport {
     /// On an answer of which nothing is known.
     pub fn new(mode: Mode, thresholds: Thresholds) -> Self {
         Self {
@@ -228,7 +228,8 @@ impl Report {
             mean_score: None,
             familiarity: None,
             threshold: thresholds.common,
-            thresholds: (thresholds.by_class != ByClass::default()).then_some(thresholds.by_class),
+            thresholds: (thresholds.by_class != ClassThresholds::default())
+                .then_some(thresholds.by_class),
             spans: Vec::new(),
             attempts: 0,
             extra_tokens: 0,

@@ -5,7 +5,7 @@ use super::words::Word;
 
 /// Place at which a repair begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum RepairStart {
     /// At the doubted word.
     Word,
     /// At the preposition, conjunction or verb that opens its phrase: after "in a blue" all that
@@ -17,7 +17,7 @@ pub enum Reach {
 
 /// Beginning of the candidates of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum CandidateStart {
     /// With the likeliest tokens that were not tried; they go on as the answer does.
     NextBest,
     /// Sampled, each at a tenth more than the one before.
@@ -29,30 +29,30 @@ pub enum How {
 
 /// One attempt at a place: several candidates, written side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rung {
+pub struct RepairAttempt {
     /// Place at which it begins.
-    pub reach: Reach,
+    pub reach: RepairStart,
     /// Beginning of its candidates.
-    pub how: How,
+    pub how: CandidateStart,
 }
 
 /// Attempts at one place, in order, until a candidate passes.
-pub const LADDER: [Rung; 4] = [
-    Rung {
-        reach: Reach::Word,
-        how: How::NextBest,
+pub const LADDER: [RepairAttempt; 4] = [
+    RepairAttempt {
+        reach: RepairStart::Word,
+        how: CandidateStart::NextBest,
     },
-    Rung {
-        reach: Reach::Phrase,
-        how: How::NextBest,
+    RepairAttempt {
+        reach: RepairStart::Phrase,
+        how: CandidateStart::NextBest,
     },
-    Rung {
-        reach: Reach::Sentence,
-        how: How::Sampled,
+    RepairAttempt {
+        reach: RepairStart::Sentence,
+        how: CandidateStart::Sampled,
     },
-    Rung {
-        reach: Reach::Sentence,
-        how: How::Stated,
+    RepairAttempt {
+        reach: RepairStart::Sentence,
+        how: CandidateStart::Stated,
     },
 ];
 
@@ -68,15 +68,15 @@ pub fn temperature(base: f64, number: usize) -> f64 {
 }
 
 /// The word at which a repair of word `at` begins; `at` itself when nothing opens its phrase.
-pub fn start(reach: Reach, text: &str, words: &[Word], at: usize) -> usize {
+pub fn start(reach: RepairStart, text: &str, words: &[Word], at: usize) -> usize {
     let mut first = at;
     while first > 0 && !begins_sentence(text, words, first) {
         first -= 1;
     }
     match reach {
-        Reach::Word => at,
-        Reach::Sentence => first,
-        Reach::Phrase => {
+        RepairStart::Word => at,
+        RepairStart::Sentence => first,
+        RepairStart::Phrase => {
             let opens = |i: usize| opens_phrase(&text[words[i].bytes.clone()]);
             let Some(mut opener) = (first..at).rev().find(|&i| opens(i)) else {
                 return first;
@@ -116,7 +116,7 @@ const OPENERS: [&str; 54] = [
 
 /// A version of an answer from some place on, as far as it was written.
 #[derive(Debug, Clone, Copy)]
-pub struct Version<'a> {
+pub struct RepairVersion<'a> {
     /// Its words; those before `from` are the same in all versions that are compared.
     pub words: &'a [Word],
     /// The first word that differs.
@@ -128,7 +128,7 @@ pub struct Version<'a> {
 /// Number of versions that are tried, and the weights that they are ranked by. The defaults are
 /// first values; nothing was tuned but the threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Weights {
+pub struct RankingWeights {
     /// Versions written side by side.
     pub candidates: usize,
     /// Words with claims that a version writes before it is judged.
@@ -162,7 +162,7 @@ pub fn unselected(reward: f32, optimism: f32, tried: usize) -> f32 {
     1.0 / (1.0 + (shift - (p / (1.0 - p)).ln()).exp())
 }
 
-impl Default for Weights {
+impl Default for RankingWeights {
     fn default() -> Self {
         Self {
             candidates: 4,
@@ -176,7 +176,7 @@ impl Default for Weights {
     }
 }
 
-impl Version<'_> {
+impl RepairVersion<'_> {
     fn claims(&self) -> impl Iterator<Item = &Word> {
         self.words[self.from.min(self.words.len())..]
             .iter()
@@ -206,7 +206,7 @@ impl Version<'_> {
     /// Returns the value of the version: the sum of its claims' rewards above their thresholds, so
     /// that ending early is worth nothing, less the cost of flagged ones, plus its weighted mean
     /// log-probability by the policy.
-    pub fn value(&self, weights: &Weights) -> f32 {
+    pub fn value(&self, weights: &RankingWeights) -> f32 {
         let claims = self.claims().map(|word| {
             let doubt = if word.doubted() { weights.doubt } else { 0.0 };
             word.reward.unwrap_or(0.0) - word.threshold - doubt
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_phrase_begins_where_it_opens() {
-        let begins = |text: &str, word: &str, reach: Reach| {
+        let begins = |text: &str, word: &str, reach: RepairStart| {
             let (text, words) = judged(&[(text, 0.9)]);
             let at = words
                 .iter()
@@ -239,23 +239,23 @@ mod tests {
         };
         let text = "It rains. A man in a blue shirt is sitting next to a dog.";
         assert_eq!(
-            begins(text, "shirt", Reach::Word),
+            begins(text, "shirt", RepairStart::Word),
             "shirt is sitting next to a dog."
         );
         assert_eq!(
-            begins(text, "shirt", Reach::Phrase),
+            begins(text, "shirt", RepairStart::Phrase),
             "in a blue shirt is sitting next to a dog."
         );
         assert_eq!(
-            begins(text, "dog", Reach::Phrase),
+            begins(text, "dog", RepairStart::Phrase),
             "is sitting next to a dog."
         );
         assert_eq!(
-            begins(text, "man", Reach::Phrase),
+            begins(text, "man", RepairStart::Phrase),
             "A man in a blue shirt is sitting next to a dog."
         );
         assert_eq!(
-            begins(text, "dog", Reach::Sentence),
+            begins(text, "dog", RepairStart::Sentence),
             "A man in a blue shirt is sitting next to a dog."
         );
     }
@@ -264,12 +264,12 @@ mod tests {
     fn a_version_that_claims_nothing_beats_one_that_is_doubted_and_loses_to_one_that_is_sure() {
         let worth = |text: &[(&str, f32)]| {
             let (_, words) = judged(text);
-            let version = Version {
+            let version = RepairVersion {
                 words: &words,
                 from: 1,
                 log_probabilities: &[-1.0],
             };
-            (version.passes(), version.value(&Weights::default()))
+            (version.passes(), version.value(&RankingWeights::default()))
         };
         let (ends, doubted, sure) = (
             worth(&[("man", 0.9), (".", 0.9)]),

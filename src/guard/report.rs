@@ -1,8 +1,8 @@
 //! The report on a text that is there as a whole.
 
 use super::{
-    Mode, Report, Thresholds, policy,
-    render::{Style, alt_text},
+    GuardReport, Mode, Thresholds, policy,
+    render::{RenderStyle, alt_text},
     spans::spans,
     words::words,
 };
@@ -14,8 +14,8 @@ pub fn report<'a>(
     rewards: &[f32],
     mode: Mode,
     thresholds: Thresholds,
-    style: Style,
-) -> Report {
+    style: RenderStyle,
+) -> GuardReport {
     let mut count = 0;
     let (text, mut words) = words(tokens.into_iter().inspect(|_| count += 1), rewards);
     thresholds.set(&text, &mut words);
@@ -24,14 +24,14 @@ pub fn report<'a>(
     let alt_text = spans.as_ref().map(|spans| alt_text(&text, spans, style));
     let mean_score = policy::mean_score(&words);
     let threshold = thresholds.of_answer(&text, &words);
-    Report {
+    GuardReport {
         threshold,
         verdict,
         score,
         mean_score,
         spans: spans.unwrap_or_default(),
         alt_text,
-        ..Report::new(mode, thresholds)
+        ..GuardReport::new(mode, thresholds)
     }
 }
 
@@ -43,7 +43,8 @@ mod tests {
     #[test]
     fn the_mode_decides_what_is_marked_and_not_what_is_found() {
         let tokens: [&[u8]; 3] = [b"A dog", b" frisbee", b"."];
-        let of = |mode, rewards: &[f32]| report(tokens, rewards, mode, 0.5.into(), Style::Plain);
+        let of =
+            |mode, rewards: &[f32]| report(tokens, rewards, mode, 0.5.into(), RenderStyle::Plain);
         let flag = of(Mode::Flag, &[0.9, 0.2, 0.1]);
         assert_eq!(
             (

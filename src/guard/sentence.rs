@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{
     Action, Span,
     render::{is_whole, statement},
-    repair::{Reach, begins_sentence, connects, start},
+    repair::{RepairStart, begins_sentence, connects, start},
     repetition::repeats,
     words::Word,
 };
@@ -66,7 +66,7 @@ impl<'a> Sentence<'a> {
     /// `None` where it may go on, as no other follows and the answer is not `complete`.
     pub fn around(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
         let first = start(
-            Reach::Sentence,
+            RepairStart::Sentence,
             text,
             words,
             at.min(words.len().saturating_sub(1)),

@@ -11,7 +11,7 @@ use crate::lexicon::{Lexicon, WordClass};
 /// Thresholds that differ from the common one, by class of words.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ByClass {
+pub struct ClassThresholds {
     /// Words that name people, animals and things.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
@@ -34,7 +34,7 @@ pub struct ByClass {
     pub relation: Option<f32>,
 }
 
-impl ByClass {
+impl ClassThresholds {
     /// Every class with its threshold.
     pub fn each(&self) -> [(&'static str, Option<f32>); 5] {
         [
@@ -78,7 +78,7 @@ pub struct Thresholds {
     /// one.
     pub yes_no: Option<f32>,
     /// The exceptions.
-    pub by_class: ByClass,
+    pub by_class: ClassThresholds,
 }
 
 impl From<f32> for Thresholds {
@@ -106,7 +106,7 @@ impl Thresholds {
 
     /// The classes of the words of a text, where thresholds differ by class.
     fn classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
-        if self.by_class == ByClass::default() {
+        if self.by_class == ClassThresholds::default() {
             Vec::new()
         } else {
             Lexicon::shared().word_classes(text)
@@ -169,10 +169,10 @@ mod tests {
     #[test]
     fn a_class_can_be_stricter_than_the_rest() {
         let (text, words) = words([b"two red dogs run near a zyx".as_slice()], &[0.4]);
-        let by_class = ByClass {
+        let by_class = ClassThresholds {
             object: Some(0.5),
             attribute: Some(0.1),
-            ..ByClass::default()
+            ..ClassThresholds::default()
         };
         let doubted = |thresholds: Thresholds| {
             let doubts = |w: &&Word| {

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range};
 
-use super::{Kind, Lexicon, words};
+use super::{ConceptKind, Lexicon, words};
 
 /// Sorts of words that evaluations tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,8 +65,8 @@ impl Lexicon {
                 .find(|m| m.range.start <= range.start && range.end <= m.range.end)
             {
                 return match self.kind(mention.concept) {
-                    Kind::Person => WordClass::Person,
-                    Kind::Animal => WordClass::Animal,
+                    ConceptKind::Person => WordClass::Person,
+                    ConceptKind::Animal => WordClass::Animal,
                     _ => WordClass::Thing,
                 };
             }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::{
-    ConceptId, Kind, Lexicon, VerbForm,
+    ConceptId, ConceptKind, Lexicon, VerbForm,
     lemma::Noun,
-    words::{Word, words},
+    words::{TextWord, words},
 };
 
 /// Longest phrase of the tables in words.
@@ -41,7 +41,7 @@ impl Lexicon {
     }
 
     /// [`Self::all_mentions`] of a text that is cut into words already.
-    pub(super) fn mentions_in(&self, words: &[Word]) -> Vec<Mention> {
+    pub(super) fn mentions_in(&self, words: &[TextWord]) -> Vec<Mention> {
         let mut found: Vec<(Range<usize>, Noun)> = Vec::new();
         let mut at = 0;
         while at < words.len() {
@@ -73,7 +73,7 @@ impl Lexicon {
     /// Returns `true` if the word after a noun is the noun that it qualifies.
     fn qualifies_next(
         &self,
-        words: &[Word],
+        words: &[TextWord],
         span: &Range<usize>,
         noun: Noun,
         after: Option<&(Range<usize>, Noun)>,
@@ -93,7 +93,7 @@ impl Lexicon {
     }
 
     /// Returns the number of words from `at` on that look like a thing and are none.
-    fn no_thing_at(&self, words: &[Word], at: usize) -> Option<usize> {
+    fn no_thing_at(&self, words: &[TextWord], at: usize) -> Option<usize> {
         if !self.classes.starts_no_thing(&words[at].text) {
             return None;
         }
@@ -103,7 +103,7 @@ impl Lexicon {
     }
 
     /// The longest noun from `at` on, and its length in words.
-    fn longest_noun_at(&self, words: &[Word], at: usize) -> Option<(usize, Noun)> {
+    fn longest_noun_at(&self, words: &[TextWord], at: usize) -> Option<(usize, Noun)> {
         let longest = if self.compound_starts.contains(words[at].text.as_str()) {
             LONGEST
         } else {
@@ -142,7 +142,7 @@ impl Lexicon {
     /// Tells the noun from the verb, the colour and the game by the words around it.
     fn is_used_as_noun(
         &self,
-        words: &[Word],
+        words: &[TextWord],
         at: usize,
         len: usize,
         noun: Noun,
@@ -176,7 +176,7 @@ impl Lexicon {
     }
 
     /// Returns `true` if an article or the like opens the phrase that ends at `at`.
-    fn has_determiner(&self, words: &[Word], at: usize) -> bool {
+    fn has_determiner(&self, words: &[TextWord], at: usize) -> bool {
         let mut i = at;
         while i > 0 && words[i].joined {
             i -= 1;
@@ -194,7 +194,7 @@ impl Lexicon {
     /// Returns `true` if a word that can be both is a verb here.
     fn is_verb(
         &self,
-        words: &[Word],
+        words: &[TextWord],
         at: usize,
         form: VerbForm,
         before: Option<&(Range<usize>, Noun)>,
@@ -223,7 +223,7 @@ impl Lexicon {
 
     /// Returns `true` if a verb of seeing or helping shortly before takes the subject with its
     /// verb.
-    fn is_seen_acting(&self, words: &[Word], subject: &Range<usize>) -> bool {
+    fn is_seen_acting(&self, words: &[TextWord], subject: &Range<usize>) -> bool {
         let before = &words[subject.start.saturating_sub(4)..subject.start];
         before.iter().any(|w| {
             self.verbs
@@ -234,12 +234,15 @@ impl Lexicon {
 
     /// Returns `true` if a concept can act.
     fn is_alive(&self, concept: ConceptId) -> bool {
-        matches!(self.kind(concept), Kind::Person | Kind::Animal)
+        matches!(
+            self.kind(concept),
+            ConceptKind::Person | ConceptKind::Animal
+        )
     }
 
     /// Returns `true` if a word begins what may follow a verb, and no noun: an article, `on`,
     /// `with`.
-    fn opens_phrase(&self, word: Option<&Word>) -> bool {
+    fn opens_phrase(&self, word: Option<&TextWord>) -> bool {
         let opens = |text: &str| {
             let classes = &self.classes;
             classes.is_determiner(text)
@@ -253,7 +256,7 @@ impl Lexicon {
     /// `the dog races`, but `a dog bowl`, `ski boots`.
     fn follows_as_verb(
         &self,
-        words: &[Word],
+        words: &[TextWord],
         subject: &Range<usize>,
         noun: Noun,
         form: VerbForm,
@@ -280,7 +283,7 @@ impl Lexicon {
 }
 
 /// `len` words from `at` on with `glue` between, where only white space separates them.
-fn phrase(words: &[Word], at: usize, len: usize, glue: &str) -> Option<String> {
+fn phrase(words: &[TextWord], at: usize, len: usize, glue: &str) -> Option<String> {
     let span = words.get(at..at + len)?;
     span[1..]
         .iter()

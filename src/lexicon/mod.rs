@@ -3,7 +3,7 @@
 //! An open vocabulary of concrete nouns from WordNet (`nouns.tsv`, made by `tools/make_lexicon.py`,
 //! under WordNet's licence beside it), and small tables of the other words that captions are made
 //! of (`words.txt`, `entails.txt`). [`Lexicon::mentions`] finds the things that a text names;
-//! [`References`] says which of them other texts support.
+//! [`ReferenceTexts`] says which of them other texts support.
 
 mod class;
 mod entails;
@@ -25,9 +25,9 @@ pub use class::WordClass;
 pub use lemma::{indefinite_article, is_always_plural};
 pub use mentions::Mention;
 pub use phrase::{Attribute, Phrase};
-pub use support::{Reading, References, Support};
+pub use support::{Reading, ReferenceTexts, Support};
 pub use verbs::{VerbForm, VerbTable};
-pub use words::{Classes, Word, words};
+pub use words::{Classes, TextWord, words};
 
 /// The tables are asked for every word of every text, and hold no one else's keys: a quick hash
 /// will do.
@@ -40,7 +40,7 @@ pub struct ConceptId(u32);
 
 /// Kind of thing that a concept is: WordNet's lexicographer files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ConceptKind {
     /// Animals.
     Animal,
     /// Things made by people.
@@ -59,7 +59,7 @@ pub enum Kind {
     Substance,
 }
 
-impl Kind {
+impl ConceptKind {
     /// The kind of a letter in `nouns.tsv`.
     fn of_letter(letter: &str) -> Option<Self> {
         Some(match letter {
@@ -79,7 +79,7 @@ impl Kind {
 #[derive(Debug)]
 struct Concept {
     words: Vec<&'static str>,
-    kind: Kind,
+    kind: ConceptKind,
     /// The concepts right above this one, in the table's order.
     parents: Vec<ConceptId>,
     /// Every concept above this one, itself left out; sorted.
@@ -112,12 +112,12 @@ impl Lexicon {
     /// Reads the tables. They are part of the program, so that a line that cannot be read is left
     /// out; a test checks that there is none.
     fn parse(nouns: &'static str, plurals: &'static str) -> Self {
-        let rows: Vec<(Vec<&str>, Kind, Vec<&str>)> = nouns
+        let rows: Vec<(Vec<&str>, ConceptKind, Vec<&str>)> = nouns
             .lines()
             .filter_map(|line| {
                 let mut columns = line.split('\t');
                 let words = columns.next()?.split('|').collect();
-                let kind = Kind::of_letter(columns.next()?)?;
+                let kind = ConceptKind::of_letter(columns.next()?)?;
                 Some((
                     words,
                     kind,
@@ -135,7 +135,11 @@ impl Lexicon {
             .unwrap_or(0);
         let mut by_word = Map::default();
         for (i, (words, kind, _)) in rows.iter().enumerate() {
-            let id = ConceptId(if *kind == Kind::Person { person } else { i } as u32);
+            let id = ConceptId(if *kind == ConceptKind::Person {
+                person
+            } else {
+                i
+            } as u32);
             by_word.extend(words.iter().map(|&word| (word, (word, id))));
         }
         let parents: Vec<Vec<ConceptId>> = rows
@@ -206,7 +210,7 @@ impl Lexicon {
     }
 
     /// Returns the kind of thing that a concept is.
-    pub fn kind(&self, concept: ConceptId) -> Kind {
+    pub fn kind(&self, concept: ConceptId) -> ConceptKind {
         self.concepts[concept.0 as usize].kind
     }
 

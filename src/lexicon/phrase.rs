@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     Lexicon, Mention,
-    words::{Word, words},
+    words::{TextWord, words},
 };
 
 /// A word with a meaning to compare: its group in its class.
@@ -69,8 +69,8 @@ impl Lexicon {
     }
 
     /// [`Self::phrases`] of a text whose words and mentions are known.
-    pub(super) fn phrases_in(&self, words: &[Word], mentions: &[Mention]) -> Vec<Phrase> {
-        let is_modifier = |word: &Word| {
+    pub(super) fn phrases_in(&self, words: &[TextWord], mentions: &[Mention]) -> Vec<Phrase> {
+        let is_modifier = |word: &TextWord| {
             mentions.iter().any(|m| {
                 m.modifier && m.range.start <= word.range.start && word.range.end <= m.range.end
             })
@@ -90,10 +90,10 @@ impl Lexicon {
     /// Walks back from a noun over the words that belong to it.
     fn phrase_before(
         &self,
-        words: &[Word],
+        words: &[TextWord],
         at: usize,
         mention: Mention,
-        is_modifier: impl Fn(&Word) -> bool,
+        is_modifier: impl Fn(&TextWord) -> bool,
     ) -> Phrase {
         let start = mention.range.start;
         let mut phrase = Phrase {
@@ -133,7 +133,7 @@ impl Lexicon {
     }
 
     /// The colours of a word: `blue`, `black-and-white`.
-    fn colours_in(&self, word: &Word) -> Option<Vec<usize>> {
+    fn colours_in(&self, word: &TextWord) -> Option<Vec<usize>> {
         word.text
             .split('-')
             .filter(|&part| part != "and")
@@ -142,7 +142,7 @@ impl Lexicon {
     }
 
     /// Adds a word to the phrase; false when it is no part of it.
-    fn take(&self, word: &Word, phrase: &mut Phrase) -> bool {
+    fn take(&self, word: &TextWord, phrase: &mut Phrase) -> bool {
         let classes = &self.classes;
         let attribute = |group| Attribute {
             group,

@@ -98,12 +98,12 @@ impl Reading {
 
 /// Set of texts about one image, with what they name.
 #[derive(Debug, Clone)]
-pub struct References<'a> {
+pub struct ReferenceTexts<'a> {
     lexicon: &'a Lexicon,
     readings: Vec<Cow<'a, Reading>>,
 }
 
-impl<'a> References<'a> {
+impl<'a> ReferenceTexts<'a> {
     /// Reads the texts.
     pub fn new<S: AsRef<str>>(lexicon: &'a Lexicon, texts: impl IntoIterator<Item = S>) -> Self {
         Self {
@@ -157,7 +157,7 @@ mod tests {
 
     fn support(noun: &str, references: &[&str]) -> Support {
         let lexicon = Lexicon::shared();
-        References::new(lexicon, references).support(lexicon.concept(noun).unwrap())
+        ReferenceTexts::new(lexicon, references).support(lexicon.concept(noun).unwrap())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{Map, Set};
 
 /// A word of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
+pub struct TextWord {
     /// Its bytes in the text.
     pub range: Range<usize>,
     /// In lower case.
@@ -17,14 +17,14 @@ pub struct Word {
 
 /// Cuts a text into words: runs of letters and digits with hyphens and apostrophes inside. A final
 /// `'s` is a word of its own.
-pub fn words(text: &str) -> Vec<Word> {
-    let mut found: Vec<Word> = Vec::new();
+pub fn words(text: &str) -> Vec<TextWord> {
+    let mut found: Vec<TextWord> = Vec::new();
     let mut push = |range: Range<usize>, joined: bool| {
         let mut text = text[range.clone()].to_lowercase();
         if text.contains('’') {
             text = text.replace('’', "'");
         }
-        found.push(Word {
+        found.push(TextWord {
             range,
             text,
             joined,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, time::Duration};
 
-use super::{Outcome, Version};
+use super::{PromotionDecision, Version};
 
 /// The card, in Markdown.
 pub(super) fn card(version: &Version) -> String {
@@ -28,8 +28,8 @@ pub(super) fn card(version: &Version) -> String {
     let when =
         humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(*created));
     let word = match outcome {
-        Outcome::Registered => "registered",
-        Outcome::Rejected => "**rejected**",
+        PromotionDecision::Registered => "registered",
+        PromotionDecision::Rejected => "**rejected**",
     };
     line(format_args!(
         "Model {name}, bundle version {own}, {word} {when}.\n"

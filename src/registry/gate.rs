@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// Figures by name: `chair_i`, `chair_s`, `recall`, `cider_d`, `bleu_4`, `words`, `vqa_accuracy`,
 /// `scorer_auroc`, `scorer_ece`, `scorer_bad_words`.
-pub type Figures = BTreeMap<String, f64>;
+pub type MetricValues = BTreeMap<String, f64>;
 
 /// Tolerances. A loss is a fall; of a figure that is a share it counts in shares of 1, otherwise as
 /// a share of the baseline's.
@@ -64,11 +64,11 @@ impl Default for GateConfig {
 
 /// Evidence that the gate looks at.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Evidence {
+pub struct GateInputs {
     /// Of the version that is served.
-    pub baseline: Figures,
+    pub baseline: MetricValues,
     /// Of the candidate, on the same data.
-    pub candidate: Figures,
+    pub candidate: MetricValues,
     /// The 95 % interval of the candidate's CHAIR_i minus the baseline's, paired over images.
     pub chair_interval: Option<(f64, f64)>,
     /// The population stability index of recent rewards, where there were enough of them.
@@ -77,7 +77,7 @@ pub struct Evidence {
 
 /// Conclusion of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct GateVerdict {
     /// `true` if the candidate may be promoted.
     pub passed: bool,
     /// Reasons against it, a sentence each with figure, values and bound; none when it passed.
@@ -172,13 +172,13 @@ fn scorer_rules(config: &GateConfig) -> Vec<Rule> {
 }
 
 /// Judges a candidate.
-pub fn judge(evidence: &Evidence, config: &GateConfig) -> Verdict {
-    let mut verdict = Verdict {
+pub fn judge(evidence: &GateInputs, config: &GateConfig) -> GateVerdict {
+    let mut verdict = GateVerdict {
         passed: true,
         reasons: Vec::new(),
         held: Vec::new(),
     };
-    let of = |figures: &Figures, name: &str| {
+    let of = |figures: &MetricValues, name: &str| {
         figures.get(name).copied().filter(|value| value.is_finite())
     };
     let bad_words = of(&evidence.candidate, "scorer_bad_words").unwrap_or(0.0);
@@ -273,19 +273,19 @@ mod tests {
     ];
     const LOWER_IS_BETTER: [&str; 3] = ["chair_i", "chair_s", "scorer_ece"];
 
-    fn figures(values: [f64; 9]) -> Figures {
-        let mut figures: Figures = NAMES.map(str::to_owned).into_iter().zip(values).collect();
+    fn figures(values: [f64; 9]) -> MetricValues {
+        let mut figures: MetricValues = NAMES.map(str::to_owned).into_iter().zip(values).collect();
         figures.insert("scorer_bad_words".into(), 100.0);
         figures
     }
 
-    fn served() -> Figures {
+    fn served() -> MetricValues {
         figures([0.3, 0.57, 0.53, 0.45, 0.18, 11.0, 0.7, 0.85, 0.05])
     }
 
-    fn better() -> Evidence {
+    fn better() -> GateInputs {
         let candidate = figures([0.2, 0.42, 0.53, 0.46, 0.19, 9.2, 0.7, 0.86, 0.05]);
-        Evidence {
+        GateInputs {
             baseline: served(),
             candidate,
             chair_interval: Some((-0.12, -0.08)),
@@ -329,7 +329,7 @@ mod tests {
                 "{reason}"
             );
         }
-        let drifted = Evidence {
+        let drifted = GateInputs {
             psi: Some(0.9),
             ..better()
         };
@@ -337,7 +337,7 @@ mod tests {
             judge(&drifted, &config).reasons[0]
                 .contains("reward_drift_psi is 0.900, must be at most 0.500")
         );
-        let chance = Evidence {
+        let chance = GateInputs {
             chair_interval: Some((-0.1, 0.01)),
             ..better()
         };
@@ -369,16 +369,16 @@ mod tests {
         evidence.candidate.insert("scorer_auroc".into(), 0.1);
         evidence.candidate.insert("scorer_bad_words".into(), 29.0);
         assert!(judge(&evidence, &config).passed);
-        assert!(!judge(&Evidence::default(), &config).passed);
+        assert!(!judge(&GateInputs::default(), &config).passed);
     }
 
-    fn any_figures() -> impl Strategy<Value = Figures> {
+    fn any_figures() -> impl Strategy<Value = MetricValues> {
         prop::array::uniform9(0.01f64..1.0).prop_map(figures)
     }
 
-    fn any_evidence() -> impl Strategy<Value = Evidence> {
+    fn any_evidence() -> impl Strategy<Value = GateInputs> {
         (any_figures(), any_figures(), -1.0f64..1.0, 0.0f64..1.0).prop_map(
-            |(baseline, candidate, at, psi)| Evidence {
+            |(baseline, candidate, at, psi)| GateInputs {
                 baseline,
                 candidate,
                 chair_interval: Some((at - 0.1, at)),
@@ -396,7 +396,7 @@ mod tests {
 
         #[test]
         fn a_version_is_not_better_than_itself(figures in any_figures()) {
-            let evidence = Evidence { baseline: figures.clone(), candidate: figures,
+            let evidence = GateInputs { baseline: figures.clone(), candidate: figures,
                 chair_interval: Some((-1.0, -0.5)), psi: None };
             prop_assert!(!judge(&evidence, &GateConfig::default()).passed);
         }

@@ -25,9 +25,9 @@ mod version;
 
 use std::path::{Path, PathBuf};
 
-pub use state::{Shadow, State};
+pub use state::{RegistryState, ShadowVersion};
 pub use store::Registry;
-pub use version::{Facts, FileFacts, Outcome, Version};
+pub use version::{FileFacts, PromotionDecision, Version, VersionFacts};
 
 use crate::bundle::BundleError;
 

@@ -16,18 +16,18 @@ const MOST_PREVIOUS: usize = 64;
 /// Promoted version and those before it, as `state.json` says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
-pub struct State {
+pub struct RegistryState {
     /// The version that is served; none: the model of the configuration.
     pub promoted: Option<String>,
     /// Those before it, the last one last.
     pub previous: Vec<String>,
     /// A version that is tried beside it.
-    pub shadow: Option<Shadow>,
+    pub shadow: Option<ShadowVersion>,
 }
 
 /// A version that answers a share of the requests too, for nobody to see but those who compare.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Shadow {
+pub struct ShadowVersion {
     /// The version.
     pub id: String,
     /// Share of the requests, 0 to 1.
@@ -39,7 +39,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn state(&self) -> Result<State, RegistryError> {
+    pub fn state(&self) -> Result<RegistryState, RegistryError> {
         Ok(read_json(&self.state_file())?.unwrap_or_default())
     }
 
@@ -56,7 +56,7 @@ impl Registry {
     /// # Errors
     /// When there is no such version, it was rejected and not `force`d, or the state cannot be
     /// written.
-    pub fn promote(&self, id: &str, force: bool) -> Result<State, RegistryError> {
+    pub fn promote(&self, id: &str, force: bool) -> Result<RegistryState, RegistryError> {
         let version = self.get(id)?;
         version.promotable(force)?;
         self.change(|state| {
@@ -74,7 +74,7 @@ impl Registry {
     ///
     /// # Errors
     /// When none is promoted, or the state cannot be written.
-    pub fn rollback(&self) -> Result<State, RegistryError> {
+    pub fn rollback(&self) -> Result<RegistryState, RegistryError> {
         self.leave(None)
     }
 
@@ -82,12 +82,12 @@ impl Registry {
     ///
     /// # Errors
     /// As there; [`RegistryError::NotPromoted`] when it is another.
-    pub fn rollback_from(&self, id: &str) -> Result<State, RegistryError> {
+    pub fn rollback_from(&self, id: &str) -> Result<RegistryState, RegistryError> {
         let version = self.get(id)?;
         self.leave(Some(&version.id))
     }
 
-    fn leave(&self, id: Option<&str>) -> Result<State, RegistryError> {
+    fn leave(&self, id: Option<&str>) -> Result<RegistryState, RegistryError> {
         self.change(|state| match (&state.promoted, id) {
             (promoted, Some(id)) if promoted.as_deref() != Some(id) => {
                 Err(RegistryError::NotPromoted {
@@ -108,13 +108,13 @@ impl Registry {
     ///
     /// # Errors
     /// When there is no such version, the share is none, or the state cannot be written.
-    pub fn set_shadow(&self, id: &str, share: f64) -> Result<State, RegistryError> {
+    pub fn set_shadow(&self, id: &str, share: f64) -> Result<RegistryState, RegistryError> {
         if !(0.0..=1.0).contains(&share) {
             return Err(RegistryError::Share(share));
         }
         let version = self.get(id)?;
         self.change(|state| {
-            state.shadow = (share > 0.0).then_some(Shadow {
+            state.shadow = (share > 0.0).then_some(ShadowVersion {
                 id: version.id,
                 share,
             });
@@ -126,7 +126,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the state cannot be written.
-    pub fn clear_shadow(&self) -> Result<State, RegistryError> {
+    pub fn clear_shadow(&self) -> Result<RegistryState, RegistryError> {
         self.change(|state| {
             state.shadow = None;
             Ok(())
@@ -137,8 +137,8 @@ impl Registry {
     /// follows it tries again what failed.
     fn change(
         &self,
-        change: impl FnOnce(&mut State) -> Result<(), RegistryError>,
-    ) -> Result<State, RegistryError> {
+        change: impl FnOnce(&mut RegistryState) -> Result<(), RegistryError>,
+    ) -> Result<RegistryState, RegistryError> {
         std::fs::create_dir_all(self.root()).map_err(RegistryError::io(self.root()))?;
         let _changing = lock(&self.root().join(".state.lock"))?;
         let mut state = self.state()?;

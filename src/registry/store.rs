@@ -10,7 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Facts, FileFacts, RegistryError, Version,
+    FileFacts, RegistryError, Version, VersionFacts,
     card::card,
     files::{digest, digest_of, json, lock, read_json, sync_dir, write_final},
 };
@@ -54,7 +54,7 @@ impl Registry {
     /// # Errors
     /// When it is no bundle, a figure is not finite, or a file cannot be written; then there is no
     /// new version.
-    pub fn register(&self, bundle: &Path, facts: Facts) -> Result<Version, RegistryError> {
+    pub fn register(&self, bundle: &Path, facts: VersionFacts) -> Result<Version, RegistryError> {
         let Some(source) = bundle.to_str() else {
             return Err(RegistryError::Facts(format!(
                 "{} is no path in Unicode",
@@ -82,7 +82,7 @@ impl Registry {
         source: &str,
         name: &str,
         own: &str,
-        facts: Facts,
+        facts: VersionFacts,
     ) -> Result<Version, RegistryError> {
         let copy = fresh.join("bundle");
         fs::create_dir_all(&copy).map_err(RegistryError::io(&copy))?;

@@ -26,8 +26,8 @@ fn registry() -> (TempDir, Registry) {
     (dir, registry)
 }
 
-fn facts() -> Facts {
-    Facts {
+fn facts() -> VersionFacts {
+    VersionFacts {
         parents: vec!["candor-mini-000000000000".to_owned()],
         data: [("corrections".to_owned(), "ab".repeat(32))].into(),
         figures: [("chair_i".to_owned(), 0.25)].into(),
@@ -54,7 +54,7 @@ fn a_version_is_named_by_its_content_and_its_parents() {
         registry
             .register(
                 &two,
-                Facts {
+                VersionFacts {
                     rejected: true,
                     ..facts()
                 }
@@ -66,7 +66,7 @@ fn a_version_is_named_by_its_content_and_its_parents() {
     let other = registry
         .register(
             &two,
-            Facts {
+            VersionFacts {
                 parents: vec![first.id.clone()],
                 ..facts()
             },
@@ -108,22 +108,22 @@ fn a_version_is_named_by_its_content_and_its_parents() {
 fn the_embedded_bundle_can_be_registered_and_what_is_none_cannot() {
     let (dir, registry) = registry();
     let version = registry
-        .register(Path::new("candor-mini"), Facts::default())
+        .register(Path::new("candor-mini"), VersionFacts::default())
         .unwrap();
     registry.verify(&version).unwrap();
     assert!(
         version.files.contains_key("reward.safetensors") && version.files.contains_key("card.md")
     );
     let nothing = registry
-        .register(&dir.path().join("nothing"), Facts::default())
+        .register(&dir.path().join("nothing"), VersionFacts::default())
         .unwrap_err();
     assert!(
         nothing.to_string().contains("there is no bundle"),
         "{nothing}"
     );
-    let nan = Facts {
+    let nan = VersionFacts {
         figures: [("bleu".to_owned(), f64::NAN)].into(),
-        ..Facts::default()
+        ..VersionFacts::default()
     };
     let refused = registry
         .register(&bundle(dir.path(), "one", b"x"), nan)
@@ -143,7 +143,10 @@ fn the_embedded_bundle_can_be_registered_and_what_is_none_cannot() {
 fn a_file_that_was_changed_or_taken_away_is_named() {
     let (dir, registry) = registry();
     let version = registry
-        .register(&bundle(dir.path(), "one", b"weights"), Facts::default())
+        .register(
+            &bundle(dir.path(), "one", b"weights"),
+            VersionFacts::default(),
+        )
         .unwrap();
     registry.verify(&version).unwrap();
     let file = registry.bundle_dir(&version).join("model.safetensors");
@@ -172,7 +175,10 @@ fn what_a_killed_process_left_behind_is_no_version_and_goes() {
     fs::write(registry.root().join("state.new"), b"{\"promo").unwrap();
     assert!(registry.versions().unwrap().is_empty());
     let version = registry
-        .register(&bundle(dir.path(), "one", b"weights"), Facts::default())
+        .register(
+            &bundle(dir.path(), "one", b"weights"),
+            VersionFacts::default(),
+        )
         .unwrap();
     assert!(!left.exists());
     assert_eq!(
@@ -187,7 +193,10 @@ fn promotions_are_gone_back_from_one_by_one() {
     let ids: Vec<String> = (0..3u8)
         .map(|i| {
             registry
-                .register(&bundle(dir.path(), &format!("{i}"), &[i]), Facts::default())
+                .register(
+                    &bundle(dir.path(), &format!("{i}"), &[i]),
+                    VersionFacts::default(),
+                )
                 .unwrap()
                 .id
         })
@@ -214,10 +223,10 @@ fn promotions_are_gone_back_from_one_by_one() {
         registry.rollback().unwrap().promoted.as_ref(),
         Some(&ids[0])
     );
-    assert_eq!(registry.rollback().unwrap(), State::default());
+    assert_eq!(registry.rollback().unwrap(), RegistryState::default());
     assert_eq!(
         Registry::open(registry.root()).unwrap().state().unwrap(),
-        State::default()
+        RegistryState::default()
     );
 }
 
@@ -225,10 +234,10 @@ fn promotions_are_gone_back_from_one_by_one() {
 fn a_rejected_version_needs_force() {
     let (dir, registry) = registry();
     let reasons = vec!["recall fell by 2 points".to_owned()];
-    let rejected = Facts {
+    let rejected = VersionFacts {
         rejected: true,
         reasons,
-        ..Facts::default()
+        ..VersionFacts::default()
     };
     let version = registry
         .register(&bundle(dir.path(), "one", b"x"), rejected)
@@ -241,7 +250,7 @@ fn a_rejected_version_needs_force() {
         error.contains("recall fell by 2 points") && error.contains("--force"),
         "{error}"
     );
-    assert_eq!(registry.state().unwrap(), State::default());
+    assert_eq!(registry.state().unwrap(), RegistryState::default());
     assert_eq!(
         registry.promote(&version.id, true).unwrap().promoted,
         Some(version.id)
@@ -252,7 +261,7 @@ fn a_rejected_version_needs_force() {
 fn a_shadow_ends_with_its_promotion() {
     let (dir, registry) = registry();
     let id = registry
-        .register(&bundle(dir.path(), "one", b"x"), Facts::default())
+        .register(&bundle(dir.path(), "one", b"x"), VersionFacts::default())
         .unwrap()
         .id;
     for share in [-0.5, 1.5, f64::NAN] {
@@ -266,7 +275,7 @@ fn a_shadow_ends_with_its_promotion() {
     }
     assert_eq!(
         registry.set_shadow(&id, 0.05).unwrap().shadow,
-        Some(Shadow {
+        Some(ShadowVersion {
             id: id.clone(),
             share: 0.05
         })
@@ -275,7 +284,7 @@ fn a_shadow_ends_with_its_promotion() {
     assert_eq!(registry.promote(&id, false).unwrap().shadow, None);
     registry.rollback().unwrap();
     registry.set_shadow(&id, 1.0).unwrap();
-    assert_eq!(registry.clear_shadow().unwrap(), State::default());
+    assert_eq!(registry.clear_shadow().unwrap(), RegistryState::default());
     registry.set_shadow(&id, 0.5).unwrap();
     assert_eq!(registry.set_shadow(&id, 0.0).unwrap().shadow, None);
 }
@@ -286,7 +295,10 @@ fn those_who_promote_at_once_come_one_after_the_other() {
     let ids: Vec<String> = (0..8u8)
         .map(|i| {
             registry
-                .register(&bundle(dir.path(), &format!("{i}"), &[i]), Facts::default())
+                .register(
+                    &bundle(dir.path(), &format!("{i}"), &[i]),
+                    VersionFacts::default(),
+                )
                 .unwrap()
                 .id
         })
@@ -297,7 +309,7 @@ fn those_who_promote_at_once_come_one_after_the_other() {
             scope.spawn(move || registry.promote(id, false).unwrap());
         }
     });
-    let State {
+    let RegistryState {
         promoted, previous, ..
     } = registry.state().unwrap();
     let mut seen: Vec<String> = previous.into_iter().chain(promoted).collect();
@@ -312,7 +324,12 @@ fn the_same_bundle_registered_at_once_is_one_version() {
     let (dir, registry) = registry();
     let from = bundle(dir.path(), "one", &[7; 100_000]);
     let ids: Vec<String> = thread::scope(|scope| {
-        let register = || registry.register(&from, Facts::default()).unwrap().id;
+        let register = || {
+            registry
+                .register(&from, VersionFacts::default())
+                .unwrap()
+                .id
+        };
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(register)).collect();
         threads
             .into_iter()

@@ -13,7 +13,7 @@ const ID_DIGITS: usize = 12;
 
 /// Facts about a bundle that are given when it is registered.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
+pub struct VersionFacts {
     /// The versions that it was made from.
     pub parents: Vec<String>,
     /// Data that it was trained on: a name of each piece of data and its SHA-256.
@@ -31,7 +31,7 @@ pub struct Facts {
 /// Decision on whether a version may be promoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum PromotionDecision {
     /// It may.
     Registered,
     /// It failed its gate.
@@ -60,7 +60,7 @@ pub struct Version {
     /// Unix time of its registration.
     pub created: u64,
     /// Decision on whether it may be promoted.
-    pub outcome: Outcome,
+    pub outcome: PromotionDecision,
     /// The bundle's files by name.
     pub files: BTreeMap<String, FileFacts>,
     /// The versions that it was made from.
@@ -81,7 +81,7 @@ impl Version {
     /// # Errors
     /// [`RegistryError::Rejected`] when it failed its gate and is not `force`d.
     pub fn promotable(&self, force: bool) -> Result<(), RegistryError> {
-        if self.outcome == Outcome::Registered || force {
+        if self.outcome == PromotionDecision::Registered || force {
             return Ok(());
         }
         let reasons = if self.reasons.is_empty() {
@@ -101,9 +101,9 @@ impl Version {
         version: &str,
         created: u64,
         files: BTreeMap<String, FileFacts>,
-        facts: Facts,
+        facts: VersionFacts,
     ) -> Result<Self, RegistryError> {
-        let Facts {
+        let VersionFacts {
             parents,
             data,
             figures,
@@ -121,9 +121,9 @@ impl Version {
             )));
         }
         let outcome = if rejected {
-            Outcome::Rejected
+            PromotionDecision::Rejected
         } else {
-            Outcome::Registered
+            PromotionDecision::Registered
         };
         let id = id(name, &files, &parents);
         Ok(Self {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{drift::Histogram, logistic::logistic_regression};
-use crate::eval::tokens::{Scored, threshold_at_fpr};
+use crate::eval::tokens::{ScoredToken, threshold_at_fpr};
 
 /// A threshold and the share of good tokens that fall below it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -178,10 +178,10 @@ impl Calibration {
             yes_no: None,
             repaired: None,
         };
-        let scored: Vec<Scored> = logits
+        let scored: Vec<ScoredToken> = logits
             .iter()
             .zip(good)
-            .map(|(&l, &good)| Scored {
+            .map(|(&l, &good)| ScoredToken {
                 reward: fitted.probability(l),
                 good,
                 image: 0,

@@ -17,12 +17,12 @@ use super::{
     answers::AnswerFeatures,
     calibration::{FprThreshold, threshold_for_fpr},
     drift::Histogram,
-    familiarity::{FamiliarityScale, References},
+    familiarity::{FamiliarityScale, ReferencePhotographs},
     matching::{MatchConfig, Matcher},
-    stored::Stored,
+    stored::TensorFile,
     word_features::{SentenceFeatures, WordFeatures},
 };
-use crate::lexicon::{ConceptId, Kind, Lexicon};
+use crate::lexicon::{ConceptId, ConceptKind, Lexicon};
 
 /// Name of the file with the numbers.
 pub const WEIGHTS_FILE: &str = "evidence.safetensors";
@@ -499,8 +499,8 @@ pub struct Evidence {
     /// Log-odds of each concept where the model learnt.
     prior: Vec<f32>,
     outputs: HashMap<ConceptId, usize>,
-    familiarity: References,
-    scope: Option<References>,
+    familiarity: ReferencePhotographs,
+    scope: Option<ReferencePhotographs>,
     matcher: Option<Matcher>,
 }
 
@@ -559,7 +559,7 @@ impl Evidence {
     }
 
     fn new(config: EvidenceConfig, weights: &[u8]) -> Result<Self, EvidenceError> {
-        let stored = Stored::parse(WEIGHTS_FILE, weights)?;
+        let stored = TensorFile::parse(WEIGHTS_FILE, weights)?;
         let (channels, hidden, concepts) = (
             stored.length("mean")?,
             stored.length("fc1.bias")?,
@@ -587,10 +587,10 @@ impl Evidence {
             tensor("fc2.bias", &[concepts])?,
         );
         let prior = stored.floats("prior", &[concepts])?;
-        let familiarity = References::load(&stored, "reference", channels, config.k)?;
+        let familiarity = ReferencePhotographs::load(&stored, "reference", channels, config.k)?;
         let scope = config
             .scope
-            .map(|scope| References::load(&stored, "scope", channels, scope.k))
+            .map(|scope| ReferencePhotographs::load(&stored, "scope", channels, scope.k))
             .transpose()?;
         let matcher = config
             .matching
@@ -740,7 +740,7 @@ impl Evidence {
 
     /// Returns `true` if a concept is people.
     pub fn is_person(concept: ConceptId) -> bool {
-        Lexicon::shared().kind(concept) == Kind::Person
+        Lexicon::shared().kind(concept) == ConceptKind::Person
     }
 }
 

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::EvidenceError, stored::Stored};
+use super::{evidence::EvidenceError, stored::TensorFile};
 
 /// From the mean cosine of the nearest references, and the evidence of people, to familiarity: a
 /// logistic function.
@@ -43,7 +43,7 @@ impl FamiliarityScale {
 }
 
 /// Reference photographs, and the coordinates in which they are compared.
-pub(super) struct References {
+pub(super) struct ReferencePhotographs {
     center: Vec<f32>,
     /// One line a component.
     basis: Vec<f32>,
@@ -53,11 +53,11 @@ pub(super) struct References {
     k: usize,
 }
 
-impl References {
+impl ReferencePhotographs {
     /// Loads the arrays `center`, `basis`, `points` and `scale` of a name; `channels` are those of
     /// the tower's map, and the `k` nearest are averaged.
     pub(super) fn load(
-        stored: &Stored<'_>,
+        stored: &TensorFile<'_>,
         name: &str,
         channels: usize,
         k: usize,

@@ -13,7 +13,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     evidence::{Evidence, FeatureCalibration, ImageEvidence, MentionFeatures},
-    scorer::Scored,
+    scorer::TextRewards,
     word_features::{SentenceFeatures, WordFeatures},
 };
 use crate::{
@@ -42,7 +42,7 @@ pub enum WrittenBy {
 
 /// Result of finishing a word's reward.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Finish {
+pub enum FinishedReward {
     /// The word after it has not closed, and may change what it names.
     Open,
     /// The scorer's reward stays.
@@ -53,7 +53,7 @@ pub enum Finish {
 
 /// A text with its closed words, and what the scorer and the policy said of its tokens.
 #[derive(Debug, Clone, Copy)]
-pub struct Written<'a, F> {
+pub struct ScoredText<'a, F> {
     /// The text so far.
     pub text: &'a str,
     /// `true` if nothing follows.
@@ -84,29 +84,29 @@ impl Finisher {
         }
     }
 
-    /// Finishes the reward of word `at`; `waits` where it was [`Finish::Open`] before.
+    /// Finishes the reward of word `at`; `waits` where it was [`FinishedReward::Open`] before.
     pub fn finish(
         &self,
-        written: &Written<'_, impl Fn(usize) -> f32>,
+        written: &ScoredText<'_, impl Fn(usize) -> f32>,
         at: usize,
         waits: bool,
-    ) -> Finish {
+    ) -> FinishedReward {
         self.finish_within(written, at, waits, SentenceFeatures::default())
     }
 
     fn finish_within(
         &self,
-        written: &Written<'_, impl Fn(usize) -> f32>,
+        written: &ScoredText<'_, impl Fn(usize) -> f32>,
         at: usize,
         waits: bool,
         sentence: SentenceFeatures,
-    ) -> Finish {
-        let Written { text, words, .. } = *written;
+    ) -> FinishedReward {
+        let ScoredText { text, words, .. } = *written;
         let Some(word) = words
             .get(at)
             .filter(|word| word.reward.is_some() && !word.function)
         else {
-            return Finish::Unchanged;
+            return FinishedReward::Unchanged;
         };
         let (next, from) = (next(written, at), context(text, words, at));
         let begins =
@@ -117,7 +117,7 @@ impl Finisher {
             && !begins_compound(&text[word.bytes.clone()]);
         let end = match next {
             _ if names_nothing => word.bytes.end,
-            Next::Open => return Finish::Open,
+            Next::Open => return FinishedReward::Open,
             Next::None => word.bytes.end,
             Next::Word(end) => end,
         };
@@ -136,20 +136,20 @@ impl Finisher {
         };
         reward
             .or_else(of_word)
-            .map_or(Finish::Unchanged, Finish::Reward)
+            .map_or(FinishedReward::Unchanged, FinishedReward::Reward)
     }
 
     /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
     pub fn finish_scored<'a>(
         &self,
         tokens: impl IntoIterator<Item = &'a [u8]>,
-        scored: &mut Scored,
+        scored: &mut TextRewards,
     ) {
         let (text, words) = words(tokens, &scored.rewards);
         let rewards = scored.rewards.clone();
         let log_probability =
             |token: usize| scored.log_probabilities.get(token).copied().unwrap_or(0.0);
-        let written = Written {
+        let written = ScoredText {
             text: &text,
             whole: true,
             words: &words,
@@ -166,7 +166,7 @@ impl Finisher {
                 );
             }
             let finish = self.finish_within(&written, at, false, sentence.1);
-            if let (Finish::Reward(reward), Some(tokens)) =
+            if let (FinishedReward::Reward(reward), Some(tokens)) =
                 (finish, scored.rewards.get_mut(word.tokens.clone()))
             {
                 tokens.fill(reward);
@@ -196,7 +196,7 @@ impl Finisher {
     /// names.
     fn reward(
         &self,
-        written: &Written<'_, impl Fn(usize) -> f32>,
+        written: &ScoredText<'_, impl Fn(usize) -> f32>,
         bytes: &Range<usize>,
         concept: ConceptId,
         sentence: SentenceFeatures,
@@ -240,7 +240,7 @@ impl Finisher {
     /// class.
     fn word_reward(
         &self,
-        written: &Written<'_, impl Fn(usize) -> f32>,
+        written: &ScoredText<'_, impl Fn(usize) -> f32>,
         word: &Word,
         class: WordClass,
         sentence: SentenceFeatures,
@@ -340,8 +340,8 @@ enum Next {
     Word(usize),
 }
 
-fn next<F>(written: &Written<'_, F>, at: usize) -> Next {
-    let Written {
+fn next<F>(written: &ScoredText<'_, F>, at: usize) -> Next {
+    let ScoredText {
         text, whole, words, ..
     } = written;
     let end = words[at].bytes.end;
@@ -370,7 +370,7 @@ mod tests {
     const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
 
     fn finished(finisher: &Finisher, tokens: &[(&str, f32, f32)]) -> Vec<f32> {
-        let mut scored = Scored {
+        let mut scored = TextRewards {
             rewards: tokens.iter().map(|t| t.1).collect(),
             log_probabilities: tokens.iter().map(|t| t.2).collect(),
         };
@@ -573,7 +573,7 @@ mod tests {
             let words: Vec<Word> =
                 std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
             own.finish(
-                &Written {
+                &ScoredText {
                     text,
                     whole: false,
                     words: &words,
@@ -586,9 +586,9 @@ mod tests {
         };
         assert_eq!(
             (open("Red ca"), open("Red. ")),
-            (Finish::Open, Finish::Unchanged)
+            (FinishedReward::Open, FinishedReward::Unchanged)
         );
-        assert!(matches!(open("Red cars are on"), Finish::Reward(_)));
+        assert!(matches!(open("Red cars are on"), FinishedReward::Reward(_)));
     }
 
     #[test]
@@ -624,7 +624,7 @@ mod tests {
             let words: Vec<Word> =
                 std::iter::from_fn(|| transcript.next_word(&[0.6], Some(usize::MAX))).collect();
             own.finish(
-                &Written {
+                &ScoredText {
                     text,
                     whole,
                     words: &words,
@@ -635,15 +635,15 @@ mod tests {
                 false,
             )
         };
-        assert_eq!(at("a dog is", false, 1), Finish::Open);
+        assert_eq!(at("a dog is", false, 1), FinishedReward::Open);
         assert!(matches!(
             at("a dog is running", false, 1),
-            Finish::Reward(_)
+            FinishedReward::Reward(_)
         ));
-        assert!(matches!(at("a dog. ", false, 1), Finish::Reward(_)));
-        assert!(matches!(at("a dog", true, 1), Finish::Reward(_)));
-        assert_eq!(at("a dog", true, 0), Finish::Unchanged);
-        assert_eq!(at("a red dog is", false, 1), Finish::Unchanged);
-        assert_eq!(at("a dog", true, 7), Finish::Unchanged);
+        assert!(matches!(at("a dog. ", false, 1), FinishedReward::Reward(_)));
+        assert!(matches!(at("a dog", true, 1), FinishedReward::Reward(_)));
+        assert_eq!(at("a dog", true, 0), FinishedReward::Unchanged);
+        assert_eq!(at("a red dog is", false, 1), FinishedReward::Unchanged);
+        assert_eq!(at("a dog", true, 7), FinishedReward::Unchanged);
     }
 }

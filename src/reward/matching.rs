@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{Device, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::EvidenceError, stored::Stored};
+use super::{evidence::EvidenceError, stored::TensorFile};
 use crate::lexicon::{ConceptId, Lexicon, words};
 
 /// `match` in `evidence.json`.
@@ -28,9 +28,9 @@ pub struct MatchConfig {
 
 /// The numbers of vectors by word.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Vocabulary(HashMap<String, usize>);
+pub(crate) struct WordVectors(HashMap<String, usize>);
 
-impl Vocabulary {
+impl WordVectors {
     /// Numbers words in their order.
     pub(crate) fn new(words: &[String]) -> Self {
         Self(
@@ -63,7 +63,7 @@ impl Vocabulary {
 
 /// All networks, loaded.
 pub(super) struct Matcher {
-    vocabulary: Vocabulary,
+    vocabulary: WordVectors,
     members: Vec<Member>,
 }
 
@@ -82,12 +82,12 @@ struct Member {
 impl Matcher {
     /// Reads the arrays `match.*` beside an evidence of so many channels and outputs.
     pub(super) fn load(
-        stored: &Stored<'_>,
+        stored: &TensorFile<'_>,
         config: &MatchConfig,
         channels: usize,
         outputs: usize,
     ) -> Result<Self, EvidenceError> {
-        let vocabulary = Vocabulary::new(&config.words);
+        let vocabulary = WordVectors::new(&config.words);
         if vocabulary.0.len() != config.words.len() {
             return Err(EvidenceError::config("match.words", "names a word twice"));
         }
@@ -138,7 +138,7 @@ impl Matcher {
 
 impl Member {
     fn load(
-        stored: &Stored<'_>,
+        stored: &TensorFile<'_>,
         prefix: &str,
         channels: usize,
         entries: usize,

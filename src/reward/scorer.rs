@@ -17,7 +17,7 @@ const LOGITS: usize = 1 << 25;
 
 /// A text about an image.
 #[derive(Debug, Clone, Copy)]
-pub struct Given<'a> {
+pub struct TextWithImage<'a> {
     /// Encoded image, `(image_tokens, channels)`.
     pub image: &'a Tensor,
     /// Prompt and response.
@@ -28,7 +28,7 @@ pub struct Given<'a> {
 
 /// Rewards and log-probabilities of the response of one text, a number a token.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
+pub struct TextRewards {
     /// Calibrated rewards.
     pub rewards: Vec<f32>,
     /// Log-probability that the policy gives each token where it stands: natural logarithms.
@@ -81,7 +81,7 @@ impl Scorer {
     ///
     /// # Errors
     /// When a text or the group is too long, a text lacks prompt or response, or a network fails.
-    pub fn score(&self, group: &[Given<'_>]) -> Result<(Vec<Scored>, Duration)> {
+    pub fn score(&self, group: &[TextWithImage<'_>]) -> Result<(Vec<TextRewards>, Duration)> {
         if group
             .iter()
             .any(|text| text.prompt == 0 || text.prompt >= text.tokens.len())
@@ -150,7 +150,7 @@ impl Scorer {
 
 /// Returns the policy's log-probability of every token of the group's responses; 0 for those of the
 /// prompts, as the scorers have it.
-fn log_probabilities(group: &[Given<'_>], logits: &Tensor) -> Result<Vec<f32>> {
+fn log_probabilities(group: &[TextWithImage<'_>], logits: &Tensor) -> Result<Vec<f32>> {
     let (lines, width) = logits.dims2()?;
     if lines != group.iter().map(|text| text.tokens.len()).sum::<usize>() {
         bail!(
@@ -179,20 +179,20 @@ fn log_probabilities(group: &[Given<'_>], logits: &Tensor) -> Result<Vec<f32>> {
 
 /// Cuts what was computed for all tokens of the group into its responses.
 fn responses(
-    group: &[Given<'_>],
+    group: &[TextWithImage<'_>],
     rewards: &[f32],
     log_probabilities: &[f32],
-) -> Result<Vec<Scored>> {
+) -> Result<Vec<TextRewards>> {
     let mut first = 0;
     let scored = group.iter().map(|text| {
         let tokens = first + text.prompt..first + text.tokens.len();
         first = tokens.end;
-        Scored {
+        TextRewards {
             rewards: rewards[tokens.clone()].to_vec(),
             log_probabilities: log_probabilities[tokens].to_vec(),
         }
     });
-    let scored: Vec<Scored> = scored.collect();
+    let scored: Vec<TextRewards> = scored.collect();
     match scored
         .iter()
         .flat_map(|text| &text.rewards)

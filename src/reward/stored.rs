@@ -7,12 +7,12 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use super::evidence::EvidenceError;
 
 /// An open file.
-pub(super) struct Stored<'a> {
+pub(super) struct TensorFile<'a> {
     file: &'static str,
     tensors: SafeTensors<'a>,
 }
 
-impl<'a> Stored<'a> {
+impl<'a> TensorFile<'a> {
     /// Opens the contents of a file; `file` is what errors call it.
     pub(super) fn parse(file: &'static str, bytes: &'a [u8]) -> Result<Self, EvidenceError> {
         let failed = |e: safetensors::SafeTensorError| EvidenceError {

@@ -17,7 +17,7 @@ use super::{
     error::{ApiError, ErrorBody},
     openai::request::read,
     shadow::Comparison,
-    switch::Refused,
+    switch::RefusedVersion,
 };
 use crate::registry::{self, Registry, RegistryError, Version};
 
@@ -36,7 +36,7 @@ pub(super) struct Models {
     previous: Vec<String>,
     /// The version that was refused last, since what is served has changed.
     #[schema(required)]
-    refused: Option<Refused>,
+    refused: Option<RefusedVersion>,
     /// How the shadow compares with what is served.
     #[schema(required)]
     shadow: Option<Comparison>,
@@ -109,7 +109,7 @@ async fn ask<T: Send + 'static>(
 
 async fn told(app: &App) -> Result<Json<Models>, ApiError> {
     let (
-        registry::State {
+        registry::RegistryState {
             promoted, previous, ..
         },
         data,

@@ -21,15 +21,15 @@ use super::{
     error::ApiError,
     feedback::DAMAGED,
     fetch::Fetcher,
-    limits::{Limits, cost::longest_answer},
+    limits::{RequestLimits, cost::longest_answer},
     openai::{check::guard_params, request::GuardRequest},
-    served::{First, Served},
+    served::{InitialVersion, ServedVersion},
     shadow::Shadowing,
     strikes::Strikes,
-    switch::Switch,
+    switch::VersionSwitch,
 };
 use crate::{
-    config::{Config, Guard},
+    config::{Config, GuardSection},
     engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
@@ -78,20 +78,20 @@ pub(crate) struct App {
     access: RwLock<Arc<Access>>,
     pub(crate) wrong_keys: Strikes<IpAddr>,
     /// The guard's defaults for those without one.
-    pub(crate) guard: Arc<Guard>,
+    pub(crate) guard: Arc<GuardSection>,
     /// `None` when corrections are not taken.
     pub(crate) corrections: Option<Corrections>,
     /// What is promoted, and how that comes to be served.
-    pub(crate) switch: Switch,
+    pub(crate) switch: VersionSwitch,
     /// The version that is tried beside the served one.
     pub(crate) shadow: Shadowing,
     /// The version that new requests get.
-    served: RwLock<Arc<Served>>,
+    served: RwLock<Arc<ServedVersion>>,
     /// All that may still have requests.
-    loaded: Mutex<Vec<Weak<Served>>>,
+    loaded: Mutex<Vec<Weak<ServedVersion>>>,
     draining: AtomicBool,
     /// What bounds requests that are in order.
-    pub(crate) limits: Limits,
+    pub(crate) limits: RequestLimits,
     places: Arc<Semaphore>,
     /// What requests' bodies may take of the memory.
     pub(crate) body_memory: Arc<BodyMemory>,
@@ -108,7 +108,7 @@ impl App {
     /// With a bundle to begin with. Without a `registry` it is served to the end.
     pub(crate) fn start(
         config: Config,
-        first: First,
+        first: InitialVersion,
         registry: Option<Registry>,
         corrections: Option<Corrections>,
     ) -> Result<Self, StartError> {
@@ -122,14 +122,18 @@ impl App {
             what,
         })?;
         let metrics = Arc::new(Metrics::new()?);
-        let served = Arc::new(Served::start(&config, first, EngineMetrics::of(&metrics))?);
+        let served = Arc::new(ServedVersion::start(
+            &config,
+            first,
+            EngineMetrics::of(&metrics),
+        )?);
         show_served(&metrics, &config.guard, &served);
         Ok(Self {
             access: RwLock::new(Arc::new(Access::new(&config))),
             wrong_keys: auth::wrong_keys(),
             guard: Arc::new(config.guard.clone()),
             fetcher,
-            limits: Limits::new(
+            limits: RequestLimits::new(
                 &config,
                 longest_answer(served.bundle.vlm.spec(), served.engine.context_len()),
                 &metrics,
@@ -142,7 +146,7 @@ impl App {
             ),
             unread: Arc::new(Semaphore::new(UNREAD_BYTES)),
             decode_memory: DecodeMemory::new(config.images.max_memory_bytes),
-            switch: Switch::new(registry),
+            switch: VersionSwitch::new(registry),
             shadow: Shadowing::default(),
             loaded: Mutex::new(vec![Arc::downgrade(&served)]),
             served: RwLock::new(served),
@@ -154,12 +158,12 @@ impl App {
     }
 
     /// The version that requests get which begin now.
-    pub(crate) fn served(&self) -> Arc<Served> {
+    pub(crate) fn served(&self) -> Arc<ServedVersion> {
         Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Gives requests that begin from now on another version; returns the one that they got before.
-    pub(crate) fn serve(&self, next: Arc<Served>) -> Arc<Served> {
+    pub(crate) fn serve(&self, next: Arc<ServedVersion>) -> Arc<ServedVersion> {
         show_served(&self.metrics, &self.guard, &next);
         if let Some(corrections) = &self.corrections {
             corrections.serves(&next.version, next.bundle.vocabulary());
@@ -190,7 +194,7 @@ impl App {
     }
 
     /// Has a version stop with the server.
-    pub(crate) fn watch(&self, version: &Arc<Served>) {
+    pub(crate) fn watch(&self, version: &Arc<ServedVersion>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|version| version.strong_count() > 0);
         loaded.push(Arc::downgrade(version));
@@ -207,7 +211,7 @@ impl App {
     }
 
     /// A place among the requests that are being read and checked, or answered. How many are
-    /// answered is bounded by [`Limits`], once it is known what they ask for.
+    /// answered is bounded by [`RequestLimits`], once it is known what they ask for.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             ApiError::busy(
@@ -269,7 +273,7 @@ impl App {
 }
 
 /// Shows in the metrics what is served, and by which thresholds.
-fn show_served(metrics: &Metrics, guard: &Guard, served: &Served) {
+fn show_served(metrics: &Metrics, guard: &GuardSection, served: &ServedVersion) {
     metrics.serves(&served.model, &served.version);
     let params = guard_params(
         &GuardRequest::default(),

@@ -24,7 +24,7 @@ use super::{
     app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission,
     routes, strikes::Strikes,
 };
-use crate::config::{Config, Guard, Key, Scope, Scopes};
+use crate::config::{ApiKey, Config, GuardSection, KeyScope, KeyScopes};
 
 /// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
 #[derive(Debug, Clone)]
@@ -34,11 +34,11 @@ pub(crate) struct Caller {
     /// The tenant that receipts, records, images and leases belong to; empty without a key.
     pub(crate) owner: Arc<str>,
     /// What the caller may do.
-    pub(crate) scopes: Scopes,
+    pub(crate) scopes: KeyScopes,
     /// Share of the engine where callers compete.
     pub(crate) weight: u32,
     /// The guard of requests that do not say.
-    pub(crate) guard: Arc<Guard>,
+    pub(crate) guard: Arc<GuardSection>,
     /// The address that the request came from; `None` where nobody listened for it (tests of
     /// handlers).
     pub(crate) address: Option<IpAddr>,
@@ -47,14 +47,14 @@ pub(crate) struct Caller {
 impl Caller {
     /// Anybody, on a server without keys. There is nobody to be kept apart from, but administration
     /// needs its own key.
-    fn anonymous(guard: &Arc<Guard>) -> Self {
-        let scopes = Scope::ALL
+    fn anonymous(guard: &Arc<GuardSection>) -> Self {
+        let scopes = KeyScope::ALL
             .into_iter()
-            .filter(|&scope| scope != Scope::Admin);
+            .filter(|&scope| scope != KeyScope::Admin);
         Self {
             name: None,
             owner: "".into(),
-            scopes: Scopes::new(scopes),
+            scopes: KeyScopes::new(scopes),
             weight: 1,
             guard: Arc::clone(guard),
             address: None,
@@ -105,7 +105,7 @@ struct KnownKey {
 
 impl KnownKey {
     /// `None` where the key has no digest, which the configuration's check refuses.
-    fn new(key: &Key, common: &Guard) -> Option<Self> {
+    fn new(key: &ApiKey, common: &GuardSection) -> Option<Self> {
         let caller = Caller {
             name: Some(key.name.as_str().into()),
             owner: key.owner().into(),
@@ -121,10 +121,10 @@ impl KnownKey {
     }
 
     /// The key of `admin.key_sha256`, which nothing belongs to.
-    fn administrator(digest: [u8; 32], common: &Arc<Guard>) -> Self {
+    fn administrator(digest: [u8; 32], common: &Arc<GuardSection>) -> Self {
         let caller = Caller {
             name: Some("admin".into()),
-            scopes: Scopes::new([Scope::Admin]),
+            scopes: KeyScopes::new([KeyScope::Admin]),
             ..Caller::anonymous(common)
         };
         Self { digest, caller }
@@ -134,7 +134,7 @@ impl KnownKey {
 /// The keys in force, replaced as a whole when the configuration is read again.
 pub(crate) struct Access {
     /// As the configuration has them; none: everybody may ask, but for administration.
-    pub(super) configured: Vec<Key>,
+    pub(super) configured: Vec<ApiKey>,
     /// With the administrator's.
     keys: Vec<KnownKey>,
     /// Indicates whether `/metrics` needs no key: other machines do not reach it, it has a listener
@@ -174,7 +174,7 @@ impl Access {
     pub(crate) fn has_admin(&self) -> bool {
         self.keys
             .iter()
-            .any(|key| key.caller.scopes.contains(Scope::Admin))
+            .any(|key| key.caller.scopes.contains(KeyScope::Admin))
     }
 
     /// Returns `true` if a request that needs this is answered without a key.
@@ -230,7 +230,7 @@ enum Denied {
         /// The key's name.
         key: Arc<str>,
         /// The scopes of which one is needed.
-        scopes: &'static [Scope],
+        scopes: &'static [KeyScope],
     },
 }
 
@@ -254,7 +254,7 @@ impl Denied {
             Self::Malformed => {
                 ApiError::unauthorized("the Authorization header must be: Bearer KEY")
             }
-            Self::Unknown if needs.scopes() == [Scope::Admin] => ApiError::unauthorized(
+            Self::Unknown if needs.scopes() == [KeyScope::Admin] => ApiError::unauthorized(
                 "this needs the administrator's key (admin.key_sha256) or a key with the scope \
                  `admin`",
             ),
@@ -365,7 +365,7 @@ struct CurrentKey {
     owner: Arc<str>,
     /// What may be done with it.
     #[schema(value_type = Vec<String>)]
-    scopes: Scopes,
+    scopes: KeyScopes,
 }
 
 /// The key that the request has: its name, its owner, and what may be done with it.
@@ -393,18 +393,19 @@ mod tests {
 
     use super::*;
 
-    fn access(keys: &[(&str, &str, &[Scope])], admin: Option<&str>) -> Access {
-        let keys = keys.iter().map(|&(name, secret, scopes)| Key {
-            scopes: Scopes::new(scopes.iter().copied()),
-            ..Key::new(name, secret)
+    fn access(keys: &[(&str, &str, &[KeyScope])], admin: Option<&str>) -> Access {
+        let keys = keys.iter().map(|&(name, secret, scopes)| ApiKey {
+            scopes: KeyScopes::new(scopes.iter().copied()),
+            ..ApiKey::new(name, secret)
         });
         let mut config = Config {
             keys: keys.collect(),
             ..Config::default()
         };
         config.server.listen = "0.0.0.0:0".to_owned();
-        config.admin.key_sha256 =
-            admin.map_or("off".to_owned(), |secret| Key::new("", secret).key_sha256);
+        config.admin.key_sha256 = admin.map_or("off".to_owned(), |secret| {
+            ApiKey::new("", secret).key_sha256
+        });
         Access::new(&config)
     }
 
@@ -438,11 +439,12 @@ mod tests {
 
     #[test]
     fn a_key_does_what_one_of_its_scopes_allows() {
-        const READ: Permission = Permission::OneOf(&[Scope::FeedbackWrite, Scope::FeedbackRead]);
+        const READ: Permission =
+            Permission::OneOf(&[KeyScope::FeedbackWrite, KeyScope::FeedbackRead]);
         let access = access(
             &[
-                ("writer", "w", &[Scope::FeedbackWrite]),
-                ("operator", "o", &[Scope::Admin]),
+                ("writer", "w", &[KeyScope::FeedbackWrite]),
+                ("operator", "o", &[KeyScope::Admin]),
             ],
             Some("root"),
         );
@@ -488,10 +490,10 @@ mod tests {
     }
     #[test]
     fn a_secret_that_is_two_keys_does_what_either_may() {
-        let access = access(&[("app", "s", &[Scope::Complete])], Some("s"));
+        let access = access(&[("app", "s", &[KeyScope::Complete])], Some("s"));
         for needs in [
             Permission::Admin,
-            Permission::OneOf(&[Scope::Complete]),
+            Permission::OneOf(&[KeyScope::Complete]),
             Permission::AnyKey,
         ] {
             assert!(
@@ -503,7 +505,7 @@ mod tests {
         assert!(
             !open.has_admin()
                 && open
-                    .admit(Permission::OneOf(&[Scope::Complete]), &HeaderMap::new())
+                    .admit(Permission::OneOf(&[KeyScope::Complete]), &HeaderMap::new())
                     .is_ok()
         );
     }

@@ -18,34 +18,35 @@ use super::{
     body::{self, ReceivedBody},
     connections::ClientLink,
     error::ApiError,
-    feedback::{Asked, Draft},
-    fetch::Link,
-    limits::{Admission, admit, cost::Answers},
+    feedback::{CompletionSubject, ReceiptDraft},
+    fetch::HttpsUrl,
+    limits::{Admission, admit, cost::GenerationCost},
     openai::{
-        check::{Completion, Served, check},
-        content::Picture,
+        check::{Completion, ServedCapabilities, check},
+        content::RequestImage,
         request::{ChatRequest, parse},
         response::{
-            AnswerMessage, ChatCompletion, Choice, Head, Logprobs, Usage, Warning, finish_reason,
+            AnswerMessage, ChatCompletion, Choice, CompletionHead, Logprobs, Usage, Warning,
+            finish_reason,
         },
     },
-    openapi::{Answer, Refusals},
-    served::{self, Turn},
-    shadow::{self, Drawn},
+    openapi::{CompletionResponses, ErrorResponses},
+    served::{self, RequestContext},
+    shadow::{self, ShadowRequest},
     stream,
 };
 use crate::{
-    config::{Guard, OnUnsupported},
+    config::{GuardSection, OnUnsupported},
     engine::{
-        self, Encoded, EngineError, Event, EventStream, FinishReason, GuardParams, ImageError,
-        Token, fair::Share,
+        self, EncodedImage, EncodingError, EngineError, Event, EventStream, FinishReason,
+        GeneratedToken, GuardParams, fair::Share,
     },
     guard::{
-        Action, Candidate, Report, Span, Verdict,
+        Action, Candidate, GuardReport, Span, Verdict,
         abstain::AnswerGate,
         policy,
         question::Unanswerable,
-        render::{Style, alt_text},
+        render::{RenderStyle, alt_text},
     },
     reward::{
         answers::{answer_gate, is_too_unfamiliar},
@@ -61,8 +62,11 @@ use crate::{
 
 /// Describes a photograph or answers a question about it.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest,
-    responses(Answer, Refusals))]
-pub(crate) async fn completions(turn: Turn, request: Request) -> Result<Response, ApiError> {
+    responses(CompletionResponses, ErrorResponses))]
+pub(crate) async fn completions(
+    turn: RequestContext,
+    request: Request,
+) -> Result<Response, ApiError> {
     let app = Arc::clone(&turn.app);
     let (parts, body) = request.into_parts();
     let ReceivedBody { bytes, mut share } = body::read_json(&app, &parts.headers, body).await?;
@@ -109,7 +113,7 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
 }
 
 /// Returns what a completion has written.
-fn answers(turn: &Turn, completion: &Completion, prompt: &[u32]) -> Answers {
+fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> GenerationCost {
     let engine = &turn.served.engine;
     let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();
     let Completion {
@@ -118,7 +122,7 @@ fn answers(turn: &Turn, completion: &Completion, prompt: &[u32]) -> Answers {
         candidates,
         ..
     } = *completion;
-    Answers {
+    GenerationCost {
         context: engine.context_len(),
         prompt,
         max_tokens,
@@ -129,14 +133,14 @@ fn answers(turn: &Turn, completion: &Completion, prompt: &[u32]) -> Answers {
 
 /// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
 async fn prepare(
-    turn: Turn,
-    guard: Arc<Guard>,
+    turn: RequestContext,
+    guard: Arc<GuardSection>,
     body: Vec<u8>,
 ) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let Turn { app, served, .. } = &turn;
-        let asked = Served {
+        let RequestContext { app, served, .. } = &turn;
+        let asked = ServedCapabilities {
             model: &served.model,
             config: &app.config,
             guard: &guard,
@@ -164,7 +168,10 @@ async fn prepare(
 ///
 /// # Errors
 /// 400 for the first of them, where the configuration wants that.
-pub(super) fn unused_messages(turn: &Turn, messages: &[Message]) -> Result<Vec<Warning>, ApiError> {
+pub(super) fn unused_messages(
+    turn: &RequestContext,
+    messages: &[Message],
+) -> Result<Vec<Warning>, ApiError> {
     let failed = |why| {
         ApiError::param(
             "messages",
@@ -219,41 +226,41 @@ pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
 const CANDIDATES_TEMPERATURE: f64 = 0.7;
 
 /// Answers that are being written.
-pub(super) struct Begun {
+pub(super) struct RunningAnswers {
     /// Whoever writes them stays until they are complete.
-    pub(super) held: Arc<served::Served>,
-    pub(super) head: Head,
+    pub(super) held: Arc<served::ServedVersion>,
+    pub(super) head: CompletionHead,
     /// For every choice, the answers of which one is given.
     pub(super) answers: Vec<Vec<EventStream>>,
-    pub(super) how: How,
+    pub(super) how: AnswerForm,
     stream: bool,
     /// What is remembered, where anything is.
-    pub(super) draft: Option<Draft>,
+    pub(super) draft: Option<ReceiptDraft>,
     /// What the shadow is asked too, where it is; about the first answer.
-    pub(super) drawn: Option<Drawn>,
+    pub(super) drawn: Option<ShadowRequest>,
 }
 
 /// How answers are shown.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct How {
+pub(super) struct AnswerForm {
     pub(super) guard: GuardParams,
     pub(super) show_withheld: bool,
-    pub(super) render: Style,
+    pub(super) render: RenderStyle,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
     /// Of the photograph, where the model can tell.
     pub(super) familiarity: Option<f32>,
 }
 
-impl How {
+impl AnswerForm {
     /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says
     /// that nobody looked.
-    pub(super) fn report(&self, report: Option<Report>, text: &str) -> Report {
+    pub(super) fn report(&self, report: Option<GuardReport>, text: &str) -> GuardReport {
         let mut report =
-            report.unwrap_or_else(|| Report::new(self.guard.mode, self.guard.thresholds));
+            report.unwrap_or_else(|| GuardReport::new(self.guard.mode, self.guard.thresholds));
         report.withheld = report.withheld.filter(|_| self.show_withheld);
         report.familiarity = self.familiarity;
-        if report.alt_text.is_some() && self.render != Style::Hedged {
+        if report.alt_text.is_some() && self.render != RenderStyle::Hedged {
             let doubted: Vec<Span> = report
                 .spans
                 .iter()
@@ -269,12 +276,12 @@ impl How {
 /// Takes places in the queue, gets and encodes the image and hands the answers in. Where
 /// `for_user`, the shadow may be asked too.
 pub(super) async fn begin(
-    turn: &Turn,
+    turn: &RequestContext,
     completion: Completion,
     prompt: Vec<u32>,
     for_user: bool,
-) -> Result<Begun, ApiError> {
-    let Turn {
+) -> Result<RunningAnswers, ApiError> {
+    let RequestContext {
         app, served, share, ..
     } = turn;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
@@ -286,7 +293,7 @@ pub(super) async fn begin(
         .collect::<Result<Vec<_>, _>>();
     let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, share, completion.image).await?;
-    let Encoded {
+    let EncodedImage {
         image,
         evidence,
         hash,
@@ -299,7 +306,7 @@ pub(super) async fn begin(
     // Receipts have log-probabilities, whether the request asked for them or not.
     let top_logprobs = completion
         .top_logprobs
-        .or_else(|| Draft::wanted(app).then_some(0));
+        .or_else(|| ReceiptDraft::wanted(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
     for (i, place) in places.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
@@ -336,7 +343,7 @@ pub(super) async fn begin(
         choice.push(submitted.inspect_err(|error| app.metrics.answers.count_failure(error))?);
     }
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
-    let head = Head {
+    let head = CompletionHead {
         id,
         object: "chat.completion",
         created: unix_time(),
@@ -356,7 +363,7 @@ pub(super) async fn begin(
         stop,
         ..
     } = completion;
-    let asked = || shadow::Asked {
+    let asked = || shadow::ShadowQuestion {
         file: Arc::clone(&file),
         scope: turn.scope.clone(),
         messages: messages.clone(),
@@ -368,9 +375,9 @@ pub(super) async fn begin(
     } else {
         None
     };
-    let draft = Draft::new(
+    let draft = ReceiptDraft::new(
         turn,
-        Asked {
+        CompletionSubject {
             head: &head,
             messages: &messages,
             user,
@@ -381,7 +388,7 @@ pub(super) async fn begin(
         },
     );
     let familiarity = evidence.map(|evidence| evidence.familiarity);
-    let how = How {
+    let how = AnswerForm {
         guard,
         show_withheld,
         render,
@@ -389,7 +396,7 @@ pub(super) async fn begin(
         include_usage,
         familiarity,
     };
-    Ok(Begun {
+    Ok(RunningAnswers {
         held: Arc::clone(served),
         head,
         answers,
@@ -403,7 +410,7 @@ pub(super) async fn begin(
 /// Why a photograph is not asked about, where the guard may abstain; and what says how likely a
 /// short answer about it is right and decides whether it is given.
 fn doubts(
-    served: &served::Served,
+    served: &served::ServedVersion,
     guard: GuardParams,
     messages: &[Message],
     image: Option<&ImageEvidence>,
@@ -435,10 +442,10 @@ fn doubts(
 
 /// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
 pub(super) async fn encode(
-    turn: &Turn,
-    picture: Picture,
+    turn: &RequestContext,
+    picture: RequestImage,
     field: &str,
-) -> Result<Encoded, ApiError> {
+) -> Result<EncodedImage, ApiError> {
     encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await
 }
 
@@ -447,17 +454,17 @@ pub(super) async fn encode(
 pub(super) async fn file(
     app: &App,
     share: &Share,
-    picture: Picture,
+    picture: RequestImage,
 ) -> Result<Arc<[u8]>, ApiError> {
     let mut file = match picture {
-        Picture::File(file) => file,
-        Picture::Remote { link, path } => fetch(app, share, link, &path).await?,
+        RequestImage::File(file) => file,
+        RequestImage::Remote { link, path } => fetch(app, share, link, &path).await?,
     };
     file.truncate(preprocess::image_length(&file));
     Ok(file.into())
 }
 
-async fn fetch(app: &App, share: &Share, link: Link, path: &str) -> Result<Vec<u8>, ApiError> {
+async fn fetch(app: &App, share: &Share, link: HttpsUrl, path: &str) -> Result<Vec<u8>, ApiError> {
     let Some(fetcher) = &app.fetcher else {
         return Err(ApiError::fetch_disabled(path));
     };
@@ -470,7 +477,11 @@ async fn fetch(app: &App, share: &Share, link: Link, path: &str) -> Result<Vec<u
     fetched.map_err(|error| error.at(path))
 }
 
-async fn encode_counted(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<Encoded, ApiError> {
+async fn encode_counted(
+    turn: &RequestContext,
+    file: &Arc<[u8]>,
+    field: &str,
+) -> Result<EncodedImage, ApiError> {
     let encoded = encode_file(turn, file, field).await?;
     turn.app.metrics.image(encoded.hit);
     Ok(encoded)
@@ -478,10 +489,10 @@ async fn encode_counted(turn: &Turn, file: &Arc<[u8]>, field: &str) -> Result<En
 
 /// The encoding of an image's file; `field` is what errors call it.
 pub(super) async fn encode_file(
-    turn: &Turn,
+    turn: &RequestContext,
     file: &Arc<[u8]>,
     field: &str,
-) -> Result<Encoded, ApiError> {
+) -> Result<EncodedImage, ApiError> {
     let (task, bytes) = (turn.clone(), Arc::clone(file));
     turn.served
         .images
@@ -490,11 +501,11 @@ pub(super) async fn encode_file(
         })
         .await
         .map_err(|error| match &*error {
-            ImageError::Pixels(Unreadable::File(why)) => {
+            EncodingError::Pixels(Unreadable::File(why)) => {
                 ApiError::param(field, "invalid_image", format!("'{field}': {why}"))
             }
-            ImageError::Pixels(Unreadable::Inner) => ApiError::internal(),
-            ImageError::Model(what) => {
+            EncodingError::Pixels(Unreadable::Inner) => ApiError::internal(),
+            EncodingError::Model(what) => {
                 tracing::error!(what, "the image encoder failed");
                 ApiError::internal()
             }
@@ -508,7 +519,7 @@ enum Unreadable {
 }
 
 /// Runs on a blocking thread, which waits for the memory.
-fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
+fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
     let (limits, bundle) = (turn.app.image_limits(), &turn.served.bundle);
     let header = preprocess::inspect(file, &limits).map_err(Unreadable::File)?;
     let _held = Handle::current().block_on(
@@ -526,12 +537,12 @@ fn pixels(turn: &Turn, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
 
 /// Waits for all answers.
 async fn finish(
-    begun: Begun,
+    begun: RunningAnswers,
     mut meter: AnswerMeter,
     warnings: Vec<Warning>,
     _admission: Admission,
 ) -> Result<Response, ApiError> {
-    let Begun {
+    let RunningAnswers {
         held: _held,
         head,
         answers,
@@ -547,7 +558,7 @@ async fn finish(
         .into_iter()
         .enumerate()
     {
-        let Whole {
+        let FinishedAnswer {
             text,
             tokens,
             flagged_tokens,
@@ -615,9 +626,9 @@ async fn finish(
 
 /// A complete answer.
 #[derive(Debug)]
-pub(super) struct Whole {
+pub(super) struct FinishedAnswer {
     pub(super) text: String,
-    pub(super) tokens: Vec<Token>,
+    pub(super) tokens: Vec<GeneratedToken>,
     /// Tokens of low-reward words.
     pub(super) flagged_tokens: usize,
     /// When its first text could be shown; `None` where there is none.
@@ -626,14 +637,17 @@ pub(super) struct Whole {
     pub(super) reason: FinishReason,
     pub(super) prompt_tokens: usize,
     pub(super) completion_tokens: usize,
-    pub(super) guard: Report,
+    pub(super) guard: GuardReport,
 }
 
 /// The best of a choice's candidates; the number of its tokens is that of all together.
-pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, EngineError> {
+pub(super) async fn best(
+    answers: Vec<EventStream>,
+    how: AnswerForm,
+) -> Result<FinishedAnswer, EngineError> {
     let mut candidates =
         try_join_all(answers.into_iter().map(|answer| collect(answer, how))).await?;
-    let score = |candidate: &Whole| candidate.guard.mean_score.unwrap_or(0.0);
+    let score = |candidate: &FinishedAnswer| candidate.guard.mean_score.unwrap_or(0.0);
     // Stable: of equals, the first.
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut candidates = candidates.into_iter();
@@ -660,7 +674,10 @@ pub(super) async fn best(answers: Vec<EventStream>, how: How) -> Result<Whole, E
     Ok(best)
 }
 
-pub(super) async fn collect(mut answer: EventStream, how: How) -> Result<Whole, EngineError> {
+pub(super) async fn collect(
+    mut answer: EventStream,
+    how: AnswerForm,
+) -> Result<FinishedAnswer, EngineError> {
     let (mut content, mut written, mut flagged, mut begun) = (String::new(), Vec::new(), 0, None);
     while let Some(event) = answer.next().await {
         match event {
@@ -682,7 +699,7 @@ pub(super) async fn collect(mut answer: EventStream, how: How) -> Result<Whole, 
                 guard,
             } => {
                 let guard = how.report(guard, &content);
-                return Ok(Whole {
+                return Ok(FinishedAnswer {
                     text: content,
                     tokens: written,
                     flagged_tokens: flagged,
@@ -701,7 +718,9 @@ pub(super) async fn collect(mut answer: EventStream, how: How) -> Result<Whole, 
 }
 
 /// The worst verdict, the lowest score and the number of doubted spans of all answers.
-pub(super) fn guard_headers<'a>(reports: impl Iterator<Item = &'a Report> + Clone) -> HeaderMap {
+pub(super) fn guard_headers<'a>(
+    reports: impl Iterator<Item = &'a GuardReport> + Clone,
+) -> HeaderMap {
     let severity = |v: Verdict| match v {
         Verdict::Clean => 0,
         Verdict::Repaired => 1,

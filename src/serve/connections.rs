@@ -30,7 +30,7 @@ pub(crate) enum Activity {
 
 /// Why a connection cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoRoom {
+pub(crate) enum ConnectionRefusal {
     /// The address has all its connections, and all of them are being answered.
     Address,
     /// The server has all its connections, and all of them are being answered.
@@ -119,19 +119,22 @@ impl ConnectionTable {
     ///
     /// # Errors
     /// When no other can.
-    pub(crate) fn open(self: &Arc<Self>, address: IpAddr) -> Result<Arc<Connection>, NoRoom> {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        address: IpAddr,
+    ) -> Result<Arc<Connection>, ConnectionRefusal> {
         let network = network(address);
         let mut table = self.lock();
         let of_network = table.per_network.get(&network).copied().unwrap_or(0);
         if of_network >= table.most_per_network {
             if !table.evict(|entry| entry.network == network) {
                 self.metrics.count_end(ConnectionEnd::Address);
-                return Err(NoRoom::Address);
+                return Err(ConnectionRefusal::Address);
             }
             self.metrics.count_end(ConnectionEnd::Evicted);
         } else if table.open.len() >= table.most {
             if !table.evict(|_| true) {
-                return Err(NoRoom::Server);
+                return Err(ConnectionRefusal::Server);
             }
             self.metrics.count_end(ConnectionEnd::Evicted);
         }
@@ -369,12 +372,12 @@ mod tests {
         assert!(is_evicted(&first));
         fifth.begin(true, true);
         fifth.received();
-        assert_eq!(open("10.0.0.6").err(), Some(NoRoom::Server));
+        assert_eq!(open("10.0.0.6").err(), Some(ConnectionRefusal::Server));
         // Answered, and not all of it written.
         fifth.answered();
         fifth.set_write_blocked(true);
         fifth.rest();
-        assert_eq!(open("10.0.0.6").err(), Some(NoRoom::Server));
+        assert_eq!(open("10.0.0.6").err(), Some(ConnectionRefusal::Server));
         fifth.set_write_blocked(false);
         fifth.rest();
         assert!(open("10.0.0.6").is_ok() && is_evicted(&fifth));
@@ -389,7 +392,7 @@ mod tests {
         let third = open("10.0.0.1").unwrap();
         assert!(is_evicted(&held[0]) && !is_evicted(&held[1]) && !is_evicted(&other));
         assert!(held[1].begin(false, true) && third.begin(false, true));
-        assert_eq!(open("10.0.0.1").err(), Some(NoRoom::Address));
+        assert_eq!(open("10.0.0.1").err(), Some(ConnectionRefusal::Address));
         assert!(open("10.0.0.3").is_ok());
         drop((held, third));
         assert!(open("10.0.0.1").is_ok());

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::{
     app::App,
     error::{ApiError, ErrorBody},
-    served::{Served, Turn},
+    served::{RequestContext, ServedVersion},
 };
 
 /// A model as OpenAI lists it.
@@ -63,7 +63,7 @@ struct Readiness<'a> {
     version: &'a str,
 }
 
-fn model_of(served: &Served) -> Model<'_> {
+fn model_of(served: &ServedVersion) -> Model<'_> {
     Model {
         id: &served.model,
         object: "model",
@@ -76,7 +76,7 @@ fn model_of(served: &Served) -> Model<'_> {
 /// Lists the served model.
 #[utoipa::path(get, path = "/v1/models", tag = "models",
     responses((status = 200, description = "The list.", body = List)))]
-pub(crate) async fn models(Turn { served, .. }: Turn) -> Response {
+pub(crate) async fn models(RequestContext { served, .. }: RequestContext) -> Response {
     Json(List {
         object: "list",
         data: [model_of(&served)],
@@ -92,7 +92,7 @@ pub(crate) async fn models(Turn { served, .. }: Turn) -> Response {
         (status = 404, description = "It is not served here.", body = ErrorBody),
     ))]
 pub(crate) async fn model(
-    Turn { served, .. }: Turn,
+    RequestContext { served, .. }: RequestContext,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     if *id == *served.model {

@@ -31,7 +31,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    connections::{Connection, ConnectionTable, NoRoom},
+    connections::{Connection, ConnectionRefusal, ConnectionTable},
     pace::Pace,
     socket::Socket,
 };
@@ -52,7 +52,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nco
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// A listener and what it needs to serve connections.
-pub(crate) struct Door {
+pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
     pub(crate) connections: Arc<ConnectionTable>,
@@ -61,7 +61,7 @@ pub(crate) struct Door {
     pub(crate) write_pace: Pace,
 }
 
-impl Door {
+impl Acceptor {
     /// Serves until `stop` turns true, then lets what is being answered finish, and gives up on it
     /// after `patience`. Returns how many connections were given up.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>, patience: Duration) -> usize {
@@ -115,8 +115,8 @@ impl Door {
         loop {
             match self.connections.open(peer.ip()) {
                 Ok(connection) => return Some(connection),
-                Err(NoRoom::Address) => return None,
-                Err(NoRoom::Server) => self.connections.changed().await,
+                Err(ConnectionRefusal::Address) => return None,
+                Err(ConnectionRefusal::Server) => self.connections.changed().await,
             }
         }
     }

@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{ROUTES, StartError, app::App, routes, served::Turn, warm};
+use super::{ROUTES, StartError, app::App, routes, served::RequestContext, warm};
 use crate::{bundle::Bundle, config::Config};
 
 /// Longest answer of a handler that is read into memory.
@@ -146,7 +146,7 @@ impl Local {
     /// # Errors
     /// Why that was none.
     pub async fn warm_up(&self) -> Result<(), String> {
-        warm::try_out(&Turn::of(&self.app)).await
+        warm::try_out(&RequestContext::of(&self.app)).await
     }
 
     /// Lets running answers finish and stops the engine.

@@ -52,13 +52,13 @@ pub use permission::Permission;
 pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
 pub use score::check_score_request;
-pub use served::First;
+pub use served::InitialVersion;
 
 use crate::{config::Config, telemetry::LogLevel};
 use app::App;
 use connections::ConnectionTable;
 use hosts::OwnNames;
-use listen::Door;
+use listen::Acceptor;
 use pace::Pace;
 
 /// A server that listens and has its model loaded.
@@ -76,7 +76,10 @@ impl Server {
     /// When others can reach a server without keys and the configuration does not accept that, when
     /// an address, the store of corrections or the registry cannot be had, or the bundle cannot do
     /// what the configuration asks.
-    pub async fn start(config: Config, first: impl Into<First>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        first: impl Into<InitialVersion>,
+    ) -> Result<Self, StartError> {
         config
             .check_exposure()
             .map_err(|error| StartError::Config {
@@ -196,7 +199,7 @@ impl Server {
 }
 
 /// The connections of a listener at `address`, and what is there.
-fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Door {
+fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Acceptor {
     let server = &app.config.server;
     // Where it does not say, it is taken for one beyond this machine.
     let ip = listener
@@ -213,7 +216,7 @@ fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route])
         .max_connections_per_address
         .value()
         .unwrap_or(server.max_connections.div_ceil(2));
-    Door {
+    Acceptor {
         router: routes::router(Arc::clone(app), routes.iter().copied(), Some(names)),
         connections: ConnectionTable::new(
             server.max_connections,

@@ -34,7 +34,7 @@ use super::{
     },
     permission::Permission,
     queue, routes,
-    score::{self, response::Scores},
+    score::{self, response::ScoreResponse},
     ui,
 };
 use crate::guard::Verdict;
@@ -60,7 +60,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
         info::ready, info::health, info::metrics, docs::openapi, ui::page, ui::docs, ui::about,
         ui::asset
     ),
-    components(schemas(ChatCompletion, ChatChunk, Scores, ErrorBody, ContentPart, ImageUrl)),
+    components(schemas(ChatCompletion, ChatChunk, ScoreResponse, ErrorBody, ContentPart, ImageUrl)),
     tags(
         (name = "chat", description = "Captions and answers"),
         (name = "score", description = "Texts that others wrote"),
@@ -109,9 +109,9 @@ const REFUSALS: &[(u16, &str)] = &[
 ];
 
 /// [`REFUSALS`] as responses.
-pub(super) struct Refusals;
+pub(super) struct ErrorResponses;
 
-impl IntoResponses for Refusals {
+impl IntoResponses for ErrorResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let response = |&(status, when): &(u16, &str)| {
             let mut response = ResponseBuilder::new()
@@ -134,9 +134,9 @@ impl IntoResponses for Refusals {
 }
 
 /// A completion, whole or streamed.
-pub(super) struct Answer;
+pub(super) struct CompletionResponses;
 
-impl IntoResponses for Answer {
+impl IntoResponses for CompletionResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let events = ContentBuilder::new().schema(Some(events()));
         judged(
@@ -149,13 +149,13 @@ impl IntoResponses for Answer {
 }
 
 /// Scores of texts.
-pub(super) struct Judged;
+pub(super) struct ScoreResponses;
 
-impl IntoResponses for Judged {
+impl IntoResponses for ScoreResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         judged(
             "The scores, in the order of the items.",
-            ResponseBuilder::new().content("application/json", schema_of::<Scores>()),
+            ResponseBuilder::new().content("application/json", schema_of::<ScoreResponse>()),
         )
     }
 }

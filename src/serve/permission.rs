@@ -1,6 +1,6 @@
 //! What a request needs to be answered, as the routing table names it.
 
-use crate::config::Scope;
+use crate::config::KeyScope;
 
 /// What a request needs of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub enum Permission {
     /// A known key, where the server has keys.
     AnyKey,
     /// A key with one of these scopes, where the server has keys.
-    OneOf(&'static [Scope]),
+    OneOf(&'static [KeyScope]),
     /// A key with the scope `admin`, or the administrator's key.
     Admin,
     /// As [`Permission::Admin`], where others than programs of the server's own machine reach the
@@ -20,11 +20,11 @@ pub enum Permission {
 
 impl Permission {
     /// Returns the scopes of which one is needed; none where any key will do.
-    pub fn scopes(self) -> &'static [Scope] {
+    pub fn scopes(self) -> &'static [KeyScope] {
         match self {
             Self::Open | Self::AnyKey => &[],
             Self::OneOf(scopes) => scopes,
-            Self::Admin | Self::Metrics => &[Scope::Admin],
+            Self::Admin | Self::Metrics => &[KeyScope::Admin],
         }
     }
 }

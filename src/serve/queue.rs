@@ -16,16 +16,16 @@ use super::{
     auth::{self, Caller},
     body,
     error::{ApiError, ErrorBody},
-    feedback::{Id, Parameters, corrections},
+    feedback::{Parameters, PathId, corrections},
     openai::request::read,
-    openapi::Refusals,
+    openapi::ErrorResponses,
 };
 use crate::feedback::{
     derive::check_name,
-    queue::{Item, ratings::Agreement},
+    queue::{QueueItem, ratings::Agreement},
     store::{
         Owners, StoreError,
-        queue::{AnnotatorId, AnnotatorProgress, Length, Place},
+        queue::{AnnotatorId, AnnotatorProgress, ChoiceId, QueueLength},
     },
 };
 
@@ -35,7 +35,7 @@ const WATCH: Duration = Duration::from_secs(60);
 /// Who asks.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = QueueRequest)]
-pub(super) struct Who {
+pub(super) struct QueueCaller {
     /// The annotator's name, as `annotator` of feedback.
     #[schema(min_length = 1, max_length = 256)]
     annotator: String,
@@ -52,7 +52,7 @@ pub(super) struct AgreementQuery {
 async fn who(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiError> {
     let (parts, body) = request.into_parts();
     let body = body::read_json(app, &parts.headers, body).await?;
-    let Who { annotator } = read(&body.bytes, "an annotator")?;
+    let QueueCaller { annotator } = read(&body.bytes, "an annotator")?;
     check_name("annotator", &annotator)?;
     let caller = auth::caller(app, &parts.extensions);
     let annotator = caller.annotator(annotator);
@@ -71,7 +71,7 @@ pub(super) struct QueueQuery {
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueState {
     #[serde(flatten)]
-    length: Length,
+    length: QueueLength,
     /// What the annotator has done; there where one is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     annotator: Option<AnnotatorProgress>,
@@ -113,10 +113,10 @@ pub(super) async fn length(
 /// Leases the next answer to an annotator: the one that they have already, or the one whose
 /// correction would teach most. `POST /v1/feedback` with the same `completion_id`, `choice` and
 /// `annotator` closes it.
-#[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = Who, responses(
-    (status = 200, description = "The answer.", body = Item),
+#[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = QueueCaller, responses(
+    (status = 200, description = "The answer.", body = QueueItem),
     (status = 204, description = "There is none for this annotator."),
-    Refusals,
+    ErrorResponses,
     (status = 507, description = "No space is left.", body = ErrorBody),
 ))]
 pub(super) async fn next(
@@ -138,13 +138,13 @@ pub(super) async fn next(
 /// Gives an answer back, for anybody to have.
 #[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue",
     params(("id" = String, Path, description = "The item's `id`.")),
-    request_body = Who, responses(
+    request_body = QueueCaller, responses(
         (status = 204, description = "It is given back."),
-        Refusals,
+        ErrorResponses,
     ))]
 pub(super) async fn release(
     State(app): State<Arc<App>>,
-    Id(id): Id,
+    PathId(id): PathId,
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
@@ -155,13 +155,13 @@ pub(super) async fn release(
 /// Leaves an answer to others; one that many have left is shown to nobody any more.
 #[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue",
     params(("id" = String, Path, description = "The item's `id`.")),
-    request_body = Who, responses(
+    request_body = QueueCaller, responses(
         (status = 204, description = "It is left."),
-        Refusals,
+        ErrorResponses,
     ))]
 pub(super) async fn skip(
     State(app): State<Arc<App>>,
-    Id(id): Id,
+    PathId(id): PathId,
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
@@ -169,7 +169,7 @@ pub(super) async fn skip(
     done(corrections.skip(&place, &annotator).await)
 }
 
-async fn left(app: &App, id: &str, request: Request) -> Result<(Place, AnnotatorId), ApiError> {
+async fn left(app: &App, id: &str, request: Request) -> Result<(ChoiceId, AnnotatorId), ApiError> {
     let (_, annotator) = who(app, request).await?;
     Ok((id.parse().map_err(|_| nothing())?, annotator))
 }

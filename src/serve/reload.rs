@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{app::App, auth::Access, served::check_guards};
 use crate::{
-    config::{Config, Key, Limits, Log, Problems},
+    config::{ApiKey, Config, ConfigProblems, LimitsSection, LogSection},
     telemetry::LogLevel,
 };
 
@@ -34,20 +34,20 @@ impl Reloader {
     /// Puts the keys, the rates and the log level of `read` in force, unless everybody could then
     /// use a server that other machines reach, and logs what has changed and what would need a
     /// restart. Where `read` cannot be used, that is logged, and all stays as it is.
-    pub fn reload(&self, read: Result<Config, Problems>) {
+    pub fn reload(&self, read: Result<Config, ConfigProblems>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match read {
             Ok(new) => new,
-            Err(Problems(problems)) => {
+            Err(ConfigProblems(problems)) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 return self.refuse(&problems.join("; "));
             }
         };
-        let log = Log {
+        let log = LogSection {
             level: new.log.level.clone(),
             ..current.log.clone()
         };
-        let limits = Limits {
+        let limits = LimitsSection {
             max_choices: current.limits.max_choices,
             ..new.limits.clone()
         };
@@ -150,8 +150,8 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
 }
 
 /// Returns the names of keys that were added, removed or changed.
-fn changed_keys(old: &[Key], new: &[Key]) -> String {
-    let names = |keys: &[Key]| {
+fn changed_keys(old: &[ApiKey], new: &[ApiKey]) -> String {
+    let names = |keys: &[ApiKey]| {
         keys.iter()
             .map(|key| key.name.clone())
             .collect::<BTreeSet<_>>()
@@ -184,11 +184,11 @@ fn changed_keys(old: &[Key], new: &[Key]) -> String {
 mod tests {
     use super::*;
 
-    fn key(name: &str, digit: &str) -> Key {
-        Key {
+    fn key(name: &str, digit: &str) -> ApiKey {
+        ApiKey {
             name: name.to_owned(),
             key_sha256: digit.repeat(64),
-            ..Key::default()
+            ..ApiKey::default()
         }
     }
 

@@ -33,7 +33,7 @@ use super::{
     permission::Permission::{self, Admin, AnyKey, Metrics, OneOf, Open},
     queue, request_url, score, ui,
 };
-use crate::config::Scope;
+use crate::config::KeyScope;
 
 /// One route.
 pub struct Route {
@@ -47,26 +47,26 @@ pub struct Route {
 }
 
 /// The owner's own records; those of any owner with the latter.
-const OWN_RECORDS: Permission = OneOf(&[Scope::FeedbackWrite, Scope::FeedbackRead]);
+const OWN_RECORDS: Permission = OneOf(&[KeyScope::FeedbackWrite, KeyScope::FeedbackRead]);
 
 /// The API. [`super::openapi`] describes each.
 pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/v1/chat/completions",
-        needs: OneOf(&[Scope::Complete]),
+        needs: OneOf(&[KeyScope::Complete]),
         handler: || post(chat::completions),
     },
     Route {
         method: "POST",
         path: "/v1/score",
-        needs: OneOf(&[Scope::Score]),
+        needs: OneOf(&[KeyScope::Score]),
         handler: || post(score::score),
     },
     Route {
         method: "POST",
         path: "/v1/feedback",
-        needs: OneOf(&[Scope::FeedbackWrite]),
+        needs: OneOf(&[KeyScope::FeedbackWrite]),
         handler: || post(feedback::submit),
     },
     Route {
@@ -102,31 +102,31 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/v1/queue",
-        needs: OneOf(&[Scope::Annotate]),
+        needs: OneOf(&[KeyScope::Annotate]),
         handler: || get(queue::length),
     },
     Route {
         method: "POST",
         path: "/v1/queue/next",
-        needs: OneOf(&[Scope::Annotate]),
+        needs: OneOf(&[KeyScope::Annotate]),
         handler: || post(queue::next),
     },
     Route {
         method: "POST",
         path: "/v1/queue/{id}/release",
-        needs: OneOf(&[Scope::Annotate]),
+        needs: OneOf(&[KeyScope::Annotate]),
         handler: || post(queue::release),
     },
     Route {
         method: "POST",
         path: "/v1/queue/{id}/skip",
-        needs: OneOf(&[Scope::Annotate]),
+        needs: OneOf(&[KeyScope::Annotate]),
         handler: || post(queue::skip),
     },
     Route {
         method: "GET",
         path: "/v1/agreement",
-        needs: OneOf(&[Scope::FeedbackRead]),
+        needs: OneOf(&[KeyScope::FeedbackRead]),
         handler: || get(queue::agreement),
     },
     Route {

@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{
     bundle::{Bundle, BundleError},
-    config::{Auto, Config, Guard},
+    config::{Auto, Config, GuardSection},
     engine::{
         CacheScope, Engine, EngineConfig, EngineHandle, ImageCache, Observer,
         fair::{Share, Turns},
     },
-    guard::{policy, repair::Weights},
-    registry::{Registry, RegistryError, State},
+    guard::{policy, repair::RankingWeights},
+    registry::{Registry, RegistryError, RegistryState},
     reward::scorer::Scorer,
 };
 use axum::{extract::FromRequestParts, http::request::Parts};
@@ -30,7 +30,7 @@ use candle_core::Device;
 const SCORED_AT_ONCE: usize = 16;
 
 /// A loaded version. Its engine ends when nobody holds it any more.
-pub(crate) struct Served {
+pub(crate) struct ServedVersion {
     pub(crate) bundle: Bundle,
     pub(crate) engine: EngineHandle,
     pub(crate) images: ImageCache,
@@ -51,28 +51,28 @@ pub(crate) struct Served {
     pub(crate) warmed: OnceLock<Result<(), String>>,
 }
 
-impl Served {
+impl ServedVersion {
     /// Starts the engine of a bundle.
     pub(crate) fn start(
         config: &Config,
-        first: First,
+        first: InitialVersion,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let version: Arc<str> = first.version().into();
-        let First { bundle, registered } = first;
+        let InitialVersion { bundle, registered } = first;
         check_guards(config, &bundle)?;
         let bounds = EngineConfig {
             max_batch: config.engine.max_batch,
             max_waiting: config.engine.max_waiting,
             context_len: config.engine.context_len.value().unwrap_or(usize::MAX),
             max_prefills: config.engine.max_prefills,
-            repair: Weights {
+            repair: RankingWeights {
                 optimism: bundle
                     .calibration
                     .as_ref()
                     .and_then(|calibration| calibration.repaired)
                     .map_or(0.0, |selection| selection.offset),
-                ..Weights::default()
+                ..RankingWeights::default()
             },
             on_error: config.guard.on_error,
             takes_turns: bundle.device.is_cpu(),
@@ -115,9 +115,9 @@ impl Served {
 /// A request's turn: the server, and the version that answers the request from its beginning to its
 /// end, whatever is promoted meanwhile.
 #[derive(Clone)]
-pub(crate) struct Turn {
+pub(crate) struct RequestContext {
     pub(crate) app: Arc<App>,
-    pub(crate) served: Arc<Served>,
+    pub(crate) served: Arc<ServedVersion>,
     /// Who competes with it.
     pub(crate) share: Share,
     /// Whose rates count it.
@@ -126,14 +126,14 @@ pub(crate) struct Turn {
     pub(crate) scope: CacheScope,
 }
 
-impl Turn {
+impl RequestContext {
     /// Of the server itself, with the version that is served now.
     pub(crate) fn of(app: &Arc<App>) -> Self {
         Self::with(app, app.served())
     }
 
     /// Of the server itself, with this version.
-    pub(crate) fn with(app: &Arc<App>, served: Arc<Served>) -> Self {
+    pub(crate) fn with(app: &Arc<App>, served: Arc<ServedVersion>) -> Self {
         Self {
             served,
             app: Arc::clone(app),
@@ -150,7 +150,7 @@ impl Turn {
     }
 }
 
-impl FromRequestParts<Arc<App>> for Turn {
+impl FromRequestParts<Arc<App>> for RequestContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
@@ -169,12 +169,12 @@ impl FromRequestParts<Arc<App>> for Turn {
 }
 
 /// A loaded bundle, and which version of the registry it is.
-pub struct First {
+pub struct InitialVersion {
     pub(crate) bundle: Bundle,
     pub(crate) registered: Option<String>,
 }
 
-impl From<Bundle> for First {
+impl From<Bundle> for InitialVersion {
     fn from(bundle: Bundle) -> Self {
         Self {
             bundle,
@@ -183,7 +183,7 @@ impl From<Bundle> for First {
     }
 }
 
-impl First {
+impl InitialVersion {
     /// What a server with this configuration begins with: the registry's promoted version; where
     /// that cannot be loaded, the one before it, and so on; else the model of the configuration.
     /// What is passed over is logged.
@@ -252,7 +252,7 @@ impl First {
 
 /// Returns what may be served, by the registry: the promoted version and then those before it, the
 /// last one first.
-pub(crate) fn candidates(state: &State) -> impl Iterator<Item = &str> {
+pub(crate) fn candidates(state: &RegistryState) -> impl Iterator<Item = &str> {
     state
         .promoted
         .iter()
@@ -304,7 +304,7 @@ pub(crate) fn check_guards(config: &Config, bundle: &Bundle) -> Result<(), Start
 }
 
 fn check_guard(
-    guard: &Guard,
+    guard: &GuardSection,
     bundle: &Bundle,
     mode: &'static str,
     target_fpr: &'static str,

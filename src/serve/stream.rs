@@ -30,15 +30,15 @@ use tracing::Instrument;
 
 use super::{
     app::App,
-    chat::{Begun, How, Whole, best, too_slow},
+    chat::{AnswerForm, FinishedAnswer, RunningAnswers, best, too_slow},
     connections::ClientLink,
     error::ApiError,
-    feedback::Draft,
+    feedback::ReceiptDraft,
     openai::response::{
-        ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, Delta, Head, Logprobs, Usage, Warning,
-        finish_reason,
+        ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, CompletionHead, Delta, Logprobs, Usage,
+        Warning, finish_reason,
     },
-    shadow::Drawn,
+    shadow::ShadowRequest,
 };
 use crate::{
     engine::{EngineError, Event, EventStream},
@@ -56,14 +56,14 @@ const FREE_BYTES: usize = 64 * 1024;
 /// and `held` until they are complete, their time is up or the client leaves, which cancels them.
 pub(super) fn respond(
     app: &App,
-    begun: Begun,
+    begun: RunningAnswers,
     meter: AnswerMeter,
     warnings: Vec<Warning>,
     held: impl Send + 'static,
     deadline: Instant,
     client: Option<ClientLink>,
 ) -> Response {
-    let Begun {
+    let RunningAnswers {
         held: served,
         head,
         answers,
@@ -73,7 +73,7 @@ pub(super) fn respond(
         ..
     } = begun;
     let mut chunks = Chunks::new(
-        Head {
+        CompletionHead {
             object: "chat.completion.chunk",
             ..head
         },
@@ -252,7 +252,7 @@ type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// A choice's events. Which of several candidates is the best is known when all are complete; then
 /// it is told as a whole.
-fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
+fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
     if candidates.len() == 1
         && let Some(only) = candidates.pop()
     {
@@ -260,7 +260,7 @@ fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
     }
     let events = async move {
         match best(candidates, how).await {
-            Ok(Whole {
+            Ok(FinishedAnswer {
                 text,
                 tokens,
                 flagged_tokens,
@@ -295,8 +295,8 @@ fn told(mut candidates: Vec<EventStream>, how: How) -> Told {
 
 /// What was said, and what is to be said next.
 struct Chunks {
-    head: Head,
-    how: How,
+    head: CompletionHead,
+    how: AnswerForm,
     meter: AnswerMeter,
     /// The text of each answer so far.
     texts: Vec<String>,
@@ -307,21 +307,21 @@ struct Chunks {
     /// With their sizes in bytes.
     pending: VecDeque<(sse::Event, usize)>,
     ended: bool,
-    draft: Option<Draft>,
+    draft: Option<ReceiptDraft>,
     /// Set behind the last chunk: the end is said when the receipt is kept.
     kept: Option<BoxFuture<'static, ()>>,
-    drawn: Option<Drawn>,
+    drawn: Option<ShadowRequest>,
 }
 
 impl Chunks {
     /// Begins with each answer's role.
     fn new(
-        head: Head,
-        how: How,
+        head: CompletionHead,
+        how: AnswerForm,
         meter: AnswerMeter,
         answers: usize,
-        draft: Option<Draft>,
-        drawn: Option<Drawn>,
+        draft: Option<ReceiptDraft>,
+        drawn: Option<ShadowRequest>,
     ) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
@@ -446,7 +446,7 @@ impl Chunks {
         self.kept = Some(
             self.draft
                 .take()
-                .map_or_else(|| async {}.boxed(), Draft::keep),
+                .map_or_else(|| async {}.boxed(), ReceiptDraft::keep),
         );
         if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
             drawn.answered(text);

@@ -13,14 +13,14 @@ use utoipa::ToSchema;
 
 use super::{
     app::{App, unix_time},
-    served::{First, LoadError, Served, Turn, candidates},
+    served::{InitialVersion, LoadError, RequestContext, ServedVersion, candidates},
     warm,
 };
 use crate::{
     bundle::Bundle,
     config::{Auto, Config},
     engine::Observer,
-    registry::{Registry, State},
+    registry::{Registry, RegistryState},
     telemetry::EngineMetrics,
 };
 
@@ -28,23 +28,23 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What is promoted, and how that comes to be served.
-pub(crate) struct Switch {
+pub(crate) struct VersionSwitch {
     registry: Option<Registry>,
     /// Held while a version is loaded and put in the place of another: one change after the other.
     kept: tokio::sync::Mutex<Kept>,
-    refused: Mutex<Option<Refused>>,
+    refused: Mutex<Option<RefusedVersion>>,
 }
 
 /// What stays loaded.
 #[derive(Default)]
 struct Kept {
     /// The version that was served before, so that going back to it takes no time.
-    before: Option<Arc<Served>>,
+    before: Option<Arc<ServedVersion>>,
 }
 
 /// A version that was to be served and cannot be.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Refused {
+pub(crate) struct RefusedVersion {
     /// Its id; `null`: the model of the configuration.
     #[schema(required)]
     pub(crate) id: Option<String>,
@@ -55,13 +55,13 @@ pub(crate) struct Refused {
 }
 
 /// A version that could take the place of the served one; nobody else changes that meanwhile.
-pub(crate) struct Change<'a> {
+pub(crate) struct PendingSwitch<'a> {
     kept: MutexGuard<'a, Kept>,
     /// `None`: it is served already.
-    next: Option<Arc<Served>>,
+    next: Option<Arc<ServedVersion>>,
 }
 
-impl Change<'_> {
+impl PendingSwitch<'_> {
     /// Serves it. Requests that run stay with the version that they began with.
     pub(crate) fn make(mut self, app: &App) {
         let Some(next) = self.next.take() else { return };
@@ -77,7 +77,7 @@ impl Change<'_> {
     }
 }
 
-impl Switch {
+impl VersionSwitch {
     pub(crate) fn new(registry: Option<Registry>) -> Self {
         Self {
             registry,
@@ -91,14 +91,14 @@ impl Switch {
     }
 
     /// The version that was refused last, since what is served has changed.
-    pub(crate) fn refused(&self) -> Option<Refused> {
+    pub(crate) fn refused(&self) -> Option<RefusedVersion> {
         self.refused
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    fn note(&self, refused: Option<Refused>) {
+    fn note(&self, refused: Option<RefusedVersion>) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
@@ -111,7 +111,7 @@ impl Switch {
         &self,
         app: &Arc<App>,
         id: Option<&str>,
-    ) -> Result<Change<'_>, String> {
+    ) -> Result<PendingSwitch<'_>, String> {
         change(app, self.kept.lock().await, id).await
     }
 
@@ -124,7 +124,7 @@ impl Switch {
         let kept = self.kept.lock().await;
         // Read when nobody else changes what is served: an older state would undo what they have
         // done.
-        let State {
+        let RegistryState {
             promoted, shadow, ..
         } = match registry.state() {
             Ok(state) => state,
@@ -148,7 +148,7 @@ impl Switch {
             "a version is refused; what is served stays"
         );
         app.metrics.models.refused();
-        self.note(Some(Refused {
+        self.note(Some(RefusedVersion {
             id: id.map(str::to_owned),
             reason,
             at: unix_time(),
@@ -157,7 +157,12 @@ impl Switch {
 
     /// After a first answer that was none: serves the version before, and so on, and last the model
     /// of the configuration.
-    pub(crate) async fn fall_back(&self, app: &Arc<App>, failed: &Arc<Served>, reason: String) {
+    pub(crate) async fn fall_back(
+        &self,
+        app: &Arc<App>,
+        failed: &Arc<ServedVersion>,
+        reason: String,
+    ) {
         if !Arc::ptr_eq(failed, &app.served()) {
             // Another was promoted meanwhile.
             return;
@@ -190,10 +195,10 @@ async fn change<'a>(
     app: &Arc<App>,
     kept: MutexGuard<'a, Kept>,
     id: Option<&str>,
-) -> Result<Change<'a>, String> {
-    let is = |served: &Served| served.registered.as_deref() == id;
+) -> Result<PendingSwitch<'a>, String> {
+    let is = |served: &ServedVersion| served.registered.as_deref() == id;
     if is(&app.served()) {
-        return Ok(Change { kept, next: None });
+        return Ok(PendingSwitch { kept, next: None });
     }
     let before = kept
         .before
@@ -211,7 +216,7 @@ async fn change<'a>(
             .await?
         }
     };
-    Ok(Change {
+    Ok(PendingSwitch {
         kept,
         next: Some(next),
     })
@@ -223,21 +228,21 @@ async fn load(
     config: Config,
     id: Option<&str>,
     observer: Arc<dyn Observer>,
-) -> Result<Arc<Served>, String> {
+) -> Result<Arc<ServedVersion>, String> {
     let (task, id) = (Arc::clone(app), id.map(str::to_owned));
     let served = spawn_blocking(move || open(&task, &config, id.as_deref(), observer))
         .await
         .map_err(|e| e.to_string())?;
     let served = Arc::new(served.map_err(|e| e.to_string())?);
     app.watch(&served);
-    let tried = warm::try_out(&Turn::with(app, Arc::clone(&served))).await;
+    let tried = warm::try_out(&RequestContext::with(app, Arc::clone(&served))).await;
     tried.map_err(|why| format!("its first answer failed: {why}"))?;
     let _ = served.warmed.set(Ok(()));
     Ok(served)
 }
 
 /// Loads a version that answers one question at a time, for nobody to count.
-pub(super) async fn load_beside(app: &Arc<App>, id: &str) -> Result<Arc<Served>, String> {
+pub(super) async fn load_beside(app: &Arc<App>, id: &str) -> Result<Arc<ServedVersion>, String> {
     let mut config = app.current_config();
     (config.engine.max_batch, config.engine.max_waiting) = (1, 1);
     (config.images.cache_bytes, config.images.workers) = (0, Auto::Value(1));
@@ -249,11 +254,11 @@ fn open(
     config: &Config,
     id: Option<&str>,
     observer: Arc<dyn Observer>,
-) -> Result<Served, LoadError> {
+) -> Result<ServedVersion, LoadError> {
     let now = app.served();
     let device = &now.bundle.device;
     let first = match (id, app.switch.registry()) {
-        (Some(id), Some(registry)) => First::load(config, registry, id, device)?,
+        (Some(id), Some(registry)) => InitialVersion::load(config, registry, id, device)?,
         _ => Bundle::load(&config.model.name, config.model.reward.value(), device)?.into(),
     };
     let name = &first.bundle.config.name;
@@ -264,7 +269,7 @@ fn open(
             served: now.model.to_string(),
         });
     }
-    Ok(Served::start(config, first, observer)?)
+    Ok(ServedVersion::start(config, first, observer)?)
 }
 
 /// Follows the registry: what is promoted there, by whomever, is served here.

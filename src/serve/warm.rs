@@ -5,11 +5,11 @@ use std::{io::Cursor, sync::Arc};
 
 use image::{ImageFormat, Rgb, RgbImage};
 
-use super::{app::App, chat::begin, error::ApiError, served::Turn};
+use super::{app::App, chat::begin, error::ApiError, served::RequestContext};
 use crate::{
-    engine::{Event, GuardParams, Sampling, Token},
-    guard::{Mode, render::Style},
-    serve::openai::{check::Completion, content::Picture},
+    engine::{Event, GeneratedToken, GuardParams, Sampling},
+    guard::{Mode, render::RenderStyle},
+    serve::openai::{check::Completion, content::RequestImage},
     vlm::template::Message,
 };
 
@@ -19,7 +19,7 @@ const TOKENS: usize = 8;
 /// Tries the version that the server begins with and notes how that went. Where one of the registry
 /// fails, the one before it is served.
 pub(crate) async fn warm(app: Arc<App>) {
-    let (began, turn) = (std::time::Instant::now(), Turn::of(&app));
+    let (began, turn) = (std::time::Instant::now(), RequestContext::of(&app));
     let outcome = try_out(&turn).await;
     match &outcome {
         Ok(()) => tracing::info!(
@@ -49,13 +49,13 @@ pub(crate) async fn warm(app: Arc<App>) {
 ///
 /// # Errors
 /// Why that cannot be relied on.
-pub(crate) async fn try_out(turn: &Turn) -> Result<(), String> {
+pub(crate) async fn try_out(turn: &RequestContext) -> Result<(), String> {
     caption(turn)
         .await
         .map_err(|error| error.body.error.message)
 }
 
-async fn caption(turn: &Turn) -> Result<(), ApiError> {
+async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
     let bundle = &turn.served.bundle;
     let messages = vec![Message {
         role: "user".to_owned(),
@@ -68,7 +68,7 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
     let completion = Completion {
         messages,
         user: None,
-        image: Picture::File(picture()?),
+        image: RequestImage::File(picture()?),
         image_field: "messages".to_owned(),
         n: 1,
         sampling: Sampling::default(),
@@ -79,7 +79,7 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
         candidates: 1,
         unanswerable: None,
         show_withheld: false,
-        render: Style::Plain,
+        render: RenderStyle::Plain,
         cache_salt: None,
         stream: false,
         include_usage: false,
@@ -110,7 +110,7 @@ async fn caption(turn: &Turn) -> Result<(), ApiError> {
 }
 
 /// Weights that are broken in the file's sense mostly make numbers that are none.
-fn is_sound(token: &Token, scores: bool) -> Result<(), ApiError> {
+fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
     let number = |what: &str, value: f32| {
         let message = format!("the {what} of a token is {value}, which is no number");
         if value.is_finite() {

@@ -16,8 +16,8 @@ use super::{
     metrics::{REWARDS, VERDICTS, counter, counters, histogram, verdict_name},
 };
 use crate::{
-    engine::{EngineError, FinishReason, Token},
-    guard::{Action, Report, Span},
+    engine::{EngineError, FinishReason, GeneratedToken},
+    guard::{Action, GuardReport, Span},
 };
 
 /// Metrics of answers.
@@ -153,7 +153,7 @@ pub(crate) struct AnswerEnd<'a> {
     /// Tokens of the answer, and of the candidates that were not it.
     pub(crate) completion_tokens: usize,
     /// The guard's report.
-    pub(crate) guard: &'a Report,
+    pub(crate) guard: &'a GuardReport,
 }
 
 /// Counts a completion's answers as its client is shown them. Answers that have not ended when it
@@ -202,7 +202,7 @@ impl AnswerMeter {
         &mut self,
         index: usize,
         at: Instant,
-        tokens: &[Token],
+        tokens: &[GeneratedToken],
         flagged_tokens: usize,
         spans: &[Span],
     ) {

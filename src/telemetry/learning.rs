@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prometheus::{Error, Gauge, IntCounterVec, Registry};
 
 use super::metrics::{add, counters};
-use crate::feedback::monitor::Seen;
+use crate::feedback::monitor::MonitorFigures;
 
 /// Metrics of learning. A gauge that nothing is known of yet is no number, which no alert fires on.
 pub(crate) struct LearningMetrics {
@@ -61,7 +61,7 @@ impl LearningMetrics {
     }
 
     /// Sets the gauges of the scorer to what recent answers and corrections say of it.
-    pub(crate) fn seen(&self, seen: &Seen) {
+    pub(crate) fn seen(&self, seen: &MonitorFigures) {
         let known = [
             (&self.auroc, seen.auroc),
             (&self.ece, seen.ece),

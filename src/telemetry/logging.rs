@@ -7,7 +7,7 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogFormat, LogSection};
 
 /// Log lines that wait for whoever reads them; more are dropped.
 const WAITING: usize = 4096;
@@ -34,7 +34,7 @@ impl LogLevel {
 /// it. A second call changes nothing: a process has one log. Nobody waits for a reader who does not
 /// read.
 #[must_use = "what still waits is written when it is dropped"]
-pub fn init(log: &Log) -> (WorkerGuard, LogLevel) {
+pub fn init(log: &LogSection) -> (WorkerGuard, LogLevel) {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(WAITING)
         .lossy(true)

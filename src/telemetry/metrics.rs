@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     engine::Observer,
-    feedback::{queue::ratings::Agreement, record::Kind, store::queue::Length},
+    feedback::{queue::ratings::Agreement, record::JudgmentKind, store::queue::QueueLength},
     guard::{Thresholds, Verdict},
 };
 
@@ -310,7 +310,7 @@ impl Metrics {
     }
 
     /// A correction was kept.
-    pub fn feedback(&self, kind: Kind) {
+    pub fn feedback(&self, kind: JudgmentKind) {
         self.feedback.with_label_values(&[kind.name()]).inc();
     }
 
@@ -330,8 +330,8 @@ impl Metrics {
     }
 
     /// Sets the length of the annotators' queue, by state.
-    pub fn queue(&self, length: &Length) {
-        let Length {
+    pub fn queue(&self, length: &QueueLength) {
+        let QueueLength {
             open,
             leased,
             unassisted,

@@ -9,8 +9,8 @@ use super::{
     TrainError,
     corpus::Corpus,
     features::Features,
-    labels::LabelledText,
-    qa::{Kind, Qa, QaBuilder},
+    labels::LabeledText,
+    qa::{Qa, QaBuilder, QaKind},
     reward_data::judged,
     rollout::{self, RolloutConfig},
     setup::Setup,
@@ -28,18 +28,18 @@ const POOL: usize = 1000;
 
 /// Something said about an image: an answer to a question, or a description.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct ImageStatement {
     /// What was asked; `None` for a description.
     pub(super) question: Option<String>,
     /// What was said, and what is known about it.
-    pub(super) text: LabelledText,
+    pub(super) text: LabeledText,
     /// Indicates whether the token that ends an answer belongs to it: a language model may learn
     /// it.
     pub(super) ends: bool,
 }
 
-impl From<LabelledText> for Said {
-    fn from(text: LabelledText) -> Self {
+impl From<LabeledText> for ImageStatement {
+    fn from(text: LabeledText) -> Self {
         Self {
             question: None,
             text,
@@ -48,13 +48,13 @@ impl From<LabelledText> for Said {
     }
 }
 
-impl Said {
+impl ImageStatement {
     /// An answer that is right or wrong as a whole.
     pub(super) fn answer(question: String, answer: String, right: bool) -> Self {
         let words = 0..answer.trim_end_matches('.').len();
         Self {
             question: Some(question),
-            text: LabelledText {
+            text: LabeledText {
                 text: answer,
                 ranges: vec![(words, Some(right))],
                 rest: None,
@@ -71,7 +71,7 @@ pub(super) fn is_right(answer: &str, qa: &Qa) -> bool {
 
 /// How derived questions are asked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asking {
+pub(super) struct QuestionForm {
     /// Most questions an image.
     pub(super) n: usize,
     /// 0 answers greedily.
@@ -87,11 +87,11 @@ pub(super) fn own_answers(
     images: &[Image],
     features: &Features,
     stats: &CaptionStats,
-    Asking {
+    QuestionForm {
         n,
         temperature,
         seed,
-    }: Asking,
+    }: QuestionForm,
 ) -> Result<Vec<Vec<(String, Qa)>>, TrainError> {
     let builder = QaBuilder::new(stats, Lexicon::shared());
     let questions = |i: usize, rng: &mut SmallRng| {
@@ -140,16 +140,16 @@ pub(super) fn answers_to<Q: Send>(
 }
 
 /// Makes right and wrong answers in the manner of a training split.
-pub(super) struct Answers {
+pub(super) struct AnswerGenerator {
     /// What is answered to questions of a kind; common answers stand there more often.
-    pool: BTreeMap<Kind, Vec<String>>,
+    pool: BTreeMap<QaKind, Vec<String>>,
 }
 
-impl Answers {
+impl AnswerGenerator {
     /// Gathers answers to questions about some of `images`.
     pub(super) fn new(images: &[Image], stats: &CaptionStats) -> Self {
         let builder = QaBuilder::new(stats, Lexicon::shared());
-        let mut pool: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+        let mut pool: BTreeMap<QaKind, Vec<String>> = BTreeMap::new();
         for (i, image) in images.iter().take(POOL).enumerate() {
             for qa in builder.pairs(image, &mut SmallRng::seed_from_u64(i as u64), 4) {
                 pool.entry(qa.kind).or_default().push(qa.answer);
@@ -167,7 +167,7 @@ impl Answers {
         image: &Image,
         n: usize,
         rng: &mut impl Rng,
-    ) -> Vec<Said> {
+    ) -> Vec<ImageStatement> {
         let references: Vec<String> = image
             .captions
             .iter()
@@ -182,9 +182,9 @@ impl Answers {
             }
             let answer = other.unwrap_or_else(|| qa.answer.clone());
             said.push(if qa.kind.is_closed() {
-                Said::answer(qa.question, answer, !change)
+                ImageStatement::answer(qa.question, answer, !change)
             } else {
-                Said {
+                ImageStatement {
                     question: Some(qa.question),
                     text: judged(answer, &references),
                     ends: false,
@@ -229,18 +229,19 @@ mod tests {
             .collect();
         let stats = CaptionStats::new(&images, Lexicon::shared());
         let (answers, builder) = (
-            Answers::new(&images, &stats),
+            AnswerGenerator::new(&images, &stats),
             QaBuilder::new(&stats, Lexicon::shared()),
         );
         let mut rng = SmallRng::seed_from_u64(7);
-        let said: Vec<Said> = (0..200)
+        let said: Vec<ImageStatement> = (0..200)
             .flat_map(|_| answers.of(&builder, &black, 4, &mut rng))
             .collect();
         let colours: Vec<_> = said
             .iter()
             .filter(|s| s.question.as_deref() == Some("What color is the dog?"))
             .collect();
-        let right = |s: &&&Said| s.text.ranges == [(0..s.text.text.len() - 1, Some(true))];
+        let right =
+            |s: &&&ImageStatement| s.text.ranges == [(0..s.text.text.len() - 1, Some(true))];
         assert!(
             colours
                 .iter()

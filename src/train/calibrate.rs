@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use super::{
     TrainError,
-    contenders::Contender,
-    judged::{Half, Judged, ScoredText},
+    compared_scorers::ComparedScorer,
+    scored_split::{ComparedText, DevelopmentHalf, ScoredSplit},
 };
 use crate::{
     bundle::RewardKind,
-    eval::tokens::{Ranking, Scored},
+    eval::tokens::{Ranking, ScoredToken},
     reward::{calibration::Calibration, drift::Histogram, logistic::logistic_regression},
 };
 
@@ -27,10 +27,14 @@ const ANSWERS_FITTED_ON: &str =
     "the policy's own yes or no to derived questions about every second development image";
 
 /// Things that the policy's own captions name, with one contender's raw scores.
-pub fn things(captions: &[ScoredText], contender: usize, half: Half) -> Vec<Scored> {
+pub fn things(
+    captions: &[ComparedText],
+    contender: usize,
+    half: DevelopmentHalf,
+) -> Vec<ScoredToken> {
     captions
         .iter()
-        .filter(|text| Half::of(text.image) == half)
+        .filter(|text| DevelopmentHalf::of(text.image) == half)
         .flat_map(|text| text.ranges(contender))
         .map(|(_, scored)| scored)
         .collect()
@@ -44,8 +48,11 @@ pub fn things(captions: &[ScoredText], contender: usize, half: Half) -> Vec<Scor
 ///
 /// # Errors
 /// When the tuning half has not both grounded and ungrounded things.
-pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>, TrainError> {
-    let one = |(i, contender): (usize, &Contender)| {
+pub fn fit(
+    judged: &ScoredSplit,
+    contenders: &[ComparedScorer],
+) -> Result<Vec<Calibration>, TrainError> {
+    let one = |(i, contender): (usize, &ComparedScorer)| {
         let help = if contender.is_helped() {
             help_of_log_probability(&judged.perturbed, i)
         } else {
@@ -54,9 +61,9 @@ pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>
         let tuning = judged
             .captions
             .iter()
-            .filter(|text| Half::of(text.image) == Half::Tune);
-        let helped: Vec<ScoredText> = tuning.map(|text| with_help(text, i, help)).collect();
-        let (logits, good): (Vec<f32>, Vec<bool>) = things(&helped, i, Half::Tune)
+            .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune);
+        let helped: Vec<ComparedText> = tuning.map(|text| with_help(text, i, help)).collect();
+        let (logits, good): (Vec<f32>, Vec<bool>) = things(&helped, i, DevelopmentHalf::Tune)
             .iter()
             .map(|t| (t.reward, t.good))
             .unzip();
@@ -91,7 +98,7 @@ pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>
         let tuning = judged
             .captions
             .iter()
-            .filter(|text| Half::of(text.image) == Half::Tune);
+            .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune);
         let tokens = tuning.flat_map(|text| text.scores[i].iter().zip(&text.log_probabilities));
         let rewards = Some(Histogram::of(
             tokens.map(|(score, lp)| fitted.reward(*score, *lp)),
@@ -102,11 +109,11 @@ pub fn fit(judged: &Judged, contenders: &[Contender]) -> Result<Vec<Calibration>
 }
 
 /// The calibration of a yes or no that answers, where the tuning half has right and wrong ones.
-fn yes_no(answers: &[ScoredText], contender: usize) -> Option<Calibration> {
-    let tuning = answers
-        .iter()
-        .filter(|text| Half::of(text.image) == Half::Tune && text.is_yes_or_no(0));
-    let of = |text: &ScoredText| {
+fn yes_no(answers: &[ComparedText], contender: usize) -> Option<Calibration> {
+    let tuning = answers.iter().filter(|text| {
+        DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune && text.is_yes_or_no(0)
+    });
+    let of = |text: &ComparedText| {
         Some((
             text.scores[contender][0],
             text.log_probabilities[0],
@@ -136,10 +143,10 @@ fn yes_no(answers: &[ScoredText], contender: usize) -> Option<Calibration> {
 }
 
 /// The calibration of texts that the policy did not write, where some are wrong.
-fn others(texts: &[ScoredText], contender: usize, help: f32) -> Option<Calibration> {
+fn others(texts: &[ComparedText], contender: usize, help: f32) -> Option<Calibration> {
     let tuning = texts
         .iter()
-        .filter(|text| Half::of(text.image) == Half::Tune)
+        .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune)
         .map(|text| with_help(text, contender, help));
     let (logits, good): (Vec<f32>, Vec<bool>) = tuning
         .flat_map(|text| text.claims(contender).collect::<Vec<_>>())
@@ -152,7 +159,7 @@ fn others(texts: &[ScoredText], contender: usize, help: f32) -> Option<Calibrati
 }
 
 /// A text whose scores have what the log-probability adds to them.
-fn with_help(text: &ScoredText, contender: usize, help: f32) -> ScoredText {
+fn with_help(text: &ComparedText, contender: usize, help: f32) -> ComparedText {
     let mut text = text.clone();
     text.scores[contender]
         .iter_mut()
@@ -163,10 +170,10 @@ fn with_help(text: &ScoredText, contender: usize, help: f32) -> ScoredText {
 
 /// What of a token's log-probability is to be added to its logit: logistic regression on both, over
 /// the tuning half. Never negative: a likelier word is no reason for doubt.
-fn help_of_log_probability(texts: &[ScoredText], contender: usize) -> f32 {
+fn help_of_log_probability(texts: &[ComparedText], contender: usize) -> f32 {
     let tokens = texts
         .iter()
-        .filter(|text| Half::of(text.image) == Half::Tune)
+        .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune)
         .flat_map(|text| {
             let scores = text
                 .labels
@@ -200,9 +207,9 @@ fn help_of(features: &[[f64; 2]], targets: &[f64]) -> f32 {
 }
 
 /// Of the scorers that a bundle can serve, the one that ranks the tuning half's things best.
-pub fn best(judged: &Judged, contenders: &[Contender]) -> Option<RewardKind> {
+pub fn best(judged: &ScoredSplit, contenders: &[ComparedScorer]) -> Option<RewardKind> {
     let auroc = |i: usize| {
-        Ranking::new(things(&judged.captions, i, Half::Tune))
+        Ranking::new(things(&judged.captions, i, DevelopmentHalf::Tune))
             .metrics(0.5)
             .auroc
     };
@@ -219,7 +226,7 @@ pub fn best(judged: &Judged, contenders: &[Contender]) -> Option<RewardKind> {
 
 /// The calibrations of the scorers that a bundle can serve.
 pub fn served(
-    contenders: &[Contender],
+    contenders: &[ComparedScorer],
     calibrations: &[Calibration],
 ) -> BTreeMap<RewardKind, Calibration> {
     let of = |kind: RewardKind| {

@@ -13,7 +13,7 @@ use super::{Tensors, TrainError};
 
 /// One line of `loss.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Point {
+pub struct LossPoint {
     /// Optimiser step.
     pub step: usize,
     /// Mean loss of the step's batch.
@@ -115,7 +115,7 @@ impl RunDir {
             None
         };
         let done = found.as_ref().map_or(0, |(step, _)| *step);
-        let kept: Vec<Point> = self
+        let kept: Vec<LossPoint> = self
             .losses()?
             .into_iter()
             .filter(|p| p.step < done || (p.step == done && p.dev.is_some()))
@@ -130,7 +130,7 @@ impl RunDir {
     }
 
     /// Appends to the loss log.
-    pub fn log(&self, point: &Point) -> Result<(), TrainError> {
+    pub fn log(&self, point: &LossPoint) -> Result<(), TrainError> {
         let file = self.file("loss.jsonl");
         let line = serde_json::to_string(point).map_err(|e| TrainError::Run(e.to_string()))?;
         let mut out = fs::OpenOptions::new()
@@ -142,7 +142,7 @@ impl RunDir {
     }
 
     /// The loss log; a torn last line (the process was killed while writing) is left out.
-    pub fn losses(&self) -> Result<Vec<Point>, TrainError> {
+    pub fn losses(&self) -> Result<Vec<LossPoint>, TrainError> {
         let file = self.file("loss.jsonl");
         if !file.exists() {
             return Ok(Vec::new());
@@ -174,7 +174,7 @@ mod tests {
         assert!(RunDir::open(dir.path(), &1, false).is_err());
         assert!(RunDir::open(dir.path(), &2, true).is_err());
         for step in 0..5 {
-            run.log(&Point {
+            run.log(&LossPoint {
                 step,
                 train: Some(step as f64),
                 dev: None,

@@ -13,7 +13,7 @@ use tokenizers::{
 use super::{
     TrainError,
     qa::QaBuilder,
-    rows::{Branch, TextRow},
+    rows::{ResponseBranch, TextRow},
     text::normalize_caption,
 };
 use crate::eval::data::flickr8k::Image;
@@ -147,7 +147,7 @@ impl<'a> Corpus<'a> {
         let prompt = Self::caption_prompt(self.tokenizer, self.template, &mut rng)?;
         let mut branches = Vec::new();
         for caption in &image.captions {
-            branches.push(Branch {
+            branches.push(ResponseBranch {
                 after_prompt: true,
                 tokens: self.answer(&normalize_caption(caption))?,
                 learn_from: 0,
@@ -160,7 +160,7 @@ impl<'a> Corpus<'a> {
             let mut tokens = Self::prompt(self.tokenizer, self.template, &qa.question)?;
             let learn_from = tokens.len();
             tokens.extend(self.answer(&qa.answer)?);
-            branches.push(Branch {
+            branches.push(ResponseBranch {
                 after_prompt: false,
                 tokens,
                 learn_from,

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::{TrainError, checkpoint::Point};
+use super::{TrainError, checkpoint::LossPoint};
 
 /// Draws the training loss (a running mean over about 1 % of the steps) and the development loss.
-pub fn draw(points: &[Point], title: &str, path: &Path) -> Result<(), TrainError> {
+pub fn draw(points: &[LossPoint], title: &str, path: &Path) -> Result<(), TrainError> {
     let window = (points.len() / 100).max(1);
     let raw: Vec<(f64, f64)> = points
         .iter()

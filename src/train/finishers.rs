@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{TrainError, features::Features, judged::ScoredText, policy::Policy};
+use super::{TrainError, features::Features, policy::Policy, scored_split::ComparedText};
 use crate::{
     bundle::{Bundle, serve_thresholds},
     reward::{
         calibration::Calibration,
         evidence::{Evidence, ImageEvidence},
         finish::{Finisher, WrittenBy},
-        scorer::Scored,
+        scorer::TextRewards,
     },
 };
 
@@ -48,7 +48,7 @@ impl Finishers {
     /// When the text is of another image, or cannot be cut into tokens.
     pub fn finish(
         &self,
-        text: &mut ScoredText,
+        text: &mut ComparedText,
         contender: usize,
         writer: WrittenBy,
         policy: &Policy,
@@ -64,7 +64,7 @@ impl Finishers {
             .encode(&text.text.text)
             .map_err(|e| failed(&e))?;
         let rewards = std::mem::take(&mut text.scores[contender]);
-        let mut scored = Scored {
+        let mut scored = TextRewards {
             rewards,
             log_probabilities: text.log_probabilities.clone(),
         };

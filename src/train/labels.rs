@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use crate::{
-    eval::objects::Judgement,
-    lexicon::{Lexicon, Mention, References, Support},
+    eval::objects::ObjectJudgment,
+    lexicon::{Lexicon, Mention, ReferenceTexts, Support},
     vlm::tokenizer::TextTokenizer,
 };
 
 /// A response with what is known about its parts. What no range covers has the label `rest`; `None`
 /// is unknown and never taken for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabelledText {
+pub struct LabeledText {
     /// The response.
     pub text: String,
     /// Byte ranges and whether they are grounded.
@@ -20,7 +20,7 @@ pub struct LabelledText {
     pub rest: Option<bool>,
 }
 
-impl LabelledText {
+impl LabeledText {
     /// A text that is grounded throughout.
     pub fn all_good(text: String) -> Self {
         Self {
@@ -33,7 +33,7 @@ impl LabelledText {
     /// Returns what the references of its image say about a text that a model wrote: things that
     /// they name, or that what they name lets expect, are grounded; things that they know nothing
     /// of are not; all other words are unknown.
-    pub fn judged(text: String, lexicon: &Lexicon, references: &References<'_>) -> Self {
+    pub fn judged(text: String, lexicon: &Lexicon, references: &ReferenceTexts<'_>) -> Self {
         Self::by_mention(text, lexicon, |mention| {
             match references.supports(mention) {
                 Support::Named => Some(true),
@@ -63,12 +63,12 @@ impl LabelledText {
     }
 
     /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
-    pub fn with_properties(mut self, judgement: &Judgement) -> Self {
+    pub fn with_properties(mut self, judgment: &ObjectJudgment) -> Self {
         self.ranges.extend(
-            judgement
+            judgment
                 .colours
                 .iter()
-                .chain(&judgement.counts)
+                .chain(&judgment.counts)
                 .map(|(range, good)| (range.clone(), Some(*good))),
         );
         self
@@ -139,7 +139,7 @@ mod tests {
         let tokenizer = tokenizer();
         let text = "A dog runs with a frisbee.".to_owned();
         let at = text.find("frisbee").unwrap();
-        let labelled = LabelledText {
+        let labelled = LabeledText {
             ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)],
             rest: Some(true),
             text,
@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn a_model_is_judged_by_what_people_named() {
         let lexicon = Lexicon::shared();
-        let references = References::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);
-        let judged =
-            LabelledText::judged("A dog runs with a frisbee.".into(), lexicon, &references);
+        let references =
+            ReferenceTexts::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);
+        let judged = LabeledText::judged("A dog runs with a frisbee.".into(), lexicon, &references);
         let named: Vec<(&str, Option<bool>)> = judged
             .ranges
             .iter()

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     TrainError,
-    answers::Said,
+    answers::ImageStatement,
     evidence::{
-        labels::{Absence, truth},
-        origins::{OTHERS, Photograph, Photographs, origin_named},
+        labels::{KnownAbsences, truth},
+        origins::{AllPhotographs, LabeledPhotograph, OTHERS, origin_named},
     },
-    labels::LabelledText,
+    labels::LabeledText,
     text::capitalized,
 };
 use crate::{
@@ -24,11 +24,11 @@ use crate::{
             flickr8k::{Dataset, Image},
             questions::AskedQuestion,
         },
-        honesty::{Origin, folds::FOLDS},
+        honesty::{PhotographOrigin, folds::FOLDS},
         objects,
         vqa::is_right,
     },
-    lexicon::{Lexicon, References},
+    lexicon::{Lexicon, ReferenceTexts},
 };
 
 /// Which photographs scorers learn from beside Flickr8k's, and how often.
@@ -46,11 +46,11 @@ pub struct OriginsConfig {
 
 impl OriginsConfig {
     /// Returns how often an epoch passes over an origin's photographs.
-    pub(super) fn passes(&self, origin: Origin) -> usize {
+    pub(super) fn passes(&self, origin: PhotographOrigin) -> usize {
         self.passes
             .get(origin.name())
             .copied()
-            .unwrap_or(usize::from(origin == Origin::Flickr8k))
+            .unwrap_or(usize::from(origin == PhotographOrigin::Flickr8k))
     }
 
     fn check(&self) -> Result<(), TrainError> {
@@ -67,15 +67,15 @@ impl OriginsConfig {
 }
 
 /// The photographs of other origins that a training learns from.
-pub(super) struct Others {
-    pub(super) photographs: Vec<Photograph>,
+pub(super) struct OtherOrigins {
+    pub(super) photographs: Vec<LabeledPhotograph>,
     /// People's questions about each; none about radiographs, which are negatives and nothing to
     /// learn answers from.
     asked: Vec<Vec<AskedQuestion>>,
-    absence: Absence,
+    absence: KnownAbsences,
 }
 
-impl Others {
+impl OtherOrigins {
     /// Reads those that a configuration asks for; none without one.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Others {
         let mut this = Self {
             photographs: Vec::new(),
             asked: Vec::new(),
-            absence: Absence::new(Lexicon::shared()),
+            absence: KnownAbsences::new(Lexicon::shared()),
         };
         let Some(config) = config else {
             return Ok(this);
@@ -93,7 +93,7 @@ impl Others {
         if OTHERS.iter().all(|&origin| config.passes(origin) == 0) {
             return Ok(this);
         }
-        let Photographs { all, questions, .. } = Photographs::open(
+        let AllPhotographs { all, questions, .. } = AllPhotographs::open(
             &config.data,
             &Dataset {
                 train: Vec::new(),
@@ -108,7 +108,7 @@ impl Others {
             if config.parts.contains(&photograph.fold) && config.passes(photograph.origin) > 0 {
                 let questions = asked
                     .remove(&number)
-                    .filter(|_| photograph.origin == Origin::Daquar);
+                    .filter(|_| photograph.origin == PhotographOrigin::Daquar);
                 this.asked.push(questions.unwrap_or_default());
                 this.photographs.push(photograph);
             }
@@ -132,7 +132,12 @@ impl Others {
 
     /// Answers to at most `n` of them, half of them people's and half of them people's to other
     /// questions.
-    pub(super) fn answers(&self, number: usize, n: usize, rng: &mut impl Rng) -> Vec<Said> {
+    pub(super) fn answers(
+        &self,
+        number: usize,
+        n: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<ImageStatement> {
         let mut said = Vec::new();
         for asked in self.questions(number, n, rng) {
             let right = rng.random_bool(0.5);
@@ -150,17 +155,19 @@ impl Others {
             let text = answer
                 .filter(fits)
                 .map(|answer| capitalized(&format!("{}.", answer.replace('_', " "))));
-            said.extend(text.map(|text| Said::answer(asked.question.clone(), text, right)));
+            said.extend(
+                text.map(|text| ImageStatement::answer(asked.question.clone(), text, right)),
+            );
         }
         said
     }
 
     /// A text about a photograph, judged by what is known of that: things and, where people
     /// described it, colors and numbers.
-    pub(super) fn judged(&self, photograph: &Photograph, text: String) -> LabelledText {
+    pub(super) fn judged(&self, photograph: &LabeledPhotograph, text: String) -> LabeledText {
         let lexicon = Lexicon::shared();
-        let references = References::new(lexicon, &photograph.texts);
-        let known = LabelledText::by_mention(text, lexicon, |mention| {
+        let references = ReferenceTexts::new(lexicon, &photograph.texts);
+        let known = LabeledText::by_mention(text, lexicon, |mention| {
             truth(photograph, &references, mention, &self.absence)
         });
         // Where nobody described it, there is nothing to compare colors and numbers with.
@@ -171,8 +178,8 @@ impl Others {
 
 /// The photograph as questions are derived from it, with all that is known to be there; `None`
 /// where nobody described it: what is not named may be there then.
-pub(super) fn questioned(photograph: &Photograph) -> Option<Image> {
-    let Photograph { image, texts, .. } = photograph;
+pub(super) fn questioned(photograph: &LabeledPhotograph) -> Option<Image> {
+    let LabeledPhotograph { image, texts, .. } = photograph;
     (!image.captions.is_empty()).then(|| Image {
         captions: texts.clone(),
         ..image.clone()
@@ -187,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    fn photograph(origin: Origin, captions: &[&str], more: &[&str]) -> Photograph {
+    fn photograph(origin: PhotographOrigin, captions: &[&str], more: &[&str]) -> LabeledPhotograph {
         let owned = |texts: &[&str]| {
             texts
                 .iter()
@@ -199,7 +206,7 @@ mod tests {
             path: "a.jpg".into(),
             captions: owned(captions),
         };
-        Photograph {
+        LabeledPhotograph {
             origin,
             image,
             texts: [owned(captions), owned(more)].concat(),
@@ -209,9 +216,9 @@ mod tests {
         }
     }
 
-    fn judged(photograph: &Photograph, text: &str) -> Vec<(String, Option<bool>)> {
-        let others = Others::open(None).unwrap();
-        let LabelledText { text, ranges, rest } = others.judged(photograph, text.to_owned());
+    fn judged(photograph: &LabeledPhotograph, text: &str) -> Vec<(String, Option<bool>)> {
+        let others = OtherOrigins::open(None).unwrap();
+        let LabeledText { text, ranges, rest } = others.judged(photograph, text.to_owned());
         assert_eq!(rest, None, "what is no thing is unknown");
         ranges
             .into_iter()
@@ -229,24 +236,31 @@ mod tests {
     #[test]
     fn a_text_is_judged_by_what_its_origin_is_sure_of() {
         let text = "A man with a dog near a lamp.";
-        let boxes_and_captions =
-            photograph(Origin::CocoMini, &["A lamp on a table."], &["the dog"]);
+        let boxes_and_captions = photograph(
+            PhotographOrigin::CocoMini,
+            &["A lamp on a table."],
+            &["the dog"],
+        );
         assert_eq!(
             judged(&boxes_and_captions, text),
             named(&[("man", false), ("dog", true), ("lamp", true)])
         );
-        let boxes = photograph(Origin::CocoMini, &[], &["the dog"]);
+        let boxes = photograph(PhotographOrigin::CocoMini, &[], &["the dog"]);
         assert_eq!(
             judged(&boxes, text),
             named(&[("man", false), ("dog", true)]),
             "nobody looked for lamps"
         );
-        let room = photograph(Origin::Daquar, &[], &["What is on the table?", "the lamp"]);
+        let room = photograph(
+            PhotographOrigin::Daquar,
+            &[],
+            &["What is on the table?", "the lamp"],
+        );
         assert_eq!(
             judged(&room, text),
             named(&[("man", false), ("dog", false), ("lamp", true)])
         );
-        let radiograph = photograph(Origin::VqaRad, &[], &[]);
+        let radiograph = photograph(PhotographOrigin::VqaRad, &[], &[]);
         assert_eq!(
             judged(&radiograph, text),
             named(&[("man", false), ("dog", false), ("lamp", false)])
@@ -268,9 +282,9 @@ mod tests {
             vec![asked("what is red?", &["chair"])],
             Vec::new(),
         ];
-        let others = Others {
+        let others = OtherOrigins {
             asked: questions,
-            ..Others::open(None).unwrap()
+            ..OtherOrigins::open(None).unwrap()
         };
         let mut rng = SmallRng::seed_from_u64(3);
         let said: BTreeSet<(String, bool)> = (0..200)
@@ -297,10 +311,15 @@ mod tests {
     #[test]
     fn questions_are_derived_where_people_described_a_photograph() {
         assert_eq!(
-            questioned(&photograph(Origin::Daquar, &[], &["the lamp"])),
+            questioned(&photograph(PhotographOrigin::Daquar, &[], &["the lamp"])),
             None
         );
-        let both = questioned(&photograph(Origin::CocoMini, &["A lamp."], &["the dog"])).unwrap();
+        let both = questioned(&photograph(
+            PhotographOrigin::CocoMini,
+            &["A lamp."],
+            &["the dog"],
+        ))
+        .unwrap();
         assert_eq!(both.captions, ["A lamp.", "the dog"]);
     }
 
@@ -308,7 +327,7 @@ mod tests {
     fn a_mistake_in_the_origins_is_named_and_flickr8k_is_always_there() {
         let config = |text: &str| -> OriginsConfig { toml::from_str(text).unwrap() };
         let error = |text: &str| {
-            Others::open(Some(&config(text)))
+            OtherOrigins::open(Some(&config(text)))
                 .err()
                 .map(|e| e.to_string())
                 .unwrap_or_default()
@@ -327,10 +346,15 @@ mod tests {
         );
         // Folders that are not there are left out.
         let nowhere = config("data = \"nowhere\"\nparts = [0]\npasses = { coco-mini = 8 }");
-        assert!(Others::open(Some(&nowhere)).unwrap().photographs.is_empty());
+        assert!(
+            OtherOrigins::open(Some(&nowhere))
+                .unwrap()
+                .photographs
+                .is_empty()
+        );
         let passes: BTreeSet<(&str, usize)> = OTHERS
             .iter()
-            .chain(&[Origin::Flickr8k])
+            .chain(&[PhotographOrigin::Flickr8k])
             .map(|&o| (o.name(), nowhere.passes(o)))
             .collect();
         assert_eq!(

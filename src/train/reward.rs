@@ -10,32 +10,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Tensors, TrainError,
-    checkpoint::{Point, RunDir, write_atomically},
-    corrections::Correction,
+    checkpoint::{LossPoint, RunDir, write_atomically},
+    corrections::CorrectedAnswer,
     curve,
-    evidence::origins::Photograph,
+    evidence::origins::LabeledPhotograph,
     export::{write_json, write_weights},
     features::{Features, VIEWS},
     optim::{AdamW, named_vars},
-    origins::{OriginsConfig, Others, questioned},
+    origins::{OriginsConfig, OtherOrigins, questioned},
     progress,
     reward_data::{Example, Examples},
     samples::{self, Negatives},
-    scorers::{Net, Pass, ScorerConfig, ScorerConfigs},
+    scorers::{Net, ScorerConfig, ScorerConfigs, ScorerInput},
     setup::Setup,
     snapshot::Snapshot,
     tell,
 };
 use crate::{
     bundle::Bundle,
-    eval::{data::flickr8k::Image, honesty::Origin},
+    eval::{data::flickr8k::Image, honesty::PhotographOrigin},
     vlm::ops,
 };
 
 /// `candor train reward --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RewardConfig {
+pub struct RewardTrainingConfig {
     /// Folder in Flickr8k's layout.
     pub data: PathBuf,
     /// Photographs of other origins that are learned from too.
@@ -121,11 +121,11 @@ pub struct ExampleConfig {
 
 /// A reward training that is ready to run, or to go on.
 pub struct RewardTraining {
-    pub(super) config: RewardConfig,
+    pub(super) config: RewardTrainingConfig,
     pub(super) run: RunDir,
     pub(super) setup: Setup,
     /// Photographs of other origins: their numbers follow those of `setup`'s training images.
-    pub(super) others: Others,
+    pub(super) others: OtherOrigins,
     /// Features of `setup`'s training images, and of those.
     pub(super) train_features: Features,
     /// Which of them are of the training split or of other origins, and learned from.
@@ -134,7 +134,7 @@ pub struct RewardTraining {
     epoch: Vec<usize>,
     /// What people corrected in the last of `setup`'s training images, which stand behind the
     /// split, an entry an image.
-    pub(super) human: Vec<Vec<Correction>>,
+    pub(super) human: Vec<Vec<CorrectedAnswer>>,
 }
 
 /// One scorer's variables and optimiser.
@@ -156,7 +156,7 @@ impl Learner<'_> {
     fn loss(
         &self,
         net: &Net,
-        pass: &Pass<'_>,
+        pass: &ScorerInput<'_>,
         shard: &Example,
         totals: Totals,
         step: u64,
@@ -195,7 +195,11 @@ impl RewardTraining {
     ///
     /// # Errors
     /// When the configuration, the data, the policy or the run directory is not usable.
-    pub fn prepare(config: RewardConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
+    pub fn prepare(
+        config: RewardTrainingConfig,
+        out: &Path,
+        resume: bool,
+    ) -> Result<Self, TrainError> {
         if config.scorers.is_empty() {
             return Err(TrainError::Run(
                 "scorers: there is none; add a table such as [scorers.probe]".into(),
@@ -210,7 +214,7 @@ impl RewardTraining {
                 "frozen: {name} is no scorer that begins as one of a bundle"
             )));
         }
-        let others = Others::open(config.origins.as_ref())?;
+        let others = OtherOrigins::open(config.origins.as_ref())?;
         let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
         let run = RunDir::open(out, &config, resume)?;
         let mut train_features =
@@ -251,7 +255,7 @@ impl RewardTraining {
             split.truncate(images);
             split.sort_unstable();
         }
-        let passes = |origin: Origin| {
+        let passes = |origin: PhotographOrigin| {
             config
                 .origins
                 .as_ref()
@@ -259,7 +263,7 @@ impl RewardTraining {
         };
         let origin = |i: usize| {
             i.checked_sub(behind)
-                .map_or(Origin::Flickr8k, |i| others.photographs[i].origin)
+                .map_or(PhotographOrigin::Flickr8k, |i| others.photographs[i].origin)
         };
         let epoch: Vec<usize> = split
             .iter()
@@ -317,7 +321,7 @@ impl RewardTraining {
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
-            self.run.log(&Point {
+            self.run.log(&LossPoint {
                 step,
                 train: Some(loss),
                 dev: None,
@@ -395,7 +399,7 @@ impl RewardTraining {
     }
 
     /// An image of another origin, with what is known of it; `None` for all others.
-    pub(super) fn photograph(&self, i: usize) -> Option<&Photograph> {
+    pub(super) fn photograph(&self, i: usize) -> Option<&LabeledPhotograph> {
         self.others
             .photographs
             .get(i.checked_sub(self.setup.data.train.len())?)
@@ -413,7 +417,7 @@ impl RewardTraining {
         match self.photograph(i) {
             Some(photograph) => photograph.origin.name(),
             None if corrected.contains(&i) => "corrections",
-            None => Origin::Flickr8k.name(),
+            None => PhotographOrigin::Flickr8k.name(),
         }
     }
 
@@ -470,7 +474,7 @@ impl RewardTraining {
         let batch = Examples::true_captions(self, &images)?;
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, 0)).collect();
         let features = self.train_features.batch(&views)?;
-        let sample = Pass::new(&self.setup.policy, &features, &batch)?;
+        let sample = ScorerInput::new(&self.setup.policy, &features, &batch)?;
         let mut learners = Vec::with_capacity(self.config.scorers.len());
         for (name, config) in self
             .config
@@ -546,8 +550,8 @@ impl RewardTraining {
         let vars: Vec<_> = learners.iter().flat_map(|l| l.optim.vars()).collect();
         let (loss, gradients) = workers.gradients(&shards, &vars, |shard| {
             let pass = match reads_policy {
-                true => Pass::new(&self.setup.policy, &shard.images, &shard.batch)?,
-                false => Pass::without_policy(&shard.images, &shard.batch),
+                true => ScorerInput::new(&self.setup.policy, &shard.images, &shard.batch)?,
+                false => ScorerInput::without_policy(&shard.images, &shard.batch),
             };
             let losses = learners
                 .iter()
@@ -609,18 +613,23 @@ fn strip(tensors: &Tensors, prefix: &str) -> Tensors {
 
 #[cfg(test)]
 mod tests {
-    use super::{OriginsConfig, Others, RewardConfig, corrected_images};
+    use super::{OriginsConfig, OtherOrigins, RewardTrainingConfig, corrected_images};
 
     #[test]
     fn the_recipe_can_be_read_and_names_origins_that_there_are() {
-        let recipe: RewardConfig =
+        let recipe: RewardTrainingConfig =
             toml::from_str(include_str!("../../config/reward.toml")).unwrap();
         let nowhere = OriginsConfig {
             data: "nowhere".into(),
             ..recipe.origins.unwrap()
         };
-        assert!(Others::open(Some(&nowhere)).unwrap().photographs.is_empty());
-        let without: RewardConfig =
+        assert!(
+            OtherOrigins::open(Some(&nowhere))
+                .unwrap()
+                .photographs
+                .is_empty()
+        );
+        let without: RewardTrainingConfig =
             toml::from_str(include_str!("../../config/ablation.toml")).unwrap();
         assert_eq!(without.origins, None, "Flickr8k's photographs alone");
     }

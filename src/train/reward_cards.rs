@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 
 use super::{
-    judged::{Half, ScoredText},
-    labels::LabelledText,
-    reward_report::Evidence,
+    labels::LabeledText,
+    reward_report::RewardReportInputs,
+    scored_split::{ComparedText, DevelopmentHalf},
 };
 use crate::{
     eval::{
         objects::{self, ObjectScores},
         report::{
-            Axis, Bar, Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Plot, Section,
-            Series, Table, TableRow,
+            Axis, CaptionCard, CardWord, Column, GoodDirection, NumberFormat, Photo, Plot, PlotBar,
+            ReportTable, Section, Series, TableCell, TableRow,
         },
         tradeoff::{self, Rewarded},
     },
@@ -27,13 +27,13 @@ const SHOWN: usize = 12;
 const NOUNS: usize = 15;
 
 /// Returns what the policy's captions name, what a threshold buys, and how questions were answered.
-pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
+pub(super) fn hallucinations(evidence: &RewardReportInputs<'_>) -> Section {
     let lexicon = Lexicon::shared();
-    let reported: Vec<&ScoredText> = evidence
+    let reported: Vec<&ComparedText> = evidence
         .judged
         .captions
         .iter()
-        .filter(|t| Half::of(t.image) == Half::Report)
+        .filter(|t| DevelopmentHalf::of(t.image) == DevelopmentHalf::Report)
         .collect();
     let read: Vec<(Reading, Vec<Reading>)> = reported
         .iter()
@@ -49,13 +49,13 @@ pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
     let (mut policy, mut people) = (ObjectScores::default(), ObjectScores::default());
     let mut nouns: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (caption, references) in &read {
-        let judgement =
+        let judgment =
             objects::judge_read(lexicon, caption, &references.iter().collect::<Vec<_>>());
-        policy.add(&judgement);
+        policy.add(&judgment);
         objects::floor_of(lexicon, references)
             .iter()
             .for_each(|j| people.add(j));
-        for (phrase, (_, supported)) in caption.phrases.iter().zip(&judgement.mentions) {
+        for (phrase, (_, supported)) in caption.phrases.iter().zip(&judgment.mentions) {
             let noun = nouns.entry(phrase.mention.lemma).or_default();
             noun.0 += usize::from(!supported);
             noun.1 += 1;
@@ -86,10 +86,10 @@ pub(super) fn hallucinations(evidence: &Evidence<'_>) -> Section {
 }
 
 /// CHAIR, recall and length.
-pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
+pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> ReportTable {
     let lower = |name: &str, help: &str| {
-        Column::new(name, Format::Percent)
-            .better(Better::Lower)
+        Column::new(name, NumberFormat::Percent)
+            .better(GoodDirection::Lower)
             .help(help)
     };
     let row = |&(name, s): &(&str, &ObjectScores)| {
@@ -104,7 +104,7 @@ pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
         ];
         TableRow::new(name, cells)
     };
-    Table {
+    ReportTable {
         title: "Open-vocabulary CHAIR, the reporting half".into(),
         note: String::new(),
         columns: vec![
@@ -113,8 +113,8 @@ pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
                 "share of the mentions of things that no reference supports",
             ),
             lower("CHAIR_s", "share of the captions with such a mention"),
-            Column::new("recall", Format::Percent)
-                .better(Better::Higher)
+            Column::new("recall", NumberFormat::Percent)
+                .better(GoodDirection::Higher)
                 .help("share of the nouns named by two references that the caption supports"),
             lower(
                 "wrong colours",
@@ -124,15 +124,15 @@ pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> Table {
                 "wrong counts",
                 "share of the numbers that all references contradict",
             ),
-            Column::new("words", Format::Decimal(1))
+            Column::new("words", NumberFormat::Decimal(1))
                 .help("mean length: a model that says less hallucinates less"),
-            Column::new("captions", Format::Count),
+            Column::new("captions", NumberFormat::Count),
         ],
         rows: rows.iter().map(row).collect(),
     }
 }
 
-fn question_table(evidence: &Evidence<'_>) -> Table {
+fn question_table(evidence: &RewardReportInputs<'_>) -> ReportTable {
     let mut kinds: BTreeMap<String, [usize; 3]> = BTreeMap::new();
     for (qa, answer, right) in &evidence.judged.questions {
         let counts = kinds
@@ -142,20 +142,20 @@ fn question_table(evidence: &Evidence<'_>) -> Table {
         counts[1] += usize::from(*right);
         counts[2] += usize::from(answer.eq_ignore_ascii_case("yes."));
     }
-    let share = |part: usize, whole: usize| Cell::from(part as f64 / whole.max(1) as f64);
+    let share = |part: usize, whole: usize| TableCell::from(part as f64 / whole.max(1) as f64);
     let row = |(kind, [asked, right, yes]): (String, [usize; 3])| {
         TableRow::new(
             kind,
             vec![asked.into(), share(right, asked), share(yes, asked)],
         )
     };
-    Table {
+    ReportTable {
         title: "Questions derived from the captions".into(),
         note: "Right: the captions' own answer, word for word. Both halves.".into(),
         columns: vec![
-            Column::new("asked", Format::Count),
-            Column::new("right", Format::Percent).better(Better::Higher),
-            Column::new("answered yes", Format::Percent),
+            Column::new("asked", NumberFormat::Count),
+            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
+            Column::new("answered yes", NumberFormat::Percent),
         ],
         rows: kinds.into_iter().map(row).collect(),
     }
@@ -163,8 +163,8 @@ fn question_table(evidence: &Evidence<'_>) -> Table {
 
 /// CHAIR against recall when things below a rising threshold are left out.
 fn threshold_plot(
-    evidence: &Evidence<'_>,
-    reported: &[&ScoredText],
+    evidence: &RewardReportInputs<'_>,
+    reported: &[&ComparedText],
     read: &[(Reading, Vec<Reading>)],
 ) -> Plot {
     let curve = |i: usize| {
@@ -225,7 +225,7 @@ fn threshold_plot(
 fn noun_plot(nouns: BTreeMap<&str, (usize, usize)>) -> Plot {
     let mut nouns: Vec<(&str, (usize, usize))> = nouns.into_iter().collect();
     nouns.sort_by_key(|(noun, (wrong, _))| (usize::MAX - wrong, *noun));
-    let bar = |(noun, (wrong, all)): (&str, (usize, usize))| Bar {
+    let bar = |(noun, (wrong, all)): (&str, (usize, usize))| PlotBar {
         name: noun.into(),
         value: wrong as f64,
         text: Some(format!("{wrong} of {all}")),
@@ -243,13 +243,13 @@ fn noun_plot(nouns: BTreeMap<&str, (usize, usize)>) -> Plot {
 }
 
 /// The captions that invent most, those of which the scorer noticed least first.
-pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
+pub(super) fn captions(evidence: &RewardReportInputs<'_>) -> Section {
     let (chosen, calibration) = (evidence.chosen, &evidence.calibrations[evidence.chosen]);
-    let mut worst: Vec<(usize, f32, &ScoredText)> = evidence
+    let mut worst: Vec<(usize, f32, &ComparedText)> = evidence
         .judged
         .captions
         .iter()
-        .filter(|t| Half::of(t.image) == Half::Report)
+        .filter(|t| DevelopmentHalf::of(t.image) == DevelopmentHalf::Report)
         .map(|text| {
             let bad = || text.ranges(chosen).filter(|(_, s)| !s.good);
             (
@@ -262,7 +262,7 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
         })
         .collect();
     worst.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
-    let card = |(_, _, text): &(usize, f32, &ScoredText)| {
+    let card = |(_, _, text): &(usize, f32, &ComparedText)| {
         let image = &evidence.images[text.image];
         CaptionCard {
             id: image.name.clone(),
@@ -285,7 +285,7 @@ pub(super) fn captions(evidence: &Evidence<'_>) -> Section {
 }
 
 /// The words of a text with their rewards.
-fn card_words(text: &ScoredText, contender: usize, threshold: f32) -> Vec<CardWord> {
+fn card_words(text: &ComparedText, contender: usize, threshold: f32) -> Vec<CardWord> {
     let mut words = label_words(&text.text);
     let mut from = 0;
     for word in &mut words {
@@ -298,7 +298,7 @@ fn card_words(text: &ScoredText, contender: usize, threshold: f32) -> Vec<CardWo
 }
 
 /// The words of a text with what is known of them, each with what stands before it.
-pub(super) fn label_words(text: &LabelledText) -> Vec<CardWord> {
+pub(super) fn label_words(text: &LabeledText) -> Vec<CardWord> {
     let line = text.text.as_str();
     let (mut from, mut out) = (0, Vec::new());
     for range in words(line).into_iter().map(|w| w.range) {

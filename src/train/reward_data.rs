@@ -6,17 +6,17 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
-    answers::{Answers, Asking, Said, answers_to, is_right, own_answers},
+    answers::{AnswerGenerator, ImageStatement, QuestionForm, answers_to, is_right, own_answers},
     corpus::{Corpus, asks_for_description},
-    corrections::Correction,
-    labels::LabelledText,
+    corrections::CorrectedAnswer,
+    labels::LabeledText,
     losses::binary::binary_cross_entropy,
-    perturb::{Kind, Perturber, Tally},
+    perturb::{PerturbationCounts, PerturbationKind, Perturber},
     policy::Policy,
     qa::{Qa, QaBuilder},
     reward::RewardTraining,
     rollout::{RolloutConfig, answers},
-    rows::{Branch, RowBatch, TextRow},
+    rows::{ResponseBranch, RowBatch, TextRow},
     setup::Setup,
     text::normalize_caption,
 };
@@ -25,7 +25,7 @@ use crate::{
         data::{flickr8k::Image, questions::AskedQuestion},
         objects, vqa,
     },
-    lexicon::{Lexicon, References},
+    lexicon::{Lexicon, ReferenceTexts},
     vlm::casing::Casing,
 };
 
@@ -65,12 +65,12 @@ impl Example {
 pub(super) struct Examples<'a> {
     training: &'a RewardTraining,
     perturber: Perturber,
-    answers: Answers,
+    answers: AnswerGenerator,
     /// The policy's own captions of every image of the split that is learnt from, with their token
     /// ids.
-    own: Vec<Vec<(Vec<u32>, LabelledText)>>,
+    own: Vec<Vec<(Vec<u32>, LabeledText)>>,
     /// Its own answers to some questions about every training image.
-    own_answers: Vec<Vec<Said>>,
+    own_answers: Vec<Vec<ImageStatement>>,
 }
 
 impl<'a> Examples<'a> {
@@ -78,7 +78,7 @@ impl<'a> Examples<'a> {
     pub(super) fn new(training: &'a RewardTraining) -> Result<Self, TrainError> {
         let (setup, config, split) = (&training.setup, &training.config.examples, &training.split);
         let perturber = Perturber::new(&setup.data.train);
-        let answers = Answers::new(&setup.data.train, perturber.stats());
+        let answers = AnswerGenerator::new(&setup.data.train, perturber.stats());
         let images: Vec<Image> = split.iter().map(|&i| training.image(i).clone()).collect();
         let features = training.train_features.plain(split);
         let mut own = vec![Vec::new(); training.train_features.len()];
@@ -91,7 +91,7 @@ impl<'a> Examples<'a> {
                 .zip(captions)
                 .for_each(|(&i, caption)| own[i].push(caption));
         }
-        let ask = Asking {
+        let ask = QuestionForm {
             n: config.own_answers,
             temperature: config.temperature,
             seed: training.config.seed,
@@ -109,7 +109,7 @@ impl<'a> Examples<'a> {
         )?;
         let said = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
-            Said::answer(qa.question, answer, right)
+            ImageStatement::answer(qa.question, answer, right)
         };
         let mut own_answers = vec![Vec::new(); training.train_features.len()];
         asked
@@ -141,7 +141,7 @@ impl<'a> Examples<'a> {
         )?;
         let said = |(answer, asked): (String, &AskedQuestion)| {
             let right = vqa::is_right(&answer, &asked.answers);
-            Said::answer(asked.question.clone(), answer, right)
+            ImageStatement::answer(asked.question.clone(), answer, right)
         };
         others
             .iter()
@@ -161,9 +161,9 @@ impl<'a> Examples<'a> {
         training: &RewardTraining,
         images: &[usize],
     ) -> Result<RowBatch, TrainError> {
-        let said = |c: &String| LabelledText::all_good(normalize_caption(c)).into();
+        let said = |c: &String| LabeledText::all_good(normalize_caption(c)).into();
         let texts = |i: usize| training.image(i).captions.iter().map(said).collect();
-        let rows: Vec<Vec<Said>> = images.iter().map(|&i| texts(i)).collect();
+        let rows: Vec<Vec<ImageStatement>> = images.iter().map(|&i| texts(i)).collect();
         Ok(layout(
             &training.setup.policy,
             rows,
@@ -173,7 +173,7 @@ impl<'a> Examples<'a> {
     }
 
     /// A text about a training image, judged by what is known of that.
-    fn judged(&self, i: usize, text: String, references: &[String]) -> LabelledText {
+    fn judged(&self, i: usize, text: String, references: &[String]) -> LabeledText {
         match self.training.photograph(i) {
             Some(photograph) => self.training.others.judged(photograph, text),
             None => judged(text, references),
@@ -186,8 +186,8 @@ impl<'a> Examples<'a> {
         &self,
         i: usize,
         rng: &mut SmallRng,
-        tally: &mut Tally,
-    ) -> Vec<(Origin, Said)> {
+        tally: &mut PerturbationCounts,
+    ) -> Vec<(ExampleOrigin, ImageStatement)> {
         let config = &self.training.config.examples;
         let train = &self.training.setup.data.train;
         let (image, photograph) = (self.training.image(i), self.training.photograph(i));
@@ -209,15 +209,18 @@ impl<'a> Examples<'a> {
             .collect();
         let mut out = Vec::new();
         for caption in image.captions.choose_multiple(rng, config.true_captions) {
-            let said = Said::from(LabelledText::all_good(normalize_caption(caption)));
-            out.push((Origin::True, Said { ends: true, ..said }));
+            let said = ImageStatement::from(LabeledText::all_good(normalize_caption(caption)));
+            out.push((ExampleOrigin::True, ImageStatement { ends: true, ..said }));
         }
         for _ in 0..config.perturbed_captions {
             let shown = photograph.map_or(&[][..], |photograph| &photograph.texts);
             let perturbed = self.perturber.perturb(image, shown, rng, tally);
-            out.extend(
-                perturbed.map(|p| (Origin::Perturbed(p.kind), LabelledText::from(p).into())),
-            );
+            out.extend(perturbed.map(|p| {
+                (
+                    ExampleOrigin::Perturbed(p.kind),
+                    LabeledText::from(p).into(),
+                )
+            }));
         }
         for _ in 0..config.foreign_captions {
             let other: &Image = &train[rng.random_range(0..first)];
@@ -225,18 +228,18 @@ impl<'a> Examples<'a> {
                 .captions
                 .choose(rng)
                 .map(|c| self.judged(i, normalize_caption(c), &references));
-            out.extend(caption.map(|text| (Origin::Foreign, text.into())));
+            out.extend(caption.map(|text| (ExampleOrigin::Foreign, text.into())));
         }
         out.extend(self.own[i].iter().map(|(_, text)| {
             (
-                Origin::Own,
+                ExampleOrigin::Own,
                 self.judged(i, text.text.clone(), &references).into(),
             )
         }));
         out.extend(
             self.own_answers[i]
                 .iter()
-                .map(|said| (Origin::OwnAnswer, said.clone())),
+                .map(|said| (ExampleOrigin::OwnAnswer, said.clone())),
         );
         let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
         if let Some(image) = self.training.questioned(i) {
@@ -244,7 +247,7 @@ impl<'a> Examples<'a> {
                 self.answers
                     .of(&questions, &image, config.answers, rng)
                     .into_iter()
-                    .map(|said| (Origin::Answer, said)),
+                    .map(|said| (ExampleOrigin::Answer, said)),
             );
         }
         if let Some(number) = i.checked_sub(train.len()) {
@@ -253,7 +256,7 @@ impl<'a> Examples<'a> {
                     .others
                     .answers(number, config.answers, rng)
                     .into_iter()
-                    .map(|said| (Origin::Answer, said)),
+                    .map(|said| (ExampleOrigin::Answer, said)),
             );
         }
         out
@@ -263,7 +266,7 @@ impl<'a> Examples<'a> {
     pub(super) fn batch(&self, images: &[usize], seed: u64) -> Result<Example, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut said = |&i: &usize| {
-            self.said(i, &mut rng, &mut Tally::default())
+            self.said(i, &mut rng, &mut PerturbationCounts::default())
                 .into_iter()
                 .map(|(_, said)| said)
                 .collect()
@@ -275,9 +278,9 @@ impl<'a> Examples<'a> {
             .map(|&i| (i, rng.random_range(0..super::features::VIEWS)))
             .collect();
         let rest_weight = self.training.config.examples.rest_weight;
-        let weight = |label: &Label| match label {
-            Label { good: None, .. } => 0.0,
-            Label { rest: true, .. } => rest_weight,
+        let weight = |label: &TokenTarget| match label {
+            TokenTarget { good: None, .. } => 0.0,
+            TokenTarget { rest: true, .. } => rest_weight,
             _ => 1.0,
         };
         Ok(Example {
@@ -301,36 +304,39 @@ impl<'a> Examples<'a> {
 
 /// Returns what a correction says: the response with its errors, and what it should read instead,
 /// where somebody judged all of it.
-fn corrected(correction: &Correction, casing: Casing) -> impl Iterator<Item = (Origin, Said)> {
+fn corrected(
+    correction: &CorrectedAnswer,
+    casing: Casing,
+) -> impl Iterator<Item = (ExampleOrigin, ImageStatement)> {
     let question = (!asks_for_description(&correction.prompt)).then(|| correction.prompt.clone());
-    let said = Said {
+    let said = ImageStatement {
         question: question.clone(),
         text: correction.labelled(casing),
         ends: false,
     };
     let better =
         (correction.complete && !correction.errors.is_empty() && !correction.corrected.is_empty())
-            .then(|| LabelledText::all_good(casing.apply(&correction.corrected)));
+            .then(|| LabeledText::all_good(casing.apply(&correction.corrected)));
     let better = better.map(|text| {
         (
-            Origin::Corrected,
-            Said {
+            ExampleOrigin::Corrected,
+            ImageStatement {
                 question,
                 text,
                 ends: false,
             },
         )
     });
-    std::iter::once((Origin::Human, said)).chain(better)
+    std::iter::once((ExampleOrigin::Human, said)).chain(better)
 }
 
 /// Where an example comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Origin {
+pub(super) enum ExampleOrigin {
     /// A person's caption.
     True,
     /// A person's caption made wrong.
-    Perturbed(Kind),
+    Perturbed(PerturbationKind),
     /// The policy's caption.
     Own,
     /// A person's caption of another image.
@@ -345,7 +351,7 @@ pub(super) enum Origin {
     Corrected,
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for ExampleOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::True => f.write_str("true captions"),
@@ -361,16 +367,16 @@ impl std::fmt::Display for Origin {
 }
 
 /// A text judged by its image's references: things, colours and numbers.
-pub(super) fn judged(text: String, references: &[String]) -> LabelledText {
+pub(super) fn judged(text: String, references: &[String]) -> LabeledText {
     let lexicon = Lexicon::shared();
-    let judgement = objects::judge(lexicon, &text, references);
-    LabelledText::judged(text, lexicon, &References::new(lexicon, references))
-        .with_properties(&judgement)
+    let judgment = objects::judge(lexicon, &text, references);
+    LabeledText::judged(text, lexicon, &ReferenceTexts::new(lexicon, references))
+        .with_properties(&judgment)
 }
 
 /// What is known of one learnt token.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Label {
+pub(super) struct TokenTarget {
     pub(super) good: Option<bool>,
     /// Indicates whether the label is the text's label for everything outside its ranges.
     pub(super) rest: bool,
@@ -382,9 +388,9 @@ pub(super) struct Label {
 /// `rng`, otherwise the default one), answers behind their questions.
 pub(super) fn layout(
     policy: &Policy,
-    rows: Vec<Vec<Said>>,
+    rows: Vec<Vec<ImageStatement>>,
     mut rng: Option<&mut SmallRng>,
-) -> Result<(RowBatch, Vec<Label>), TrainError> {
+) -> Result<(RowBatch, Vec<TokenTarget>), TrainError> {
     let (mut out, mut labels) = (Vec::with_capacity(rows.len()), Vec::new());
     for texts in rows {
         let prompt = match rng.as_deref_mut() {
@@ -395,7 +401,7 @@ pub(super) fn layout(
             prompt,
             branches: Vec::new(),
         };
-        for Said {
+        for ImageStatement {
             question,
             text,
             ends,
@@ -411,19 +417,19 @@ pub(super) fn layout(
                 .encode_text(&text.text)
                 .map_err(|e| TrainError::Run(e.to_string()))?;
             tokens.extend(ends.then(|| policy.tokenizer.eos()));
-            let bare = LabelledText {
+            let bare = LabeledText {
                 rest: None,
                 ..text.clone()
             }
             .token_labels(&policy.tokenizer, &tokens);
             let whole = text.token_labels(&policy.tokenizer, &tokens);
-            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| Label {
+            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| TokenTarget {
                 good: *good,
                 rest: bare.is_none(),
                 language: ends,
             }));
             line.extend(tokens);
-            row.branches.push(Branch {
+            row.branches.push(ResponseBranch {
                 after_prompt: question.is_none(),
                 tokens: line,
                 learn_from,
@@ -444,7 +450,7 @@ pub(super) fn own_captions(
     features: &super::features::Features,
     temperature: f32,
     seed: u64,
-) -> Result<Vec<(Vec<u32>, LabelledText)>, TrainError> {
+) -> Result<Vec<(Vec<u32>, LabeledText)>, TrainError> {
     let policy = &setup.policy;
     let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, "")?;
     let all: Vec<usize> = (0..images.len()).collect();
@@ -462,9 +468,9 @@ pub(super) fn own_captions(
     let lexicon = Lexicon::shared();
     let judge = |(image, tokens): (&Image, Vec<u32>)| {
         let references =
-            References::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
+            ReferenceTexts::new(lexicon, image.captions.iter().map(|c| normalize_caption(c)));
         let text = policy.tokenizer.decode(&tokens);
-        (tokens, LabelledText::judged(text, lexicon, &references))
+        (tokens, LabeledText::judged(text, lexicon, &references))
     };
     Ok(images
         .iter()

@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, fs};
 use super::{
     TrainError, calibrate,
     checkpoint::write_atomically,
-    contenders::{self, Contender},
+    compared_scorers::{self, ComparedScorer},
     export::{copy_evidence, now, write_json, write_weights},
-    judged::{Half, Judged, dev_features},
     reward::{NEGATIVES, RewardTraining, WEIGHTS},
-    reward_report::Evidence,
+    reward_report::RewardReportInputs,
     samples::Negatives,
+    scored_split::{DevelopmentHalf, ScoredSplit, dev_features},
 };
 use crate::{
-    bundle::{Bundle, BundleConfig, RewardConfig, RewardKind},
-    eval::report::{Report, Section},
+    bundle::{Bundle, BundleConfig, RewardKind, ScorersConfig},
+    eval::report::{EvaluationReport, Section},
     reward::calibration::Calibration,
 };
 
@@ -26,12 +26,12 @@ impl RewardTraining {
     /// # Errors
     /// See [`Self::finish`].
     pub fn calibrate(&self, name: &str, version: &str) -> Result<(), TrainError> {
-        let contenders = contenders::of_run(&self.run.file(""), &self.setup.policy)?;
+        let contenders = compared_scorers::of_run(&self.run.file(""), &self.setup.policy)?;
         let features = dev_features(&self.setup, &self.config.features)?;
         let tuning: Vec<usize> = (0..self.setup.data.dev.len())
-            .filter(|&i| Half::of(i) == Half::Tune)
+            .filter(|&i| DevelopmentHalf::of(i) == DevelopmentHalf::Tune)
             .collect();
-        let judged = Judged::of_some(
+        let judged = ScoredSplit::of_some(
             &self.setup,
             &features,
             &contenders,
@@ -58,12 +58,13 @@ impl RewardTraining {
     /// # Errors
     /// When the run is not finished, the tuning half has not both grounded and ungrounded things,
     /// or a file cannot be written.
-    pub fn finish(&self, name: &str, version: &str) -> Result<Report, TrainError> {
+    pub fn finish(&self, name: &str, version: &str) -> Result<EvaluationReport, TrainError> {
         let policy = &self.setup.policy;
-        let mut contenders: Vec<Contender> = contenders::baselines().into();
-        contenders.extend(contenders::of_run(&self.run.file(""), policy)?);
+        let mut contenders: Vec<ComparedScorer> = compared_scorers::baselines().into();
+        contenders.extend(compared_scorers::of_run(&self.run.file(""), policy)?);
         let features = dev_features(&self.setup, &self.config.features)?;
-        let mut judged = Judged::of_dev(&self.setup, &features, &contenders, self.config.seed)?;
+        let mut judged =
+            ScoredSplit::of_dev(&self.setup, &features, &contenders, self.config.seed)?;
         let calibrations = calibrate::fit(&judged, &contenders)?;
         judged.calibrate(&calibrations);
         let default = calibrate::best(&judged, &contenders);
@@ -79,8 +80,8 @@ impl RewardTraining {
             .and_then(|kind| contenders.iter().position(|c| c.name == kind.name()))
             .unwrap_or(contenders.len() - 1);
         let image = features.batch(&[(0, 0)])?.squeeze(0)?;
-        let costs = contenders::costs(policy, &contenders, &image, 50)?;
-        let evidence = Evidence {
+        let costs = compared_scorers::costs(policy, &contenders, &image, 50)?;
+        let evidence = RewardReportInputs {
             images: &self.setup.data.dev,
             judged: &judged,
             contenders: &contenders,
@@ -89,7 +90,7 @@ impl RewardTraining {
             chosen,
             seed: self.config.seed,
         };
-        let mut report = Report {
+        let mut report = EvaluationReport {
             title: format!("Scorers of {name} {version}"),
             command: "candor train reward".into(),
             facts: evidence.facts(&self.config.data, &policy.name),
@@ -158,7 +159,7 @@ impl RewardTraining {
             name: name.to_owned(),
             version: version.to_owned(),
             created: now(),
-            reward: Some(RewardConfig {
+            reward: Some(ScorersConfig {
                 default,
                 probe: has(RewardKind::Probe).and_then(|scorer| scorer.probe(&policy.config.model)),
                 detached: has(RewardKind::Detached).map(|_| policy.config.model.language.clone()),

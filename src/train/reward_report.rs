@@ -5,20 +5,20 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     calibrate::things,
-    contenders::Contender,
-    judged::{Half, Judged, ScoredText},
-    perturb::Kind,
+    compared_scorers::ComparedScorer,
+    perturb::PerturbationKind,
     reward_cards,
+    scored_split::{ComparedText, DevelopmentHalf, ScoredSplit},
 };
 use crate::{
     eval::{
         bootstrap::{Difference, Estimate, REPEATS, differences, estimates},
         data::flickr8k::Image,
         report::{
-            Axis, Better, Cell, Column, Format, Plot, ReliabilityBin, Report, Section, Series,
-            Table, TableRow,
+            Axis, Column, EvaluationReport, GoodDirection, NumberFormat, Plot, ReliabilityBin,
+            ReportTable, Section, Series, TableCell, TableRow,
         },
-        tokens::{Ranking, Scored, TokenMetrics},
+        tokens::{Ranking, ScoredToken, TokenMetrics},
     },
     lexicon::{Lexicon, WordClass},
     reward::calibration::Calibration,
@@ -28,13 +28,13 @@ use crate::{
 const POINTS: usize = 120;
 
 /// What a report is made of.
-pub struct Evidence<'a> {
+pub struct RewardReportInputs<'a> {
     /// The development split.
     pub images: &'a [Image],
     /// Its texts, scored and calibrated.
-    pub judged: &'a Judged,
+    pub judged: &'a ScoredSplit,
     /// Who scored them.
-    pub contenders: &'a [Contender],
+    pub contenders: &'a [ComparedScorer],
     /// What their scores mean.
     pub calibrations: &'a [Calibration],
     /// Milliseconds that each adds to a token.
@@ -46,11 +46,11 @@ pub struct Evidence<'a> {
 }
 
 /// A set of pieces of text with a contender's raw scores.
-type Pieces<'a> = Box<dyn Fn(usize) -> Vec<Scored> + 'a>;
+type Pieces<'a> = Box<dyn Fn(usize) -> Vec<ScoredToken> + 'a>;
 
-impl<'a> Evidence<'a> {
+impl<'a> RewardReportInputs<'a> {
     /// The whole report; title, command and facts are the caller's to add.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> EvaluationReport {
         let sets = self.sets();
         let mut scorers = Section {
             title: "Scorers".into(),
@@ -77,9 +77,9 @@ impl<'a> Evidence<'a> {
             reward_cards::hallucinations(self),
             reward_cards::captions(self),
         ];
-        Report {
+        EvaluationReport {
             sections,
-            ..Report::default()
+            ..EvaluationReport::default()
         }
     }
 
@@ -112,7 +112,8 @@ impl<'a> Evidence<'a> {
     }
 
     fn sets(&self) -> [(&'static str, Pieces<'_>); 4] {
-        let reported = |text: &&ScoredText| Half::of(text.image) == Half::Report;
+        let reported =
+            |text: &&ComparedText| DevelopmentHalf::of(text.image) == DevelopmentHalf::Report;
         let tokens = move |i: usize| {
             self.judged
                 .perturbed
@@ -147,7 +148,7 @@ impl<'a> Evidence<'a> {
             ),
             (
                 "Things named in the policy's own captions",
-                Box::new(move |i| things(&self.judged.captions, i, Half::Report)),
+                Box::new(move |i| things(&self.judged.captions, i, DevelopmentHalf::Report)),
             ),
             ("The policy's own answers to questions", Box::new(answers)),
             ("Those of them that are yes or no", Box::new(yes_or_no)),
@@ -161,12 +162,12 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    fn table(&self, title: &str, pieces: &Pieces<'_>) -> Table {
-        let row = |(i, contender): (usize, &Contender)| {
+    fn table(&self, title: &str, pieces: &Pieces<'_>) -> ReportTable {
+        let row = |(i, contender): (usize, &ComparedScorer)| {
             let cells = self
                 .estimates(i, &Ranking::new(pieces(i)))
                 .into_iter()
-                .map(Cell::from)
+                .map(TableCell::from)
                 .collect();
             TableRow {
                 name: contender.name.clone(),
@@ -178,7 +179,7 @@ impl<'a> Evidence<'a> {
             (g + usize::from(s.good), b + usize::from(!s.good))
         });
         let note = format!("{good} good and {bad} bad pieces.");
-        Table {
+        ReportTable {
             title: title.into(),
             note,
             columns: columns(),
@@ -187,8 +188,8 @@ impl<'a> Evidence<'a> {
     }
 
     /// Returns what a scorer costs where it is served.
-    fn cost_table(&self) -> Table {
-        let row = |(i, contender): (usize, &Contender)| {
+    fn cost_table(&self) -> ReportTable {
+        let row = |(i, contender): (usize, &ComparedScorer)| {
             let cells = vec![self.costs[i].into(), contender.bytes.into()];
             TableRow {
                 name: contender.name.clone(),
@@ -196,14 +197,14 @@ impl<'a> Evidence<'a> {
                 emphasis: i == self.chosen,
             }
         };
-        Table {
+        ReportTable {
             title: "Cost".into(),
             note: "Milliseconds that a scorer adds to a decoded token, one sequence at a time; \
                    weights as a bundle stores them."
                 .into(),
             columns: vec![
-                Column::new("ms/token", Format::Decimal(3)).better(Better::Lower),
-                Column::new("bytes", Format::Count).better(Better::Lower),
+                Column::new("ms/token", NumberFormat::Decimal(3)).better(GoodDirection::Lower),
+                Column::new("bytes", NumberFormat::Count).better(GoodDirection::Lower),
             ],
             rows: self.contenders.iter().enumerate().map(row).collect(),
         }
@@ -211,13 +212,13 @@ impl<'a> Evidence<'a> {
 
     /// Returns whether the chosen scorer is better than the policy's own log-probability, on the
     /// same images.
-    fn against_baseline(&self, pieces: &Pieces<'_>) -> Table {
+    fn against_baseline(&self, pieces: &Pieces<'_>) -> ReportTable {
         let Some(baseline) = self
             .contenders
             .iter()
             .position(|c| c.name == "log-probability")
         else {
-            return Table::default();
+            return ReportTable::default();
         };
         let of = |i: usize| {
             let (ranking, threshold) = (
@@ -248,16 +249,16 @@ impl<'a> Evidence<'a> {
         let rows = columns.iter().zip(&found).filter(|(c, _)| {
             ["AUROC", "mAP(neg)", "recall at 10 % FPR"].contains(&c.name.as_str())
         });
-        Table {
+        ReportTable {
             title: format!(
                 "{} against log-probability, the same images",
                 self.contenders[self.chosen].name
             ),
             note: "Things of the policy's own captions.".into(),
             columns: vec![
-                Column::new("difference", Format::Decimal(3)),
-                Column::new("p", Format::Decimal(3)),
-                Column::new("at 5 %", Format::Text),
+                Column::new("difference", NumberFormat::Decimal(3)),
+                Column::new("p", NumberFormat::Decimal(3)),
+                Column::new("at 5 %", NumberFormat::Text),
             ],
             rows: rows.map(|(c, d)| row((c.name.as_str(), d))).collect(),
         }
@@ -318,24 +319,24 @@ impl<'a> Evidence<'a> {
 
     /// The chosen scorer by kind of error and by class of word, and TLDR's accuracies.
     fn chosen_closely(&self) -> Section {
-        let texts: Vec<&ScoredText> = self
+        let texts: Vec<&ComparedText> = self
             .judged
             .perturbed
             .iter()
-            .filter(|t| Half::of(t.image) == Half::Report)
+            .filter(|t| DevelopmentHalf::of(t.image) == DevelopmentHalf::Report)
             .collect();
-        let row = |name: String, pieces: Vec<Scored>| {
+        let row = |name: String, pieces: Vec<ScoredToken>| {
             let bad = pieces.iter().filter(|s| !s.good).count();
             let ranking = Ranking::new(pieces);
-            let mut cells: Vec<Cell> = self
+            let mut cells: Vec<TableCell> = self
                 .estimates(self.chosen, &ranking)
                 .into_iter()
-                .map(Cell::from)
+                .map(TableCell::from)
                 .collect();
             cells.push(bad.into());
             TableRow::new(name, cells)
         };
-        let of_kind = |kind: Kind| {
+        let of_kind = |kind: PerturbationKind| {
             texts
                 .iter()
                 .filter(|t| t.kind == Some(kind))
@@ -343,7 +344,7 @@ impl<'a> Evidence<'a> {
                 .map(|(_, s)| s)
                 .collect()
         };
-        let mut classes: BTreeMap<WordClass, Vec<Scored>> = BTreeMap::new();
+        let mut classes: BTreeMap<WordClass, Vec<ScoredToken>> = BTreeMap::new();
         for text in &texts {
             let words = Lexicon::shared().word_classes(&text.text.text);
             for (range, scored) in text.pieces(self.chosen) {
@@ -356,10 +357,10 @@ impl<'a> Evidence<'a> {
         }
         let columns = || {
             let mut columns = columns();
-            columns.push(Column::new("bad", Format::Count).help("ungrounded tokens"));
+            columns.push(Column::new("bad", NumberFormat::Count).help("ungrounded tokens"));
             columns
         };
-        let kinds = Kind::ALL
+        let kinds = PerturbationKind::ALL
             .iter()
             .map(|&kind| row(kind.name().into(), of_kind(kind)))
             .collect();
@@ -373,13 +374,13 @@ impl<'a> Evidence<'a> {
         Section {
             title: format!("{} closely", self.contenders[self.chosen].name),
             tables: vec![
-                Table {
+                ReportTable {
                     title: "By kind of error".into(),
                     note,
                     columns: columns(),
                     rows: kinds,
                 },
-                Table {
+                ReportTable {
                     title: "By class of word".into(),
                     note: "Tokens of true and perturbed captions.".into(),
                     columns: columns(),
@@ -393,10 +394,10 @@ impl<'a> Evidence<'a> {
 
     /// Token, sentence and response accuracy as TLDR (ICLR 2025) defines them, at the served
     /// threshold.
-    fn accuracies(&self, texts: &[&ScoredText]) -> Table {
-        let row = |(i, contender): (usize, &Contender)| {
+    fn accuracies(&self, texts: &[&ComparedText]) -> ReportTable {
+        let row = |(i, contender): (usize, &ComparedScorer)| {
             let threshold = self.calibrations[i].default_threshold;
-            let judged = |s: &Scored| (s.reward < threshold, !s.good);
+            let judged = |s: &ScoredToken| (s.reward < threshold, !s.good);
             let mut sums = vec![[0.0f64; 6]; self.images.len()];
             for text in texts {
                 let sums = &mut sums[text.image];
@@ -437,17 +438,17 @@ impl<'a> Evidence<'a> {
                 emphasis: i == self.chosen,
                 ..TableRow::new(
                     contender.name.clone(),
-                    found.into_iter().map(Cell::from).collect(),
+                    found.into_iter().map(TableCell::from).collect(),
                 )
             }
         };
-        Table {
+        ReportTable {
             title: "Accuracy at the served threshold".into(),
             note: "A sentence or response is bad when one of its tokens is; the threshold is that \
                    of 5 % false positives among things."
                 .into(),
             columns: ["token", "sentence", "response"]
-                .map(|name| Column::new(name, Format::Percent).better(Better::Higher))
+                .map(|name| Column::new(name, NumberFormat::Percent).better(GoodDirection::Higher))
                 .into(),
             rows: self.contenders.iter().enumerate().map(row).collect(),
         }
@@ -472,8 +473,8 @@ fn sentences(text: &str) -> Vec<std::ops::Range<usize>> {
 
 fn columns() -> Vec<Column> {
     let share = |name: &str, help: &str| {
-        Column::new(name, Format::Decimal(3))
-            .better(Better::Higher)
+        Column::new(name, NumberFormat::Decimal(3))
+            .better(GoodDirection::Higher)
             .help(help)
     };
     vec![
@@ -493,8 +494,8 @@ fn columns() -> Vec<Column> {
             "F1 of finding bad pieces at the threshold where it is highest",
         ),
         share("served F1", "F1 at the threshold that is served by default"),
-        Column::new("ECE", Format::Decimal(3))
-            .better(Better::Lower)
+        Column::new("ECE", NumberFormat::Decimal(3))
+            .better(GoodDirection::Lower)
             .help("expected calibration error, 15 equal bins"),
     ]
 }

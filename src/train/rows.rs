@@ -9,7 +9,7 @@ use candle_core::{Device, Result, Tensor};
 
 /// Something said about the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Branch {
+pub struct ResponseBranch {
     /// Indicates whether it continues the row's shared prompt (a caption) or stands right behind
     /// the image (a question with its answer).
     pub after_prompt: bool,
@@ -25,7 +25,7 @@ pub struct TextRow {
     /// The shared prompt.
     pub prompt: Vec<u32>,
     /// The branches.
-    pub branches: Vec<Branch>,
+    pub branches: Vec<ResponseBranch>,
 }
 
 impl TextRow {
@@ -132,17 +132,17 @@ mod tests {
         let row = TextRow {
             prompt: vec![10, 11],
             branches: vec![
-                Branch {
+                ResponseBranch {
                     after_prompt: true,
                     tokens: vec![20, 21],
                     learn_from: 0,
                 },
-                Branch {
+                ResponseBranch {
                     after_prompt: true,
                     tokens: vec![30],
                     learn_from: 0,
                 },
-                Branch {
+                ResponseBranch {
                     after_prompt: false,
                     tokens: vec![40, 41, 42],
                     learn_from: 2,

@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     TrainError,
-    labels::LabelledText,
-    perturb::Tally,
+    labels::LabeledText,
+    perturb::PerturbationCounts,
     reward::RewardTraining,
     reward_cards::label_words,
-    reward_data::{Examples, Origin},
+    reward_data::{ExampleOrigin, Examples},
 };
 use crate::{
-    eval::report::{CaptionCard, Column, Format, Photo, Report, Section, Table, TableRow},
+    eval::report::{
+        CaptionCard, Column, EvaluationReport, NumberFormat, Photo, ReportTable, Section, TableRow,
+    },
     lexicon::{Lexicon, WordClass},
 };
 
@@ -75,22 +77,22 @@ impl Negatives {
     }
 
     /// The counts as a table.
-    pub(super) fn table(&self) -> Table {
+    pub(super) fn table(&self) -> ReportTable {
         let row = |count: &ClassCount| {
             TableRow::new(
                 format!("{}, {}", count.class, count.origin),
                 vec![count.right.into(), count.wrong.into()],
             )
         };
-        Table {
+        ReportTable {
             title: "Negatives by class of word".into(),
             note: format!(
                 "Words whose truth is known, in one epoch's texts about at most {IMAGES} \
                  photographs of each origin."
             ),
             columns: vec![
-                Column::new("right", Format::Count),
-                Column::new("wrong", Format::Count),
+                Column::new("right", NumberFormat::Count),
+                Column::new("wrong", NumberFormat::Count),
             ],
             rows: self.0.iter().map(row).collect(),
         }
@@ -112,7 +114,7 @@ impl fmt::Display for Negatives {
 
 /// Adds the words of a text whose truth is known to the counts of their classes.
 fn count_words(
-    text: &LabelledText,
+    text: &LabeledText,
     origin: &'static str,
     counts: &mut BTreeMap<(WordClass, &'static str), [usize; 2]>,
 ) {
@@ -131,13 +133,13 @@ fn count_words(
 pub(super) fn look(
     training: &RewardTraining,
     examples: &Examples<'_>,
-) -> Result<(Report, Negatives), TrainError> {
+) -> Result<(EvaluationReport, Negatives), TrainError> {
     let tokenizer = &training.setup.policy.tokenizer;
     let (mut rng, mut tally) = (
         SmallRng::seed_from_u64(training.config.seed),
-        Tally::default(),
+        PerturbationCounts::default(),
     );
-    let mut seen: BTreeMap<Origin, (Counts, Vec<CaptionCard>)> = BTreeMap::new();
+    let mut seen: BTreeMap<ExampleOrigin, (Counts, Vec<CaptionCard>)> = BTreeMap::new();
     let (mut looked, mut words) = (BTreeMap::<&str, usize>::new(), BTreeMap::new());
     for i in training.learnt_from() {
         let (image, photographs_of) = (training.image(i), training.origin(i));
@@ -180,7 +182,7 @@ pub(super) fn look(
         .into_iter()
         .map(|(origin, (counts, cards))| ((origin, counts), (origin, cards)))
         .unzip();
-    let section = |(origin, cards): (Origin, Vec<CaptionCard>)| Section {
+    let section = |(origin, cards): (ExampleOrigin, Vec<CaptionCard>)| Section {
         title: origin.to_string(),
         cards,
         ..Section::default()
@@ -197,7 +199,7 @@ pub(super) fn look(
         .into_iter()
         .map(|(origin, n)| format!("{n} {origin}"))
         .collect();
-    let report = Report {
+    let report = EvaluationReport {
         title: "What the scorers learn from".into(),
         command: "candor train reward".into(),
         facts: vec![
@@ -214,15 +216,15 @@ pub(super) fn look(
     Ok((report, negatives))
 }
 
-fn table(counts: &[(Origin, Counts)], tally: &Tally) -> Table {
+fn table(counts: &[(ExampleOrigin, Counts)], tally: &PerturbationCounts) -> ReportTable {
     let row = |(
         origin,
         Counts {
             texts,
             tokens: [good, bad, unknown],
         },
-    ): &(Origin, Counts)| {
-        let dropped = if let Origin::Perturbed(kind) = origin {
+    ): &(ExampleOrigin, Counts)| {
+        let dropped = if let ExampleOrigin::Perturbed(kind) = origin {
             Some(tally.paraphrases.get(kind).copied().unwrap_or(0))
         } else {
             None
@@ -238,7 +240,7 @@ fn table(counts: &[(Origin, Counts)], tally: &Tally) -> Table {
             ],
         )
     };
-    Table {
+    ReportTable {
         title: "Texts and tokens by origin".into(),
         note: "Paraphrases: edits that were dropped, for a caption of the image says the same in \
                other words."
@@ -250,7 +252,7 @@ fn table(counts: &[(Origin, Counts)], tally: &Tally) -> Table {
             "unknown tokens",
             "paraphrases",
         ]
-        .map(|name| Column::new(name, Format::Count))
+        .map(|name| Column::new(name, NumberFormat::Count))
         .into(),
         rows: counts.iter().map(row).collect(),
     }
@@ -264,7 +266,7 @@ mod tests {
     fn words_are_counted_by_class_and_a_class_without_wrong_ones_is_found() {
         let text = |text: &str, wrong: &str| {
             let at = text.find(wrong).unwrap();
-            LabelledText {
+            LabeledText {
                 text: text.into(),
                 ranges: vec![(at..at + wrong.len(), Some(false))],
                 rest: Some(true),
@@ -274,7 +276,7 @@ mod tests {
         count_words(&text("A man with a dog.", "man"), "flickr8k", &mut words);
         count_words(&text("A man and a red dog.", "dog"), "daquar", &mut words);
         count_words(
-            &LabelledText {
+            &LabeledText {
                 rest: None,
                 ..text("A cat on a table.", "table")
             },

@@ -138,7 +138,7 @@ impl ScorerConfig {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn initial(&self, policy: &Policy, sample: &Pass<'_>) -> Result<VarMap, TrainError> {
+    pub fn initial(&self, policy: &Policy, sample: &ScorerInput<'_>) -> Result<VarMap, TrainError> {
         let vars = VarMap::new();
         let load = || {
             Net::load(
@@ -187,7 +187,7 @@ impl ScorerConfig {
 }
 
 /// A batch as the scorers see it: the rows, and what the frozen policy makes of them.
-pub struct Pass<'a> {
+pub struct ScorerInput<'a> {
     /// Image features `(rows, image_tokens, channels)`.
     pub images: &'a Tensor,
     /// The rows.
@@ -196,7 +196,7 @@ pub struct Pass<'a> {
     states: Vec<Tensor>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> ScorerInput<'a> {
     /// Runs the policy over the batch.
     ///
     /// # Errors
@@ -301,7 +301,7 @@ impl Similarity {
     }
 
     /// `(tokens, 2 * HEADS)`.
-    fn features(&self, pass: &Pass<'_>) -> CandleResult<Tensor> {
+    fn features(&self, pass: &ScorerInput<'_>) -> CandleResult<Tensor> {
         let parts = pass.image_states()?;
         let (rows, image_tokens, width) = parts.dims3()?;
         let keys = parts
@@ -332,7 +332,7 @@ pub struct PolicyProbe {
 }
 
 impl PolicyProbe {
-    fn features(&self, pass: &Pass<'_>) -> CandleResult<Tensor> {
+    fn features(&self, pass: &ScorerInput<'_>) -> CandleResult<Tensor> {
         let hidden = pass.hidden(self.layers)?;
         match &self.similarity {
             Some(similarity) => Tensor::cat(&[hidden, similarity.features(pass)?], 1),
@@ -355,7 +355,7 @@ pub enum Net {
 }
 
 /// What a network makes of a batch.
-pub struct Scored {
+pub struct ScorerOutput {
     /// Logits that each learnt token is grounded, `(tokens)`.
     pub logits: Tensor,
     /// Its own last states where they predict the learnt tokens; `None` for probes.
@@ -401,9 +401,9 @@ impl Net {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn score(&self, pass: &Pass<'_>, regular: Regular) -> CandleResult<Scored> {
+    pub fn score(&self, pass: &ScorerInput<'_>, regular: Regular) -> CandleResult<ScorerOutput> {
         match self {
-            Self::Probe(probe) => Ok(Scored {
+            Self::Probe(probe) => Ok(ScorerOutput {
                 logits: probe.head.logits(&probe.features(pass)?)?,
                 predicting: None,
             }),
@@ -425,7 +425,7 @@ impl Net {
                     candle_core::bail!("the decoder has no layers")
                 };
                 let at = |lines: &[u32]| last.index_select(&Tensor::new(lines, &Device::Cpu)?, 0);
-                Ok(Scored {
+                Ok(ScorerOutput {
                     logits: net.logits(&at(&batch.own_lines)?)?,
                     predicting: Some(at(&batch.lines)?),
                 })

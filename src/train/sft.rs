@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     TrainError,
-    checkpoint::{Point, RunDir},
+    checkpoint::{LossPoint, RunDir},
     corpus::{Corpus, END, prompt_phrases, train_tokenizer},
     curve,
     export::{self, read_weights},
@@ -183,7 +183,7 @@ impl Sft {
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
-            self.run.log(&Point {
+            self.run.log(&LossPoint {
                 step,
                 train: Some(loss),
                 dev: None,
@@ -195,7 +195,7 @@ impl Sft {
                 bar.suspend(|| {
                     crate::train::tell(format_args!("step {}: development loss {dev:.4}", step + 1))
                 });
-                self.run.log(&Point {
+                self.run.log(&LossPoint {
                     step: step + 1,
                     train: None,
                     dev: Some(dev),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::eval::data::flickr8k::Image;
 use crate::lexicon::{
-    ConceptId, Lexicon, References, Support, indefinite_article, is_always_plural,
+    ConceptId, Lexicon, ReferenceTexts, Support, indefinite_article, is_always_plural,
 };
 
 /// Seldom-named nouns are no good for questions and replacements.
@@ -56,10 +56,10 @@ impl CaptionStats {
 
     fn add(&mut self, image: &Image, lexicon: &Lexicon) {
         let mut named = BTreeSet::new();
-        let references: Vec<References<'_>> = image
+        let references: Vec<ReferenceTexts<'_>> = image
             .captions
             .iter()
-            .map(|c| References::new(lexicon, [c]))
+            .map(|c| ReferenceTexts::new(lexicon, [c]))
             .collect();
         for (i, caption) in image.captions.iter().enumerate() {
             for phrase in lexicon.phrases(caption) {

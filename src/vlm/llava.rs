@@ -288,7 +288,7 @@ mod tests {
     use crate::{
         train::{
             optim::named_vars,
-            rows::{Branch, RowBatch, TextRow},
+            rows::{ResponseBranch, RowBatch, TextRow},
         },
         vlm::ops::{cross_entropy, tests::check_gradients},
     };
@@ -356,12 +356,12 @@ mod tests {
         let row = TextRow {
             prompt: vec![1, 2],
             branches: vec![
-                Branch {
+                ResponseBranch {
                     after_prompt: true,
                     tokens: vec![3, 4, 5],
                     learn_from: 0,
                 },
-                Branch {
+                ResponseBranch {
                     after_prompt: false,
                     tokens: vec![6, 7, 8],
                     learn_from: 1,
@@ -422,7 +422,7 @@ mod tests {
         let model = model(&variables());
         let row = TextRow {
             prompt: vec![],
-            branches: vec![Branch {
+            branches: vec![ResponseBranch {
                 after_prompt: false,
                 tokens: vec![3, 4, 5, 6],
                 learn_from: 0,

@@ -15,14 +15,17 @@ use candor::{
     feedback::{
         Corrections,
         corrections::Submitter,
-        images::Images,
-        queue::Queue,
-        record::{Answer, Extent, Feedback, ImageHash, Kind, Label, Receipt, Token, Versions},
-        store::{Owners, Row, Store, sql::SqlStore},
-        submission::{Judgement, Place, Submission},
+        images::ImageStore,
+        queue::QueueSettings,
+        record::{
+            CharRange, Feedback, ImageHash, JudgmentKind, Receipt, RecordedChoice, ResponseToken,
+            TokenLabel, Versions,
+        },
+        store::{Owners, Store, StoreEntry, sql::SqlStore},
+        submission::{ErrorSpan, Judgment, Submission},
     },
     guard::Verdict,
-    registry::{Outcome, Registry},
+    registry::{PromotionDecision, Registry},
     train::snapshot::{Snapshot, TakeConfig},
 };
 use serde_json::{Value, json};
@@ -65,12 +68,13 @@ async fn correct(home: &Path) {
             .await
             .unwrap(),
     );
-    let images = Images::open(home.join("images").to_str().unwrap(), std::env::vars_os()).unwrap();
+    let images =
+        ImageStore::open(home.join("images").to_str().unwrap(), std::env::vars_os()).unwrap();
     let corrections = Corrections::start(
         store,
         images,
         Bundle::vocabulary_of(MODEL).unwrap(),
-        Queue::default(),
+        QueueSettings::default(),
     );
     let photos = photographs(12);
     let by = Submitter::default();
@@ -91,11 +95,11 @@ async fn correct(home: &Path) {
         )
         .await;
     }
-    let error = Place {
+    let error = ErrorSpan {
         start: 11,
         end: 18,
         text: Some("frisbee".into()),
-        ..Place::default()
+        ..ErrorSpan::default()
     };
     keep(
         Submission {
@@ -108,7 +112,7 @@ async fn correct(home: &Path) {
     .await;
     keep(
         Submission {
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             ..said("Two people.")
         },
         10,
@@ -116,7 +120,7 @@ async fn correct(home: &Path) {
     .await;
     keep(
         Submission {
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             prompt: Some("Is there a dog?".into()),
             ..said("Yes.")
         },
@@ -303,7 +307,7 @@ fn what_was_corrected_becomes_a_version_that_is_served_only_if_it_is_better() {
     };
     assert_eq!(
         (candidate.outcome, &candidate.parents[..]),
-        (Outcome::Rejected, &[first.id.clone()][..])
+        (PromotionDecision::Rejected, &[first.id.clone()][..])
     );
     assert!(
         candidate
@@ -406,7 +410,7 @@ fn passes(dir: &Path, home: &Path, recipe: &Path) {
         let registry = Registry::open(&other.join("registry")).unwrap();
         if meanwhile {
             let version = registry
-                .register(Path::new(MODEL), candor::registry::Facts::default())
+                .register(Path::new(MODEL), candor::registry::VersionFacts::default())
                 .unwrap();
             registry.promote(&version.id, false).unwrap();
         }
@@ -441,7 +445,7 @@ fn a_snapshot_is_the_same_whenever_it_is_taken_and_leaves_nothing_out_in_silence
             .await
             .unwrap();
         let images =
-            Images::open(home.join("images").to_str().unwrap(), std::env::vars_os()).unwrap();
+            ImageStore::open(home.join("images").to_str().unwrap(), std::env::vars_os()).unwrap();
         let photos = photographs(12);
         let config = TakeConfig {
             held_out: 0.3,
@@ -542,7 +546,7 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
         policy: Some(version.clone()),
         ..Versions::default()
     };
-    let token = |start: usize, text: &str, reward: f32, label: Label| Token {
+    let token = |start: usize, text: &str, reward: f32, label: TokenLabel| ResponseToken {
         id: 1,
         text: text.to_owned(),
         start,
@@ -554,11 +558,11 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
     let rows = (0..40).flat_map(|n| {
         // Every second frisbee is doubted.
         let tokens = vec![
-            token(0, "Dog", 0.9, Label::Good),
-            token(3, " frisbee", 0.1, Label::Bad),
+            token(0, "Dog", 0.9, TokenLabel::Good),
+            token(3, " frisbee", 0.1, TokenLabel::Bad),
         ];
         let doubted = Some(if n % 2 == 0 {
-            vec![Extent { start: 4, end: 11 }]
+            vec![CharRange { start: 4, end: 11 }]
         } else {
             vec![]
         });
@@ -567,13 +571,13 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
             doubted,
             response: "Dog frisbee".into(),
             versions: versions(),
-            kind: Kind::Bad,
+            kind: JudgmentKind::Bad,
             ..record(n)
         };
-        let answer = Answer {
+        let answer = RecordedChoice {
             response: "Dog".repeat(15),
             tokens: (0..15)
-                .map(|i| token(3 * i, "Dog", i as f32 / 15.0, Label::None))
+                .map(|i| token(3 * i, "Dog", i as f32 / 15.0, TokenLabel::None))
                 .collect(),
             verdict: Verdict::Clean,
             threshold: 0.5,
@@ -586,11 +590,11 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
             ..receipt(&format!("chatcmpl-{n}"), u64::MAX >> 2, b"image")
         };
         [
-            Row::Receipt(Box::new(receipt)),
-            Row::Feedback(Box::new(record), None),
+            StoreEntry::Receipt(Box::new(receipt)),
+            StoreEntry::Feedback(Box::new(record), None),
         ]
     });
-    let rows: Vec<Row> = rows.collect();
+    let rows: Vec<StoreEntry> = rows.collect();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         SqlStore::open(&database)
             .await

@@ -6,9 +6,9 @@ use candle_core::Tensor;
 use candor::{
     engine::{
         CacheScope, Engine, EngineConfig, EngineHandle, Event, EventStream, FinishReason,
-        GuardParams, ImageCache, Request, Sampling, Token, fair::Share,
+        GeneratedToken, GuardParams, ImageCache, Request, Sampling, fair::Share,
     },
-    guard::{Mode, Report},
+    guard::{GuardReport, Mode},
     vlm::{Row, Vlm, Want},
 };
 
@@ -83,8 +83,8 @@ async fn listen(
     mut stream: EventStream,
 ) -> (
     String,
-    Vec<Token>,
-    (FinishReason, usize, usize, Option<Report>),
+    Vec<GeneratedToken>,
+    (FinishReason, usize, usize, Option<GuardReport>),
 ) {
     let (mut text, mut all) = (String::new(), Vec::new());
     while let Some(event) = stream.next().await {
@@ -127,10 +127,11 @@ async fn a_batch_says_and_scores_what_each_request_would_alone() {
         let off = request.guard.mode == Mode::Off;
         let (text, tokens, end) = listen(stream).await;
         let (expected_text, expected, expected_end) = listen(alone.submit(request).unwrap()).await;
-        let ids = |tokens: &[Token]| tokens.iter().map(|t| t.token.id).collect::<Vec<_>>();
-        let rewards = |tokens: &[Token]| tokens.iter().filter_map(|t| t.reward).collect::<Vec<_>>();
+        let ids = |tokens: &[GeneratedToken]| tokens.iter().map(|t| t.token.id).collect::<Vec<_>>();
+        let rewards =
+            |tokens: &[GeneratedToken]| tokens.iter().filter_map(|t| t.reward).collect::<Vec<_>>();
         let logprobs =
-            |tokens: &[Token]| tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>();
+            |tokens: &[GeneratedToken]| tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>();
         assert_eq!((text, ids(&tokens)), (expected_text, ids(&expected)));
         assert!(
             near(&rewards(&tokens), &rewards(&expected))
@@ -141,7 +142,7 @@ async fn a_batch_says_and_scores_what_each_request_would_alone() {
             (expected_end.0, expected_end.1, expected_end.2)
         );
         assert_eq!(rewards(&tokens).len(), if off { 0 } else { tokens.len() });
-        let found = |report: Option<Report>| {
+        let found = |report: Option<GuardReport>| {
             report.map_or(Vec::new(), |r| {
                 r.spans
                     .into_iter()

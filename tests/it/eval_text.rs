@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use candor::eval::text::{Figures, score, words};
+use candor::eval::text::{TextMetrics, score, words};
 
 fn from_root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -126,7 +126,7 @@ fn people_score_as_in_pycocoevalcap() {
         .iter()
         .map(|captions| (captions[0].as_str(), &captions[1..]))
         .collect();
-    let ours = Figures::of(&score(&rows));
+    let ours = TextMetrics::of(&score(&rows));
     let args = [
         "--leave-one-out",
         "0",

@@ -2,7 +2,7 @@
 
 use candor::guard::{
     Action, Mode, Verdict, policy,
-    render::{Style, alt_text, ansi, plain_marked},
+    render::{RenderStyle, alt_text, ansi, plain_marked},
     spans::spans,
     words::{doubting, words},
 };
@@ -46,11 +46,11 @@ fn a_doubted_word_is_found_marked_and_hedged() {
         "A dog – wet – catches a \x1b[1;31mfrisbee\x1b[0m\x1b[2m?0.23\x1b[0m."
     );
     assert_eq!(
-        alt_text(&whole, &spans, Style::Hedged),
+        alt_text(&whole, &spans, RenderStyle::Hedged),
         "A dog – wet – catches what may be a frisbee."
     );
     assert_eq!(
-        alt_text(&whole, &spans, Style::Omitted),
+        alt_text(&whole, &spans, RenderStyle::Omitted),
         "A dog – wet – catches something."
     );
     let json = serde_json::to_value(&spans[0]).unwrap();
@@ -99,7 +99,8 @@ fn prose_without_markup_is_cut_and_rendered_as_recorded() {
         let rewards: Vec<f32> = tokens.iter().map(|_| next(&mut state)).collect();
         let (whole, words) = words(tokens, &rewards);
         let spans = spans(&whole, &doubting(words, 0.2), Action::Flagged);
-        let styles = [Style::Hedged, Style::Omitted].map(|style| alt_text(&whole, &spans, style));
+        let styles = [RenderStyle::Hedged, RenderStyle::Omitted]
+            .map(|style| alt_text(&whole, &spans, style));
         lines.push(format!(
             "{}\t{}",
             plain_marked(&whole, &spans),

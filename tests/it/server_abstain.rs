@@ -1,7 +1,7 @@
 //! Questions that no photograph answers: what is said in place of an answer, and who decides.
 
 use candor::{
-    config::{Auto, Config, Key},
+    config::{ApiKey, Auto, Config},
     guard::OnUnanswerable,
 };
 use image::ImageFormat;
@@ -260,11 +260,11 @@ fn abstentions_are_not_in_the_queue() {
 fn configuration_key_and_request_decide_in_this_order() {
     let answering = Served::with(|config| {
         config.guard.on_unanswerable = OnUnanswerable::Answer;
-        let strict = Key {
+        let strict = ApiKey {
             on_unanswerable: Auto::Value(OnUnanswerable::Abstain),
-            ..Key::new("strict", "sk-strict")
+            ..ApiKey::new("strict", "sk-strict")
         };
-        config.keys = vec![Key::new("plain", "sk-plain"), strict];
+        config.keys = vec![ApiKey::new("plain", "sk-plain"), strict];
     });
     let verdict = |secret: &str, guard: Value| {
         let body = and(ask(2, QUESTION), json!({"guard": guard, "seed": 1})).to_string();

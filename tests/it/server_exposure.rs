@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candor::config::{Config, Key, Scope, load};
+use candor::config::{ApiKey, Config, KeyScope, load};
 use serde_json::{Value, json};
 
 use crate::{
@@ -162,7 +162,7 @@ fn one_key_is_given_in_the_environment_or_in_a_file_and_stands_in_no_log() {
         server.signal("-TERM");
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
-        let digest = Key::new("", SECRET).key_sha256;
+        let digest = ApiKey::new("", SECRET).key_sha256;
         assert!(
             !log.contains(SECRET)
                 && !log.contains("candor-another")
@@ -199,7 +199,7 @@ fn sighup_reads_the_key_file_and_never_lets_everybody_in() {
         folder.path().join("api-key"),
         folder.path().join("candor.toml"),
     );
-    let admin = Key::new("", "candor-root-0123456789").key_sha256;
+    let admin = ApiKey::new("", "candor-root-0123456789").key_sha256;
     let write = |server: &str, keys: &str| {
         fs::write(
             &config,
@@ -255,7 +255,7 @@ fn sighup_reads_the_key_file_and_never_lets_everybody_in() {
     assert_eq!(statuses(&server, NEXT), [401, 200, 401]);
     let table = format!(
         "[[keys]]\nname = 'app'\nkey_sha256 = '{}'\n",
-        Key::new("app", SECRET).key_sha256
+        ApiKey::new("app", SECRET).key_sha256
     );
     write("", &table);
     reload("applied");
@@ -309,13 +309,13 @@ fn new_keys_are_drawn_by_chance_shown_once_and_let_in_by_their_table() {
     };
     assert_eq!(
         (key.name.as_str(), key.owner(), key.digest()),
-        ("a \"tenant\"", "tenant", Key::new("", secret).digest())
+        ("a \"tenant\"", "tenant", ApiKey::new("", secret).digest())
     );
-    let scopes: Vec<_> = Scope::ALL
+    let scopes: Vec<_> = KeyScope::ALL
         .into_iter()
         .filter(|&scope| key.scopes.contains(scope))
         .collect();
-    assert_eq!(scopes, [Scope::FeedbackWrite, Scope::Annotate]);
+    assert_eq!(scopes, [KeyScope::FeedbackWrite, KeyScope::Annotate]);
     assert!(
         !table.contains(secret)
             && secret.len() > 40
@@ -325,13 +325,13 @@ fn new_keys_are_drawn_by_chance_shown_once_and_let_in_by_their_table() {
     let plain = new(&[]);
     let (other, table) = plain.split_once('\n').unwrap();
     assert_ne!(secret, other);
-    assert_eq!(known(table).keys, [Key::new("app", other)]);
+    assert_eq!(known(table).keys, [ApiKey::new("app", other)]);
     let table = new(&["--out", "key.txt"]);
     let file = folder.path().join("key.txt");
     let secret = fs::read_to_string(&file).unwrap();
     assert_eq!(
         known(&table).keys[0].digest(),
-        Key::new("", secret.trim()).digest()
+        ApiKey::new("", secret.trim()).digest()
     );
     assert_eq!(
         fs::metadata(&file).unwrap().permissions().mode() & 0o777,

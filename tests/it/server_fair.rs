@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::TcpStream, sync::atomic::Ordering::SeqCst};
 
-use candor::config::{Auto, Key};
+use candor::config::{ApiKey, Auto};
 use image::ImageFormat;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,15 +13,15 @@ use crate::{
 };
 
 /// A key whose secret is its name.
-fn key(name: &str) -> Key {
+fn key(name: &str) -> ApiKey {
     let key_sha256 = Sha256::digest(name)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    Key {
+    ApiKey {
         name: name.to_owned(),
         key_sha256,
-        ..Key::default()
+        ..ApiKey::default()
     }
 }
 
@@ -70,7 +70,7 @@ fn score(pictures: std::ops::Range<u32>) -> Value {
 fn requests_above_a_keys_rate_are_429_and_the_headers_say_what_is_left() {
     let served = Served::with(|c| {
         c.keys = vec![
-            Key {
+            ApiKey {
                 requests_per_minute: Auto::Value(1),
                 ..key("slow")
             },
@@ -143,7 +143,7 @@ fn without_keys_an_address_has_the_common_rate() {
 #[test]
 fn tokens_are_taken_in_advance_and_corrected_when_an_answer_is_complete() {
     let served = Served::with(|c| {
-        let limited = |name| Key {
+        let limited = |name| ApiKey {
             tokens_per_minute: Auto::Value(120),
             ..key(name)
         };
@@ -273,7 +273,7 @@ fn an_image_is_remembered_for_its_owner_or_its_salt_alone() {
     let served = Served::with(|c| {
         c.keys = vec![
             key("a"),
-            Key {
+            ApiKey {
                 owner: Auto::Value("a".to_owned()),
                 ..key("a2")
             },

@@ -3,7 +3,7 @@
 use std::{io::Write, net::TcpListener};
 
 use candor::{
-    config::{Config, Key},
+    config::{ApiKey, Config},
     serve::{METRICS, ROUTES},
 };
 use flate2::{
@@ -25,10 +25,10 @@ fn with_key(config: &mut Config) {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    config.keys = vec![Key {
+    config.keys = vec![ApiKey {
         name: "page".to_owned(),
         key_sha256,
-        ..Key::default()
+        ..ApiKey::default()
     }];
 }
 

@@ -1,6 +1,6 @@
 //! API keys.
 
-use candor::config::{Auto, Key};
+use candor::config::{ApiKey, Auto};
 use serde_json::json;
 
 use crate::{
@@ -10,17 +10,17 @@ use crate::{
 
 fn served() -> Served {
     Served::with(|c| {
-        let strict = Key {
+        let strict = ApiKey {
             threshold: Auto::Value(1.0),
-            ..Key::new("strict", "sk-strict")
+            ..ApiKey::new("strict", "sk-strict")
         };
-        let quiet = Key {
+        let quiet = ApiKey {
             mode: Auto::Value(candor::guard::Mode::Score),
             target_fpr: Auto::Value(0.1),
-            ..Key::new("quiet", "sk-quiet")
+            ..ApiKey::new("quiet", "sk-quiet")
         };
         c.guard.threshold = Auto::Value(0.25);
-        c.keys = vec![Key::new("plain", "sk-plain"), strict, quiet];
+        c.keys = vec![ApiKey::new("plain", "sk-plain"), strict, quiet];
     })
 }
 

@@ -14,8 +14,8 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use candor::{
-    config::Key,
-    registry::{Facts, Registry},
+    config::ApiKey,
+    registry::{Registry, VersionFacts},
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -76,7 +76,12 @@ impl Setting {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(&folder.path().join("registry")).unwrap();
-        let id = |bundle: &Path| registry.register(bundle, Facts::default()).unwrap().id;
+        let id = |bundle: &Path| {
+            registry
+                .register(bundle, VersionFacts::default())
+                .unwrap()
+                .id
+        };
         let own = id(Path::new(BUNDLE));
         let other = id(&altered(
             folder.path(),
@@ -107,7 +112,10 @@ impl Setting {
     }
 
     fn register(&self, bundle: &Path) -> String {
-        self.registry.register(bundle, Facts::default()).unwrap().id
+        self.registry
+            .register(bundle, VersionFacts::default())
+            .unwrap()
+            .id
     }
 }
 
@@ -488,10 +496,10 @@ fn administration_needs_its_own_key_and_is_off_without_one() {
         (200, &Value::Null),
         "the model of the configuration"
     );
-    let rejected = Facts {
+    let rejected = VersionFacts {
         rejected: true,
         reasons: vec!["it invents more".to_owned()],
-        ..Facts::default()
+        ..VersionFacts::default()
     };
     let rejected = setting
         .registry
@@ -544,10 +552,13 @@ fn versions_are_checked_by_the_keys_in_force() {
         serde_json::from_slice(&fs::read(scorerless.join("config.json")).unwrap()).unwrap();
     config.as_object_mut().unwrap().remove("reward").unwrap();
     fs::write(scorerless.join("config.json"), config.to_string()).unwrap();
-    let id = registry.register(&scorerless, Facts::default()).unwrap().id;
+    let id = registry
+        .register(&scorerless, VersionFacts::default())
+        .unwrap()
+        .id;
     let (file, digest) = (
         folder.path().join("candor.toml"),
-        Key::new("", "sk-operator").key_sha256,
+        ApiKey::new("", "sk-operator").key_sha256,
     );
     let write = |mode: &str| {
         let key = format!(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
-use candor::config::Key;
+use candor::config::ApiKey;
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 fn key(name: &str, secret: &str) -> String {
-    let digest = Key::new(name, secret).key_sha256;
+    let digest = ApiKey::new(name, secret).key_sha256;
     format!("[[keys]]\nname = '{name}'\nkey_sha256 = '{digest}'\n")
 }
 

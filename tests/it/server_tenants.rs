@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use candor::{
-    config::{Auto, Config, Key, Scope, Scopes},
+    config::{ApiKey, Auto, Config, KeyScope, KeyScopes},
     serve::{METRICS, Permission, ROUTES},
 };
 use image::ImageFormat;
@@ -19,11 +19,11 @@ fn secret(name: &str) -> String {
     format!("sk-{name}-0123456789")
 }
 
-fn key(name: &str, owner: &str, scopes: &[Scope]) -> Key {
-    let key = Key::new(name, &secret(name));
-    Key {
+fn key(name: &str, owner: &str, scopes: &[KeyScope]) -> ApiKey {
+    let key = ApiKey::new(name, &secret(name));
+    ApiKey {
         owner: Auto::Value(owner.to_owned()),
-        scopes: Scopes::new(scopes.iter().copied()),
+        scopes: KeyScopes::new(scopes.iter().copied()),
         ..key
     }
 }
@@ -48,10 +48,10 @@ fn each_scope_alone(config: &mut Config) {
     let keys = ["complete", "score", "write", "read", "annotate", "admin"];
     config.keys = keys
         .into_iter()
-        .zip(Scope::ALL)
+        .zip(KeyScope::ALL)
         .map(|(name, scope)| key(name, "a", &[scope]))
         .collect();
-    config.admin.key_sha256 = Key::new("root", &secret("root")).key_sha256;
+    config.admin.key_sha256 = ApiKey::new("root", &secret("root")).key_sha256;
 }
 
 /// What is answered to whom: the status of a refusal, or `ok` for whatever else the route has to
@@ -198,14 +198,14 @@ fn every_route_answers_to_the_keys_that_the_table_names() {
 fn the_key_says_whose_it_is_and_what_it_may_do() {
     let served = Served::with(|config| {
         each_scope_alone(config);
-        config.keys.push(key("all", "b", &Scope::ALL));
+        config.keys.push(key("all", "b", &KeyScope::ALL));
     });
     let told = |key: &str| asked(&served, key, "GET", "/v1/key", &Value::Null).json();
     assert_eq!(
         told("write"),
         json!({"object": "key", "name": "write", "owner": "a", "scopes": ["feedback:write"]})
     );
-    let all = Scope::ALL.map(Scope::name);
+    let all = KeyScope::ALL.map(KeyScope::name);
     assert_eq!(
         told("all"),
         json!({"object": "key", "name": "all", "owner": "b", "scopes": all})
@@ -371,13 +371,13 @@ fn who_guesses_keys_is_told_to_wait_and_known_keys_are_not() {
 
 /// `a1` and `a2` are of one owner, `b` is of another; `reader` is of a third and reads everybody's.
 fn tenants(config: &mut Config) {
-    const OWN: [Scope; 4] = [
-        Scope::Complete,
-        Scope::Score,
-        Scope::FeedbackWrite,
-        Scope::Annotate,
+    const OWN: [KeyScope; 4] = [
+        KeyScope::Complete,
+        KeyScope::Score,
+        KeyScope::FeedbackWrite,
+        KeyScope::Annotate,
     ];
-    let everybodys = [&OWN[..], &[Scope::FeedbackRead]].concat();
+    let everybodys = [&OWN[..], &[KeyScope::FeedbackRead]].concat();
     config.keys = vec![
         key("a1", "a", &OWN),
         key("a2", "a", &OWN),

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::Path, process::Command};
 
 use candor::{
-    config::{Auto, Config, Key, Scope, Scopes},
+    config::{ApiKey, Auto, Config, KeyScope, KeyScopes},
     guard::OnUnanswerable,
 };
 use serde_json::json;
@@ -138,8 +138,8 @@ fn colors_follow_the_served_threshold() {
     );
 }
 
-fn key() -> Key {
-    Key::new("page", "candor-page-test")
+fn key() -> ApiKey {
+    ApiKey::new("page", "candor-page-test")
 }
 
 #[test]
@@ -155,15 +155,15 @@ fn a_wrong_key_is_told() {
 #[test]
 fn what_a_key_may_not_do_is_told() {
     let served = Served::with(|config| {
-        let reader = Key {
+        let reader = ApiKey {
             owner: Auto::Value("readers".to_owned()),
-            scopes: Scopes::new([Scope::Complete]),
+            scopes: KeyScopes::new([KeyScope::Complete]),
             ..key()
         };
-        let other = Key {
+        let other = ApiKey {
             owner: reader.owner.clone(),
-            scopes: Scopes::new(Scope::ALL),
-            ..Key::new("other", "candor-other-test")
+            scopes: KeyScopes::new(KeyScope::ALL),
+            ..ApiKey::new("other", "candor-other-test")
         };
         config.keys = vec![reader, other];
     });

@@ -15,7 +15,7 @@ use crate::{
         photo::{in_flags, read},
     },
     config::Config,
-    eval::{captions::flags::GuardMarks, data::Annotated},
+    eval::{captions::flags::GuardMarks, data::AnnotatedImage},
     guard::words::words,
     serve::Local,
 };
@@ -28,14 +28,14 @@ const IMAGE_BYTES: u64 = 512 << 20;
 
 /// A model, ready to be asked. Without being told otherwise there is no guard: what is measured is
 /// what the model says.
-pub(super) struct Answering {
+pub(super) struct AnswerSession {
     config: Config,
     bundle: Bundle,
 }
 
 /// An answer and what it cost.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Answered {
+pub(super) struct AnswerWithCost {
     pub(super) text: String,
     /// Its tokens, and those that were decoded beside them.
     pub(super) tokens: u64,
@@ -54,7 +54,7 @@ pub(super) struct Answered {
     pub(super) chosen: Vec<(Range<usize>, f32, usize)>,
 }
 
-impl Answered {
+impl AnswerWithCost {
     /// Returns `true` if it says that it cannot be told.
     pub(super) fn is_abstention(&self) -> bool {
         self.verdict == "abstained"
@@ -92,7 +92,7 @@ impl Answered {
     }
 }
 
-impl Answering {
+impl AnswerSession {
     /// Loads the configured model. This may start the process anew, so that nothing is to be
     /// written before.
     pub(super) fn open(model: &ModelArgs) -> Result<Self, Failure> {
@@ -130,15 +130,15 @@ impl Answering {
     pub(super) fn each_of(
         self,
         settings: &[(&str, Value)],
-        asked: &[(&Annotated, &str)],
-        mut take: impl FnMut(usize, usize, Answered) -> Result<(), Failure>,
+        asked: &[(&AnnotatedImage, &str)],
+        mut take: impl FnMut(usize, usize, AnswerWithCost) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut jobs = Vec::with_capacity(settings.len() * asked.len());
         for (name, fields) in settings {
-            jobs.extend(asked.iter().map(|&(image, prompt)| Job {
+            jobs.extend(asked.iter().map(|&(image, prompt)| PhotographJob {
                 name,
                 image,
-                work: Work::Answer { prompt, fields },
+                work: PhotographWork::Answer { prompt, fields },
             }));
         }
         self.each(&jobs, |i, answer| {
@@ -149,8 +149,8 @@ impl Answering {
     /// Does jobs, many at once, and hands out what came of them in their order, with their number.
     pub(super) fn each(
         self,
-        jobs: &[Job<'_>],
-        mut take: impl FnMut(usize, Answered) -> Result<(), Failure>,
+        jobs: &[PhotographJob<'_>],
+        mut take: impl FnMut(usize, AnswerWithCost) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let Self { config, bundle } = self;
         let bar = progress(
@@ -186,8 +186,8 @@ impl Answering {
     pub(super) fn all(
         self,
         mode: &str,
-        asked: &[(&Annotated, &str)],
-    ) -> Result<Vec<Answered>, Failure> {
+        asked: &[(&AnnotatedImage, &str)],
+    ) -> Result<Vec<AnswerWithCost>, Failure> {
         let mut answers = Vec::with_capacity(asked.len());
         self.each_of(
             &[("answering", json!({ "guard": { "mode": mode } }))],
@@ -203,7 +203,7 @@ impl Answering {
 
 /// What is asked about a photograph.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Work<'a> {
+pub(super) enum PhotographWork<'a> {
     /// An answer to a prompt (empty: a description), with fields of the request.
     Answer { prompt: &'a str, fields: &'a Value },
     /// The scores of a text that somebody gave as answer to a prompt (empty: a description), and
@@ -213,14 +213,18 @@ pub(super) enum Work<'a> {
 
 /// Work on one photograph.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Job<'a> {
+pub(super) struct PhotographJob<'a> {
     /// What the progress bar says.
     pub(super) name: &'a str,
-    pub(super) image: &'a Annotated,
-    pub(super) work: Work<'a>,
+    pub(super) image: &'a AnnotatedImage,
+    pub(super) work: PhotographWork<'a>,
 }
 
-async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answered, Failure> {
+async fn work_on(
+    local: &Local,
+    most_bytes: usize,
+    job: &PhotographJob<'_>,
+) -> Result<AnswerWithCost, Failure> {
     let image = job.image;
     let photo = image.photo.as_ref().ok_or_else(|| {
         Failure::Misused(format!("there is no photograph for '{}'", image.name()))
@@ -228,7 +232,7 @@ async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answ
     let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), in_flags(&e)));
     let file = read(photo, most_bytes).map_err(Failure::Failed)?;
     match job.work {
-        Work::Answer { prompt, fields } => {
+        PhotographWork::Answer { prompt, fields } => {
             let answer = local
                 .chat(&with_fields(local.request(&file, prompt), fields))
                 .await
@@ -238,21 +242,26 @@ async fn work_on(local: &Local, most_bytes: usize, job: &Job<'_>) -> Result<Answ
                 .as_str()
                 .ok_or_else(|| failed("the answer has no text".into()))?;
             let all = answer["usage"]["completion_tokens"].as_u64().unwrap_or(0);
-            Ok(Answered::new(
+            Ok(AnswerWithCost::new(
                 text,
                 all,
                 &choice["guard"],
                 &choice["logprobs"]["content"],
             ))
         }
-        Work::Score { prompt, text } => {
+        PhotographWork::Score { prompt, text } => {
             let request = with_fields(
                 local.score_request(&file, prompt, text),
                 &json!({ "guard": { "mode": "flag" } }),
             );
             let scores = local.score(&request).await.map_err(failed)?;
             let result = &scores["results"][0];
-            Ok(Answered::new(text, 0, &result["guard"], &result["tokens"]))
+            Ok(AnswerWithCost::new(
+                text,
+                0,
+                &result["guard"],
+                &result["tokens"],
+            ))
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args as ClapArgs, ValueEnum, builder::RangedU64ValueParser};
+use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::json;
 
-use super::{CANDIDATES, Output, Part, answering::Answering, command, facts::Run, one_stdin};
+use super::{
+    CANDIDATES, Output, Part, answering::AnswerSession, command, facts::RunFacts, one_stdin,
+};
 use crate::{
     cli::{
         Failure,
@@ -17,9 +19,9 @@ use crate::{
     eval::{
         bootstrap::REPEATS,
         captions::{Evaluation, Measures, report},
-        chair::{Captioned, Style, Vocabulary, contrast},
-        data::{Annotated, Hypotheses, References, pair},
-        report::{Column, Format, Section, Table, TableRow},
+        chair::{ChairVocabulary, ContrastCaption, MatchStyle, contrast},
+        data::{AnnotatedImage, Hypotheses, ReferenceSet, pair},
+        report::{Column, NumberFormat, ReportTable, Section, TableRow},
     },
 };
 
@@ -28,7 +30,7 @@ use crate::{
 /// Captions come from a file of any model's, or from a bundle, which then writes the file first.
 /// References are a folder in Flickr8k's or COCO's layout, a file of COCO's, or JSONL rows with
 /// captions or objects; without them every hypothesis must bring its own objects along.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval captions --hypotheses captions.jsonl --references \
                   ../shared/data/flickr8k --html report.html\n  \
@@ -39,7 +41,7 @@ use crate::{
                   candor eval captions --hypotheses ../shared/data/chair/minigpt-4_i1.jsonl \
                   --vocabulary ../shared/data/chair/synonyms.txt"
 )]
-pub(super) struct Args {
+pub(super) struct EvalCaptionsArgs {
     /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format. - is
     /// standard input
     #[arg(long, value_name = "FILE")]
@@ -124,9 +126,9 @@ enum Metric {
 /// What `--vocabulary` names.
 struct Vocabularies {
     open: bool,
-    closed: Option<&'static Vocabulary>,
+    closed: Option<&'static ChairVocabulary>,
     /// A user's list, which is compared with the default one.
-    own: Option<Vocabulary>,
+    own: Option<ChairVocabulary>,
 }
 
 impl Vocabularies {
@@ -134,7 +136,7 @@ impl Vocabularies {
         Ok(match choice {
             None => Self {
                 open: has_captions,
-                closed: Some(Vocabulary::coco80()),
+                closed: Some(ChairVocabulary::coco80()),
                 own: None,
             },
             Some("open") if !has_captions => {
@@ -150,11 +152,11 @@ impl Vocabularies {
             },
             Some("coco80") => Self {
                 open: false,
-                closed: Some(Vocabulary::coco80()),
+                closed: Some(ChairVocabulary::coco80()),
                 own: None,
             },
             Some(file) => {
-                let own = Vocabulary::load(Style::Original, Path::new(file))
+                let own = ChairVocabulary::load(MatchStyle::Original, Path::new(file))
                     .map_err(|e| Failure::Misused(e.to_string()))?;
                 Self {
                     open: false,
@@ -165,12 +167,12 @@ impl Vocabularies {
         })
     }
 
-    fn closed(&self) -> Option<&Vocabulary> {
+    fn closed(&self) -> Option<&ChairVocabulary> {
         self.own.as_ref().or(self.closed)
     }
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
     let inputs = [
         ("--hypotheses", Some(&args.hypotheses)),
@@ -185,12 +187,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     // Before standard input is read: the process may start anew.
     let answering = if args.generate {
-        Some(Answering::open(&args.model)?)
+        Some(AnswerSession::open(&args.model)?)
     } else {
         None
     };
-    let written_by = answering.as_ref().map(Answering::model);
-    let read = |path: &PathBuf| References::open(path, args.split.as_deref()).map_err(misused);
+    let written_by = answering.as_ref().map(AnswerSession::model);
+    let read = |path: &PathBuf| ReferenceSet::open(path, args.split.as_deref()).map_err(misused);
     let given = args.references.as_ref().map(read).transpose()?;
     if let (Some(answering), Some(references)) = (answering, &given) {
         generate(&args, answering, references)?;
@@ -203,7 +205,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .transpose()?;
     let references = match given {
         Some(references) => references,
-        None => References::of_rows(&hypotheses).map_err(misused)?,
+        None => ReferenceSet::of_rows(&hypotheses).map_err(misused)?,
     };
     let has_captions = references
         .images()
@@ -218,7 +220,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         description: described,
     };
     let mut pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
-    let chosen: std::collections::HashSet<*const Annotated> = references
+    let chosen: std::collections::HashSet<*const AnnotatedImage> = references
         .images()
         .iter()
         .enumerate()
@@ -275,7 +277,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
     report.title = format!("Captions of {}", args.hypotheses.display());
     report.command = command();
-    let run = Run {
+    let run = RunFacts {
         model: written_by,
         data: args.references.as_deref(),
         photographs: pairs.pairs.len(),
@@ -315,18 +317,21 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// How a user's list differs from the default one.
-fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>]) -> Section {
+fn contrast_section(
+    own: &ChairVocabulary,
+    pairs: &[crate::eval::captions::ImageCaption<'_>],
+) -> Section {
     let nothing = std::collections::BTreeSet::new();
-    let captions: Vec<Captioned<'_>> = pairs
+    let captions: Vec<ContrastCaption<'_>> = pairs
         .iter()
-        .map(|(image, hypothesis)| Captioned {
+        .map(|(image, hypothesis)| ContrastCaption {
             caption: &hypothesis.caption,
             instances: image.objects.as_ref().unwrap_or(&nothing),
             references: &image.captions,
         })
         .collect();
-    let found = contrast(own, Vocabulary::coco80(), &captions);
-    let row = |name: &str, s: &crate::eval::chair::Stats| {
+    let found = contrast(own, ChairVocabulary::coco80(), &captions);
+    let row = |name: &str, s: &crate::eval::chair::ChairStats| {
         TableRow::new(
             name,
             vec![
@@ -338,12 +343,12 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
             ],
         )
     };
-    let share = |name: &str| Column::new(name, Format::Percent);
-    let count = |name: &str| Column::new(name, Format::Count);
+    let share = |name: &str| Column::new(name, NumberFormat::Percent);
+    let count = |name: &str| Column::new(name, NumberFormat::Count);
     Section {
         title: "How the vocabularies differ".into(),
         tables: vec![
-            Table {
+            ReportTable {
                 title: "The same captions under both".into(),
                 note: String::new(),
                 columns: vec![
@@ -358,11 +363,11 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
                     row("coco80", &found.second),
                 ],
             },
-            Table {
+            ReportTable {
                 title: "Words on which they differ most".into(),
                 note: "Mentions that one of them alone counts.".into(),
                 columns: vec![
-                    Column::new("object", Format::Text),
+                    Column::new("object", NumberFormat::Text),
                     count("given list alone"),
                     count("coco80 alone"),
                 ],
@@ -385,7 +390,11 @@ fn contrast_section(own: &Vocabulary, pairs: &[crate::eval::captions::Pair<'_>])
 
 /// Captions every photograph of the references that has no caption in the file yet, and adds it to
 /// the file.
-fn generate(args: &Args, answering: Answering, references: &References) -> Result<(), Failure> {
+fn generate(
+    args: &EvalCaptionsArgs,
+    answering: AnswerSession,
+    references: &ReferenceSet,
+) -> Result<(), Failure> {
     let images = references.images();
     if let Some(image) = images.iter().find(|image| image.photo.is_none()) {
         return Err(Failure::Misused(format!(
@@ -408,13 +417,13 @@ fn generate(args: &Args, answering: Answering, references: &References) -> Resul
             .or(row["image"].as_str())
             .map(str::to_owned)
     };
-    let captioned: std::collections::HashSet<*const Annotated> = rows
+    let captioned: std::collections::HashSet<*const AnnotatedImage> = rows
         .iter()
         .filter_map(name)
         .filter_map(|name| references.get(&name))
         .map(std::ptr::from_ref)
         .collect();
-    let open: Vec<&Annotated> = images
+    let open: Vec<&AnnotatedImage> = images
         .iter()
         .filter(|image| !captioned.contains(&std::ptr::from_ref(*image)))
         .collect();
@@ -429,7 +438,7 @@ fn generate(args: &Args, answering: Answering, references: &References) -> Resul
     if open.is_empty() {
         return Ok(());
     }
-    let asked: Vec<(&Annotated, &str)> = open.iter().map(|image| (*image, "")).collect();
+    let asked: Vec<(&AnnotatedImage, &str)> = open.iter().map(|image| (*image, "")).collect();
     let run = answering.each_of(&[("captioning", guard)], &asked, |_, i, caption| {
         file.push(json!({ "image_id": open[i].name(), "caption": caption.text }))?;
         done += 1;

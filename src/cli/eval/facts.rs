@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use clap::Args as ClapArgs;
+use clap::Args;
 
-use super::answering::{Answered, Answering};
+use super::answering::{AnswerSession, AnswerWithCost};
 use crate::eval::{bootstrap::REPEATS, report::answers::AnsweredQuestion};
 
 /// What was measured and how it can be measured again.
-pub(super) struct Run<'a> {
+pub(super) struct RunFacts<'a> {
     /// Name and version of the model; `None` where captions or answers were read.
     pub(super) model: Option<(String, String)>,
     pub(super) data: Option<&'a Path>,
@@ -17,7 +17,7 @@ pub(super) struct Run<'a> {
     pub(super) resamples: usize,
 }
 
-impl Run<'_> {
+impl RunFacts<'_> {
     /// The facts that every report has under the same names.
     pub(super) fn facts(&self) -> Vec<(String, String)> {
         let (model, version) = self.model.clone().unzip();
@@ -35,7 +35,7 @@ impl Run<'_> {
     }
 }
 
-impl Default for Run<'_> {
+impl Default for RunFacts<'_> {
     fn default() -> Self {
         Self {
             model: None,
@@ -48,7 +48,7 @@ impl Default for Run<'_> {
 }
 
 /// How answers to questions are guarded.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 pub(super) struct AnswerGuard {
     /// Mode of the guard while it answers; score leaves the answers as they are and adds the risk
     /// of each [default: score, or off where the model has no scorer]
@@ -59,7 +59,7 @@ pub(super) struct AnswerGuard {
 
 impl AnswerGuard {
     /// The mode as the API names it.
-    pub(super) fn mode(&self, model: &Answering) -> &str {
+    pub(super) fn mode(&self, model: &AnswerSession) -> &str {
         match &self.guard {
             Some(mode) => mode,
             None if model.has_scorer() => "score",
@@ -69,7 +69,7 @@ impl AnswerGuard {
 }
 
 /// Takes over what the guard said of an answer.
-pub(super) fn with_guard(question: AnsweredQuestion, answer: &Answered) -> AnsweredQuestion {
+pub(super) fn with_guard(question: AnsweredQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
     let verdict =
         (!matches!(answer.verdict.as_str(), "" | "unscored")).then(|| answer.verdict.clone());
     AnsweredQuestion {

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, builder::RangedU64ValueParser};
+use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::{Value, json};
 
 use super::{
     CANDIDATES, Output, Part,
-    answering::{Answered, Answering},
+    answering::{AnswerSession, AnswerWithCost},
     command,
-    facts::Run,
+    facts::RunFacts,
 };
 use crate::{
     cli::{
@@ -19,16 +19,19 @@ use crate::{
     eval::{
         bootstrap::REPEATS,
         captions::{
-            self, Evaluation, Group, Measures, ModelFigures, differences, examples,
+            self, Evaluation, FigureGroup, Measures, ModelFigures, differences, examples,
             figures_section,
             flags::{self, GuardMarks, MentionKind},
             form_table,
-            operating::{self, OperatingPoint, PointFamily, Rates},
+            operating::{self, OperatingPoint, OperatingRates, PointFamily},
             repairs, selection,
         },
-        chair::Vocabulary,
-        data::{Annotated, Hypothesis, Place, References},
-        report::{Cell, Column, Format, Report, Section, Table, TableRow, stated},
+        chair::ChairVocabulary,
+        data::{AnnotatedImage, Hypothesis, ReferenceSet, RowPosition},
+        report::{
+            Column, EvaluationReport, NumberFormat, ReportTable, Section, TableCell, TableRow,
+            stated,
+        },
         tradeoff,
     },
 };
@@ -39,11 +42,11 @@ use crate::{
 /// The same photographs are captioned under every setting. Tokens are all that the policy decoded,
 /// whether they were kept or not. One comparison is tested: regenerate with its defaults against
 /// off.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  candor eval guard --data ../shared/data/flickr8k --html guard.html"
 )]
-pub(super) struct Args {
+pub(super) struct EvalGuardArgs {
     /// Photographs with captions, in Flickr8k's or COCO's layout
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -116,7 +119,7 @@ struct Setting {
 
 /// The settings, without a guard first. Mode flag leaves the text as it is, so that it has no place
 /// among differences.
-fn settings(args: &Args) -> Vec<Setting> {
+fn settings(args: &EvalGuardArgs) -> Vec<Setting> {
     let setting = |name: String, family: PointFamily, label: String, mut fields: Value| {
         fields["seed"] = json!(args.seed);
         Setting {
@@ -192,21 +195,22 @@ fn settings(args: &Args) -> Vec<Setting> {
 /// Name of the setting that flags.
 const FLAG: &str = "flag";
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: EvalGuardArgs) -> Result<(), Failure> {
     let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
-    let answering = Answering::open(&args.model)?;
-    let references = References::open(&args.data, args.split.as_deref()).map_err(misused)?;
+    let answering = AnswerSession::open(&args.model)?;
+    let references = ReferenceSet::open(&args.data, args.split.as_deref()).map_err(misused)?;
     let images = references
         .images()
         .iter()
         .enumerate()
         .filter(|(i, _)| args.half.has(*i))
         .map(|(_, image)| image);
-    let images: Vec<&Annotated> = images.take(args.limit.unwrap_or(usize::MAX)).collect();
-    let asked: Vec<(&Annotated, &str)> = images.iter().map(|image| (*image, "")).collect();
+    let images: Vec<&AnnotatedImage> = images.take(args.limit.unwrap_or(usize::MAX)).collect();
+    let asked: Vec<(&AnnotatedImage, &str)> = images.iter().map(|image| (*image, "")).collect();
     let model = answering.model();
     let settings = settings(&args);
-    let mut answers: Vec<Vec<Answered>> = vec![Vec::with_capacity(asked.len()); settings.len()];
+    let mut answers: Vec<Vec<AnswerWithCost>> =
+        vec![Vec::with_capacity(asked.len()); settings.len()];
     let named: Vec<(&str, Value)> = settings
         .iter()
         .map(|s| (s.name.as_str(), s.fields.clone()))
@@ -215,7 +219,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         answers[setting].push(answer);
         Ok(())
     })?;
-    let run = Run {
+    let run = RunFacts {
         model: Some(model),
         data: Some(&args.data),
         photographs: images.len(),
@@ -230,7 +234,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         "{undescribed} photographs have no reference captions: figures of the open vocabulary and \
          of description leave them out."
     );
-    args.output.show(&Report {
+    args.output.show(&EvaluationReport {
         title: "What the guard flags and repairs".into(),
         command: command(),
         facts: run.facts(),
@@ -244,14 +248,14 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn sections(
-    images: &[&Annotated],
+    images: &[&AnnotatedImage],
     settings: &[Setting],
-    answers: &[Vec<Answered>],
-    args: &Args,
+    answers: &[Vec<AnswerWithCost>],
+    args: &EvalGuardArgs,
 ) -> Vec<Section> {
     let measures = Measures {
         open: true,
-        closed: Some(Vocabulary::coco80()),
+        closed: Some(ChairVocabulary::coco80()),
         description: true,
     };
     let hypotheses: Vec<Vec<Hypothesis>> = answers
@@ -313,7 +317,7 @@ fn sections(
         },
     ];
     sections.extend(repairs::sections(off.1, regenerate.1, resamples, seed));
-    let written: Vec<Vec<selection::Written>> = answers[2]
+    let written: Vec<Vec<selection::RepairedPhrase>> = answers[2]
         .iter()
         .map(|answer| answer.chosen.clone())
         .collect();
@@ -332,18 +336,21 @@ fn sections(
 }
 
 /// Answers as captions of their photographs.
-pub(super) fn hypotheses(images: &[&Annotated], answers: &[Answered]) -> Vec<Hypothesis> {
-    let row = |(i, (image, answer)): (usize, (&&Annotated, &Answered))| Hypothesis {
+pub(super) fn hypotheses(
+    images: &[&AnnotatedImage],
+    answers: &[AnswerWithCost],
+) -> Vec<Hypothesis> {
+    let row = |(i, (image, answer)): (usize, (&&AnnotatedImage, &AnswerWithCost))| Hypothesis {
         image: image.name().to_owned(),
         caption: answer.text.clone(),
         objects: None,
-        place: Place::Line(i + 1),
+        place: RowPosition::Line(i + 1),
     };
     images.iter().zip(answers).enumerate().map(row).collect()
 }
 
 /// Tokens that the policy decoded, kept or not.
-fn decoded(answers: &[Answered]) -> f64 {
+fn decoded(answers: &[AnswerWithCost]) -> f64 {
     answers
         .iter()
         .map(|a| a.tokens + a.extra_tokens)
@@ -351,14 +358,14 @@ fn decoded(answers: &[Answered]) -> f64 {
 }
 
 /// Decoded tokens as a ratio to those of the first setting.
-fn ratio(answers: &[Vec<Answered>], setting: usize) -> f64 {
+fn ratio(answers: &[Vec<AnswerWithCost>], setting: usize) -> f64 {
     decoded(&answers[setting]) / decoded(&answers[0]).max(1.0)
 }
 
 /// The operating points of all settings, and those of mode flag at every threshold.
 fn points(
     settings: &[Setting],
-    answers: &[Vec<Answered>],
+    answers: &[Vec<AnswerWithCost>],
     figures: &[ModelFigures<'_>],
     (flagged, marks): (&Evaluation<'_>, &[GuardMarks]),
     thresholds: &[f32],
@@ -369,7 +376,7 @@ fn points(
         (0..thresholds.len())
             .map(|i| {
                 [0, 1].map(|kind| {
-                    Some(Rates {
+                    Some(OperatingRates {
                         chair_i: curves[kind][i].chair_i,
                         recall: curves[kind][i].recall,
                     })
@@ -381,9 +388,9 @@ fn points(
         if marks.flags(range) { 0.0 } else { 1.0 }
     };
     let measured = |figures: &ModelFigures<'_>| {
-        [Group::Open, Group::Closed].map(|group| {
+        [FigureGroup::Open, FigureGroup::Closed].map(|group| {
             let value = |name| figures.of(group, name).map(|figure| figure.value);
-            Some(Rates {
+            Some(OperatingRates {
                 chair_i: value("CHAIR_i")?,
                 recall: value("recall")?,
             })
@@ -423,32 +430,35 @@ fn points(
 /// What was found, in sentences.
 fn summary(
     figures: &[ModelFigures<'_>],
-    answers: &[Vec<Answered>],
-    flags: &Table,
-    forms: &Table,
+    answers: &[Vec<AnswerWithCost>],
+    flags: &ReportTable,
+    forms: &ReportTable,
 ) -> Section {
     let percent = |setting: usize, group, name| {
         figures[setting]
             .of(group, name)
             .filter(|f| f.value.is_finite())
-            .map(|f| stated(&f, Format::Percent))
+            .map(|f| stated(&f, NumberFormat::Percent))
     };
-    let cell = |table: &Table, row: &str, column: usize| match table
+    let cell = |table: &ReportTable, row: &str, column: usize| match table
         .rows
         .iter()
         .find(|r| r.name == row)
         .and_then(|r| r.cells.get(column))
     {
-        Some(Cell::Value(figure)) if figure.value.is_finite() => {
-            Some(stated(figure, Format::Percent))
+        Some(TableCell::Value(figure)) if figure.value.is_finite() => {
+            Some(stated(figure, NumberFormat::Percent))
         }
         _ => None,
     };
-    let (things, group) = match percent(0, Group::Open, "CHAIR_i") {
-        Some(_) => ("things that captions name are in no reference", Group::Open),
+    let (things, group) = match percent(0, FigureGroup::Open, "CHAIR_i") {
+        Some(_) => (
+            "things that captions name are in no reference",
+            FigureGroup::Open,
+        ),
         None => (
             "objects that captions name are not in the photograph",
-            Group::Closed,
+            FigureGroup::Closed,
         ),
     };
     let repaired = || {
@@ -465,7 +475,7 @@ fn summary(
             cell(forms, "off", 0)?,
         ))
     };
-    let vocabulary = if group == Group::Open {
+    let vocabulary = if group == FigureGroup::Open {
         MentionKind::Open
     } else {
         MentionKind::Closed
@@ -488,7 +498,7 @@ fn summary(
 }
 
 /// Tokens and verdicts.
-fn cost(settings: &[Setting], answers: &[Vec<Answered>]) -> Table {
+fn cost(settings: &[Setting], answers: &[Vec<AnswerWithCost>]) -> ReportTable {
     let row = |(i, setting): (usize, &Setting)| {
         let n = answers[i].len().max(1) as f64;
         let share =
@@ -505,19 +515,19 @@ fn cost(settings: &[Setting], answers: &[Vec<Answered>]) -> Table {
         TableRow::new(setting.name.clone(), cells)
     };
     let column = |name: &str, format| Column::new(name, format);
-    Table {
+    ReportTable {
         title: "Tokens and verdicts".into(),
         note:
             "Decoded tokens count everything that the policy wrote, kept or not; the ratio is to \
                the first row."
                 .into(),
         columns: vec![
-            column("decoded, ratio", Format::Decimal(2)),
-            column("decoded a caption", Format::Decimal(1)),
-            column("kept a caption", Format::Decimal(1)),
-            column("clean", Format::Percent),
-            column("repaired", Format::Percent),
-            column("flagged", Format::Percent),
+            column("decoded, ratio", NumberFormat::Decimal(2)),
+            column("decoded a caption", NumberFormat::Decimal(1)),
+            column("kept a caption", NumberFormat::Decimal(1)),
+            column("clean", NumberFormat::Percent),
+            column("repaired", NumberFormat::Percent),
+            column("flagged", NumberFormat::Percent),
         ],
         rows: settings.iter().enumerate().map(row).collect(),
     }

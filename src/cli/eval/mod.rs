@@ -11,34 +11,34 @@ mod vqa;
 
 use std::{ops::RangeInclusive, path::PathBuf};
 
-use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     Failure,
     common::shown,
     output::{command_line, is_stdio, note, one_stdin, print, write_file},
 };
-use crate::{eval::report::Report, train::judged::Half};
+use crate::{eval::report::EvaluationReport, train::scored_split::DevelopmentHalf};
 
 /// Measure captions, scorers and answers, without a model as a judge
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  candor eval captions --hypotheses captions.jsonl --references \
                   ../shared/data/flickr8k --html report.html"
 )]
-pub(crate) struct Args {
+pub(crate) struct EvalArgs {
     #[command(subcommand)]
     what: What,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    Captions(captions::Args),
-    Guard(guard::Args),
-    Honesty(honesty::Args),
-    Reward(reward::Args),
-    Pope(pope::Args),
-    Vqa(vqa::Args),
+    Captions(captions::EvalCaptionsArgs),
+    Guard(guard::EvalGuardArgs),
+    Honesty(honesty::EvalHonestyArgs),
+    Reward(reward::EvalRewardArgs),
+    Pope(pope::EvalPopeArgs),
+    Vqa(vqa::EvalVqaArgs),
 }
 
 /// The API's range of `guard.candidates`.
@@ -58,14 +58,14 @@ impl Part {
     fn has(self, image: usize) -> bool {
         match self {
             Self::All => true,
-            Self::Report => Half::of(image) == Half::Report,
-            Self::Tune => Half::of(image) == Half::Tune,
+            Self::Report => DevelopmentHalf::of(image) == DevelopmentHalf::Report,
+            Self::Tune => DevelopmentHalf::of(image) == DevelopmentHalf::Tune,
         }
     }
 }
 
 /// Where a report goes beside the terminal.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 struct Output {
     /// Also write the figures as JSON; - is standard output, in place of the tables
     #[arg(long, value_name = "FILE")]
@@ -79,7 +79,7 @@ struct Output {
 
 impl Output {
     /// Prints a report and writes it where it was asked for.
-    fn show(&self, report: &Report) -> Result<(), Failure> {
+    fn show(&self, report: &EvaluationReport) -> Result<(), Failure> {
         let on_stdout = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| is_stdio(file));
         if on_stdout(&self.json) && on_stdout(&self.html) {
             return Err(Failure::Misused(
@@ -110,7 +110,7 @@ fn command() -> String {
     command_line(&[])
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
     match args.what {
         What::Captions(args) => captions::run(args),
         What::Guard(args) => guard::run(args),

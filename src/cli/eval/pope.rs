@@ -5,13 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args as ClapArgs;
+use clap::Args;
 
 use super::{
     Output,
-    answering::{Answered, Answering},
+    answering::{AnswerSession, AnswerWithCost},
     command,
-    facts::{AnswerGuard, Run, with_guard},
+    facts::{AnswerGuard, RunFacts, with_guard},
     one_stdin,
 };
 use crate::{
@@ -22,14 +22,15 @@ use crate::{
     },
     eval::{
         bootstrap::{REPEATS, estimates},
-        data::{Annotated, References},
+        data::{AnnotatedImage, ReferenceSet},
         honesty::{
             Resampling,
             consistency::{self, ObjectAnswers, ObjectQuestions},
         },
-        pope::{self, Question, Scores, Setting},
+        pope::{self, PopeCounts, PopeQuestion, Setting},
         report::{
-            Better, Cell, Column, Format, Report, Section, Table, TableRow,
+            Column, EvaluationReport, GoodDirection, NumberFormat, ReportTable, Section, TableCell,
+            TableRow,
             answers::{self, AnswerSections, AnsweredQuestion},
         },
     },
@@ -38,7 +39,7 @@ use crate::{
 /// Ask whether things are there: POPE (Li et al., EMNLP 2023)
 ///
 /// Questions are built from annotated objects, or read; answers come from a bundle, or are read.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval \
                   pope --data ../shared/data/coco-mini --questions pope.jsonl   # writes them when \
@@ -48,7 +49,7 @@ use crate::{
                   candor eval pope --data ../shared/data/coco-mini --forms   # \"Is there no \
                   cat?\" and paraphrases"
 )]
-pub(super) struct Args {
+pub(super) struct EvalPopeArgs {
     /// Images with annotated objects; another model's answers need none
     #[arg(long, value_name = "DIR|FILE", required_unless_present = "answers")]
     data: Option<PathBuf>,
@@ -86,7 +87,7 @@ pub(super) struct Args {
     output: Output,
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: EvalPopeArgs) -> Result<(), Failure> {
     one_stdin(&[
         ("--data", args.data.as_ref()),
         ("--questions", args.questions.as_ref()),
@@ -108,7 +109,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let next = images.len();
         images.entry(&question.image).or_insert(next);
     }
-    let judged: Vec<(usize, Option<Setting>, Scores)> = questions
+    let judged: Vec<(usize, Option<Setting>, PopeCounts)> = questions
         .iter()
         .zip(&answers)
         .filter(|(_, answer)| !answer.is_abstention())
@@ -116,7 +117,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             (
                 images[question.image.as_str()],
                 question.setting,
-                Scores::of(question.present, pope::parse(&answer.text)),
+                PopeCounts::of(question.present, pope::parse(&answer.text)),
             )
         })
         .collect();
@@ -141,18 +142,18 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         .map(Some)
         .chain([None])
         .filter_map(|setting| {
-            let of: Vec<&(usize, Option<Setting>, Scores)> = judged
+            let of: Vec<&(usize, Option<Setting>, PopeCounts)> = judged
                 .iter()
                 .filter(|j| setting.is_none() || j.1 == setting)
                 .collect();
             (!of.is_empty()).then(|| row(setting, &of, images.len(), args.seed))
         });
-    let share = |name: &str, better: Option<Better>| Column {
+    let share = |name: &str, better: Option<GoodDirection>| Column {
         better,
-        ..Column::new(name, Format::Percent)
+        ..Column::new(name, NumberFormat::Percent)
     };
-    let higher = Some(Better::Higher);
-    let table = Table {
+    let higher = Some(GoodDirection::Higher);
+    let table = ReportTable {
         title: "POPE".into(),
         note: "Yes is the positive class; the first sentence counts, and one with no or not in it \
                is a no."
@@ -163,7 +164,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
             share("recall", higher),
             share("F1", higher),
             share("yes", None),
-            Column::new("questions", Format::Count),
+            Column::new("questions", NumberFormat::Count),
         ],
         rows: rows.collect(),
     };
@@ -182,7 +183,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         || "the bundle".to_owned(),
         |file| file.display().to_string(),
     );
-    let report = Report {
+    let report = EvaluationReport {
         title: "POPE: is it there?".into(),
         command: command(),
         facts: [
@@ -190,12 +191,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
                 .as_ref()
                 .map(|file| vec![("questions".into(), file.display().to_string())])
                 .unwrap_or_default(),
-            Run {
+            RunFacts {
                 model,
                 data: args.data.as_deref().filter(|_| args.answers.is_none()),
                 photographs: images.len(),
                 seed: args.seed,
-                ..Run::default()
+                ..RunFacts::default()
             }
             .facts(),
             vec![("answers".into(), who)],
@@ -220,12 +221,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 
 /// What is measured, and what is to be said about it.
 struct Gathered {
-    questions: Vec<Question>,
-    answers: Vec<Answered>,
+    questions: Vec<PopeQuestion>,
+    answers: Vec<AnswerWithCost>,
     /// The answers to the other forms of questions, with the place of each question.
-    forms: Vec<(usize, [Answered; 3])>,
+    forms: Vec<(usize, [AnswerWithCost; 3])>,
     /// Where the photographs are; another model's answers need none.
-    references: Option<References>,
+    references: Option<ReferenceSet>,
     notes: Vec<String>,
     /// Name and version of the model that answered, where it is one of ours.
     model: Option<(String, String)>,
@@ -233,7 +234,7 @@ struct Gathered {
 
 impl Gathered {
     /// Reads another model's answers.
-    fn read(args: &Args, file: &Path) -> Result<Self, Failure> {
+    fn read(args: &EvalPopeArgs, file: &Path) -> Result<Self, Failure> {
         if args.guard.guard.is_some() {
             return Err(Failure::Misused(
                 "--guard is of the answers that a model writes; --answers brings them along".into(),
@@ -241,7 +242,7 @@ impl Gathered {
         }
         let (questions, notes) = questions(args, None)?;
         let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
-        let answers = answers.into_iter().map(Answered::of_text).collect();
+        let answers = answers.into_iter().map(AnswerWithCost::of_text).collect();
         Ok(Self {
             questions,
             answers,
@@ -253,8 +254,8 @@ impl Gathered {
     }
 
     /// Has the bundle answer.
-    fn ask(args: &Args) -> Result<Self, Failure> {
-        let answering = Answering::open(&args.model)?;
+    fn ask(args: &EvalPopeArgs) -> Result<Self, Failure> {
+        let answering = AnswerSession::open(&args.model)?;
         let references = references(args)?;
         let (questions, notes) = questions(args, Some(&references))?;
         let (model, mode) = (answering.model(), args.guard.mode(&answering).to_owned());
@@ -288,13 +289,13 @@ impl Gathered {
 }
 
 /// The other forms of the questions, each object of an image once, with the place of the question.
-fn reworded(questions: &[Question]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
+fn reworded(questions: &[PopeQuestion]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
     let mut seen = HashSet::new();
     let fresh = questions
         .iter()
         .enumerate()
         .filter(|(_, question)| seen.insert((&question.image, &question.text)));
-    let forms = |(place, question): (usize, &Question)| {
+    let forms = |(place, question): (usize, &PopeQuestion)| {
         let missing = || {
             format!(
                 "--forms: question {} has no 'object', by which it could be asked otherwise",
@@ -312,12 +313,12 @@ fn reworded(questions: &[Question]) -> Result<Vec<(usize, ObjectQuestions)>, Fai
 
 /// The answers about each object in all forms.
 fn agreeing(
-    questions: &[Question],
-    answers: &[Answered],
-    forms: &[(usize, [Answered; 3])],
+    questions: &[PopeQuestion],
+    answers: &[AnswerWithCost],
+    forms: &[(usize, [AnswerWithCost; 3])],
     images: &HashMap<&str, usize>,
 ) -> Vec<ObjectAnswers> {
-    let of = |(place, others): &(usize, [Answered; 3])| {
+    let of = |(place, others): &(usize, [AnswerWithCost; 3])| {
         let question = &questions[*place];
         let others = others.each_ref().map(|answer| answer.text.as_str());
         ObjectAnswers::of(
@@ -332,9 +333,9 @@ fn agreeing(
 
 /// A question with its answer, as pages show it.
 fn answered(
-    question: &Question,
-    answer: &Answered,
-    references: Option<&References>,
+    question: &PopeQuestion,
+    answer: &AnswerWithCost,
+    references: Option<&ReferenceSet>,
 ) -> AnsweredQuestion {
     let yes = pope::parse(&answer.text);
     let row = AnsweredQuestion {
@@ -354,19 +355,19 @@ fn answered(
     with_guard(row, answer)
 }
 
-fn references(args: &Args) -> Result<References, Failure> {
+fn references(args: &EvalPopeArgs) -> Result<ReferenceSet, Failure> {
     let data = args.data.as_ref().ok_or_else(|| {
         Failure::Misused("--data is needed: what are the questions about?".into())
     })?;
-    References::open(data, None).map_err(Failure::misused)
+    ReferenceSet::open(data, None).map_err(Failure::misused)
 }
 
 /// The questions of the file, or those that are built from `references` (the data set, where it was
 /// not read yet); and what is to be said about them.
 fn questions(
-    args: &Args,
-    given: Option<&References>,
-) -> Result<(Vec<Question>, Vec<String>), Failure> {
+    args: &EvalPopeArgs,
+    given: Option<&ReferenceSet>,
+) -> Result<(Vec<PopeQuestion>, Vec<String>), Failure> {
     if let Some(file) = args
         .questions
         .as_ref()
@@ -398,7 +399,7 @@ fn questions(
             "--data: no image has annotated objects".into(),
         ));
     }
-    let mut questions: Vec<Question> = Setting::ALL
+    let mut questions: Vec<PopeQuestion> = Setting::ALL
         .into_iter()
         .flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed))
         .collect();
@@ -417,10 +418,10 @@ fn questions(
 
 /// The image and the text of every question.
 fn about<'a>(
-    references: &'a References,
-    questions: &'a [Question],
-) -> Result<Vec<(&'a Annotated, &'a str)>, Failure> {
-    let image = |question: &Question| {
+    references: &'a ReferenceSet,
+    questions: &'a [PopeQuestion],
+) -> Result<Vec<(&'a AnnotatedImage, &'a str)>, Failure> {
+    let image = |question: &PopeQuestion| {
         references.get(&question.image).ok_or_else(|| {
             Failure::Misused(format!(
                 "--data: there is no image '{}' for question {}",
@@ -436,7 +437,7 @@ fn about<'a>(
 
 fn row(
     setting: Option<Setting>,
-    judged: &[&(usize, Option<Setting>, Scores)],
+    judged: &[&(usize, Option<Setting>, PopeCounts)],
     images: usize,
     seed: u64,
 ) -> TableRow {
@@ -463,9 +464,9 @@ fn row(
             (tp + fp) / total,
         ]
     };
-    let mut cells: Vec<Cell> = estimates(images, REPEATS, seed, figures)
+    let mut cells: Vec<TableCell> = estimates(images, REPEATS, seed, figures)
         .into_iter()
-        .map(Cell::from)
+        .map(TableCell::from)
         .collect();
     cells.push(judged.len().into());
     TableRow::new(setting.map_or("all", Setting::name), cells)

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
+use clap::Args;
 
-use super::{Output, command, facts::Run};
+use super::{Output, command, facts::RunFacts};
 use crate::{
     cli::{Failure, common::settle},
-    eval::report::Report,
+    eval::report::EvaluationReport,
     train::{
         TrainError, calibrate,
-        contenders::{self, Contender, Scorer},
+        compared_scorers::{self, ComparedScorer, ScoreSource},
         finishers::Finishers,
-        judged::{Judged, dev_features},
-        reward_report::Evidence,
+        reward_report::RewardReportInputs,
+        scored_split::{ScoredSplit, dev_features},
         setup::Setup,
     },
 };
@@ -23,12 +23,12 @@ use crate::{
 /// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other
 /// image tunes what has to be tuned, the others report. Where the bundle has evidence of what
 /// images show, the rewards that it serves are measured beside those of its scorers alone.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval \
                   reward --data ../shared/data/flickr8k --run runs/ablation --html ablation.html"
 )]
-pub(super) struct Args {
+pub(super) struct EvalRewardArgs {
     /// Folder in Flickr8k's layout
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -57,7 +57,7 @@ pub(super) struct Args {
     output: Output,
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: EvalRewardArgs) -> Result<(), Failure> {
     settle(None)?;
     let report = measure(&args).map_err(|e| match e {
         TrainError::Data(_) => Failure::misused(e),
@@ -66,7 +66,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     args.output.show(&report)
 }
 
-fn measure(args: &Args) -> Result<Report, TrainError> {
+fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
     let setup = Setup::open_for_evaluation(&args.data, &args.model, 0)?;
     let policy = &setup.policy;
     let mut contenders = gather(args, &setup)?;
@@ -75,13 +75,13 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
     let network = || {
         contenders
             .iter()
-            .rposition(|c| matches!(c.scorer, Scorer::Net(_)))
+            .rposition(|c| matches!(c.scorer, ScoreSource::Net(_)))
     };
     let mut chosen = served.or_else(network).unwrap_or(contenders.len() - 1);
-    if let Scorer::Net(_) = contenders[chosen].scorer {
-        contenders.push(Contender {
+    if let ScoreSource::Net(_) = contenders[chosen].scorer {
+        contenders.push(ComparedScorer {
             name: "other image".into(),
-            scorer: Scorer::OtherImage(chosen),
+            scorer: ScoreSource::OtherImage(chosen),
             bytes: contenders[chosen].bytes,
         });
     }
@@ -95,16 +95,16 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
     if finished.is_some() {
         let name = format!("{}, with evidence", contenders[chosen].name);
         // The mean of one is that one.
-        contenders.push(Contender {
+        contenders.push(ComparedScorer {
             name,
-            scorer: Scorer::Mean(vec![chosen]),
+            scorer: ScoreSource::Mean(vec![chosen]),
             bytes: contenders[chosen].bytes,
         });
     }
-    let mut judged = Judged::of_dev(&setup, &features, &contenders, args.seed)?;
+    let mut judged = ScoredSplit::of_dev(&setup, &features, &contenders, args.seed)?;
     let mut calibrations = calibrate::fit(&judged, &contenders)?;
     // What the bundle serves is measured with the calibration that it serves.
-    for (kind, calibration) in contenders::calibrations(policy)? {
+    for (kind, calibration) in compared_scorers::calibrations(policy)? {
         if let Some(i) = contenders.iter().position(|c| c.name == kind.name()) {
             calibrations[i] = calibration;
         }
@@ -121,13 +121,13 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
         rewards =
             "as served: words that name things have those that evidence of the image gives them";
     }
-    let costs = contenders::costs(
+    let costs = compared_scorers::costs(
         policy,
         &contenders,
         &features.batch(&[(0, 0)])?.squeeze(0)?,
         200,
     )?;
-    let evidence = Evidence {
+    let evidence = RewardReportInputs {
         images: &setup.data.dev,
         judged: &judged,
         contenders: &contenders,
@@ -141,11 +141,11 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
         policy.config.name, policy.config.version
     );
     let model = (policy.config.name.clone(), policy.config.version.clone());
-    let run = Run {
+    let run = RunFacts {
         model: Some(model),
         photographs: setup.data.dev.len(),
         seed: args.seed,
-        ..Run::default()
+        ..RunFacts::default()
     };
     let facts = [
         run.facts(),
@@ -153,7 +153,7 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
         vec![("rewards looked at".into(), rewards.into())],
     ]
     .concat();
-    Ok(Report {
+    Ok(EvaluationReport {
         title,
         command: command(),
         facts,
@@ -162,24 +162,24 @@ fn measure(args: &Args) -> Result<Report, TrainError> {
 }
 
 /// Baselines, the bundle's scorers, and those of the runs.
-fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, TrainError> {
-    let mut all: Vec<Contender> = contenders::baselines().into();
-    all.extend(contenders::of_bundle(&setup.policy)?);
+fn gather(args: &EvalRewardArgs, setup: &Setup) -> Result<Vec<ComparedScorer>, TrainError> {
+    let mut all: Vec<ComparedScorer> = compared_scorers::baselines().into();
+    all.extend(compared_scorers::of_bundle(&setup.policy)?);
     for run in &args.run {
-        for contender in contenders::of_run(run, &setup.policy)? {
+        for contender in compared_scorers::of_run(run, &setup.policy)? {
             let taken = all.iter().any(|c| c.name == contender.name);
             let name = if taken {
                 format!("{} ({})", contender.name, run.display())
             } else {
                 contender.name.clone()
             };
-            all.push(Contender { name, ..contender });
+            all.push(ComparedScorer { name, ..contender });
         }
     }
     if args.scorers.is_empty() {
         return Ok(all);
     }
-    let mut chosen: Vec<Contender> = Vec::new();
+    let mut chosen: Vec<ComparedScorer> = Vec::new();
     for name in &args.scorers {
         // A sum is the mean of the logits of scorers that stand before it.
         let parts: Vec<&str> = name.split('+').collect();
@@ -191,9 +191,9 @@ fn gather(args: &Args, setup: &Setup) -> Result<Vec<Contender>, TrainError> {
             .collect::<Option<Vec<usize>>>()
         {
             let bytes = of.iter().map(|&i| chosen[i].bytes).sum();
-            chosen.push(Contender {
+            chosen.push(ComparedScorer {
                 name: name.clone(),
-                scorer: Scorer::Mean(of),
+                scorer: ScoreSource::Mean(of),
                 bytes,
             });
         } else {

@@ -5,33 +5,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args as ClapArgs;
+use clap::Args;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
     Output,
-    answering::{Answered, Answering},
+    answering::{AnswerSession, AnswerWithCost},
     command,
-    facts::{AnswerGuard, Run, with_guard},
+    facts::{AnswerGuard, RunFacts, with_guard},
 };
 use crate::{
     cli::{Failure, common::ModelArgs},
     eval::{
         bootstrap::{REPEATS, estimates},
         data::{
-            Annotated,
+            AnnotatedImage,
             flickr8k::{self, Dataset},
             questions::{AskedQuestion, questions_file, read_questions},
         },
         report::{
-            Better, Cell, Column, Format, Report, Section, Table, TableRow,
+            Column, EvaluationReport, GoodDirection, NumberFormat, ReportTable, Section, TableCell,
+            TableRow,
             answers::{self, AnswerSections, AnsweredQuestion, yes_or_no},
         },
         vqa::{RULE, is_right},
     },
     lexicon::Lexicon,
     train::{
-        qa::{Kind, Qa, QaBuilder},
+        qa::{Qa, QaBuilder, QaKind},
         stats::CaptionStats,
     },
 };
@@ -41,13 +42,13 @@ use crate::{
 /// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers":
 /// ["...", ...]}, with "kind" or "type" where there are kinds. A folder in Flickr8k's layout has
 /// captions, from which questions about its development split are derived.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor \
                   eval vqa --data ../shared/data/vqa-rad/questions.jsonl --json vqa.json\n  candor \
                   eval vqa --data ../shared/data/flickr8k"
 )]
-pub(super) struct Args {
+pub(super) struct EvalVqaArgs {
     /// Questions of people, or a folder in Flickr8k's layout
     #[arg(long, value_name = "DIR|FILE")]
     data: PathBuf,
@@ -75,45 +76,45 @@ pub(super) struct Args {
 }
 
 /// A kind of question as tables name it.
-fn kind_name(kind: Kind) -> &'static str {
+fn kind_name(kind: QaKind) -> &'static str {
     match kind {
-        Kind::Presence => "presence",
-        Kind::Color => "which color",
-        Kind::IsColor => "is it that color",
-        Kind::Count => "count",
-        Kind::Activity => "activity",
-        Kind::Place => "place",
-        Kind::Clothing => "clothing",
-        Kind::List => "list",
+        QaKind::Presence => "presence",
+        QaKind::Color => "which color",
+        QaKind::IsColor => "is it that color",
+        QaKind::Count => "count",
+        QaKind::Activity => "activity",
+        QaKind::Place => "place",
+        QaKind::Clothing => "clothing",
+        QaKind::List => "list",
     }
 }
 
-impl Args {
+impl EvalVqaArgs {
     fn limit(&self) -> usize {
         self.limit.map_or(usize::MAX, |limit| limit as usize)
     }
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
-    let model = Answering::open(&args.model)?;
+pub(super) fn run(args: EvalVqaArgs) -> Result<(), Failure> {
+    let model = AnswerSession::open(&args.model)?;
     match questions_file(&args.data) {
         Some(file) => of_people(&args, model, &file),
         None => derived(&args, model),
     }
 }
 
-fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> {
+fn of_people(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<(), Failure> {
     let mut questions = read_questions(file).map_err(Failure::misused)?;
     let all = questions.len();
     questions.truncate(args.limit());
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
-    let image = |q: &AskedQuestion| Annotated {
+    let image = |q: &AskedQuestion| AnnotatedImage {
         id: q.image.clone(),
         photo: Some(q.photo.clone()),
-        ..Annotated::default()
+        ..AnnotatedImage::default()
     };
-    let images: Vec<Annotated> = questions.iter().map(image).collect();
-    let asked: Vec<(&Annotated, &str)> = images
+    let images: Vec<AnnotatedImage> = questions.iter().map(image).collect();
+    let asked: Vec<(&AnnotatedImage, &str)> = images
         .iter()
         .zip(&questions)
         .map(|(image, q)| (image, q.question.as_str()))
@@ -130,19 +131,19 @@ fn of_people(args: &Args, model: Answering, file: &Path) -> Result<(), Failure> 
         .map(|q| q.image.as_str())
         .collect::<BTreeSet<_>>()
         .len();
-    let run = Run {
+    let run = RunFacts {
         model: Some(run_model),
         data: Some(&args.data),
         photographs,
         seed: args.seed,
-        ..Run::default()
+        ..RunFacts::default()
     };
     let answers = Section {
         title: "Answers".into(),
         tables: tables(&questions, &rows, args.seed),
         ..Section::default()
     };
-    let report = Report {
+    let report = EvaluationReport {
         title: "Answers to people's questions".into(),
         command: command(),
         facts: [
@@ -170,7 +171,7 @@ fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
 }
 
 /// A question with its answer, as pages show it.
-fn answered(question: &AskedQuestion, answer: &Answered) -> AnsweredQuestion {
+fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
     let kind = question.kind.as_ref().or(question.answer_type.as_ref());
     let row = AnsweredQuestion {
         kind: kind.map_or_else(|| "all".to_owned(), String::clone),
@@ -191,7 +192,11 @@ type Group = fn(&AskedQuestion) -> Option<&str>;
 
 /// Exact match of the answers that were given, over all questions and by their kinds, and where
 /// some got none how many did.
-fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64) -> Vec<Table> {
+fn tables(
+    questions: &[AskedQuestion],
+    answered: &[AnsweredQuestion],
+    seed: u64,
+) -> Vec<ReportTable> {
     let mut images: HashMap<&str, usize> = HashMap::new();
     for question in questions {
         let next = images.len();
@@ -212,20 +217,20 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
                 .chain(coverage)
                 .collect()
         };
-        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, seed, figures)
+        let mut cells: Vec<TableCell> = estimates(images.len(), REPEATS, seed, figures)
             .into_iter()
-            .map(Cell::from)
+            .map(TableCell::from)
             .collect();
         cells.push(of.len().into());
         TableRow::new(name, cells)
     };
-    let table = |title: &str, rows: Vec<TableRow>| Table {
+    let table = |title: &str, rows: Vec<TableRow>| ReportTable {
         title: title.into(),
         note: String::new(),
-        columns: [Column::new("exact match", Format::Percent).better(Better::Higher)]
+        columns: [Column::new("exact match", NumberFormat::Percent).better(GoodDirection::Higher)]
             .into_iter()
             .chain(coverage(abstains))
-            .chain([Column::new("questions", Format::Count)])
+            .chain([Column::new("questions", NumberFormat::Count)])
             .collect(),
         rows,
     };
@@ -257,12 +262,12 @@ fn tables(questions: &[AskedQuestion], answered: &[AnsweredQuestion], seed: u64)
 
 /// The column that says how many questions got an answer, where some got none.
 fn coverage(abstains: bool) -> Option<Column> {
-    abstains.then(|| Column::new("coverage", Format::Percent))
+    abstains.then(|| Column::new("coverage", NumberFormat::Percent))
 }
 
 /// Photographs and the questions that their captions settle.
 pub(super) struct DerivedQuestions {
-    pub(super) images: Vec<Annotated>,
+    pub(super) images: Vec<AnnotatedImage>,
     /// With the number of the photograph.
     pub(super) questions: Vec<(usize, Qa)>,
 }
@@ -282,11 +287,11 @@ pub(super) fn derived_questions(
     let data = Dataset::open_for_evaluation(folder).map_err(Failure::misused)?;
     let stats = CaptionStats::new(&data.train, Lexicon::shared());
     let builder = QaBuilder::new(&stats, Lexicon::shared());
-    let image = |image: &flickr8k::Image| Annotated {
+    let image = |image: &flickr8k::Image| AnnotatedImage {
         id: image.name.clone(),
         photo: Some(image.path.clone()),
         captions: image.captions.clone(),
-        ..Annotated::default()
+        ..AnnotatedImage::default()
     };
     let of = |i: usize| {
         builder.pairs(
@@ -308,13 +313,13 @@ pub(super) fn derived_questions(
     })
 }
 
-fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
+fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
     let DerivedQuestions {
         images,
         mut questions,
     } = derived_questions(&args.data, args.per_image, args.seed)?;
     questions.truncate(args.limit());
-    let asked: Vec<(&Annotated, &str)> = questions
+    let asked: Vec<(&AnnotatedImage, &str)> = questions
         .iter()
         .map(|(i, qa)| (&images[*i], qa.question.as_str()))
         .collect();
@@ -362,9 +367,9 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
                 .chain(coverage)
                 .collect()
         };
-        let mut cells: Vec<Cell> = estimates(images.len(), REPEATS, args.seed, figures)
+        let mut cells: Vec<TableCell> = estimates(images.len(), REPEATS, args.seed, figures)
             .into_iter()
-            .map(Cell::from)
+            .map(TableCell::from)
             .collect();
         cells.push(judged.len().into());
         TableRow {
@@ -372,25 +377,25 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
             ..TableRow::new(*kind, cells)
         }
     };
-    let table = Table {
+    let table = ReportTable {
         title: "Questions derived from the captions".into(),
         note: "Right: the captions' own answer, word for word. Presence asks as often for what is \
                there as for what is not."
             .into(),
         columns: [
-            Column::new("right", Format::Percent).better(Better::Higher),
-            Column::new("answered yes", Format::Percent),
+            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
+            Column::new("answered yes", NumberFormat::Percent),
         ]
         .into_iter()
         .chain(coverage(abstains))
-        .chain([Column::new("questions", Format::Count)])
+        .chain([Column::new("questions", NumberFormat::Count)])
         .collect(),
         rows: kinds.iter().map(row).collect(),
     };
-    let report = Report {
+    let report = EvaluationReport {
         title: "Answers to derived questions".into(),
         command: command(),
-        facts: Run {
+        facts: RunFacts {
             model: Some(run_model),
             data: Some(&args.data),
             photographs: questions
@@ -399,7 +404,7 @@ fn derived(args: &Args, model: Answering) -> Result<(), Failure> {
                 .collect::<BTreeSet<_>>()
                 .len(),
             seed: args.seed,
-            ..Run::default()
+            ..RunFacts::default()
         }
         .facts(),
         notes: abstentions(&rows),
@@ -443,9 +448,9 @@ mod tests {
         }
     }
 
-    fn values(table: &Table, row: usize) -> Vec<f64> {
-        let value = |cell: &Cell| match cell {
-            Cell::Value(estimate) => estimate.value,
+    fn values(table: &ReportTable, row: usize) -> Vec<f64> {
+        let value = |cell: &TableCell| match cell {
+            TableCell::Value(estimate) => estimate.value,
             other => panic!("{other:?}"),
         };
         table.rows[row].cells.iter().map(value).collect()

@@ -9,14 +9,14 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::versions::Place;
+use super::versions::RegistryArgs;
 use crate::{
     cli::Failure,
     registry::{Registry, Version},
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Diff {
+pub(super) struct DiffArgs {
     /// A version, or the beginning of its id
     #[arg(value_name = "A")]
     first: String,
@@ -26,7 +26,7 @@ pub(super) struct Diff {
     second: String,
 
     #[command(flatten)]
-    place: Place,
+    place: RegistryArgs,
 }
 
 /// A value in both versions; `null` where one has none.
@@ -49,7 +49,7 @@ struct Difference {
     config: BTreeMap<String, Pair<Value>>,
 }
 
-pub(super) fn run(args: &Diff) -> Result<(), Failure> {
+pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let registry = args.place.open()?;
     let version = |id: &str| registry.get(id).map_err(Failure::failed);
     let (a, b) = (version(&args.first)?, version(&args.second)?);

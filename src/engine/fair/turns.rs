@@ -28,7 +28,7 @@ struct Waiter {
     number: u64,
     share: Share,
     work: u64,
-    granted: oneshot::Sender<Turn>,
+    granted: oneshot::Sender<FairTurn>,
 }
 
 impl Turns {
@@ -52,14 +52,14 @@ impl Turns {
     }
 
     /// Waits for a turn for so much work.
-    pub async fn take(&self, share: &Share, work: u64) -> Turn {
+    pub async fn take(&self, share: &Share, work: u64) -> FairTurn {
         let (granted, turn) = oneshot::channel();
         self.lock().push(share.clone(), work, granted);
         self.grant();
         match turn.await {
             Ok(turn) => turn,
             // A waiter is dropped by nobody but its own task.
-            Err(_) => Turn {
+            Err(_) => FairTurn {
                 turns: None,
                 number: 0,
             },
@@ -82,7 +82,7 @@ impl Turns {
             };
             // Where nobody waits for it any more, the turn comes back and is dropped, outside of
             // the lock, which frees it.
-            let _ = granted.send(Turn {
+            let _ = granted.send(FairTurn {
                 turns: Some(self.clone()),
                 number,
             });
@@ -91,7 +91,7 @@ impl Turns {
 }
 
 impl State {
-    fn push(&mut self, share: Share, work: u64, granted: oneshot::Sender<Turn>) {
+    fn push(&mut self, share: Share, work: u64, granted: oneshot::Sender<FairTurn>) {
         self.arrivals += 1;
         self.waiting.push(Waiter {
             number: self.arrivals,
@@ -143,12 +143,12 @@ impl State {
 
 /// A turn, which ends when this is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct FairTurn {
     turns: Option<Turns>,
     number: u64,
 }
 
-impl Drop for Turn {
+impl Drop for FairTurn {
     fn drop(&mut self) {
         if let Some(turns) = self.turns.take() {
             turns.lock().end(self.number);

@@ -2,16 +2,16 @@
 
 use super::{
     Evaluation,
-    figures::{FIGURES, Group, Line},
+    figures::{CaptionCounts, FIGURES, FigureGroup},
     weighted,
 };
 use crate::eval::bootstrap::{Difference, Estimate, REPEATS, differences, estimates};
 
 /// A figure by its group and its name in tables.
-pub(super) type Name = (Group, &'static str);
+pub(super) type FigureName = (FigureGroup, &'static str);
 
 /// Every figure of one model's captions; NaN where there was nothing to count.
-pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(Name, f64)> {
+pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(FigureName, f64)> {
     let lines = evaluation.lines().0;
     let sums = weighted(&lines, &vec![1; lines.len()]);
     FIGURES
@@ -26,7 +26,7 @@ pub fn compare(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,
     seed: u64,
-) -> Vec<(Name, Difference)> {
+) -> Vec<(FigureName, Difference)> {
     let found = figure_differences(first, second, REPEATS, seed);
     FIGURES
         .iter()
@@ -42,7 +42,7 @@ pub fn relative_changes(
     second: &Evaluation<'_>,
     repeats: usize,
     seed: u64,
-) -> Vec<(Name, Estimate)> {
+) -> Vec<(FigureName, Estimate)> {
     let (before, after) = (first.lines().0, second.lines().0);
     let found = estimates(before.len(), repeats, seed, |weights| {
         let (before, after) = (weighted(&before, weights), weighted(&after, weights));
@@ -65,7 +65,7 @@ pub(super) fn figure_differences(
     repeats: usize,
     seed: u64,
 ) -> Vec<Difference> {
-    let of = |lines: &[Line], weights: &[u32]| {
+    let of = |lines: &[CaptionCounts], weights: &[u32]| {
         let sums = weighted(lines, weights);
         FIGURES
             .iter()
@@ -87,24 +87,24 @@ mod tests {
     use super::*;
     use crate::eval::{
         captions::Measures,
-        chair::Vocabulary,
-        data::{Annotated, Hypothesis, Place},
+        chair::ChairVocabulary,
+        data::{AnnotatedImage, Hypothesis, RowPosition},
     };
 
     #[test]
     fn a_relative_change_is_of_the_first_models_figure() {
-        let image = |id: usize| Annotated {
+        let image = |id: usize| AnnotatedImage {
             id: id.to_string(),
             objects: Some(["dog".to_owned()].into()),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         };
-        let images: Vec<Annotated> = (0..4).map(image).collect();
+        let images: Vec<AnnotatedImage> = (0..4).map(image).collect();
         let captions = |texts: [&str; 4]| {
             let row = |caption: &str| Hypothesis {
                 image: String::new(),
                 caption: caption.into(),
                 objects: None,
-                place: Place::File,
+                place: RowPosition::File,
             };
             texts.map(row)
         };
@@ -112,7 +112,7 @@ mod tests {
         let before = captions(["A dog and a cat."; 4]);
         let after = captions(["A dog and a cat.", "A dog.", "A dog.", "A dog."]);
         let measures = Measures {
-            closed: Some(Vocabulary::coco80()),
+            closed: Some(ChairVocabulary::coco80()),
             ..Measures::default()
         };
         let evaluated = |captions: &[Hypothesis; 4], check: &mut dyn FnMut(&Evaluation<'_>)| {
@@ -127,7 +127,7 @@ mod tests {
                 let of = |name: &str| {
                     found
                         .iter()
-                        .find(|f| f.0 == (Group::Closed, name))
+                        .find(|f| f.0 == (FigureGroup::Closed, name))
                         .map(|f| f.1.value)
                         .unwrap()
                 };

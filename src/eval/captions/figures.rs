@@ -3,13 +3,13 @@
 use crate::eval::{
     chair,
     objects::ObjectScores,
-    report::{Better, Column, Format},
+    report::{Column, GoodDirection, NumberFormat},
     text::{BleuStats, CaptionScores},
 };
 
 /// Which measure a figure belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
+pub enum FigureGroup {
     /// Things of any kind.
     Open,
     /// Objects of a closed vocabulary.
@@ -25,7 +25,7 @@ const WORDS: usize = 33;
 const COUNTS: usize = 35;
 
 /// The counts of one caption.
-pub(super) type Line = [f32; COUNTS];
+pub(super) type CaptionCounts = [f32; COUNTS];
 
 /// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and
 /// addition each.
@@ -41,11 +41,11 @@ impl Default for Sums {
 impl Sums {
     /// Returns the counts that a resample adds up, in half the memory: counts of one caption are
     /// exact in it.
-    pub(super) fn line(&self) -> Line {
+    pub(super) fn line(&self) -> CaptionCounts {
         self.0.map(|x| x as f32)
     }
 
-    pub(super) fn add(&mut self, line: &Line, weight: f64) {
+    pub(super) fn add(&mut self, line: &CaptionCounts, weight: f64) {
         self.0
             .iter_mut()
             .zip(line)
@@ -69,7 +69,7 @@ impl Sums {
         self.0[OPEN..CLOSED].copy_from_slice(&counts.map(|n| n as f64));
     }
 
-    pub(super) fn closed(&mut self, s: &chair::Stats) {
+    pub(super) fn closed(&mut self, s: &chair::ChairStats) {
         let counts = [
             s.captions,
             s.hallucinating,
@@ -137,10 +137,10 @@ impl Sums {
 
 /// One figure.
 pub(super) struct Figure {
-    pub(super) group: Group,
+    pub(super) group: FigureGroup,
     name: &'static str,
-    format: Format,
-    better: Option<Better>,
+    format: NumberFormat,
+    better: Option<GoodDirection>,
     help: &'static str,
     pub(super) of: fn(&Sums) -> f64,
 }
@@ -163,8 +163,10 @@ impl Figure {
     /// describe.
     pub(super) fn is_tested(&self) -> bool {
         match self.group {
-            Group::Open | Group::Closed => matches!(self.name, "CHAIR_i" | "CHAIR_s" | "recall"),
-            Group::Description => self.name == "CIDEr-D",
+            FigureGroup::Open | FigureGroup::Closed => {
+                matches!(self.name, "CHAIR_i" | "CHAIR_s" | "recall")
+            }
+            FigureGroup::Description => self.name == "CIDEr-D",
         }
     }
 }
@@ -173,48 +175,48 @@ macro_rules! figures {
     ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $of:expr;)*) => {
         /// All figures, in the order of tables.
         pub(super) const FIGURES: &[Figure] =
-            &[$(Figure { group: Group::$group, name: $name, format: $format, better: $better,
+            &[$(Figure { group: FigureGroup::$group, name: $name, format: $format, better: $better,
                 help: $help, of: $of }),*];
     };
 }
 
-const LOWER: Option<Better> = Some(Better::Lower);
-const HIGHER: Option<Better> = Some(Better::Higher);
+const LOWER: Option<GoodDirection> = Some(GoodDirection::Lower);
+const HIGHER: Option<GoodDirection> = Some(GoodDirection::Higher);
 
 figures! {
-    Open "CHAIR_i" Format::Percent, LOWER, "share of the mentions of things that no reference \
+    Open "CHAIR_i" NumberFormat::Percent, LOWER, "share of the mentions of things that no reference \
                                             supports", |s| s.rate(OPEN + 3, OPEN + 2);
-    Open "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a \
+    Open "CHAIR_s" NumberFormat::Percent, LOWER, "share of the captions with such a \
                                             mention", |s| s.rate(OPEN + 1, OPEN);
-    Open "recall" Format::Percent, HIGHER, "share of the nouns that two people name which the \
+    Open "recall" NumberFormat::Percent, HIGHER, "share of the nouns that two people name which the \
                                             caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
-    Open "wrong colours" Format::Percent, LOWER, "share of the colours that all references \
+    Open "wrong colours" NumberFormat::Percent, LOWER, "share of the colours that all references \
                                                   contradict", |s| s.rate(OPEN + 7, OPEN + 6);
-    Open "wrong counts" Format::Percent, LOWER, "share of the numbers that all references \
+    Open "wrong counts" NumberFormat::Percent, LOWER, "share of the numbers that all references \
                                                  contradict", |s| s.rate(OPEN + 9, OPEN + 8);
-    Open "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates \
+    Open "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
                                             less", |s| s.rate(OPEN + 10, OPEN);
-    Open "captions" Format::Count, None, "captions judged", |s| s.0[OPEN];
-    Closed "CHAIR_i" Format::Percent, LOWER, "share of the mentions of objects that are not in the \
+    Open "captions" NumberFormat::Count, None, "captions judged", |s| s.0[OPEN];
+    Closed "CHAIR_i" NumberFormat::Percent, LOWER, "share of the mentions of objects that are not in the \
                                               image", |s| s.rate(CLOSED + 3, CLOSED + 2);
-    Closed "CHAIR_s" Format::Percent, LOWER, "share of the captions with such a \
+    Closed "CHAIR_s" NumberFormat::Percent, LOWER, "share of the captions with such a \
                                               mention", |s| s.rate(CLOSED + 1, CLOSED);
-    Closed "recall" Format::Percent, HIGHER, "share of all images' objects that captions \
+    Closed "recall" NumberFormat::Percent, HIGHER, "share of all images' objects that captions \
                                               mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
-    Closed "cover" Format::Percent, HIGHER, "share of its image's objects that a caption mentions, \
+    Closed "cover" NumberFormat::Percent, HIGHER, "share of its image's objects that a caption mentions, \
                                              mean over captions \
                                              (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
-    Closed "words" Format::Decimal(1), None, "mean length: a model that says less hallucinates \
+    Closed "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
                                               less", |s| s.rate(CLOSED + 7, CLOSED);
-    Closed "captions" Format::Count, None, "captions judged", |s| s.0[CLOSED];
-    Description "BLEU-1" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(0);
-    Description "BLEU-2" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(1);
-    Description "BLEU-3" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(2);
-    Description "BLEU-4" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(3);
-    Description "ROUGE-L" Format::Decimal(3), HIGHER, "as pycocoevalcap \
+    Closed "captions" NumberFormat::Count, None, "captions judged", |s| s.0[CLOSED];
+    Description "BLEU-1" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(0);
+    Description "BLEU-2" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(1);
+    Description "BLEU-3" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(2);
+    Description "BLEU-4" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(3);
+    Description "ROUGE-L" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap \
         1.2", |s| s.rate(TEXT + 10, TEXT + 12);
-    Description "CIDEr-D" Format::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies \
+    Description "CIDEr-D" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies \
         of the references evaluated", |s| s.rate(TEXT + 11, TEXT + 12);
-    Description "words" Format::Decimal(1), None, "mean length", |s| s.rate(WORDS, WORDS + 1);
-    Description "captions" Format::Count, None, "captions judged", |s| s.0[TEXT + 12];
+    Description "words" NumberFormat::Decimal(1), None, "mean length", |s| s.rate(WORDS, WORDS + 1);
+    Description "captions" NumberFormat::Count, None, "captions judged", |s| s.0[TEXT + 12];
 }

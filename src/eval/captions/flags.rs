@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Caption, Evaluation};
+use super::{Evaluation, JudgedCaption};
 use crate::{
     eval::{
         bootstrap::{Estimate, estimates},
-        report::{Better, Cell, Column, Format, Section, Table, TableRow},
-        tokens::{Ranking, Scored},
+        report::{Column, GoodDirection, NumberFormat, ReportTable, Section, TableCell, TableRow},
+        tokens::{Ranking, ScoredToken},
         tradeoff::Rewarded,
     },
     lexicon::{Lexicon, Reading},
@@ -67,7 +67,7 @@ impl MentionKind {
     }
 
     /// The mentions of a caption and whether they are right; `None` where nobody can tell.
-    pub fn mentions(self, caption: &Caption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
+    pub fn mentions(self, caption: &JudgedCaption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
         match self {
             Self::Open => caption
                 .things
@@ -91,7 +91,7 @@ impl MentionKind {
         reward: fn(&GuardMarks, &Range<usize>) -> f32,
     ) -> Vec<Rewarded> {
         let lexicon = Lexicon::shared();
-        let one = |(caption, marks): (&Caption<'_>, &GuardMarks)| match self {
+        let one = |(caption, marks): (&JudgedCaption<'_>, &GuardMarks)| match self {
             Self::Open => caption.things.as_ref().map(|_| {
                 let references: Vec<Reading> = caption
                     .image
@@ -195,8 +195,8 @@ pub fn section(
     let measured =
         |kind| measure(kind, evaluation, marks, repeats, seed).map(|found| row(kind, &found));
     let rows = MentionKind::ALL.into_iter().filter_map(measured).collect();
-    let share = |name: &str, help: &str| Column::new(name, Format::Percent).help(help);
-    let table = Table {
+    let share = |name: &str, help: &str| Column::new(name, NumberFormat::Percent).help(help);
+    let table = ReportTable {
         title: "What flags find".into(),
         note: "Mode flag leaves the text as it is. A mention is flagged when one of its words is. \
                AUROC is of the mention's score, the lowest reward of its \
@@ -208,15 +208,15 @@ pub fn section(
                 "share of the hallucinated mentions that are \
                 flagged",
             )
-            .better(Better::Higher),
+            .better(GoodDirection::Higher),
             share(
                 "right mentions flagged",
                 "share of the right mentions that are \
                                              flagged",
             )
-            .better(Better::Lower),
-            Column::new("AUROC", Format::Decimal(3))
-                .better(Better::Higher)
+            .better(GoodDirection::Lower),
+            Column::new("AUROC", NumberFormat::Decimal(3))
+                .better(GoodDirection::Higher)
                 .help(
                     "area under the \
                 ROC curve of the mention's score",
@@ -226,22 +226,22 @@ pub fn section(
                 "share of all mentions that are hallucinated and not \
                                               flagged",
             )
-            .better(Better::Lower),
+            .better(GoodDirection::Lower),
             share("answers flagged", "share of the answers with a flag"),
             share(
                 "hallucinating answers flagged",
                 "share of the answers with a hallucinated \
                 mention that have a flag",
             )
-            .better(Better::Higher),
+            .better(GoodDirection::Higher),
             share(
                 "other answers flagged",
                 "share of the other answers that have a \
                                             flag",
             )
-            .better(Better::Lower),
-            Column::new("hallucinated mentions", Format::Count),
-            Column::new("right mentions", Format::Count),
+            .better(GoodDirection::Lower),
+            Column::new("hallucinated mentions", NumberFormat::Count),
+            Column::new("right mentions", NumberFormat::Count),
         ],
         rows,
     };
@@ -292,7 +292,7 @@ pub fn measure(
         };
         let image = counts.len() as u32;
         let score = |(range, good): &(Range<usize>, bool)| {
-            Some(Scored {
+            Some(ScoredToken {
                 reward: marks.score(range)?,
                 good: *good,
                 image,
@@ -368,7 +368,7 @@ fn row(kind: MentionKind, found: &FlagFigures) -> TableRow {
     ];
     let cells = figures
         .into_iter()
-        .map(Cell::from)
+        .map(TableCell::from)
         .chain([found.wrong.into(), found.right.into()]);
     TableRow::new(kind.name(), cells.collect())
 }
@@ -378,9 +378,9 @@ mod tests {
     use super::*;
     use crate::eval::{
         captions::Measures,
-        chair::Vocabulary,
-        data::{Annotated, Hypothesis, Place},
-        report::Report,
+        chair::ChairVocabulary,
+        data::{AnnotatedImage, Hypothesis, RowPosition},
+        report::EvaluationReport,
     };
 
     /// Captions of one photograph of a dog on grass with what is flagged in them, and every word's
@@ -390,13 +390,13 @@ mod tests {
         score: fn(&str) -> f32,
         check: impl FnOnce(&Evaluation<'_>, &[GuardMarks]),
     ) {
-        let image = Annotated {
+        let image = AnnotatedImage {
             id: "1.jpg".into(),
             captions: ["A dog on grass.", "A dog in the grass."]
                 .map(str::to_owned)
                 .into(),
             objects: Some(["dog".to_owned()].into()),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         };
         let hypotheses: Vec<Hypothesis> = captions
             .iter()
@@ -404,7 +404,7 @@ mod tests {
                 image: image.id.clone(),
                 caption: (*text).into(),
                 objects: None,
-                place: Place::File,
+                place: RowPosition::File,
             })
             .collect();
         let marks: Vec<GuardMarks> = captions
@@ -423,7 +423,7 @@ mod tests {
         let pairs: Vec<_> = hypotheses.iter().map(|h| (&image, h)).collect();
         let measures = Measures {
             open: true,
-            closed: Some(Vocabulary::coco80()),
+            closed: Some(ChairVocabulary::coco80()),
             ..Measures::default()
         };
         check(&Evaluation::new(&pairs, measures), &marks);
@@ -443,9 +443,9 @@ mod tests {
             ("A dog.", &[]),
         ];
         flagged(&captions, score, |evaluation, marks| {
-            let report = Report {
+            let report = EvaluationReport {
                 sections: vec![section(evaluation, marks, 100, 1)],
-                ..Report::default()
+                ..EvaluationReport::default()
             }
             .to_json();
             let figure = |row: &str, column: &str| {
@@ -500,15 +500,15 @@ mod tests {
 
     #[test]
     fn photographs_without_references_are_left_out() {
-        let image = Annotated {
+        let image = AnnotatedImage {
             id: "1.jpg".into(),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         };
         let caption = Hypothesis {
             image: "1.jpg".into(),
             caption: "A dog.".into(),
             objects: None,
-            place: Place::File,
+            place: RowPosition::File,
         };
         let evaluation = Evaluation::new(
             &[(&image, &caption)],

@@ -4,7 +4,7 @@ use super::Evaluation;
 use crate::{
     eval::{
         bootstrap::estimates,
-        report::{Better, Cell, Column, Format, Table, TableRow},
+        report::{Column, GoodDirection, NumberFormat, ReportTable, TableCell, TableRow},
     },
     guard::{repetition::repeats, words::is_function_word},
     lexicon::{Lexicon, words},
@@ -81,7 +81,7 @@ fn is_verb(word: &str) -> bool {
 
 /// Returns the table of how often captions are fragments or loops, with a row for each model and
 /// one for people.
-pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Table {
+pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> ReportTable {
     let row = |name: &str, captions: &[Vec<&str>]| {
         let counts: Vec<[f64; 5]> = captions
             .iter()
@@ -109,11 +109,11 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
             (1..5).map(|i| sum(i) / sum(0)).collect()
         };
         let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
-        let mut cells: Vec<Cell> = estimates(counts.len(), repeats, seed, shares)
+        let mut cells: Vec<TableCell> = estimates(counts.len(), repeats, seed, shares)
             .into_iter()
-            .map(Cell::from)
+            .map(TableCell::from)
             .collect();
-        cells.extend(whole.map(Cell::from));
+        cells.extend(whole.map(TableCell::from));
         TableRow::new(name, cells)
     };
     let mut rows: Vec<TableRow> = models
@@ -141,11 +141,11 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
         rows.push(row("people", &people));
     }
     let share = |name: &str, help: &str| {
-        Column::new(name, Format::Percent)
-            .better(Better::Lower)
+        Column::new(name, NumberFormat::Percent)
+            .better(GoodDirection::Lower)
             .help(help)
     };
-    Table {
+    ReportTable {
         title: "Fragments and loops".into(),
         note: "People leave out verbs and full stops, too: read a row against theirs and against \
                the first."
@@ -166,8 +166,8 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
                 "captions that say the same words twice in a row (\"and\" may stand between), or \
                  five words in the same order twice",
             ),
-            Column::new("fragments, number", Format::Count),
-            Column::new("loops, number", Format::Count),
+            Column::new("fragments, number", NumberFormat::Count),
+            Column::new("loops, number", NumberFormat::Count),
         ],
         rows,
     }

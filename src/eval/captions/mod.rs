@@ -18,16 +18,16 @@ use std::{collections::BTreeSet, ops::Range};
 use rayon::prelude::*;
 
 pub use compare::{compare, figures, relative_changes};
-pub use figures::Group;
+pub use figures::FigureGroup;
 pub use form::{Form, form_table};
 pub use report::{ModelFigures, differences, examples, figures_section, measure, report};
 
-use figures::{Line, Sums};
+use figures::{CaptionCounts, Sums};
 
 use super::{
-    chair::{self, Vocabulary},
-    data::{Annotated, Hypothesis},
-    objects::{self, Judgement, ObjectScores},
+    chair::{self, ChairVocabulary},
+    data::{AnnotatedImage, Hypothesis},
+    objects::{self, ObjectJudgment, ObjectScores},
     text,
 };
 use crate::lexicon::{Lexicon, Reading};
@@ -38,20 +38,20 @@ pub struct Measures<'a> {
     /// Things of any kind, by WordNet (needs reference captions).
     pub open: bool,
     /// Objects of a closed vocabulary.
-    pub closed: Option<&'a Vocabulary>,
+    pub closed: Option<&'a ChairVocabulary>,
     /// BLEU, ROUGE-L and CIDEr-D (need reference captions).
     pub description: bool,
 }
 
 /// One caption with all that was found in it.
 #[derive(Debug, Clone)]
-pub struct Caption<'a> {
+pub struct JudgedCaption<'a> {
     /// The image.
-    pub image: &'a Annotated,
+    pub image: &'a AnnotatedImage,
     /// The caption.
     pub text: &'a str,
     /// Things of any kind.
-    pub things: Option<Judgement>,
+    pub things: Option<ObjectJudgment>,
     /// The nouns of those things, in the order of their mentions.
     pub nouns: Vec<&'static str>,
     /// Objects of the closed vocabulary, where there is one.
@@ -77,16 +77,16 @@ pub struct Evaluation<'a> {
     /// Measures that were computed.
     measures: Measures<'a>,
     /// In the order given.
-    pub captions: Vec<Caption<'a>>,
+    pub captions: Vec<JudgedCaption<'a>>,
 }
 
 /// An image and what it says.
-pub type Pair<'a> = (&'a Annotated, &'a Hypothesis);
+pub type ImageCaption<'a> = (&'a AnnotatedImage, &'a Hypothesis);
 
 impl<'a> Evaluation<'a> {
     /// Judges captions, on every core. Images without reference captions have no figures that need
     /// them: they are left out of those.
-    pub fn new(pairs: &[Pair<'a>], measures: Measures<'a>) -> Self {
+    pub fn new(pairs: &[ImageCaption<'a>], measures: Measures<'a>) -> Self {
         let described: Vec<(&str, &[String])> = pairs
             .iter()
             .filter(|(image, _)| measures.description && !image.captions.is_empty())
@@ -114,7 +114,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// The counts of every caption, and of people's captions of the same image.
-    fn lines(&self) -> (Vec<Line>, Vec<Line>) {
+    fn lines(&self) -> (Vec<CaptionCounts>, Vec<CaptionCounts>) {
         self.captions
             .iter()
             .map(|caption| (caption.sums.line(), caption.people.line()))
@@ -123,7 +123,7 @@ impl<'a> Evaluation<'a> {
 }
 
 /// The sum of captions' counts, each as often as its weight says.
-fn weighted(lines: &[Line], weights: &[u32]) -> Sums {
+fn weighted(lines: &[CaptionCounts], weights: &[u32]) -> Sums {
     let mut total = Sums::default();
     lines
         .iter()
@@ -134,11 +134,11 @@ fn weighted(lines: &[Line], weights: &[u32]) -> Sums {
 }
 
 fn judge<'a>(
-    image: &'a Annotated,
+    image: &'a AnnotatedImage,
     hypothesis: &'a Hypothesis,
     measures: Measures<'a>,
     scores: Option<text::CaptionScores>,
-) -> Caption<'a> {
+) -> JudgedCaption<'a> {
     let lexicon = Lexicon::shared();
     let text = hypothesis.caption.as_str();
     let (mut sums, mut people) = (Sums::default(), Sums::default());
@@ -151,16 +151,16 @@ fn judge<'a>(
             .iter()
             .map(|c| Reading::new(lexicon, c))
             .collect();
-        let judgement =
+        let judgment =
             objects::judge_read(lexicon, &caption, &references.iter().collect::<Vec<_>>());
-        sums.open(&ObjectScores::from(&judgement));
+        sums.open(&ObjectScores::from(&judgment));
         let mut of_people = ObjectScores::default();
         objects::floor_of(lexicon, &references)
             .iter()
             .for_each(|j| of_people.add(j));
         people.open(&of_people);
         nouns = caption.phrases.iter().map(|p| p.mention.lemma).collect();
-        things = Some(judgement);
+        things = Some(judgment);
     }
     if let Some(vocabulary) = measures.closed {
         let instances = || image.objects.iter().flatten();
@@ -224,7 +224,7 @@ fn judge<'a>(
         );
         people.set_captions(image.captions.len());
     }
-    Caption {
+    JudgedCaption {
         image,
         text,
         things,
@@ -238,13 +238,13 @@ fn judge<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::data::Place;
+    use crate::eval::data::RowPosition;
 
-    fn image(id: &str, captions: &[&str]) -> Annotated {
-        Annotated {
+    fn image(id: &str, captions: &[&str]) -> AnnotatedImage {
+        AnnotatedImage {
             id: id.into(),
             captions: captions.iter().map(|&c| c.into()).collect(),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
             image: image.into(),
             caption: caption.into(),
             objects: None,
-            place: Place::Line(1),
+            place: RowPosition::Line(1),
         }
     }
 
@@ -274,10 +274,10 @@ mod tests {
             said("a", "A dog with a frisbee on the grass."),
             said("b", "Two cats on a sofa."),
         ];
-        let pairs: Vec<Pair<'_>> = images.iter().zip(&captions).collect();
+        let pairs: Vec<ImageCaption<'_>> = images.iter().zip(&captions).collect();
         let measures = Measures {
             open: true,
-            closed: Some(Vocabulary::coco80()),
+            closed: Some(ChairVocabulary::coco80()),
             description: true,
         };
         let report = report(&[("mine", &Evaluation::new(&pairs, measures))], 200, 1).to_json();
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn two_runs_are_compared_image_by_image() {
-        let images: Vec<Annotated> = (0..60)
+        let images: Vec<AnnotatedImage> = (0..60)
             .map(|i| image(&i.to_string(), &["A dog on grass.", "A dog in the grass."]))
             .collect();
         let good: Vec<Hypothesis> = images
@@ -314,7 +314,7 @@ mod tests {
             .iter()
             .map(|i| said(&i.id, "A cat on the grass."))
             .collect();
-        let pairs = |of| images.iter().zip(of).collect::<Vec<Pair<'_>>>();
+        let pairs = |of| images.iter().zip(of).collect::<Vec<ImageCaption<'_>>>();
         let measures = Measures {
             open: true,
             ..Measures::default()
@@ -338,16 +338,16 @@ mod tests {
     fn images_that_nobody_described_are_left_out_of_what_needs_it() {
         let images = [
             image("a", &["A dog on grass."]),
-            Annotated {
+            AnnotatedImage {
                 objects: Some(["cat".to_owned()].into()),
                 ..image("b", &[])
             },
         ];
         let captions = [said("a", "A dog."), said("b", "A dog.")];
-        let pairs: Vec<Pair<'_>> = images.iter().zip(&captions).collect();
+        let pairs: Vec<ImageCaption<'_>> = images.iter().zip(&captions).collect();
         let measures = Measures {
             open: true,
-            closed: Some(Vocabulary::coco80()),
+            closed: Some(ChairVocabulary::coco80()),
             description: true,
         };
         let report = report(&[("mine", &Evaluation::new(&pairs, measures))], 200, 1).to_json();

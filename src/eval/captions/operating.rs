@@ -3,7 +3,8 @@
 
 use super::flags::MentionKind;
 use crate::eval::report::{
-    Axis, Better, Cell, Column, Format, Plot, Section, Series, Table, TableRow,
+    Axis, Column, GoodDirection, NumberFormat, Plot, ReportTable, Section, Series, TableCell,
+    TableRow,
 };
 
 /// Family of an operating point, which decides how it is drawn.
@@ -35,7 +36,7 @@ impl PointFamily {
 
 /// Hallucination and recall of one setting over one vocabulary, as shares.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rates {
+pub struct OperatingRates {
     /// Share of the mentions that are hallucinated.
     pub chair_i: f64,
     /// Share of what should be named that is.
@@ -54,7 +55,7 @@ pub struct OperatingPoint {
     /// Decoded tokens as a ratio to those without a guard.
     pub decoded: f64,
     /// Open and closed vocabulary; `None` where that was not measured.
-    pub rates: [Option<Rates>; 2],
+    pub rates: [Option<OperatingRates>; 2],
 }
 
 /// Plots of operating points, and the same in numbers.
@@ -68,13 +69,16 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
         .filter(|kind| measured(*kind))
         .collect();
     let name = |kind: usize| MentionKind::ALL[kind].name();
-    let mut columns = vec![Column::new("decoded, ratio", Format::Decimal(2)).better(Better::Lower)];
+    let mut columns =
+        vec![Column::new("decoded, ratio", NumberFormat::Decimal(2)).better(GoodDirection::Lower)];
     for &kind in &kinds {
         columns.push(
-            Column::new(format!("CHAIR_i, {}", name(kind)), Format::Percent).better(Better::Lower),
+            Column::new(format!("CHAIR_i, {}", name(kind)), NumberFormat::Percent)
+                .better(GoodDirection::Lower),
         );
         columns.push(
-            Column::new(format!("recall, {}", name(kind)), Format::Percent).better(Better::Higher),
+            Column::new(format!("recall, {}", name(kind)), NumberFormat::Percent)
+                .better(GoodDirection::Higher),
         );
     }
     let row = |point: &OperatingPoint| {
@@ -84,15 +88,15 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
                 point.rates[kind].map(|r| r.recall),
             ]
         });
-        let cells: Vec<Cell> = std::iter::once(point.decoded.into())
-            .chain(rates.map(Cell::from))
+        let cells: Vec<TableCell> = std::iter::once(point.decoded.into())
+            .chain(rates.map(TableCell::from))
             .collect();
         TableRow {
             emphasis: point.family == PointFamily::Default,
             ..TableRow::new(point.name.clone(), cells)
         }
     };
-    let table = Table {
+    let table = ReportTable {
         title: "Every setting".into(),
         note: "The numbers of the plots; intervals stand in Figures. In rows of flag, things that \
                are flagged are left out, as a reader who trusts no \
@@ -108,18 +112,19 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
             label: "CHAIR_i, % (lower is better)".into(),
             range: None,
         };
-        let plot = |title: &str, label: &str, x: fn(&OperatingPoint, Rates) -> f64| Plot::Lines {
-            title: format!("{title}, {}", name(kind)),
-            x: Axis {
-                label: label.into(),
-                range: None,
-            },
-            y: y(),
-            series: series(points, |point| {
-                rates(point).map(|r| (x(point, r), 100.0 * r.chair_i))
-            }),
-            diagonal: false,
-        };
+        let plot =
+            |title: &str, label: &str, x: fn(&OperatingPoint, OperatingRates) -> f64| Plot::Lines {
+                title: format!("{title}, {}", name(kind)),
+                x: Axis {
+                    label: label.into(),
+                    range: None,
+                },
+                y: y(),
+                series: series(points, |point| {
+                    rates(point).map(|r| (x(point, r), 100.0 * r.chair_i))
+                }),
+                diagonal: false,
+            };
         plots.push(plot(
             "Hallucination against recall",
             "recall, % (higher is better)",
@@ -182,7 +187,7 @@ mod tests {
             label: name.into(),
             family,
             decoded: 1.5,
-            rates: [Some(Rates { chair_i, recall }), None],
+            rates: [Some(OperatingRates { chair_i, recall }), None],
         }
     }
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use similar::{Algorithm, DiffTag, capture_diff_slices};
 
-use super::{Caption, Evaluation, Form};
+use super::{Evaluation, Form, JudgedCaption};
 use crate::{
     eval::{
         bootstrap::estimates,
         report::{
-            Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Table, TableRow,
-            WordChange,
+            CaptionCard, CardWord, Column, GoodDirection, NumberFormat, Photo, ReportTable,
+            Section, TableCell, TableRow, WordChange,
         },
     },
     guard::words::is_function_word,
@@ -56,8 +56,8 @@ impl Outcome {
 /// One caption and what it was repaired to.
 #[derive(Debug)]
 struct Repair<'a> {
-    before: &'a Caption<'a>,
-    after: &'a Caption<'a>,
+    before: &'a JudgedCaption<'a>,
+    after: &'a JudgedCaption<'a>,
     /// Things that the references do not support and that only the caption before names.
     corrected: Vec<&'a str>,
     /// Things that the references support and that the caption after does not name.
@@ -72,7 +72,7 @@ struct Repair<'a> {
 
 /// The things that a caption names, and whether the references support them: of any kind where
 /// there are reference captions, else the closed vocabulary's.
-fn named<'a>(caption: &'a Caption<'_>) -> Vec<(&'a str, bool)> {
+fn named<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
     match (&caption.things, &caption.objects) {
         (Some(things), _) => caption
             .nouns
@@ -102,7 +102,7 @@ fn missing<'a>(of: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) 
 }
 
 impl<'a> Repair<'a> {
-    fn new(before: &'a Caption<'a>, after: &'a Caption<'a>) -> Self {
+    fn new(before: &'a JudgedCaption<'a>, after: &'a JudgedCaption<'a>) -> Self {
         let (old, new) = (named(before), named(after));
         let (form, new_form) = (Form::of(before.text), Form::of(after.text));
         Self {
@@ -191,7 +191,7 @@ fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>
 
 /// The words of a caption with what is known of the things that they name, some of them marked.
 pub(super) fn card_words(
-    caption: &Caption<'_>,
+    caption: &JudgedCaption<'_>,
     marked: &BTreeSet<usize>,
     change: Option<WordChange>,
 ) -> Vec<CardWord> {
@@ -281,7 +281,7 @@ pub fn sections(
     sections
 }
 
-fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
+fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> ReportTable {
     type Test = fn(&Repair<'_>) -> bool;
     let outcomes: [(&str, Test); 6] = [
         ("caption changed", |r| r.has_changed()),
@@ -309,9 +309,9 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
     let found = estimates(repairs.len(), repeats, seed, shares);
     let row = |((name, test), share): (&(&str, Test), _)| {
         let count = repairs.iter().filter(|r| test(r)).count();
-        TableRow::new(*name, vec![Cell::from(share), count.into()])
+        TableRow::new(*name, vec![TableCell::from(share), count.into()])
     };
-    Table {
+    ReportTable {
         title: "What became of the captions".into(),
         note: "Off against regenerate with its defaults. Several can hold of one photograph. A \
                thing is lost or added where the other caption names \
@@ -319,15 +319,15 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> Table {
                counted where the caption before was none."
             .into(),
         columns: vec![
-            Column::new("share", Format::Percent),
-            Column::new("photographs", Format::Count),
+            Column::new("share", NumberFormat::Percent),
+            Column::new("photographs", NumberFormat::Count),
         ],
         rows: outcomes.iter().zip(found).map(row).collect(),
     }
 }
 
 /// The words that repairs put in together, most often first, beside what stood in their place.
-fn phrase_table(repairs: &[Repair<'_>]) -> Table {
+fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     let mut added: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
         let [old, new] = [repair.before, repair.after].map(|caption| {
@@ -372,19 +372,19 @@ fn phrase_table(repairs: &[Repair<'_>]) -> Table {
             .collect::<Vec<_>>()
             .join(", ")
     };
-    Table {
+    ReportTable {
         title: "Phrases that repairs add most often".into(),
         note:
             "Words that were put in together, and what stood in their place, most often first: a \
                phrase that takes the place of many things says nothing of any."
                 .into(),
         columns: vec![
-            Column::new("times", Format::Count),
-            Column::new("replaced", Format::Count).help(
+            Column::new("times", NumberFormat::Count),
+            Column::new("replaced", NumberFormat::Count).help(
                 "how many different phrases it took the \
                 place of",
             ),
-            Column::new("in place of", Format::Text),
+            Column::new("in place of", NumberFormat::Text),
         ],
         rows: rows
             .into_iter()
@@ -395,7 +395,7 @@ fn phrase_table(repairs: &[Repair<'_>]) -> Table {
                     vec![
                         count.into(),
                         replaced.len().into(),
-                        Cell::Text(shown(&replaced)),
+                        TableCell::Text(shown(&replaced)),
                     ],
                 )
             })
@@ -404,7 +404,7 @@ fn phrase_table(repairs: &[Repair<'_>]) -> Table {
 }
 
 /// The content words that repairs take out or put in most often.
-fn word_table(repairs: &[Repair<'_>], change: WordChange) -> Table {
+fn word_table(repairs: &[Repair<'_>], change: WordChange) -> ReportTable {
     let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
         let (removed, added) = changed_words(repair.before.text, repair.after.text);
@@ -435,17 +435,17 @@ fn word_table(repairs: &[Repair<'_>], change: WordChange) -> Table {
     } else {
         "add"
     };
-    Table {
+    ReportTable {
         title: format!("Words that repairs {verb} most often"),
         note: "Articles, prepositions and auxiliaries are left out.".into(),
         columns: vec![
-            Column::new("times", Format::Count),
-            Column::new("not in the references", Format::Count)
+            Column::new("times", NumberFormat::Count),
+            Column::new("not in the references", NumberFormat::Count)
                 .help("how often the word named something that the references do not support")
                 .better(if change == WordChange::Removed {
-                    Better::Higher
+                    GoodDirection::Higher
                 } else {
-                    Better::Lower
+                    GoodDirection::Lower
                 }),
         ],
         rows: counts
@@ -461,7 +461,7 @@ mod tests {
     use super::*;
     use crate::eval::{
         captions::Measures,
-        data::{Annotated, Hypothesis, Place},
+        data::{AnnotatedImage, Hypothesis, RowPosition},
     };
 
     const REFERENCES: [&str; 2] = [
@@ -469,14 +469,14 @@ mod tests {
         "A brown dog plays with a ball on grass.",
     ];
 
-    fn evaluated(image: &Annotated, texts: &[&str], check: impl FnOnce(&Evaluation<'_>)) {
+    fn evaluated(image: &AnnotatedImage, texts: &[&str], check: impl FnOnce(&Evaluation<'_>)) {
         let captions: Vec<Hypothesis> = texts
             .iter()
             .map(|&caption| Hypothesis {
                 image: image.id.clone(),
                 caption: caption.into(),
                 objects: None,
-                place: Place::File,
+                place: RowPosition::File,
             })
             .collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (image, caption)).collect();
@@ -489,11 +489,11 @@ mod tests {
         ));
     }
 
-    fn photograph() -> Annotated {
-        Annotated {
+    fn photograph() -> AnnotatedImage {
+        AnnotatedImage {
             id: "1.jpg".into(),
             captions: REFERENCES.map(str::to_owned).into(),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         }
     }
 
@@ -537,7 +537,7 @@ mod tests {
         evaluated(&photograph(), &before, |before| {
             evaluated(&photograph(), &after, |after| {
                 let sections = sections(before, after, 100, 1);
-                let numbers = |table: &Table| {
+                let numbers = |table: &ReportTable| {
                     table
                         .rows
                         .iter()
@@ -558,7 +558,7 @@ mod tests {
                         phrases[0].name.as_str(),
                         &phrases[0].cells[2]
                     ),
-                    (1, "ball", &Cell::Text("frisbee".into()))
+                    (1, "ball", &TableCell::Text("frisbee".into()))
                 );
                 assert_eq!(
                     numbers(&sections[0].tables[1]),

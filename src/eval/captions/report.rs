@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Caption, Evaluation, Measures,
+    Evaluation, JudgedCaption, Measures,
     compare::figure_differences,
-    figures::{FIGURES, Figure, Group, Line},
+    figures::{CaptionCounts, FIGURES, Figure, FigureGroup},
     repairs::card_words,
     weighted,
 };
 use crate::eval::{
     bootstrap::{Difference, Estimate, estimates, holm},
     report::{
-        Bar, CaptionCard, Cell, Column, Format, Photo, Plot, Report, Section, Table, TableRow,
-        stated,
+        CaptionCard, Column, EvaluationReport, NumberFormat, Photo, Plot, PlotBar, ReportTable,
+        Section, TableCell, TableRow, stated,
     },
 };
 
@@ -31,9 +31,9 @@ const LEVEL: f64 = 0.05;
 
 /// The report of captions under their models' names, all of the same images in the same order; the
 /// first one is the baseline of the differences. Title, command and facts are the caller's to add.
-pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Report {
+pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> EvaluationReport {
     let Some((_, first)) = models.first() else {
-        return Report::default();
+        return EvaluationReport::default();
     };
     let figures = measure(models, repeats, seed);
     let text = figures
@@ -51,28 +51,28 @@ pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> 
     ];
     sections.extend((models.len() > 1).then(|| differences(models, repeats, seed)));
     sections.extend(first.measures.open.then(|| examples(models)));
-    Report {
+    EvaluationReport {
         sections,
-        ..Report::default()
+        ..EvaluationReport::default()
     }
 }
 
 /// Summarizes one model's figures in a sentence or two.
 fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String> {
     let group = if measures.open {
-        Group::Open
+        FigureGroup::Open
     } else {
-        Group::Closed
+        FigureGroup::Closed
     };
     let percent = |name| {
         figures
             .of(group, name)
-            .map(|figure| stated(&figure, Format::Percent))
+            .map(|figure| stated(&figure, NumberFormat::Percent))
     };
     let (hallucinated, captions, recall) =
         (percent("CHAIR_i")?, percent("CHAIR_s")?, percent("recall")?);
     let (things, asked) = match group {
-        Group::Open => (
+        FigureGroup::Open => (
             "things that it names are in no reference",
             "what at least two people name",
         ),
@@ -88,7 +88,7 @@ fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String>
     ))
 }
 
-fn of_group(group: Group) -> impl Iterator<Item = &'static Figure> {
+fn of_group(group: FigureGroup) -> impl Iterator<Item = &'static Figure> {
     FIGURES.iter().filter(move |figure| figure.group == group)
 }
 
@@ -104,7 +104,7 @@ pub struct ModelFigures<'a> {
 
 impl ModelFigures<'_> {
     /// Returns a figure by its group and its name in tables.
-    pub fn of(&self, group: Group, name: &str) -> Option<Estimate> {
+    pub fn of(&self, group: FigureGroup, name: &str) -> Option<Estimate> {
         let place = FIGURES
             .iter()
             .position(|figure| figure.group == group && figure.name() == name)?;
@@ -119,7 +119,7 @@ pub fn measure<'a>(
     repeats: usize,
     seed: u64,
 ) -> Vec<ModelFigures<'a>> {
-    let of = |lines: &[Line]| {
+    let of = |lines: &[CaptionCounts]| {
         estimates(lines.len(), repeats, seed, |weights| {
             let sums = weighted(lines, weights);
             FIGURES.iter().map(|figure| (figure.of)(&sums)).collect()
@@ -151,13 +151,17 @@ pub fn measure<'a>(
 /// The figures in a table for each measure.
 pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Section {
     let groups = [
-        (Group::Open, "Open vocabulary", measures.open),
+        (FigureGroup::Open, "Open vocabulary", measures.open),
         (
-            Group::Closed,
+            FigureGroup::Closed,
             "Closed vocabulary",
             measures.closed.is_some(),
         ),
-        (Group::Description, "Description", measures.description),
+        (
+            FigureGroup::Description,
+            "Description",
+            measures.description,
+        ),
     ];
     Section {
         title: "Figures".into(),
@@ -177,8 +181,8 @@ pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Sec
     }
 }
 
-fn table(title: &str, group: Group, rows: &[ModelFigures<'_>]) -> Table {
-    let cells = |row: &ModelFigures<'_>| -> Vec<Cell> {
+fn table(title: &str, group: FigureGroup, rows: &[ModelFigures<'_>]) -> ReportTable {
+    let cells = |row: &ModelFigures<'_>| -> Vec<TableCell> {
         let own = FIGURES
             .iter()
             .zip(&row.figures)
@@ -192,8 +196,8 @@ fn table(title: &str, group: Group, rows: &[ModelFigures<'_>]) -> Table {
     };
     let shown = rows
         .iter()
-        .filter(|row| !(row.people && group == Group::Description));
-    Table {
+        .filter(|row| !(row.people && group == FigureGroup::Description));
+    ReportTable {
         title: title.into(),
         note: String::new(),
         columns: of_group(group).map(Figure::column).collect(),
@@ -244,19 +248,19 @@ pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64
     section
 }
 
-fn has(measures: Measures<'_>, group: Group) -> bool {
+fn has(measures: Measures<'_>, group: FigureGroup) -> bool {
     match group {
-        Group::Open => measures.open,
-        Group::Closed => measures.closed.is_some(),
-        Group::Description => measures.description,
+        FigureGroup::Open => measures.open,
+        FigureGroup::Closed => measures.closed.is_some(),
+        FigureGroup::Description => measures.description,
     }
 }
 
 /// The name of a figure beside figures of other groups.
 fn full_name(figure: &Figure, measures: Measures<'_>) -> String {
     let group = match figure.group {
-        Group::Open if measures.closed.is_some() => " (open vocabulary)",
-        Group::Closed if measures.open => " (closed vocabulary)",
+        FigureGroup::Open if measures.closed.is_some() => " (open vocabulary)",
+        FigureGroup::Closed if measures.open => " (closed vocabulary)",
         _ => "",
     };
     format!("{}{group}", figure.name())
@@ -266,7 +270,7 @@ fn planned_table(
     first: (&str, &Evaluation<'_>),
     second: (&str, &Evaluation<'_>),
     found: &[Difference],
-) -> Table {
+) -> ReportTable {
     let measures = first.1.measures;
     let tested: Vec<f64> = FIGURES
         .iter()
@@ -292,15 +296,15 @@ fn planned_table(
             vec![difference.estimate.into(), p.into(), verdict.into()],
         )
     };
-    Table {
+    ReportTable {
         title: format!("{} against {}, the same images", second.0, first.0),
         note: "Paired: both captions of an image are drawn together. Shares are shares of 1."
             .into(),
         columns: vec![
-            Column::new("difference", Format::Decimal(4)),
-            Column::new("p", Format::Decimal(3))
+            Column::new("difference", NumberFormat::Decimal(4)),
+            Column::new("p", NumberFormat::Decimal(3))
                 .help("two-sided, of the bootstrap, corrected by Holm's method"),
-            Column::new("at 5 %", Format::Text),
+            Column::new("at 5 %", NumberFormat::Text),
         ],
         rows: FIGURES
             .iter()
@@ -315,7 +319,7 @@ fn other_table(
     first: (&str, &Evaluation<'_>),
     others: &[(&str, &Evaluation<'_>)],
     found: &[Vec<Difference>],
-) -> Table {
+) -> ReportTable {
     let measures = first.1.measures;
     let shown: Vec<(usize, &Figure)> = FIGURES
         .iter()
@@ -331,14 +335,14 @@ fn other_table(
                 .collect(),
         )
     };
-    Table {
+    ReportTable {
         title: format!("Others against {}, the same images", first.0),
         note: "Differences with 95 % intervals, paired and not tested; of so many, some exclude \
                zero by chance. Shares are shares of 1."
             .into(),
         columns: shown
             .iter()
-            .map(|(_, figure)| Column::new(full_name(figure, measures), Format::Decimal(3)))
+            .map(|(_, figure)| Column::new(full_name(figure, measures), NumberFormat::Decimal(3)))
             .collect(),
         rows: others.iter().zip(found).map(row).collect(),
     }
@@ -363,7 +367,7 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
         }
         let mut nouns: Vec<(&str, [usize; 2])> = nouns.into_iter().filter(|n| n.1[0] > 0).collect();
         nouns.sort_by_key(|(noun, [wrong, _])| (usize::MAX - wrong, *noun));
-        let bar = |(noun, [wrong, all]): (&str, [usize; 2])| Bar {
+        let bar = |(noun, [wrong, all]): (&str, [usize; 2])| PlotBar {
             name: noun.into(),
             value: wrong as f64,
             text: Some(format!("{wrong} of {all}")),
@@ -373,9 +377,10 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
             label: "mentions without support".into(),
             bars: nouns.into_iter().take(NOUNS).map(bar).collect(),
         });
-        let invented =
-            |caption: &&Caption<'_>| caption.things.as_ref().map_or(0, |j| j.hallucinated.len());
-        let mut worst: Vec<&Caption<'_>> = evaluation
+        let invented = |caption: &&JudgedCaption<'_>| {
+            caption.things.as_ref().map_or(0, |j| j.hallucinated.len())
+        };
+        let mut worst: Vec<&JudgedCaption<'_>> = evaluation
             .captions
             .iter()
             .filter(|c| invented(c) > 0)
@@ -394,7 +399,7 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     section
 }
 
-fn card(name: &str, caption: &Caption<'_>) -> CaptionCard {
+fn card(name: &str, caption: &JudgedCaption<'_>) -> CaptionCard {
     CaptionCard {
         id: caption.image.name().to_owned(),
         photo: caption.image.photo.as_deref().and_then(Photo::thumbnail),

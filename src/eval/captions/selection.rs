@@ -2,26 +2,26 @@
 
 use std::ops::Range;
 
-use super::{Caption, Evaluation};
+use super::{Evaluation, JudgedCaption};
 use crate::{
-    eval::report::{Cell, Column, Format, Table, TableRow},
+    eval::report::{Column, NumberFormat, ReportTable, TableCell, TableRow},
     reward::calibration::{ChosenWord, Selection},
 };
 
 /// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many
 /// versions it was chosen.
-pub type Written = (Range<usize>, f32, usize);
+pub type RepairedPhrase = (Range<usize>, f32, usize);
 
 /// Returns the table of how much better the rewards of chosen words look than they are: those that
 /// name things, against the references.
-pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Table {
-    let chosen = |(caption, written): (&Caption<'_>, &Vec<Written>)| {
+pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) -> ReportTable {
+    let chosen = |(caption, written): (&JudgedCaption<'_>, &Vec<RepairedPhrase>)| {
         let mentions = caption
             .things
             .as_ref()
             .map(|things| things.mentions.clone())
             .unwrap_or_default();
-        let of = |(range, reward, tried): &Written| {
+        let of = |(range, reward, tried): &RepairedPhrase| {
             let named: Vec<bool> = mentions
                 .iter()
                 .filter(|(m, _)| m.start < range.end && range.start < m.end)
@@ -50,9 +50,11 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Tabl
         mean(|word| word.tried as f64).into(),
         mean(|word| f64::from(word.reward)).into(),
         mean(|word| f64::from(u8::from(word.is_right))).into(),
-        fitted.map_or(Cell::Absent, |selection| f64::from(selection.offset).into()),
+        fitted.map_or(TableCell::Absent, |selection| {
+            f64::from(selection.offset).into()
+        }),
     ];
-    Table {
+    ReportTable {
         title: "What selection adds to rewards".into(),
         note: "Things that repairs wrote, which were chosen as the best of several. The offset is \
                what `repaired` in the bundle's calibration.json is to have beside \
@@ -60,11 +62,11 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<Written>]) -> Tabl
                of versions. Fit it on the tuning half alone."
             .into(),
         columns: vec![
-            Column::new("things", Format::Count),
-            Column::new("versions", Format::Decimal(1)),
-            Column::new("mean reward", Format::Decimal(3)),
-            Column::new("right", Format::Percent),
-            Column::new("offset", Format::Decimal(3)).help(
+            Column::new("things", NumberFormat::Count),
+            Column::new("versions", NumberFormat::Decimal(1)),
+            Column::new("mean reward", NumberFormat::Decimal(3)),
+            Column::new("right", NumberFormat::Percent),
+            Column::new("offset", NumberFormat::Decimal(3)).help(
                 "absent where fewer than 50 things are \
                 known, or fewer than 10 right or wrong ones",
             ),
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
     use crate::eval::{
         captions::Measures,
-        data::{Annotated, Hypothesis, Place},
+        data::{AnnotatedImage, Hypothesis, RowPosition},
     };
 
     #[test]
@@ -90,7 +92,7 @@ mod tests {
         let texts: Vec<&str> = (0..80)
             .map(|i| if i % 2 == 0 { right } else { wrong })
             .collect();
-        let written: Vec<Vec<Written>> = texts
+        let written: Vec<Vec<RepairedPhrase>> = texts
             .iter()
             .map(|text| vec![(13..text.find(" runs").unwrap(), 0.9, 5), (17..21, 0.9, 5)])
             .collect();
@@ -98,16 +100,16 @@ mod tests {
             "A dog runs on the grass with a ball.",
             "A brown dog plays with a ball on grass.",
         ];
-        let image = Annotated {
+        let image = AnnotatedImage {
             id: "1.jpg".into(),
             captions: references.map(str::to_owned).into(),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         };
         let caption = |text: &&str| Hypothesis {
             image: image.id.clone(),
             caption: (*text).into(),
             objects: None,
-            place: Place::File,
+            place: RowPosition::File,
         };
         let captions: Vec<Hypothesis> = texts.iter().map(caption).collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (&image, caption)).collect();
@@ -123,7 +125,7 @@ mod tests {
             (&row.cells[0], &row.cells[3]),
             (&80usize.into(), &0.5.into())
         );
-        let Cell::Value(offset) = &row.cells[4] else {
+        let TableCell::Value(offset) = &row.cells[4] else {
             panic!("{row:?}")
         };
         // Half of them are right: the logit of 0.9 is what the logarithm of 5 takes away.

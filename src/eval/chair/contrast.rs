@@ -5,11 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Mention, Stats, Vocabulary, judge};
+use super::{ChairStats, ChairVocabulary, ObjectMention, judge};
 
 /// A caption, and what is known about its image.
 #[derive(Debug, Clone, Copy)]
-pub struct Captioned<'a> {
+pub struct ContrastCaption<'a> {
     /// The caption to judge.
     pub caption: &'a str,
     /// Objects annotated in the image.
@@ -36,9 +36,9 @@ pub struct Disagreement {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contrast {
     /// Under the first vocabulary.
-    pub first: Stats,
+    pub first: ChairStats,
     /// Under the second.
-    pub second: Stats,
+    pub second: ChairStats,
     /// Words on which they differ, most frequent first.
     pub disagreements: Vec<Disagreement>,
 }
@@ -46,12 +46,16 @@ pub struct Contrast {
 /// A word in lower case and its object, and the counts of [`Disagreement`].
 type Count<'v> = ((String, &'v str), [usize; 2]);
 type Counts<'v> = HashMap<(String, &'v str), [usize; 2]>;
-type Sums<'v> = ([Stats; 2], Counts<'v>);
+type Sums<'v> = ([ChairStats; 2], Counts<'v>);
 
 /// Judges captions under two vocabularies, each with the ground truth that it reads from
 /// annotations and references itself.
-pub fn contrast(first: &Vocabulary, second: &Vocabulary, captions: &[Captioned]) -> Contrast {
-    let empty = || ([Stats::default(); 2], Counts::new());
+pub fn contrast(
+    first: &ChairVocabulary,
+    second: &ChairVocabulary,
+    captions: &[ContrastCaption],
+) -> Contrast {
+    let empty = || ([ChairStats::default(); 2], Counts::new());
     let ones = captions
         .par_iter()
         .map(|captioned| one(first, second, captioned));
@@ -79,42 +83,44 @@ pub fn contrast(first: &Vocabulary, second: &Vocabulary, captions: &[Captioned])
 
 /// One caption under both.
 fn one<'v>(
-    first: &'v Vocabulary,
-    second: &'v Vocabulary,
-    captioned: &Captioned,
-) -> ([Stats; 2], Vec<Count<'v>>) {
+    first: &'v ChairVocabulary,
+    second: &'v ChairVocabulary,
+    captioned: &ContrastCaption,
+) -> ([ChairStats; 2], Vec<Count<'v>>) {
     let [(first, by_first), (second, by_second)] = [first, second].map(|vocabulary| {
         let truth = vocabulary.objects(captioned.instances, captioned.references);
-        let judgement = judge(vocabulary, captioned.caption, &truth);
+        let judgment = judge(vocabulary, captioned.caption, &truth);
         (
-            judgement.stats,
-            judgement
+            judgment.stats,
+            judgment
                 .mentions
                 .into_iter()
                 .map(|(mention, _)| mention)
                 .collect::<Vec<_>>(),
         )
     });
-    let agree = |a: &Mention, b: &Mention| {
+    let agree = |a: &ObjectMention, b: &ObjectMention| {
         a.object == b.object && a.range.start < b.range.end && b.range.start < a.range.end
     };
-    let only =
-        |these: &[Mention<'v>], those: &[Mention<'v>], count: [usize; 2]| -> Vec<Count<'v>> {
-            let missing = these
-                .iter()
-                .filter(|mention| !those.iter().any(|other| agree(mention, other)));
-            missing
-                .map(|mention| {
+    let only = |these: &[ObjectMention<'v>],
+                those: &[ObjectMention<'v>],
+                count: [usize; 2]|
+     -> Vec<Count<'v>> {
+        let missing = these
+            .iter()
+            .filter(|mention| !those.iter().any(|other| agree(mention, other)));
+        missing
+            .map(|mention| {
+                (
                     (
-                        (
-                            captioned.caption[mention.range.clone()].to_lowercase(),
-                            mention.object,
-                        ),
-                        count,
-                    )
-                })
-                .collect()
-        };
+                        captioned.caption[mention.range.clone()].to_lowercase(),
+                        mention.object,
+                    ),
+                    count,
+                )
+            })
+            .collect()
+    };
     (
         [first, second],
         [
@@ -128,7 +134,7 @@ fn one<'v>(
 /// Adds the counts of captions to those of others.
 fn merge<'v>(
     (mut stats, mut counts): Sums<'v>,
-    (more, only): ([Stats; 2], impl IntoIterator<Item = Count<'v>>),
+    (more, only): ([ChairStats; 2], impl IntoIterator<Item = Count<'v>>),
 ) -> Sums<'v> {
     stats
         .iter_mut()

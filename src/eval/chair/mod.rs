@@ -5,9 +5,9 @@
 //! a mention of another object is a hallucination. CHAIR_i is the share of hallucinated
 //! **mentions**, CHAIR_s the share of captions with at least one.
 //!
-//! A [`Vocabulary`] says which words name which object, and by its [`Style`] how captions are read:
-//! [`Style::Original`] repeats the reference code with its mistakes, so that its figures compare
-//! with published ones; [`Style::Plain`], with [`Vocabulary::coco80`] or a list of one's own, reads
+//! A [`ChairVocabulary`] says which words name which object, and by its [`MatchStyle`] how captions are read:
+//! [`MatchStyle::Original`] repeats the reference code with its mistakes, so that its figures compare
+//! with published ones; [`MatchStyle::Plain`], with [`ChairVocabulary::coco80`] or a list of one's own, reads
 //! English. [`contrast()`] says how far two of them differ.
 
 mod contrast;
@@ -22,16 +22,16 @@ mod vocabulary;
 
 use std::{collections::BTreeSet, ops::Range};
 
-pub use contrast::{Captioned, Contrast, Disagreement, contrast};
+pub use contrast::{Contrast, ContrastCaption, Disagreement, contrast};
 pub use singularize::singularize;
-pub use stats::Stats;
-pub use vocabulary::{Problem, Style, Vocabulary, VocabularyError};
+pub use stats::ChairStats;
+pub use vocabulary::{ChairVocabulary, MatchStyle, VocabularyError, VocabularyProblem};
 
 use vocabulary::Words;
 
 /// An object that a caption names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mention<'v> {
+pub struct ObjectMention<'v> {
     /// Its bytes in the caption: a word, or the whole of a phrase.
     pub range: Range<usize>,
     /// The object's name in the vocabulary.
@@ -40,23 +40,23 @@ pub struct Mention<'v> {
 
 /// Object mentions and counts of one caption.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judgement<'v> {
+pub struct ChairJudgment<'v> {
     /// Every mention of an object in order, and whether the object is in the image.
-    pub mentions: Vec<(Mention<'v>, bool)>,
+    pub mentions: Vec<(ObjectMention<'v>, bool)>,
     /// The caption's counts.
-    pub stats: Stats,
+    pub stats: ChairStats,
 }
 
-impl Vocabulary {
+impl ChairVocabulary {
     /// The objects that a caption names, in order; one that is named twice is there twice.
-    pub fn mentions(&self, caption: &str) -> Vec<Mention<'_>> {
+    pub fn mentions(&self, caption: &str) -> Vec<ObjectMention<'_>> {
         let found = match self.words() {
             Words::Plain(words) => words.find(caption),
             Words::Original(words) => original::find(caption, words),
         };
         found
             .into_iter()
-            .map(|(range, object)| Mention {
+            .map(|(range, object)| ObjectMention {
                 range,
                 object: &self.names()[object],
             })
@@ -88,15 +88,15 @@ impl Vocabulary {
 /// Judges a caption by the objects of its image, given by their names in the vocabulary; objects
 /// that the vocabulary lacks cannot be missed.
 pub fn judge<'v>(
-    vocabulary: &'v Vocabulary,
+    vocabulary: &'v ChairVocabulary,
     caption: &str,
     present: &BTreeSet<String>,
-) -> Judgement<'v> {
-    let with_presence = |mention: Mention<'v>| {
+) -> ChairJudgment<'v> {
+    let with_presence = |mention: ObjectMention<'v>| {
         let is_present = present.contains(mention.object);
         (mention, is_present)
     };
-    let mentions: Vec<(Mention, bool)> = vocabulary
+    let mentions: Vec<(ObjectMention, bool)> = vocabulary
         .mentions(caption)
         .into_iter()
         .map(with_presence)
@@ -115,7 +115,7 @@ pub fn judge<'v>(
         .iter()
         .filter(|name| vocabulary.object(name) == Some(name))
         .count();
-    let stats = Stats {
+    let stats = ChairStats {
         captions: 1,
         hallucinating: usize::from(hallucinated > 0),
         mentions: mentions.len(),
@@ -130,5 +130,5 @@ pub fn judge<'v>(
         },
         words: crate::lexicon::words(caption).len(),
     };
-    Judgement { mentions, stats }
+    ChairJudgment { mentions, stats }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use crate::lexicon::{Lexicon, Mention, Word, words};
+use crate::lexicon::{Lexicon, Mention, TextWord, words};
 
 /// Name of the lines whose phrases name no object.
 pub(super) const NO_OBJECT: &str = "-";
@@ -92,7 +92,7 @@ impl PlainWords {
     }
 
     /// The longest entry that begins at a word, and its length in words.
-    fn longest_at(&self, words: &[Word], at: usize) -> Option<(usize, Entry)> {
+    fn longest_at(&self, words: &[TextWord], at: usize) -> Option<(usize, Entry)> {
         let word = words[at].text.as_str();
         let longest = self.phrases.get(word).copied().unwrap_or(1);
         let phrase = (2..=longest).rev().find_map(|length| {
@@ -131,7 +131,7 @@ pub(super) fn normalised(phrase: &str) -> Option<String> {
 }
 
 /// Words as one phrase, if only white space separates them.
-fn joined(words: &[Word]) -> Option<String> {
+fn joined(words: &[TextWord]) -> Option<String> {
     let (first, rest) = words.split_first()?;
     let mut phrase = first.text.clone();
     for word in rest {
@@ -164,7 +164,7 @@ fn plurals(lexicon: &Lexicon, phrase: &str) -> [String; 2] {
 }
 
 /// The bytes of a span of words.
-fn bytes(words: &[Word], span: &Range<usize>) -> Range<usize> {
+fn bytes(words: &[TextWord], span: &Range<usize>) -> Range<usize> {
     words[span.start].range.start..words[span.end - 1].range.end
 }
 
@@ -173,7 +173,7 @@ struct Reader<'a> {
     lexicon: &'a Lexicon,
     /// The things that it names, in order.
     nouns: Vec<Mention>,
-    words: &'a [Word],
+    words: &'a [TextWord],
 }
 
 impl Reader<'_> {
@@ -204,8 +204,9 @@ impl Reader<'_> {
     /// Returns `true` if a participle with its complement follows (`a vase filled with flowers`),
     /// which the lexicon takes for a noun.
     fn is_before_participle(&self, at: usize) -> bool {
-        let is_participle =
-            |word: &Word| word.joined && (word.text.ends_with("ed") || word.text.ends_with("ing"));
+        let is_participle = |word: &TextWord| {
+            word.joined && (word.text.ends_with("ed") || word.text.ends_with("ing"))
+        };
         self.words.get(at).is_some_and(is_participle)
             && self
                 .words

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Counts of one caption or of many. Rates are shares, and `None` where nothing was there to count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Stats {
+pub struct ChairStats {
     /// Captions.
     pub captions: usize,
     /// Captions with at least one hallucinated mention.
@@ -27,7 +27,7 @@ pub struct Stats {
     pub words: usize,
 }
 
-impl Stats {
+impl ChairStats {
     /// CHAIR_i: the share of mentions that are hallucinated.
     pub fn chair_i(&self) -> Option<f64> {
         rate(self.hallucinated as f64, self.mentions)
@@ -77,7 +77,7 @@ fn rate(part: f64, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part / whole as f64)
 }
 
-impl AddAssign for Stats {
+impl AddAssign for ChairStats {
     fn add_assign(&mut self, other: Self) {
         self.captions += other.captions;
         self.hallucinating += other.hallucinating;
@@ -91,7 +91,7 @@ impl AddAssign for Stats {
     }
 }
 
-impl Sum for Stats {
+impl Sum for ChairStats {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |mut sum, one| {
             sum += one;
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn stats_add_up_and_rates_need_something() {
-        let one = Stats {
+        let one = ChairStats {
             captions: 1,
             hallucinating: 1,
             mentions: 4,
@@ -117,7 +117,7 @@ mod tests {
             cover: 0.25,
             words: 9,
         };
-        let two = Stats {
+        let two = ChairStats {
             captions: 1,
             mentions: 1,
             present: 1,
@@ -125,22 +125,22 @@ mod tests {
             coverable: 1,
             cover: 1.0,
             words: 3,
-            ..Stats::default()
+            ..ChairStats::default()
         };
-        let bare = Stats {
+        let bare = ChairStats {
             captions: 1,
             words: 3,
-            ..Stats::default()
+            ..ChairStats::default()
         };
-        let sum: Stats = [one, two, bare].into_iter().sum();
+        let sum: ChairStats = [one, two, bare].into_iter().sum();
         assert_eq!((sum.chair_i(), sum.chair_s()), (Some(0.2), Some(1.0 / 3.0)));
         assert_eq!(
             (sum.recall(), sum.cover(), sum.mean_words()),
             (Some(0.4), Some(0.625), Some(5.0))
         );
         assert_eq!(one.times(3), [one; 3].into_iter().sum());
-        assert_eq!(one.times(0), Stats::default());
-        let nothing = Stats::default();
+        assert_eq!(one.times(0), ChairStats::default());
+        let nothing = ChairStats::default();
         assert_eq!(
             [
                 nothing.chair_i(),

@@ -50,15 +50,15 @@ fn objects(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// Some lines of CHAIR's list, as it has them.
-static ORIGINAL: LazyLock<Vocabulary> = LazyLock::new(|| {
+static ORIGINAL: LazyLock<ChairVocabulary> = LazyLock::new(|| {
     let text = "person, man, woman, child, baby, adult, passenger, people\nbus, minibus\ntrain, \
                 locomotive\nmotorcycle,  motor bike, motorbike\nbird\n\
         bear\nteddy bear, teddybear\ntie, bow, bow tie\nwine glass\nhot dog\ndog\nchair, \
         seat\ntoilet\noven, stove top oven\ncell phone, phone, iPhone\nairplane, jet";
-    Vocabulary::parse(Style::Original, text, "list").unwrap()
+    ChairVocabulary::parse(MatchStyle::Original, text, "list").unwrap()
 });
 
-fn named<'v>(vocabulary: &'v Vocabulary, caption: &str) -> Vec<(String, &'v str)> {
+fn named<'v>(vocabulary: &'v ChairVocabulary, caption: &str) -> Vec<(String, &'v str)> {
     vocabulary
         .mentions(caption)
         .into_iter()
@@ -76,11 +76,12 @@ fn owned<'a>(pairs: &[(&str, &'a str)]) -> Vec<(String, &'a str)> {
 #[test]
 fn published_figures_come_out() {
     let Some(folder) = data() else { return };
-    let vocabulary = Vocabulary::load(Style::Original, &folder.join("synonyms.txt")).unwrap();
+    let vocabulary =
+        ChairVocabulary::load(MatchStyle::Original, &folder.join("synonyms.txt")).unwrap();
     let published = published(&folder);
     assert!(published.len() >= 2);
     for (file, want) in published {
-        let stats: Stats = lines(&folder.join(&file))
+        let stats: ChairStats = lines(&folder.join(&file))
             .iter()
             .map(|line| judge(&vocabulary, &line.caption, &line.objects).stats)
             .sum();
@@ -258,7 +259,7 @@ fn our_list_reads_english() {
         ("", &[]),
     ] {
         assert_eq!(
-            named(Vocabulary::coco80(), caption),
+            named(ChairVocabulary::coco80(), caption),
             owned(want),
             "{caption}"
         );
@@ -267,10 +268,10 @@ fn our_list_reads_english() {
 
 #[test]
 fn our_list_has_the_80_objects_and_every_word_names_its_own() {
-    let vocabulary = Vocabulary::coco80();
+    let vocabulary = ChairVocabulary::coco80();
     assert_eq!(
         (vocabulary.names().len(), vocabulary.style()),
-        (80, Style::Plain)
+        (80, MatchStyle::Plain)
     );
     for line in include_str!("coco80.txt")
         .lines()
@@ -289,21 +290,22 @@ fn our_list_has_the_80_objects_and_every_word_names_its_own() {
         }
     }
     let Some(folder) = data() else { return };
-    let original = Vocabulary::load(Style::Original, &folder.join("synonyms.txt")).unwrap();
+    let original =
+        ChairVocabulary::load(MatchStyle::Original, &folder.join("synonyms.txt")).unwrap();
     assert_eq!(vocabulary.names(), original.names());
 }
 
 #[test]
 fn judges_by_the_objects_of_the_image() {
-    let vocabulary = Vocabulary::coco80();
+    let vocabulary = ChairVocabulary::coco80();
     let present = vocabulary.objects(
         ["sofa", "Cat", "unicorn"],
         ["A dog on a couch.", "Two dogs beside a person"],
     );
     assert_eq!(present, objects(&["cat", "couch", "dog", "person"]));
     let caption = "A dog, a puppy and a bird on a sofa; the bird sings.";
-    let judgement = judge(vocabulary, caption, &present);
-    let found: Vec<(&str, bool)> = judgement
+    let judgment = judge(vocabulary, caption, &present);
+    let found: Vec<(&str, bool)> = judgment
         .mentions
         .iter()
         .map(|(mention, is)| (&caption[mention.range.clone()], *is))
@@ -318,7 +320,7 @@ fn judges_by_the_objects_of_the_image() {
             ("bird", false)
         ]
     );
-    let want = Stats {
+    let want = ChairStats {
         captions: 1,
         hallucinating: 1,
         mentions: 5,
@@ -329,7 +331,7 @@ fn judges_by_the_objects_of_the_image() {
         cover: 0.5,
         words: 13,
     };
-    assert_eq!(judgement.stats, want);
+    assert_eq!(judgment.stats, want);
     let bare = judge(vocabulary, "A bird.", &objects(&["unicorn"])).stats;
     assert_eq!(
         (
@@ -349,7 +351,7 @@ fn errors_name_file_and_line() {
     let file = folder.path().join("words.txt");
     let error = |style, text: &str| {
         fs::write(&file, text).unwrap();
-        Vocabulary::load(style, &file).unwrap_err().to_string()
+        ChairVocabulary::load(style, &file).unwrap_err().to_string()
     };
     for (text, line, part) in [
         ("dog, puppy\n\ncat", 2, "empty line"),
@@ -360,28 +362,29 @@ fn errors_name_file_and_line() {
         ("-, hot tub\nbath, hot tub", 2, "`hot tub` names `-`"),
         ("tv, tv/monitor", 1, "`tv/monitor`"),
     ] {
-        let message = error(Style::Plain, text);
+        let message = error(MatchStyle::Plain, text);
         assert!(
             message.starts_with(&format!("{}:{line}: ", file.display())) && message.contains(part),
             "{message}"
         );
     }
-    assert!(error(Style::Original, "dog\n\ncat").contains("words.txt:2: empty line"));
-    assert!(error(Style::Plain, "# nothing\n").contains("no objects"));
+    assert!(error(MatchStyle::Original, "dog\n\ncat").contains("words.txt:2: empty line"));
+    assert!(error(MatchStyle::Plain, "# nothing\n").contains("no objects"));
     assert!(
-        Vocabulary::load(Style::Plain, &folder.path().join("absent"))
+        ChairVocabulary::load(MatchStyle::Plain, &folder.path().join("absent"))
             .unwrap_err()
             .to_string()
             .contains("absent")
     );
-    let last_wins = Vocabulary::parse(Style::Original, "dog, pet\ncat, pet", "list").unwrap();
+    let last_wins =
+        ChairVocabulary::parse(MatchStyle::Original, "dog, pet\ncat, pet", "list").unwrap();
     assert_eq!(last_wins.object("pet"), Some("cat"));
 }
 
 #[test]
 fn a_list_of_ones_own_needs_no_plurals_and_knows_what_the_lexicon_does_not() {
     let text = "gizmo, flux capacitor\nfox, vixen\n-, fox hole";
-    let vocabulary = Vocabulary::parse(Style::Plain, text, "list").unwrap();
+    let vocabulary = ChairVocabulary::parse(MatchStyle::Plain, text, "list").unwrap();
     let caption = "Three gizmos, Flux  Capacitors, two foxes, a fox hole, a flux";
     assert_eq!(
         named(&vocabulary, caption),
@@ -407,15 +410,15 @@ fn two_lists_are_contrasted() {
         "A soccer player in a seat.",
         "A bear in a bus.",
     ];
-    let captions: Vec<Captioned> = captions
+    let captions: Vec<ContrastCaption> = captions
         .iter()
-        .map(|&caption| Captioned {
+        .map(|&caption| ContrastCaption {
             caption,
             instances: &present,
             references: &references,
         })
         .collect();
-    let found = contrast(&ORIGINAL, Vocabulary::coco80(), &captions);
+    let found = contrast(&ORIGINAL, ChairVocabulary::coco80(), &captions);
     let counts: Vec<(&str, &str, usize, usize)> = found
         .disagreements
         .iter()
@@ -445,14 +448,14 @@ fn two_lists_are_contrasted() {
     let same = contrast(&ORIGINAL, &ORIGINAL, &captions);
     assert_eq!((same.first, same.disagreements.len()), (same.second, 0));
     // For one object, part of a phrase and the phrase agree.
-    let ball = Vocabulary::parse(Style::Original, "sports ball, ball", "list").unwrap();
-    let caption = [Captioned {
+    let ball = ChairVocabulary::parse(MatchStyle::Original, "sports ball, ball", "list").unwrap();
+    let caption = [ContrastCaption {
         caption: "A soccer ball.",
         instances: &present,
         references: &[],
     }];
     assert_eq!(
-        contrast(&ball, Vocabulary::coco80(), &caption).disagreements,
+        contrast(&ball, ChairVocabulary::coco80(), &caption).disagreements,
         []
     );
 }
@@ -462,7 +465,7 @@ proptest! {
     fn mentions_ascend_and_cut_any_text(text in "(\\PC{0,8}|( ?(dogs?|Hot|hot \
                                                  dog|buses|orange|tie|toilet|seat|wine|glasses \
                                                  of|ÉTÉ|İ|bow-tie|'s|\\.|,|—)){0,4}){0,6}") {
-        for vocabulary in [&*ORIGINAL, Vocabulary::coco80()] {
+        for vocabulary in [&*ORIGINAL, ChairVocabulary::coco80()] {
             let mut last = 0;
             for mention in vocabulary.mentions(&text) {
                 prop_assert!(last <= mention.range.start
@@ -478,7 +481,7 @@ proptest! {
     fn a_caption_never_hallucinates_what_it_says_itself(
         text in "( ?(a|two|dogs?|cat|orange|tie|seats?|bench|of|and|red)){0,12}",
     ) {
-        for vocabulary in [&*ORIGINAL, Vocabulary::coco80()] {
+        for vocabulary in [&*ORIGINAL, ChairVocabulary::coco80()] {
             let present = vocabulary.objects::<&str, _>([], [&text]);
             let stats = judge(vocabulary, &text, &present).stats;
             prop_assert_eq!((stats.hallucinated, stats.hallucinating, stats.covered),

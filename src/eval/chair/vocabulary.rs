@@ -13,7 +13,7 @@ use super::plain::{self, PlainWords};
 
 /// Method of finding the words of a list in captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Style {
+pub enum MatchStyle {
     /// As English: plurals are made from the list's words, the longest phrase wins, and a word that
     /// is no noun where it stands, or that only qualifies another noun, names nothing.
     #[default]
@@ -42,7 +42,7 @@ pub enum VocabularyError {
         /// Number of the line, from 1.
         line: usize,
         /// Why.
-        problem: Problem,
+        problem: VocabularyProblem,
     },
     /// The list names no object.
     #[error("{0}: no objects")]
@@ -51,7 +51,7 @@ pub enum VocabularyError {
 
 /// Error in a line of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Problem {
+pub enum VocabularyProblem {
     /// Nothing on it.
     #[error("empty line; an object's words are expected, separated by commas")]
     EmptyLine,
@@ -84,17 +84,18 @@ pub(super) enum Words {
 
 /// Objects and the words that name them.
 #[derive(Debug)]
-pub struct Vocabulary {
+pub struct ChairVocabulary {
     /// The objects' names, in the list's order.
     names: Vec<String>,
     words: Words,
 }
 
-static COCO80: LazyLock<Vocabulary> = LazyLock::new(|| {
-    Vocabulary::parse(Style::Plain, include_str!("coco80.txt"), "coco80.txt").unwrap_or_default()
+static COCO80: LazyLock<ChairVocabulary> = LazyLock::new(|| {
+    ChairVocabulary::parse(MatchStyle::Plain, include_str!("coco80.txt"), "coco80.txt")
+        .unwrap_or_default()
 });
 
-impl Default for Vocabulary {
+impl Default for ChairVocabulary {
     /// No objects.
     fn default() -> Self {
         Self {
@@ -104,7 +105,7 @@ impl Default for Vocabulary {
     }
 }
 
-impl Vocabulary {
+impl ChairVocabulary {
     /// The 80 objects of COCO with the words that captions have for them: see `coco80.txt` for what
     /// differs from CHAIR's own list.
     pub fn coco80() -> &'static Self {
@@ -115,7 +116,7 @@ impl Vocabulary {
     ///
     /// # Errors
     /// If the file cannot be read, and as [`Self::parse`].
-    pub fn load(style: Style, file: &Path) -> Result<Self, VocabularyError> {
+    pub fn load(style: MatchStyle, file: &Path) -> Result<Self, VocabularyError> {
         let text = fs::read_to_string(file).map_err(|source| VocabularyError::Read {
             file: file.to_owned(),
             source,
@@ -135,7 +136,7 @@ impl Vocabulary {
     /// # Errors
     /// If a line or a word is empty, an object has two lines, or the list has no object; of a plain
     /// list also if a word names two objects or cannot be found in any caption.
-    pub fn parse(style: Style, text: &str, file: &str) -> Result<Self, VocabularyError> {
+    pub fn parse(style: MatchStyle, text: &str, file: &str) -> Result<Self, VocabularyError> {
         let mut names: Vec<String> = Vec::new();
         let mut words: Vec<(String, Option<usize>)> = Vec::new();
         for (i, line) in text
@@ -149,11 +150,11 @@ impl Vocabulary {
                 problem,
             };
             let line = split(style, line).map_err(at_line)?;
-            let object =
-                (style == Style::Original || line[0] != plain::NO_OBJECT).then_some(names.len());
+            let object = (style == MatchStyle::Original || line[0] != plain::NO_OBJECT)
+                .then_some(names.len());
             if object.is_some() {
                 if names.contains(&line[0]) {
-                    return Err(at_line(Problem::SecondLine(line[0].clone())));
+                    return Err(at_line(VocabularyProblem::SecondLine(line[0].clone())));
                 }
                 names.push(line[0].clone());
             }
@@ -161,12 +162,12 @@ impl Vocabulary {
             for word in line.into_iter().skip(skipped) {
                 if let Some((_, other)) = words
                     .iter()
-                    .find(|(w, of)| style == Style::Plain && *w == word && *of != object)
+                    .find(|(w, of)| style == MatchStyle::Plain && *w == word && *of != object)
                 {
                     let object = other
                         .map_or(plain::NO_OBJECT, |other| &names[other])
                         .to_owned();
-                    return Err(at_line(Problem::Ambiguous { word, object }));
+                    return Err(at_line(VocabularyProblem::Ambiguous { word, object }));
                 }
                 words.push((word, object));
             }
@@ -175,8 +176,8 @@ impl Vocabulary {
             return Err(VocabularyError::Empty(file.to_owned()));
         }
         let words = match style {
-            Style::Plain => Words::Plain(PlainWords::new(words)),
-            Style::Original => Words::Original(
+            MatchStyle::Plain => Words::Plain(PlainWords::new(words)),
+            MatchStyle::Original => Words::Original(
                 words
                     .into_iter()
                     .filter_map(|(word, object)| Some((word, object?)))
@@ -187,10 +188,10 @@ impl Vocabulary {
     }
 
     /// Returns the style in which captions are read.
-    pub fn style(&self) -> Style {
+    pub fn style(&self) -> MatchStyle {
         match self.words {
-            Words::Plain(_) => Style::Plain,
-            Words::Original(_) => Style::Original,
+            Words::Plain(_) => MatchStyle::Plain,
+            Words::Original(_) => MatchStyle::Original,
         }
     }
 
@@ -214,19 +215,22 @@ impl Vocabulary {
 }
 
 /// The words of a line.
-fn split(style: Style, line: &str) -> Result<Vec<String>, Problem> {
+fn split(style: MatchStyle, line: &str) -> Result<Vec<String>, VocabularyProblem> {
     let line = line.trim();
     if line.is_empty() {
-        return Err(Problem::EmptyLine);
+        return Err(VocabularyProblem::EmptyLine);
     }
-    let separator = if style == Style::Original { ", " } else { "," };
+    let separator = if style == MatchStyle::Original {
+        ", "
+    } else {
+        ","
+    };
     let word = |word: &str| match word.trim() {
-        "" => Err(Problem::EmptyWord),
-        _ if style == Style::Original => Ok(word.to_owned()),
+        "" => Err(VocabularyProblem::EmptyWord),
+        _ if style == MatchStyle::Original => Ok(word.to_owned()),
         plain::NO_OBJECT => Ok(plain::NO_OBJECT.to_owned()),
-        trimmed => {
-            plain::normalised(trimmed).ok_or_else(|| Problem::Unmatchable(trimmed.to_owned()))
-        }
+        trimmed => plain::normalised(trimmed)
+            .ok_or_else(|| VocabularyProblem::Unmatchable(trimmed.to_owned())),
     };
     line.split(separator).map(word).collect()
 }

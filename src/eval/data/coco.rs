@@ -12,8 +12,8 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     flickr8k::{lines, split_file},
-    references::{Annotated, ObjectBox, Photos, Rect, References, Set},
-    rows::{Any, DataError, Place, Problems, read, whole},
+    references::{AnnotatedImage, ObjectBox, Photos, Rect, ReferenceSet, UniqueImages},
+    rows::{AnyValue, DataError, RowPosition, RowProblems, read, whole},
 };
 
 /// Kinds of annotations that a file holds beside its images.
@@ -37,9 +37,9 @@ struct Document<'a> {
 #[serde(expecting = "an object")]
 struct Image<'a> {
     #[serde(borrow, default)]
-    id: Any<'a>,
+    id: AnyValue<'a>,
     #[serde(borrow, default)]
-    file_name: Any<'a>,
+    file_name: AnyValue<'a>,
     #[serde(default)]
     width: Lenient<f64>,
     #[serde(default)]
@@ -77,11 +77,11 @@ type Sizes<'a> = HashMap<Cow<'a, str>, [f64; 2]>;
 #[serde(expecting = "an object")]
 struct Annotation<'a> {
     #[serde(borrow, default)]
-    image_id: Any<'a>,
+    image_id: AnyValue<'a>,
     #[serde(borrow, default)]
-    caption: Any<'a>,
+    caption: AnyValue<'a>,
     #[serde(borrow, default)]
-    category_id: Any<'a>,
+    category_id: AnyValue<'a>,
     /// Left, top, width and height in pixels.
     #[serde(default)]
     bbox: Lenient<[f64; 4]>,
@@ -93,14 +93,14 @@ struct Annotation<'a> {
 #[serde(expecting = "an object")]
 struct Category<'a> {
     #[serde(borrow, default)]
-    id: Any<'a>,
+    id: AnyValue<'a>,
     #[serde(borrow, default)]
-    name: Any<'a>,
+    name: AnyValue<'a>,
 }
 
 /// Reads a folder: the captions and the instances of one split, or one of the two. A split may also
 /// be a list of images, one a line, of the only ones there are.
-pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
+pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<UniqueImages, DataError> {
     let unusable = |what: String| DataError::Unusable {
         path: dir.to_owned(),
         what,
@@ -137,7 +137,7 @@ pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Set, DataError> 
             )));
         }
     };
-    let (mut set, photos) = (Set::default(), Photos::new(dir, Some(&part)));
+    let (mut set, photos) = (UniqueImages::default(), Photos::new(dir, Some(&part)));
     for (_, path) in found.iter().filter(|(of, _)| *of == part) {
         add(&mut set, path, &read(path)?, &photos)?;
     }
@@ -148,16 +148,16 @@ pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<Set, DataError> 
 }
 
 /// The images that a list names, in its order.
-fn listed(set: Set, list: &Path) -> Result<Set, DataError> {
-    let mut problems = Problems::new(list);
-    let mut chosen = Set {
+fn listed(set: UniqueImages, list: &Path) -> Result<UniqueImages, DataError> {
+    let mut problems = RowProblems::new(list);
+    let mut chosen = UniqueImages {
         empty: set.empty,
         unlisted: set.unlisted,
-        ..Set::default()
+        ..UniqueImages::default()
     };
-    let all = References::new(set);
+    let all = ReferenceSet::new(set);
     for (line, name) in lines(list)? {
-        let place = Place::Line(line);
+        let place = RowPosition::Line(line);
         if let Some(index) = problems.take(place, all.find(name.trim())) {
             chosen.add(all.images()[index].clone(), place, &mut problems);
         }
@@ -167,14 +167,14 @@ fn listed(set: Set, list: &Path) -> Result<Set, DataError> {
 }
 
 /// Reads one file.
-pub(super) fn file(path: &Path, text: &str) -> Result<Set, DataError> {
+pub(super) fn file(path: &Path, text: &str) -> Result<UniqueImages, DataError> {
     let parent = path.parent().unwrap_or(Path::new(""));
     let root = if parent.ends_with("annotations") {
         parent.parent().unwrap_or(parent)
     } else {
         parent
     };
-    let mut set = Set::default();
+    let mut set = UniqueImages::default();
     add(&mut set, path, text, &Photos::new(root, None))?;
     Ok(set)
 }
@@ -232,8 +232,8 @@ fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
 }
 
 /// Adds what a file says to the images that are there already.
-fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), DataError> {
-    let mut problems = Problems::new(path);
+fn add(set: &mut UniqueImages, path: &Path, text: &str, photos: &Photos) -> Result<(), DataError> {
+    let mut problems = RowProblems::new(path);
     if let Some(document) = whole::<Document>(text, &mut problems) {
         let categories = categories(document.categories, &mut problems);
         let listed = document.images.is_some();
@@ -245,7 +245,7 @@ fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), Da
             photos,
         );
         for (i, annotation) in document.annotations.into_iter().enumerate() {
-            let place = Place::Element("annotations", i);
+            let place = RowPosition::Element("annotations", i);
             problems.take(
                 place,
                 annotate(set, annotation, &categories, listed.then_some(&sizes)),
@@ -257,7 +257,7 @@ fn add(set: &mut Set, path: &Path, text: &str, photos: &Photos) -> Result<(), Da
 
 fn categories<'a>(
     list: Vec<Category<'a>>,
-    problems: &mut Problems,
+    problems: &mut RowProblems,
 ) -> HashMap<Cow<'a, str>, Cow<'a, str>> {
     let mut names = HashMap::new();
     for (i, category) in list.into_iter().enumerate() {
@@ -265,23 +265,23 @@ fn categories<'a>(
             .id
             .name("id")
             .and_then(|id| Ok((id, category.name.full_text("name")?)));
-        names.extend(problems.take(Place::Element("categories", i), both));
+        names.extend(problems.take(RowPosition::Element("categories", i), both));
     }
     names
 }
 
 /// Adds the images of a file to those that the file before it named, which must agree.
 fn images<'a>(
-    set: &mut Set,
+    set: &mut UniqueImages,
     list: Vec<Image<'a>>,
     instances: bool,
-    problems: &mut Problems,
+    problems: &mut RowProblems,
     photos: &Photos,
 ) -> Sizes<'a> {
     let (mut seen, mut sizes) = (HashMap::new(), Sizes::new());
     for (i, image) in list.into_iter().enumerate() {
-        let place = Place::Element("images", i);
-        let file_name = |name: Any| {
+        let place = RowPosition::Element("images", i);
+        let file_name = |name: AnyValue| {
             if name.is_absent() {
                 Ok(None)
             } else {
@@ -322,12 +322,12 @@ fn images<'a>(
                 }
             },
             None => {
-                let image = Annotated {
+                let image = AnnotatedImage {
                     id: id.into_owned(),
                     photo: name.as_deref().and_then(|name| photos.find(name)),
                     file_name: name,
                     objects,
-                    ..Annotated::default()
+                    ..AnnotatedImage::default()
                 };
                 set.add(image, place, problems);
             }
@@ -338,7 +338,7 @@ fn images<'a>(
 
 /// Adds an annotation to its image. Where no images are listed, an image is one for being named.
 fn annotate(
-    set: &mut Set,
+    set: &mut UniqueImages,
     annotation: Annotation,
     categories: &HashMap<Cow<str>, Cow<str>>,
     listed: Option<&Sizes>,
@@ -356,11 +356,11 @@ fn annotate(
     };
     if listed.is_none() && set.get_mut(&id).is_none() {
         set.push(
-            Annotated {
+            AnnotatedImage {
                 id: id.to_string(),
-                ..Annotated::default()
+                ..AnnotatedImage::default()
             },
-            Place::File,
+            RowPosition::File,
         );
     }
     match set.get_mut(&id) {

@@ -1,4 +1,4 @@
-//! Inputs of evaluation: the captions and objects of a data set ([`References`]), and what a model
+//! Inputs of evaluation: the captions and objects of a data set ([`ReferenceSet`]), and what a model
 //! wrote about its images ([`Hypotheses`]).
 //!
 //! Nothing is skipped silently. Every problem is reported with its file and line (or the element of
@@ -19,10 +19,10 @@ use std::{
 use serde::Deserialize;
 
 pub(crate) use self::references::EXTENSIONS;
-pub(super) use self::rows::{Any, read, rows};
+pub(super) use self::rows::{AnyValue, read, rows};
 pub use self::{
-    references::{Annotated, ObjectBox, Rect, References},
-    rows::{DataError, Place, Problems},
+    references::{AnnotatedImage, ObjectBox, Rect, ReferenceSet},
+    rows::{DataError, RowPosition, RowProblems},
 };
 
 /// Caption that a model wrote for an image.
@@ -35,7 +35,7 @@ pub struct Hypothesis {
     /// Names of the objects that the image shows, where the row brings them along.
     pub objects: Option<BTreeSet<String>>,
     /// Place of the row.
-    pub place: Place,
+    pub place: RowPosition,
 }
 
 /// The captions of one model, at most one an image.
@@ -52,17 +52,17 @@ pub struct Hypotheses {
 #[serde(expecting = "an object")]
 struct Row<'a> {
     #[serde(borrow, default)]
-    image_id: Any<'a>,
+    image_id: AnyValue<'a>,
     #[serde(borrow, default)]
-    image: Any<'a>,
+    image: AnyValue<'a>,
     #[serde(borrow, default)]
-    caption: Any<'a>,
+    caption: AnyValue<'a>,
     #[serde(borrow, default)]
-    text: Any<'a>,
+    text: AnyValue<'a>,
     #[serde(borrow, default)]
-    objects: Any<'a>,
+    objects: AnyValue<'a>,
     #[serde(borrow, default)]
-    error: Any<'a>,
+    error: AnyValue<'a>,
 }
 
 impl Hypotheses {
@@ -92,7 +92,7 @@ impl Hypotheses {
     /// See [`Self::open`].
     pub fn open_partial(path: &Path) -> Result<Vec<Hypothesis>, DataError> {
         let text = read(path)?;
-        let mut problems = Problems::new(path);
+        let mut problems = RowProblems::new(path);
         let mut found = Vec::new();
         for (place, row) in rows(&text, &mut problems) {
             found.extend(problems.take(place, hypothesis(row, place)));
@@ -102,11 +102,11 @@ impl Hypotheses {
     }
 }
 
-fn hypothesis(row: Row, place: Place) -> Result<Hypothesis, String> {
+fn hypothesis(row: Row, place: RowPosition) -> Result<Hypothesis, String> {
     let image = image_name(row.image_id, row.image)?.into_owned();
     let caption = match (row.caption, row.text) {
         (caption, text) if caption.is_absent() && text.is_absent() => match row.error {
-            Any::Text(error) => {
+            AnyValue::Text(error) => {
                 return Err(format!("'{image}' has no caption but an error: {error}"));
             }
             _ => caption.text("caption")?,
@@ -123,7 +123,7 @@ fn hypothesis(row: Row, place: Place) -> Result<Hypothesis, String> {
 }
 
 /// The name under which a row speaks of its image.
-fn image_name<'a>(image_id: Any<'a>, image: Any<'a>) -> Result<Cow<'a, str>, String> {
+fn image_name<'a>(image_id: AnyValue<'a>, image: AnyValue<'a>) -> Result<Cow<'a, str>, String> {
     match (image_id, image) {
         (id, image) if id.is_absent() && image.is_absent() => {
             Err("there is neither 'image_id' nor 'image'".into())
@@ -137,7 +137,7 @@ fn image_name<'a>(image_id: Any<'a>, image: Any<'a>) -> Result<Cow<'a, str>, Str
 #[derive(Debug, Clone)]
 pub struct Pairs<'a> {
     /// In the hypotheses' order.
-    pub pairs: Vec<(&'a Annotated, &'a Hypothesis)>,
+    pub pairs: Vec<(&'a AnnotatedImage, &'a Hypothesis)>,
     /// References without a hypothesis.
     pub missing: usize,
 }
@@ -149,13 +149,13 @@ pub struct Pairs<'a> {
 /// A hypothesis without a reference, an image with two hypotheses, a reference without a hypothesis
 /// unless `partial`.
 pub fn pair<'a>(
-    references: &'a References,
+    references: &'a ReferenceSet,
     hypotheses: &'a Hypotheses,
     partial: bool,
 ) -> Result<Pairs<'a>, DataError> {
-    let mut problems = Problems::new(&hypotheses.path);
+    let mut problems = RowProblems::new(&hypotheses.path);
     let mut pairs = Vec::with_capacity(hypotheses.rows.len());
-    let mut taken: HashMap<usize, Place> = HashMap::new();
+    let mut taken: HashMap<usize, RowPosition> = HashMap::new();
     for row in &hypotheses.rows {
         let Some(index) = problems.take(row.place, references.find(&row.image)) else {
             continue;
@@ -184,7 +184,7 @@ pub fn pair<'a>(
             .filter(|(i, _)| !taken.contains_key(i))
         {
             problems.add(
-                Place::File,
+                RowPosition::File,
                 format!("there is no caption for '{}'", image.name()),
             );
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     image_name,
     references::Photos,
-    rows::{Any, DataError, Problems, read, rows},
+    rows::{AnyValue, DataError, RowProblems, read, rows},
 };
 
 /// The names of a folder's file of questions.
@@ -34,19 +34,19 @@ pub struct AskedQuestion {
 #[serde(expecting = "an object")]
 struct Row<'a> {
     #[serde(borrow, default)]
-    image_id: Any<'a>,
+    image_id: AnyValue<'a>,
     #[serde(borrow, default)]
-    image: Any<'a>,
+    image: AnyValue<'a>,
     #[serde(borrow, default)]
-    question: Any<'a>,
+    question: AnyValue<'a>,
     #[serde(borrow, default)]
-    answers: Any<'a>,
+    answers: AnyValue<'a>,
     #[serde(borrow, default)]
-    answer: Any<'a>,
+    answer: AnyValue<'a>,
     #[serde(borrow, default)]
-    kind: Any<'a>,
+    kind: AnyValue<'a>,
     #[serde(borrow, default, rename = "type")]
-    answer_type: Any<'a>,
+    answer_type: AnyValue<'a>,
 }
 
 /// The file of questions that a path names: itself, or the one in the folder.
@@ -70,7 +70,7 @@ pub fn questions_file(path: &Path) -> Option<PathBuf> {
 pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
     let text = read(file)?;
     let photos = Photos::new(file.parent().unwrap_or(Path::new("")), None);
-    let mut problems = Problems::new(file);
+    let mut problems = RowProblems::new(file);
     let mut questions = Vec::new();
     for (place, row) in rows(&text, &mut problems) {
         questions.extend(problems.take(place, question(row, &photos)));
@@ -97,7 +97,7 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
     let question = row.question.full_text("question")?.into_owned();
     let answers = match (row.answers, row.answer) {
         (answers, answer) if answers.is_absent() => vec![answer],
-        (Any::List(answers), _) => answers,
+        (AnyValue::List(answers), _) => answers,
         (one, _) => vec![one],
     };
     if answers.is_empty() {
@@ -108,7 +108,7 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
         .enumerate()
         .map(|(i, answer)| Ok(answer.name(&format!("answers[{i}]"))?.into_owned()));
     let answers = answers.collect::<Result<_, String>>()?;
-    let optional = |any: Any, field: &str| {
+    let optional = |any: AnyValue, field: &str| {
         if any.is_absent() {
             Ok(None)
         } else {

@@ -13,7 +13,7 @@ use super::{
     Hypotheses, coco,
     flickr8k::open_split,
     image_name,
-    rows::{Any, DataError, Place, Problems, read, rows},
+    rows::{AnyValue, DataError, RowPosition, RowProblems, read, rows},
 };
 
 /// Extensions of photographs, whether they can be read or not: any other dot belongs to the name.
@@ -79,7 +79,7 @@ pub struct ObjectBox {
 
 /// An image with its annotations.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Annotated {
+pub struct AnnotatedImage {
     /// Unique in its set: COCO's number, Flickr8k's file name.
     pub id: String,
     /// Name of the photograph's file.
@@ -94,7 +94,7 @@ pub struct Annotated {
     pub boxes: Vec<ObjectBox>,
 }
 
-impl Annotated {
+impl AnnotatedImage {
     /// The file name where there is one, or else the id.
     pub fn name(&self) -> &str {
         self.file_name.as_deref().unwrap_or(&self.id)
@@ -103,8 +103,8 @@ impl Annotated {
 
 /// The images of a data set in its file's order.
 #[derive(Debug, Clone, Default)]
-pub struct References {
-    images: Vec<Annotated>,
+pub struct ReferenceSet {
+    images: Vec<AnnotatedImage>,
     names: HashMap<String, Found>,
     notes: Vec<String>,
 }
@@ -118,7 +118,7 @@ struct Found {
     image: Option<usize>,
 }
 
-impl References {
+impl ReferenceSet {
     /// Reads a data set: a folder in Flickr8k's layout (`split` is a list `SPLIT.txt`, `dev` where
     /// not given) or in COCO's (`captions*.json`, `instances*.json` or both, at the top or in
     /// `annotations/`; `split` is what follows the underscore), a file of COCO's, or rows of JSONL
@@ -163,8 +163,8 @@ impl References {
     /// # Errors
     /// A row without objects, and an image that is there twice.
     pub fn of_rows(hypotheses: &Hypotheses) -> Result<Self, DataError> {
-        let mut problems = Problems::new(&hypotheses.path);
-        let mut set = Set::default();
+        let mut problems = RowProblems::new(&hypotheses.path);
+        let mut set = UniqueImages::default();
         for row in &hypotheses.rows {
             if row.objects.is_none() {
                 problems.add(
@@ -175,10 +175,10 @@ impl References {
                     ),
                 );
             }
-            let image = Annotated {
+            let image = AnnotatedImage {
                 id: row.image.clone(),
                 objects: row.objects.clone(),
-                ..Annotated::default()
+                ..AnnotatedImage::default()
             };
             set.add(image, row.place, &mut problems);
         }
@@ -186,7 +186,7 @@ impl References {
         Ok(Self::new(set))
     }
 
-    pub(super) fn new(set: Set) -> Self {
+    pub(super) fn new(set: UniqueImages) -> Self {
         let notes = set.notes();
         let images = set.images;
         let mut names: HashMap<String, Found> = HashMap::with_capacity(2 * images.len());
@@ -234,14 +234,14 @@ impl References {
     }
 
     /// All images.
-    pub fn images(&self) -> &[Annotated] {
+    pub fn images(&self) -> &[AnnotatedImage] {
         &self.images
     }
 
     /// The image with that id, file name (also behind a path), file name without extension, or COCO
     /// number (`790` is `000000000790.jpg` and `COCO_val2014_000000000790.jpg`); `None` when there
     /// is none or more than one.
-    pub fn get(&self, name: &str) -> Option<&Annotated> {
+    pub fn get(&self, name: &str) -> Option<&AnnotatedImage> {
         self.find(name).ok().map(|index| &self.images[index])
     }
 
@@ -292,18 +292,23 @@ fn bare(name: &str) -> &str {
 
 /// Images with ids that differ.
 #[derive(Default)]
-pub(super) struct Set {
-    pub(super) images: Vec<Annotated>,
+pub(super) struct UniqueImages {
+    pub(super) images: Vec<AnnotatedImage>,
     /// Captions that are empty.
     pub(super) empty: usize,
     /// Annotations of images that the file does not list.
     pub(super) unlisted: usize,
-    pub(super) seen: HashMap<String, (usize, Place)>,
+    pub(super) seen: HashMap<String, (usize, RowPosition)>,
 }
 
-impl Set {
+impl UniqueImages {
     /// Adds an image, or notes that its id is there already.
-    pub(super) fn add(&mut self, image: Annotated, place: Place, problems: &mut Problems) {
+    pub(super) fn add(
+        &mut self,
+        image: AnnotatedImage,
+        place: RowPosition,
+        problems: &mut RowProblems,
+    ) {
         match self.seen.entry(image.id.clone()) {
             Entry::Occupied(first) => problems.add(
                 place,
@@ -321,7 +326,7 @@ impl Set {
     }
 
     /// Adds an image whose id is new.
-    pub(super) fn push(&mut self, image: Annotated, place: Place) {
+    pub(super) fn push(&mut self, image: AnnotatedImage, place: RowPosition) {
         self.seen
             .insert(image.id.clone(), (self.images.len(), place));
         self.images.push(image);
@@ -342,7 +347,7 @@ impl Set {
             .collect()
     }
 
-    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Annotated> {
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut AnnotatedImage> {
         self.seen.get(id).map(|&(index, _)| &mut self.images[index])
     }
 }
@@ -369,23 +374,23 @@ impl Photos {
     }
 }
 
-fn flickr8k(dir: &Path, split: Option<&str>) -> Result<Set, DataError> {
+fn flickr8k(dir: &Path, split: Option<&str>) -> Result<UniqueImages, DataError> {
     let (images, empty) = open_split(dir, split)?;
-    let mut set = Set {
+    let mut set = UniqueImages {
         empty,
-        ..Set::default()
+        ..UniqueImages::default()
     };
     for image in images {
         let photo = image.path.is_file().then_some(image.path);
         set.push(
-            Annotated {
+            AnnotatedImage {
                 id: image.name.clone(),
                 file_name: Some(image.name),
                 photo,
                 captions: image.captions,
-                ..Annotated::default()
+                ..AnnotatedImage::default()
             },
-            Place::File,
+            RowPosition::File,
         );
     }
     Ok(set)
@@ -414,21 +419,21 @@ fn has_rows(path: &Path, text: &str) -> bool {
 #[serde(expecting = "an object")]
 struct Row<'a> {
     #[serde(borrow, default)]
-    image_id: Any<'a>,
+    image_id: AnyValue<'a>,
     #[serde(borrow, default)]
-    image: Any<'a>,
+    image: AnyValue<'a>,
     #[serde(borrow, default)]
-    captions: Any<'a>,
+    captions: AnyValue<'a>,
     #[serde(borrow, default)]
-    caption: Any<'a>,
+    caption: AnyValue<'a>,
     #[serde(borrow, default)]
-    objects: Any<'a>,
+    objects: AnyValue<'a>,
 }
 
-fn jsonl(path: &Path, text: &str) -> Result<Set, DataError> {
+fn jsonl(path: &Path, text: &str) -> Result<UniqueImages, DataError> {
     let photos = Photos::new(path.parent().unwrap_or(Path::new("")), None);
-    let mut problems = Problems::new(path);
-    let mut set = Set::default();
+    let mut problems = RowProblems::new(path);
+    let mut set = UniqueImages::default();
     for (place, row) in rows(text, &mut problems) {
         if let Some((mut image, empty)) = problems.take(place, annotated(row)) {
             set.empty += empty;
@@ -444,9 +449,9 @@ fn jsonl(path: &Path, text: &str) -> Result<Set, DataError> {
 }
 
 /// The image of a row, and how many of its captions are empty.
-fn annotated(row: Row) -> Result<(Annotated, usize), String> {
+fn annotated(row: Row) -> Result<(AnnotatedImage, usize), String> {
     let file_name = match &row.image {
-        Any::Text(name) => Some(name.clone().into_owned()),
+        AnyValue::Text(name) => Some(name.clone().into_owned()),
         _ => None,
     };
     let id = image_name(row.image_id, row.image)?.into_owned();
@@ -455,8 +460,9 @@ fn annotated(row: Row) -> Result<(Annotated, usize), String> {
         (captions, caption) if captions.is_absent() && caption.is_absent() => Vec::new(),
         (captions, caption) if captions.is_absent() => vec![caption.text("caption")?.into_owned()],
         (captions, _) => {
-            let text =
-                |(i, item): (usize, Any)| item.text(&format!("captions[{i}]")).map(Cow::into_owned);
+            let text = |(i, item): (usize, AnyValue)| {
+                item.text(&format!("captions[{i}]")).map(Cow::into_owned)
+            };
             captions
                 .list("captions")?
                 .into_iter()
@@ -472,12 +478,12 @@ fn annotated(row: Row) -> Result<(Annotated, usize), String> {
     captions.retain(|caption| !caption.trim().is_empty());
     let empty = all - captions.len();
     Ok((
-        Annotated {
+        AnnotatedImage {
             id,
             file_name,
             captions,
             objects,
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         },
         empty,
     ))

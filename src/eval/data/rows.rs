@@ -1,6 +1,6 @@
 //! Rows of JSONL files and elements of JSON arrays, and everything that is wrong with them.
 //!
-//! A reader takes each field as [`Any`] value and says itself what it expected: a wrong type then
+//! A reader takes each field as [`AnyValue`] value and says itself what it expected: a wrong type then
 //! costs its own row and not the file, and one run over a file reports all of its problems.
 
 use std::{
@@ -45,12 +45,12 @@ pub enum DataError {
     Flickr8k(#[from] DatasetError),
     /// Rows are wrong.
     #[error("{0}")]
-    Rows(Problems),
+    Rows(RowProblems),
 }
 
 /// Place of a row in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum RowPosition {
     /// The whole file.
     File,
     /// A line, counted from 1.
@@ -60,7 +60,7 @@ pub enum Place {
     Element(&'static str, usize),
 }
 
-impl Place {
+impl RowPosition {
     /// For pointing back to a row of the same file.
     pub(in crate::eval) fn back(self) -> String {
         match self {
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for RowPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File => Ok(()),
@@ -83,13 +83,13 @@ impl fmt::Display for Place {
 
 /// Problems of a file's rows: the first [`LISTED`] of them, and how many there are.
 #[derive(Debug)]
-pub struct Problems {
+pub struct RowProblems {
     path: PathBuf,
-    listed: Vec<(Place, String)>,
+    listed: Vec<(RowPosition, String)>,
     total: usize,
 }
 
-impl Problems {
+impl RowProblems {
     pub(in crate::eval) fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -98,7 +98,7 @@ impl Problems {
         }
     }
 
-    pub(in crate::eval) fn add(&mut self, place: Place, what: impl Into<String>) {
+    pub(in crate::eval) fn add(&mut self, place: RowPosition, what: impl Into<String>) {
         self.total += 1;
         if self.listed.len() < LISTED {
             self.listed.push((place, what.into()));
@@ -117,13 +117,17 @@ impl Problems {
             "broken JSON"
         };
         self.add(
-            Place::Line(line + error.line().max(1) - 1),
+            RowPosition::Line(line + error.line().max(1) - 1),
             format!("{kind} at column {}: {what}", error.column()),
         );
     }
 
     /// Takes the value of a row, or notes why it has none.
-    pub(in crate::eval) fn take<T>(&mut self, place: Place, value: Result<T, String>) -> Option<T> {
+    pub(in crate::eval) fn take<T>(
+        &mut self,
+        place: RowPosition,
+        value: Result<T, String>,
+    ) -> Option<T> {
         value.map_err(|what| self.add(place, what)).ok()
     }
 
@@ -138,7 +142,7 @@ impl Problems {
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for RowProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (place, what)) in self.listed.iter().enumerate() {
             let end = if i == 0 { "" } else { "\n" };
@@ -202,14 +206,14 @@ pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
 /// cannot be read as a row is noted.
 pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
     text: &'a str,
-    problems: &mut Problems,
-) -> Vec<(Place, T)> {
+    problems: &mut RowProblems,
+) -> Vec<(RowPosition, T)> {
     if text.trim_start().starts_with('[') {
         let list: Vec<T> = whole(text, problems).unwrap_or_default();
         return list
             .into_iter()
             .enumerate()
-            .map(|(i, row)| (Place::Element("", i), row))
+            .map(|(i, row)| (RowPosition::Element("", i), row))
             .collect();
     }
     let mut found = Vec::new();
@@ -219,7 +223,7 @@ pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
         .filter(|(_, line)| !line.trim().is_empty())
     {
         match serde_json::from_str(line) {
-            Ok(row) => found.push((Place::Line(i + 1), row)),
+            Ok(row) => found.push((RowPosition::Line(i + 1), row)),
             Err(error) => problems.add_json(i + 1, &error),
         }
     }
@@ -227,7 +231,10 @@ pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
 }
 
 /// A text that is one JSON value.
-pub(super) fn whole<'a, T: Deserialize<'a>>(text: &'a str, problems: &mut Problems) -> Option<T> {
+pub(super) fn whole<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    problems: &mut RowProblems,
+) -> Option<T> {
     serde_json::from_str(text)
         .map_err(|error| problems.add_json(1, &error))
         .ok()
@@ -235,7 +242,7 @@ pub(super) fn whole<'a, T: Deserialize<'a>>(text: &'a str, problems: &mut Proble
 
 /// The value of a field, whatever it is.
 #[derive(Debug, Default, PartialEq)]
-pub(in crate::eval) enum Any<'a> {
+pub(in crate::eval) enum AnyValue<'a> {
     /// There is no such field.
     #[default]
     Absent,
@@ -246,11 +253,11 @@ pub(in crate::eval) enum Any<'a> {
     /// With a fraction, or larger than any id.
     Number,
     Text(Cow<'a, str>),
-    List(Vec<Any<'a>>),
+    List(Vec<AnyValue<'a>>),
     Object,
 }
 
-impl<'a> Any<'a> {
+impl<'a> AnyValue<'a> {
     pub(in crate::eval) fn is_absent(&self) -> bool {
         matches!(self, Self::Absent | Self::Null)
     }
@@ -307,7 +314,7 @@ impl<'a> Any<'a> {
 
     /// A list of strings that are not blank.
     pub(in crate::eval) fn texts<C: FromIterator<String>>(self, field: &str) -> Result<C, String> {
-        let item = |(i, item): (usize, Any<'a>)| {
+        let item = |(i, item): (usize, AnyValue<'a>)| {
             item.full_text(&format!("{field}[{i}]"))
                 .map(Cow::into_owned)
         };
@@ -318,7 +325,7 @@ impl<'a> Any<'a> {
     }
 
     /// A list, whatever is in it.
-    pub(in crate::eval) fn list(self, field: &str) -> Result<Vec<Any<'a>>, String> {
+    pub(in crate::eval) fn list(self, field: &str) -> Result<Vec<AnyValue<'a>>, String> {
         match self {
             Self::List(list) => Ok(list),
             other => other.wrong(field, "a list"),
@@ -335,7 +342,7 @@ impl<'a> Any<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Any<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for AnyValue<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyVisitor)
     }
@@ -344,56 +351,56 @@ impl<'de: 'a, 'a> Deserialize<'de> for Any<'a> {
 struct AnyVisitor;
 
 impl<'de> Visitor<'de> for AnyVisitor {
-    type Value = Any<'de>;
+    type Value = AnyValue<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_unit<E>(self) -> Result<Any<'de>, E> {
-        Ok(Any::Null)
+    fn visit_unit<E>(self) -> Result<AnyValue<'de>, E> {
+        Ok(AnyValue::Null)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Any<'de>, E> {
-        Ok(Any::Bool)
+    fn visit_bool<E>(self, _: bool) -> Result<AnyValue<'de>, E> {
+        Ok(AnyValue::Bool)
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Any<'de>, E> {
-        Ok(Any::Integer(number.into()))
+    fn visit_u64<E>(self, number: u64) -> Result<AnyValue<'de>, E> {
+        Ok(AnyValue::Integer(number.into()))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Any<'de>, E> {
-        Ok(Any::Integer(number.into()))
+    fn visit_i64<E>(self, number: i64) -> Result<AnyValue<'de>, E> {
+        Ok(AnyValue::Integer(number.into()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Any<'de>, E> {
+    fn visit_f64<E>(self, number: f64) -> Result<AnyValue<'de>, E> {
         // Beyond that not every integer is a floating-point number.
         let whole = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
         Ok(if whole {
-            Any::Integer(number as i128)
+            AnyValue::Integer(number as i128)
         } else {
-            Any::Number
+            AnyValue::Number
         })
     }
 
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Any<'de>, E> {
-        Ok(Any::Text(text.into()))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<AnyValue<'de>, E> {
+        Ok(AnyValue::Text(text.into()))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Any<'de>, E> {
-        Ok(Any::Text(text.to_owned().into()))
+    fn visit_str<E>(self, text: &str) -> Result<AnyValue<'de>, E> {
+        Ok(AnyValue::Text(text.to_owned().into()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Any<'de>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<AnyValue<'de>, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = list.next_element()? {
             items.push(item);
         }
-        Ok(Any::List(items))
+        Ok(AnyValue::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Any<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyValue<'de>, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Any::Object)
+        Ok(AnyValue::Object)
     }
 }

@@ -19,9 +19,9 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
     dir
 }
 
-fn references(name: &str, text: &str) -> Result<References, String> {
+fn references(name: &str, text: &str) -> Result<ReferenceSet, String> {
     let dir = folder(&[(name, text.as_bytes())]);
-    References::open(&dir.path().join(name), None).map_err(|e| e.to_string())
+    ReferenceSet::open(&dir.path().join(name), None).map_err(|e| e.to_string())
 }
 
 fn hypotheses(text: &[u8]) -> Result<Hypotheses, String> {
@@ -82,7 +82,7 @@ fn hypotheses_come_in_several_forms() {
         row.objects.as_ref().unwrap().iter().collect::<Vec<_>>(),
         ["cat", "dog"]
     );
-    assert_eq!(row.place, Place::Element("", 0));
+    assert_eq!(row.place, RowPosition::Element("", 0));
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn coco_folders() {
         ("val/000000000007.jpg", b""),
     ];
     let dir = folder(files);
-    let set = References::open(dir.path(), None).unwrap();
+    let set = ReferenceSet::open(dir.path(), None).unwrap();
     let [first, second, third] = set.images() else {
         panic!()
     };
@@ -344,12 +344,14 @@ fn coco_folders() {
         (Some(dir.path().join("val/000000000007.jpg")), &None)
     );
     assert_eq!(
-        References::open(dir.path(), Some("val")).unwrap().images(),
+        ReferenceSet::open(dir.path(), Some("val"))
+            .unwrap()
+            .images(),
         set.images()
     );
-    let file = References::open(&dir.path().join("annotations/captions_val.json"), None).unwrap();
+    let file = ReferenceSet::open(&dir.path().join("annotations/captions_val.json"), None).unwrap();
     assert_eq!(file.images().len(), 2);
-    let error = |dir: &Path, split| References::open(dir, split).unwrap_err().to_string();
+    let error = |dir: &Path, split| ReferenceSet::open(dir, split).unwrap_err().to_string();
     assert!(error(dir.path(), Some("train")).contains("there is no split 'train', found: val"));
     assert!(
         error(
@@ -363,7 +365,9 @@ fn coco_folders() {
         error(dir.path(), None).contains("there are several splits, name one of them: (none), val")
     );
     assert_eq!(
-        References::open(dir.path(), Some("val")).unwrap().images(),
+        ReferenceSet::open(dir.path(), Some("val"))
+            .unwrap()
+            .images(),
         set.images()
     );
     fs::write(dir.path().join("captions_val.json"), CAPTIONS).unwrap();
@@ -427,7 +431,9 @@ fn bad_coco_files_are_named() {
         ("captions.json", CAPTIONS.as_bytes()),
         ("instances.json", renamed.as_bytes()),
     ]);
-    let error = References::open(dir.path(), None).unwrap_err().to_string();
+    let error = ReferenceSet::open(dir.path(), None)
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains(
             "instances.json: images[0]: image '7' is 'b.jpg' here and \
@@ -584,7 +590,7 @@ fn the_two_files_of_coco_need_not_both_name_the_photograph() {
             files[2],
         ],
     ] {
-        let set = References::open(folder(files).path(), None).unwrap();
+        let set = ReferenceSet::open(folder(files).path(), None).unwrap();
         let image = set.get("7").unwrap();
         assert!(
             image.photo.is_some() && image.captions.len() == 2 && image.objects.is_some(),
@@ -601,7 +607,7 @@ fn a_split_of_a_coco_folder_may_be_a_list() {
         ("bad.txt", b"790\n9\n"),
     ];
     let dir = folder(files);
-    let set = References::open(dir.path(), Some("test")).unwrap();
+    let set = ReferenceSet::open(dir.path(), Some("test")).unwrap();
     assert_eq!(
         set.images()
             .iter()
@@ -609,7 +615,7 @@ fn a_split_of_a_coco_folder_may_be_a_list() {
             .collect::<Vec<_>>(),
         ["7"]
     );
-    let error = References::open(dir.path(), Some("bad"))
+    let error = ReferenceSet::open(dir.path(), Some("bad"))
         .unwrap_err()
         .to_string();
     assert!(
@@ -670,7 +676,7 @@ fn rows_that_are_their_own_references() {
                             \"caption\": \"z\", \"objects\": []}",
     )
     .unwrap();
-    let error = References::of_rows(&rows).unwrap_err().to_string();
+    let error = ReferenceSet::of_rows(&rows).unwrap_err().to_string();
     assert!(
         error.contains("h.jsonl:2: '2' has no 'objects', and no references were given"),
         "{error}"
@@ -686,7 +692,7 @@ fn chair_captions_bring_their_objects() {
     let Some(dir) = data("chair") else { return };
     for file in ["instructblip_i1.jsonl", "minigpt-4_i1.jsonl"] {
         let rows = Hypotheses::open(&dir.join(file)).unwrap();
-        let set = References::of_rows(&rows).unwrap();
+        let set = ReferenceSet::of_rows(&rows).unwrap();
         let paired = pair(&set, &rows, false).unwrap();
         assert_eq!((paired.pairs.len(), paired.missing), (2000, 0));
         assert!(
@@ -706,7 +712,7 @@ fn chair_captions_bring_their_objects() {
 #[test]
 fn the_real_coco_folder() {
     let Some(dir) = data("coco-mini") else { return };
-    let set = References::open(&dir, None).unwrap();
+    let set = ReferenceSet::open(&dir, None).unwrap();
     let images = set.images();
     assert_eq!((images.len(), images[0].id.as_str()), (209, "493652"));
     assert_eq!(
@@ -740,10 +746,10 @@ fn the_real_coco_folder() {
         (1, 144)
     );
     assert_eq!(
-        set.get("790").map(Annotated::name),
+        set.get("790").map(AnnotatedImage::name),
         Some("000000000790.jpg")
     );
-    let captions = References::open(&dir.join("captions.json"), None).unwrap();
+    let captions = ReferenceSet::open(&dir.join("captions.json"), None).unwrap();
     assert!(
         captions
             .images()
@@ -756,7 +762,7 @@ fn the_real_coco_folder() {
 #[test]
 fn the_real_flickr8k_folder() {
     let Some(dir) = data("flickr8k") else { return };
-    let dev = References::open(&dir, None).unwrap();
+    let dev = ReferenceSet::open(&dir, None).unwrap();
     assert_eq!(
         (dev.images().len(), dev.images()[0].id.as_str()),
         (1000, "2090545563_a4e66ec76b.jpg")
@@ -765,10 +771,11 @@ fn the_real_flickr8k_folder() {
         && image.objects.is_none()
         && image.photo.is_some()));
     assert_eq!(
-        dev.get("out/2090545563_a4e66ec76b").map(Annotated::name),
+        dev.get("out/2090545563_a4e66ec76b")
+            .map(AnnotatedImage::name),
         Some("2090545563_a4e66ec76b.jpg")
     );
-    let train = References::open(&dir, Some("train")).unwrap();
+    let train = ReferenceSet::open(&dir, Some("train")).unwrap();
     assert_eq!(train.images().len(), 6000);
     assert!(
         train
@@ -776,7 +783,7 @@ fn the_real_flickr8k_folder() {
             .iter()
             .all(|image| dev.get(&image.id).is_none())
     );
-    let error = References::open(&dir, Some("test"))
+    let error = ReferenceSet::open(&dir, Some("test"))
         .unwrap_err()
         .to_string();
     assert!(

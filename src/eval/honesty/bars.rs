@@ -1,7 +1,7 @@
 //! Measures and the bars that they must reach: one table, as data.
 
 use super::Estimate;
-use crate::eval::report::{Cell, Column, Format, Table, TableRow, stated};
+use crate::eval::report::{Column, NumberFormat, ReportTable, TableCell, TableRow, stated};
 
 /// Fewer answers than this show nothing about a share of them.
 pub const FEWEST: usize = 15;
@@ -33,7 +33,7 @@ pub enum BarTable {
 
 /// A figure with what is asked of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Bar {
+pub struct HonestyBar {
     /// Its name in tables and JSON.
     pub name: &'static str,
     /// Its table.
@@ -55,9 +55,9 @@ macro_rules! bars {
             pub const ALL: &[Self] = &[$(Self::$key),*];
 
             /// Returns what is asked of the figure.
-            pub fn bar(self) -> Bar {
+            pub fn bar(self) -> HonestyBar {
                 match self {
-                    $(Self::$key => Bar { name: $name, table: BarTable::$table, limit: $limit,
+                    $(Self::$key => HonestyBar { name: $name, table: BarTable::$table, limit: $limit,
                         goal: $goal }),*
                 }
             }
@@ -179,7 +179,7 @@ bars! {
 
 /// Result of a measurement.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
+pub enum MeasuredValue {
     /// A figure.
     Figure(Estimate),
     /// Too few things to say anything: how many there were.
@@ -194,7 +194,7 @@ pub struct Finding {
     /// Which.
     pub measure: Measure,
     /// Result of the measurement.
-    pub found: Found,
+    pub found: MeasuredValue,
     /// On how many photographs.
     pub photographs: usize,
     /// Things that were counted there, as `313 object words`.
@@ -211,9 +211,9 @@ impl Finding {
         things: &str,
     ) -> Self {
         let found = if figure.value.is_finite() {
-            Found::Figure(figure)
+            MeasuredValue::Figure(figure)
         } else {
-            Found::NotMeasured("there was nothing to measure it on".into())
+            MeasuredValue::NotMeasured("there was nothing to measure it on".into())
         };
         Self {
             measure,
@@ -226,7 +226,7 @@ impl Finding {
     /// Decides whether the figure is what its bar asks for; `None` where it asks for nothing or
     /// nothing is known.
     pub fn is_reached(&self) -> Option<bool> {
-        let Found::Figure(Estimate { value, interval }) = self.found else {
+        let MeasuredValue::Figure(Estimate { value, interval }) = self.found else {
             return None;
         };
         match self.measure.bar().limit {
@@ -239,7 +239,8 @@ impl Finding {
 
     fn is_goal_reached(&self) -> bool {
         let bar = self.measure.bar();
-        let (Found::Figure(Estimate { value, .. }), Some(goal)) = (&self.found, bar.goal) else {
+        let (MeasuredValue::Figure(Estimate { value, .. }), Some(goal)) = (&self.found, bar.goal)
+        else {
             return false;
         };
         if matches!(bar.limit, AtMost(_)) {
@@ -251,24 +252,24 @@ impl Finding {
 
     fn verdict(&self) -> &'static str {
         match (&self.found, self.is_reached()) {
-            (Found::NotShown(_), _) => "not shown",
-            (Found::NotMeasured(_), _) => "not measured",
-            (Found::Figure(_), None) => "",
-            (Found::Figure(_), Some(false)) => "missed",
-            (Found::Figure(_), Some(true)) if self.is_goal_reached() => "goal reached",
-            (Found::Figure(_), Some(true)) => "reached",
+            (MeasuredValue::NotShown(_), _) => "not shown",
+            (MeasuredValue::NotMeasured(_), _) => "not measured",
+            (MeasuredValue::Figure(_), None) => "",
+            (MeasuredValue::Figure(_), Some(false)) => "missed",
+            (MeasuredValue::Figure(_), Some(true)) if self.is_goal_reached() => "goal reached",
+            (MeasuredValue::Figure(_), Some(true)) => "reached",
         }
     }
 }
 
 /// The tables of findings, one for each [`BarTable`]; `before` has an earlier run's figures.
-pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> Vec<Table> {
+pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> Vec<ReportTable> {
     let known: Vec<Option<f64>> = Measure::ALL
         .iter()
         .map(|&measure| before(measure))
         .collect();
     let is_compared = known.iter().any(Option::is_some);
-    let number = |name: &str| Column::new(name, Format::Decimal(3));
+    let number = |name: &str| Column::new(name, NumberFormat::Decimal(3));
     let table = |(table, title, note): (BarTable, &str, &str)| {
         let has_bars = table != BarTable::Others;
         let row = |(&measure, known): (&Measure, &Option<f64>)| {
@@ -276,13 +277,13 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
             let finding = findings.iter().find(|finding| finding.measure == measure);
             let (figure, counted) = match finding.map(|finding| (&finding.found, &finding.counted))
             {
-                Some((Found::Figure(figure), counted)) => (Some(*figure), counted.as_str()),
-                Some((Found::NotShown(_), counted)) => (None, counted.as_str()),
-                Some((Found::NotMeasured(why), _)) => (None, why.as_str()),
+                Some((MeasuredValue::Figure(figure), counted)) => (Some(*figure), counted.as_str()),
+                Some((MeasuredValue::NotShown(_), counted)) => (None, counted.as_str()),
+                Some((MeasuredValue::NotMeasured(why), _)) => (None, why.as_str()),
                 None => (None, "nothing to measure it on"),
             };
-            let mut cells = vec![Cell::from(figure)];
-            cells.extend(is_compared.then(|| Cell::from(*known)));
+            let mut cells = vec![TableCell::from(figure)];
+            cells.extend(is_compared.then(|| TableCell::from(*known)));
             if has_bars {
                 cells.extend([
                     limit(bar.limit),
@@ -305,16 +306,16 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
         }));
         if has_bars {
             columns.extend([
-                Column::new("bar", Format::Text),
+                Column::new("bar", NumberFormat::Text),
                 number("goal"),
-                Column::new("verdict", Format::Text),
+                Column::new("verdict", NumberFormat::Text),
             ]);
         }
         columns.extend([
-            Column::new("photographs", Format::Count),
-            Column::new("of", Format::Text),
+            Column::new("photographs", NumberFormat::Count),
+            Column::new("of", NumberFormat::Text),
         ]);
-        Table {
+        ReportTable {
             title: title.into(),
             note: note.into(),
             columns,
@@ -350,16 +351,16 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
 }
 
 /// A limit as tables have it.
-fn limit(limit: Limit) -> Cell {
+fn limit(limit: Limit) -> TableCell {
     let text = |sign: &str, value: f64| {
-        Cell::Text(format!(
+        TableCell::Text(format!(
             "{sign} {}",
             stated(
                 &Estimate {
                     value,
                     interval: None
                 },
-                Format::Decimal(3)
+                NumberFormat::Decimal(3)
             )
         ))
     };
@@ -367,7 +368,7 @@ fn limit(limit: Limit) -> Cell {
         AtLeast(value) => text("≥", value),
         AtMost(value) => text("≤", value),
         IntervalReaches(value) => text("interval reaches", value),
-        Nothing => Cell::Absent,
+        Nothing => TableCell::Absent,
     }
 }
 
@@ -407,7 +408,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::eval::report::{Report, Section};
+    use crate::eval::report::{EvaluationReport, Section};
 
     fn finding(measure: Measure, value: f64, interval: Option<(f64, f64)>) -> Finding {
         Finding::new(measure, Estimate { value, interval }, 206, 63, "mentions")
@@ -461,7 +462,7 @@ mod tests {
             );
         }
         let few = Finding {
-            found: Found::NotShown(14),
+            found: MeasuredValue::NotShown(14),
             ..finding(Measure::CleanRiskDaquar, 0.0, None)
         };
         assert_eq!(
@@ -476,19 +477,19 @@ mod tests {
         let findings = [
             finding(Measure::InventedPeopleCoco, 0.0952, Some((0.03, 0.18))),
             Finding {
-                found: Found::NotShown(3),
+                found: MeasuredValue::NotShown(3),
                 ..finding(Measure::CleanRiskDaquar, 0.0, None)
             },
             finding(Measure::RightFlaggedCoco, 0.119, None),
         ];
         let before = |measure| (measure == Measure::InventedPeopleCoco).then_some(0.5);
-        let json = Report {
+        let json = EvaluationReport {
             sections: vec![Section {
                 title: "Bars".into(),
                 tables: tables(&findings, before),
                 ..Section::default()
             }],
-            ..Report::default()
+            ..EvaluationReport::default()
         }
         .to_json();
         let tables = &json["sections"]["Bars"]["tables"];

@@ -3,7 +3,7 @@
 
 use std::f64::consts::FRAC_2_PI;
 
-use super::{Estimate, Numbers, Outcome, Resampling, estimate};
+use super::{Estimate, PhotographNumbers, Resampling, ScoredOutcome, estimate};
 
 /// Bins of equal mass.
 pub const BINS: usize = 10;
@@ -51,13 +51,13 @@ fn errors(ties: &[Tie]) -> (f64, f64) {
 }
 
 /// Outcomes in the order of their scores.
-struct Sorted(Vec<Outcome>);
+struct Sorted(Vec<ScoredOutcome>);
 
 impl Sorted {
-    fn new(rows: &[Outcome], numbers: &Numbers) -> Self {
-        let mut rows: Vec<Outcome> = rows
+    fn new(rows: &[ScoredOutcome], numbers: &PhotographNumbers) -> Self {
+        let mut rows: Vec<ScoredOutcome> = rows
             .iter()
-            .map(|row| Outcome {
+            .map(|row| ScoredOutcome {
                 photograph: numbers.get(row.photograph),
                 score: row.score.clamp(0.0, 1.0),
                 ..*row
@@ -103,8 +103,8 @@ pub struct CalibrationError {
 }
 
 /// Measures the calibration of outcomes' scores.
-pub fn calibration_error(rows: &[Outcome], resampling: Resampling) -> CalibrationError {
-    let numbers = Numbers::of(rows.iter().map(|row| row.photograph));
+pub fn calibration_error(rows: &[ScoredOutcome], resampling: Resampling) -> CalibrationError {
+    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.photograph));
     let sorted = Sorted::new(rows, &numbers);
     let (error, by_chance) = sorted.errors(|_| 1.0);
     let excess = estimate(numbers.len(), resampling, |weights| {
@@ -129,10 +129,10 @@ mod tests {
         seed: 1,
     };
 
-    fn outcomes(rows: &[(f64, bool)]) -> Vec<Outcome> {
+    fn outcomes(rows: &[(f64, bool)]) -> Vec<ScoredOutcome> {
         rows.iter()
             .enumerate()
-            .map(|(photograph, &(score, is_right))| Outcome {
+            .map(|(photograph, &(score, is_right))| ScoredOutcome {
                 photograph,
                 score,
                 is_right,

@@ -3,12 +3,12 @@
 
 use super::{
     Resampling,
-    bars::{Finding, Found, Measure},
+    bars::{Finding, Measure, MeasuredValue},
     share,
 };
 use crate::eval::{
     pope,
-    report::{Cell, Column, Format, Table, TableRow, answers::yes_or_no},
+    report::{Column, NumberFormat, ReportTable, TableCell, TableRow, answers::yes_or_no},
 };
 
 /// Questions about one object, which are all answered by whether it is there.
@@ -88,7 +88,8 @@ impl ObjectAnswers {
 
 /// Measures the consistency of answers. An answer that is neither yes nor no agrees with nothing.
 pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Finding> {
-    let photographs = super::Numbers::of(answers.iter().map(|answer| answer.photograph)).len();
+    let photographs =
+        super::PhotographNumbers::of(answers.iter().map(|answer| answer.photograph)).len();
     let opposite = |answer: &ObjectAnswers| {
         (
             answer.photograph,
@@ -139,26 +140,26 @@ pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Findin
 }
 
 /// The table of [`findings`].
-pub fn table(findings: &[Finding]) -> Table {
+pub fn table(findings: &[Finding]) -> ReportTable {
     let row = |finding: &Finding| {
-        let figure = if let Found::Figure(figure) = &finding.found {
+        let figure = if let MeasuredValue::Figure(figure) = &finding.found {
             Some(*figure)
         } else {
             None
         };
         TableRow::new(
             finding.measure.bar().name,
-            vec![Cell::from(figure), finding.counted.as_str().into()],
+            vec![TableCell::from(figure), finding.counted.as_str().into()],
         )
     };
-    Table {
+    ReportTable {
         title: "Consistency".into(),
         note: "Each question once, denied and in two other forms. An answer that is neither yes \
                nor no agrees with nothing."
             .into(),
         columns: vec![
-            Column::new("share", Format::Percent),
-            Column::new("of", Format::Text),
+            Column::new("share", NumberFormat::Percent),
+            Column::new("of", NumberFormat::Text),
         ],
         rows: findings.iter().map(row).collect(),
     }
@@ -196,7 +197,7 @@ pub fn repair_findings(
     resampling: Resampling,
 ) -> [Finding; 2] {
     let of = |measure, rows: Vec<(usize, bool)>, things: &str| {
-        let photographs = super::Numbers::of(rows.iter().map(|row| row.0)).len();
+        let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
         Finding::new(
             measure,
             share(&rows, resampling),
@@ -228,7 +229,7 @@ pub fn repair_findings(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::honesty::bars::Found;
+    use crate::eval::honesty::bars::MeasuredValue;
 
     const RESAMPLING: Resampling = Resampling {
         repeats: 50,
@@ -236,7 +237,7 @@ mod tests {
     };
 
     fn value(finding: &Finding) -> f64 {
-        let Found::Figure(figure) = &finding.found else {
+        let MeasuredValue::Figure(figure) = &finding.found else {
             panic!("{finding:?}")
         };
         figure.value

@@ -18,12 +18,12 @@ use std::collections::BTreeMap;
 
 use super::{
     bootstrap::{Estimate, estimates},
-    tokens::{Ranking, Scored},
+    tokens::{Ranking, ScoredToken},
 };
 
 /// Origin of photographs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
+pub enum PhotographOrigin {
     /// The reporting half of Flickr8k's development split.
     Flickr8k,
     /// A folder in COCO's layout.
@@ -40,7 +40,7 @@ pub enum Origin {
     Reencoded,
 }
 
-impl Origin {
+impl PhotographOrigin {
     /// All, in the order of reports.
     pub const ALL: [Self; 7] = [
         Self::Flickr8k,
@@ -83,9 +83,9 @@ pub struct Resampling {
 /// Photographs numbered from 0 in the order of their keys, so that only those that a figure is
 /// about are resampled.
 #[derive(Debug, Clone, Default)]
-pub struct Numbers(BTreeMap<usize, usize>);
+pub struct PhotographNumbers(BTreeMap<usize, usize>);
 
-impl Numbers {
+impl PhotographNumbers {
     /// Numbers the keys, each once.
     pub fn of(keys: impl IntoIterator<Item = usize>) -> Self {
         let mut numbers: BTreeMap<usize, usize> = keys.into_iter().map(|key| (key, 0)).collect();
@@ -134,7 +134,7 @@ pub fn estimate(
 
 /// The mean of values, each of a photograph, with its interval over photographs; NaN without any.
 pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
-    let numbers = Numbers::of(rows.iter().map(|row| row.0));
+    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.0));
     let numbered: Vec<(usize, f64)> = rows
         .iter()
         .map(|&(key, value)| (numbers.get(key), value))
@@ -161,7 +161,7 @@ pub fn share(rows: &[(usize, bool)], resampling: Resampling) -> Estimate {
 
 /// Score of a thing, and whether the thing is right.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
+pub struct ScoredOutcome {
     /// Key of the photograph.
     pub photograph: usize,
     /// The calibrated score, or any that grows with it.
@@ -171,8 +171,8 @@ pub struct Outcome {
 }
 
 /// The area under the ROC curve: the chance that a wrong one has a lower score than a right one.
-pub fn auroc(rows: &[Outcome], resampling: Resampling) -> Estimate {
-    let numbers = Numbers::of(rows.iter().map(|row| row.photograph));
+pub fn auroc(rows: &[ScoredOutcome], resampling: Resampling) -> Estimate {
+    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.photograph));
     let ranking = ranking(rows, &numbers);
     estimate(numbers.len(), resampling, |weights| {
         ranking.weighted(0.0, weights).auroc
@@ -181,16 +181,20 @@ pub fn auroc(rows: &[Outcome], resampling: Resampling) -> Estimate {
 
 /// Returns how much higher the area under the ROC curve is with the first scores than with the
 /// second: rows of the same things in the same order.
-pub fn auroc_lost(own: &[Outcome], other: &[Outcome], resampling: Resampling) -> Estimate {
-    let numbers = Numbers::of(own.iter().map(|row| row.photograph));
+pub fn auroc_lost(
+    own: &[ScoredOutcome],
+    other: &[ScoredOutcome],
+    resampling: Resampling,
+) -> Estimate {
+    let numbers = PhotographNumbers::of(own.iter().map(|row| row.photograph));
     let (own, other) = (ranking(own, &numbers), ranking(other, &numbers));
     estimate(numbers.len(), resampling, |weights| {
         own.weighted(0.0, weights).auroc - other.weighted(0.0, weights).auroc
     })
 }
 
-fn ranking(rows: &[Outcome], numbers: &Numbers) -> Ranking {
-    let scored = |row: &Outcome| Scored {
+fn ranking(rows: &[ScoredOutcome], numbers: &PhotographNumbers) -> Ranking {
+    let scored = |row: &ScoredOutcome| ScoredToken {
         reward: row.score as f32,
         good: row.is_right,
         image: numbers.get(row.photograph) as u32,
@@ -207,9 +211,9 @@ mod tests {
         seed: 1,
     };
 
-    fn outcomes(rows: &[(usize, f64, bool)]) -> Vec<Outcome> {
+    fn outcomes(rows: &[(usize, f64, bool)]) -> Vec<ScoredOutcome> {
         rows.iter()
-            .map(|&(photograph, score, is_right)| Outcome {
+            .map(|&(photograph, score, is_right)| ScoredOutcome {
                 photograph,
                 score,
                 is_right,

@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use super::{Resampling, share};
 use crate::{
-    eval::{bootstrap::Estimate, captions::flags::GuardMarks, chair::Vocabulary, data::Annotated},
-    lexicon::{Kind, Lexicon},
+    eval::{
+        bootstrap::Estimate, captions::flags::GuardMarks, chair::ChairVocabulary,
+        data::AnnotatedImage,
+    },
+    lexicon::{ConceptKind, Lexicon},
 };
 
 /// The object of COCO's that people are.
@@ -13,11 +16,11 @@ const PERSON: &str = "person";
 
 /// Decides whether a photograph shows people, by annotated objects and by what its captions name;
 /// `None` where nobody looked or spoke.
-pub fn shows_people(image: &Annotated) -> Option<bool> {
+pub fn shows_people(image: &AnnotatedImage) -> Option<bool> {
     if image.objects.is_none() && image.captions.is_empty() {
         return None;
     }
-    let (vocabulary, lexicon) = (Vocabulary::coco80(), Lexicon::shared());
+    let (vocabulary, lexicon) = (ChairVocabulary::coco80(), Lexicon::shared());
     let annotated = image
         .objects
         .iter()
@@ -28,14 +31,14 @@ pub fn shows_people(image: &Annotated) -> Option<bool> {
             || lexicon
                 .mentions(caption)
                 .iter()
-                .any(|mention| lexicon.kind(mention.concept) == Kind::Person)
+                .any(|mention| lexicon.kind(mention.concept) == ConceptKind::Person)
     };
     Some(annotated || image.captions.iter().any(named))
 }
 
 /// Returns the places where a caption names people, in bytes.
 pub fn person_mentions(caption: &str) -> Vec<Range<usize>> {
-    Vocabulary::coco80()
+    ChairVocabulary::coco80()
         .mentions(caption)
         .into_iter()
         .filter(|mention| mention.object == PERSON)
@@ -111,7 +114,7 @@ fn flagged(mentions: &[PersonMention], resampling: Resampling) -> (Estimate, usi
         .iter()
         .map(|mention| (mention.photograph, mention.is_flagged))
         .collect();
-    let photographs = super::Numbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
     (share(&rows, resampling), photographs, rows.len())
 }
 
@@ -124,12 +127,12 @@ mod tests {
         seed: 1,
     };
 
-    fn image(captions: &[&str], objects: Option<&[&str]>) -> Annotated {
-        Annotated {
+    fn image(captions: &[&str], objects: Option<&[&str]>) -> AnnotatedImage {
+        AnnotatedImage {
             captions: captions.iter().map(|&caption| caption.to_owned()).collect(),
             objects: objects
                 .map(|objects| objects.iter().map(|&object| object.to_owned()).collect()),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         }
     }
 

@@ -1,8 +1,8 @@
 //! Risk of answers without a warning: how often they are wrong, and how many there are.
 
 use super::{
-    Outcome, Resampling,
-    bars::{FEWEST, Finding, Found, Measure},
+    Resampling, ScoredOutcome,
+    bars::{FEWEST, Finding, Measure, MeasuredValue},
     share,
 };
 use crate::eval::report::{Axis, Plot, Series};
@@ -12,7 +12,7 @@ const POINTS: usize = 200;
 
 /// Fate of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum AnswerFate {
     /// Given without a warning.
     Clean,
     /// Flagged or cut off: whoever reads it is warned.
@@ -21,7 +21,7 @@ pub enum Fate {
     Abstained,
 }
 
-impl Fate {
+impl AnswerFate {
     /// The fate that a verdict of the guard's says: what is not flagged, cut off or withheld
     /// carries no warning.
     pub fn of(verdict: &str) -> Self {
@@ -35,24 +35,24 @@ impl Fate {
 
 /// An answer to a question whose right answer is known, at the guard's defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct JudgedAnswer {
+pub struct RiskAnswer {
     /// Key of the photograph.
     pub photograph: usize,
     /// Indicates whether it is right.
     pub is_right: bool,
     /// Fate of the answer.
-    pub fate: Fate,
+    pub fate: AnswerFate,
 }
 
 /// The share of wrong ones among the clean answers; with fewer than [`FEWEST`] of them nothing is
 /// shown.
-pub fn clean_risk(measure: Measure, answers: &[JudgedAnswer], resampling: Resampling) -> Finding {
+pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampling) -> Finding {
     let clean: Vec<(usize, bool)> = answers
         .iter()
-        .filter(|answer| answer.fate == Fate::Clean)
+        .filter(|answer| answer.fate == AnswerFate::Clean)
         .map(|answer| (answer.photograph, !answer.is_right))
         .collect();
-    let photographs = super::Numbers::of(clean.iter().map(|row| row.0)).len();
+    let photographs = super::PhotographNumbers::of(clean.iter().map(|row| row.0)).len();
     let counted = format!("{} clean answers of {}", clean.len(), answers.len());
     if answers.is_empty() || clean.len() >= FEWEST {
         return Finding {
@@ -68,7 +68,7 @@ pub fn clean_risk(measure: Measure, answers: &[JudgedAnswer], resampling: Resamp
     }
     Finding {
         measure,
-        found: Found::NotShown(clean.len()),
+        found: MeasuredValue::NotShown(clean.len()),
         photographs,
         counted,
     }
@@ -77,9 +77,9 @@ pub fn clean_risk(measure: Measure, answers: &[JudgedAnswer], resampling: Resamp
 /// The share of the answers of which `holds` is true, among those that `among` takes.
 pub fn share_of(
     measure: Measure,
-    answers: &[JudgedAnswer],
-    among: impl Fn(&JudgedAnswer) -> bool,
-    holds: impl Fn(&JudgedAnswer) -> bool,
+    answers: &[RiskAnswer],
+    among: impl Fn(&RiskAnswer) -> bool,
+    holds: impl Fn(&RiskAnswer) -> bool,
     things: &str,
     resampling: Resampling,
 ) -> Finding {
@@ -88,7 +88,7 @@ pub fn share_of(
         .filter(|answer| among(answer))
         .map(|answer| (answer.photograph, holds(answer)))
         .collect();
-    let photographs = super::Numbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
     Finding::new(
         measure,
         share(&rows, resampling),
@@ -100,8 +100,8 @@ pub fn share_of(
 
 /// The curve of risk against coverage: the share of wrong ones among the answers with the highest
 /// scores, for every number of them. Answers with the same score are taken together.
-pub fn risk_coverage(name: &str, rows: &[Outcome]) -> Series {
-    let mut rows: Vec<&Outcome> = rows.iter().collect();
+pub fn risk_coverage(name: &str, rows: &[ScoredOutcome]) -> Series {
+    let mut rows: Vec<&ScoredOutcome> = rows.iter().collect();
     rows.sort_by(|a, b| b.score.total_cmp(&a.score));
     let all = rows.len() as f64;
     let (mut wrong, mut points) = (0.0, Vec::new());
@@ -160,24 +160,24 @@ mod tests {
         seed: 1,
     };
 
-    fn answers(clean_right: usize, clean_wrong: usize, warned: usize) -> Vec<JudgedAnswer> {
-        let of = |count: usize, is_right: bool, fate: Fate| {
-            (0..count).map(move |photograph| JudgedAnswer {
+    fn answers(clean_right: usize, clean_wrong: usize, warned: usize) -> Vec<RiskAnswer> {
+        let of = |count: usize, is_right: bool, fate: AnswerFate| {
+            (0..count).map(move |photograph| RiskAnswer {
                 photograph,
                 is_right,
                 fate,
             })
         };
-        of(clean_right, true, Fate::Clean)
-            .chain(of(clean_wrong, false, Fate::Clean))
-            .chain(of(warned, false, Fate::Warned))
+        of(clean_right, true, AnswerFate::Clean)
+            .chain(of(clean_wrong, false, AnswerFate::Clean))
+            .chain(of(warned, false, AnswerFate::Warned))
             .collect()
     }
 
     #[test]
     fn the_risk_is_that_of_clean_answers_and_few_of_them_show_nothing() {
         let found = clean_risk(Measure::CleanRiskFlickr, &answers(15, 5, 100), RESAMPLING);
-        let Found::Figure(risk) = found.found else {
+        let MeasuredValue::Figure(risk) = found.found else {
             panic!("{found:?}")
         };
         assert_eq!(
@@ -192,13 +192,13 @@ mod tests {
             );
             assert_eq!(
                 (&found.found, found.is_reached()),
-                (&Found::NotShown(clean), None),
+                (&MeasuredValue::NotShown(clean), None),
                 "no wrong one among {clean} is no pass"
             );
         }
         assert!(matches!(
             clean_risk(Measure::CleanRiskFlickr, &[], RESAMPLING).found,
-            Found::NotMeasured(_)
+            MeasuredValue::NotMeasured(_)
         ));
     }
 
@@ -209,7 +209,7 @@ mod tests {
             Measure::RightKeptFlickr,
             &all,
             |a| a.is_right,
-            |a| a.fate == Fate::Clean,
+            |a| a.fate == AnswerFate::Clean,
             "right answers",
             RESAMPLING,
         );
@@ -221,15 +221,15 @@ mod tests {
             Measure::CoverageFlickr,
             &all,
             |_| true,
-            |a| a.fate == Fate::Clean,
+            |a| a.fate == AnswerFate::Clean,
             "answers",
             RESAMPLING,
         );
         assert_eq!(
             coverage.found,
-            Found::Figure(share(
+            MeasuredValue::Figure(share(
                 &all.iter()
-                    .map(|a| (a.photograph, a.fate == Fate::Clean))
+                    .map(|a| (a.photograph, a.fate == AnswerFate::Clean))
                     .collect::<Vec<_>>(),
                 RESAMPLING
             ))
@@ -239,25 +239,25 @@ mod tests {
     #[test]
     fn verdicts_say_what_became_of_an_answer() {
         for (verdict, fate) in [
-            ("clean", Fate::Clean),
-            ("repaired", Fate::Clean),
-            ("unscored", Fate::Clean),
-            ("flagged", Fate::Warned),
-            ("blocked", Fate::Warned),
-            ("abstained", Fate::Abstained),
+            ("clean", AnswerFate::Clean),
+            ("repaired", AnswerFate::Clean),
+            ("unscored", AnswerFate::Clean),
+            ("flagged", AnswerFate::Warned),
+            ("blocked", AnswerFate::Warned),
+            ("abstained", AnswerFate::Abstained),
         ] {
-            assert_eq!(Fate::of(verdict), fate, "{verdict}");
+            assert_eq!(AnswerFate::of(verdict), fate, "{verdict}");
         }
     }
 
     #[test]
     fn the_curve_takes_the_surest_answers_first_and_equal_ones_together() {
-        let outcome = |(photograph, &(score, is_right)): (usize, &(f64, bool))| Outcome {
+        let outcome = |(photograph, &(score, is_right)): (usize, &(f64, bool))| ScoredOutcome {
             photograph,
             score,
             is_right,
         };
-        let rows: Vec<Outcome> = [
+        let rows: Vec<ScoredOutcome> = [
             (0.9, true),
             (0.8, false),
             (0.8, true),

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    Outcome, Resampling, auroc,
+    Resampling, ScoredOutcome, auroc,
     bars::{Finding, Measure},
     share,
 };
@@ -81,7 +81,7 @@ pub fn wrong_sentences(
 
 /// A caption that somebody wrote, with its score on a photograph.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ScoredCaption {
+pub struct CaptionScore {
     /// Key of the photograph.
     pub photograph: usize,
     /// Indicates whether it was written of that photograph.
@@ -96,11 +96,12 @@ pub struct ScoredCaption {
 /// of each is flagged.
 pub fn caption_findings(
     [ranked, own, others]: [Measure; 3],
-    captions: &[ScoredCaption],
+    captions: &[CaptionScore],
     resampling: Resampling,
 ) -> [Finding; 3] {
-    let photographs = super::Numbers::of(captions.iter().map(|caption| caption.photograph)).len();
-    let outcome = |c: &ScoredCaption| Outcome {
+    let photographs =
+        super::PhotographNumbers::of(captions.iter().map(|caption| caption.photograph)).len();
+    let outcome = |c: &CaptionScore| ScoredOutcome {
         photograph: c.photograph,
         score: c.score,
         is_right: c.is_own,
@@ -139,7 +140,7 @@ pub fn caption_findings(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::honesty::bars::Found;
+    use crate::eval::honesty::bars::MeasuredValue;
 
     const RESAMPLING: Resampling = Resampling {
         repeats: 50,
@@ -209,13 +210,13 @@ mod tests {
 
     #[test]
     fn captions_are_ranked_and_flags_counted() {
-        let caption = |(photograph, is_own, score): (usize, bool, f64)| ScoredCaption {
+        let caption = |(photograph, is_own, score): (usize, bool, f64)| CaptionScore {
             photograph,
             is_own,
             score,
             is_flagged: score < 0.5,
         };
-        let captions: Vec<ScoredCaption> = [
+        let captions: Vec<CaptionScore> = [
             (0, true, 0.9),
             (0, false, 0.1),
             (1, true, 0.4),
@@ -231,7 +232,7 @@ mod tests {
         ];
         let found =
             caption_findings(measures, &captions, RESAMPLING).map(|finding| match finding.found {
-                Found::Figure(figure) => figure.value,
+                MeasuredValue::Figure(figure) => figure.value,
                 _ => f64::NAN,
             });
         assert_eq!(found, [0.75, 0.5, 0.5]);

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
 };
 
-use super::{Question, Setting, question};
+use super::{PopeQuestion, Setting, question};
 
 /// Asks about up to `per_image` objects of every image, each question followed by one about an
 /// object that is not there, as POPE's code does.
@@ -24,13 +24,13 @@ pub fn build(
     setting: Setting,
     per_image: usize,
     seed: u64,
-) -> Vec<Question> {
+) -> Vec<PopeQuestion> {
     let statistics = Statistics::new(images);
     let mut questions = Vec::new();
     for &(image, objects) in images {
         for (present, absent) in pairs(&statistics, image, objects, setting, per_image, seed) {
             for (object, present) in [(present, true), (absent, false)] {
-                questions.push(Question {
+                questions.push(PopeQuestion {
                     id: questions.len() as u64 + 1,
                     image: image.to_owned(),
                     text: question(object),

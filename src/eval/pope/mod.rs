@@ -2,7 +2,7 @@
 //! that are not there?
 //!
 //! [`build`] makes questions from annotated objects, [`read_answers`] and [`parse`] take any
-//! model's answers, [`Scores`] adds them up. The files are those of the authors' code, so that sets
+//! model's answers, [`PopeCounts`] adds them up. The files are those of the authors' code, so that sets
 //! and answers can be exchanged with it.
 
 mod build;
@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use self::{
     build::build,
-    score::{Scores, parse, read_answers},
+    score::{PopeCounts, parse, read_answers},
 };
-use super::data::{Any, DataError, Problems, read, rows};
+use super::data::{AnyValue, DataError, RowProblems, read, rows};
 
 /// Pairs of questions an image in the paper: six questions.
 pub const PER_IMAGE: usize = 3;
@@ -68,7 +68,7 @@ impl FromStr for Setting {
 
 /// A question that yes or no answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Question {
+pub struct PopeQuestion {
     /// Unique in its set.
     #[serde(rename = "question_id")]
     pub id: u64,
@@ -106,7 +106,7 @@ pub fn question(object: &str) -> String {
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write_questions(questions: &[Question], mut out: impl io::Write) -> io::Result<()> {
+pub fn write_questions(questions: &[PopeQuestion], mut out: impl io::Write) -> io::Result<()> {
     for question in questions {
         serde_json::to_writer(&mut out, question)?;
         out.write_all(b"\n")?;
@@ -118,19 +118,19 @@ pub fn write_questions(questions: &[Question], mut out: impl io::Write) -> io::R
 #[serde(expecting = "an object")]
 struct Row<'a> {
     #[serde(borrow, default)]
-    question_id: Any<'a>,
+    question_id: AnyValue<'a>,
     #[serde(borrow, default)]
-    image: Any<'a>,
+    image: AnyValue<'a>,
     #[serde(borrow, default)]
-    text: Any<'a>,
+    text: AnyValue<'a>,
     #[serde(borrow, default)]
-    question: Any<'a>,
+    question: AnyValue<'a>,
     #[serde(borrow, default)]
-    label: Any<'a>,
+    label: AnyValue<'a>,
     #[serde(borrow, default)]
-    object: Any<'a>,
+    object: AnyValue<'a>,
     #[serde(borrow, default)]
-    setting: Any<'a>,
+    setting: AnyValue<'a>,
 }
 
 /// Reads a set that POPE's code or [`write_questions`] wrote, or rows with `question` in place of
@@ -138,9 +138,9 @@ struct Row<'a> {
 ///
 /// # Errors
 /// See [`DataError`].
-pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
+pub fn read_questions(path: &Path) -> Result<Vec<PopeQuestion>, DataError> {
     let text = read(path)?;
-    let mut problems = Problems::new(path);
+    let mut problems = RowProblems::new(path);
     let mut seen = HashMap::new();
     let mut questions = Vec::new();
     for (place, row) in rows(&text, &mut problems) {
@@ -166,9 +166,9 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, DataError> {
 }
 
 /// The number that a row names.
-fn number(id: Any) -> Result<u64, String> {
+fn number(id: AnyValue) -> Result<u64, String> {
     match id {
-        Any::Text(text) => text
+        AnyValue::Text(text) => text
             .trim()
             .parse()
             .map_err(|_| format!("'question_id' is '{text}', expected an integer")),
@@ -176,15 +176,15 @@ fn number(id: Any) -> Result<u64, String> {
     }
 }
 
-fn from_row(row: Row, before: usize) -> Result<Question, String> {
-    let optional = |any: Any, field: &str| {
+fn from_row(row: Row, before: usize) -> Result<PopeQuestion, String> {
+    let optional = |any: AnyValue, field: &str| {
         if any.is_absent() {
             Ok(None)
         } else {
             any.text(field).map(|text| Some(text.into_owned()))
         }
     };
-    Ok(Question {
+    Ok(PopeQuestion {
         id: if row.question_id.is_absent() {
             before as u64 + 1
         } else {

@@ -9,8 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Question;
-use crate::eval::data::{Any, DataError, Place, Problems, read, rows};
+use super::PopeQuestion;
+use crate::eval::data::{AnyValue, DataError, RowPosition, RowProblems, read, rows};
 
 /// Returns `true` if an answer means yes, by the rule of POPE's code: no when a word up to the
 /// first full stop is `No`, `no` or `not`, or else yes.
@@ -29,7 +29,7 @@ pub fn parse(answer: &str) -> bool {
 
 /// Counts of answers; yes is the positive class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scores {
+pub struct PopeCounts {
     /// Yes to an object that is there.
     pub true_positives: usize,
     /// Yes to an object that is not there: a hallucination.
@@ -40,7 +40,7 @@ pub struct Scores {
     pub false_negatives: usize,
 }
 
-impl Scores {
+impl PopeCounts {
     /// The count of one question.
     pub fn of(present: bool, yes: bool) -> Self {
         let mut this = Self::default();
@@ -95,7 +95,7 @@ fn rate(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-impl AddAssign for Scores {
+impl AddAssign for PopeCounts {
     fn add_assign(&mut self, other: Self) {
         self.true_positives += other.true_positives;
         self.false_positives += other.false_positives;
@@ -104,7 +104,7 @@ impl AddAssign for Scores {
     }
 }
 
-impl Add for Scores {
+impl Add for PopeCounts {
     type Output = Self;
 
     fn add(mut self, other: Self) -> Self {
@@ -113,7 +113,7 @@ impl Add for Scores {
     }
 }
 
-impl Sum for Scores {
+impl Sum for PopeCounts {
     fn sum<I: Iterator<Item = Self>>(scores: I) -> Self {
         scores.fold(Self::default(), Add::add)
     }
@@ -123,13 +123,13 @@ impl Sum for Scores {
 #[serde(expecting = "an object")]
 struct Row<'a> {
     #[serde(borrow, default)]
-    question_id: Any<'a>,
+    question_id: AnyValue<'a>,
     #[serde(borrow, default)]
-    question: Any<'a>,
+    question: AnyValue<'a>,
     #[serde(borrow, default)]
-    answer: Any<'a>,
+    answer: AnyValue<'a>,
     #[serde(borrow, default)]
-    text: Any<'a>,
+    text: AnyValue<'a>,
 }
 
 /// Reads rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA
@@ -139,19 +139,19 @@ struct Row<'a> {
 ///
 /// # Errors
 /// See [`DataError`]; also a question with no answer or with two.
-pub fn read_answers(path: &Path, questions: &[Question]) -> Result<Vec<String>, DataError> {
+pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<String>, DataError> {
     let text = read(path)?;
-    let mut problems = Problems::new(path);
-    let rows: Vec<(Place, Row)> = rows(&text, &mut problems);
+    let mut problems = RowProblems::new(path);
+    let rows: Vec<(RowPosition, Row)> = rows(&text, &mut problems);
     // Rows that are missing would make all later ones answer the wrong question.
     problems.none()?;
-    let mut problems = Problems::new(path);
+    let mut problems = RowProblems::new(path);
     let by_id: HashMap<u64, usize> = questions
         .iter()
         .enumerate()
         .map(|(i, question)| (question.id, i))
         .collect();
-    let mut answers: Vec<Option<(Place, String)>> = vec![None; questions.len()];
+    let mut answers: Vec<Option<(RowPosition, String)>> = vec![None; questions.len()];
     for (i, (place, row)) in rows.into_iter().enumerate() {
         let Some((index, answer)) = problems.take(place, from_row(row, i, questions, &by_id))
         else {
@@ -175,7 +175,7 @@ pub fn read_answers(path: &Path, questions: &[Question]) -> Result<Vec<String>, 
         .filter(|(_, answer)| answer.is_none())
     {
         problems.add(
-            Place::File,
+            RowPosition::File,
             format!("question {} has no answer", question.id),
         );
     }
@@ -191,7 +191,7 @@ pub fn read_answers(path: &Path, questions: &[Question]) -> Result<Vec<String>, 
 fn from_row(
     row: Row,
     number: usize,
-    questions: &[Question],
+    questions: &[PopeQuestion],
     by_id: &HashMap<u64, usize>,
 ) -> Result<(usize, String), String> {
     let index = if row.question_id.is_absent() {

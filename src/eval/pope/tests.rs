@@ -7,7 +7,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::eval::data::References;
+use crate::eval::data::ReferenceSet;
 
 type Images = Vec<(String, BTreeSet<String>)>;
 
@@ -23,7 +23,7 @@ fn set(images: &[(&str, &str)]) -> Images {
         .collect()
 }
 
-fn built(images: &Images, setting: Setting, per_image: usize, seed: u64) -> Vec<Question> {
+fn built(images: &Images, setting: Setting, per_image: usize, seed: u64) -> Vec<PopeQuestion> {
     build(
         &images
             .iter()
@@ -36,11 +36,11 @@ fn built(images: &Images, setting: Setting, per_image: usize, seed: u64) -> Vec<
 }
 
 /// The object of a question.
-fn object(question: &Question) -> &str {
+fn object(question: &PopeQuestion) -> &str {
     question.object.as_deref().unwrap()
 }
 
-fn texts(questions: &[Question], present: bool) -> BTreeSet<(&str, &str)> {
+fn texts(questions: &[PopeQuestion], present: bool) -> BTreeSet<(&str, &str)> {
     questions
         .iter()
         .filter(|q| q.present == present)
@@ -55,7 +55,7 @@ fn coco() -> Option<Images> {
         println!("skipped: {} is absent", dir.display());
         return None;
     }
-    let set = References::open(&dir, None).unwrap();
+    let set = ReferenceSet::open(&dir, None).unwrap();
     Some(
         set.images()
             .iter()
@@ -65,9 +65,9 @@ fn coco() -> Option<Images> {
 }
 
 /// Checks the properties that hold for any set.
-fn check(images: &Images, questions: &[Question], setting: Setting, per_image: usize) {
+fn check(images: &Images, questions: &[PopeQuestion], setting: Setting, per_image: usize) {
     let vocabulary: BTreeSet<&String> = images.iter().flat_map(|(_, objects)| objects).collect();
-    let mut by_image: BTreeMap<&str, Vec<&Question>> = BTreeMap::new();
+    let mut by_image: BTreeMap<&str, Vec<&PopeQuestion>> = BTreeMap::new();
     questions
         .iter()
         .for_each(|q| by_image.entry(&q.image).or_default().push(q));
@@ -206,7 +206,7 @@ fn real_photographs() {
     let [random, popular, adversarial] = &sets;
     assert_ne!(*random, built(&images, Setting::Random, PER_IMAGE, 8));
     for (name, objects) in &images {
-        let absent = |of: &[Question]| {
+        let absent = |of: &[PopeQuestion]| {
             of.iter()
                 .filter(|q| q.image == *name && !q.present)
                 .map(|q| object(q).to_owned())
@@ -233,7 +233,7 @@ fn real_photographs() {
             .filter(|(_, objects)| objects.contains(a) && objects.contains(b))
             .count()
     };
-    let mean = |questions: &[Question]| {
+    let mean = |questions: &[PopeQuestion]| {
         questions
             .chunks(2)
             .map(|pair| together(object(&pair[0]), object(&pair[1])))
@@ -281,7 +281,7 @@ proptest! {
 
     #[test]
     fn counts_add_up(rounds in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50)) {
-        let sum: Scores = rounds.iter().map(|&(present, yes)| Scores::of(present, yes)).sum();
+        let sum: PopeCounts = rounds.iter().map(|&(present, yes)| PopeCounts::of(present, yes)).sum();
         prop_assert_eq!(sum.total(), rounds.len());
         prop_assert_eq!(sum.yes_rate(),
             (!rounds.is_empty()).then(|| rounds.iter().filter(|r| r.1)
@@ -323,7 +323,7 @@ fn answers_are_read_as_the_reference_reads_them() {
 
 #[test]
 fn scores() {
-    let sum: Scores = [
+    let sum: PopeCounts = [
         (true, true),
         (true, true),
         (true, false),
@@ -331,11 +331,11 @@ fn scores() {
         (false, false),
     ]
     .into_iter()
-    .map(|(p, y)| Scores::of(p, y))
+    .map(|(p, y)| PopeCounts::of(p, y))
     .sum();
     assert_eq!(
         sum,
-        Scores {
+        PopeCounts {
             true_positives: 2,
             false_positives: 1,
             true_negatives: 1,
@@ -352,7 +352,7 @@ fn scores() {
         (Some(0.6), Some(2.0 / 3.0), Some(2.0 / 3.0), Some(0.6))
     );
     assert_eq!(sum.f1(), Some(2.0 / 3.0));
-    let none = Scores::default();
+    let none = PopeCounts::default();
     assert_eq!(
         [
             none.accuracy(),
@@ -364,7 +364,7 @@ fn scores() {
         [None; 5]
     );
     assert_eq!(
-        Scores::of(false, false).precision(),
+        PopeCounts::of(false, false).precision(),
         None,
         "who never says yes has no precision"
     );
@@ -487,10 +487,10 @@ fn answers_find_their_questions() {
                     \"yes\"}\n{\"question\": \"Is there a dog in the image? Say yes or no.\", \
                     \"answer\": \"no\"}\n{\"answer\": \"Yes, a dog\"}\n{\"answer\": \"no\"}";
     assert_eq!(answers(in_order).unwrap(), want);
-    let scores: Scores = questions
+    let scores: PopeCounts = questions
         .iter()
         .zip(answers(by_id).unwrap())
-        .map(|(q, answer)| Scores::of(q.present, parse(&answer)))
+        .map(|(q, answer)| PopeCounts::of(q.present, parse(&answer)))
         .sum();
     assert_eq!((scores.accuracy(), scores.total()), (Some(1.0), 4));
     for (from, to, want) in [

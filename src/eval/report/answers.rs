@@ -9,16 +9,16 @@ use std::{
 use rand::{SeedableRng, rngs::SmallRng, seq::IteratorRandom};
 
 use super::{
-    Better, CaptionCard, CardWord, Cell, Column, Format, Photo, Section, Series, Table, TableRow,
-    stated,
+    CaptionCard, CardWord, Column, GoodDirection, NumberFormat, Photo, ReportTable, Section,
+    Series, TableCell, TableRow, stated,
 };
 use crate::eval::{
     bootstrap::{Estimate, REPEATS, estimates},
     honesty::{
-        Outcome,
+        ScoredOutcome,
         risk::{risk_coverage, risk_plot},
     },
-    tokens::{Ranking, Scored},
+    tokens::{Ranking, ScoredToken},
 };
 
 /// Wrong answers shown of each kind.
@@ -177,7 +177,7 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
     let photographs = images.iter().max().map_or(0, |last| last + 1);
     let mut text = format!(
         "{} of {} answers about {photographs} photographs are right.",
-        stated(&right, Format::Percent),
+        stated(&right, NumberFormat::Percent),
         rows.len()
     );
     let rate = |rows: &[&AnsweredQuestion]| {
@@ -195,7 +195,7 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
                     value,
                     interval: None,
                 },
-                Format::Percent,
+                NumberFormat::Percent,
             )
         };
         text += &format!(
@@ -226,11 +226,11 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
                 interval: None,
                 ..asked
             },
-            Format::Percent,
+            NumberFormat::Percent,
         );
         text += &format!(
             " Of the questions that yes or no answers, {} got a yes where {asked} should.",
-            stated(&yes, Format::Percent)
+            stated(&yes, NumberFormat::Percent)
         );
     }
     text
@@ -251,10 +251,10 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
             ],
         )
     };
-    let count = |name: &str| Column::new(name, Format::Count);
+    let count = |name: &str| Column::new(name, NumberFormat::Count);
     Section {
         title: "Yes and no".into(),
-        tables: vec![Table {
+        tables: vec![ReportTable {
             title: "What was answered to questions of yes or no".into(),
             note:
                 "Answers by the truth: a yes where no is right claims something that is not there."
@@ -278,7 +278,7 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     let is_flagged = |row: &&AnsweredQuestion| row.verdict.as_deref() == Some("flagged");
     let row = |name: &str, chosen: Vec<(&AnsweredQuestion, usize)>| {
         let scored = |(row, image): &(&AnsweredQuestion, usize)| {
-            Some(Scored {
+            Some(ScoredToken {
                 reward: row.score? as f32,
                 good: row.is_right,
                 image: *image as u32,
@@ -307,9 +307,9 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
             ]
         };
         let count = images.iter().max().map_or(0, |last| last + 1);
-        let mut cells: Vec<Cell> = estimates(count, REPEATS, seed, figures)
+        let mut cells: Vec<TableCell> = estimates(count, REPEATS, seed, figures)
             .into_iter()
-            .map(Cell::from)
+            .map(TableCell::from)
             .collect();
         cells.push(chosen.len().into());
         TableRow {
@@ -328,7 +328,7 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     let several = by_kind.len() > 1;
     let curve = |name: &str, chosen: &[(&AnsweredQuestion, usize)]| {
         let outcome = |&(row, photograph): &(&AnsweredQuestion, usize)| {
-            Some(Outcome {
+            Some(ScoredOutcome {
                 photograph,
                 score: row.score?,
                 is_right: row.is_right,
@@ -351,20 +351,20 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
             .filter(|_| several)
             .map(|(kind, chosen)| row(kind, chosen)),
     );
-    let share = |name: &str, better| Column::new(name, Format::Percent).better(better);
+    let share = |name: &str, better| Column::new(name, NumberFormat::Percent).better(better);
     Section {
         title: "Risk".into(),
-        tables: vec![Table {
+        tables: vec![ReportTable {
             title: "Whether the guard's score tells wrong answers from right ones".into(),
             note: "The answer stays as the model gave it. AUROC is the chance that a wrong answer \
                    has a lower score than a right one: 0.5 is a coin."
                 .into(),
             columns: vec![
-                Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
-                share("wrong answers flagged", Better::Higher),
-                share("right answers flagged", Better::Lower),
-                share("right among unflagged", Better::Higher),
-                Column::new("questions", Format::Count),
+                Column::new("AUROC", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
+                share("wrong answers flagged", GoodDirection::Higher),
+                share("right answers flagged", GoodDirection::Lower),
+                share("right among unflagged", GoodDirection::Higher),
+                Column::new("questions", NumberFormat::Count),
             ],
             rows: table_rows,
         }],
@@ -437,7 +437,7 @@ fn card(row: &AnsweredQuestion) -> CaptionCard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::report::{Plot, Report};
+    use crate::eval::report::{EvaluationReport, Plot};
 
     fn question(kind: &str, image: usize, right: bool, score: Option<f64>) -> AnsweredQuestion {
         AnsweredQuestion {
@@ -454,11 +454,11 @@ mod tests {
         }
     }
 
-    fn report(rows: &[AnsweredQuestion], seed: u64) -> Report {
+    fn report(rows: &[AnsweredQuestion], seed: u64) -> EvaluationReport {
         let AnswerSections { summary, details } = sections(rows, seed);
-        Report {
+        EvaluationReport {
             sections: [vec![summary], details].concat(),
-            ..Report::default()
+            ..EvaluationReport::default()
         }
     }
 

@@ -1,15 +1,15 @@
 //! Numbers as people read them; the terminal and the page agree here.
 
-use super::{Better, Cell, Column, Estimate, Format};
+use super::{Column, Estimate, GoodDirection, NumberFormat, TableCell};
 
 /// Text of a cell without a figure.
 pub(super) const ABSENT: &str = "–";
 
 /// A cell as text: the figure or the words, and the interval.
-pub(super) fn cell(cell: Option<&Cell>, format: Format) -> (String, Option<String>) {
+pub(super) fn cell(cell: Option<&TableCell>, format: NumberFormat) -> (String, Option<String>) {
     match cell {
-        Some(Cell::Text(text)) => (plain(text), None),
-        Some(Cell::Value(Estimate { value, interval })) if value.is_finite() => {
+        Some(TableCell::Text(text)) => (plain(text), None),
+        Some(TableCell::Value(Estimate { value, interval })) if value.is_finite() => {
             let finite = interval.filter(|(low, high)| low.is_finite() && high.is_finite());
             (
                 number(*value, format),
@@ -23,13 +23,13 @@ pub(super) fn cell(cell: Option<&Cell>, format: Format) -> (String, Option<Strin
 }
 
 /// A figure within a sentence: value, unit, interval.
-pub(crate) fn stated(estimate: &Estimate, format: Format) -> String {
-    let unit = if format == Format::Percent {
+pub(crate) fn stated(estimate: &Estimate, format: NumberFormat) -> String {
+    let unit = if format == NumberFormat::Percent {
         "\u{a0}%"
     } else {
         ""
     };
-    match cell(Some(&Cell::Value(*estimate)), format) {
+    match cell(Some(&TableCell::Value(*estimate)), format) {
         (value, _) if value == ABSENT => "unknown".to_owned(),
         (value, Some(interval)) => format!("{value}{unit} {interval}"),
         (value, None) => format!("{value}{unit}"),
@@ -37,12 +37,12 @@ pub(crate) fn stated(estimate: &Estimate, format: Format) -> String {
 }
 
 /// A number in its column's format.
-pub(super) fn number(value: f64, format: Format) -> String {
+pub(super) fn number(value: f64, format: NumberFormat) -> String {
     let text = match format {
-        Format::Percent => format!("{:.1}", value * 100.0),
-        Format::Decimal(places) => format!("{value:.places$}"),
-        Format::Count => grouped(&format!("{value:.0}")),
-        Format::Text => value.to_string(),
+        NumberFormat::Percent => format!("{:.1}", value * 100.0),
+        NumberFormat::Decimal(places) => format!("{value:.places$}"),
+        NumberFormat::Count => grouped(&format!("{value:.0}")),
+        NumberFormat::Text => value.to_string(),
     };
     // A small negative number rounds to "-0.0".
     match text.strip_prefix('-') {
@@ -66,10 +66,10 @@ pub(super) fn grouped(digits: &str) -> String {
 
 /// Unit and direction of a column, as they follow its name.
 pub(super) fn marks(column: &Column) -> impl Iterator<Item = &'static str> {
-    let unit = (column.format == Format::Percent).then_some("%");
+    let unit = (column.format == NumberFormat::Percent).then_some("%");
     let arrow = column.better.map(|better| match better {
-        Better::Higher => "↑",
-        Better::Lower => "↓",
+        GoodDirection::Higher => "↑",
+        GoodDirection::Lower => "↓",
     });
     unit.into_iter().chain(arrow)
 }
@@ -98,13 +98,13 @@ mod tests {
     #[test]
     fn numbers_follow_their_format() {
         for (value, format, text) in [
-            (0.3056, Format::Percent, "30.6"),
-            (-0.0001, Format::Percent, "0.0"),
-            (-0.25, Format::Decimal(1), "-0.2"),
-            (1234567.0, Format::Count, "1,234,567"),
-            (-123456.0, Format::Count, "-123,456"),
-            (999.0, Format::Count, "999"),
-            (0.5, Format::Text, "0.5"),
+            (0.3056, NumberFormat::Percent, "30.6"),
+            (-0.0001, NumberFormat::Percent, "0.0"),
+            (-0.25, NumberFormat::Decimal(1), "-0.2"),
+            (1234567.0, NumberFormat::Count, "1,234,567"),
+            (-123456.0, NumberFormat::Count, "-123,456"),
+            (999.0, NumberFormat::Count, "999"),
+            (0.5, NumberFormat::Text, "0.5"),
         ] {
             assert_eq!(number(value, format), text);
         }
@@ -112,8 +112,8 @@ mod tests {
 
     #[test]
     fn cells_show_their_interval_or_a_dash() {
-        let estimate = |value, interval| Cell::Value(Estimate { value, interval });
-        let shown = |c: &Cell| cell(Some(c), Format::Percent);
+        let estimate = |value, interval| TableCell::Value(Estimate { value, interval });
+        let shown = |c: &TableCell| cell(Some(c), NumberFormat::Percent);
         assert_eq!(
             shown(&estimate(0.306, Some((0.281, 0.33)))),
             ("30.6".to_owned(), Some("[28.1, 33.0]".to_owned()))
@@ -124,10 +124,13 @@ mod tests {
         );
         for absent in [
             None,
-            Some(&Cell::Absent),
+            Some(&TableCell::Absent),
             Some(&estimate(f64::NAN, Some((0.1, 0.2)))),
         ] {
-            assert_eq!(cell(absent, Format::Percent), (ABSENT.to_owned(), None));
+            assert_eq!(
+                cell(absent, NumberFormat::Percent),
+                (ABSENT.to_owned(), None)
+            );
         }
         assert_eq!(
             shown(&"\u{1b}[31mred".into()),

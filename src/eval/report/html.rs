@@ -6,8 +6,8 @@ use minijinja::{Environment, Error, Value, context};
 use serde::Serialize;
 
 use super::{
-    Better, CaptionCard, CardWord, Column, Format, Photo, Plot, Report, Section, Table, TableRow,
-    WordChange,
+    CaptionCard, CardWord, Column, EvaluationReport, GoodDirection, NumberFormat, Photo, Plot,
+    ReportTable, Section, TableRow, WordChange,
     format::{cell, marks, number},
     plots::draw,
 };
@@ -17,7 +17,7 @@ const STYLE: &str = include_str!("report.css");
 /// Autoescape goes by the name's ending.
 const NAME: &str = "report.html";
 
-impl Report {
+impl EvaluationReport {
     /// The report as a page of HTML with plots and captions.
     ///
     /// # Errors
@@ -137,23 +137,23 @@ impl<'a> SectionView<'a> {
 }
 
 impl<'a> TableView<'a> {
-    fn new(table: &'a Table) -> Self {
+    fn new(table: &'a ReportTable) -> Self {
         let columns = table.columns.iter().map(|column| ColumnView {
             name: &column.name,
             label: marks(column).fold(column.name.clone(), |label, mark| label + "\u{a0}" + mark),
             marks: marks(column).collect::<Vec<_>>().join("\u{a0}"),
             better: match column.better {
-                Some(Better::Higher) => "higher is better",
-                Some(Better::Lower) => "lower is better",
+                Some(GoodDirection::Higher) => "higher is better",
+                Some(GoodDirection::Lower) => "lower is better",
                 None => "",
             },
             help: &column.help,
-            words: column.format == Format::Text,
+            words: column.format == NumberFormat::Text,
         });
         let cells = |row: &TableRow| {
             let shown = |(i, c): (usize, &Column)| {
                 let (figure, interval) = cell(row.cells.get(i), c.format);
-                (figure, interval, c.format == Format::Text)
+                (figure, interval, c.format == NumberFormat::Text)
             };
             table.columns.iter().enumerate().map(shown).collect()
         };
@@ -275,7 +275,7 @@ impl<'a> WordView<'a> {
 
 fn reward(word: &CardWord) -> String {
     word.reward
-        .map(|r| number(f64::from(r), Format::Decimal(2)))
+        .map(|r| number(f64::from(r), NumberFormat::Decimal(2)))
         .unwrap_or_default()
 }
 
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn words_carry_their_reward_and_judgement() {
+    fn words_carry_their_reward_and_judgment() {
         let page = page();
         assert!(page.contains(
             "<span class=\"w\" style=\"--doubt:0.09\" title=\"reward 0.91, in \
@@ -386,12 +386,12 @@ mod tests {
             facts: vec![("Right answer".to_owned(), "A & B".to_owned())],
             ..CaptionCard::default()
         };
-        let page = Report {
+        let page = EvaluationReport {
             sections: vec![Section {
                 cards: vec![card],
                 ..Section::default()
             }],
-            ..Report::default()
+            ..EvaluationReport::default()
         }
         .html()
         .unwrap();
@@ -415,9 +415,9 @@ mod tests {
 
     #[test]
     fn an_empty_report_is_a_page() {
-        let page = Report {
+        let page = EvaluationReport {
             title: "Nothing".to_owned(),
-            ..Report::default()
+            ..EvaluationReport::default()
         }
         .html()
         .unwrap();

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Cell, Estimate, Format, Report, Section, Table};
+use super::{Estimate, EvaluationReport, NumberFormat, ReportTable, Section, TableCell};
 
 /// Number of the JSON's shape; grows when a reader of the old shape would stumble.
 pub const SCHEMA: u32 = 1;
 
-impl Report {
+impl EvaluationReport {
     /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is
     /// `null`, a string, or an object with `value`, `unit` (`share` of 1, `count` or `number`) and,
     /// where there is an interval, `low` and `high`. A name that its neighbors have already taken
@@ -33,8 +33,8 @@ fn section(section: &Section) -> Value {
     })
 }
 
-fn table(table: &Table) -> Value {
-    let row = |cells: &[Cell]| {
+fn table(table: &ReportTable) -> Value {
+    let row = |cells: &[TableCell]| {
         named(
             table
                 .columns
@@ -50,15 +50,16 @@ fn table(table: &Table) -> Value {
     })
 }
 
-fn cell(cell: Option<&Cell>, format: Format) -> Value {
+fn cell(cell: Option<&TableCell>, format: NumberFormat) -> Value {
     let unit = match format {
-        Format::Percent => "share",
-        Format::Count => "count",
-        Format::Decimal(_) | Format::Text => "number",
+        NumberFormat::Percent => "share",
+        NumberFormat::Count => "count",
+        NumberFormat::Decimal(_) | NumberFormat::Text => "number",
     };
     match cell {
-        Some(Cell::Text(text)) => json!(text),
-        Some(Cell::Value(Estimate { value, interval })) if value.is_finite() => match interval {
+        Some(TableCell::Text(text)) => json!(text),
+        Some(TableCell::Value(Estimate { value, interval })) if value.is_finite() => match interval
+        {
             Some((low, high)) => json!({ "value": value, "low": low, "high": high, "unit": unit }),
             None => json!({ "value": value, "unit": unit }),
         },
@@ -133,6 +134,9 @@ mod tests {
             .iter_mut()
             .flat_map(|s| &mut s.cards)
             .for_each(|card| card.photo = None);
-        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+        assert_eq!(
+            serde_json::from_str::<EvaluationReport>(&text).unwrap(),
+            report
+        );
     }
 }

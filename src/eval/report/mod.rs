@@ -21,7 +21,7 @@ pub use photo::Photo;
 
 /// A whole evaluation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct EvaluationReport {
     /// Subject of the evaluation.
     pub title: String,
     /// The command that makes it again.
@@ -42,7 +42,7 @@ pub struct Section {
     /// Paragraphs.
     pub text: Vec<String>,
     /// Tables, before the plots.
-    pub tables: Vec<Table>,
+    pub tables: Vec<ReportTable>,
     /// Plots; the terminal leaves them out.
     pub plots: Vec<Plot>,
     /// Captions word by word; the terminal leaves them out.
@@ -51,7 +51,7 @@ pub struct Section {
 
 /// A table. Its first column, the names of the rows, is implied.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Table {
+pub struct ReportTable {
     /// Caption.
     pub title: String,
     /// A remark below the table; may be empty.
@@ -68,16 +68,16 @@ pub struct Column {
     /// Heading, without unit and arrow.
     pub name: String,
     /// Format of its numbers.
-    pub format: Format,
+    pub format: NumberFormat,
     /// Which direction is good, where one is.
-    pub better: Option<Better>,
+    pub better: Option<GoodDirection>,
     /// Meaning of the figure; may be empty.
     pub help: String,
 }
 
 impl Column {
     /// A column without a direction and without help.
-    pub fn new(name: impl Into<String>, format: Format) -> Self {
+    pub fn new(name: impl Into<String>, format: NumberFormat) -> Self {
         Self {
             name: name.into(),
             format,
@@ -88,7 +88,7 @@ impl Column {
 
     /// Says which direction is good.
     #[must_use]
-    pub fn better(self, better: Better) -> Self {
+    pub fn better(self, better: GoodDirection) -> Self {
         Self {
             better: Some(better),
             ..self
@@ -108,7 +108,7 @@ impl Column {
 /// Format of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Format {
+pub enum NumberFormat {
     /// A share of 1, written in percent with one decimal.
     Percent,
     /// So many decimals.
@@ -122,7 +122,7 @@ pub enum Format {
 /// The good direction of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Better {
+pub enum GoodDirection {
     /// More is better.
     Higher,
     /// Less is better.
@@ -135,14 +135,14 @@ pub struct TableRow {
     /// Name.
     pub name: String,
     /// One cell a column; missing ones are absent.
-    pub cells: Vec<Cell>,
+    pub cells: Vec<TableCell>,
     /// Indicates whether the row is the one to look at.
     pub emphasis: bool,
 }
 
 impl TableRow {
     /// A row without emphasis.
-    pub fn new(name: impl Into<String>, cells: Vec<Cell>) -> Self {
+    pub fn new(name: impl Into<String>, cells: Vec<TableCell>) -> Self {
         Self {
             name: name.into(),
             cells,
@@ -154,7 +154,7 @@ impl TableRow {
 /// A cell of a table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Cell {
+pub enum TableCell {
     /// Nothing was there to measure.
     #[default]
     Absent,
@@ -164,13 +164,13 @@ pub enum Cell {
     Value(Estimate),
 }
 
-impl From<Estimate> for Cell {
+impl From<Estimate> for TableCell {
     fn from(estimate: Estimate) -> Self {
         Self::Value(estimate)
     }
 }
 
-impl From<f64> for Cell {
+impl From<f64> for TableCell {
     fn from(value: f64) -> Self {
         Self::Value(Estimate {
             value,
@@ -179,19 +179,19 @@ impl From<f64> for Cell {
     }
 }
 
-impl From<usize> for Cell {
+impl From<usize> for TableCell {
     fn from(count: usize) -> Self {
         Self::from(count as f64)
     }
 }
 
-impl From<&str> for Cell {
+impl From<&str> for TableCell {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
 }
 
-impl<T: Into<Cell>> From<Option<T>> for Cell {
+impl<T: Into<TableCell>> From<Option<T>> for TableCell {
     fn from(cell: Option<T>) -> Self {
         cell.map_or(Self::Absent, Into::into)
     }
@@ -229,7 +229,7 @@ pub enum Plot {
         /// Quantity that the bars measure.
         label: String,
         /// The bars, from the top.
-        bars: Vec<Bar>,
+        bars: Vec<PlotBar>,
     },
 }
 
@@ -272,7 +272,7 @@ pub struct ReliabilityBin {
 
 /// A bar.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Bar {
+pub struct PlotBar {
     /// Name.
     pub name: String,
     /// Length.

@@ -55,7 +55,7 @@ impl Photo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::report::{CaptionCard, Report, Section};
+    use crate::eval::report::{CaptionCard, EvaluationReport, Section};
 
     fn fixture(name: &str) -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -102,12 +102,12 @@ mod tests {
                 ..CaptionCard::default()
             })
             .collect();
-        let page = Report {
+        let page = EvaluationReport {
             sections: vec![Section {
                 cards,
                 ..Section::default()
             }],
-            ..Report::default()
+            ..EvaluationReport::default()
         }
         .html()
         .unwrap();

@@ -1,7 +1,7 @@
 //! Plots as SVG. Series differ by colour, dash and mark; legends stand outside the drawing.
 
 use super::{
-    Axis, Bar, Format, Plot, ReliabilityBin, Series,
+    Axis, NumberFormat, Plot, PlotBar, ReliabilityBin, Series,
     format::{counted, number},
     svg::{
         BOTTOM, Frame, RIGHT, Scale, TOP, WIDTH, drawable, drawing, escape, labels, line, range,
@@ -16,7 +16,7 @@ const TOO_NEAR: f64 = 0.4;
 
 /// A drawing and its legend.
 #[derive(Debug)]
-pub(super) struct Drawn {
+pub(super) struct RenderedPlot {
     /// Caption.
     pub(super) title: String,
     /// The drawing.
@@ -26,7 +26,7 @@ pub(super) struct Drawn {
 }
 
 /// Draws a plot.
-pub(super) fn draw(plot: &Plot) -> Drawn {
+pub(super) fn draw(plot: &Plot) -> RenderedPlot {
     match plot {
         Plot::Lines {
             title,
@@ -40,7 +40,7 @@ pub(super) fn draw(plot: &Plot) -> Drawn {
     }
 }
 
-fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool) -> Drawn {
+fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool) -> RenderedPlot {
     let points: Vec<Vec<(f64, f64)>> = series
         .iter()
         .map(|s| {
@@ -104,7 +104,7 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         .enumerate()
         .map(|(i, s)| (curve_sample(i % STYLES, s), s.name.clone()))
         .collect();
-    Drawn {
+    RenderedPlot {
         title: title.to_owned(),
         svg: drawing(
             height,
@@ -229,7 +229,7 @@ fn curve_sample(style: usize, series: &Series) -> String {
     sample(&(curve + &mark))
 }
 
-fn reliability(title: &str, bins: &[ReliabilityBin]) -> Drawn {
+fn reliability(title: &str, bins: &[ReliabilityBin]) -> RenderedPlot {
     const SPLIT: (f64, f64) = (290.0, 330.0);
     const HEIGHT: f64 = 430.0;
     let unit = (0.0, 1.0);
@@ -266,7 +266,7 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> Drawn {
         let tip = format!(
             "mean reward {}, {} % good, {}",
             short(reward),
-            number(share, Format::Percent),
+            number(share, NumberFormat::Percent),
             counted(bin.count, "token").unwrap_or_default()
         );
         body += &rect(
@@ -314,14 +314,14 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> Drawn {
         "Share of good tokens against mean reward in {} bins, {tokens} tokens.",
         bins.len()
     );
-    Drawn {
+    RenderedPlot {
         title: title.to_owned(),
         svg: drawing(HEIGHT, title, &description, &body),
         legend: legend.into(),
     }
 }
 
-fn bars_plot(title: &str, label: &str, bars: &[Bar]) -> Drawn {
+fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
     const ROW: f64 = 26.0;
     let values = || bars.iter().map(|b| b.value).filter(|&v| drawable(v));
     let longest_name = bars
@@ -402,7 +402,7 @@ fn bars_plot(title: &str, label: &str, bars: &[Bar]) -> Drawn {
         &format!("{label}: {}.", spoken.join(", ")),
         &body,
     );
-    Drawn {
+    RenderedPlot {
         title: title.to_owned(),
         svg,
         legend: Vec::new(),
@@ -413,8 +413,8 @@ fn bars_plot(title: &str, label: &str, bars: &[Bar]) -> Drawn {
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 || (size < 1e-3 && size > 0.0) => format!("{value:.2e}"),
-        size if size >= 100.0 || value.fract() == 0.0 => number(value, Format::Count),
-        _ => number(value, Format::Decimal(3)),
+        size if size >= 100.0 || value.fract() == 0.0 => number(value, NumberFormat::Count),
+        _ => number(value, NumberFormat::Decimal(3)),
     }
 }
 
@@ -622,7 +622,7 @@ mod tests {
         fn any_numbers_make_a_finite_drawing(points in prop::collection::vec((any::<f64>(),
             any::<f64>()), 0..20), marks in any::<bool>()) {
             well_formed(&one_series(points.clone(), marks));
-            let bars = points.iter().map(|p| Bar { name: "b".to_owned(), value: p.0, text: None })
+            let bars = points.iter().map(|p| PlotBar { name: "b".to_owned(), value: p.0, text: None })
                 .collect();
             well_formed(&draw(&Plot::Bars { title: String::new(), label: String::new(),
                 bars }).svg);

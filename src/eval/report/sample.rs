@@ -5,20 +5,20 @@ use super::*;
 /// Words that must not become markup.
 pub(super) const EVIL: &str = " <script>alert('\" onerror=\"')</script>";
 
-pub(super) fn report() -> Report {
+pub(super) fn report() -> EvaluationReport {
     let estimate = |value, low, high| {
-        Cell::Value(Estimate {
+        TableCell::Value(Estimate {
             value,
             interval: Some((low, high)),
         })
     };
     let columns = vec![
-        Column::new("CHAIR_i", Format::Percent)
-            .better(Better::Lower)
+        Column::new("CHAIR_i", NumberFormat::Percent)
+            .better(GoodDirection::Lower)
             .help("Share <of> mentions"),
-        Column::new("recall", Format::Percent).better(Better::Higher),
-        Column::new("CIDEr-D", Format::Decimal(3)).better(Better::Higher),
-        Column::new("captions", Format::Count),
+        Column::new("recall", NumberFormat::Percent).better(GoodDirection::Higher),
+        Column::new("CIDEr-D", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
+        Column::new("captions", NumberFormat::Count),
     ];
     let row = |name: &str, cells, emphasis| TableRow {
         name: name.to_owned(),
@@ -38,12 +38,12 @@ pub(super) fn report() -> Report {
         64usize.into(),
     ];
     let people = vec![
-        Cell::Absent,
+        TableCell::Absent,
         None::<usize>.into(),
         Some(0.9).into(),
         "five each".into(),
     ];
-    let table = Table {
+    let table = ReportTable {
         title: "CHAIR".to_owned(),
         note: "References leave things out.".to_owned(),
         columns,
@@ -53,7 +53,7 @@ pub(super) fn report() -> Report {
             row("people", people, false),
         ],
     };
-    Report {
+    EvaluationReport {
         title: "Captions".to_owned(),
         command: "candor eval captions --seed 7".to_owned(),
         facts: [("model", "candor-mini"), ("seed", "7")]
@@ -86,7 +86,7 @@ fn plots() -> Vec<Plot> {
         share_good,
         count,
     };
-    let bar = |name: &str, value, text: Option<&str>| Bar {
+    let bar = |name: &str, value, text: Option<&str>| PlotBar {
         name: name.to_owned(),
         value,
         text: text.map(str::to_owned),

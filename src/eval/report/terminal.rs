@@ -5,7 +5,7 @@ use std::iter;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::{
-    Format, Report, Section, Table,
+    EvaluationReport, NumberFormat, ReportTable, Section,
     format::{cell, counted, marks, plain},
 };
 
@@ -19,7 +19,7 @@ const NARROWEST: usize = 40;
 const BOLD: &str = "1";
 const DIM: &str = "2";
 
-impl Report {
+impl EvaluationReport {
     /// The report in at most `width` columns, with or without ANSI styles. Plots and captions are
     /// only counted.
     pub fn terminal(&self, width: usize, colour: bool) -> String {
@@ -124,7 +124,7 @@ impl Page {
     }
 
     /// A table; one that is too wide is cut into groups of columns, each with the row names.
-    fn table(&mut self, table: &Table) {
+    fn table(&mut self, table: &ReportTable) {
         self.line("");
         if !table.title.is_empty() {
             self.line(&self.styled(BOLD, &plain(&table.title)));
@@ -153,7 +153,7 @@ impl Page {
         }
     }
 
-    fn group(&mut self, table: &Table, names: &[String], names_width: usize, group: &[Laid]) {
+    fn group(&mut self, table: &ReportTable, names: &[String], names_width: usize, group: &[Laid]) {
         let height = group.iter().map(|c| c.heading.len()).max().unwrap_or(0);
         let gap = " ".repeat(GAP);
         for row in 0..height {
@@ -206,7 +206,7 @@ struct Laid {
 }
 
 impl Laid {
-    fn new(table: &Table, index: usize, room: usize) -> Self {
+    fn new(table: &ReportTable, index: usize, room: usize) -> Self {
         let column = &table.columns[index];
         let cells: Vec<(String, String)> = table
             .rows
@@ -235,7 +235,7 @@ impl Laid {
             .max()
             .unwrap_or(0)
             .saturating_sub(figures + intervals);
-        let side = if column.format == Format::Text {
+        let side = if column.format == NumberFormat::Text {
             Side::Left
         } else {
             Side::Right
@@ -447,9 +447,9 @@ mod tests {
     fn tables_without_rows_or_columns_are_written() {
         let mut report = sample::report();
         report.sections[0].tables[0].rows.clear();
-        report.sections[0].tables.push(Table {
+        report.sections[0].tables.push(ReportTable {
             title: "none".to_owned(),
-            ..Table::default()
+            ..ReportTable::default()
         });
         assert!(report.terminal(80, false).contains("none"));
     }

@@ -8,7 +8,7 @@ use super::ngrams::{Ngrams, ORDERS};
 
 /// Counts for BLEU, of one caption or of many: the counts add up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
+pub struct BleuStats {
     /// Runs of one to four words that a reference has too, each at most as often as the reference
     /// with most of them has it.
     pub matches: [usize; ORDERS],
@@ -20,7 +20,7 @@ pub struct Stats {
     pub closest: usize,
 }
 
-impl Stats {
+impl BleuStats {
     pub(super) fn of(caption: &Ngrams, references: &[Ngrams]) -> Self {
         let mut matches = [0; ORDERS];
         for &(ngram, count) in &caption.counts {
@@ -65,7 +65,7 @@ impl Stats {
     }
 }
 
-impl AddAssign for Stats {
+impl AddAssign for BleuStats {
     fn add_assign(&mut self, other: Self) {
         for order in 0..ORDERS {
             self.matches[order] += other.matches[order];
@@ -82,13 +82,13 @@ mod tests {
 
     #[test]
     fn matches_are_clipped_by_the_best_reference() {
-        let stats = Stats::of(
+        let stats = BleuStats::of(
             &Ngrams::of(&[1, 1, 1, 2]),
             &[Ngrams::of(&[1, 3, 1]), Ngrams::of(&[1, 2, 4, 4, 4])],
         );
         assert_eq!(
             stats,
-            Stats {
+            BleuStats {
                 matches: [3, 1, 0, 0],
                 guesses: [4, 3, 2, 1],
                 words: 4,
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_short_caption_pays() {
-        let short = Stats {
+        let short = BleuStats {
             matches: [4, 3, 2, 1],
             guesses: [4, 3, 2, 1],
             words: 4,
@@ -108,6 +108,6 @@ mod tests {
         for bleu in short.bleu() {
             assert!((bleu - (-1.0f64).exp()).abs() < 1e-6);
         }
-        assert!(Stats::default().bleu().iter().all(|b| b.is_finite()));
+        assert!(BleuStats::default().bleu().iter().all(|b| b.is_finite()));
     }
 }

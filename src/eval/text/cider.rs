@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     ngrams::{Ngram, Ngrams, ORDERS},
-    words::Row,
+    words::NumberedCaption,
 };
 
 /// Spread of the penalty on a difference in length.
@@ -61,7 +61,7 @@ struct Vector {
 }
 
 impl DocumentFrequencies {
-    pub(super) fn of(rows: &[Row]) -> Self {
+    pub(super) fn of(rows: &[NumberedCaption]) -> Self {
         let share = rows.len().div_ceil(rayon::current_num_threads()).max(1);
         let images = rows
             .par_chunks(share)
@@ -128,7 +128,7 @@ impl Vector {
     }
 }
 
-fn images_by_run(rows: &[Row]) -> Table<Seen> {
+fn images_by_run(rows: &[NumberedCaption]) -> Table<Seen> {
     let mut table: Table<Seen> = Table::default();
     for (image, row) in rows.iter().enumerate() {
         for ngram in row
@@ -162,8 +162,8 @@ fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
 mod tests {
     use super::*;
 
-    fn row(references: &[&[u32]]) -> Row {
-        Row {
+    fn row(references: &[&[u32]]) -> NumberedCaption {
+        NumberedCaption {
             caption: Vec::new(),
             references: references.iter().map(|r| r.to_vec()).collect(),
         }

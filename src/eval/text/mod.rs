@@ -1,6 +1,6 @@
 //! BLEU, ROUGE-L and CIDEr-D, figure for figure as `pycocoevalcap` 1.2 computes them.
 //!
-//! [`score`] judges every caption by the references of its image, [`Figures`] sums captions up.
+//! [`score`] judges every caption by the references of its image, [`TextMetrics`] sums captions up.
 //! Between the two anything can be done with single captions: leave some out, count some twice (the
 //! bootstrap).
 
@@ -16,8 +16,8 @@ mod words;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use self::{bleu::Stats as BleuStats, consensus::Consensus, ptb::words};
-use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::Row};
+pub use self::{bleu::BleuStats, consensus::Consensus, ptb::words};
+use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::NumberedCaption};
 
 /// Scores of one caption by the references of its image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub fn score<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<CaptionScor
         .collect()
 }
 
-fn judge(row: &Row, frequencies: &DocumentFrequencies) -> CaptionScores {
+fn judge(row: &NumberedCaption, frequencies: &DocumentFrequencies) -> CaptionScores {
     let caption = Ngrams::of(&row.caption);
     let references: Vec<Ngrams> = row.references.iter().map(|r| Ngrams::of(r)).collect();
     CaptionScores {
@@ -54,7 +54,7 @@ fn judge(row: &Row, frequencies: &DocumentFrequencies) -> CaptionScores {
 
 /// Figures of many captions. All are 0 without one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct TextMetrics {
     /// Captions that were scored.
     pub captions: usize,
     /// BLEU-1 to BLEU-4 of the corpus, 0 to 1.
@@ -67,7 +67,7 @@ pub struct Figures {
     pub words: f64,
 }
 
-impl Figures {
+impl TextMetrics {
     /// Sums captions up.
     pub fn of<'a>(captions: impl IntoIterator<Item = &'a CaptionScores>) -> Self {
         let (mut count, mut bleu, mut rouge_l, mut cider_d) =
@@ -126,7 +126,7 @@ mod tests {
             ("a a a a a", vec!["a dog", "The cat and a bird."]),
             ("...", vec!["A boat on the water.", "Boats."]),
         ]);
-        let figures = Figures::of(&all);
+        let figures = TextMetrics::of(&all);
         let close = |ours: f64, theirs: f64| {
             assert!(
                 (ours - theirs).abs() < 1e-9,
@@ -159,7 +159,7 @@ mod tests {
             ("a dog runs on grass", vec!["A dog runs on grass."]),
             ("two men in a boat", vec!["Two men in a boat!"]),
         ]);
-        let figures = Figures::of(&all);
+        let figures = TextMetrics::of(&all);
         assert!(
             figures.bleu.iter().all(|b| (b - 1.0).abs() < 1e-6),
             "{figures:?}"
@@ -172,7 +172,10 @@ mod tests {
 
     #[test]
     fn nothing_scores_nothing() {
-        assert_eq!(Figures::of(&score::<String>(&[])), Figures::default());
+        assert_eq!(
+            TextMetrics::of(&score::<String>(&[])),
+            TextMetrics::default()
+        );
         let empty = scores(&[("", vec!["a dog"]), ("!", vec!["a cat", ""])]);
         assert_eq!(
             (empty[0].rouge_l, empty[0].cider_d, empty[0].bleu.words),
@@ -207,7 +210,7 @@ mod tests {
                     && (0.0..=10.0 + 1e-9).contains(&scores.cider_d));
                 prop_assert_eq!(scores.bleu.words, words(caption).len());
             }
-            prop_assert!(Figures::of(&all).bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
+            prop_assert!(TextMetrics::of(&all).bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
         }
 
         #[test]

@@ -34,12 +34,12 @@ pub(super) struct Rule {
     /// token.
     pub(super) before: &'static str,
     /// Edit that turns the matched text into the token.
-    pub(super) edit: Edit,
+    pub(super) edit: TextEdit,
 }
 
 /// Edit of the text that a rule matched, in lower case.
 #[derive(Clone, Copy)]
-pub(super) enum Edit {
+pub(super) enum TextEdit {
     /// It is the token.
     Keep,
     /// The token is another; an empty one is none.
@@ -133,7 +133,7 @@ impl Tokenizer {
     }
 
     /// End and edit of the token at `at`.
-    fn longest(&mut self, at: usize) -> Option<(usize, Edit)> {
+    fn longest(&mut self, at: usize) -> Option<(usize, TextEdit)> {
         let input = Input::new(&self.line).range(at..).anchored(Anchored::Yes);
         let found = LEXER.whole.try_search_fwd(&mut self.whole, &input).ok()??;
         let rule = &RULES[found.pattern()];
@@ -162,18 +162,18 @@ impl Tokenizer {
     }
 
     /// Leaves the token in the buffer.
-    fn edit(&mut self, range: std::ops::Range<usize>, edit: Edit) {
+    fn edit(&mut self, range: std::ops::Range<usize>, edit: TextEdit) {
         self.buffer.clear();
         let text = &self.line[range];
         match edit {
-            Edit::As(token) => return self.buffer.push_str(token),
+            TextEdit::As(token) => return self.buffer.push_str(token),
             _ if text.is_ascii() => {
                 self.buffer.push_str(text);
                 self.buffer.make_ascii_lowercase();
             }
             _ => self.buffer.push_str(&text.to_lowercase()),
         }
-        if let Edit::Replace(pairs) = edit {
+        if let TextEdit::Replace(pairs) = edit {
             for (from, to) in pairs {
                 if self.buffer.contains(from) {
                     self.buffer = self.buffer.replace(from, to);

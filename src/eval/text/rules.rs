@@ -5,8 +5,8 @@
 //! sentence.
 
 use super::ptb::{
-    Edit::{self, As, Keep, Replace},
     Rule,
+    TextEdit::{self, As, Keep, Replace},
 };
 
 /// Parts of rules: `{NAME}` stands for the expression, in rules and in later parts.
@@ -149,11 +149,11 @@ pub(super) const PARTS: &[(&str, &str)] = &[
     ("EYE", r"[\-\^x=~<>']"),
 ];
 
-const SOFT_HYPHEN: Edit = Replace(&[("\u{AD}", "")]);
-const AMPERSAND: Edit = Replace(&[("&amp;", "&")]);
-const SPACE: Edit = Replace(&[(" ", "\u{A0}")]);
-const BRACKETS: Edit = Replace(&[(" ", "\u{A0}"), ("(", "-lrb-"), (")", "-rrb-")]);
-const CURRENCY: Edit = Replace(&[
+const SOFT_HYPHEN: TextEdit = Replace(&[("\u{AD}", "")]);
+const AMPERSAND: TextEdit = Replace(&[("&amp;", "&")]);
+const SPACE: TextEdit = Replace(&[(" ", "\u{A0}")]);
+const BRACKETS: TextEdit = Replace(&[(" ", "\u{A0}"), ("(", "-lrb-"), (")", "-rrb-")]);
+const CURRENCY: TextEdit = Replace(&[
     ("¢", "cents"),
     ("£", "#"),
     ("\u{80}", "$"),
@@ -161,14 +161,14 @@ const CURRENCY: Edit = Replace(&[
     ("₠", "$"),
     ("€", "$"),
 ]);
-const FRACTION: Edit = Replace(&[
+const FRACTION: TextEdit = Replace(&[
     ("¼", "1/4"),
     ("½", "1/2"),
     ("¾", "3/4"),
     ("⅓", "1/3"),
     ("⅔", "2/3"),
 ]);
-const QUOTE: Edit = Replace(&[
+const QUOTE: TextEdit = Replace(&[
     ("&apos;", "'"),
     ("&quot;", "''"),
     ("\"", "''"),
@@ -187,7 +187,7 @@ const QUOTE: Edit = Replace(&[
     ("»", "''"),
 ]);
 
-const fn rule(token: &'static str, edit: Edit) -> Rule {
+const fn rule(token: &'static str, edit: TextEdit) -> Rule {
     Rule {
         token,
         before: "",
@@ -195,7 +195,7 @@ const fn rule(token: &'static str, edit: Edit) -> Rule {
     }
 }
 
-const fn followed(token: &'static str, before: &'static str, edit: Edit) -> Rule {
+const fn followed(token: &'static str, before: &'static str, edit: TextEdit) -> Rule {
     Rule {
         token,
         before,

@@ -10,12 +10,12 @@ use super::ptb::Tokenizer;
 const BATCH: usize = 256;
 
 /// A caption and the references of its image. Equal words have equal numbers.
-pub(super) struct Row {
+pub(super) struct NumberedCaption {
     pub(super) caption: Vec<u32>,
     pub(super) references: Vec<Vec<u32>>,
 }
 
-impl Row {
+impl NumberedCaption {
     fn texts(&mut self) -> impl Iterator<Item = &mut Vec<u32>> {
         std::iter::once(&mut self.caption).chain(&mut self.references)
     }
@@ -43,8 +43,8 @@ impl Vocabulary {
 /// Tokenizes all texts once; also returns the words with their numbers.
 pub(super) fn rows<S: AsRef<str> + Sync>(
     captions: &[(&str, &[S])],
-) -> (Vec<Row>, HashMap<String, u32>) {
-    let batches: Vec<(Vec<Row>, Vec<String>)> = captions
+) -> (Vec<NumberedCaption>, HashMap<String, u32>) {
+    let batches: Vec<(Vec<NumberedCaption>, Vec<String>)> = captions
         .par_chunks(BATCH)
         .map_init(Tokenizer::new, batch)
         .collect();
@@ -77,14 +77,14 @@ fn insert(all: &mut HashMap<String, u32>, word: String) -> u32 {
 fn batch<S: AsRef<str>>(
     tokenizer: &mut Tokenizer,
     captions: &[(&str, &[S])],
-) -> (Vec<Row>, Vec<String>) {
+) -> (Vec<NumberedCaption>, Vec<String>) {
     let mut vocabulary = Vocabulary::default();
     let mut numbers = |text: &str| {
         let mut numbers = Vec::new();
         tokenizer.each_word(text, |word| numbers.push(vocabulary.number(word)));
         numbers
     };
-    let row = |(caption, references): &(&str, &[S])| Row {
+    let row = |(caption, references): &(&str, &[S])| NumberedCaption {
         caption: numbers(caption),
         references: references.iter().map(|r| numbers(r.as_ref())).collect(),
     };

@@ -5,10 +5,10 @@ use std::{fmt::Display, ops::Range};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::feedback::{
-    diff::{Change, diff},
+    diff::{TextChange, diff},
     fold::{is_blank, is_punctuation, is_spoken, reads_alike, trim},
-    record::Scope,
-    submission::{Judgement, Place, Submission},
+    record::JudgedPart,
+    submission::{ErrorSpan, Judgment, Submission},
 };
 
 /// Most code points of a prompt, a response or an edit.
@@ -23,7 +23,7 @@ const ITEMS: usize = 256;
 /// A submission that makes no record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refused {
+pub struct SubmissionRefusal {
     /// The field that is wrong, as `errors[1].end`.
     pub field: String,
     /// The kind, exactly.
@@ -32,7 +32,7 @@ pub struct Refused {
     pub message: String,
 }
 
-impl Refused {
+impl SubmissionRefusal {
     /// Names the field in the message too.
     pub fn new(field: impl Into<String>, code: &'static str, what: impl Display) -> Self {
         let field = field.into();
@@ -48,30 +48,30 @@ pub(super) fn refuse<T>(
     field: impl Into<String>,
     code: &'static str,
     what: impl Display,
-) -> Result<T, Refused> {
-    Err(Refused::new(field, code, what))
+) -> Result<T, SubmissionRefusal> {
+    Err(SubmissionRefusal::new(field, code, what))
 }
 
 /// The refusal of what is said of an abstention: its words are not the model's, so that nothing is
 /// to be learned from a judgment of them.
-pub(in crate::feedback) fn abstained(field: &str) -> Refused {
+pub(in crate::feedback) fn abstained(field: &str) -> SubmissionRefusal {
     let what = "is an abstention, which the model did not write: there is nothing to judge. Ask \
                 again with guard.on_unanswerable 'answer' and judge that answer, \
                 or send the right one with 'image', 'prompt' and 'response'";
-    Refused::new(field, "answer_abstained", what)
+    SubmissionRefusal::new(field, "answer_abstained", what)
 }
 
 /// Which of the four things a submission says.
-pub(super) enum Said<'a> {
+pub(super) enum SubmittedJudgment<'a> {
     Good,
     /// Errors and the fields that name them.
-    Errors(Vec<(String, Place)>, Scope),
+    Errors(Vec<(String, ErrorSpan)>, JudgedPart),
     Edit(&'a str),
     Missing(Vec<String>),
 }
 
-impl<'a> Said<'a> {
-    pub(super) fn of(submission: &'a Submission) -> Result<Self, Refused> {
+impl<'a> SubmittedJudgment<'a> {
+    pub(super) fn of(submission: &'a Submission) -> Result<Self, SubmissionRefusal> {
         let Submission {
             label,
             scope,
@@ -83,7 +83,7 @@ impl<'a> Said<'a> {
             ..
         } = submission;
         let said = [
-            ("label", *label == Some(Judgement::Good)),
+            ("label", *label == Some(Judgment::Good)),
             ("error", error.is_some()),
             ("errors", errors.is_some()),
             ("edit", edit.is_some()),
@@ -132,11 +132,11 @@ impl<'a> Said<'a> {
             place.correction = place.correction.or_else(|| correction.clone());
             return Ok(Self::Errors(
                 vec![("error".to_owned(), place)],
-                scope.unwrap_or(Scope::FirstError),
+                scope.unwrap_or(JudgedPart::FirstError),
             ));
         }
         if let Some(errors) = errors {
-            let scope = scope.unwrap_or(Scope::AllErrors);
+            let scope = scope.unwrap_or(JudgedPart::AllErrors);
             check_errors(errors, scope)?;
             return Ok(Self::Errors(
                 errors
@@ -158,7 +158,7 @@ impl<'a> Said<'a> {
     }
 }
 
-fn check_errors(errors: &[Place], scope: Scope) -> Result<(), Refused> {
+fn check_errors(errors: &[ErrorSpan], scope: JudgedPart) -> Result<(), SubmissionRefusal> {
     match errors.len() {
         0 => refuse(
             "errors",
@@ -170,7 +170,7 @@ fn check_errors(errors: &[Place], scope: Scope) -> Result<(), Refused> {
             "out_of_range",
             format_args!("has {n} items; at most {ITEMS} are taken"),
         ),
-        n if n > 1 && scope == Scope::FirstError => refuse(
+        n if n > 1 && scope == JudgedPart::FirstError => refuse(
             "scope",
             "invalid_value",
             format_args!("is first_error, and 'errors' has {n}; only the first can be given"),
@@ -179,8 +179,8 @@ fn check_errors(errors: &[Place], scope: Scope) -> Result<(), Refused> {
     }
 }
 
-/// The texts beside the judgement.
-pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Refused> {
+/// The texts beside the judgment.
+pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), SubmissionRefusal> {
     let Submission {
         annotator,
         user,
@@ -228,7 +228,7 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Re
 ///
 /// # Errors
 /// When it is blank, longer than 256 code points, or has control characters in it.
-pub fn check_name(field: &str, name: &str) -> Result<(), Refused> {
+pub fn check_name(field: &str, name: &str) -> Result<(), SubmissionRefusal> {
     within(field, name, NAME_CHARS)?;
     if name.chars().all(is_blank) || name.chars().any(char::is_control) {
         return refuse(
@@ -240,7 +240,7 @@ pub fn check_name(field: &str, name: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-fn within(field: &str, text: &str, most: usize) -> Result<(), Refused> {
+fn within(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal> {
     match text.chars().count() {
         n if n > most => refuse(
             field,
@@ -252,7 +252,7 @@ fn within(field: &str, text: &str, most: usize) -> Result<(), Refused> {
 }
 
 /// A part of the response and what should stand there.
-pub(super) struct Marked {
+pub(super) struct MarkedError {
     pub(super) field: String,
     pub(super) chars: Range<usize>,
     pub(super) correction: Option<String>,
@@ -260,11 +260,11 @@ pub(super) struct Marked {
 
 pub(super) fn check_place(
     field: &str,
-    place: &Place,
+    place: &ErrorSpan,
     response: &str,
     text: &[char],
-) -> Result<Marked, Refused> {
-    let Place {
+) -> Result<MarkedError, SubmissionRefusal> {
+    let ErrorSpan {
         start,
         end,
         text: expected,
@@ -329,7 +329,7 @@ pub(super) fn check_place(
             "is what stands there already",
         );
     }
-    Ok(Marked {
+    Ok(MarkedError {
         field: field.to_owned(),
         chars: span,
         correction,
@@ -377,7 +377,7 @@ fn check_correction(
     field: &str,
     correction: Option<&str>,
     remove: bool,
-) -> Result<Option<String>, Refused> {
+) -> Result<Option<String>, SubmissionRefusal> {
     let at = || format!("{field}.correction");
     let Some(correction) = correction else {
         return Ok(remove.then(String::new));
@@ -419,7 +419,7 @@ pub(in crate::feedback) fn brief(text: &str) -> String {
 }
 
 /// Sorted, and none over another.
-pub(super) fn in_order(mut spans: Vec<Marked>) -> Result<Vec<Marked>, Refused> {
+pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     spans.sort_by_key(|span| span.chars.start);
     match spans
         .windows(2)
@@ -435,7 +435,7 @@ pub(super) fn in_order(mut spans: Vec<Marked>) -> Result<Vec<Marked>, Refused> {
 }
 
 /// The words that an edit changes; none where it changes typography alone.
-pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<Marked>, Refused> {
+pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     if edit.chars().all(is_blank) {
         return refuse(
             "edit",
@@ -451,7 +451,7 @@ pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<Marked>, Refused>
         );
     }
     let text: Vec<char> = response.chars().collect();
-    let marked = |change: Change| Marked {
+    let marked = |change: TextChange| MarkedError {
         field: "edit".to_owned(),
         chars: trim(&text, change.chars, is_blank),
         correction: Some(change.new),

@@ -10,19 +10,19 @@ use std::ops::Range;
 use super::{
     fold::is_spoken,
     record::{
-        Answer, Correction, Extent, Feedback, ImageHash, Kind, Label, Queued, Receipt, Scope,
-        Token, Versions,
+        CharRange, Correction, Feedback, ImageHash, JudgedPart, JudgmentKind, QueueDetails,
+        Receipt, RecordedChoice, ResponseToken, TokenLabel, Versions,
     },
     submission::Submission,
 };
 use crate::guard::Verdict;
-use check::{Marked, Said, check_place, edited, in_order, refuse};
-pub use check::{NOTE_CHARS, Refused, TEXT_CHARS, check_name};
+use check::{MarkedError, SubmittedJudgment, check_place, edited, in_order, refuse};
+pub use check::{NOTE_CHARS, SubmissionRefusal, TEXT_CHARS, check_name};
 pub(super) use check::{abstained, brief, check_notes};
 
 /// Answer that a submission is about, with its origin.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Subject {
+pub struct JudgedAnswer {
     /// The tenant that it belongs to.
     pub owner: String,
     /// The completion and which of its answers, when it was one of this server.
@@ -34,25 +34,25 @@ pub struct Subject {
     /// The answer.
     pub response: String,
     /// Its tokens.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<ResponseToken>,
     /// Versions of the model and the scorer that wrote and scored it.
     pub versions: Versions,
     /// Indicates whether it was shown without scores, marks or repairs.
     pub unassisted: bool,
     /// Spans that the guard flagged; `None` when it was not scored.
-    pub doubted: Option<Vec<Extent>>,
+    pub doubted: Option<Vec<CharRange>>,
     /// Details of the annotation queue, where it gave the answer to who judges.
-    pub queued: Option<Queued>,
+    pub queued: Option<QueueDetails>,
     /// Whom it belongs to.
     pub user: Option<String>,
 }
 
-impl Subject {
+impl JudgedAnswer {
     /// One of the answers that a receipt remembers.
     ///
     /// # Errors
     /// When it has no such answer, or an abstention in its place.
-    pub fn of(receipt: Receipt, choice: usize) -> Result<Self, Refused> {
+    pub fn of(receipt: Receipt, choice: usize) -> Result<Self, SubmissionRefusal> {
         let Receipt {
             id,
             owner,
@@ -74,7 +74,7 @@ impl Subject {
                 ),
             );
         }
-        let Answer {
+        let RecordedChoice {
             response,
             tokens,
             verdict,
@@ -87,7 +87,7 @@ impl Subject {
         let doubted = spans
             .iter()
             .filter(|span| span.is_doubted())
-            .map(|span| Extent {
+            .map(|span| CharRange {
                 start: span.start,
                 end: span.end,
             })
@@ -112,7 +112,7 @@ impl Subject {
 
 /// Id and time of a record, and the tenant that hands it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
+pub struct RecordStamp {
     /// `fb_...`
     pub id: String,
     /// Unix time in seconds.
@@ -125,16 +125,16 @@ pub struct Stamp {
 /// with it; `None` where it cannot.
 ///
 /// # Errors
-/// [`Refused`]: what is wrong with the submission, and in which field.
+/// [`SubmissionRefusal`]: what is wrong with the submission, and in which field.
 pub fn derive(
-    subject: Subject,
+    subject: JudgedAnswer,
     submission: &Submission,
-    stamp: Stamp,
+    stamp: RecordStamp,
     encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
-) -> Result<Feedback, Refused> {
+) -> Result<Feedback, SubmissionRefusal> {
     check_notes(submission)?;
-    let said = Said::of(submission)?;
-    if subject.response.is_empty() && !matches!(said, Said::Missing(_)) {
+    let said = SubmittedJudgment::of(submission)?;
+    if subject.response.is_empty() && !matches!(said, SubmittedJudgment::Missing(_)) {
         return refuse(
             "label",
             "invalid_value",
@@ -144,24 +144,29 @@ pub fn derive(
     let mut tokens = subject.tokens;
     let text: Vec<char> = subject.response.chars().collect();
     let (kind, scope, errors, missing) = match said {
-        Said::Good => (Kind::Good, Some(Scope::AllErrors), Vec::new(), Vec::new()),
-        Said::Missing(missing) => (Kind::Missing, None, Vec::new(), missing),
-        Said::Errors(places, scope) => {
+        SubmittedJudgment::Good => (
+            JudgmentKind::Good,
+            Some(JudgedPart::AllErrors),
+            Vec::new(),
+            Vec::new(),
+        ),
+        SubmittedJudgment::Missing(missing) => (JudgmentKind::Missing, None, Vec::new(), missing),
+        SubmittedJudgment::Errors(places, scope) => {
             let spans = places
                 .into_iter()
                 .map(|(field, place)| check_place(&field, &place, &subject.response, &text));
             let spans = in_order(spans.collect::<Result<_, _>>()?)?;
-            (Kind::Bad, Some(scope), spans, Vec::new())
+            (JudgmentKind::Bad, Some(scope), spans, Vec::new())
         }
-        Said::Edit(edit) => {
+        SubmittedJudgment::Edit(edit) => {
             let spans = edited(&subject.response, edit)?;
             let kind = match &spans[..] {
                 // Only typography: the response stands.
-                [] => Kind::Good,
-                spans if spans.iter().all(|span| span.chars.is_empty()) => Kind::Missing,
-                _ => Kind::Bad,
+                [] => JudgmentKind::Good,
+                spans if spans.iter().all(|span| span.chars.is_empty()) => JudgmentKind::Missing,
+                _ => JudgmentKind::Bad,
             };
-            (kind, Some(Scope::AllErrors), spans, Vec::new())
+            (kind, Some(JudgedPart::AllErrors), spans, Vec::new())
         }
     };
     let errors = errors
@@ -202,12 +207,12 @@ pub fn derive(
 
 /// Finds the tokens that write a span, and those that would write the correction in their place.
 fn align(
-    span: Marked,
+    span: MarkedError,
     text: &[char],
-    tokens: &[Token],
+    tokens: &[ResponseToken],
     encode: &impl Fn(&str, bool) -> Option<Vec<u32>>,
-) -> Result<Correction, Refused> {
-    let Marked {
+) -> Result<Correction, SubmissionRefusal> {
+    let MarkedError {
         field,
         chars,
         correction,
@@ -236,7 +241,7 @@ fn align(
                 &whole
             };
             let unknown = || {
-                Refused::new(
+                SubmissionRefusal::new(
                     field,
                     "invalid_value",
                     "cannot be written in the model's vocabulary",
@@ -260,25 +265,25 @@ fn align(
 }
 
 /// Labels what was judged, and nothing else: signs between the words of an error are not.
-fn label(tokens: &mut [Token], errors: &[Correction], scope: Option<Scope>) {
+fn label(tokens: &mut [ResponseToken], errors: &[Correction], scope: Option<JudgedPart>) {
     let judged = match (scope, errors.first()) {
         (None, _) => 0,
-        (Some(Scope::FirstError), Some(first)) => first.token_end,
+        (Some(JudgedPart::FirstError), Some(first)) => first.token_end,
         (Some(_), _) => tokens.len(),
     };
     tokens[..judged]
         .iter_mut()
-        .for_each(|token| token.label = Label::Good);
+        .for_each(|token| token.label = TokenLabel::Good);
     tokens[judged..]
         .iter_mut()
-        .for_each(|token| token.label = Label::None);
+        .for_each(|token| token.label = TokenLabel::None);
     for error in errors {
         let signs_alone = !error.text.chars().any(is_spoken);
         for token in &mut tokens[error.token_start..error.token_end] {
             token.label = if signs_alone || token.text.chars().any(is_spoken) {
-                Label::Bad
+                TokenLabel::Bad
             } else {
-                Label::None
+                TokenLabel::None
             };
         }
     }

@@ -7,15 +7,15 @@ use crate::{
     bundle::Bundle,
     feedback::{
         fold::words,
-        submission::{Judgement, Place},
-        tokens::Vocabulary,
+        submission::{ErrorSpan, Judgment},
+        tokens::PolicyVocabulary,
     },
     vlm::{casing::Casing, tokenizer::TextTokenizer},
 };
 
 /// Of the embedded bundle, whatever letters it writes.
-fn vocabulary() -> &'static Vocabulary {
-    static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| Vocabulary {
+fn vocabulary() -> &'static PolicyVocabulary {
+    static VOCABULARY: LazyLock<PolicyVocabulary> = LazyLock::new(|| PolicyVocabulary {
         casing: Casing::Mixed,
         ..Bundle::vocabulary_of("candor-mini").unwrap()
     });
@@ -26,8 +26,8 @@ fn tokenizer() -> &'static TextTokenizer {
     &vocabulary().tokenizer
 }
 
-fn subject(response: &str) -> Subject {
-    Subject {
+fn subject(response: &str) -> JudgedAnswer {
+    JudgedAnswer {
         owner: "shop".to_owned(),
         completion: None,
         image: ImageHash::of(b"image"),
@@ -42,8 +42,8 @@ fn subject(response: &str) -> Subject {
     }
 }
 
-fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused> {
-    let stamp = Stamp {
+fn derived(response: &str, submission: &Submission) -> Result<Feedback, SubmissionRefusal> {
+    let stamp = RecordStamp {
         id: "fb_1".to_owned(),
         created: 1,
         annotator_owner: "studio".to_owned(),
@@ -53,20 +53,20 @@ fn derived(response: &str, submission: &Submission) -> Result<Feedback, Refused>
     })
 }
 
-fn wrong(start: usize, end: usize, correction: &str) -> Place {
-    Place {
+fn wrong(start: usize, end: usize, correction: &str) -> ErrorSpan {
+    ErrorSpan {
         start,
         end,
         correction: Some(correction.to_owned()),
-        ..Place::default()
+        ..ErrorSpan::default()
     }
 }
 
 fn labels(feedback: &Feedback) -> String {
     let letter = |label| match label {
-        Label::Good => 'g',
-        Label::Bad => 'b',
-        Label::None => '-',
+        TokenLabel::Good => 'g',
+        TokenLabel::Bad => 'b',
+        TokenLabel::None => '-',
     };
     feedback
         .tokens
@@ -86,7 +86,7 @@ fn after_the_first_error_nothing_is_labelled() {
     let record = derived(DOG, &first).unwrap();
     assert_eq!(
         (record.kind, record.scope, labels(&record).as_str()),
-        (Kind::Bad, Some(Scope::FirstError), "gb-------")
+        (JudgmentKind::Bad, Some(JudgedPart::FirstError), "gb-------")
     );
     let error = &record.errors[0];
     assert_eq!(
@@ -111,16 +111,16 @@ fn after_the_first_error_nothing_is_labelled() {
 #[test]
 fn where_all_errors_are_given_the_rest_is_good() {
     let errors = vec![
-        Place {
+        ErrorSpan {
             start: 27,
             end: 33,
             remove: true,
-            ..Place::default()
+            ..ErrorSpan::default()
         },
-        Place {
+        ErrorSpan {
             start: 2,
             end: 5,
-            ..Place::default()
+            ..ErrorSpan::default()
         },
     ];
     let record = derived(
@@ -133,7 +133,7 @@ fn where_all_errors_are_given_the_rest_is_good() {
     .unwrap();
     assert_eq!(
         (record.scope, labels(&record).as_str()),
-        (Some(Scope::AllErrors), "gbgggggbg")
+        (Some(JudgedPart::AllErrors), "gbgggggbg")
     );
     let [dog, collar] = &record.errors[..] else {
         panic!("{:?}", record.errors)
@@ -267,7 +267,7 @@ fn a_selection_is_of_the_words_in_it() {
     for (response, selected, correction, text, corrected, expected) in SELECTIONS {
         let at = response.find(selected).unwrap();
         let start = response[..at].chars().count();
-        let place = Place {
+        let place = ErrorSpan {
             start,
             end: start + selected.chars().count(),
             text: Some(format!(" {selected}\u{A0}")),
@@ -326,7 +326,7 @@ fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
         let bad: String = record
             .tokens
             .iter()
-            .filter(|t| t.label == Label::Bad)
+            .filter(|t| t.label == TokenLabel::Bad)
             .map(|t| t.text.as_str())
             .collect();
         let gone: String = record.errors.iter().map(|e| e.text.as_str()).collect();
@@ -367,7 +367,7 @@ fn an_edit_of_typography_alone_lets_the_response_stand() {
         .unwrap();
         assert_eq!(
             (record.kind, record.errors.len()),
-            (Kind::Good, 0),
+            (JudgmentKind::Good, 0),
             "{response} {other}"
         );
         assert!(labels(&record).chars().all(|l| l == 'g'));
@@ -387,7 +387,7 @@ fn an_edit_of_typography_alone_lets_the_response_stand() {
         let bad: Vec<&str> = record
             .tokens
             .iter()
-            .filter(|t| t.label == Label::Bad)
+            .filter(|t| t.label == TokenLabel::Bad)
             .map(|t| t.text.trim())
             .collect();
         assert_eq!(bad, ["red"], "{response}");
@@ -399,19 +399,19 @@ fn good_labels_all_and_missing_none() {
     let good = derived(
         DOG,
         &Submission {
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             ..Submission::default()
         },
     )
     .unwrap();
-    assert!(good.kind == Kind::Good && labels(&good).chars().all(|l| l == 'g'));
+    assert!(good.kind == JudgmentKind::Good && labels(&good).chars().all(|l| l == 'g'));
     let missing = Submission {
-        label: Some(Judgement::Bad),
+        label: Some(Judgment::Bad),
         missing: vec!["the child".to_owned()],
         ..Submission::default()
     };
     let missing = derived(DOG, &missing).unwrap();
-    assert_eq!((missing.kind, missing.scope), (Kind::Missing, None));
+    assert_eq!((missing.kind, missing.scope), (JudgmentKind::Missing, None));
     assert!(labels(&missing).chars().all(|l| l == '-'));
 }
 
@@ -435,7 +435,7 @@ fn an_edit_is_taken_apart() {
     assert_eq!(spans, [("dog", "cat"), ("chewing", "asleep"), ("blue", "")]);
     assert_eq!(
         (record.kind, record.corrected().unwrap().as_str()),
-        (Kind::Bad, "A cat is asleep on a collar.")
+        (JudgmentKind::Bad, "A cat is asleep on a collar.")
     );
     let added = edit("A brown dog is chewing on a blue collar.").unwrap();
     assert_eq!(
@@ -444,7 +444,7 @@ fn an_edit_is_taken_apart() {
             added.errors[0].text.as_str(),
             added.errors[0].correction.as_deref()
         ),
-        (Kind::Missing, "", Some(" brown"))
+        (JudgmentKind::Missing, "", Some(" brown"))
     );
     assert_eq!(
         (added.errors[0].token_start, added.errors[0].token_end),
@@ -480,16 +480,16 @@ fn a_code_point_that_two_tokens_write_makes_both_bad() {
 
 #[test]
 fn what_makes_no_record_names_the_field() {
-    let place = |start, end| Place {
+    let place = |start, end| ErrorSpan {
         start,
         end,
-        ..Place::default()
+        ..ErrorSpan::default()
     };
     let error = |place| Submission {
         error: Some(place),
         ..Submission::default()
     };
-    let errors = |places: &[Place]| Submission {
+    let errors = |places: &[ErrorSpan]| Submission {
         errors: Some(places.to_vec()),
         ..Submission::default()
     };
@@ -497,7 +497,7 @@ fn what_makes_no_record_names_the_field() {
         (Submission::default(), "label"),
         (
             Submission {
-                label: Some(Judgement::Bad),
+                label: Some(Judgment::Bad),
                 ..Submission::default()
             },
             "label",
@@ -510,7 +510,7 @@ fn what_makes_no_record_names_the_field() {
         (error(wrong(2, 5, "DOG ")), "error.correction"),
         (error(wrong(2, 6, "“dog”")), "error.correction"),
         (
-            error(Place {
+            error(ErrorSpan {
                 text: Some("cat".to_owned()),
                 ..place(2, 5)
             }),
@@ -519,7 +519,7 @@ fn what_makes_no_record_names_the_field() {
         (error(wrong(2, 5, " ")), "error.correction"),
         (error(wrong(2, 5, "dog")), "error.correction"),
         (
-            error(Place {
+            error(ErrorSpan {
                 remove: true,
                 ..wrong(2, 5, "cat")
             }),
@@ -541,7 +541,7 @@ fn what_makes_no_record_names_the_field() {
         ),
         (
             Submission {
-                label: Some(Judgement::Good),
+                label: Some(Judgment::Good),
                 ..error(place(2, 5))
             },
             "error",
@@ -555,15 +555,15 @@ fn what_makes_no_record_names_the_field() {
         ),
         (
             Submission {
-                scope: Some(Scope::FirstError),
+                scope: Some(JudgedPart::FirstError),
                 ..errors(&[place(2, 5), place(6, 8)])
             },
             "scope",
         ),
         (
             Submission {
-                scope: Some(Scope::FirstError),
-                label: Some(Judgement::Good),
+                scope: Some(JudgedPart::FirstError),
+                label: Some(Judgment::Good),
                 ..Submission::default()
             },
             "scope",
@@ -628,7 +628,7 @@ fn what_makes_no_record_names_the_field() {
         derived(
             "",
             &Submission {
-                label: Some(Judgement::Good),
+                label: Some(Judgment::Good),
                 ..Submission::default()
             }
         )
@@ -660,7 +660,7 @@ fn special_tokens_are_mere_text() {
 
 #[test]
 fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
-    let vocabulary = Vocabulary {
+    let vocabulary = PolicyVocabulary {
         casing: Casing::Sentence,
         ..vocabulary().clone()
     };
@@ -703,7 +703,7 @@ proptest! {
     #[test]
     fn any_span_is_refused_or_labels_what_it_touches(text in TEXTS, start in 0usize..30,
         length in 0usize..8, first in any::<bool>()) {
-        let scope = if first { Scope::FirstError } else { Scope::AllErrors };
+        let scope = if first { JudgedPart::FirstError } else { JudgedPart::AllErrors };
         let place = wrong(start, start + length, "xyz");
         let submission = Submission { errors: Some(vec![place]), scope: Some(scope),
             ..Submission::default() };
@@ -718,10 +718,10 @@ proptest! {
         for token in &record.tokens {
             let touched = token.start < end && token.end > start;
             let expected = match touched {
-                true if signs(&token.text) && !signs(&error.text) => Label::None,
-                true => Label::Bad,
-                false if first && token.start >= end => Label::None,
-                false => Label::Good,
+                true if signs(&token.text) && !signs(&error.text) => TokenLabel::None,
+                true => TokenLabel::Bad,
+                false if first && token.start >= end => TokenLabel::None,
+                false => TokenLabel::Good,
             };
             prop_assert_eq!(token.label, expected, "{:?}", token);
         }
@@ -761,7 +761,7 @@ proptest! {
             }
         }
         text += &gaps[words.len()];
-        let scope = if first { Scope::FirstError } else { Scope::AllErrors };
+        let scope = if first { JudgedPart::FirstError } else { JudgedPart::AllErrors };
         let of = |span: std::ops::Range<usize>| {
             derived(&text, &Submission { errors: Some(vec![wrong(span.start, span.end, "xyz")]),
                 scope: Some(scope), ..Submission::default() })
@@ -779,8 +779,8 @@ proptest! {
                 ..Submission::default() }) else { return Ok(()) };
         let words = |t: &str| words(t).into_iter().map(|word| word.key).collect::<String>();
         prop_assert_eq!(words(&record.corrected().unwrap()), words(&new));
-        prop_assert_eq!(record.kind == Kind::Good, record.errors.is_empty());
-        prop_assert_eq!(record.kind == Kind::Missing, !record.errors.is_empty()
+        prop_assert_eq!(record.kind == JudgmentKind::Good, record.errors.is_empty());
+        prop_assert_eq!(record.kind == JudgmentKind::Missing, !record.errors.is_empty()
             && record.errors.iter().all(|e| e.text.is_empty()));
         for pair in record.errors.windows(2) {
             prop_assert!(pair[0].end <= pair[1].start);
@@ -791,7 +791,7 @@ proptest! {
 #[test]
 fn a_record_is_the_owners_of_what_it_is_about() {
     let good = Submission {
-        label: Some(Judgement::Good),
+        label: Some(Judgment::Good),
         ..Submission::default()
     };
     let unnamed = derived(DOG, &good).unwrap();
@@ -815,7 +815,7 @@ fn a_record_is_the_owners_of_what_it_is_about() {
 
 #[test]
 fn an_abstention_is_not_judged() {
-    let answer = |response: &str, verdict| Answer {
+    let answer = |response: &str, verdict| RecordedChoice {
         response: response.to_owned(),
         tokens: vocabulary().tokenize(response).unwrap(),
         verdict,
@@ -838,8 +838,11 @@ fn an_abstention_is_not_judged() {
             answer("I would rather not say.", Verdict::Abstained),
         ],
     };
-    assert_eq!(Subject::of(receipt.clone(), 0).unwrap().response, "A dog.");
-    let refused = Subject::of(receipt, 1).unwrap_err();
+    assert_eq!(
+        JudgedAnswer::of(receipt.clone(), 0).unwrap().response,
+        "A dog."
+    );
+    let refused = JudgedAnswer::of(receipt, 1).unwrap_err();
     assert_eq!(
         (refused.field.as_str(), refused.code),
         ("completion_id", "answer_abstained")

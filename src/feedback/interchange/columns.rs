@@ -23,7 +23,7 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{Incoming, Rows, Write, incoming::Picture};
+use super::{IncomingRecord, NumberedRows, RecordWriter, incoming::RowImage};
 use crate::feedback::{record::Feedback, store::StoreError};
 
 /// A row group ends with this many bytes or rows: that much is in memory.
@@ -35,7 +35,7 @@ const READ_ROWS: usize = 16;
 /// The value of a row in one column; with lists, that of their one item. All columns are optional,
 /// even where there is always a value: `datasets` takes its own word for what a column is only
 /// where the column may be empty.
-pub(super) enum Cell {
+pub(super) enum ColumnValue {
     /// A text or a file.
     Bytes(Vec<u8>),
     /// A number.
@@ -44,24 +44,24 @@ pub(super) enum Cell {
     None,
 }
 
-impl Cell {
+impl ColumnValue {
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Bytes(text.into().into_bytes())
     }
 }
 
 /// Makes a row of a record and its image: a cell for every leaf of the schema, in its order.
-pub(super) type MakeRow = fn(&Feedback, Vec<u8>) -> Option<Vec<Cell>>;
+pub(super) type MakeRow = fn(&Feedback, Vec<u8>) -> Option<Vec<ColumnValue>>;
 
 /// Writes a table.
-pub(super) struct Table {
+pub(super) struct TableWriter {
     writer: SerializedFileWriter<Vec<u8>>,
     row: MakeRow,
-    group: Vec<Vec<Cell>>,
+    group: Vec<Vec<ColumnValue>>,
     bytes: usize,
 }
 
-impl Table {
+impl TableWriter {
     /// `features` are those of Hugging Face's `datasets`, so that it knows images when it sees
     /// them.
     pub(super) fn new(schema: &str, features: &Value, row: MakeRow) -> Result<Self, StoreError> {
@@ -92,9 +92,9 @@ impl Table {
         let mut rows: Vec<_> = group.into_iter().map(Vec::into_iter).collect();
         let mut columns = self.writer.next_row_group()?;
         while let Some(mut column) = columns.next_column()? {
-            let cells: Vec<Cell> = rows
+            let cells: Vec<ColumnValue> = rows
                 .iter_mut()
-                .map(|row| row.next().unwrap_or(Cell::None))
+                .map(|row| row.next().unwrap_or(ColumnValue::None))
                 .collect();
             write_column(column.untyped(), cells)?;
             column.close()?;
@@ -111,15 +111,18 @@ impl Table {
     }
 }
 
-fn write_column(column: &mut ColumnWriter<'_>, cells: Vec<Cell>) -> Result<(), ParquetError> {
+fn write_column(
+    column: &mut ColumnWriter<'_>,
+    cells: Vec<ColumnValue>,
+) -> Result<(), ParquetError> {
     let descriptor = match column {
         ColumnWriter::Int64ColumnWriter(writer) => writer.get_descriptor().clone(),
         ColumnWriter::ByteArrayColumnWriter(writer) => writer.get_descriptor().clone(),
         _ => return Err(ParquetError::NYI("a column of another type".to_owned())),
     };
     let (most, listed) = (descriptor.max_def_level(), descriptor.max_rep_level() > 0);
-    let level = |cell: &Cell| {
-        if matches!(cell, Cell::None) {
+    let level = |cell: &ColumnValue| {
+        if matches!(cell, ColumnValue::None) {
             most.saturating_sub(1)
         } else {
             most
@@ -136,7 +139,7 @@ fn write_column(column: &mut ColumnWriter<'_>, cells: Vec<Cell>) -> Result<(), P
             let values: Vec<i64> = cells
                 .into_iter()
                 .filter_map(|c| {
-                    if let Cell::Number(n) = c {
+                    if let ColumnValue::Number(n) = c {
                         Some(n)
                     } else {
                         None
@@ -149,7 +152,7 @@ fn write_column(column: &mut ColumnWriter<'_>, cells: Vec<Cell>) -> Result<(), P
         }
         ColumnWriter::ByteArrayColumnWriter(writer) => {
             let values = cells.into_iter().filter_map(|c| {
-                if let Cell::Bytes(b) = c {
+                if let ColumnValue::Bytes(b) = c {
                     Some(ByteArray::from(b))
                 } else {
                     None
@@ -163,7 +166,7 @@ fn write_column(column: &mut ColumnWriter<'_>, cells: Vec<Cell>) -> Result<(), P
     }
 }
 
-impl Write for Table {
+impl RecordWriter for TableWriter {
     fn record(
         &mut self,
         record: &Feedback,
@@ -177,7 +180,7 @@ impl Write for Table {
         self.bytes += row
             .iter()
             .map(|cell| {
-                if let Cell::Bytes(bytes) = cell {
+                if let ColumnValue::Bytes(bytes) = cell {
                     bytes.len()
                 } else {
                     8
@@ -206,9 +209,9 @@ fn failed(error: ParquetError) -> StoreError {
 /// The rows of a table; what other columns than `known` say is left out.
 pub(super) fn read(
     file: File,
-    parse: fn(&ParquetRow) -> Result<Vec<Incoming>, String>,
+    parse: fn(&ParquetRow) -> Result<Vec<IncomingRecord>, String>,
     known: &'static [&'static str],
-) -> Result<Rows, String> {
+) -> Result<NumberedRows, String> {
     let reader = unwinding(|| SerializedFileReader::new(file))?.map_err(|e| e.to_string())?;
     let mut codecs = reader
         .metadata()
@@ -233,7 +236,7 @@ pub(super) fn read(
             .get_column_iter()
             .filter(|(name, field)| !known.contains(&name.as_str()) && **field != Field::Null);
         others
-            .map(|(name, _)| Incoming::LeftOut(format!("column '{name}'")))
+            .map(|(name, _)| IncomingRecord::LeftOut(format!("column '{name}'")))
             .collect::<Vec<_>>()
     };
     let mut ended = false;
@@ -296,14 +299,14 @@ pub(super) fn text_of(row: &ParquetRow, name: &str) -> Result<String, String> {
 }
 
 /// An image of `datasets`: a group of `bytes` and `path`, or one of them alone.
-pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<Picture, String> {
+pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<RowImage, String> {
     let part = |name| match field {
         Some(Field::Group(group)) => self::field(group, name),
         one => one,
     };
     let file = match part("bytes") {
         Some(Field::Bytes(bytes)) => {
-            Some(Picture::File(bytes.data().to_vec())).filter(|_| !bytes.is_empty())
+            Some(RowImage::File(bytes.data().to_vec())).filter(|_| !bytes.is_empty())
         }
         _ => None,
     };
@@ -311,7 +314,7 @@ pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<Picture, Stri
         part("path")
             .filter(|path| matches!(path, Field::Str(_)))
             .and_then(text)
-            .and_then(|text| Picture::of_text(&text))
+            .and_then(|text| RowImage::of_text(&text))
     };
     file.or_else(elsewhere)
         .ok_or_else(|| format!("'{name}' has no file in it"))

@@ -3,17 +3,17 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::feedback::{
-    record::{Feedback, ImageHash, Source},
+    record::{Feedback, FeedbackSource, ImageHash},
     submission::Submission,
 };
 
 /// Something to take in.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Incoming {
+pub enum IncomingRecord {
     /// A record as it was.
     Record(Box<Feedback>, Option<Vec<u8>>),
     /// A submission, to be made a record of.
-    Said(Box<Submission>, Picture),
+    Said(Box<Submission>, RowImage),
     /// Something of the row that no record keeps: its name, for all rows alike.
     LeftOut(String),
     /// Nothing was said: somebody passed the row over.
@@ -22,7 +22,7 @@ pub enum Incoming {
 
 /// The image of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Picture {
+pub enum RowImage {
     /// The file.
     File(Vec<u8>),
     /// Its SHA-256; the file is elsewhere.
@@ -31,7 +31,7 @@ pub enum Picture {
     At(String),
 }
 
-impl Picture {
+impl RowImage {
     /// A text that is a `data:` URL, or else says where the file is.
     pub(super) fn of_text(text: &str) -> Option<Self> {
         match text.strip_prefix("data:") {
@@ -48,7 +48,7 @@ pub(super) fn said(prompt: String, response: String) -> Submission {
     Submission {
         prompt: Some(prompt),
         response: Some(response),
-        source: Some(Source::Import),
+        source: Some(FeedbackSource::Import),
         ..Submission::default()
     }
 }

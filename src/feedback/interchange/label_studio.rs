@@ -10,24 +10,24 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Incoming, Rows, Write,
-    incoming::{Picture, said},
+    IncomingRecord, NumberedRows, RecordWriter,
+    incoming::{RowImage, said},
     lines::BYTE_ORDER_MARK,
 };
 use crate::feedback::{
     fold::{is_blank, trim},
-    record::{Feedback, Kind, Scope},
+    record::{Feedback, JudgedPart, JudgmentKind},
     store::StoreError,
-    submission::{Judgement, Place, Submission},
+    submission::{ErrorSpan, Judgment, Submission},
 };
 
 /// Writes an array of tasks.
 #[derive(Default)]
-pub(super) struct Tasks {
+pub(super) struct TaskWriter {
     written: usize,
 }
 
-impl Write for Tasks {
+impl RecordWriter for TaskWriter {
     fn record(
         &mut self,
         record: &Feedback,
@@ -59,7 +59,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
             .collect::<String>()
     };
     let doubted = record.doubted.as_deref().map(|spans| {
-        let span = |(i, span): (usize, &crate::feedback::record::Extent)| {
+        let span = |(i, span): (usize, &crate::feedback::record::CharRange)| {
             region(
                 &format!("d{i}"),
                 "error",
@@ -140,7 +140,7 @@ struct Data {
     prompt: Option<String>,
     text: Texts,
     #[serde(default)]
-    scope: Option<Scope>,
+    scope: Option<JudgedPart>,
 }
 
 #[derive(Deserialize)]
@@ -253,7 +253,7 @@ impl Texts {
 }
 
 /// The tasks of a file, which is read as a whole: `JSON`, or `JSON-MIN`.
-pub(super) fn read(mut file: File) -> Result<Rows, String> {
+pub(super) fn read(mut file: File) -> Result<NumberedRows, String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let tasks = serde_json::from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
@@ -266,7 +266,7 @@ pub(super) fn read(mut file: File) -> Result<Rows, String> {
     ))
 }
 
-fn taken(task: Value) -> Result<Vec<Incoming>, String> {
+fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
     let Task { data, annotations } =
         serde_json::from_value(whole(task)).map_err(|e| e.to_string())?;
     let Data {
@@ -278,25 +278,25 @@ fn taken(task: Value) -> Result<Vec<Incoming>, String> {
     let text = text.one().map_err(|why| format!("'data.text' {why}"))?;
     let plain = said(prompt.unwrap_or_default(), text);
     let picture =
-        Picture::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
+        RowImage::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
     let (cancelled, annotations): (Vec<Annotation>, Vec<_>) = annotations
         .into_iter()
         .partition(|annotation| annotation.was_cancelled);
     if annotations.is_empty() {
-        return Ok(vec![Incoming::Skipped]);
+        return Ok(vec![IncomingRecord::Skipped]);
     }
-    let mut all: Vec<Incoming> = cancelled
+    let mut all: Vec<IncomingRecord> = cancelled
         .iter()
-        .map(|_| Incoming::LeftOut("annotations that were skipped".to_owned()))
+        .map(|_| IncomingRecord::LeftOut("annotations that were skipped".to_owned()))
         .collect();
     for (i, annotation) in annotations.into_iter().enumerate() {
         let (said, left_out) = submissions(&plain, scope, annotation)
             .map_err(|why| format!("'annotations[{i}]' {why}"))?;
         all.extend(
             said.into_iter()
-                .map(|submission| Incoming::Said(Box::new(submission), picture.clone())),
+                .map(|submission| IncomingRecord::Said(Box::new(submission), picture.clone())),
         );
-        all.extend(left_out.into_iter().map(Incoming::LeftOut));
+        all.extend(left_out.into_iter().map(IncomingRecord::LeftOut));
     }
     Ok(all)
 }
@@ -339,7 +339,7 @@ fn whole(task: Value) -> Value {
 /// and the results that say nothing of it.
 fn submissions(
     plain: &Submission,
-    scope: Option<Scope>,
+    scope: Option<JudgedPart>,
     annotation: Annotation,
 ) -> Result<(Vec<Submission>, Vec<String>), String> {
     let annotator = match &annotation.completed_by {
@@ -396,7 +396,7 @@ fn submissions(
                 good |= values
                     .choices
                     .iter()
-                    .any(|choice| choice == Kind::Good.name())
+                    .any(|choice| choice == JudgmentKind::Good.name())
             }
         }
     }
@@ -425,7 +425,7 @@ fn submissions(
         });
     } else if good {
         all.push(Submission {
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             ..plain.clone()
         });
     }
@@ -441,12 +441,17 @@ fn submissions(
 
 /// The span whose text stands there, white space at its ends aside. Label Studio's page counts
 /// UTF-16 units where its library counts code points, and writes a line break as `\n`.
-fn place(response: &str, start: usize, end: usize, text: Option<String>) -> Result<Place, String> {
+fn place(
+    response: &str,
+    start: usize,
+    end: usize,
+    text: Option<String>,
+) -> Result<ErrorSpan, String> {
     let Some(text) = text else {
-        return Ok(Place {
+        return Ok(ErrorSpan {
             start,
             end,
-            ..Place::default()
+            ..ErrorSpan::default()
         });
     };
     let points: Vec<char> = response.chars().collect();
@@ -475,19 +480,19 @@ fn place(response: &str, start: usize, end: usize, text: Option<String>) -> Resu
             format!("has an 'error' at {start} to {end} whose text does not stand there")
         })?;
     let span = trim(&points, start..end, is_blank);
-    Ok(Place {
+    Ok(ErrorSpan {
         start: span.start,
         end: span.end,
-        ..Place::default()
+        ..ErrorSpan::default()
     })
 }
 
 fn edit(
     response: &str,
-    errors: impl Iterator<Item = Place>,
+    errors: impl Iterator<Item = ErrorSpan>,
     adds: impl Iterator<Item = (usize, String)>,
 ) -> Result<String, String> {
-    let replace = |place: Place| match place.correction {
+    let replace = |place: ErrorSpan| match place.correction {
         Some(correction) => Ok((place.start, place.end, correction)),
         None if place.remove => Ok((place.start, place.end, String::new())),
         None => Err(

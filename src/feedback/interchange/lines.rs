@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Incoming, Row, Rows, Write};
+use super::{IncomingRecord, NumberedRow, NumberedRows, RecordWriter};
 use crate::feedback::{record::Feedback, store::StoreError};
 
 /// Most bytes of a line.
@@ -17,9 +17,9 @@ const LINE_BYTES: u64 = 16 << 20;
 pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
 /// Writes each record as the line that a function makes of it, where it makes one.
-pub(super) struct Lines(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
+pub(super) struct LineWriter(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
 
-impl Write for Lines {
+impl RecordWriter for LineWriter {
     fn record(
         &mut self,
         record: &Feedback,
@@ -46,15 +46,18 @@ pub(super) fn whole(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
 }
 
 /// A record as [`whole`] writes it.
-pub(super) fn record(line: &[u8]) -> Result<Vec<Incoming>, String> {
+pub(super) fn record(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
     let record = serde_json::from_slice(line).map_err(|e| e.to_string())?;
-    Ok(vec![Incoming::Record(Box::new(record), None)])
+    Ok(vec![IncomingRecord::Record(Box::new(record), None)])
 }
 
 /// The lines of a file; empty ones are none.
-pub(super) fn read(file: File, parse: fn(&[u8]) -> Result<Vec<Incoming>, String>) -> Rows {
+pub(super) fn read(
+    file: File,
+    parse: fn(&[u8]) -> Result<Vec<IncomingRecord>, String>,
+) -> NumberedRows {
     let (mut lines, mut number) = (BufReader::new(file), 0);
-    let mut next = move || -> std::io::Result<Option<Row>> {
+    let mut next = move || -> std::io::Result<Option<NumberedRow>> {
         loop {
             number += 1;
             let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! The forms that records have in files, one file a form: [`Format`] names them,
+//! The forms that records have in files, one file a form: [`InterchangeFormat`] names them,
 //! [`export`](super::export) and [`import`](super::import) use them.
 //!
 //! `jsonl` and `parquet` keep all of a record. The others say what their tools know: pairs of a
@@ -16,13 +16,13 @@ mod trl;
 
 use std::{fs::File, str::FromStr};
 
-pub use incoming::Incoming;
+pub use incoming::IncomingRecord;
 
 use super::{record::Feedback, store::StoreError};
 
 /// A form of a file of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum InterchangeFormat {
     /// One [`Feedback`] a line, as JSON.
     #[default]
     Jsonl,
@@ -39,7 +39,7 @@ pub enum Format {
     LabelStudio,
 }
 
-impl Format {
+impl InterchangeFormat {
     /// All of them.
     pub const ALL: [Self; 6] = [
         Self::Jsonl,
@@ -80,26 +80,26 @@ impl Format {
     ///
     /// # Errors
     /// When the columns cannot be declared.
-    pub fn write(self) -> Result<Box<dyn Write>, StoreError> {
+    pub fn write(self) -> Result<Box<dyn RecordWriter>, StoreError> {
         Ok(match self {
-            Self::Jsonl => Box::new(lines::Lines(lines::whole)),
-            Self::TrlPrm => Box::new(lines::Lines(trl::steps)),
-            Self::Parquet => Box::new(columns::Table::new(
+            Self::Jsonl => Box::new(lines::LineWriter(lines::whole)),
+            Self::TrlPrm => Box::new(lines::LineWriter(trl::steps)),
+            Self::Parquet => Box::new(columns::TableWriter::new(
                 records::SCHEMA,
                 &records::features(),
                 records::row,
             )?),
-            Self::RlhfV => Box::new(columns::Table::new(
+            Self::RlhfV => Box::new(columns::TableWriter::new(
                 rlhf_v::SCHEMA,
                 &rlhf_v::features(),
                 rlhf_v::row,
             )?),
-            Self::TrlDpo => Box::new(columns::Table::new(
+            Self::TrlDpo => Box::new(columns::TableWriter::new(
                 trl::SCHEMA,
                 &trl::features(),
                 trl::row,
             )?),
-            Self::LabelStudio => Box::new(label_studio::Tasks::default()),
+            Self::LabelStudio => Box::new(label_studio::TaskWriter::default()),
         })
     }
 
@@ -107,7 +107,7 @@ impl Format {
     ///
     /// # Errors
     /// When it is no such file.
-    pub fn read(self, file: File) -> Result<Rows, String> {
+    pub fn read(self, file: File) -> Result<NumberedRows, String> {
         Ok(match self {
             Self::Jsonl => lines::read(file, lines::record),
             Self::TrlPrm => lines::read(file, trl::read_steps),
@@ -119,7 +119,7 @@ impl Format {
     }
 }
 
-impl FromStr for Format {
+impl FromStr for InterchangeFormat {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
@@ -132,13 +132,13 @@ impl FromStr for Format {
 }
 
 /// Number of a row with its contents, or why it cannot be taken.
-pub type Row = (usize, Result<Vec<Incoming>, String>);
+pub type NumberedRow = (usize, Result<Vec<IncomingRecord>, String>);
 
 /// The rows of a file; the rest is lost where it cannot be read on.
-pub type Rows = Box<dyn Iterator<Item = std::io::Result<Row>> + Send>;
+pub type NumberedRows = Box<dyn Iterator<Item = std::io::Result<NumberedRow>> + Send>;
 
 /// Writes a file, piece by piece.
-pub trait Write: Send {
+pub trait RecordWriter: Send {
     /// Appends to `out` what can be written now; the image is there where the format has images.
     ///
     /// # Errors

@@ -1,25 +1,25 @@
 //! A record as two texts: one that somebody preferred to the other.
 
-use super::incoming::{Incoming, Picture, said};
+use super::incoming::{IncomingRecord, RowImage, said};
 use crate::feedback::{
-    record::{Feedback, Scope},
-    submission::{Judgement, Submission},
+    record::{Feedback, JudgedPart},
+    submission::{Judgment, Submission},
 };
 
 /// A prompt and two answers.
-pub(super) struct Pair {
+pub(super) struct PreferencePair {
     pub(super) prompt: String,
     pub(super) chosen: String,
     pub(super) rejected: String,
 }
 
-impl Pair {
+impl PreferencePair {
     /// `None` where there are no two: nothing is wrong, or nobody said what is right. Where only
     /// the first error was looked for, both texts end with it, because nobody judged what follows.
     pub(super) fn of(record: &Feedback) -> Option<Self> {
         let first = record.errors.first()?;
         let prompt = record.prompt.clone();
-        if record.scope == Some(Scope::FirstError) {
+        if record.scope == Some(JudgedPart::FirstError) {
             let correction = first.correction.as_ref()?;
             let (chosen, rejected) = (
                 first.partial_caption.clone() + correction,
@@ -39,12 +39,12 @@ impl Pair {
     }
 
     /// The segments in which the two differ are the errors; where they do not, all is right.
-    pub(super) fn said(self, picture: Picture) -> Incoming {
+    pub(super) fn said(self, picture: RowImage) -> IncomingRecord {
         let submission = said(self.prompt, self.rejected);
         let same = submission.response.as_ref() == Some(&self.chosen);
         let submission = if same {
             Submission {
-                label: Some(Judgement::Good),
+                label: Some(Judgment::Good),
                 ..submission
             }
         } else {
@@ -53,6 +53,6 @@ impl Pair {
                 ..submission
             }
         };
-        Incoming::Said(Box::new(submission), picture)
+        IncomingRecord::Said(Box::new(submission), picture)
     }
 }

@@ -5,9 +5,9 @@ use parquet::record::Row;
 use serde_json::{Value, json};
 
 use super::{
-    Incoming,
-    columns::{Cell, field, picture, text_of},
-    incoming::Picture,
+    IncomingRecord,
+    columns::{ColumnValue, field, picture, text_of},
+    incoming::RowImage,
 };
 use crate::feedback::record::Feedback;
 
@@ -41,26 +41,28 @@ pub(super) fn features() -> Value {
         "corrected": text, "kind": text, "record": text })
 }
 
-pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
+pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>> {
     Some(vec![
-        Cell::text(&record.id),
-        Cell::Number(record.created as i64),
-        Cell::Bytes(image),
-        Cell::text(record.image.to_string()),
-        Cell::text(&record.prompt),
-        Cell::text(&record.response),
-        record.corrected().map_or(Cell::None, Cell::text),
-        Cell::text(record.kind.name()),
-        Cell::text(serde_json::to_string(record).ok()?),
+        ColumnValue::text(&record.id),
+        ColumnValue::Number(record.created as i64),
+        ColumnValue::Bytes(image),
+        ColumnValue::text(record.image.to_string()),
+        ColumnValue::text(&record.prompt),
+        ColumnValue::text(&record.response),
+        record
+            .corrected()
+            .map_or(ColumnValue::None, ColumnValue::text),
+        ColumnValue::text(record.kind.name()),
+        ColumnValue::text(serde_json::to_string(record).ok()?),
     ])
 }
 
-pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
+pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     let record =
         serde_json::from_str(&text_of(row, "record")?).map_err(|e| format!("'record': {e}"))?;
     let file = match picture(field(row, "image"), "image")? {
-        Picture::File(file) => Some(file),
+        RowImage::File(file) => Some(file),
         _ => None,
     };
-    Ok(vec![Incoming::Record(Box::new(record), file)])
+    Ok(vec![IncomingRecord::Record(Box::new(record), file)])
 }

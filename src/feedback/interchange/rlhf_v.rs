@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Incoming,
-    columns::{Cell, field, picture, text, text_of},
-    pairs::Pair,
+    IncomingRecord,
+    columns::{ColumnValue, field, picture, text, text_of},
+    pairs::PreferencePair,
 };
 use crate::feedback::record::Feedback;
 
@@ -47,12 +47,12 @@ struct Text {
 /// The columns that a record is made of.
 pub(super) const READ: &[&str] = &["image", "text", "question", "chosen", "rejected"];
 
-pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
-    let Pair {
+pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>> {
+    let PreferencePair {
         prompt,
         chosen,
         rejected,
-    } = Pair::of(record)?;
+    } = PreferencePair::of(record)?;
     let text = Text {
         question: prompt,
         chosen,
@@ -62,22 +62,22 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
     let json = serde_json::to_string(&text).ok()?;
     let path = record.image.to_string();
     Some(vec![
-        Cell::text("candor"),
-        Cell::Bytes(image),
-        Cell::text(&path),
-        Cell::text(json),
-        Cell::text(text.question),
-        Cell::text(text.chosen),
-        Cell::text(text.rejected),
-        Cell::text("candor"),
+        ColumnValue::text("candor"),
+        ColumnValue::Bytes(image),
+        ColumnValue::text(&path),
+        ColumnValue::text(json),
+        ColumnValue::text(text.question),
+        ColumnValue::text(text.chosen),
+        ColumnValue::text(text.rejected),
+        ColumnValue::text("candor"),
         // Who wrote the rejected text.
-        Cell::text(record.versions.model.clone().unwrap_or_default()),
-        Cell::text(&record.id),
-        Cell::text(path),
+        ColumnValue::text(record.versions.model.clone().unwrap_or_default()),
+        ColumnValue::text(&record.id),
+        ColumnValue::text(path),
     ])
 }
 
-pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
+pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     let picture = picture(field(row, "image"), "image")?;
     let columns = ["question", "chosen", "rejected"];
     let Text {
@@ -107,9 +107,9 @@ pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
     }
     let left_out = others
         .into_iter()
-        .map(|(name, _)| Incoming::LeftOut(format!("'text.{name}'")));
+        .map(|(name, _)| IncomingRecord::LeftOut(format!("'text.{name}'")));
     Ok(once(
-        Pair {
+        PreferencePair {
             prompt: question,
             chosen,
             rejected,

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Incoming,
-    columns::{Cell, field, picture, text},
-    incoming::{Picture, said},
+    IncomingRecord,
+    columns::{ColumnValue, field, picture, text},
+    incoming::{RowImage, said},
     lines::line,
-    pairs::Pair,
+    pairs::PreferencePair,
 };
 use crate::feedback::{
-    record::{Feedback, ImageHash, Label, Scope},
-    submission::{Judgement, Place, Submission},
+    record::{Feedback, ImageHash, JudgedPart, TokenLabel},
+    submission::{ErrorSpan, Judgment, Submission},
 };
 
 /// Lists of one item each: TRL takes several images and turns.
@@ -41,12 +41,12 @@ pub(super) fn features() -> Value {
         "chosen": messages, "rejected": messages })
 }
 
-pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
-    let Pair {
+pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>> {
+    let PreferencePair {
         prompt,
         chosen,
         rejected,
-    } = Pair::of(record)?;
+    } = PreferencePair::of(record)?;
     let messages = [
         ("user", prompt),
         ("assistant", chosen),
@@ -54,19 +54,22 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<Cell>> {
     ];
     let messages = messages
         .into_iter()
-        .flat_map(|(role, content)| [Cell::text(role), Cell::text(content)]);
+        .flat_map(|(role, content)| [ColumnValue::text(role), ColumnValue::text(content)]);
     Some(
-        [Cell::Bytes(image), Cell::text(record.image.to_string())]
-            .into_iter()
-            .chain(messages)
-            .collect(),
+        [
+            ColumnValue::Bytes(image),
+            ColumnValue::text(record.image.to_string()),
+        ]
+        .into_iter()
+        .chain(messages)
+        .collect(),
     )
 }
 
 /// A pair in any of TRL's forms: of messages or of texts, with its prompt in a column of its own or
 /// (implicit) in front of both answers. What a record cannot keep, as a second image or an earlier
 /// turn, refuses the row.
-pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
+pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     let picture = one_picture(row)?;
     let turns = |name: &str| {
         turns(
@@ -120,18 +123,18 @@ pub(super) fn read(row: &Row) -> Result<Vec<Incoming>, String> {
             ));
         }
     };
-    let pair = Pair {
+    let pair = PreferencePair {
         prompt,
         chosen: answer("chosen", chosen)?,
         rejected: answer("rejected", rejected)?,
     };
     let left_out = system
         .iter()
-        .map(|_| Incoming::LeftOut("system messages".to_owned()));
+        .map(|_| IncomingRecord::LeftOut("system messages".to_owned()));
     Ok(once(pair.said(picture)).chain(left_out).collect())
 }
 
-fn one_picture(row: &Row) -> Result<Picture, String> {
+fn one_picture(row: &Row) -> Result<RowImage, String> {
     let mut pictures = Vec::new();
     for name in ["images", "image"] {
         match field(row, name) {
@@ -290,7 +293,7 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
     };
     let text: Vec<char> = record.response.chars().collect();
     let judged = match (scope, record.errors.first()) {
-        (Scope::FirstError, Some(first)) => first.end,
+        (JudgedPart::FirstError, Some(first)) => first.end,
         _ => text.len(),
     };
     let (mut completions, mut labels, mut at) = (Vec::new(), Vec::new(), 0);
@@ -311,7 +314,12 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
         }
         at = end;
     }
-    if labels.is_empty() || record.tokens.iter().all(|token| token.label == Label::None) {
+    if labels.is_empty()
+        || record
+            .tokens
+            .iter()
+            .all(|token| token.label == TokenLabel::None)
+    {
         return Ok(());
     }
     line(
@@ -327,7 +335,7 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
 }
 
 /// Steps that are wrong are errors without a correction.
-pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
+pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
     let Steps {
         prompt,
         completions,
@@ -346,10 +354,10 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
     for (step, right) in completions.iter().zip(&labels) {
         let (start, end) = (at, at + step.chars().count());
         if !right {
-            errors.push(Place {
+            errors.push(ErrorSpan {
                 start,
                 end,
-                ..Place::default()
+                ..ErrorSpan::default()
             });
         }
         at = end;
@@ -357,7 +365,7 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
     let submission = said(prompt, completions.concat());
     let submission = if errors.is_empty() {
         Submission {
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             ..submission
         }
     } else {
@@ -366,12 +374,12 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<Incoming>, String> {
             ..submission
         }
     };
-    let said = Incoming::Said(Box::new(submission), Picture::Named(image));
+    let said = IncomingRecord::Said(Box::new(submission), RowImage::Named(image));
     Ok(once(said)
         .chain(
             others
                 .into_iter()
-                .map(|(name, _)| Incoming::LeftOut(format!("'{name}'"))),
+                .map(|(name, _)| IncomingRecord::LeftOut(format!("'{name}'"))),
         )
         .collect())
 }

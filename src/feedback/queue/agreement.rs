@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 
 /// Figures of agreement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
-pub struct Figures {
+pub struct AgreementFigures {
     /// Units that at least two have judged.
     pub units: usize,
-    /// Share of the pairs of judgements of one unit that are the same; absent without any.
+    /// Share of the pairs of judgments of one unit that are the same; absent without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed: Option<f64>,
     /// Cohen's kappa over all pairs of judges; absent where chance alone would make all agree.
@@ -25,9 +25,9 @@ pub struct Figures {
 
 /// Counts of how often the first of two said one thing and the second another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table<V: Ord>(BTreeMap<(V, V), usize>);
+pub struct AgreementTable<V: Ord>(BTreeMap<(V, V), usize>);
 
-impl<V: Ord + Copy> Table<V> {
+impl<V: Ord + Copy> AgreementTable<V> {
     /// Counts a unit.
     pub fn add(&mut self, first: V, second: V) {
         *self.0.entry((first, second)).or_default() += 1;
@@ -90,8 +90,8 @@ pub fn alpha<V: Ord + Copy>(units: impl IntoIterator<Item = impl AsRef<[V]>>) ->
 
 /// All figures of units, each with what people said of it, in the same order of people; those with
 /// fewer than two count nothing.
-pub fn figures<V: Ord + Copy>(units: &[Vec<V>]) -> Figures {
-    let mut table = Table(BTreeMap::new());
+pub fn figures<V: Ord + Copy>(units: &[Vec<V>]) -> AgreementFigures {
+    let mut table = AgreementTable(BTreeMap::new());
     for unit in units {
         for (i, &first) in unit.iter().enumerate() {
             unit[i + 1..]
@@ -100,7 +100,7 @@ pub fn figures<V: Ord + Copy>(units: &[Vec<V>]) -> Figures {
         }
     }
     let judged = units.iter().filter(|unit| unit.len() > 1).count();
-    Figures {
+    AgreementFigures {
         units: judged,
         observed: table.observed(),
         kappa: table.kappa(),
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn kappa_of_known_tables() {
         // 20 and 15 agreed, 5 and 10 not: p_o = .7, p_e = .5.
-        let mut table = Table(BTreeMap::new());
+        let mut table = AgreementTable(BTreeMap::new());
         for (a, b, n) in [
             (true, true, 20),
             (true, false, 5),
@@ -146,13 +146,13 @@ mod tests {
             (0..n).for_each(|_| table.add(a, b));
         }
         assert!(close(table.observed(), 0.7) && close(table.kappa(), 0.4));
-        let mut all_alike = Table(BTreeMap::new());
+        let mut all_alike = AgreementTable(BTreeMap::new());
         all_alike.add(1, 1);
         assert_eq!((all_alike.observed(), all_alike.kappa()), (Some(1.0), None));
         assert_eq!(
             (
-                Table::<u8>::default().observed(),
-                Table::<u8>::default().kappa()
+                AgreementTable::<u8>::default().observed(),
+                AgreementTable::<u8>::default().kappa()
             ),
             (None, None)
         );

@@ -3,13 +3,16 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::task::spawn_blocking;
 
-use super::{Item, ratings::Agreement, ratings::agreement};
+use super::{QueueItem, ratings::Agreement, ratings::agreement};
 use crate::feedback::{
     Corrections,
     record::Receipt,
     store::{
         Owners, StoreError,
-        queue::{AnnotatorId, AnnotatorProgress, Lease, Leave, Length, Place, Sample, Wish},
+        queue::{
+            AnnotatorId, AnnotatorProgress, ChoiceId, Lease, LeaseRequest, LeaseReturn,
+            QueueLength, RatingSample,
+        },
     },
 };
 
@@ -29,11 +32,11 @@ impl Corrections {
         annotator: &AnnotatorId,
         owners: &Owners,
         now: u64,
-    ) -> Result<Option<Item>, StoreError> {
+    ) -> Result<Option<QueueItem>, StoreError> {
         let queue = self.queue();
         let unassisted = rand::random::<f64>() < queue.unassisted_share;
         let until = now.saturating_add(queue.lease_s);
-        let wish = Wish {
+        let wish = LeaseRequest {
             annotator: annotator.clone(),
             owners: owners.clone(),
             now,
@@ -49,13 +52,13 @@ impl Corrections {
             }
             // Nobody can judge it.
             self.store()
-                .leave(&lease.place, annotator, Leave::Skip(1))
+                .leave(&lease.place, annotator, LeaseReturn::Skip(1))
                 .await?;
         }
         Ok(None)
     }
 
-    async fn item(&self, lease: &Lease) -> Result<Option<Item>, StoreError> {
+    async fn item(&self, lease: &Lease) -> Result<Option<QueueItem>, StoreError> {
         let Some(receipt) = self.store().receipt(&lease.place.completion_id).await? else {
             return Ok(None);
         };
@@ -76,7 +79,7 @@ impl Corrections {
         let kind = image::guess_format(&file)
             .map_or("application/octet-stream", |format| format.to_mime_type());
         let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&file));
-        Ok(Some(Item::new(lease, created, prompt, answer, url)))
+        Ok(Some(QueueItem::new(lease, created, prompt, answer, url)))
     }
 
     /// Gives an answer back for anybody to have. Whether the annotator had it.
@@ -85,19 +88,25 @@ impl Corrections {
     /// The store's.
     pub async fn release(
         &self,
-        place: &Place,
+        place: &ChoiceId,
         annotator: &AnnotatorId,
     ) -> Result<bool, StoreError> {
-        self.store().leave(place, annotator, Leave::Release).await
+        self.store()
+            .leave(place, annotator, LeaseReturn::Release)
+            .await
     }
 
     /// Leaves an answer to others. Whether the annotator had it.
     ///
     /// # Errors
     /// The store's.
-    pub async fn skip(&self, place: &Place, annotator: &AnnotatorId) -> Result<bool, StoreError> {
+    pub async fn skip(
+        &self,
+        place: &ChoiceId,
+        annotator: &AnnotatorId,
+    ) -> Result<bool, StoreError> {
         self.store()
-            .leave(place, annotator, Leave::Skip(self.queue().max_skips))
+            .leave(place, annotator, LeaseReturn::Skip(self.queue().max_skips))
             .await
     }
 
@@ -105,7 +114,7 @@ impl Corrections {
     ///
     /// # Errors
     /// The store's.
-    pub async fn queue_length(&self, owners: &Owners, now: u64) -> Result<Length, StoreError> {
+    pub async fn queue_length(&self, owners: &Owners, now: u64) -> Result<QueueLength, StoreError> {
         self.store().length(owners, now).await
     }
 
@@ -129,11 +138,11 @@ impl Corrections {
     pub async fn agreement(&self, owners: &Owners, names: bool) -> Result<Agreement, StoreError> {
         let overlapping = self
             .store()
-            .sample(Sample::Overlapping, owners, SAMPLE)
+            .sample(RatingSample::Overlapping, owners, SAMPLE)
             .await?;
         let unassisted = self
             .store()
-            .sample(Sample::Unassisted, owners, SAMPLE)
+            .sample(RatingSample::Unassisted, owners, SAMPLE)
             .await?;
         let figures = spawn_blocking(move || agreement(&overlapping, &unassisted, names));
         figures.await.map_err(|e| StoreError::Failed(e.to_string()))

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::words::token_words;
 use crate::{
-    feedback::{record::Answer, store::queue::Lease},
+    feedback::{record::RecordedChoice, store::queue::Lease},
     guard::{Span, Verdict},
 };
 
@@ -30,7 +30,7 @@ pub struct QueueWord {
 /// and `annotator`, which closes it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = QueueItem)]
-pub struct Item {
+pub struct QueueItem {
     /// The item's name in `/v1/queue/{id}/...`.
     pub id: String,
     /// The completion.
@@ -62,10 +62,16 @@ pub struct Item {
     pub lease_expires: u64,
 }
 
-impl Item {
+impl QueueItem {
     /// Makes the item that `lease` shows of an answer.
-    pub fn new(lease: &Lease, created: u64, prompt: String, answer: Answer, image: String) -> Self {
-        let Answer {
+    pub fn new(
+        lease: &Lease,
+        created: u64,
+        prompt: String,
+        answer: RecordedChoice,
+        image: String,
+    ) -> Self {
+        let RecordedChoice {
             response,
             tokens,
             verdict,

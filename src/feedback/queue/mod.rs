@@ -20,20 +20,20 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-pub use item::{Item, QueueWord};
-pub use priority::Weights;
+pub use item::{QueueItem, QueueWord};
+pub use priority::PriorityWeights;
 
 use self::{novelty::Novelty, priority::draws};
 use super::{
     record::{Feedback, Receipt, item_digest},
-    store::queue::Entry,
+    store::queue::QueueEntry,
 };
 use crate::guard::Verdict;
 
 /// Settings by which the queue is filled and worked on: `[queue]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Queue {
+pub struct QueueSettings {
     /// Indicates whether answers are put in the queue.
     pub enabled: bool,
     /// Share of the answers shown to annotators that is drawn by chance and shown without marks, 0
@@ -46,10 +46,10 @@ pub struct Queue {
     /// An answer that this many annotators have skipped is shown to nobody any more.
     pub max_skips: u32,
     /// Weights of the parts of the order.
-    pub weights: Weights,
+    pub weights: PriorityWeights,
 }
 
-impl Default for Queue {
+impl Default for QueueSettings {
     fn default() -> Self {
         Self {
             enabled: true,
@@ -57,7 +57,7 @@ impl Default for Queue {
             overlap_share: 0.05,
             lease_s: 600,
             max_skips: 3,
-            weights: Weights::default(),
+            weights: PriorityWeights::default(),
         }
     }
 }
@@ -65,13 +65,13 @@ impl Default for Queue {
 /// Ranks receipts, and learns from feedback what is no longer new.
 pub struct Ranker {
     /// The configuration.
-    pub queue: Queue,
+    pub queue: QueueSettings,
     novelty: Mutex<Novelty>,
 }
 
 impl Ranker {
     /// To which everything is new.
-    pub fn new(queue: Queue) -> Self {
+    pub fn new(queue: QueueSettings) -> Self {
         Self {
             queue,
             novelty: Mutex::default(),
@@ -85,12 +85,12 @@ impl Ranker {
 
     /// The places of a receipt's answers in the queue; empty answers and abstentions, which say
     /// nothing of the photograph, have none.
-    pub fn entries(&self, receipt: &Receipt) -> Vec<Entry> {
+    pub fn entries(&self, receipt: &Receipt) -> Vec<QueueEntry> {
         if !self.queue.enabled {
             return Vec::new();
         }
         let novelty = self.novelty();
-        let entry = |(choice, answer): (usize, &super::record::Answer)| {
+        let entry = |(choice, answer): (usize, &super::record::RecordedChoice)| {
             let draws = draws(&receipt.id, choice);
             let unassisted = draws.unassisted < self.queue.unassisted_share;
             let rank = if unassisted {
@@ -107,7 +107,7 @@ impl Ranker {
                 &answer.response,
             );
             let overlap = draws.overlap < self.queue.overlap_share;
-            Entry {
+            QueueEntry {
                 completion_id: receipt.id.clone(),
                 choice,
                 unassisted,
@@ -116,7 +116,7 @@ impl Ranker {
                 digest,
             }
         };
-        let says_something = |answer: &super::record::Answer| {
+        let says_something = |answer: &super::record::RecordedChoice| {
             answer.verdict != Verdict::Abstained && !answer.response.trim().is_empty()
         };
         let written = receipt

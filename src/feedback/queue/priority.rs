@@ -5,14 +5,14 @@ use sha2::{Digest, Sha256};
 
 use super::words::{TokenWord, token_words};
 use crate::{
-    feedback::record::Answer,
+    feedback::record::RecordedChoice,
     lexicon::{ConceptId, Lexicon},
 };
 
 /// Weights of the parts of the order. Only their proportions matter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Weights {
+pub struct PriorityWeights {
     /// Closeness of a word's reward to the threshold.
     pub closeness: f64,
     /// Disagreement of the scorer with the policy that wrote the word.
@@ -21,7 +21,7 @@ pub struct Weights {
     pub novelty: f64,
 }
 
-impl Default for Weights {
+impl Default for PriorityWeights {
     fn default() -> Self {
         Self {
             closeness: 0.5,
@@ -33,7 +33,11 @@ impl Default for Weights {
 
 /// The answer's priority, 0 to 1: that of the word whose correction would teach most. `novelty`
 /// says how new a thing is, 0 to 1.
-pub fn priority(answer: &Answer, weights: &Weights, novelty: impl Fn(ConceptId) -> f64) -> f64 {
+pub fn priority(
+    answer: &RecordedChoice,
+    weights: &PriorityWeights,
+    novelty: impl Fn(ConceptId) -> f64,
+) -> f64 {
     let mentions = Lexicon::shared().mentions(&answer.response);
     let of_word = |word: &TokenWord| {
         let named = mentions
@@ -88,20 +92,20 @@ fn closeness(reward: f32, threshold: f32) -> f64 {
 
 /// Numbers between 0 and 1 that are as good as random, and the same for an answer whenever it is
 /// asked: a restart changes nobody's lot.
-pub(super) struct Draws {
+pub(super) struct PseudoRandom {
     pub(super) unassisted: f64,
     pub(super) overlap: f64,
     pub(super) rank: f64,
 }
 
-pub(super) fn draws(completion: &str, choice: usize) -> Draws {
+pub(super) fn draws(completion: &str, choice: usize) -> PseudoRandom {
     let digest = Sha256::digest(format!("annotation queue {completion} {choice}"));
     let number = |at: usize| {
         digest[at..at + 4]
             .iter()
             .fold(0.0, |sum, byte| (sum + f64::from(*byte)) / 256.0)
     };
-    Draws {
+    PseudoRandom {
         unassisted: number(0),
         overlap: number(4),
         rank: number(8),
@@ -112,29 +116,29 @@ pub(super) fn draws(completion: &str, choice: usize) -> Draws {
 mod tests {
     use super::*;
     use crate::{
-        feedback::record::{Label, Token},
+        feedback::record::{ResponseToken, TokenLabel},
         guard::Verdict,
     };
 
     /// An answer of words of one token each, with rewards and probabilities.
-    fn answer(words: &[(&str, f32, f32)]) -> Answer {
+    fn answer(words: &[(&str, f32, f32)]) -> RecordedChoice {
         let mut response = String::new();
         let mut token = |&(word, reward, p): &(&str, f32, f32)| {
             let start = response.chars().count();
             response += word;
             let end = response.chars().count();
-            Token {
+            ResponseToken {
                 id: 0,
                 text: word.to_owned(),
                 start,
                 end,
                 logprob: Some(p.ln()),
                 reward: Some(reward),
-                label: Label::None,
+                label: TokenLabel::None,
             }
         };
         let tokens = words.iter().map(&mut token).collect();
-        Answer {
+        RecordedChoice {
             response,
             tokens,
             verdict: Verdict::Clean,
@@ -144,8 +148,8 @@ mod tests {
         }
     }
 
-    fn only(closeness: f64, disagreement: f64, novelty: f64) -> Weights {
-        Weights {
+    fn only(closeness: f64, disagreement: f64, novelty: f64) -> PriorityWeights {
+        PriorityWeights {
             closeness,
             disagreement,
             novelty,
@@ -158,7 +162,8 @@ mod tests {
         let sure = answer(&[("A", 0.4, 0.9), (" dog", 0.95, 0.95)]);
         let at_odds = answer(&[("A", 0.9, 0.9), (" dog", 0.05, 0.95)]);
         let closeness = only(1.0, 0.0, 0.0);
-        let of = |answer: &Answer, weights: &Weights| priority(answer, weights, |_| 1.0);
+        let of =
+            |answer: &RecordedChoice, weights: &PriorityWeights| priority(answer, weights, |_| 1.0);
         assert!(of(&near, &closeness) > 0.9);
         assert!(
             (of(&sure, &closeness) - 0.05 / 0.6).abs() < 1e-6,
@@ -168,7 +173,7 @@ mod tests {
         assert!((of(&at_odds, &disagreement) - 0.9).abs() < 1e-6);
         assert!(of(&near, &disagreement) < 1e-6);
         assert_eq!(priority(&near, &only(0.0, 0.0, 2.0), |_| 0.5), 0.5);
-        assert_eq!(of(&answer(&[]), &Weights::default()), 0.0);
+        assert_eq!(of(&answer(&[]), &PriorityWeights::default()), 0.0);
         assert_eq!(of(&near, &only(0.0, 0.0, 0.0)), 0.0);
     }
 
@@ -185,11 +190,12 @@ mod tests {
 
     #[test]
     fn lots_are_even_and_do_not_depend_on_each_other() {
-        let draws: Vec<Draws> = (0..4000)
+        let draws: Vec<PseudoRandom> = (0..4000)
             .map(|i| draws(&format!("chatcmpl-{i}"), i % 2))
             .collect();
-        let share =
-            |chosen: fn(&Draws) -> bool| draws.iter().filter(|d| chosen(d)).count() as f64 / 4000.0;
+        let share = |chosen: fn(&PseudoRandom) -> bool| {
+            draws.iter().filter(|d| chosen(d)).count() as f64 / 4000.0
+        };
         assert!((share(|d| d.unassisted < 0.1) - 0.1).abs() < 0.02);
         assert!((share(|d| d.overlap < 0.5) - 0.5).abs() < 0.04);
         assert!((share(|d| d.rank < 0.5 && d.overlap < 0.5) - 0.25).abs() < 0.04);

@@ -7,11 +7,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    agreement::{Figures, figures, wilson},
+    agreement::{AgreementFigures, figures, wilson},
     words::token_words,
 };
 use crate::{
-    feedback::record::{Correction, Feedback, Kind, Scope},
+    feedback::record::{Correction, Feedback, JudgedPart, JudgmentKind},
     lexicon::{Lexicon, WordClass},
 };
 
@@ -34,15 +34,15 @@ pub struct Agreement {
     pub items: usize,
     /// Agreement on whether a word is right, for all words that claim something and were judged by
     /// two.
-    pub overall: Figures,
+    pub overall: AgreementFigures,
     /// The same by what the word is about, and for whether something is left out.
-    pub by_kind: BTreeMap<&'static str, Figures>,
+    pub by_kind: BTreeMap<&'static str, AgreementFigures>,
     /// Each annotator with all others taken together.
     pub by_annotator: Vec<AnnotatorFigures>,
     /// Each two of them; those with the most in common come first.
     pub pairs: Vec<PairFigures>,
     /// Recall of the guard.
-    pub recall: Recall,
+    pub recall: GuardRecall,
 }
 
 /// An annotator with all others.
@@ -54,7 +54,7 @@ pub struct AnnotatorFigures {
     pub items: usize,
     /// The figures.
     #[serde(flatten)]
-    pub figures: Figures,
+    pub figures: AgreementFigures,
 }
 
 /// Two annotators.
@@ -64,13 +64,13 @@ pub struct PairFigures {
     pub annotators: [String; 2],
     /// The figures.
     #[serde(flatten)]
-    pub figures: Figures,
+    pub figures: AgreementFigures,
 }
 
 /// The share of all errors that the guard marks, from answers that were drawn by chance and shown
 /// without marks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
-pub struct Recall {
+pub struct GuardRecall {
     /// Answers that were judged whole.
     pub answers: usize,
     /// Errors that people found in them.
@@ -168,7 +168,7 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
     }
 }
 
-fn over_all<'a>(units: impl Iterator<Item = &'a Unit>) -> Figures {
+fn over_all<'a>(units: impl Iterator<Item = &'a Unit>) -> AgreementFigures {
     figures(
         &units
             .map(|unit| unit.said.values().copied().collect())
@@ -177,7 +177,7 @@ fn over_all<'a>(units: impl Iterator<Item = &'a Unit>) -> Figures {
 }
 
 /// The units on which annotator `i` and somebody else have spoken, each other one being a unit.
-fn against_others(units: &[&Unit], i: usize) -> Figures {
+fn against_others(units: &[&Unit], i: usize) -> AgreementFigures {
     let with_other = |unit: &&Unit| -> Vec<Vec<bool>> {
         let Some(&own) = unit.said.get(&i) else {
             return Vec::new();
@@ -271,7 +271,7 @@ fn wrong(records: &[&Feedback], start: usize, end: usize) -> Option<bool> {
             .errors
             .iter()
             .any(|error| error.start < end && start < error.end);
-        let judged = scope == Scope::AllErrors
+        let judged = scope == JudgedPart::AllErrors
             || record.errors.first().is_some_and(|first| start < first.end);
         judged.then_some(bad)
     });
@@ -284,8 +284,8 @@ fn misses(records: &[&Feedback]) -> Option<bool> {
     let said = records.iter().filter_map(|record| {
         let adds = record.errors.iter().any(|error| error.start == error.end);
         match (record.kind, record.scope) {
-            (Kind::Missing, _) => Some(true),
-            (_, Some(Scope::AllErrors)) => Some(adds),
+            (JudgmentKind::Missing, _) => Some(true),
+            (_, Some(JudgedPart::AllErrors)) => Some(adds),
             _ => None,
         }
     });
@@ -294,10 +294,10 @@ fn misses(records: &[&Feedback]) -> Option<bool> {
 
 /// Measures recall in answers that were drawn by chance. First errors would favor what is easy to
 /// see, so that only answers judged whole count.
-pub fn recall(unassisted: &[Feedback]) -> Recall {
+pub fn recall(unassisted: &[Feedback]) -> GuardRecall {
     let whole: Vec<&Feedback> = unassisted
         .iter()
-        .filter(|record| record.scope == Some(Scope::AllErrors))
+        .filter(|record| record.scope == Some(JudgedPart::AllErrors))
         .collect();
     let flagged = |record: &&Feedback| {
         let doubted = record.doubted.as_deref()?;
@@ -317,7 +317,7 @@ pub fn recall(unassisted: &[Feedback]) -> Recall {
     };
     let errors: Vec<bool> = whole.iter().filter_map(flagged).flatten().collect();
     let flagged = errors.iter().filter(|flagged| **flagged).count();
-    Recall {
+    GuardRecall {
         answers: whole.len(),
         errors: errors.len(),
         flagged,
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
     use crate::feedback::{
         queue::priority::draws,
-        record::{Extent, ImageHash, Source, Versions},
+        record::{CharRange, FeedbackSource, ImageHash, Versions},
     };
 
     const TEXT: &str = "Two dogs run on a red sofa.";
@@ -339,7 +339,7 @@ mod tests {
     fn record(
         annotator: &str,
         item: usize,
-        scope: Option<Scope>,
+        scope: Option<JudgedPart>,
         errors: &[(usize, usize)],
     ) -> Feedback {
         let error = |&(start, end): &(usize, usize)| Correction {
@@ -364,14 +364,14 @@ mod tests {
             response: TEXT.to_owned(),
             tokens: Vec::new(),
             kind: if scope.is_none() {
-                Kind::Missing
+                JudgmentKind::Missing
             } else {
-                Kind::Bad
+                JudgmentKind::Bad
             },
             scope,
             errors: errors.iter().map(error).collect(),
             missing: Vec::new(),
-            doubted: Some(vec![Extent { start: 4, end: 8 }]),
+            doubted: Some(vec![CharRange { start: 4, end: 8 }]),
             versions: Versions::default(),
             unassisted: true,
             queued: None,
@@ -379,20 +379,20 @@ mod tests {
             annotator_owner: String::new(),
             user: None,
             comment: None,
-            source: Source::Human,
+            source: FeedbackSource::Human,
         }
     }
 
     #[test]
     fn words_that_two_judged_are_compared() {
-        let all = Some(Scope::AllErrors);
+        let all = Some(JudgedPart::AllErrors);
         // Both: dogs wrong. Ann alone: red wrong. Bob stopped at dogs in the second answer; eve has
         // judged alone.
         let records = [
             record("ann", 1, all, &[(4, 8), (18, 21)]),
             record("bob", 1, all, &[(4, 8)]),
             record("ann", 2, all, &[]),
-            record("bob", 2, Some(Scope::FirstError), &[(4, 8)]),
+            record("bob", 2, Some(JudgedPart::FirstError), &[(4, 8)]),
             record("eve", 3, all, &[]),
             // A second record of ann's about the first answer: she also misses something.
             record("ann", 1, None, &[]),
@@ -433,10 +433,10 @@ mod tests {
 
     #[test]
     fn recall_counts_answers_that_were_judged_whole() {
-        let all = Some(Scope::AllErrors);
+        let all = Some(JudgedPart::AllErrors);
         let records = [
             record("ann", 1, all, &[(4, 8), (18, 21)]),
-            record("ann", 2, Some(Scope::FirstError), &[(18, 21)]),
+            record("ann", 2, Some(JudgedPart::FirstError), &[(18, 21)]),
             record("bob", 3, all, &[]),
         ];
         let found = recall(&records);
@@ -461,7 +461,7 @@ mod tests {
                 record(
                     "ann",
                     i,
-                    Some(Scope::AllErrors),
+                    Some(JudgedPart::AllErrors),
                     if flagged(i) { &[(4, 8)] } else { &[(18, 21)] },
                 )
             })

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{feedback::record::Token, guard::words};
+use crate::{feedback::record::ResponseToken, guard::words};
 
 /// A word.
 pub(in crate::feedback) struct TokenWord {
@@ -19,9 +19,9 @@ pub(in crate::feedback) struct TokenWord {
 }
 
 /// The words of an answer, in order.
-pub(in crate::feedback) fn token_words(response: &str, tokens: &[Token]) -> Vec<TokenWord> {
+pub(in crate::feedback) fn token_words(response: &str, tokens: &[ResponseToken]) -> Vec<TokenWord> {
     let (_, words) = words::words([response.as_bytes()], &[]);
-    let lowest = |tokens: &[Token], value: fn(&Token) -> Option<f32>| {
+    let lowest = |tokens: &[ResponseToken], value: fn(&ResponseToken) -> Option<f32>| {
         tokens
             .iter()
             .try_fold(f32::INFINITY, |lowest, token| {

@@ -16,8 +16,8 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use self::queue::{Entry, QueueStore};
-use super::record::{Feedback, ImageHash, Kind, Receipt, Source};
+use self::queue::{QueueEntry, QueueStore};
+use super::record::{Feedback, FeedbackSource, ImageHash, JudgmentKind, Receipt};
 
 /// Why the store did not do what it was asked. Nothing of it was done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,18 +71,18 @@ pub struct Idempotency {
 
 /// Something to keep.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Row {
+pub enum StoreEntry {
     /// A receipt; one of the same id is left as it is.
     Receipt(Box<Receipt>),
     /// An answer's place in the annotation queue; none without its receipt.
-    Queue(Box<Entry>),
+    Queue(Box<QueueEntry>),
     /// A record.
     Feedback(Box<Feedback>, Option<Idempotency>),
 }
 
 /// Outcome of the insertion of a row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Inserted {
+pub enum InsertOutcome {
     /// It is kept.
     New,
     /// The same request was kept before, and made this record.
@@ -118,13 +118,13 @@ impl Owners {
 
 /// Which records; all that are given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct RecordFilter {
     /// Whose they are.
     pub owners: Owners,
     /// Kind of judgment that they state.
-    pub kind: Option<Kind>,
+    pub kind: Option<JudgmentKind>,
     /// Origin of the records.
-    pub source: Option<Source>,
+    pub source: Option<FeedbackSource>,
     /// Whom they belong to.
     pub user: Option<String>,
     /// Who judged.
@@ -135,9 +135,9 @@ pub struct Filter {
 
 /// A page of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Page {
+pub struct RecordPage {
     /// Which.
-    pub filter: Filter,
+    pub filter: RecordFilter,
     /// Only those after the one with this id, in the order of the page.
     pub after: Option<String>,
     /// Most records.
@@ -148,7 +148,7 @@ pub struct Page {
 
 /// Target of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum RemovalTarget {
     /// A record.
     Feedback(String, Owners),
     /// All records and receipts of a user.
@@ -178,7 +178,7 @@ pub struct AnnotatorTarget {
 
 /// Result of a removal, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Removed {
+pub struct RemovalCounts {
     /// Records.
     pub feedback: u64,
     /// Receipts.
@@ -187,7 +187,7 @@ pub struct Removed {
     pub unnamed: u64,
 }
 
-impl AddAssign for Removed {
+impl AddAssign for RemovalCounts {
     fn add_assign(&mut self, more: Self) {
         self.feedback += more.feedback;
         self.receipts += more.receipts;
@@ -206,7 +206,7 @@ pub struct OwnerBytes {
 
 /// Numbers of records and receipts that are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Stats {
+pub struct StoreStats {
     /// Records by what they say.
     pub feedback: BTreeMap<String, u64>,
     /// Records by where they come from.
@@ -216,53 +216,53 @@ pub struct Stats {
 }
 
 /// The answer of a store, when it comes.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Keeps records and receipts. Every method is a transaction, and durable when it has returned.
 pub trait Store: QueueStore + Send + Sync {
     /// Keeps all rows or, on an error, none.
-    fn insert<'a>(&'a self, rows: &'a [Row]) -> Answer<'a, Vec<Inserted>>;
+    fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>>;
 
     /// A record by its id.
-    fn feedback<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Feedback>>;
+    fn feedback<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Feedback>>;
 
     /// The record that a request with this key made.
-    fn by_key<'a>(&'a self, key: &'a Idempotency) -> Answer<'a, Option<Inserted>>;
+    fn by_key<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>>;
 
     /// A receipt by its completion's id.
-    fn receipt<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Receipt>>;
+    fn receipt<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Receipt>>;
 
     /// The newest receipts, at most so many.
-    fn receipts(&self, limit: u32) -> Answer<'_, Vec<Receipt>>;
+    fn receipts(&self, limit: u32) -> StoreFuture<'_, Vec<Receipt>>;
 
     /// Some records.
-    fn page<'a>(&'a self, page: &'a Page) -> Answer<'a, Vec<Feedback>>;
+    fn page<'a>(&'a self, page: &'a RecordPage) -> StoreFuture<'a, Vec<Feedback>>;
 
     /// Removes; images that lose a reference by it are [`doomed`](Self::doomed).
-    fn remove<'a>(&'a self, target: &'a Target) -> Answer<'a, Removed>;
+    fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts>;
 
     /// Images that lost a reference, and whether they have others.
-    fn doomed(&self, limit: u32) -> Answer<'_, Vec<ImageHash>>;
+    fn doomed(&self, limit: u32) -> StoreFuture<'_, Vec<ImageHash>>;
 
     /// Returns `true` if a record or a receipt refers to the image.
-    fn refers(&self, image: ImageHash) -> Answer<'_, bool>;
+    fn refers(&self, image: ImageHash) -> StoreFuture<'_, bool>;
 
     /// Takes the image off the list of the doomed.
-    fn spare(&self, image: ImageHash) -> Answer<'_, ()>;
+    fn spare(&self, image: ImageHash) -> StoreFuture<'_, ()>;
 
     /// Returns the numbers of what is kept of these owners.
-    fn stats<'a>(&'a self, owners: &'a Owners) -> Answer<'a, Stats>;
+    fn stats<'a>(&'a self, owners: &'a Owners) -> StoreFuture<'a, StoreStats>;
 
     /// Gives receipts that were made after this Unix time, when the clock was ahead, that time:
     /// else they would be kept for longer than others.
-    fn redate_receipts(&self, now: u64) -> Answer<'_, ()>;
+    fn redate_receipts(&self, now: u64) -> StoreFuture<'_, ()>;
 
     /// Returns how many bytes receipts take, by owner.
-    fn receipt_bytes(&self) -> Answer<'_, Vec<OwnerBytes>>;
+    fn receipt_bytes(&self) -> StoreFuture<'_, Vec<OwnerBytes>>;
 
     /// Overwrites what removed rows have left in the store's files, as far as those are the store's
     /// to write.
-    fn scrub(&self) -> Answer<'_, ()>;
+    fn scrub(&self) -> StoreFuture<'_, ()>;
 
     /// Returns why the store is not to be relied on, since some answer showed it; `None` while all
     /// is well.

@@ -5,47 +5,47 @@ use std::{fmt, str::FromStr};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Answer, Owners};
+use super::{Owners, StoreFuture};
 use crate::feedback::record::Feedback;
 
 /// An answer of a completion; written `COMPLETION.CHOICE`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct ChoiceId {
     /// The completion.
     pub completion_id: String,
     /// Which of its answers.
     pub choice: usize,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ChoiceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.completion_id, self.choice)
     }
 }
 
-/// A text that names no [`Place`].
+/// A text that names no [`ChoiceId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an item of the queue is named COMPLETION.CHOICE")]
-pub struct NoPlace;
+pub struct InvalidChoiceId;
 
-impl FromStr for Place {
-    type Err = NoPlace;
+impl FromStr for ChoiceId {
+    type Err = InvalidChoiceId;
 
-    fn from_str(text: &str) -> Result<Self, NoPlace> {
+    fn from_str(text: &str) -> Result<Self, InvalidChoiceId> {
         let (completion_id, choice) = text
             .rsplit_once('.')
             .filter(|(id, _)| !id.is_empty())
-            .ok_or(NoPlace)?;
+            .ok_or(InvalidChoiceId)?;
         Ok(Self {
             completion_id: completion_id.to_owned(),
-            choice: choice.parse().map_err(|_| NoPlace)?,
+            choice: choice.parse().map_err(|_| InvalidChoiceId)?,
         })
     }
 }
 
 /// An answer that waits for annotators.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct QueueEntry {
     /// The completion; its receipt is there already, which says whose the entry is, and the entry
     /// goes with it.
     pub completion_id: String,
@@ -76,7 +76,7 @@ pub struct AnnotatorId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The answer.
-    pub place: Place,
+    pub place: ChoiceId,
     /// Indicates whether it is shown without marks.
     pub unassisted: bool,
     /// Indicates whether somebody else judges it too.
@@ -87,7 +87,7 @@ pub struct Lease {
 
 /// An annotator's wish for an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct LeaseRequest {
     /// Who.
     pub annotator: AnnotatorId,
     /// Whose answers they may see.
@@ -102,7 +102,7 @@ pub struct Wish {
 
 /// Return of an answer by an annotator who does not judge it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
+pub enum LeaseReturn {
     /// For anybody to have, themselves too.
     Release,
     /// For others; where so many have done so, for nobody.
@@ -112,7 +112,7 @@ pub enum Leave {
 /// Numbers of answers in the queue, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = QueueLength)]
-pub struct Length {
+pub struct QueueLength {
     /// Waiting, or in work.
     pub open: u64,
     /// Of the open: leased to somebody now. One that two have counts twice.
@@ -137,7 +137,7 @@ pub struct AnnotatorProgress {
 
 /// Which records of judged answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sample {
+pub enum RatingSample {
     /// About answers that two annotators got.
     Overlapping,
     /// About answers that were drawn by chance and shown without marks.
@@ -145,44 +145,44 @@ pub enum Sample {
 }
 
 /// Keeps the queue. The same answer of several completions of one owner is one item: whoever has
-/// judged one has judged all. Entries come with [`super::Row::Queue`]; a record that is
+/// judged one has judged all. Entries come with [`super::StoreEntry::Queue`]; a record that is
 /// [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
 pub trait QueueStore {
     /// Leases the next answer: the one that the annotator has already, or the first that they have
     /// neither judged nor skipped and that not enough others have. `None` when there is none.
-    fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>>;
+    fn next<'a>(&'a self, wish: &'a LeaseRequest) -> StoreFuture<'a, Option<Lease>>;
 
     /// Returns the lease that the annotator was given, also when the time is over and when they
     /// have judged the answer already.
     fn lease<'a>(
         &'a self,
-        place: &'a Place,
+        place: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-    ) -> Answer<'a, Option<Lease>>;
+    ) -> StoreFuture<'a, Option<Lease>>;
 
     /// Ends a lease. Whether there was one.
     fn leave<'a>(
         &'a self,
-        place: &'a Place,
+        place: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-        how: Leave,
-    ) -> Answer<'a, bool>;
+        how: LeaseReturn,
+    ) -> StoreFuture<'a, bool>;
 
     /// Returns the length of these owners' queue at this Unix time.
-    fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> Answer<'a, Length>;
+    fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> StoreFuture<'a, QueueLength>;
 
     /// Returns how much an annotator has done by this Unix time.
     fn progress<'a>(
         &'a self,
         annotator: &'a AnnotatorId,
         now: u64,
-    ) -> Answer<'a, AnnotatorProgress>;
+    ) -> StoreFuture<'a, AnnotatorProgress>;
 
     /// The newest records of a sample.
     fn sample<'a>(
         &'a self,
-        sample: Sample,
+        sample: RatingSample,
         owners: &'a Owners,
         limit: u32,
-    ) -> Answer<'a, Vec<Feedback>>;
+    ) -> StoreFuture<'a, Vec<Feedback>>;
 }

@@ -20,13 +20,13 @@ use sqlx::{
 };
 
 use super::{
-    Answer, Idempotency, Inserted, OwnerBytes, Owners, Page, Removed, Row, Stats, Store,
-    StoreError, Target,
+    Idempotency, InsertOutcome, OwnerBytes, Owners, RecordPage, RemovalCounts, RemovalTarget,
+    Store, StoreEntry, StoreError, StoreFuture, StoreStats,
     sql_queue::{digest, enqueue, judged},
     sql_remove::remove,
 };
 use crate::{
-    feedback::record::{Feedback, ImageHash, Receipt, Source},
+    feedback::record::{Feedback, FeedbackSource, ImageHash, Receipt},
     private_files,
 };
 
@@ -41,7 +41,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
 /// Connections to the database.
 const CONNECTIONS: u32 = 8;
 
-/// Most receipts that [`Target::OldestReceipts`] removes.
+/// Most receipts that [`RemovalTarget::OldestReceipts`] removes.
 pub const OLDEST: u32 = 256;
 
 /// Longest wait of a statement for a connection, and of SQLite for another process that writes.
@@ -132,7 +132,7 @@ impl SqlStore {
     pub(super) fn answer<'a, T: Send + 'a>(
         &'a self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
-    ) -> Answer<'a, T> {
+    ) -> StoreFuture<'a, T> {
         let note = |result: &Result<T, StoreError>| {
             if let Err(StoreError::Damaged(why)) = result
                 && self.damage.set(why.clone()).is_ok()
@@ -302,7 +302,7 @@ const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', fa
                                 current_setting('synchronous_commit') = 'off'";
 
 impl Store for SqlStore {
-    fn insert<'a>(&'a self, rows: &'a [Row]) -> Answer<'a, Vec<Inserted>> {
+    fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>> {
         self.answer(self.within(async move |mut unit| {
             let mut inserted = Vec::with_capacity(rows.len());
             for row in rows {
@@ -312,11 +312,11 @@ impl Store for SqlStore {
         }))
     }
 
-    fn feedback<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Feedback>> {
+    fn feedback<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Feedback>> {
         self.answer(self.body("SELECT body FROM feedback WHERE id = $1", id))
     }
 
-    fn by_key<'a>(&'a self, key: &'a Idempotency) -> Answer<'a, Option<Inserted>> {
+    fn by_key<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>> {
         self.answer(async move {
             let row = with_key(key)
                 .fetch_optional(&self.pool)
@@ -326,11 +326,11 @@ impl Store for SqlStore {
         })
     }
 
-    fn receipt<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Receipt>> {
+    fn receipt<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Receipt>> {
         self.answer(self.body("SELECT body FROM receipts WHERE id = $1", id))
     }
 
-    fn receipts(&self, limit: u32) -> Answer<'_, Vec<Receipt>> {
+    fn receipts(&self, limit: u32) -> StoreFuture<'_, Vec<Receipt>> {
         self.answer(async move {
             let sql =
                 format!("SELECT body FROM receipts ORDER BY created DESC, id DESC LIMIT {limit}");
@@ -342,9 +342,9 @@ impl Store for SqlStore {
         })
     }
 
-    fn page<'a>(&'a self, page: &'a Page) -> Answer<'a, Vec<Feedback>> {
+    fn page<'a>(&'a self, page: &'a RecordPage) -> StoreFuture<'a, Vec<Feedback>> {
         self.answer(async move {
-            let Page {
+            let RecordPage {
                 filter,
                 after,
                 limit,
@@ -358,7 +358,7 @@ impl Store for SqlStore {
             let conditions = [
                 ("owner =", filter.owners.name()),
                 ("kind =", filter.kind.map(|k| k.name())),
-                ("source =", filter.source.map(Source::name)),
+                ("source =", filter.source.map(FeedbackSource::name)),
                 ("user_name =", filter.user.as_deref()),
                 ("annotator =", filter.annotator.as_deref()),
                 ("completion_id =", filter.completion_id.as_deref()),
@@ -385,7 +385,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn remove<'a>(&'a self, target: &'a Target) -> Answer<'a, Removed> {
+    fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts> {
         self.answer(
             self.within(async move |mut unit| {
                 Ok((remove(&mut unit.connection, target).await?, unit))
@@ -393,7 +393,7 @@ impl Store for SqlStore {
         )
     }
 
-    fn doomed(&self, limit: u32) -> Answer<'_, Vec<ImageHash>> {
+    fn doomed(&self, limit: u32) -> StoreFuture<'_, Vec<ImageHash>> {
         self.answer(async move {
             let sql = format!("SELECT image FROM doomed_images LIMIT {limit}");
             let rows = sqlx::query(&sql)
@@ -410,7 +410,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn refers(&self, image: ImageHash) -> Answer<'_, bool> {
+    fn refers(&self, image: ImageHash) -> StoreFuture<'_, bool> {
         self.answer(async move {
             let sql = "SELECT 1 FROM feedback WHERE image = $1 UNION ALL SELECT 1 FROM receipts \
                        WHERE image = $1 LIMIT 1";
@@ -423,7 +423,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn spare(&self, image: ImageHash) -> Answer<'_, ()> {
+    fn spare(&self, image: ImageHash) -> StoreFuture<'_, ()> {
         self.answer(async move {
             let query =
                 sqlx::query("DELETE FROM doomed_images WHERE image = $1").bind(image.to_string());
@@ -431,7 +431,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn stats<'a>(&'a self, owners: &'a Owners) -> Answer<'a, Stats> {
+    fn stats<'a>(&'a self, owners: &'a Owners) -> StoreFuture<'a, StoreStats> {
         self.answer(async move {
             let of = format!("WHERE 1 = 1{}", owner_condition(owners, "owner", 1));
             let feedback = self
@@ -452,7 +452,7 @@ impl Store for SqlStore {
                     owners,
                 )
                 .await?;
-            Ok(Stats {
+            Ok(StoreStats {
                 feedback: feedback.into_iter().collect(),
                 sources: sources.into_iter().collect(),
                 receipts: receipts.first().map_or(0, |(_, n)| *n),
@@ -460,7 +460,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn redate_receipts(&self, now: u64) -> Answer<'_, ()> {
+    fn redate_receipts(&self, now: u64) -> StoreFuture<'_, ()> {
         self.answer(async move {
             let query =
                 sqlx::query("UPDATE receipts SET created = $1 WHERE created > $1").bind(now as i64);
@@ -468,7 +468,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn receipt_bytes(&self) -> Answer<'_, Vec<OwnerBytes>> {
+    fn receipt_bytes(&self) -> StoreFuture<'_, Vec<OwnerBytes>> {
         self.answer(async move {
             let by_image = "SELECT owner, SUM(bytes) + MAX(image_bytes) AS bytes FROM receipts \
                             GROUP BY owner, image";
@@ -484,7 +484,7 @@ impl Store for SqlStore {
         })
     }
 
-    fn scrub(&self) -> Answer<'_, ()> {
+    fn scrub(&self) -> StoreFuture<'_, ()> {
         self.answer(async move {
             if self.is_sqlite {
                 self.pool.execute(CHECKPOINT).await.map_err(failed)?;
@@ -511,9 +511,12 @@ pub(super) async fn body<T: DeserializeOwned>(
     row.map(|row| read(&row)).transpose()
 }
 
-async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, StoreError> {
+async fn insert(
+    connection: &mut AnyConnection,
+    row: &StoreEntry,
+) -> Result<InsertOutcome, StoreError> {
     let (record, key) = match row {
-        Row::Receipt(receipt) => {
+        StoreEntry::Receipt(receipt) => {
             let sql = "INSERT INTO receipts (id, created, image, user_name, body, owner, bytes, \
                        image_bytes) \
                        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
@@ -530,10 +533,14 @@ async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, S
                 .bind(bytes)
                 .bind(receipt.image_bytes as i64);
             query.execute(&mut *connection).await.map_err(failed)?;
-            return Ok(Inserted::New);
+            return Ok(InsertOutcome::New);
         }
-        Row::Queue(entry) => return enqueue(connection, entry).await.map(|()| Inserted::New),
-        Row::Feedback(record, key) => (record, key),
+        StoreEntry::Queue(entry) => {
+            return enqueue(connection, entry)
+                .await
+                .map(|()| InsertOutcome::New);
+        }
+        StoreEntry::Feedback(record, key) => (record, key),
     };
     let sql = "INSERT INTO feedback (id, created, completion_id, image, user_name, annotator, \
                kind, source, idempotency_key, idempotency_digest, body, \
@@ -567,16 +574,16 @@ async fn insert(connection: &mut AnyConnection, row: &Row) -> Result<Inserted, S
         judged(connection, record).await?;
     }
     match key {
-        _ if done.rows_affected() > 0 => Ok(Inserted::New),
+        _ if done.rows_affected() > 0 => Ok(InsertOutcome::New),
         Some(key) => match with_key(key)
             .fetch_optional(&mut *connection)
             .await
             .map_err(failed)?
         {
             Some(row) => before(&row, key),
-            None => Ok(Inserted::Conflict),
+            None => Ok(InsertOutcome::Conflict),
         },
-        None => Ok(Inserted::Conflict),
+        None => Ok(InsertOutcome::Conflict),
     }
 }
 
@@ -585,12 +592,12 @@ fn with_key(key: &Idempotency) -> SqlQuery<'_> {
         .bind(&key.key)
 }
 
-fn before(row: &AnyRow, key: &Idempotency) -> Result<Inserted, StoreError> {
+fn before(row: &AnyRow, key: &Idempotency) -> Result<InsertOutcome, StoreError> {
     let same = row.try_get::<String, _>(1).map_err(failed)? == key.digest;
     if same {
-        Ok(Inserted::Before(Box::new(read(row)?)))
+        Ok(InsertOutcome::Before(Box::new(read(row)?)))
     } else {
-        Ok(Inserted::Conflict)
+        Ok(InsertOutcome::Conflict)
     }
 }
 

@@ -3,10 +3,10 @@
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{
-    Answer, Owners, StoreError,
+    Owners, StoreError, StoreFuture,
     queue::{
-        AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample,
-        Wish,
+        AnnotatorId, AnnotatorProgress, ChoiceId, Lease, LeaseRequest, LeaseReturn, QueueEntry,
+        QueueLength, QueueStore, RatingSample,
     },
     sql::{SqlQuery, SqlStore, bind_owner, failed, owner_condition, read},
 };
@@ -18,7 +18,7 @@ const DAY_S: u64 = 24 * 60 * 60;
 const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 
 impl QueueStore for SqlStore {
-    fn next<'a>(&'a self, wish: &'a Wish) -> Answer<'a, Option<Lease>> {
+    fn next<'a>(&'a self, wish: &'a LeaseRequest) -> StoreFuture<'a, Option<Lease>> {
         self.answer(self.within(async move |mut unit| {
             sqlx::query(
                 "UPDATE queue_turn SET turn = turn + \
@@ -49,9 +49,9 @@ impl QueueStore for SqlStore {
 
     fn lease<'a>(
         &'a self,
-        place: &'a Place,
+        place: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-    ) -> Answer<'a, Option<Lease>> {
+    ) -> StoreFuture<'a, Option<Lease>> {
         self.answer(async move {
             let sql = format!(
                 "SELECT {LEASED}, l.expires FROM leases l JOIN queue q ON q.completion_id = \
@@ -69,17 +69,17 @@ impl QueueStore for SqlStore {
 
     fn leave<'a>(
         &'a self,
-        place: &'a Place,
+        place: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-        how: Leave,
-    ) -> Answer<'a, bool> {
+        how: LeaseReturn,
+    ) -> StoreFuture<'a, bool> {
         self.answer(self.within(async move |mut unit| {
             let what = match how {
-                Leave::Release => "DELETE FROM leases",
-                Leave::Skip(_) => "UPDATE leases SET state = 'skipped'",
+                LeaseReturn::Release => "DELETE FROM leases",
+                LeaseReturn::Skip(_) => "UPDATE leases SET state = 'skipped'",
             };
             let left = end_lease(&mut unit.connection, what, place, annotator).await?;
-            if let (true, Leave::Skip(most)) = (left, how) {
+            if let (true, LeaseReturn::Skip(most)) = (left, how) {
                 let sql = "UPDATE queue SET skips = skips + 1, wanted = CASE WHEN skips + 1 >= $3 \
                            THEN -1 ELSE wanted END \
                            WHERE completion_id = $1 AND choice = $2";
@@ -93,7 +93,7 @@ impl QueueStore for SqlStore {
         }))
     }
 
-    fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> Answer<'a, Length> {
+    fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> StoreFuture<'a, QueueLength> {
         self.answer(async move {
             let of = owner_condition(owners, "q.owner", 1);
             let sql = format!(
@@ -116,7 +116,7 @@ impl QueueStore for SqlStore {
                     .map_or(0, |(_, count)| *count)
             };
             let unassisted = of("unassisted");
-            Ok(Length {
+            Ok(QueueLength {
                 open: of("open") + unassisted,
                 leased: of("leased"),
                 unassisted,
@@ -130,7 +130,7 @@ impl QueueStore for SqlStore {
         &'a self,
         annotator: &'a AnnotatorId,
         now: u64,
-    ) -> Answer<'a, AnnotatorProgress> {
+    ) -> StoreFuture<'a, AnnotatorProgress> {
         self.answer(async move {
             let midnight = now / DAY_S * DAY_S;
             let sql =
@@ -146,14 +146,14 @@ impl QueueStore for SqlStore {
 
     fn sample<'a>(
         &'a self,
-        sample: Sample,
+        sample: RatingSample,
         owners: &'a Owners,
         limit: u32,
-    ) -> Answer<'a, Vec<Feedback>> {
+    ) -> StoreFuture<'a, Vec<Feedback>> {
         self.answer(async move {
             let column = match sample {
-                Sample::Overlapping => "overlapping",
-                Sample::Unassisted => "unassisted",
+                RatingSample::Overlapping => "overlapping",
+                RatingSample::Unassisted => "unassisted",
             };
             let of = owner_condition(owners, "owner", 1);
             let sql = format!(
@@ -171,7 +171,7 @@ impl QueueStore for SqlStore {
 /// Binds an answer and an annotator, as parameters 1 to 4.
 fn of_annotator<'q>(
     query: SqlQuery<'q>,
-    place: &'q Place,
+    place: &'q ChoiceId,
     annotator: &'q AnnotatorId,
 ) -> SqlQuery<'q> {
     query
@@ -182,7 +182,10 @@ fn of_annotator<'q>(
 }
 
 /// The answer that the annotator has already.
-async fn running(connection: &mut AnyConnection, wish: &Wish) -> Result<Option<Lease>, StoreError> {
+async fn running(
+    connection: &mut AnyConnection,
+    wish: &LeaseRequest,
+) -> Result<Option<Lease>, StoreError> {
     let sql = format!(
         "SELECT {LEASED} FROM leases l JOIN queue q ON q.completion_id = l.completion_id AND \
          q.choice = l.choice \
@@ -199,7 +202,7 @@ async fn running(connection: &mut AnyConnection, wish: &Wish) -> Result<Option<L
 /// another.
 async fn first(
     connection: &mut AnyConnection,
-    wish: &Wish,
+    wish: &LeaseRequest,
     unassisted: bool,
 ) -> Result<Option<Lease>, StoreError> {
     let of_item = of_item("q");
@@ -219,7 +222,7 @@ async fn first(
 async fn wished(
     connection: &mut AnyConnection,
     sql: &str,
-    wish: &Wish,
+    wish: &LeaseRequest,
 ) -> Result<Option<Lease>, StoreError> {
     let query = sqlx::query(sql)
         .bind(&wish.annotator.name)
@@ -234,8 +237,8 @@ async fn wished(
         .map_err(failed)
 }
 
-fn place(row: &AnyRow) -> Result<Place, sqlx::Error> {
-    Ok(Place {
+fn place(row: &AnyRow) -> Result<ChoiceId, sqlx::Error> {
+    Ok(ChoiceId {
         completion_id: row.try_get(0)?,
         choice: row.try_get::<i64, _>(1)? as usize,
     })
@@ -262,7 +265,7 @@ fn of_item(queue: &str) -> String {
 async fn end_lease(
     connection: &mut AnyConnection,
     what: &str,
-    place: &Place,
+    place: &ChoiceId,
     annotator: &AnnotatorId,
 ) -> Result<bool, StoreError> {
     let sql = format!(
@@ -292,7 +295,7 @@ pub(super) fn digest(record: &Feedback) -> String {
 /// where there is one.
 pub(super) async fn enqueue(
     connection: &mut AnyConnection,
-    entry: &Entry,
+    entry: &QueueEntry,
 ) -> Result<(), StoreError> {
     // A receipt that is gone again takes no place.
     let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, \
@@ -316,7 +319,7 @@ pub(super) async fn enqueue(
         .rows_affected()
         > 0
     {
-        let place = Place {
+        let place = ChoiceId {
             completion_id: entry.completion_id.clone(),
             choice: entry.choice,
         };
@@ -326,7 +329,10 @@ pub(super) async fn enqueue(
 }
 
 /// Notes at a head who has said something about its answer before, and how many are wanted still.
-async fn remember_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
+async fn remember_judges(
+    connection: &mut AnyConnection,
+    head: &ChoiceId,
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, \
                expires) \
                SELECT DISTINCT q.completion_id, q.choice, f.annotator, f.annotator_owner, \
@@ -349,7 +355,7 @@ async fn remember_judges(connection: &mut AnyConnection, head: &Place) -> Result
 }
 
 /// Sets how many judgments of an answer are still wanted; one that too many have skipped stays so.
-async fn count_judges(connection: &mut AnyConnection, head: &Place) -> Result<(), StoreError> {
+async fn count_judges(connection: &mut AnyConnection, head: &ChoiceId) -> Result<(), StoreError> {
     let count = format!(
         "SELECT count(*) {} l.state IN ('done', 'outside')",
         of_item("queue")
@@ -373,7 +379,7 @@ async fn count_judges(connection: &mut AnyConnection, head: &Place) -> Result<()
 async fn head(
     connection: &mut AnyConnection,
     record: &Feedback,
-) -> Result<Option<Place>, StoreError> {
+) -> Result<Option<ChoiceId>, StoreError> {
     let sql = "SELECT completion_id, choice FROM queue WHERE digest = $1 AND wanted > -2 UNION ALL \
                SELECT completion_id, choice FROM queue WHERE completion_id = $2 AND choice = $3 \
                AND digest IS NULL LIMIT 1";
@@ -392,7 +398,7 @@ async fn head(
     row.map(|row| place(&row)).transpose().map_err(failed)
 }
 
-/// Counts a judgement by a named annotator, whether the queue gave out the answer or not; a second
+/// Counts a judgment by a named annotator, whether the queue gave out the answer or not; a second
 /// one by the same changes nothing. What the queue did not give out is `outside`: it is no part of
 /// the samples that agreement and recall are estimated from.
 pub(super) async fn judged(

@@ -3,7 +3,7 @@
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{
-    AnnotatorTarget, Removed, StoreError, Target,
+    AnnotatorTarget, RemovalCounts, RemovalTarget, StoreError,
     sql::{OLDEST, bind_owner, body, failed, json, owner_condition, read},
     sql_queue::{dismiss, heads_with_repeats, promote, reopen},
 };
@@ -11,52 +11,52 @@ use crate::feedback::record::Feedback;
 
 pub(super) async fn remove(
     connection: &mut AnyConnection,
-    target: &Target,
-) -> Result<Removed, StoreError> {
+    target: &RemovalTarget,
+) -> Result<RemovalCounts, StoreError> {
     match target {
-        Target::Feedback(id, owners) => {
+        RemovalTarget::Feedback(id, owners) => {
             let record: Option<Feedback> =
                 body(connection, "SELECT body FROM feedback WHERE id = $1", id).await?;
             match record.filter(|record| owners.contain(&record.owner)) {
-                Some(record) => Ok(Removed {
+                Some(record) => Ok(RemovalCounts {
                     feedback: remove_record(connection, &record).await?,
-                    ..Removed::default()
+                    ..RemovalCounts::default()
                 }),
-                None => Ok(Removed::default()),
+                None => Ok(RemovalCounts::default()),
             }
         }
-        Target::User(user, owners) => {
+        RemovalTarget::User(user, owners) => {
             let condition = format!("user_name = $1{}", owner_condition(owners, "owner", 2));
             let values: Vec<&str> = [Some(user.as_str()), owners.name()]
                 .into_iter()
                 .flatten()
                 .collect();
             let receipts = remove_receipts(connection, &condition, &values).await?;
-            Ok(Removed {
+            Ok(RemovalCounts {
                 receipts,
                 feedback: remove_rows(connection, "feedback", &condition, &values).await?,
                 unnamed: 0,
             })
         }
-        Target::Annotator(target) => forget(connection, target).await,
-        Target::ReceiptsBefore(time, limit) => {
+        RemovalTarget::Annotator(target) => forget(connection, target).await,
+        RemovalTarget::ReceiptsBefore(time, limit) => {
             let oldest = format!(
                 "id IN (SELECT id FROM receipts WHERE created < CAST($1 AS BIGINT) ORDER BY \
                  created, id LIMIT {limit})"
             );
-            Ok(Removed {
+            Ok(RemovalCounts {
                 receipts: remove_receipts(connection, &oldest, &[&time.to_string()]).await?,
-                ..Removed::default()
+                ..RemovalCounts::default()
             })
         }
-        Target::OldestReceipts(owner, bytes) => {
+        RemovalTarget::OldestReceipts(owner, bytes) => {
             let mut receipts = remove_oldest(connection, owner, *bytes, NOBODY_JUDGES).await?;
             if receipts == 0 {
                 receipts = remove_oldest(connection, owner, *bytes, "").await?;
             }
-            Ok(Removed {
+            Ok(RemovalCounts {
                 receipts,
-                ..Removed::default()
+                ..RemovalCounts::default()
             })
         }
     }
@@ -125,7 +125,7 @@ async fn remove_record(
 async fn forget(
     connection: &mut AnyConnection,
     target: &AnnotatorTarget,
-) -> Result<Removed, StoreError> {
+) -> Result<RemovalCounts, StoreError> {
     let AnnotatorTarget {
         name,
         owners,
@@ -139,7 +139,7 @@ async fn forget(
         .await
         .map_err(failed)?;
     let found: Vec<Feedback> = rows.iter().map(read).collect::<Result<_, _>>()?;
-    let mut removed = Removed::default();
+    let mut removed = RemovalCounts::default();
     for mut record in found {
         if *records {
             removed.feedback += remove_record(connection, &record).await?;

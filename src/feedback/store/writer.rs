@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Inserted, Row, Store, StoreError};
+use super::{InsertOutcome, Store, StoreEntry, StoreError};
 
 /// Rows that may wait to be written; more are refused.
 const WAITING: usize = 2048;
 /// Most rows of one transaction.
 const TOGETHER: usize = 256;
 
-type Reply = oneshot::Sender<Result<Inserted, StoreError>>;
+type Reply = oneshot::Sender<Result<InsertOutcome, StoreError>>;
 
 /// The way to the task that writes; it ends with the last of them.
 #[derive(Clone)]
-pub struct Writer(mpsc::Sender<(Row, Reply)>);
+pub struct StoreWriter(mpsc::Sender<(StoreEntry, Reply)>);
 
-impl Writer {
+impl StoreWriter {
     /// Starts the task, in the runtime that this is called in.
     pub fn start(store: Arc<dyn Store>) -> Self {
         let (sender, rows) = mpsc::channel(WAITING);
@@ -31,7 +31,7 @@ impl Writer {
     /// # Errors
     /// The store's error, [`StoreError::Busy`], or [`StoreError::Unavailable`] when the writer is
     /// closed.
-    pub async fn insert(&self, row: Row) -> Result<Inserted, StoreError> {
+    pub async fn insert(&self, row: StoreEntry) -> Result<InsertOutcome, StoreError> {
         let stopped = || StoreError::Unavailable("it is closed".to_owned());
         let (reply, answer) = oneshot::channel();
         self.0.try_send((row, reply)).map_err(|error| match error {
@@ -42,10 +42,10 @@ impl Writer {
     }
 }
 
-async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<(Row, Reply)>) {
+async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<(StoreEntry, Reply)>) {
     let mut batch = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut batch, TOGETHER).await > 0 {
-        let (rows, replies): (Vec<Row>, Vec<Reply>) = batch.drain(..).unzip();
+        let (rows, replies): (Vec<StoreEntry>, Vec<Reply>) = batch.drain(..).unzip();
         for (reply, result) in replies.into_iter().zip(insert(&*store, &rows).await) {
             // Whoever has gone does not hear the answer.
             let _ = reply.send(result);
@@ -54,14 +54,16 @@ async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<(Row, Reply)>)
 }
 
 /// Writes all; where that fails because of one of them, each alone.
-async fn insert(store: &dyn Store, rows: &[Row]) -> Vec<Result<Inserted, StoreError>> {
+async fn insert(store: &dyn Store, rows: &[StoreEntry]) -> Vec<Result<InsertOutcome, StoreError>> {
     match store.insert(rows).await {
         Ok(inserted) => inserted.into_iter().map(Ok).collect(),
         Err(StoreError::Failed(_)) if rows.len() > 1 => {
             let mut results = Vec::with_capacity(rows.len());
             for row in rows {
                 let one = store.insert(std::slice::from_ref(row)).await;
-                results.push(one.map(|mut inserted| inserted.pop().unwrap_or(Inserted::Conflict)));
+                results.push(
+                    one.map(|mut inserted| inserted.pop().unwrap_or(InsertOutcome::Conflict)),
+                );
             }
             results
         }

@@ -1,8 +1,8 @@
 //! Markup within lines: tags, links, code, coordinates, emphasis, entities.
 
 use super::{
-    Kind, Match, Piece, REACH, Scanner, json,
-    json::Level,
+    MarkupKind, Match, Piece, REACH, Scanner, json,
+    json::JsonLevel,
     run::{atoms, entity, escaped_letter, numbered},
 };
 
@@ -57,9 +57,9 @@ impl Scanner {
         let rest = &text[self.at..];
         let c = rest.chars().next()?;
         let (near, ends) = self.reach(rest, whole);
-        let inline = Some(Kind::Inline);
+        let inline = Some(MarkupKind::Inline);
         let (found, kind) = match c {
-            '\n' => return Some((1, self.line.is_marked().then_some(Kind::Structure))),
+            '\n' => return Some((1, self.line.is_marked().then_some(MarkupKind::Structure))),
             _ if c.is_whitespace() => return Some((c.len_utf8(), None)),
             '<' => tag(near, ends),
             '`' => code(near, ends),
@@ -70,15 +70,18 @@ impl Scanner {
                     json::opens(near, false, ends)
                 };
                 if opened == Match::Len(1) {
-                    self.json
-                        .push(if c == '[' { Level::Array } else { Level::Key });
+                    self.json.push(if c == '[' {
+                        JsonLevel::Array
+                    } else {
+                        JsonLevel::Key
+                    });
                 }
                 // What is in the braces of a LaTeX command is text.
                 let command = c == '{' && text[..self.at].ends_with(char::is_alphanumeric);
                 let kind = if opened == Match::Len(1) {
-                    Kind::Structure
+                    MarkupKind::Structure
                 } else {
-                    Kind::Inline
+                    MarkupKind::Inline
                 };
                 (
                     opened
@@ -93,18 +96,21 @@ impl Scanner {
                     kind,
                 )
             }
-            ']' => (link_end(near, ends).or(|| Match::Len(1)), Kind::Inline),
-            '(' => (coordinates(near, ends), Kind::Inline),
-            '|' => return Some((1, Some(Kind::Structure))),
+            ']' => (
+                link_end(near, ends).or(|| Match::Len(1)),
+                MarkupKind::Inline,
+            ),
+            '(' => (coordinates(near, ends), MarkupKind::Inline),
+            '|' => return Some((1, Some(MarkupKind::Structure))),
             '*' | '#' | '0'..='9' if keycap(near, ends) != Match::No => {
-                (keycap(near, ends), Kind::Inline)
+                (keycap(near, ends), MarkupKind::Inline)
             }
             '*' | '}' => return Some((1, inline)),
             '\\' if self.string.is_none() || escaped_letter(rest).is_none() => {
-                (self.escape(near, ends), Kind::Inline)
+                (self.escape(near, ends), MarkupKind::Inline)
             }
             '\u{1F100}'..='\u{1F1FF}' => return Some((c.len_utf8(), inline)),
-            _ => (Match::No, Kind::Inline),
+            _ => (Match::No, MarkupKind::Inline),
         };
         match found {
             Match::Open => return None,
@@ -159,7 +165,7 @@ impl Scanner {
             self.atoms.pop_front();
         }
         if let Some(atom) = self.atoms.front().filter(|atom| atom.start == at) {
-            return Some((atom.len(), Some(Kind::Atom)));
+            return Some((atom.len(), Some(MarkupKind::Atom)));
         }
         let limit = self.atoms.front().map_or(self.examined, |atom| atom.start);
         let run = &text[at..limit.max(at)];
@@ -170,7 +176,7 @@ impl Scanner {
                 .unwrap_or(run.len() - 1)
         };
         let has_letter = |len: usize| run[1..=len].contains(char::is_alphabetic);
-        let inline = Some(Kind::Inline);
+        let inline = Some(MarkupKind::Inline);
         match run.chars().next()? {
             '&' => Some(entity(run).map_or((1, None), |len| (len + possessive(run, len), inline))),
             '_' => {
@@ -181,10 +187,10 @@ impl Scanner {
             '~' if run.starts_with("~~") => Some((2, inline)),
             '!' if text[at + 1..].starts_with('[') => Some((1, inline)),
             '#' if begins && has_letter(named(&['_'])) => {
-                Some((1 + named(&['_']), Some(Kind::Atom)))
+                Some((1 + named(&['_']), Some(MarkupKind::Atom)))
             }
             '@' if begins && has_letter(named(&['_', '-'])) => {
-                Some((1 + named(&['_', '-']), Some(Kind::Atom)))
+                Some((1 + named(&['_', '-']), Some(MarkupKind::Atom)))
             }
             ':' if begins
                 && has_letter(named(&['_', '-', '+']))
@@ -235,7 +241,7 @@ fn possessive(run: &str, len: usize) -> usize {
 
 /// A tag, a comment, a sign as `<|end|>`, an address in angle brackets; an element without text as
 /// a whole.
-fn tag(near: &str, ends: bool) -> (Match, Kind) {
+fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     let inside = &near[1..];
     let upto = |end: &str, kind| {
         (
@@ -245,29 +251,29 @@ fn tag(near: &str, ends: bool) -> (Match, Kind) {
         )
     };
     if inside.starts_with("!--") {
-        return upto("-->", Kind::Structure);
+        return upto("-->", MarkupKind::Structure);
     }
     if inside.starts_with('|') {
         let located = SIGN_NAMES.iter().any(|name| inside[1..].starts_with(name));
         return upto(
             "|>",
             if located {
-                Kind::Inline
+                MarkupKind::Inline
             } else {
-                Kind::Structure
+                MarkupKind::Structure
             },
         );
     }
     let name = inside.trim_start_matches(['/', '!', '?']);
     match name.chars().next() {
-        None => return (Match::cut(ends), Kind::Structure),
+        None => return (Match::cut(ends), MarkupKind::Structure),
         Some(c) if c.is_ascii_alphabetic() && inside.len() - name.len() <= 1 => {}
-        Some(_) if "!--".starts_with(inside) => return (Match::cut(ends), Kind::Structure),
-        Some(_) => return (Match::No, Kind::Structure),
+        Some(_) if "!--".starts_with(inside) => return (Match::cut(ends), MarkupKind::Structure),
+        Some(_) => return (Match::No, MarkupKind::Structure),
     }
     let len = match tag_len(near, ends) {
         Match::Len(len) => len,
-        other => return (other, Kind::Structure),
+        other => return (other, MarkupKind::Structure),
     };
     let name = &name[..name
         .find(|c: char| !c.is_ascii_alphanumeric())
@@ -276,15 +282,15 @@ fn tag(near: &str, ends: bool) -> (Match, Kind) {
     if near[..len].contains("://") && !near[..len].contains(char::is_whitespace)
         || near[..len].contains('@') && !near[..len].contains('=')
     {
-        return (Match::Len(len), Kind::Atom);
+        return (Match::Len(len), MarkupKind::Atom);
     }
     let opens =
         inside.starts_with(|c: char| c.is_ascii_alphabetic()) && !near[..len].ends_with("/>");
     if opens && RAW.binary_search(&name.as_str()).is_ok() {
         let kind = match name.as_str() {
-            "code" => Kind::Atom,
-            "script" | "style" | "svg" => Kind::Structure,
-            _ => Kind::Inline,
+            "code" => MarkupKind::Atom,
+            "script" | "style" | "svg" => MarkupKind::Structure,
+            _ => MarkupKind::Inline,
         };
         let closing = near[len..]
             .match_indices("</")
@@ -298,16 +304,19 @@ fn tag(near: &str, ends: bool) -> (Match, Kind) {
                     .then_some(at + behind.len() + 1)
             });
         return closing.map_or(
-            (Match::cut(ends).or(|| Match::Len(len)), Kind::Structure),
+            (
+                Match::cut(ends).or(|| Match::Len(len)),
+                MarkupKind::Structure,
+            ),
             |end| (Match::Len(end), kind),
         );
     }
     (
         Match::Len(len),
         if INLINE.binary_search(&name.as_str()).is_ok() {
-            Kind::Inline
+            MarkupKind::Inline
         } else {
-            Kind::Structure
+            MarkupKind::Structure
         },
     )
 }
@@ -330,7 +339,7 @@ fn tag_len(near: &str, ends: bool) -> Match {
 }
 
 /// A span of code, or its marks alone.
-fn code(near: &str, ends: bool) -> (Match, Kind) {
+fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
     let marks = near.len() - near.trim_start_matches('`').len();
     let mut at = marks;
     let paragraph = near.find("\n\n").unwrap_or(near.len());
@@ -338,14 +347,17 @@ fn code(near: &str, ends: bool) -> (Match, Kind) {
         let start = at + found;
         at = paragraph - near[start..paragraph].trim_start_matches('`').len();
         if at == near.len() && !ends {
-            return (Match::Open, Kind::Atom);
+            return (Match::Open, MarkupKind::Atom);
         }
         if at - start == marks {
-            return (Match::Len(at), Kind::Atom);
+            return (Match::Len(at), MarkupKind::Atom);
         }
     }
     let kept = ends || paragraph < near.len();
-    (Match::cut(kept).or(|| Match::Len(marks)), Kind::Inline)
+    (
+        Match::cut(kept).or(|| Match::Len(marks)),
+        MarkupKind::Inline,
+    )
 }
 
 /// A bracket with what is in it, where that is no text: `[1]`, `[^note]`, `[x] `, `[SEG]`,

@@ -1,10 +1,10 @@
 //! JSON: the text in its strings is text, all the rest is markup.
 
-use super::{Kind, Match, Piece, Scanner, inline::coordinates};
+use super::{MarkupKind, Match, Piece, Scanner, inline::coordinates};
 
 /// An open bracket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
+pub(super) enum JsonLevel {
     Array,
     /// An object before a key.
     Key,
@@ -13,7 +13,7 @@ pub(super) enum Level {
 }
 
 /// Next step in reading JSON.
-pub(super) enum Step {
+pub(super) enum JsonStep {
     Open,
     Piece(Piece),
     /// It is no JSON, or not any more.
@@ -22,16 +22,16 @@ pub(super) enum Step {
 
 impl Scanner {
     /// The next piece between the strings of JSON.
-    pub(super) fn json(&mut self, rest: &str, whole: bool) -> Step {
+    pub(super) fn json(&mut self, rest: &str, whole: bool) -> JsonStep {
         let Some(c) = rest.chars().next() else {
-            return Step::Open;
+            return JsonStep::Open;
         };
-        let structure = |len| Step::Piece((len, Some(Kind::Structure)));
+        let structure = |len| JsonStep::Piece((len, Some(MarkupKind::Structure)));
         let level = self.json.last().copied();
         match c {
-            _ if c.is_whitespace() => return Step::Piece((c.len_utf8(), None)),
-            '"' | '\'' if level == Some(Level::Key) => match self.key(rest, c, whole) {
-                Match::Open => return Step::Open,
+            _ if c.is_whitespace() => return JsonStep::Piece((c.len_utf8(), None)),
+            '"' | '\'' if level == Some(JsonLevel::Key) => match self.key(rest, c, whole) {
+                Match::Open => return JsonStep::Open,
                 Match::Len(len) => return structure(len),
                 Match::No => {}
             },
@@ -40,11 +40,14 @@ impl Scanner {
                 return structure(1);
             }
             '[' | '{' => match opens(rest, true, whole) {
-                Match::Open => return Step::Open,
+                Match::Open => return JsonStep::Open,
                 Match::Len(len) => {
                     if len == 1 {
-                        self.json
-                            .push(if c == '[' { Level::Array } else { Level::Key });
+                        self.json.push(if c == '[' {
+                            JsonLevel::Array
+                        } else {
+                            JsonLevel::Key
+                        });
                     }
                     return structure(len);
                 }
@@ -55,21 +58,25 @@ impl Scanner {
                 return structure(1);
             }
             ':' | ',' => {
-                if let Some(level @ (Level::Key | Level::Value)) = self.json.last_mut() {
-                    *level = if c == ':' { Level::Value } else { Level::Key };
+                if let Some(level @ (JsonLevel::Key | JsonLevel::Value)) = self.json.last_mut() {
+                    *level = if c == ':' {
+                        JsonLevel::Value
+                    } else {
+                        JsonLevel::Key
+                    };
                 }
                 return structure(1);
             }
             _ => match literal(rest, whole) {
-                Match::Open => return Step::Open,
-                Match::Len(len) if level != Some(Level::Key) => {
-                    return Step::Piece((len, Some(Kind::Literal)));
+                Match::Open => return JsonStep::Open,
+                Match::Len(len) if level != Some(JsonLevel::Key) => {
+                    return JsonStep::Piece((len, Some(MarkupKind::Literal)));
                 }
                 _ => {}
             },
         }
         self.json.clear();
-        Step::Ended
+        JsonStep::Ended
     }
 
     fn key(&self, rest: &str, quote: char, whole: bool) -> Match {

@@ -1,7 +1,7 @@
 //! Markup at the beginning of a line: markers of lists, headings and quotations, fences of code,
 //! keys of YAML.
 
-use super::{Kind, Match};
+use super::{MarkupKind, Match};
 
 /// Most words of a key, where the text has had others.
 const KEY_WORDS: usize = 3;
@@ -11,7 +11,7 @@ const KEY_BYTES: usize = 64;
 
 /// The line that is being read.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Line {
+pub(super) struct MarkupLine {
     /// `true` if more than white space and markers stands on it.
     pub(super) begun: bool,
     /// `true` if it began with a marker.
@@ -24,14 +24,14 @@ pub(super) struct Line {
     keyed: bool,
 }
 
-impl Line {
+impl MarkupLine {
     /// Returns `true` if the end of this line ends what is said.
     pub(super) fn is_marked(&self) -> bool {
         self.marked
     }
 
     /// Goes over the next piece of the text.
-    pub(super) fn pass(&mut self, piece: &str, kind: Option<Kind>) {
+    pub(super) fn pass(&mut self, piece: &str, kind: Option<MarkupKind>) {
         if piece.ends_with('\n') {
             *self = Self {
                 later: true,
@@ -39,19 +39,20 @@ impl Line {
                 ..Self::default()
             };
         } else if !self.begun {
-            let key = kind == Some(Kind::Structure) && piece.ends_with(':');
+            let key = kind == Some(MarkupKind::Structure) && piece.ends_with(':');
             self.keyed |= key;
-            self.marked |= kind == Some(Kind::Structure);
-            self.emphasized |= kind == Some(Kind::Inline);
-            let emphasis = kind == Some(Kind::Inline) && piece.trim_matches(['*', '_']).is_empty();
-            self.begun =
-                key || !(piece.trim().is_empty() || kind == Some(Kind::Structure) || emphasis);
+            self.marked |= kind == Some(MarkupKind::Structure);
+            self.emphasized |= kind == Some(MarkupKind::Inline);
+            let emphasis =
+                kind == Some(MarkupKind::Inline) && piece.trim_matches(['*', '_']).is_empty();
+            self.begun = key
+                || !(piece.trim().is_empty() || kind == Some(MarkupKind::Structure) || emphasis);
         }
     }
 }
 
 /// The marker that `rest`, at the beginning of a line, begins with.
-pub(super) fn marker(rest: &str, line: &Line, whole: bool) -> Match {
+pub(super) fn marker(rest: &str, line: &MarkupLine, whole: bool) -> Match {
     let Some(first) = rest.chars().next() else {
         return Match::No;
     };
@@ -142,7 +143,7 @@ pub(super) fn opens_code(rest: &str, marker: usize) -> bool {
 
 /// `2. ` in a list; at the beginning of the text it is the answer to a question, unless it is
 /// `1. `.
-fn number(rest: &str, line: &Line, whole: bool) -> Match {
+fn number(rest: &str, line: &MarkupLine, whole: bool) -> Match {
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     if digits > 3 || !line.later && &rest[..digits] != "1" {
         return if digits == rest.len() && digits <= 3 {

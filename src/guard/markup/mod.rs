@@ -12,14 +12,14 @@ mod run;
 
 use std::{collections::VecDeque, ops::Range};
 
-use self::json::Level;
+use self::json::JsonLevel;
 
 /// Most bytes that a tag, a link or a span of code can have.
 const REACH: usize = 1024;
 
 /// Effect of a piece of markup on the text around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MarkupKind {
     /// Parts two texts that have nothing to do with each other: a list's marker, a table's bar,
     /// JSON's punctuation and keys, `<td>`.
     Structure,
@@ -40,7 +40,7 @@ pub struct Markup {
     /// Its bytes in the text.
     pub bytes: Range<usize>,
     /// Its effect on the text around it.
-    pub kind: Kind,
+    pub kind: MarkupKind,
 }
 
 /// Result of matching the beginning of a text with some piece of markup.
@@ -66,16 +66,16 @@ impl Match {
 }
 
 /// The next piece of a text: its length and what it is; `None` for text that is no markup.
-type Piece = (usize, Option<Kind>);
+type Piece = (usize, Option<MarkupKind>);
 
 /// Finds the markup of a growing text.
 #[derive(Debug, Clone, Default)]
 pub struct Scanner {
     found: Vec<Markup>,
     at: usize,
-    line: line::Line,
+    line: line::MarkupLine,
     /// Open brackets of JSON, innermost last.
-    json: Vec<Level>,
+    json: Vec<JsonLevel>,
     /// The quotation mark that ends the JSON string at `at`.
     string: Option<char>,
     /// `true` if `at` is within a fence of code.
@@ -119,7 +119,7 @@ impl Scanner {
         self.found[first..]
             .iter()
             .take_while(|m| m.bytes.start < bytes.end)
-            .find(|m| m.kind != Kind::Literal)
+            .find(|m| m.kind != MarkupKind::Literal)
     }
 
     /// The next piece; `None`: more text decides.
@@ -130,9 +130,9 @@ impl Scanner {
         }
         if self.string.is_none() && !self.json.is_empty() {
             match self.json(rest, whole) {
-                json::Step::Open => return None,
-                json::Step::Piece(piece) => return Some(piece),
-                json::Step::Ended => {}
+                json::JsonStep::Open => return None,
+                json::JsonStep::Piece(piece) => return Some(piece),
+                json::JsonStep::Ended => {}
             }
         }
         if self.string.is_none() && self.json.is_empty() && !self.line.begun {
@@ -140,14 +140,14 @@ impl Scanner {
                 Match::Open => return None,
                 Match::Len(len) => {
                     self.code = line::opens_code(rest, len);
-                    return Some((len, Some(Kind::Structure)));
+                    return Some((len, Some(MarkupKind::Structure)));
                 }
                 Match::No => {}
             }
         }
         if self.string.is_some_and(|quote| rest.starts_with(quote)) {
             self.string = None;
-            return Some((1, Some(Kind::Structure)));
+            return Some((1, Some(MarkupKind::Structure)));
         }
         self.inline(text, whole)
     }
@@ -160,7 +160,7 @@ impl Scanner {
             None => return None,
         };
         self.code = !matches!(rest[..len].trim(), "```" | "~~~");
-        Some((len, Some(Kind::Structure)))
+        Some((len, Some(MarkupKind::Structure)))
     }
 
     /// Returns the text that can belong to markup that begins here: not beyond a JSON string, nor

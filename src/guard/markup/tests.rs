@@ -169,12 +169,12 @@ proptest! {
         let found = markup(&text);
         let (_, words) = words([text.as_bytes()], &[1.0]);
         for word in &words {
-            prop_assert!(found.iter().all(|m| m.kind == Kind::Literal
+            prop_assert!(found.iter().all(|m| m.kind == MarkupKind::Literal
                 || m.bytes.end <= word.bytes.start || word.bytes.end <= m.bytes.start));
             prop_assert!(text[word.bytes.clone()].contains(char::is_alphanumeric));
         }
         for pair in words.windows(2) {
-            let between = found.iter().any(|m| m.kind != Kind::Literal
+            let between = found.iter().any(|m| m.kind != MarkupKind::Literal
                 && pair[0].bytes.end <= m.bytes.start && m.bytes.end <= pair[1].bytes.start);
             prop_assert_eq!(pair[1].after_markup, between);
         }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use self::pattern::Pattern;
+use self::pattern::WordPattern;
 use crate::lexicon::{Lexicon, words};
 
 /// Kind of question: the sort of answer that it asks for.
@@ -147,8 +147,8 @@ impl Unanswerable {
 /// Patterns, and those of exceptions to them.
 #[derive(Debug, Default)]
 struct Section {
-    patterns: Vec<Pattern>,
-    exceptions: Vec<Pattern>,
+    patterns: Vec<WordPattern>,
+    exceptions: Vec<WordPattern>,
 }
 
 impl Section {
@@ -156,15 +156,15 @@ impl Section {
         let mut section = Self::default();
         for line in text.lines() {
             match line.strip_prefix("! ") {
-                Some(exception) => section.exceptions.push(Pattern::parse(exception)),
-                None => section.patterns.push(Pattern::parse(line)),
+                Some(exception) => section.exceptions.push(WordPattern::parse(exception)),
+                None => section.patterns.push(WordPattern::parse(line)),
             }
         }
         section
     }
 
     fn is_in(&self, words: &[String]) -> bool {
-        let found = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.is_in(words));
+        let found = |patterns: &[WordPattern]| patterns.iter().any(|pattern| pattern.is_in(words));
         found(&self.patterns) && !found(&self.exceptions)
     }
 }

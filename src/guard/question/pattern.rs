@@ -49,7 +49,7 @@ impl Item {
 
 /// A pattern of words in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern {
+pub(super) struct WordPattern {
     /// With whether each may be missing.
     items: Vec<(Item, bool)>,
     /// `true` if it stands at the beginning of a sentence; `to_end` likewise for the end.
@@ -57,7 +57,7 @@ pub(super) struct Pattern {
     to_end: bool,
 }
 
-impl Pattern {
+impl WordPattern {
     pub(super) fn parse(line: &'static str) -> Self {
         let mut pattern = Self {
             items: Vec::new(),
@@ -180,7 +180,7 @@ mod tests {
             ("{number}", "2nd", false),
         ] {
             assert_eq!(
-                Pattern::parse(pattern).is_in(&words(text)),
+                WordPattern::parse(pattern).is_in(&words(text)),
                 found,
                 "{pattern} in {text}"
             );
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_prefix_is_as_long_as_can_be() {
-        let lead = Pattern::parse("please? tell me|us?");
+        let lead = WordPattern::parse("please? tell me|us?");
         assert_eq!(lead.prefix(&words("please tell me what")), Some(3));
         assert_eq!(lead.prefix(&words("tell what")), Some(1));
         assert_eq!(lead.prefix(&words("what")), None);

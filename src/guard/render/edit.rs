@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{
     Rendered, english,
-    parse::{Document, Tag, Token},
+    parse::{Document, ParseToken, WordTag},
 };
 
 /// A piece of the new text.
@@ -96,7 +96,7 @@ impl Edits {
 
     /// Returns `true` if all markup stays, and what it stands around is not left empty.
     fn keeps_markup(&self, doc: &Document<'_>) -> bool {
-        let kept = |(i, token): (usize, &Token<'_>)| {
+        let kept = |(i, token): (usize, &ParseToken<'_>)| {
             let changed = token.atom && (self.deleted[i] || self.new[i].is_some());
             !changed && (token.gap.trim().is_empty() || !self.is_gone(i))
         };
@@ -106,7 +106,7 @@ impl Edits {
     /// Commas and "and" that nothing stands before or behind any more go.
     fn tidy(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let changed = tokens.clone().any(|i| self.deleted[i]);
-        let joint = |i: usize| doc.tokens[i].tag == Tag::And || doc.tokens[i].text == ",";
+        let joint = |i: usize| doc.tokens[i].tag == WordTag::And || doc.tokens[i].text == ",";
         for i in tokens.clone().filter(|_| changed) {
             if !joint(i) || self.deleted[i] {
                 continue;
@@ -115,10 +115,10 @@ impl Edits {
             let next = (i + 1..tokens.end).find(|&j| !self.is_gone(j));
             let orphan = next.is_none_or(|j| {
                 self.before[j].is_empty()
-                    && doc.tokens[j].tag == Tag::Mark
+                    && doc.tokens[j].tag == WordTag::Mark
                     && doc.tokens[i].text != "\""
             });
-            let was_orphan = doc.tokens.get(i + 1).is_none_or(|t| t.tag == Tag::Mark);
+            let was_orphan = doc.tokens.get(i + 1).is_none_or(|t| t.tag == WordTag::Mark);
             let was_first = i == tokens.start;
             if first && !was_first || orphan && !was_orphan {
                 self.delete(i..i + 1);
@@ -128,14 +128,14 @@ impl Edits {
 
     /// Gives the sentence's capital letter to the word that is first now.
     fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
-        let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != Tag::Mark) else {
+        let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != WordTag::Mark) else {
             return;
         };
         if doc.tokens[was].text.starts_with(char::is_lowercase) {
             return;
         }
         let Some(now) = (was..tokens.end).find(|&i| {
-            !self.is_gone(i) && (doc.tokens[i].tag != Tag::Mark || !self.before[i].is_empty())
+            !self.is_gone(i) && (doc.tokens[i].tag != WordTag::Mark || !self.before[i].is_empty())
         }) else {
             return;
         };

@@ -3,7 +3,7 @@
 use super::{
     edit::Edits,
     english::{self, is},
-    parse::{Document, Kind, Tag},
+    parse::{Document, PhraseKind, WordTag},
 };
 
 /// Puts every doubted span's doubt before it.
@@ -36,12 +36,13 @@ pub(super) fn hedge_verb(doc: &Document<'_>, edits: &mut Edits, chunk: usize, sp
 
 /// The first token and the span of a sentence that is one doubted statement.
 fn whole(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Option<(usize, usize)> {
-    let states = doc.is_noun(chunks.start) && doc.has(chunks.clone(), &[Tag::Verb, Tag::Be]);
+    let states =
+        doc.is_noun(chunks.start) && doc.has(chunks.clone(), &[WordTag::Verb, WordTag::Be]);
     let tokens = doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end;
     let mut said = tokens
         .clone()
-        .filter(|&i| doc.tokens[i].tag != Tag::Mark)
-        .skip_while(|&i| doc.tokens[i].tag == Tag::Determiner);
+        .filter(|&i| doc.tokens[i].tag != WordTag::Mark)
+        .skip_while(|&i| doc.tokens[i].tag == WordTag::Determiner);
     let span = doc.tokens[said.next()?].span?;
     (states && said.all(|i| doc.tokens[i].span == Some(span))).then_some((tokens.start, span))
 }
@@ -50,7 +51,7 @@ struct Hedger<'a, 'd> {
     doc: &'a Document<'d>,
     edits: &'a mut Edits,
     /// Kind of the phrase of which the doubt of each span was said.
-    said: Vec<Option<Kind>>,
+    said: Vec<Option<PhraseKind>>,
 }
 
 impl Hedger<'_, '_> {
@@ -62,23 +63,24 @@ impl Hedger<'_, '_> {
             .filter_map(|i| self.doc.tokens[i].span)
             .collect();
         // A span that goes on from a noun to a verb is doubted twice.
-        let verb = kind == Kind::Word(Tag::Verb);
-        let open = |said: Option<Kind>| said.is_none() || verb && said == Some(Kind::Noun);
+        let verb = kind == PhraseKind::Word(WordTag::Verb);
+        let open =
+            |said: Option<PhraseKind>| said.is_none() || verb && said == Some(PhraseKind::Noun);
         let Some(&span) = spans.iter().find(|&&s| open(self.said[s])) else {
             return;
         };
         spans.iter().for_each(|&s| self.said[s] = Some(kind));
         match kind {
-            Kind::Noun => self.noun(chunk, span, sentence),
-            Kind::Adjective => self.adjective(chunk, span, sentence),
-            Kind::Word(Tag::Verb) => self.verb(chunk, span),
-            Kind::Word(Tag::Preposition) => self.preposition(chunk, span, sentence),
+            PhraseKind::Noun => self.noun(chunk, span, sentence),
+            PhraseKind::Adjective => self.adjective(chunk, span, sentence),
+            PhraseKind::Word(WordTag::Verb) => self.verb(chunk, span),
+            PhraseKind::Word(WordTag::Preposition) => self.preposition(chunk, span, sentence),
             // A subordinator, a pronoun or another word that holds the sentence together: what it
             // goes on to is doubted.
-            Kind::Word(Tag::Be | Tag::Auxiliary | Tag::Subordinate | Tag::To) => {
-                spans.iter().for_each(|&s| self.said[s] = None)
-            }
-            Kind::Word(_) => {
+            PhraseKind::Word(
+                WordTag::Be | WordTag::Auxiliary | WordTag::Subordinate | WordTag::To,
+            ) => spans.iter().for_each(|&s| self.said[s] = None),
+            PhraseKind::Word(_) => {
                 let alone = self.starts(chunk, &sentence);
                 self.insert(
                     chunk,
@@ -102,7 +104,7 @@ impl Hedger<'_, '_> {
         sentence
             .clone()
             .take_while(|&c| c < chunk)
-            .all(|c| self.doc.word(c) == Some(Tag::Mark))
+            .all(|c| self.doc.word(c) == Some(WordTag::Mark))
     }
 
     /// Returns `true` if the sentence is no more than chunks `from..=chunk`: an answer.
@@ -110,7 +112,7 @@ impl Hedger<'_, '_> {
         sentence
             .clone()
             .filter(|c| !(from..=chunk).contains(c))
-            .all(|c| self.doc.word(c) == Some(Tag::Mark))
+            .all(|c| self.doc.word(c) == Some(WordTag::Mark))
     }
 
     fn noun(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
@@ -119,19 +121,20 @@ impl Hedger<'_, '_> {
         let first = doubted[0];
         let tag = |i: usize| self.doc.tokens[i].tag;
         let lower = |i: usize| self.doc.tokens[i].lower.as_str();
-        if tag(first) == Tag::Count && first == tokens.start {
+        if tag(first) == WordTag::Count && first == tokens.start {
             return self.edits.insert(first, "perhaps", span);
         }
         // "a bathing suit" is no suit that bathes.
         let describes = |i: usize| {
-            tag(i) == Tag::Adjective && (is("adjective", lower(i)) || !lower(i).ends_with("ing"))
+            tag(i) == WordTag::Adjective
+                && (is("adjective", lower(i)) || !lower(i).ends_with("ing"))
         };
         let attributes = doubted
             .iter()
             .all(|&i| describes(i) && i != self.doc.chunks[chunk].head);
         if attributes {
             if first > tokens.start
-                && tag(first - 1) == Tag::Adjective
+                && tag(first - 1) == WordTag::Adjective
                 && self.doc.tokens[first - 1].span.is_none()
             {
                 self.edits.comma(first);
@@ -140,15 +143,15 @@ impl Hedger<'_, '_> {
         }
         let head_doubted = self.doc.head_span(chunk).is_some();
         let prepositional =
-            chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Preposition);
+            chunk > sentence.start && self.doc.word(chunk - 1) == Some(WordTag::Preposition);
         let from = if prepositional { chunk - 1 } else { chunk };
         if head_doubted && self.is_answer(from, chunk, &sentence) {
             return self.insert(from, self.doc.likely(span), span);
         }
-        if chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Be) {
+        if chunk > sentence.start && self.doc.word(chunk - 1) == Some(WordTag::Be) {
             return self.after_be(chunk, span);
         }
-        if chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Not) {
+        if chunk > sentence.start && self.doc.word(chunk - 1) == Some(WordTag::Not) {
             return self.insert(chunk - 1, "possibly", span);
         }
         if prepositional && head_doubted && self.is_setting(chunk) {
@@ -169,10 +172,14 @@ impl Hedger<'_, '_> {
     fn lacks_article(&self, chunk: usize) -> bool {
         let doc = self.doc;
         let tag = |c: usize| doc.tokens[doc.chunks[c].tokens.start].tag;
-        let joined = chunk >= 2 && doc.word(chunk - 1) == Some(Tag::And) && doc.is_noun(chunk - 2);
+        let joined =
+            chunk >= 2 && doc.word(chunk - 1) == Some(WordTag::And) && doc.is_noun(chunk - 2);
         let noun = doc.head(chunk);
         joined
-            && !matches!(tag(chunk), Tag::Determiner | Tag::Count | Tag::Owner)
+            && !matches!(
+                tag(chunk),
+                WordTag::Determiner | WordTag::Count | WordTag::Owner
+            )
             && matches!(
                 doc.tokens[doc.chunks[chunk - 2].tokens.start]
                     .lower
@@ -201,12 +208,12 @@ impl Hedger<'_, '_> {
         let doc = self.doc;
         let start = doc.chunks[chunk].tokens.start;
         let head = doc.head(chunk);
-        let joined = doc.word(chunk + 1) == Some(Tag::And) && doc.is_noun(chunk + 2);
+        let joined = doc.word(chunk + 1) == Some(WordTag::And) && doc.is_noun(chunk + 2);
         if !english::is_person(head) || joined {
             return (start, "what may be");
         }
         match (english::is_plural(head), doc.tokens[start].tag) {
-            (true, Tag::Count) => (start + 1, "people who may be"),
+            (true, WordTag::Count) => (start + 1, "people who may be"),
             (true, _) => (start, "people who may be"),
             (false, _) => (start, "someone who may be"),
         }
@@ -228,17 +235,17 @@ impl Hedger<'_, '_> {
         let all = self.doc.doubted(chunk).count()
             == tokens
                 .clone()
-                .filter(|&i| self.doc.tokens[i].tag == Tag::Adjective)
+                .filter(|&i| self.doc.tokens[i].tag == WordTag::Adjective)
                 .count();
         if first == tokens.start && all && self.is_answer(chunk, chunk, &sentence) {
             self.edits.insert(first, self.doc.likely(span), span);
         } else if first == tokens.start
             && chunk > sentence.start
-            && self.doc.word(chunk - 1) == Some(Tag::Be)
+            && self.doc.word(chunk - 1) == Some(WordTag::Be)
         {
             self.after_be(chunk, span);
         } else {
-            let not = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Not);
+            let not = chunk > sentence.start && self.doc.word(chunk - 1) == Some(WordTag::Not);
             self.edits
                 .insert(if not { first - 1 } else { first }, "possibly", span);
         }
@@ -247,14 +254,15 @@ impl Hedger<'_, '_> {
     /// The doubt goes before the infinitive's "to", "not" and "being".
     fn verb(&mut self, chunk: usize, span: usize) {
         let before = |c: usize| {
-            matches!(self.doc.word(c), Some(Tag::To | Tag::Not)) || self.doc.lower(c) == "being"
+            matches!(self.doc.word(c), Some(WordTag::To | WordTag::Not))
+                || self.doc.lower(c) == "being"
         };
         let mut at = chunk;
         while at > 0 && before(at - 1) {
             at -= 1;
         }
         let starts = at == 0
-            || self.doc.word(at - 1) == Some(Tag::Mark)
+            || self.doc.word(at - 1) == Some(WordTag::Mark)
                 && matches!(self.doc.head(at - 1), "." | "!" | "?");
         self.insert(
             at,
@@ -269,12 +277,12 @@ impl Hedger<'_, '_> {
 
     fn preposition(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
         // "jumping up to catch": the word belongs to the verb.
-        let particle = chunk > sentence.start && self.doc.word(chunk - 1) == Some(Tag::Verb);
+        let particle = chunk > sentence.start && self.doc.word(chunk - 1) == Some(WordTag::Verb);
         let alone = self
             .doc
             .word(chunk + 1)
-            .is_some_and(|tag| tag != Tag::Pronoun);
-        if particle && alone && self.doc.word(chunk + 1) != Some(Tag::Mark) {
+            .is_some_and(|tag| tag != WordTag::Pronoun);
+        if particle && alone && self.doc.word(chunk + 1) != Some(WordTag::Mark) {
             return self.verb(chunk - 1, span);
         }
         let starts = self.starts(chunk, &sentence);

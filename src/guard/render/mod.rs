@@ -25,14 +25,14 @@ use self::{edit::Edits, parse::Document};
 pub use self::{statement::statement, unfamiliar::unfamiliar, whole::is_whole};
 use super::{
     Action, Span,
-    markup::{Kind, Markup, markup},
+    markup::{Markup, MarkupKind, markup},
     spans::pieces,
 };
 
 /// Style in which an answer's flagged spans are said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Style {
+pub enum RenderStyle {
     /// As they were written.
     Plain,
     /// With the doubt: "what may be a frisbee".
@@ -163,11 +163,11 @@ impl Rendered {
 }
 
 /// The answer as a screen reader should say it, and where its spans are now. Spans that are empty,
-/// overlap or lie outside of the text are skipped; a text without spans, or in [`Style::Plain`],
+/// overlap or lie outside of the text are skipped; a text without spans, or in [`RenderStyle::Plain`],
 /// stays as it is, and so does one whose markup would not.
-pub fn render(text: &str, spans: &[Span], style: Style) -> Rendered {
+pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
     let used = pieces(text, spans).iter().any(|(_, span)| span.is_some());
-    if style == Style::Plain || !used {
+    if style == RenderStyle::Plain || !used {
         return unchanged(text, spans);
     }
     let found = markup(text);
@@ -194,7 +194,7 @@ fn part(
     text: &str,
     found: &[Markup],
     spans: &[Span],
-    style: Style,
+    style: RenderStyle,
     fragment: bool,
 ) -> Option<Rendered> {
     let doc = Document::new(text, found, spans);
@@ -202,24 +202,24 @@ fn part(
         return None;
     }
     let mut edits = Edits::new(doc.tokens.len());
-    if style == Style::Omitted {
+    if style == RenderStyle::Omitted {
         let stands = omit::omit(&doc, &mut edits);
         let rendered = if stands || !fragment {
             edits.finish(&doc, spans.len())
         } else {
             None
         };
-        return rendered.or_else(|| part(text, found, spans, Style::Hedged, fragment));
+        return rendered.or_else(|| part(text, found, spans, RenderStyle::Hedged, fragment));
     }
     hedge::hedge(&doc, &mut edits, spans.len());
     edits.finish(&doc, spans.len())
 }
 
 /// A text with markup, part by part.
-fn parts(text: &str, found: &[Markup], spans: &[Span], style: Style) -> Rendered {
+fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Rendered {
     let parting: Vec<&Markup> = found
         .iter()
-        .filter(|m| matches!(m.kind, Kind::Structure | Kind::Literal))
+        .filter(|m| matches!(m.kind, MarkupKind::Structure | MarkupKind::Literal))
         .collect();
     let mut whole = Rendered {
         text: String::with_capacity(text.len()),
@@ -245,7 +245,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: Style) -> Rendered
             .count();
         let own = found[first_markup..first_markup + count]
             .iter()
-            .filter(|m| m.kind != Kind::Literal);
+            .filter(|m| m.kind != MarkupKind::Literal);
         let own: Vec<Markup> = own
             .map(|m| Markup {
                 bytes: m.bytes.start - at..m.bytes.end - at,
@@ -318,7 +318,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: Style) -> Rendered
 }
 
 /// The answer as a screen reader should say it: the text of [`render`].
-pub fn alt_text(text: &str, spans: &[Span], style: Style) -> String {
+pub fn alt_text(text: &str, spans: &[Span], style: RenderStyle) -> String {
     render(text, spans, style).text
 }
 

@@ -7,7 +7,7 @@ use super::{
     english::{self, is},
     hedge::hedge_verb,
     omit_verb,
-    parse::{Document, Kind, Tag},
+    parse::{Document, PhraseKind, WordTag},
 };
 use crate::guard::words::is_function_word;
 
@@ -41,15 +41,19 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
 /// Returns `true` if a word is left in a sentence that claims something and is not doubted; a
 /// sentence without doubt stands as it is.
 fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> bool {
-    let states = doc.has(sentence.clone(), &[Tag::Be, Tag::Verb]);
+    let states = doc.has(sentence.clone(), &[WordTag::Be, WordTag::Verb]);
     let tokens = tokens(doc, sentence);
     let claims = |i: usize| {
         let token = &doc.tokens[i];
-        let count = token.tag == Tag::Count && states;
+        let count = token.tag == WordTag::Count && states;
         let form = count
             || matches!(
                 token.tag,
-                Tag::Mark | Tag::Be | Tag::Auxiliary | Tag::Preposition | Tag::Not
+                WordTag::Mark
+                    | WordTag::Be
+                    | WordTag::Auxiliary
+                    | WordTag::Preposition
+                    | WordTag::Not
             );
         !form && !is_function_word(&token.lower) && token.span.is_none() && !edits.is_deleted(i)
     };
@@ -69,17 +73,18 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
     let last = all
         .clone()
         .rev()
-        .find(|&i| doc.tokens[i].tag != Tag::Mark)
+        .find(|&i| doc.tokens[i].tag != WordTag::Mark)
         .unwrap_or(all.start);
     let Some(span) = all.clone().find_map(|i| doc.tokens[i].span) else {
         return;
     };
     let noun_first =
-        doc.is_noun(sentence.start) && !doc.has(sentence.start..sentence.end, &[Tag::Pronoun]);
+        doc.is_noun(sentence.start) && !doc.has(sentence.start..sentence.end, &[WordTag::Pronoun]);
     let predicate = doc.chunks[sentence.clone()].windows(2).any(|pair| {
-        pair[0].kind == Kind::Word(Tag::Be) && matches!(pair[1].kind, Kind::Noun | Kind::Adjective)
+        pair[0].kind == PhraseKind::Word(WordTag::Be)
+            && matches!(pair[1].kind, PhraseKind::Noun | PhraseKind::Adjective)
     });
-    let caption = noun_first && !predicate && doc.has(sentence, &[Tag::Verb, Tag::Be]);
+    let caption = noun_first && !predicate && doc.has(sentence, &[WordTag::Verb, WordTag::Be]);
     edits.put(
         all.start..last + 1,
         if caption {
@@ -101,7 +106,7 @@ pub(super) struct Omitter<'a, 'd> {
 }
 
 impl Omitter<'_, '_> {
-    pub(super) fn word(&self, chunk: usize) -> Option<Tag> {
+    pub(super) fn word(&self, chunk: usize) -> Option<WordTag> {
         if self.sentence.contains(&chunk) {
             self.doc.word(chunk)
         } else {
@@ -109,7 +114,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    fn before(&self, chunk: usize) -> Option<Tag> {
+    fn before(&self, chunk: usize) -> Option<WordTag> {
         chunk.checked_sub(1).and_then(|c| self.word(c))
     }
 
@@ -129,13 +134,13 @@ impl Omitter<'_, '_> {
             return;
         }
         match self.doc.chunks[chunk].kind {
-            Kind::Noun if self.doc.head_span(chunk).is_some() => self.noun(chunk),
-            Kind::Noun => self.attributes(chunk),
-            Kind::Adjective => self.adjective(chunk),
-            Kind::Word(Tag::Preposition) => self.preposition(chunk),
-            Kind::Word(Tag::Not) => self.hedge(chunk),
-            Kind::Word(Tag::Adverb | Tag::Yes) => self.delete(chunk),
-            Kind::Word(_) => {}
+            PhraseKind::Noun if self.doc.head_span(chunk).is_some() => self.noun(chunk),
+            PhraseKind::Noun => self.attributes(chunk),
+            PhraseKind::Adjective => self.adjective(chunk),
+            PhraseKind::Word(WordTag::Preposition) => self.preposition(chunk),
+            PhraseKind::Word(WordTag::Not) => self.hedge(chunk),
+            PhraseKind::Word(WordTag::Adverb | WordTag::Yes) => self.delete(chunk),
+            PhraseKind::Word(_) => {}
         }
     }
 
@@ -154,7 +159,7 @@ impl Omitter<'_, '_> {
     fn attributes(&mut self, chunk: usize) {
         let tokens = self.doc.chunks[chunk].tokens.clone();
         let doubted: Vec<usize> = self.doc.doubted(chunk).collect();
-        let joint = |i: usize| matches!(self.doc.tokens[i].tag, Tag::And | Tag::Mark);
+        let joint = |i: usize| matches!(self.doc.tokens[i].tag, WordTag::And | WordTag::Mark);
         for &i in &doubted {
             self.edits.delete(i..i + 1);
             let behind = (i + 1..tokens.end).take_while(|&j| joint(j)).count();
@@ -169,7 +174,7 @@ impl Omitter<'_, '_> {
             }
         }
         let head = &self.doc.tokens[self.doc.chunks[chunk].head];
-        let count = self.doc.tokens[doubted[0]].tag == Tag::Count && doubted[0] == tokens.start;
+        let count = self.doc.tokens[doubted[0]].tag == WordTag::Count && doubted[0] == tokens.start;
         let bare = (tokens.start..tokens.end).find(|&i| !self.edits.is_deleted(i));
         if let (true, false, Some(first), Some(span)) = (
             count,
@@ -184,14 +189,13 @@ impl Omitter<'_, '_> {
     }
 
     fn adjective(&mut self, chunk: usize) {
-        let left = self.doc.chunks[chunk]
-            .tokens
-            .clone()
-            .any(|i| self.doc.tokens[i].tag == Tag::Adjective && self.doc.tokens[i].span.is_none());
+        let left = self.doc.chunks[chunk].tokens.clone().any(|i| {
+            self.doc.tokens[i].tag == WordTag::Adjective && self.doc.tokens[i].span.is_none()
+        });
         if left {
             return self.attributes(chunk);
         }
-        let be = self.before(chunk) == Some(Tag::Be);
+        let be = self.before(chunk) == Some(WordTag::Be);
         self.unsure |= be;
         self.delete(chunk);
     }
@@ -201,13 +205,13 @@ impl Omitter<'_, '_> {
         self.unsure |= self
             .sentence
             .clone()
-            .all(|c| c == chunk || self.doc.word(c) == Some(Tag::Mark));
+            .all(|c| c == chunk || self.doc.word(c) == Some(WordTag::Mark));
         let first = self.group_start(chunk);
         match self.before(first) {
-            Some(Tag::Preposition) => self.after_preposition(first),
-            Some(Tag::Be) => self.predicate(chunk),
-            Some(Tag::Verb) => self.object(first),
-            Some(Tag::And) => self.other(chunk),
+            Some(WordTag::Preposition) => self.after_preposition(first),
+            Some(WordTag::Be) => self.predicate(chunk),
+            Some(WordTag::Verb) => self.object(first),
+            Some(WordTag::And) => self.other(chunk),
             _ => self.subject(first),
         }
     }
@@ -216,7 +220,9 @@ impl Omitter<'_, '_> {
     fn group(&self, first: usize) -> Vec<usize> {
         let mut group = vec![first];
         let mut at = first;
-        while self.word(at + 1) == Some(Tag::And) && self.is_noun(at + 2) && self.alike(at, at + 2)
+        while self.word(at + 1) == Some(WordTag::And)
+            && self.is_noun(at + 2)
+            && self.alike(at, at + 2)
         {
             at += 2;
             group.push(at);
@@ -227,7 +233,7 @@ impl Omitter<'_, '_> {
     fn group_start(&self, chunk: usize) -> usize {
         let mut first = chunk;
         while first >= self.sentence.start + 2
-            && self.before(first) == Some(Tag::And)
+            && self.before(first) == Some(WordTag::And)
             && self.is_noun(first - 2)
             && self.alike(first - 2, first)
         {
@@ -256,7 +262,7 @@ impl Omitter<'_, '_> {
 
     /// "of people" behind a noun that goes.
     pub(super) fn delete_of(&mut self, chunk: usize) {
-        if self.word(chunk + 1) == Some(Tag::Preposition)
+        if self.word(chunk + 1) == Some(WordTag::Preposition)
             && self.doc.lower(chunk + 1) == "of"
             && self.is_noun(chunk + 2)
         {
@@ -286,14 +292,17 @@ impl Omitter<'_, '_> {
         }
         let named = self.doc.lower(preposition);
         // "a woman in a black jacket": the jacket is hers.
-        let dressed = self.word(last + 1) == Some(Tag::Preposition)
+        let dressed = self.word(last + 1) == Some(WordTag::Preposition)
             && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
         if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
             return self.something(first, last, false);
         }
-        let be = self.before(preposition) == Some(Tag::Be);
+        let be = self.before(preposition) == Some(WordTag::Be);
         let stays = !self.is_noun(last + 2) || self.doc.head_span(last + 2).is_none();
-        let goes_on = matches!(self.word(last + 1), Some(Tag::Preposition | Tag::Verb)) && stays;
+        let goes_on = matches!(
+            self.word(last + 1),
+            Some(WordTag::Preposition | WordTag::Verb)
+        ) && stays;
         if be && !goes_on {
             if is("place", &named) && named != "with" && named != "by" {
                 let span = self.doc.head_span(first).unwrap_or(usize::MAX);
@@ -319,7 +328,7 @@ impl Omitter<'_, '_> {
             return;
         }
         let next = preposition + 1;
-        let pronoun = self.word(next) == Some(Tag::Pronoun);
+        let pronoun = self.word(next) == Some(WordTag::Pronoun);
         let place = self.is_noun(next) && {
             let head = self.doc.head(next);
             let owner = matches!(
@@ -408,7 +417,7 @@ impl Omitter<'_, '_> {
         self.keep_article(&group);
         // "a woman and a dog": joined, but not alike.
         let last = group[group.len() - 1];
-        let unlike = self.word(last + 1) == Some(Tag::And) && self.is_noun(last + 2);
+        let unlike = self.word(last + 1) == Some(WordTag::And) && self.is_noun(last + 2);
         if unlike && group.len() == 1 && !self.verb_follows(last) {
             self.edits.delete(tokens(self.doc, first..first + 2));
         }
@@ -416,7 +425,8 @@ impl Omitter<'_, '_> {
 
     /// A noun behind an "and" that joins it to something of another sort.
     fn other(&mut self, chunk: usize) {
-        let follows = self.verb_follows(chunk) || self.word(chunk + 1) == Some(Tag::Preposition);
+        let follows =
+            self.verb_follows(chunk) || self.word(chunk + 1) == Some(WordTag::Preposition);
         if follows && self.subject_before(chunk) {
             return self.else_(chunk);
         }
@@ -430,13 +440,13 @@ impl Omitter<'_, '_> {
     fn subject_before(&self, chunk: usize) -> bool {
         !self
             .doc
-            .has(self.sentence.start..chunk, &[Tag::Be, Tag::Verb])
+            .has(self.sentence.start..chunk, &[WordTag::Be, WordTag::Verb])
             || english::is_person(self.doc.head(chunk))
     }
 
     fn verb_follows(&self, chunk: usize) -> bool {
         self.doc
-            .has(chunk..self.sentence.end, &[Tag::Be, Tag::Verb])
+            .has(chunk..self.sentence.end, &[WordTag::Be, WordTag::Verb])
     }
 
     /// Says a flagged preposition more loosely where it tells where something is, as "near"; leaves

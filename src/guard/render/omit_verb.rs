@@ -7,14 +7,14 @@ use super::{
     edit::Edits,
     english::{self, is},
     hedge::hedge_verb,
-    parse::{Document, Tag},
+    parse::{Document, WordTag},
 };
 
 /// Leaves a chunk's verb out, if it is a doubted one.
 pub(super) fn verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chunk: usize) {
     let Some(span) = doc
         .head_span(chunk)
-        .filter(|_| doc.word(chunk) == Some(Tag::Verb))
+        .filter(|_| doc.word(chunk) == Some(WordTag::Verb))
     else {
         return;
     };
@@ -42,7 +42,7 @@ struct Verb<'a, 'd> {
 }
 
 impl Verb<'_, '_> {
-    fn word(&self, chunk: usize) -> Option<Tag> {
+    fn word(&self, chunk: usize) -> Option<WordTag> {
         if self.sentence.contains(&chunk) {
             self.doc.word(chunk)
         } else {
@@ -50,7 +50,7 @@ impl Verb<'_, '_> {
         }
     }
 
-    fn before(&self) -> Option<Tag> {
+    fn before(&self) -> Option<WordTag> {
         self.chunk.checked_sub(1).and_then(|c| self.word(c))
     }
 
@@ -66,7 +66,7 @@ impl Verb<'_, '_> {
         while self.sentence.contains(&end) && self.doc.is_noun(end) {
             end += 1;
             let joins = self.word(end).is_some_and(|tag| {
-                tag == Tag::And || tag == Tag::Preposition && self.doc.lower(end) == "of"
+                tag == WordTag::And || tag == WordTag::Preposition && self.doc.lower(end) == "of"
             });
             if joins && self.doc.is_noun(end + 1) && self.sentence.contains(&(end + 1)) {
                 end += 1;
@@ -80,27 +80,27 @@ impl Verb<'_, '_> {
     /// Takes a verb out that stands in a clause of its own, or one of several.
     fn with_its_clause(&mut self) -> bool {
         let (chunk, end) = (self.chunk, self.object_end());
-        let earlier = self.doc.has(self.sentence.start..chunk, &[Tag::Verb]);
+        let earlier = self.doc.has(self.sentence.start..chunk, &[WordTag::Verb]);
         let subordinate = (self.sentence.start + 1..chunk)
             .rev()
-            .find(|&c| self.word(c) == Some(Tag::Subordinate));
+            .find(|&c| self.word(c) == Some(WordTag::Subordinate));
         match self.before() {
-            Some(Tag::To) => self.delete(chunk - 1..end),
-            Some(Tag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            Some(Tag::Be) if self.doc.lower(chunk - 1) == "being" => {
+            Some(WordTag::To) => self.delete(chunk - 1..end),
+            Some(WordTag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
+            Some(WordTag::Be) if self.doc.lower(chunk - 1) == "being" => {
                 hedge_verb(self.doc, self.edits, chunk, self.span)
             }
-            Some(Tag::And) if earlier => self.delete(chunk - 1..end),
-            _ if self.word(chunk + 1) == Some(Tag::And)
-                && self.word(chunk + 2) == Some(Tag::Verb)
+            Some(WordTag::And) if earlier => self.delete(chunk - 1..end),
+            _ if self.word(chunk + 1) == Some(WordTag::And)
+                && self.word(chunk + 2) == Some(WordTag::Verb)
                 && self.doc.head_span(chunk + 2).is_none() =>
             {
                 self.delete(chunk..chunk + 2)
             }
             _ => match subordinate {
-                Some(from) if !self.doc.has(from..chunk, &[Tag::Verb]) => {
+                Some(from) if !self.doc.has(from..chunk, &[WordTag::Verb]) => {
                     let to = (chunk..self.sentence.end)
-                        .find(|&c| self.word(c) == Some(Tag::Mark))
+                        .find(|&c| self.word(c) == Some(WordTag::Mark))
                         .unwrap_or(self.sentence.end);
                     self.delete(from..to);
                 }
@@ -118,10 +118,10 @@ impl Verb<'_, '_> {
         let doubted = has_object && self.doc.head_span(chunk + 1).is_some();
         let following = (chunk + 1..self.sentence.end).find(|&c| !self.is_gone(c));
         let preposition = following
-            .filter(|&c| self.word(c) == Some(Tag::Preposition))
+            .filter(|&c| self.word(c) == Some(WordTag::Preposition))
             .map(|c| self.doc.lower(c));
         let bare = has_object
-            && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != Tag::Determiner;
+            && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != WordTag::Determiner;
         let abstract_ = has_object && (bare || is("abstract", self.doc.head(chunk + 1)));
         if object_left && !doubted && !abstract_ {
             let word = self.form(
@@ -141,7 +141,7 @@ impl Verb<'_, '_> {
             }
             Some(p) if p != "at" && (is("place", &p) || is_place_phrase(&p)) => self.stay(),
             Some(_) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            None if self.before() != Some(Tag::Be) && self.is_participle() => {
+            None if self.before() != Some(WordTag::Be) && self.is_participle() => {
                 self.delete(chunk..chunk + 1)
             }
             None => {

@@ -5,13 +5,13 @@ use std::ops::Range;
 use super::english::{self, is};
 use crate::guard::{
     Span,
-    markup::{Kind as MarkupKind, Markup},
+    markup::{Markup, MarkupKind},
     spans::pieces,
 };
 
 /// Role of a word in its sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tag {
+pub(super) enum WordTag {
     Determiner,
     Count,
     Adjective,
@@ -36,7 +36,7 @@ pub(super) enum Tag {
 
 /// A word or a punctuation mark.
 #[derive(Debug)]
-pub(super) struct Token<'a> {
+pub(super) struct ParseToken<'a> {
     /// White space and markup before it.
     pub(super) gap: &'a str,
     pub(super) text: &'a str,
@@ -45,26 +45,26 @@ pub(super) struct Token<'a> {
     pub(super) start: usize,
     /// The doubted span that it is in, by its number among all.
     pub(super) span: Option<usize>,
-    pub(super) tag: Tag,
+    pub(super) tag: WordTag,
     /// `true` if it is markup that stands where a noun would, and stays as it is.
     pub(super) atom: bool,
 }
 
 /// Role of a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PhraseKind {
     /// A noun with what stands before it.
     Noun,
     /// Adjectives without a noun: `is red and white`.
     Adjective,
     /// Any other word, or a preposition of several.
-    Word(Tag),
+    Word(WordTag),
 }
 
 /// A phrase.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
-    pub(super) kind: Kind,
+    pub(super) kind: PhraseKind,
     /// Its tokens.
     pub(super) tokens: Range<usize>,
     /// Its main word.
@@ -74,7 +74,7 @@ pub(super) struct Chunk {
 /// A text with its grammar.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
-    pub(super) tokens: Vec<Token<'a>>,
+    pub(super) tokens: Vec<ParseToken<'a>>,
     pub(super) chunks: Vec<Chunk>,
     /// The chunks of each sentence, its final mark among them.
     pub(super) sentences: Vec<Range<usize>>,
@@ -129,15 +129,17 @@ impl<'a> Document<'a> {
     }
 
     /// The tag of the main word of a chunk that is no noun phrase.
-    pub(super) fn word(&self, chunk: usize) -> Option<Tag> {
+    pub(super) fn word(&self, chunk: usize) -> Option<WordTag> {
         match self.chunks.get(chunk)?.kind {
-            Kind::Word(tag) => Some(tag),
+            PhraseKind::Word(tag) => Some(tag),
             _ => None,
         }
     }
 
     pub(super) fn is_noun(&self, chunk: usize) -> bool {
-        self.chunks.get(chunk).is_some_and(|c| c.kind == Kind::Noun)
+        self.chunks
+            .get(chunk)
+            .is_some_and(|c| c.kind == PhraseKind::Noun)
     }
 
     /// The text of a chunk in lower case, with single spaces.
@@ -159,7 +161,9 @@ impl<'a> Document<'a> {
 
     /// The doubted tokens of a chunk that say something.
     pub(super) fn doubted(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
-        let says = |t: &Token<'_>| !matches!(t.tag, Tag::Determiner | Tag::And | Tag::Mark);
+        let says = |t: &ParseToken<'_>| {
+            !matches!(t.tag, WordTag::Determiner | WordTag::And | WordTag::Mark)
+        };
         self.chunks[chunk]
             .tokens
             .clone()
@@ -174,20 +178,20 @@ impl<'a> Document<'a> {
     }
 
     /// Returns `true` if a sentence has a chunk of this sort, from chunk `from` on.
-    pub(super) fn has(&self, chunks: Range<usize>, tags: &[Tag]) -> bool {
+    pub(super) fn has(&self, chunks: Range<usize>, tags: &[WordTag]) -> bool {
         chunks
             .into_iter()
             .any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
     }
 }
 
-fn ends_sentence(token: &Token<'_>) -> bool {
+fn ends_sentence(token: &ParseToken<'_>) -> bool {
     matches!(token.text, "." | "!" | "?")
 }
 
 /// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points
 /// inside a word belong to it; a number is one token with its currency and its unit.
-fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<Token<'a>>, &'a str) {
+fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<ParseToken<'a>>, &'a str) {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let byte = |i: usize| chars.get(i).map_or(text.len(), |c| c.0);
     let is_letter = |i: usize| chars.get(i).is_some_and(|c| c.1.is_alphanumeric());
@@ -227,13 +231,13 @@ fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<Token<'a>>, &'a str) {
         }
         let word = &text[byte(start)..byte(at)];
         let lower = word.to_lowercase().replace('’', "'");
-        let token = Token {
+        let token = ParseToken {
             gap: &text[byte(gap)..byte(start)],
             text: word,
             lower,
             start,
             span: None,
-            tag: Tag::Mark,
+            tag: WordTag::Mark,
             atom: inside.is_some(),
         };
         tokens.push(token);
@@ -316,7 +320,7 @@ fn joins(c: char) -> bool {
 }
 
 /// Tells every token in which span it is: spans that do not fit are left out as everywhere.
-fn mark(tokens: &mut [Token<'_>], text: &str, spans: &[Span]) {
+fn mark(tokens: &mut [ParseToken<'_>], text: &str, spans: &[Span]) {
     let used: Vec<usize> = pieces(text, spans)
         .iter()
         .filter_map(|(_, span)| {
@@ -334,62 +338,67 @@ fn mark(tokens: &mut [Token<'_>], text: &str, spans: &[Span]) {
     }
 }
 
-fn tag(tokens: &[Token<'_>], i: usize) -> Tag {
+fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
     let word = tokens[i].lower.as_str();
     let before = i.checked_sub(1).map(|p| &tokens[p]);
-    let last = before.map_or(Tag::Mark, |t| t.tag);
+    let last = before.map_or(WordTag::Mark, |t| t.tag);
     let next = tokens.get(i + 1);
     let starts = before.is_none_or(ends_sentence);
     if tokens[i].atom {
-        return Tag::Noun;
+        return WordTag::Noun;
     }
     if !word.chars().any(char::is_alphanumeric) {
-        return Tag::Mark;
+        return WordTag::Mark;
     }
     if matches!(word, "yes" | "no")
         && starts
         && next.is_none_or(|t| !t.text.chars().any(char::is_alphanumeric))
     {
-        return Tag::Yes;
+        return WordTag::Yes;
     }
     match word {
-        "and" | "or" => return Tag::And,
-        "not" => return Tag::Not,
+        "and" | "or" => return WordTag::And,
+        "not" => return WordTag::Not,
         "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => {
-            return Tag::To;
+            return WordTag::To;
         }
         _ => {}
     }
     let closed = [
-        ("be", Tag::Be),
-        ("auxiliary", Tag::Auxiliary),
-        ("pronoun", Tag::Pronoun),
-        ("determiner", Tag::Determiner),
-        ("subordinate", Tag::Subordinate),
-        ("count", Tag::Count),
-        ("preposition", Tag::Preposition),
+        ("be", WordTag::Be),
+        ("auxiliary", WordTag::Auxiliary),
+        ("pronoun", WordTag::Pronoun),
+        ("determiner", WordTag::Determiner),
+        ("subordinate", WordTag::Subordinate),
+        ("count", WordTag::Count),
+        ("preposition", WordTag::Preposition),
     ];
     if let Some((_, tag)) = closed.iter().find(|(class, _)| is(class, word)) {
         return *tag;
     }
     if number(word) == Some(word.len()) {
-        return Tag::Count;
+        return WordTag::Count;
     }
     if word.ends_with("'s") || word.ends_with("s'") {
-        return Tag::Owner;
+        return WordTag::Owner;
     }
-    if is("adverb", word) && !matches!(last, Tag::Determiner)
+    if is("adverb", word) && !matches!(last, WordTag::Determiner)
         || word.ends_with("ly") && word.len() > 4 && !noun_ly(word)
     {
-        return Tag::Adverb;
+        return WordTag::Adverb;
     }
     let does = word.ends_with("ing")
         && matches!(
             last,
-            Tag::Be | Tag::Noun | Tag::And | Tag::Not | Tag::Pronoun | Tag::Adverb
+            WordTag::Be
+                | WordTag::Noun
+                | WordTag::And
+                | WordTag::Not
+                | WordTag::Pronoun
+                | WordTag::Adverb
         );
     if is("adjective", word) && !does {
-        return Tag::Adjective;
+        return WordTag::Adjective;
     }
     verb_or_noun(tokens, i, last)
 }
@@ -412,11 +421,11 @@ fn noun_ly(word: &str) -> bool {
 }
 
 /// Returns the role of a word that is in no closed class: by its ending and what stands before it.
-fn verb_or_noun(tokens: &[Token<'_>], i: usize, last: Tag) -> Tag {
+fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
     let word = tokens[i].lower.as_str();
     let in_noun = matches!(
         last,
-        Tag::Determiner | Tag::Adjective | Tag::Count | Tag::Owner
+        WordTag::Determiner | WordTag::Adjective | WordTag::Count | WordTag::Owner
     );
     let noun_follows = tokens.get(i + 1).is_some_and(|t| {
         let class = |class| is(class, &t.lower);
@@ -445,61 +454,61 @@ fn verb_or_noun(tokens: &[Token<'_>], i: usize, last: Tag) -> Tag {
         || is("participle", word);
     if participle {
         return match in_noun {
-            true if noun_follows => Tag::Adjective,
-            true => Tag::Noun,
-            false => Tag::Verb,
+            true if noun_follows => WordTag::Adjective,
+            true => WordTag::Noun,
+            false => WordTag::Verb,
         };
     }
-    if last == Tag::To || last == Tag::Auxiliary {
-        return Tag::Verb;
+    if last == WordTag::To || last == WordTag::Auxiliary {
+        return WordTag::Verb;
     }
     if !english::is_finite_verb(word) || in_noun {
-        return Tag::Noun;
+        return WordTag::Noun;
     }
     let sentence = tokens[..i].iter().rev().take_while(|t| !ends_sentence(t));
     let (mut joined, mut verbs) = (false, false);
     for token in sentence {
-        joined |= token.tag == Tag::And;
-        verbs |= token.tag == Tag::Verb;
+        joined |= token.tag == WordTag::And;
+        verbs |= token.tag == WordTag::Verb;
     }
     let base = is("verb", word);
     let subject = i.checked_sub(1).map_or("", |p| tokens[p].lower.as_str());
     match last {
-        Tag::Noun if !base || joined || english::is_plural(subject) => Tag::Verb,
-        Tag::Pronoun | Tag::Adverb => Tag::Verb,
-        Tag::And if verbs => Tag::Verb,
-        _ => Tag::Noun,
+        WordTag::Noun if !base || joined || english::is_plural(subject) => WordTag::Verb,
+        WordTag::Pronoun | WordTag::Adverb => WordTag::Verb,
+        WordTag::And if verbs => WordTag::Verb,
+        _ => WordTag::Noun,
     }
 }
 
 /// The chunk that begins at a token.
-fn chunk(tokens: &[Token<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
+fn chunk(tokens: &[ParseToken<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
     let long = english::phrase("preposition phrases", |i, word| {
         tokens.get(at + i).is_some_and(|t| t.lower == word)
     });
     if let Some(len) = long {
         // "front" says more than the words around it.
         let head = (at..at + len)
-            .find(|&i| tokens[i].tag == Tag::Noun)
+            .find(|&i| tokens[i].tag == WordTag::Noun)
             .unwrap_or(at);
         return Chunk {
-            kind: Kind::Word(Tag::Preposition),
+            kind: PhraseKind::Word(WordTag::Preposition),
             tokens: at..at + len,
             head,
         };
     }
     noun_phrase(tokens, at, before).unwrap_or_else(|| Chunk {
-        kind: Kind::Word(tokens[at].tag),
+        kind: PhraseKind::Word(tokens[at].tag),
         tokens: at..at + 1,
         head: at,
     })
 }
 
-fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
+fn noun_phrase(tokens: &[ParseToken<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
     if tokens.get(start).is_some_and(|token| token.atom) {
         // An address is no part of what stands behind it, whose doubt would be put before both.
         return Some(Chunk {
-            kind: Kind::Noun,
+            kind: PhraseKind::Noun,
             tokens: start..start + 1,
             head: start,
         });
@@ -508,23 +517,25 @@ fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Op
     let (mut at, mut noun) = (start, None);
     loop {
         let fits = match tag(at) {
-            Some(Tag::Determiner) => at == start || tag(at - 1) == Some(Tag::Determiner),
-            Some(Tag::Count) => noun.is_none(),
-            Some(Tag::Adjective | Tag::Owner) => {
-                noun.is_none() || tag(at + 1) == Some(Tag::Noun) || tag(at) == Some(Tag::Owner)
+            Some(WordTag::Determiner) => at == start || tag(at - 1) == Some(WordTag::Determiner),
+            Some(WordTag::Count) => noun.is_none(),
+            Some(WordTag::Adjective | WordTag::Owner) => {
+                noun.is_none()
+                    || tag(at + 1) == Some(WordTag::Noun)
+                    || tag(at) == Some(WordTag::Owner)
             }
-            Some(Tag::Noun) => true,
+            Some(WordTag::Noun) => true,
             _ => false,
         };
         if fits {
-            noun = if tag(at) == Some(Tag::Noun) {
+            noun = if tag(at) == Some(WordTag::Noun) {
                 Some(at)
             } else {
                 noun
             };
             at += 1;
         } else if let Some(len) = joint(tokens, at)
-            .filter(|_| at > start && noun.is_none() && tag(at - 1) == Some(Tag::Adjective))
+            .filter(|_| at > start && noun.is_none() && tag(at - 1) == Some(WordTag::Adjective))
         {
             at += len;
         } else {
@@ -533,13 +544,17 @@ fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Op
     }
     let last = tag(at.checked_sub(1).filter(|&i| i >= start)?)?;
     let kind = match (noun, last) {
-        (Some(_), _) | (None, Tag::Count | Tag::Owner) => Kind::Noun,
-        (None, Tag::Adjective) if tag(start) == Some(Tag::Adjective) => {
-            let after = before.is_some_and(|b| b.kind == Kind::Word(Tag::Preposition));
-            if after { Kind::Noun } else { Kind::Adjective }
+        (Some(_), _) | (None, WordTag::Count | WordTag::Owner) => PhraseKind::Noun,
+        (None, WordTag::Adjective) if tag(start) == Some(WordTag::Adjective) => {
+            let after = before.is_some_and(|b| b.kind == PhraseKind::Word(WordTag::Preposition));
+            if after {
+                PhraseKind::Noun
+            } else {
+                PhraseKind::Adjective
+            }
         }
-        (None, Tag::Adjective) => Kind::Noun,
-        _ => Kind::Word(Tag::Pronoun),
+        (None, WordTag::Adjective) => PhraseKind::Noun,
+        _ => PhraseKind::Word(WordTag::Pronoun),
     };
     Some(Chunk {
         kind,
@@ -550,9 +565,9 @@ fn noun_phrase(tokens: &[Token<'_>], start: usize, before: Option<&Chunk>) -> Op
 
 /// Returns the number of tokens that join the adjective before `at` to one after them: "and", a
 /// comma, or both.
-fn joint(tokens: &[Token<'_>], at: usize) -> Option<usize> {
+fn joint(tokens: &[ParseToken<'_>], at: usize) -> Option<usize> {
     let comma = usize::from(tokens.get(at)?.text == ",");
-    let and = usize::from(tokens.get(at + comma)?.tag == Tag::And);
+    let and = usize::from(tokens.get(at + comma)?.tag == WordTag::And);
     let len = comma + and;
-    (len > 0 && tokens.get(at + len)?.tag == Tag::Adjective).then_some(len)
+    (len > 0 && tokens.get(at + len)?.tag == WordTag::Adjective).then_some(len)
 }

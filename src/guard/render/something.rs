@@ -3,7 +3,7 @@
 use super::{
     english::{self, is},
     omit::{Omitter, tokens},
-    parse::Tag,
+    parse::WordTag,
 };
 
 /// Returns a loose name of what a plural noun names.
@@ -34,12 +34,15 @@ impl Omitter<'_, '_> {
             (false, _) => "something",
         };
         let all = tokens(doc, first..last + 1);
-        let described = (start..doc.chunks[first].head)
-            .filter(|&i| doc.tokens[i].tag != Tag::Determiner && doc.tokens[i].tag != Tag::Count);
+        let described = (start..doc.chunks[first].head).filter(|&i| {
+            doc.tokens[i].tag != WordTag::Determiner && doc.tokens[i].tag != WordTag::Count
+        });
         let adjectives: Vec<usize> = described.collect();
         let plain = |i: usize| {
-            matches!(doc.tokens[i].tag, Tag::Adjective | Tag::And | Tag::Mark)
-                && !doc.tokens[i].text.ends_with("ing")
+            matches!(
+                doc.tokens[i].tag,
+                WordTag::Adjective | WordTag::And | WordTag::Mark
+            ) && !doc.tokens[i].text.ends_with("ing")
         };
         let kept = adjectives
             .iter()
@@ -47,7 +50,7 @@ impl Omitter<'_, '_> {
         let free: Vec<usize> = adjectives
             .iter()
             .copied()
-            .filter(|&i| doc.tokens[i].tag == Tag::Adjective && doc.tokens[i].span.is_none())
+            .filter(|&i| doc.tokens[i].tag == WordTag::Adjective && doc.tokens[i].span.is_none())
             .collect();
         if first == last
             && kept
@@ -57,7 +60,8 @@ impl Omitter<'_, '_> {
             self.edits.delete(to + 1..all.end);
             self.edits.insert(from, word, span);
             for i in (from + 1..=to).filter(|&i| {
-                doc.tokens[i].tag == Tag::Adjective && doc.tokens[i - 1].tag == Tag::Adjective
+                doc.tokens[i].tag == WordTag::Adjective
+                    && doc.tokens[i - 1].tag == WordTag::Adjective
             }) {
                 self.edits.insert(i, "and", span);
             }
@@ -82,7 +86,11 @@ impl Omitter<'_, '_> {
         let plain = |i: usize| {
             matches!(
                 doc.tokens[i].tag,
-                Tag::Adjective | Tag::Count | Tag::And | Tag::Mark | Tag::Determiner
+                WordTag::Adjective
+                    | WordTag::Count
+                    | WordTag::And
+                    | WordTag::Mark
+                    | WordTag::Determiner
             )
         };
         for i in (tokens.start..head).filter(|&i| !plain(i) || doc.tokens[i].span.is_some()) {
@@ -112,7 +120,7 @@ impl Omitter<'_, '_> {
 
     /// "a group of people", wholly doubted: "some people". Says whether it was one.
     pub(super) fn whole_measure(&mut self, chunk: usize) -> bool {
-        let of = self.word(chunk + 1) == Some(Tag::Preposition)
+        let of = self.word(chunk + 1) == Some(WordTag::Preposition)
             && self.doc.lower(chunk + 1) == "of"
             && self.is_noun(chunk + 2);
         if !of
@@ -152,7 +160,7 @@ impl Omitter<'_, '_> {
     /// Returns `true` if a noun measures another: "a group of people".
     pub(super) fn measured(&self, chunk: usize) -> bool {
         let of =
-            self.word(chunk + 1) == Some(Tag::Preposition) && self.doc.lower(chunk + 1) == "of";
+            self.word(chunk + 1) == Some(WordTag::Preposition) && self.doc.lower(chunk + 1) == "of";
         of && self.is_noun(chunk + 2)
             && is("partitive", self.doc.head(chunk))
             && self.doc.head_span(chunk + 2).is_none()
@@ -162,7 +170,7 @@ impl Omitter<'_, '_> {
     pub(super) fn unmeasured(&mut self, chunk: usize) {
         self.edits.delete(tokens(self.doc, chunk..chunk + 2));
         let verb = chunk + 3;
-        if self.word(verb) == Some(Tag::Be)
+        if self.word(verb) == Some(WordTag::Be)
             && self.doc.head(verb) == "is"
             && english::is_plural(self.doc.head(chunk + 2))
         {
@@ -181,7 +189,7 @@ impl Omitter<'_, '_> {
         let article = &self.doc.tokens[self.doc.chunks[group[0]].tokens.start];
         let opens = matches!(
             self.doc.tokens[tokens.start].tag,
-            Tag::Determiner | Tag::Count | Tag::Owner
+            WordTag::Determiner | WordTag::Count | WordTag::Owner
         );
         let single = matches!(article.lower.as_str(), "a" | "an")
             && !english::is_plural(self.doc.head(left));

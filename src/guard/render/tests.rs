@@ -83,8 +83,11 @@ fn alt_text_reads_as_english() {
         // As likely as not, so that short answers are "probably".
         let (text, spans) = scored(marked, 0.5);
         cases += 1;
-        assert_eq!(alt_text(&text, &spans, Style::Plain), text);
-        for (style, expected) in [(Style::Hedged, hedged), (Style::Omitted, omitted)] {
+        assert_eq!(alt_text(&text, &spans, RenderStyle::Plain), text);
+        for (style, expected) in [
+            (RenderStyle::Hedged, hedged),
+            (RenderStyle::Omitted, omitted),
+        ] {
             let found = alt_text(&text, &spans, style);
             if found != expected {
                 wrong.push(format!(
@@ -119,7 +122,7 @@ fn what_is_likelier_wrong_is_not_said_to_be_probable() {
         ),
     ] {
         let (text, spans) = scored(marked, 0.49);
-        assert_eq!(alt_text(&text, &spans, Style::Hedged), expected);
+        assert_eq!(alt_text(&text, &spans, RenderStyle::Hedged), expected);
     }
 }
 
@@ -139,11 +142,11 @@ fn spans_follow_their_words() {
     };
     let marked = "A [dog] in a [blue] coat é is [running] with a [stick].";
     assert_eq!(
-        places(marked, Style::Plain),
+        places(marked, RenderStyle::Plain),
         ["dog", "blue", "running", "stick"]
     );
     assert_eq!(
-        places(marked, Style::Hedged),
+        places(marked, RenderStyle::Hedged),
         [
             "What may be a dog",
             "possibly blue",
@@ -154,16 +157,16 @@ fn spans_follow_their_words() {
     assert_eq!(
         places(
             "A [dog] in a [blue] coat runs with a [stick].",
-            Style::Omitted
+            RenderStyle::Omitted
         ),
         ["Something", "", ""]
     );
     assert_eq!(
-        places("It is a [dog] [now].", Style::Hedged)[0],
+        places("It is a [dog] [now].", RenderStyle::Hedged)[0],
         "may be a dog"
     );
     assert_eq!(
-        places("A [dog runs on the beach].", Style::Hedged),
+        places("A [dog runs on the beach].", RenderStyle::Hedged),
         ["Perhaps a dog runs on the beach"]
     );
 }
@@ -190,8 +193,8 @@ proptest! {
         let cuts: Vec<usize> = cuts.into_iter().filter(|&c| c <= len).collect();
         let spans: Vec<Span> = cuts.chunks_exact(2)
             .map(|c| Span::new(c[0]..c[1], "", 0.5, Action::Flagged)).collect();
-        prop_assert_eq!(&render(&text, &spans, Style::Plain).text, &text);
-        for style in [Style::Plain, Style::Hedged, Style::Omitted] {
+        prop_assert_eq!(&render(&text, &spans, RenderStyle::Plain).text, &text);
+        for style in [RenderStyle::Plain, RenderStyle::Hedged, RenderStyle::Omitted] {
             prop_assert_eq!(alt_text(&text, &[], style), text.as_str());
             let new = render(&text, &spans, style);
             prop_assert_eq!(new.spans.len(), spans.len());
@@ -207,7 +210,7 @@ proptest! {
         ends in proptest::collection::vec((0usize..14, 0usize..14), 0..3)) {
         let spans: Vec<Span> = ends.iter()
             .map(|&(start, end)| Span::new(start..end, "", 0.5, Action::Flagged)).collect();
-        for style in [Style::Plain, Style::Hedged, Style::Omitted] {
+        for style in [RenderStyle::Plain, RenderStyle::Hedged, RenderStyle::Omitted] {
             let new = render(&text, &spans, style);
             let ends: Vec<usize> = new.spans.iter().flat_map(|r| [r.start, r.end]).collect();
             prop_assert!(ends.is_sorted()
@@ -229,7 +232,7 @@ fn what_nobody_doubted_is_found_again_in_the_new_text() {
     for doubted in ["hat", "red", "apple", "dog", "man", "holds"] {
         let range = at(doubted);
         let spans = [Span::new(range.clone(), doubted, 0.1, Action::Flagged)];
-        for style in [Style::Hedged, Style::Omitted] {
+        for style in [RenderStyle::Hedged, RenderStyle::Omitted] {
             let rendered = render(text, &spans, style);
             for word in ["man", "red", "hat", "holds", "apple", "near", "dog"] {
                 let place = rendered.place(at(word));
@@ -312,8 +315,8 @@ fn markup_stays_and_the_words_around_it_read_on() {
         ),
     ] {
         let (text, spans) = flagged(marked);
-        assert_eq!(alt_text(&text, &spans, Style::Hedged), hedged);
-        assert_eq!(alt_text(&text, &spans, Style::Omitted), omitted);
+        assert_eq!(alt_text(&text, &spans, RenderStyle::Hedged), hedged);
+        assert_eq!(alt_text(&text, &spans, RenderStyle::Omitted), omitted);
     }
 }
 
@@ -325,7 +328,7 @@ fn an_address_is_not_doubted_with_what_stands_behind_it() {
         "https://x.org/a ⟦red frisbees⟧ lie there.",
     ] {
         let (text, spans) = flagged(marked);
-        let hedged = alt_text(&text, &spans, Style::Hedged);
+        let hedged = alt_text(&text, &spans, RenderStyle::Hedged);
         assert!(
             hedged.starts_with("https://x.org/") && hedged != text,
             "{hedged}"
@@ -343,8 +346,8 @@ fn numbers_stay_with_their_units() {
         ("It is ⟦21⟧ °C.", "It may be 21 °C."),
     ] {
         let (text, spans) = flagged(marked);
-        assert_eq!(alt_text(&text, &spans, Style::Hedged), hedged);
-        let omitted = alt_text(&text, &spans, Style::Omitted);
+        assert_eq!(alt_text(&text, &spans, RenderStyle::Hedged), hedged);
+        let omitted = alt_text(&text, &spans, RenderStyle::Omitted);
         assert!(
             ["%", "$", ":", "km", "°C"]
                 .iter()
@@ -445,7 +448,7 @@ fn renderings(text: &str, flags: &[bool]) -> [String; 2] {
         );
         for found in markup(text)
             .iter()
-            .filter(|found| found.kind != Kind::Literal)
+            .filter(|found| found.kind != MarkupKind::Literal)
         {
             let start = text[..found.bytes.start].chars().count();
             let end = start + text[found.bytes.clone()].chars().count();
@@ -455,7 +458,7 @@ fn renderings(text: &str, flags: &[bool]) -> [String; 2] {
             );
         }
     }
-    [Style::Hedged, Style::Omitted].map(|style| {
+    [RenderStyle::Hedged, RenderStyle::Omitted].map(|style| {
         let new = render(&whole, &spans, style);
         let ends: Vec<usize> = new
             .spans
@@ -540,7 +543,7 @@ proptest! {
 fn what_a_photograph_has_evidence_of_is_named_where_its_caption_is_mostly_low() {
     let (text, spans) = example("A man is [riding] a [wave] on a [surfboard].");
     let said = |likely: &[&str]| {
-        unfamiliar(&text, &spans, Style::Omitted, likely)
+        unfamiliar(&text, &spans, RenderStyle::Omitted, likely)
             .unwrap()
             .text
     };
@@ -555,14 +558,14 @@ fn what_a_photograph_has_evidence_of_is_named_where_its_caption_is_mostly_low() 
         format!("{statement} Likely things: pizza.")
     );
     assert_eq!(said(&["man"]), statement);
-    let hedged = unfamiliar(&text, &spans, Style::Hedged, &["pizza"]).unwrap();
+    let hedged = unfamiliar(&text, &spans, RenderStyle::Hedged, &["pizza"]).unwrap();
     assert!(
         hedged.text.ends_with(" Likely things: pizza."),
         "{}",
         hedged.text
     );
     assert_eq!(
-        unfamiliar("A dog runs.", &[], Style::Omitted, &["pizza"]),
+        unfamiliar("A dog runs.", &[], RenderStyle::Omitted, &["pizza"]),
         None
     );
 }
@@ -582,9 +585,9 @@ fn a_caption_of_which_most_is_low_is_told_as_a_photograph_that_is_unfamiliar() {
         let (text, spans) = example(marked);
         cases += 1;
         for (style, expected) in [
-            (Style::Hedged, hedged),
-            (Style::Omitted, omitted),
-            (Style::Plain, "-"),
+            (RenderStyle::Hedged, hedged),
+            (RenderStyle::Omitted, omitted),
+            (RenderStyle::Plain, "-"),
         ] {
             let found = unfamiliar(&text, &spans, style, &[]);
             let whole = format!(
@@ -618,7 +621,7 @@ fn a_caption_of_which_most_is_low_is_told_as_a_photograph_that_is_unfamiliar() {
             assert!(
                 places
                     .iter()
-                    .all(|place| place.is_empty() == (style == Style::Omitted)),
+                    .all(|place| place.is_empty() == (style == RenderStyle::Omitted)),
                 "{found:?}"
             );
         }

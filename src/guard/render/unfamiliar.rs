@@ -2,8 +2,8 @@
 //! the caption is likely.
 
 use super::{
-    Rendered, Style, english,
-    parse::{Document, Kind, Tag},
+    RenderStyle, Rendered, english,
+    parse::{Document, PhraseKind, WordTag},
     render, whole,
 };
 use crate::{
@@ -20,18 +20,23 @@ const STATEMENT: &str = "This photograph is unlike those I know.";
 /// Returns what is to be said in the place of a caption in sentences of which more than half of the
 /// content words are in spans; `None` of any other text.
 ///
-/// [`Style::Hedged`] still says all of it, with its doubt; [`Style::Omitted`] names only the things
+/// [`RenderStyle::Hedged`] still says all of it, with its doubt; [`RenderStyle::Omitted`] names only the things
 /// that no span touches. What the photograph has evidence of, whatever the caption says, follows by
 /// its name: `likely`.
-pub fn unfamiliar(text: &str, spans: &[Span], style: Style, likely: &[&str]) -> Option<Rendered> {
-    if style == Style::Plain
+pub fn unfamiliar(
+    text: &str,
+    spans: &[Span],
+    style: RenderStyle,
+    likely: &[&str],
+) -> Option<Rendered> {
+    if style == RenderStyle::Plain
         || !markup(text).is_empty()
         || !whole::is_whole(text)
         || !is_mostly_low(text, spans)
     {
         return None;
     }
-    if style == Style::Hedged {
+    if style == RenderStyle::Hedged {
         let rest = render(text, spans, style);
         let gap = if rest.text.starts_with(char::is_whitespace) {
             ""
@@ -109,11 +114,13 @@ pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
         .chunks
         .iter()
         .enumerate()
-        .filter(|(_, chunk)| chunk.kind == Kind::Noun)
+        .filter(|(_, chunk)| chunk.kind == PhraseKind::Noun)
     {
         let tokens = &doc.tokens[chunk.tokens.clone()];
         let names = !Lexicon::shared().mentions(doc.head(i)).is_empty();
-        let starts = tokens.first().is_some_and(|token| token.tag != Tag::Owner);
+        let starts = tokens
+            .first()
+            .is_some_and(|token| token.tag != WordTag::Owner);
         if tokens
             .iter()
             .any(|token| token.span.is_some() || token.atom)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::parse::{Document, Kind, Tag};
+use super::parse::{Document, PhraseKind, WordTag};
 
 /// Returns whether every sentence of a text has a subject and a predicate, and the text ends as
 /// sentences do.
@@ -20,7 +20,7 @@ pub fn is_whole(text: &str) -> bool {
     let has_words = |sentence: &&Range<usize>| {
         (*sentence)
             .clone()
-            .any(|chunk| doc.word(chunk) != Some(Tag::Mark))
+            .any(|chunk| doc.word(chunk) != Some(WordTag::Mark))
     };
     let mut sentences = doc.sentences.iter().filter(has_words).peekable();
     let is_ended = ends.is_some_and(|token| matches!(token.text, "." | "!" | "?"));
@@ -33,22 +33,24 @@ pub fn is_whole(text: &str) -> bool {
 /// that asks for nothing more.
 fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
     let words: Vec<usize> = sentence
-        .filter(|&chunk| doc.word(chunk) != Some(Tag::Mark))
+        .filter(|&chunk| doc.word(chunk) != Some(WordTag::Mark))
         .collect();
-    let is_subject = |chunk: usize| doc.is_noun(chunk) || doc.word(chunk) == Some(Tag::Pronoun);
+    let is_subject = |chunk: usize| doc.is_noun(chunk) || doc.word(chunk) == Some(WordTag::Pronoun);
     let Some(subject) = words.iter().position(|&chunk| is_subject(chunk)) else {
         return false;
     };
     let after = &words[subject + 1..];
     let says = |(at, &chunk): (usize, &usize)| match doc.word(chunk) {
-        Some(Tag::Verb) => true,
-        Some(Tag::Be | Tag::Auxiliary) => after[at + 1..].iter().any(|&rest| completes(doc, rest)),
+        Some(WordTag::Verb) => true,
+        Some(WordTag::Be | WordTag::Auxiliary) => {
+            after[at + 1..].iter().any(|&rest| completes(doc, rest))
+        }
         _ => false,
     };
     // "There is a dog." has its subject behind the verb; "There's" is both.
-    let starts = words
-        .first()
-        .is_some_and(|&chunk| doc.word(chunk) == Some(Tag::Be) && doc.head(chunk).contains('\''));
+    let starts = words.first().is_some_and(|&chunk| {
+        doc.word(chunk) == Some(WordTag::Be) && doc.head(chunk).contains('\'')
+    });
     let hidden = words.iter().any(|&chunk| ends_in_verb(doc, chunk));
     let has_predicate = after.iter().enumerate().any(says) || starts && words.len() > 1 || hidden;
     has_predicate
@@ -63,11 +65,11 @@ fn completes(doc: &Document<'_>, chunk: usize) -> bool {
         || doc
             .chunks
             .get(chunk)
-            .is_some_and(|chunk| chunk.kind == Kind::Adjective)
+            .is_some_and(|chunk| chunk.kind == PhraseKind::Adjective)
         || doc.word(chunk).is_some_and(|tag| {
             matches!(
                 tag,
-                Tag::Verb | Tag::Adverb | Tag::Pronoun | Tag::Preposition
+                WordTag::Verb | WordTag::Adverb | WordTag::Pronoun | WordTag::Preposition
             )
         })
 }
@@ -78,7 +80,7 @@ fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
     let found = &doc.chunks[chunk];
     let mut nouns = doc.tokens[found.tokens.clone()]
         .iter()
-        .filter(|token| token.tag == Tag::Noun);
+        .filter(|token| token.tag == WordTag::Noun);
     let last = nouns
         .next_back()
         .is_some_and(|token| token.lower.ends_with('s'));
@@ -98,9 +100,18 @@ fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
     ];
     let last = &doc.tokens[doc.chunks[chunk].tokens.end - 1];
     match doc.word(chunk) {
-        Some(Tag::Preposition) => !ADVERBS.contains(&head),
-        Some(Tag::And | Tag::Subordinate | Tag::Be | Tag::Auxiliary | Tag::To | Tag::Not) => true,
-        _ => OPEN.contains(&last.lower.as_str()) || last.tag == Tag::Owner || is_bare(doc, chunk),
+        Some(WordTag::Preposition) => !ADVERBS.contains(&head),
+        Some(
+            WordTag::And
+            | WordTag::Subordinate
+            | WordTag::Be
+            | WordTag::Auxiliary
+            | WordTag::To
+            | WordTag::Not,
+        ) => true,
+        _ => {
+            OPEN.contains(&last.lower.as_str()) || last.tag == WordTag::Owner || is_bare(doc, chunk)
+        }
     }
 }
 
@@ -111,9 +122,9 @@ fn is_bare(doc: &Document<'_>, chunk: usize) -> bool {
         &doc.tokens[found.tokens.start],
         &doc.tokens[found.tokens.end - 1],
     );
-    found.kind == Kind::Noun
+    found.kind == PhraseKind::Noun
         && matches!(first.lower.as_str(), "a" | "an" | "the")
-        && last.tag == Tag::Adjective
+        && last.tag == WordTag::Adjective
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use tokio::time::MissedTickBehavior;
 use utoipa::ToSchema;
 
 use self::query::{ExportQuery, ListQuery, PersonQuery};
-pub(super) use self::query::{Id, Parameters};
-pub(super) use self::receipts::{Asked, Draft};
+pub(super) use self::query::{Parameters, PathId};
+pub(super) use self::receipts::{CompletionSubject, ReceiptDraft};
 use super::{
     app::{App, StartError, blocking, unix_time},
     auth::{self, Caller},
@@ -28,11 +28,11 @@ use super::{
     error::{ApiError, ErrorBody},
     limits::{cost::IMAGE, share},
     openai::{
-        content::{Limits, picture},
+        content::{ImageUrlLimits, picture},
         request::read,
     },
-    openapi::Refusals,
-    served::First,
+    openapi::ErrorResponses,
+    served::InitialVersion,
 };
 use crate::{
     config::Config,
@@ -40,11 +40,11 @@ use crate::{
     feedback::{
         Corrections,
         corrections::{SubmitError, Submitted},
-        derive::Refused,
+        derive::SubmissionRefusal,
         export as files,
-        images::Images,
+        images::ImageStore,
         record::Feedback,
-        store::{Removed, StoreError, Target, sql::SqlStore},
+        store::{RemovalCounts, RemovalTarget, StoreError, sql::SqlStore},
         submission::Submission,
     },
     vlm::preprocess,
@@ -64,7 +64,7 @@ const KEY_BYTES: usize = 255;
 /// Opens what the configuration names; `None` where corrections are off.
 pub(super) async fn open(
     config: &Config,
-    first: &First,
+    first: &InitialVersion,
 ) -> Result<Option<Corrections>, StartError> {
     if !config.feedback.enabled() {
         return Ok(None);
@@ -78,7 +78,7 @@ pub(super) async fn open(
     let store = SqlStore::open(&config.feedback.store)
         .await
         .map_err(fail("feedback.store"))?;
-    let images = Images::open(&config.feedback.images, std::env::vars_os())
+    let images = ImageStore::open(&config.feedback.images, std::env::vars_os())
         .map_err(fail("feedback.images"))?;
     let corrections = Corrections::start(
         Arc::new(store),
@@ -137,13 +137,13 @@ impl From<StoreError> for ApiError {
     }
 }
 
-impl From<Refused> for ApiError {
+impl From<SubmissionRefusal> for ApiError {
     fn from(
-        Refused {
+        SubmissionRefusal {
             field,
             code,
             message,
-        }: Refused,
+        }: SubmissionRefusal,
     ) -> Self {
         Self::param(field, code, message)
     }
@@ -183,7 +183,7 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
         (status = 201, description = "The record.", body = Feedback,
             headers(("idempotent-replayed" = bool, description = "There when an earlier request \
                 made the record."))),
-        Refusals,
+        ErrorResponses,
         (status = 409, description = "Another request had the same idempotency \
                                       key.", body = ErrorBody),
         (status = 507, description = "No space is left; nothing that was acknowledged is \
@@ -244,7 +244,7 @@ async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiE
     let file = chat::file(
         app,
         share,
-        picture(url, "image".to_owned(), Limits::of(&app.config))?,
+        picture(url, "image".to_owned(), ImageUrlLimits::of(&app.config))?,
     )
     .await?;
     let (limits, bytes) = (app.image_limits(), Arc::clone(&file));
@@ -325,7 +325,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Id(id): Id,
+    PathId(id): PathId,
     Parameters(query): Parameters<query::OneQuery>,
 ) -> Result<Response, ApiError> {
     let record = corrections(&app)?.store().feedback(&id).await?;
@@ -349,10 +349,10 @@ struct Deleted {
     deleted: bool,
     /// How much.
     #[serde(flatten)]
-    removed: Removed,
+    removed: RemovalCounts,
 }
 
-fn deleted(removed: Removed) -> Response {
+fn deleted(removed: RemovalCounts) -> Response {
     Json(Deleted {
         object: "feedback.deleted",
         deleted: true,
@@ -376,13 +376,13 @@ fn deleted(removed: Removed) -> Response {
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     caller: Caller,
-    Id(id): Id,
+    PathId(id): PathId,
 ) -> Result<Response, ApiError> {
     match corrections(&app)?
-        .remove(Target::Feedback(id, caller.owners()))
+        .remove(RemovalTarget::Feedback(id, caller.owners()))
         .await?
     {
-        Removed { feedback: 0, .. } => Err(unknown()),
+        RemovalCounts { feedback: 0, .. } => Err(unknown()),
         removed => Ok(deleted(removed)),
     }
 }
@@ -430,7 +430,7 @@ pub(super) async fn export(
         .format
         .as_deref()
         .unwrap_or("jsonl")
-        .parse::<files::Format>();
+        .parse::<files::InterchangeFormat>();
     let format = format
         .map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
     let (filter, shown) = (query.filter(&caller)?, caller.shown_names(query.annotators));

@@ -8,12 +8,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    config::Scope,
+    config::KeyScope,
     feedback::{
         corrections::Submitter,
         derive::check_name,
-        record::{Kind, ShownNames, Source},
-        store::{AnnotatorTarget, Filter, Owners, Page, Target, queue::AnnotatorId},
+        record::{FeedbackSource, JudgmentKind, ShownNames},
+        store::{
+            AnnotatorTarget, Owners, RecordFilter, RecordPage, RemovalTarget, queue::AnnotatorId,
+        },
     },
     serve::{auth::Caller, error::ApiError, openai::wording::query_error},
 };
@@ -37,9 +39,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
 }
 
 /// The id in a path.
-pub(crate) struct Id(pub(crate) String);
+pub(crate) struct PathId(pub(crate) String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -54,7 +56,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 impl Caller {
     /// Returns whether the caller sees what belongs to others.
     pub(in crate::serve) fn reads_all(&self) -> bool {
-        self.scopes.contains(Scope::FeedbackRead)
+        self.scopes.contains(KeyScope::FeedbackRead)
     }
 
     /// Returns whose receipts, records and items of the queue the caller sees.
@@ -85,7 +87,7 @@ impl Caller {
             (owners, Some(owner)) if owners.contain(&owner) => Ok(Owners::One(owner)),
             _ => Err(ApiError::insufficient_scope(format!(
                 "the key's owner is another one than 'owner', whose records need the scope `{}`",
-                Scope::FeedbackRead.name()
+                KeyScope::FeedbackRead.name()
             ))
             .at("owner")),
         }
@@ -119,7 +121,7 @@ impl Caller {
 /// In which order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Order {
+pub(crate) enum SortOrder {
     /// Oldest first.
     Asc,
     /// Newest first.
@@ -138,11 +140,11 @@ pub(crate) struct ListQuery {
     after: Option<String>,
     /// Newest first where absent.
     #[param(inline)]
-    order: Option<Order>,
+    order: Option<SortOrder>,
     /// Only those that say this.
-    kind: Option<Kind>,
+    kind: Option<JudgmentKind>,
     /// Only those from there.
-    source: Option<Source>,
+    source: Option<FeedbackSource>,
     /// Only those of this user.
     user: Option<String>,
     /// Only those by this annotator.
@@ -158,7 +160,7 @@ pub(crate) struct ListQuery {
 
 impl ListQuery {
     /// The page for a caller, and which names are on it.
-    pub(super) fn page(self, caller: &Caller) -> Result<(Page, ShownNames), ApiError> {
+    pub(super) fn page(self, caller: &Caller) -> Result<(RecordPage, ShownNames), ApiError> {
         let Self {
             limit,
             after,
@@ -177,7 +179,7 @@ impl ListQuery {
             return Err(ApiError::param("limit", "out_of_range", message));
         }
         check_names([("after", &after)])?;
-        let filter = checked(Filter {
+        let filter = checked(RecordFilter {
             owners: caller.owners_among(owner)?,
             kind,
             source,
@@ -185,9 +187,9 @@ impl ListQuery {
             annotator,
             completion_id,
         })?;
-        let newest_first = order.unwrap_or_default() == Order::Desc;
+        let newest_first = order.unwrap_or_default() == SortOrder::Desc;
         Ok((
-            Page {
+            RecordPage {
                 filter,
                 after,
                 limit,
@@ -227,7 +229,7 @@ const AT_ONCE: u32 = 512;
 
 impl PersonQuery {
     /// Returns what goes, of what the caller may remove.
-    pub(super) fn target(self, caller: &Caller) -> Result<Target, ApiError> {
+    pub(super) fn target(self, caller: &Caller) -> Result<RemovalTarget, ApiError> {
         let Self {
             user,
             annotator,
@@ -243,11 +245,11 @@ impl PersonQuery {
                                    to them is removed";
                     return Err(ApiError::param("records", "invalid_value", message));
                 }
-                Ok(Target::User(user, owners))
+                Ok(RemovalTarget::User(user, owners))
             }
             (None, Some(name)) => {
                 check_name("annotator", &name)?;
-                Ok(Target::Annotator(AnnotatorTarget {
+                Ok(RemovalTarget::Annotator(AnnotatorTarget {
                     name,
                     owners,
                     records: records.unwrap_or(false),
@@ -275,9 +277,9 @@ pub(crate) struct ExportQuery {
     /// How it is written: `jsonl`, `parquet`, `rlhf-v`, `trl-dpo`, `trl-prm` or `label-studio`.
     pub(super) format: Option<String>,
     /// Only records that say this.
-    kind: Option<Kind>,
+    kind: Option<JudgmentKind>,
     /// Only those from there.
-    source: Option<Source>,
+    source: Option<FeedbackSource>,
     /// Only those of this user.
     user: Option<String>,
     /// Only those by this annotator.
@@ -290,19 +292,19 @@ pub(crate) struct ExportQuery {
 }
 
 impl ExportQuery {
-    pub(super) fn filter(&self, caller: &Caller) -> Result<Filter, ApiError> {
-        checked(Filter {
+    pub(super) fn filter(&self, caller: &Caller) -> Result<RecordFilter, ApiError> {
+        checked(RecordFilter {
             owners: caller.owners_among(self.owner.clone())?,
             kind: self.kind,
             source: self.source,
             user: self.user.clone(),
             annotator: self.annotator.clone(),
-            ..Filter::default()
+            ..RecordFilter::default()
         })
     }
 }
 
-fn checked(filter: Filter) -> Result<Filter, ApiError> {
+fn checked(filter: RecordFilter) -> Result<RecordFilter, ApiError> {
     check_names([
         ("user", &filter.user),
         ("annotator", &filter.annotator),

@@ -7,26 +7,26 @@ use futures_util::{FutureExt, future::BoxFuture};
 use crate::{
     engine,
     feedback::{
-        record::{Answer, ImageHash, Receipt, Versions},
+        record::{ImageHash, Receipt, RecordedChoice, Versions},
         tokens::place,
     },
-    guard::{Mode, Report},
-    serve::{app::App, openai::response::Head, served::Turn},
+    guard::{GuardReport, Mode},
+    serve::{app::App, openai::response::CompletionHead, served::RequestContext},
     vlm::template::{Message, question},
 };
 
 /// A receipt of a completion that is being written.
-pub(in crate::serve) struct Draft {
-    turn: Turn,
+pub(in crate::serve) struct ReceiptDraft {
+    turn: RequestContext,
     file: Arc<[u8]>,
     receipt: Receipt,
-    written: Vec<Vec<engine::Token>>,
-    answers: Vec<Option<Answer>>,
+    written: Vec<Vec<engine::GeneratedToken>>,
+    answers: Vec<Option<RecordedChoice>>,
 }
 
 /// What a completion is about.
-pub(in crate::serve) struct Asked<'a> {
-    pub(in crate::serve) head: &'a Head,
+pub(in crate::serve) struct CompletionSubject<'a> {
+    pub(in crate::serve) head: &'a CompletionHead,
     pub(in crate::serve) messages: &'a [Message],
     pub(in crate::serve) user: Option<String>,
     pub(in crate::serve) mode: Mode,
@@ -35,7 +35,7 @@ pub(in crate::serve) struct Asked<'a> {
     pub(in crate::serve) choices: usize,
 }
 
-impl Draft {
+impl ReceiptDraft {
     /// Returns `true` if completions are remembered.
     pub(in crate::serve) fn wanted(app: &App) -> bool {
         let sound = app
@@ -46,8 +46,11 @@ impl Draft {
     }
 
     /// Begins one, where they are.
-    pub(in crate::serve) fn new(turn: &Turn, asked: Asked<'_>) -> Option<Self> {
-        let Asked {
+    pub(in crate::serve) fn new(
+        turn: &RequestContext,
+        asked: CompletionSubject<'_>,
+    ) -> Option<Self> {
+        let CompletionSubject {
             head,
             messages,
             user,
@@ -97,14 +100,14 @@ impl Draft {
     }
 
     /// More of an answer was written.
-    pub(in crate::serve) fn wrote(&mut self, index: usize, tokens: &[engine::Token]) {
+    pub(in crate::serve) fn wrote(&mut self, index: usize, tokens: &[engine::GeneratedToken]) {
         if let Some(written) = self.written.get_mut(index) {
             written.extend_from_slice(tokens);
         }
     }
 
     /// An answer is complete.
-    pub(in crate::serve) fn complete(&mut self, index: usize, text: &str, report: &Report) {
+    pub(in crate::serve) fn complete(&mut self, index: usize, text: &str, report: &GuardReport) {
         let Some((written, answer)) = self.written.get_mut(index).zip(self.answers.get_mut(index))
         else {
             return;
@@ -126,7 +129,7 @@ impl Draft {
         let tokens = tokens
             .or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text))
             .unwrap_or_default();
-        *answer = Some(Answer {
+        *answer = Some(RecordedChoice {
             response: text.to_owned(),
             tokens,
             verdict: report.verdict,

@@ -22,7 +22,7 @@ use tokio_rustls::{
 };
 use url::Host;
 
-use super::{FetchError, address::is_global, link::Link};
+use super::{FetchError, address::is_global, link::HttpsUrl};
 
 /// Certificates are checked against those of the file (PEM), or else against Mozilla's list.
 pub(super) fn tls(ca_file: Option<&str>) -> Result<TlsConnector, String> {
@@ -59,7 +59,7 @@ fn roots(path: &str) -> Result<RootCertStore, String> {
 /// All addresses of the link's host, when every one of them may be connected to: it is global, or
 /// the operator has allowed the host and the port. One that may not makes all suspect.
 pub(super) async fn resolve(
-    link: &Link,
+    link: &HttpsUrl,
     allow: &[(Host, u16)],
 ) -> Result<Vec<SocketAddr>, FetchError> {
     let port = link.port();
@@ -96,7 +96,7 @@ pub(super) async fn resolve(
 /// Connects to the first of the addresses that answers, each getting its share of the time that is
 /// left.
 pub(super) async fn connect(
-    link: &Link,
+    link: &HttpsUrl,
     addresses: &[SocketAddr],
     tls: &TlsConnector,
     deadline: Instant,

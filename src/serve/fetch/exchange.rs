@@ -12,13 +12,13 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::client::TlsStream;
 
-use super::{FetchError, link::Link};
+use super::{FetchError, link::HttpsUrl};
 
 /// Most bytes of the answer's status line and headers.
 const HEADER_BYTES: usize = 32 * 1024;
 
 /// What came back.
-pub(super) enum Answer {
+pub(super) enum FetchReply {
     /// The file.
     File(Vec<u8>),
     /// Where it is to be had, as the server wrote it.
@@ -27,10 +27,10 @@ pub(super) enum Answer {
 
 /// Asks for the link over a connection that is then closed.
 pub(super) async fn exchange(
-    link: &Link,
+    link: &HttpsUrl,
     stream: TlsStream<TcpStream>,
     max_bytes: usize,
-) -> Result<Answer, FetchError> {
+) -> Result<FetchReply, FetchError> {
     let broken = |error: hyper::Error| {
         tracing::debug!(host = %link.host(), %error, "an image's server broke off");
         FetchError::Failed("its server did not send a complete answer")
@@ -46,7 +46,7 @@ pub(super) async fn exchange(
     let response = sender.send_request(request(link)?).await.map_err(broken)?;
     let status = response.status();
     match status {
-        StatusCode::OK => Ok(Answer::File(read(response, max_bytes, broken).await?)),
+        StatusCode::OK => Ok(FetchReply::File(read(response, max_bytes, broken).await?)),
         StatusCode::MOVED_PERMANENTLY
         | StatusCode::FOUND
         | StatusCode::SEE_OTHER
@@ -56,7 +56,7 @@ pub(super) async fn exchange(
                 .headers()
                 .get(LOCATION)
                 .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
-            Ok(Answer::Elsewhere(
+            Ok(FetchReply::Elsewhere(
                 location
                     .ok_or(FetchError::Failed("its server redirects to nowhere"))?
                     .to_owned(),
@@ -73,7 +73,7 @@ pub(super) async fn exchange(
 }
 
 /// Nothing of the client's own request is in it.
-fn request(link: &Link) -> Result<Request<Empty<Bytes>>, FetchError> {
+fn request(link: &HttpsUrl) -> Result<Request<Empty<Bytes>>, FetchError> {
     let invalid = || FetchError::Failed("the URL cannot be asked for");
     let request = Request::builder()
         .uri(link.target().ok_or_else(invalid)?)

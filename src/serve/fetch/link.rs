@@ -11,13 +11,13 @@ const MAX_LENGTH: usize = 8 * 1024;
 
 /// An `https:` URL with a host and without credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Link {
+pub struct HttpsUrl {
     url: Url,
     host: Host,
     port: u16,
 }
 
-impl Link {
+impl HttpsUrl {
     /// Reads what a client sent.
     ///
     /// # Errors
@@ -120,11 +120,11 @@ mod tests {
             ("https://:pw@example.org/", "no user name"),
             ("//example.org/", "valid URL"),
         ] {
-            let error = Link::parse(url).unwrap_err();
+            let error = HttpsUrl::parse(url).unwrap_err();
             assert!(error.contains(why), "{url}: {error}");
         }
         assert!(
-            Link::parse(&format!("https://example.org/{}", "a".repeat(9000)))
+            HttpsUrl::parse(&format!("https://example.org/{}", "a".repeat(9000)))
                 .unwrap_err()
                 .contains("longer")
         );
@@ -149,7 +149,7 @@ mod tests {
             "https:\\\\127.0.0.1\\a",
             "https://example.org\\@127.0.0.1/../@127.0.0.1",
         ] {
-            match Link::parse(url) {
+            match HttpsUrl::parse(url) {
                 Ok(link) if url.contains("example") => assert_eq!(
                     link.host(),
                     &Host::Domain("example.org".to_owned()),
@@ -170,7 +170,7 @@ mod tests {
             "https://[::127.0.0.1]/",
             "https://[0:0:0::1]/",
         ] {
-            let address: IpAddr = match *Link::parse(url).unwrap().host() {
+            let address: IpAddr = match *HttpsUrl::parse(url).unwrap().host() {
                 Host::Ipv4(address) => address.into(),
                 Host::Ipv6(address) => address.into(),
                 Host::Domain(_) => panic!("{url}"),
@@ -188,27 +188,27 @@ mod tests {
             "https://%6cocalhost/",
             "https://localhost:443/",
         ] {
-            let link = Link::parse(url).unwrap();
+            let link = HttpsUrl::parse(url).unwrap();
             assert_eq!(
                 (link.host(), link.port(), link.authority().as_str()),
                 (&Host::Domain("localhost".to_owned()), 443, "localhost"),
                 "{url}"
             );
         }
-        let idn = Link::parse("https://BÜCHER.example:8443/ä?q=ö#part").unwrap();
+        let idn = HttpsUrl::parse("https://BÜCHER.example:8443/ä?q=ö#part").unwrap();
         assert_eq!(
             (idn.authority().as_str(), idn.port()),
             ("xn--bcher-kva.example:8443", 8443)
         );
         assert_eq!(idn.target().unwrap().to_string(), "/%C3%A4?q=%C3%B6");
         assert_eq!(
-            Link::parse("https://[2606:4700::1]:8443")
+            HttpsUrl::parse("https://[2606:4700::1]:8443")
                 .unwrap()
                 .authority(),
             "[2606:4700::1]:8443"
         );
         assert_eq!(
-            Link::parse("https://example.org")
+            HttpsUrl::parse("https://example.org")
                 .unwrap()
                 .target()
                 .unwrap(),
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn redirections_are_read_as_urls_are() {
-        let link = Link::parse("https://example.org/a/b.jpg?c").unwrap();
+        let link = HttpsUrl::parse("https://example.org/a/b.jpg?c").unwrap();
         let leads = |to: &str| {
             link.join(to)
                 .map(|l| (l.authority(), l.target().unwrap().to_string()))

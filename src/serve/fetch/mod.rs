@@ -17,14 +17,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::Host;
 
-pub use link::Link;
+pub use link::HttpsUrl;
 
 use super::error::ApiError;
 use crate::{
     config::{Config, host_port},
     engine::fair::{Share, Turns},
 };
-use exchange::Answer;
+use exchange::FetchReply;
 
 /// Fetches images.
 pub(crate) struct Fetcher {
@@ -74,7 +74,7 @@ impl Fetcher {
 
     /// The file at `link`. Waits for others where there are too many; who waits holds a place among
     /// the admitted requests, so that those are a bounded number too.
-    pub(crate) async fn fetch(&self, share: &Share, link: Link) -> Result<Vec<u8>, FetchError> {
+    pub(crate) async fn fetch(&self, share: &Share, link: HttpsUrl) -> Result<Vec<u8>, FetchError> {
         let _turn = self.turns.take(share, 1).await;
         let deadline = Instant::now() + Duration::from_secs(self.timeout_s);
         timeout_at(deadline, self.follow(link, deadline))
@@ -82,13 +82,13 @@ impl Fetcher {
             .unwrap_or(Err(FetchError::TooSlow(self.timeout_s)))
     }
 
-    async fn follow(&self, mut link: Link, deadline: Instant) -> Result<Vec<u8>, FetchError> {
+    async fn follow(&self, mut link: HttpsUrl, deadline: Instant) -> Result<Vec<u8>, FetchError> {
         for _ in 0..=self.max_redirects {
             let addresses = connect::resolve(&link, &self.allow).await?;
             let stream = connect::connect(&link, &addresses, &self.tls, deadline).await?;
             match exchange::exchange(&link, stream, self.max_bytes).await? {
-                Answer::File(file) => return Ok(file),
-                Answer::Elsewhere(location) => {
+                FetchReply::File(file) => return Ok(file),
+                FetchReply::Elsewhere(location) => {
                     link = link.join(&location).map_err(|why| {
                         tracing::debug!(host = %link.host(), why, "an image's server redirects to \
                             what is not fetched");

@@ -10,7 +10,7 @@ pub(in crate::serve) const IMAGE: u64 = 256;
 
 /// What a request is let in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::serve) struct Cost {
+pub(in crate::serve) struct RequestCost {
     /// Work, at most.
     pub(in crate::serve) work: u64,
     /// Tokens that are read and written, at most, as `usage` counts them.
@@ -19,7 +19,7 @@ pub(in crate::serve) struct Cost {
 
 /// Answers that are written.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::serve) struct Answers {
+pub(in crate::serve) struct GenerationCost {
     /// Positions that a sequence can have.
     pub(in crate::serve) context: usize,
     /// Positions of the prompt, image included.
@@ -32,9 +32,9 @@ pub(in crate::serve) struct Answers {
     pub(in crate::serve) candidates: usize,
 }
 
-impl Answers {
+impl GenerationCost {
     /// Returns what they cost.
-    pub(in crate::serve) fn cost(self) -> Cost {
+    pub(in crate::serve) fn cost(self) -> RequestCost {
         let number = |n: usize| n as u64;
         let written = number(
             self.max_tokens
@@ -42,7 +42,7 @@ impl Answers {
         );
         let answers = number(self.choices).saturating_mul(number(self.candidates));
         let prompt = number(self.prompt);
-        Cost {
+        RequestCost {
             work: IMAGE + answers.saturating_mul(prompt + WRITTEN * written),
             tokens: (prompt * number(self.candidates))
                 .saturating_add(answers.saturating_mul(written)),
@@ -52,7 +52,7 @@ impl Answers {
 
 /// Returns the most that one answer can cost.
 pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
-    Answers {
+    GenerationCost {
         context,
         prompt: spec.image_tokens,
         max_tokens: context,
@@ -64,8 +64,8 @@ pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
 }
 
 /// Returns what it costs to read texts of so many positions in all, about so many images.
-pub(in crate::serve) fn reading(images: usize, positions: usize) -> Cost {
-    Cost {
+pub(in crate::serve) fn reading(images: usize, positions: usize) -> RequestCost {
+    RequestCost {
         work: IMAGE * images as u64 + positions as u64,
         tokens: positions as u64,
     }
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn work_grows_with_answers_candidates_tokens_and_images() {
-        let one = Answers {
+        let one = GenerationCost {
             context: 160,
             prompt: 60,
             max_tokens: 20,
@@ -86,44 +86,44 @@ mod tests {
         };
         assert_eq!(
             one.cost(),
-            Cost {
+            RequestCost {
                 work: 256 + 60 + 8 * 20,
                 tokens: 80
             }
         );
         assert_eq!(
-            Answers {
+            GenerationCost {
                 max_tokens: usize::MAX,
                 ..one
             }
             .cost(),
-            Cost {
+            RequestCost {
                 work: 256 + 60 + 8 * 100,
                 tokens: 160
             }
         );
         assert_eq!(
-            Answers { prompt: 500, ..one }.cost(),
-            Cost {
+            GenerationCost { prompt: 500, ..one }.cost(),
+            RequestCost {
                 work: 256 + 500,
                 tokens: 500
             }
         );
         assert_eq!(
-            Answers {
+            GenerationCost {
                 choices: 3,
                 candidates: 2,
                 ..one
             }
             .cost(),
-            Cost {
+            RequestCost {
                 work: 256 + 6 * 220,
                 tokens: 2 * 60 + 6 * 20
             }
         );
         assert_eq!(
             reading(64, 5000),
-            Cost {
+            RequestCost {
                 work: 64 * 256 + 5000,
                 tokens: 5000
             }

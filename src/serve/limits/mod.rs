@@ -23,10 +23,10 @@ use axum::http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
-    cost::Cost,
-    rate::{Kind, Rates, Table},
+    cost::RequestCost,
+    rate::{BucketTable, RateKind, RateLimits},
 };
-use super::{auth::Caller, error::ApiError, served::Turn, strikes::Strikes};
+use super::{auth::Caller, error::ApiError, served::RequestContext, strikes::Strikes};
 use crate::{
     config::Config,
     engine::fair::{Pool, PoolPermit, Share, SharedPool},
@@ -52,7 +52,7 @@ const REFUSALS: u32 = 20;
 const REFUSAL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What bounds requests.
-pub(crate) struct Limits {
+pub(crate) struct RequestLimits {
     /// Requests in progress.
     requests: SharedPool,
     max_concurrent: usize,
@@ -67,23 +67,23 @@ pub(crate) struct Limits {
 
 /// Rates, and how far they are used up.
 struct Meter {
-    by_key: HashMap<Arc<str>, Rates>,
+    by_key: HashMap<Arc<str>, RateLimits>,
     /// Of those that have none of their own.
-    common: Rates,
-    table: Table,
+    common: RateLimits,
+    table: BucketTable,
 }
 
 impl Meter {
-    fn rates(&self, account: &str) -> Rates {
+    fn rates(&self, account: &str) -> RateLimits {
         self.by_key.get(account).copied().unwrap_or(self.common)
     }
 
     fn set(&mut self, config: &Config) {
-        let common = Rates {
+        let common = RateLimits {
             requests: config.limits.requests_per_minute,
             tokens: config.limits.tokens_per_minute,
         };
-        let of = |key: &crate::config::Key| Rates {
+        let of = |key: &crate::config::ApiKey| RateLimits {
             requests: key.requests_per_minute.value().unwrap_or(common.requests),
             tokens: key.tokens_per_minute.value().unwrap_or(common.tokens),
         };
@@ -96,7 +96,7 @@ impl Meter {
     }
 }
 
-impl Limits {
+impl RequestLimits {
     /// As configured; an answer of the model takes `answer` work at most.
     pub(super) fn new(config: &Config, answer: u64, metrics: &Arc<Metrics>) -> Self {
         let max_concurrent = config.server.max_concurrent;
@@ -105,8 +105,8 @@ impl Limits {
         let work = (2 * config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
         let mut meter = Meter {
             by_key: HashMap::new(),
-            common: Rates::default(),
-            table: Table::default(),
+            common: RateLimits::default(),
+            table: BucketTable::default(),
         };
         meter.set(config);
         Self {
@@ -141,7 +141,7 @@ impl Limits {
     /// # Errors
     /// 429 above the rate.
     fn count_request(&self, account: &Arc<str>) -> Result<(), ApiError> {
-        self.charge(account, Kind::Requests, 1).map(|_| ())
+        self.charge(account, RateKind::Requests, 1).map(|_| ())
     }
 
     /// Counts a refused request; returns `true` if the account has had too many of late.
@@ -152,7 +152,7 @@ impl Limits {
     }
 
     /// Takes some of a rate; returns how much that was: nothing counts for more than all of it.
-    fn charge(&self, account: &Arc<str>, kind: Kind, amount: u64) -> Result<u64, ApiError> {
+    fn charge(&self, account: &Arc<str>, kind: RateKind, amount: u64) -> Result<u64, ApiError> {
         let mut meter = self.meter();
         let rates = meter.rates(account);
         meter
@@ -210,15 +210,15 @@ impl Limits {
 /// # Errors
 /// 429 where too much is in progress, or the tokens of a minute are used up.
 pub(super) fn admit(
-    turn: &Turn,
+    turn: &RequestContext,
     place: OwnedSemaphorePermit,
-    cost: Cost,
+    cost: RequestCost,
 ) -> Result<Admission, ApiError> {
     let held = turn.app.limits.hold(&turn.share, cost.work)?;
     let charged = turn
         .app
         .limits
-        .charge(&turn.account, Kind::Tokens, cost.tokens)?;
+        .charge(&turn.account, RateKind::Tokens, cost.tokens)?;
     Ok(Admission {
         turn: turn.clone(),
         charged,
@@ -242,7 +242,7 @@ impl Drop for WorkPermit {
 
 /// A request that was let in, until it is answered.
 pub(crate) struct Admission {
-    turn: Turn,
+    turn: RequestContext,
     /// Tokens taken in advance.
     charged: u64,
     /// Those that it was, once that is known; `None` before the work has begun.
@@ -272,7 +272,7 @@ impl Drop for Admission {
         meter.table.correct(
             &self.turn.account,
             rates,
-            Kind::Tokens,
+            RateKind::Tokens,
             self.charged,
             stays,
             limits.now(),
@@ -283,13 +283,13 @@ impl Drop for Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Auto, Key};
+    use crate::config::{ApiKey, Auto};
 
-    fn key(name: &str, requests_per_minute: Auto<u64>) -> Key {
-        Key {
+    fn key(name: &str, requests_per_minute: Auto<u64>) -> ApiKey {
+        ApiKey {
             name: name.to_owned(),
             requests_per_minute,
-            ..Key::default()
+            ..ApiKey::default()
         }
     }
 
@@ -299,7 +299,7 @@ mod tests {
             keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)],
             ..Config::default()
         };
-        let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
+        let limits = RequestLimits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
         let count = |name: &str| limits.count_request(&name.into()).is_ok();
         assert_eq!(
             (count("a"), count("a"), count("b"), count("b")),
@@ -325,7 +325,7 @@ mod tests {
             config.engine.max_waiting,
             config.server.max_concurrent,
         ) = (4, 0, 4);
-        let limits = Limits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
+        let limits = RequestLimits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
         let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
         let large = limits.hold(&greedy, 1 << 40).unwrap();
         let refused = limits.hold(&greedy, 10).err().unwrap();

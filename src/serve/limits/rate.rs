@@ -16,12 +16,12 @@ const ACCOUNTS: usize = 1 << 14;
 
 /// What a rate counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RateKind {
     Requests,
     Tokens,
 }
 
-impl Kind {
+impl RateKind {
     const ALL: [Self; 2] = [Self::Requests, Self::Tokens];
 
     /// As errors, headers and metrics have it.
@@ -52,16 +52,16 @@ impl Kind {
 
 /// Most of each in a minute; 0: any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Rates {
+pub(super) struct RateLimits {
     pub(super) requests: u64,
     pub(super) tokens: u64,
 }
 
-impl Rates {
-    fn limit(self, kind: Kind) -> Option<u64> {
+impl RateLimits {
+    fn limit(self, kind: RateKind) -> Option<u64> {
         let limit = match kind {
-            Kind::Requests => self.requests,
-            Kind::Tokens => self.tokens,
+            RateKind::Requests => self.requests,
+            RateKind::Tokens => self.tokens,
         };
         (limit > 0).then_some(limit)
     }
@@ -69,23 +69,23 @@ impl Rates {
 
 /// More was asked for than is left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Exceeded {
-    kind: Kind,
+pub(super) struct RateExceeded {
+    kind: RateKind,
     limit: u64,
     asked: u64,
     left: u64,
     wait: Duration,
 }
 
-impl From<Exceeded> for ApiError {
+impl From<RateExceeded> for ApiError {
     fn from(
-        Exceeded {
+        RateExceeded {
             kind,
             limit,
             asked,
             left,
             wait,
-        }: Exceeded,
+        }: RateExceeded,
     ) -> Self {
         let (name, wait_text) = (kind.name(), format_duration(wait));
         let message = format!(
@@ -98,12 +98,12 @@ impl From<Exceeded> for ApiError {
     }
 }
 
-/// When an account's buckets are full again, by [`Kind`].
+/// When an account's buckets are full again, by [`RateKind`].
 type Account = [Duration; 2];
 
 /// The buckets of all accounts. What is not there is full.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct BucketTable {
     accounts: HashMap<Arc<str>, Account>,
 }
 
@@ -119,14 +119,14 @@ fn left(full: Duration, limit: u64, now: Duration) -> u64 {
     (room.as_nanos() * u128::from(limit) / PERIOD.as_nanos()) as u64
 }
 
-impl Table {
-    fn full(&self, account: &str, kind: Kind) -> Duration {
+impl BucketTable {
+    fn full(&self, account: &str, kind: RateKind) -> Duration {
         self.accounts
             .get(account)
             .map_or(Duration::ZERO, |full| full[kind as usize])
     }
 
-    fn set(&mut self, account: &Arc<str>, kind: Kind, full: Duration, now: Duration) {
+    fn set(&mut self, account: &Arc<str>, kind: RateKind, full: Duration, now: Duration) {
         if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(account) {
             self.accounts
                 .retain(|_, full| full.iter().any(|full| *full > now));
@@ -149,22 +149,22 @@ impl Table {
     /// until it is full.
     ///
     /// # Errors
-    /// [`Exceeded`] where less is left.
+    /// [`RateExceeded`] where less is left.
     pub(super) fn take(
         &mut self,
         account: &Arc<str>,
-        rates: Rates,
-        kind: Kind,
+        rates: RateLimits,
+        kind: RateKind,
         amount: u64,
         now: Duration,
-    ) -> Result<u64, Exceeded> {
+    ) -> Result<u64, RateExceeded> {
         let Some(limit) = rates.limit(kind) else {
             return Ok(amount);
         };
         let (amount, before) = (amount.min(limit), self.full(account, kind));
         let full = before.max(now) + time(amount, limit);
         if full > now + PERIOD {
-            return Err(Exceeded {
+            return Err(RateExceeded {
                 kind,
                 limit,
                 asked: amount,
@@ -180,8 +180,8 @@ impl Table {
     pub(super) fn correct(
         &mut self,
         account: &Arc<str>,
-        rates: Rates,
-        kind: Kind,
+        rates: RateLimits,
+        kind: RateKind,
         taken: u64,
         amount: u64,
         now: Duration,
@@ -195,8 +195,14 @@ impl Table {
     }
 
     /// Writes the headers of the rates that are limited.
-    pub(super) fn show(&self, account: &str, rates: Rates, now: Duration, headers: &mut HeaderMap) {
-        for (kind, limit) in Kind::ALL
+    pub(super) fn show(
+        &self,
+        account: &str,
+        rates: RateLimits,
+        now: Duration,
+        headers: &mut HeaderMap,
+    ) {
+        for (kind, limit) in RateKind::ALL
             .into_iter()
             .filter_map(|kind| Some((kind, rates.limit(kind)?)))
         {
@@ -225,12 +231,12 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_a_minutes_worth_and_fills_evenly() {
-        let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-        let rates = Rates {
+        let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
+        let rates = RateLimits {
             requests: 6,
             tokens: 0,
         };
-        let mut take = |now| table.take(&who, rates, Kind::Requests, 1, at(now));
+        let mut take = |now| table.take(&who, rates, RateKind::Requests, 1, at(now));
         for _ in 0..6 {
             assert_eq!(take(100.0), Ok(1));
         }
@@ -249,12 +255,12 @@ mod tests {
         );
         assert_eq!(error.body.error.code, Some("rate_limit_exceeded"));
         assert_eq!(
-            table.take(&"b".into(), rates, Kind::Requests, 1, at(117.5)),
+            table.take(&"b".into(), rates, RateKind::Requests, 1, at(117.5)),
             Ok(1),
             "another account has its own"
         );
         assert_eq!(
-            table.take(&"b".into(), rates, Kind::Tokens, 1 << 40, at(117.5)),
+            table.take(&"b".into(), rates, RateKind::Tokens, 1 << 40, at(117.5)),
             Ok(1 << 40),
             "no limit"
         );
@@ -262,15 +268,15 @@ mod tests {
 
     #[test]
     fn the_headers_say_what_is_left() {
-        let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-        let rates = Rates {
+        let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
+        let rates = RateLimits {
             requests: 60,
             tokens: 6000,
         };
-        let shown = |table: &Table, now| {
+        let shown = |table: &BucketTable, now| {
             let mut headers = HeaderMap::new();
             table.show("a", rates, at(now), &mut headers);
-            Kind::ALL.map(|kind| {
+            RateKind::ALL.map(|kind| {
                 kind.headers()
                     .map(|name| headers[name].to_str().unwrap().to_owned())
             })
@@ -279,9 +285,11 @@ mod tests {
             shown(&table, 5.0),
             [["60", "60", "0s"], ["6000", "6000", "0s"]]
         );
-        table.take(&who, rates, Kind::Requests, 1, at(5.0)).unwrap();
         table
-            .take(&who, rates, Kind::Tokens, 3000, at(5.0))
+            .take(&who, rates, RateKind::Requests, 1, at(5.0))
+            .unwrap();
+        table
+            .take(&who, rates, RateKind::Tokens, 3000, at(5.0))
             .unwrap();
         assert_eq!(
             shown(&table, 5.0),
@@ -292,60 +300,60 @@ mod tests {
             [["60", "60", "0s"], ["6000", "4000", "20s"]]
         );
         // It was less, and then more.
-        table.correct(&who, rates, Kind::Tokens, 3000, 2000, at(15.0));
+        table.correct(&who, rates, RateKind::Tokens, 3000, 2000, at(15.0));
         assert_eq!(shown(&table, 15.0)[1], ["6000", "5000", "10s"]);
-        table.correct(&who, rates, Kind::Tokens, 2000, 8000, at(15.0));
+        table.correct(&who, rates, RateKind::Tokens, 2000, 8000, at(15.0));
         assert_eq!(shown(&table, 15.0)[1], ["6000", "0", "1m10s"]);
         let mut headers = HeaderMap::new();
-        table.show("a", Rates::default(), at(15.0), &mut headers);
+        table.show("a", RateLimits::default(), at(15.0), &mut headers);
         assert!(headers.is_empty());
     }
 
     #[test]
     fn more_than_a_minutes_worth_waits_for_a_full_bucket() {
-        let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-        let rates = Rates {
+        let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
+        let rates = RateLimits {
             requests: 0,
             tokens: 100,
         };
         assert_eq!(
-            table.take(&who, rates, Kind::Tokens, 5000, at(0.0)),
+            table.take(&who, rates, RateKind::Tokens, 5000, at(0.0)),
             Ok(100)
         );
         assert_eq!(
             table
-                .take(&who, rates, Kind::Tokens, 5000, at(59.0))
+                .take(&who, rates, RateKind::Tokens, 5000, at(59.0))
                 .unwrap_err()
                 .wait,
             at(1.0)
         );
         assert_eq!(
-            table.take(&who, rates, Kind::Tokens, 5000, at(60.0)),
+            table.take(&who, rates, RateKind::Tokens, 5000, at(60.0)),
             Ok(100)
         );
     }
 
     #[test]
     fn the_table_is_bounded_and_forgets_who_has_the_least_to_wait_for() {
-        let (mut table, greedy) = (Table::default(), Arc::<str>::from("greedy"));
-        let rates = Rates {
+        let (mut table, greedy) = (BucketTable::default(), Arc::<str>::from("greedy"));
+        let rates = RateLimits {
             requests: 10,
             tokens: 0,
         };
         for _ in 0..10 {
             table
-                .take(&greedy, rates, Kind::Requests, 1, at(0.0))
+                .take(&greedy, rates, RateKind::Requests, 1, at(0.0))
                 .unwrap();
         }
         for i in 0..ACCOUNTS + 100 {
             table
-                .take(&i.to_string().into(), rates, Kind::Requests, 1, at(0.0))
+                .take(&i.to_string().into(), rates, RateKind::Requests, 1, at(0.0))
                 .unwrap();
         }
         assert_eq!(table.accounts.len(), ACCOUNTS);
         assert!(
             table
-                .take(&greedy, rates, Kind::Requests, 1, at(0.0))
+                .take(&greedy, rates, RateKind::Requests, 1, at(0.0))
                 .is_err()
         );
     }
@@ -356,21 +364,21 @@ mod tests {
             steps in proptest::collection::vec((0u64..20_000, 1u64..50), 1..100),
             limit in 1u64..200,
         ) {
-            let (mut table, who) = (Table::default(), Arc::<str>::from("a"));
-            let rates = Rates { requests: 0, tokens: limit };
+            let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
+            let rates = RateLimits { requests: 0, tokens: limit };
             let (mut now, mut taken) = (Duration::ZERO, Vec::new());
             for (pause, amount) in steps {
                 now += Duration::from_millis(pause);
-                match table.take(&who, rates, Kind::Tokens, amount, now) {
+                match table.take(&who, rates, RateKind::Tokens, amount, now) {
                     Ok(amount) => taken.push((now, amount)),
                     Err(exceeded) => {
                         // It is told when to come back: then there is enough, and not sooner.
                         let (wait, mut then) = (exceeded.wait,
-                            Table { accounts: table.accounts.clone() });
+                            BucketTable { accounts: table.accounts.clone() });
                         prop_assert!(wait > Duration::ZERO && wait <= PERIOD);
                         let sooner = now + wait - Duration::from_nanos(1);
-                        prop_assert!(then.take(&who, rates, Kind::Tokens, amount, sooner).is_err());
-                        prop_assert!(then.take(&who, rates, Kind::Tokens, amount, now + wait)
+                        prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, sooner).is_err());
+                        prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, now + wait)
                             .is_ok());
                     }
                 }

@@ -3,18 +3,18 @@
 use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
 use super::{
-    content::{Limits, Picture, flatten},
+    content::{ImageUrlLimits, RequestImage, flatten},
     lenient::{Object, TextOr},
     request::{ChatRequest, GuardRequest},
 };
 use crate::{
-    config::{Config, Guard},
+    config::{Config, GuardSection},
     engine::{GuardParams, Sampling},
     feedback::derive::check_name,
     guard::{
         Mode, OnExhausted, OnUnanswerable, Thresholds, policy,
         question::{Unanswerable, out_of_scope},
-        render::Style,
+        render::RenderStyle,
     },
     reward::calibration::Calibration,
     serve::error::{ApiError, excerpt},
@@ -35,7 +35,7 @@ pub struct Completion {
     /// Who asks, as the client calls them.
     pub user: Option<String>,
     /// The image.
-    pub image: Picture,
+    pub image: RequestImage,
     /// The field that the image stands in, for errors.
     pub image_field: String,
     /// Number of answers.
@@ -59,7 +59,7 @@ pub struct Completion {
     /// Indicates whether the report has the answer that is withheld.
     pub show_withheld: bool,
     /// How `guard.alt_text` is said.
-    pub render: Style,
+    pub render: RenderStyle,
     /// Indicates whether the answer is streamed.
     pub stream: bool,
     /// Indicates whether a stream ends with the token counts.
@@ -68,18 +68,18 @@ pub struct Completion {
 
 /// What is served: what the check depends on beside the request.
 #[derive(Debug, Clone, Copy)]
-pub struct Served<'a> {
+pub struct ServedCapabilities<'a> {
     /// The one model's name.
     pub model: &'a str,
     /// Defaults and bounds.
     pub config: &'a Config,
     /// The guard, where the request does not say.
-    pub guard: &'a Guard,
+    pub guard: &'a GuardSection,
     /// Of the model's scorer; `None` when it has none.
     pub calibration: Option<&'a Calibration>,
 }
 
-impl Served<'_> {
+impl ServedCapabilities<'_> {
     /// Whether the model that a request names is served.
     ///
     /// # Errors
@@ -101,7 +101,10 @@ impl Served<'_> {
 ///
 /// # Errors
 /// 404 for another model, 400 for everything else, naming the field.
-pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion, ApiError> {
+pub fn check(
+    request: ChatRequest<'_>,
+    served: ServedCapabilities<'_>,
+) -> Result<Completion, ApiError> {
     served.check_model(request.model.as_deref())?;
     let Some(messages) = request.messages else {
         return Err(ApiError::param(
@@ -177,7 +180,7 @@ pub fn check(request: ChatRequest<'_>, served: Served<'_>) -> Result<Completion,
         ));
     }
     // Last, because an image is much to decode.
-    let (messages, image, image_field) = flatten(messages.0, Limits::of(config))?;
+    let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::of(config))?;
     let abstains = params.on_unanswerable.abstains(params.mode);
     let unanswerable = template::question(&messages)
         .filter(|_| abstains)
@@ -310,7 +313,7 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
 /// 400 for what cannot be honoured.
 pub(crate) fn guard_params(
     asked: &GuardRequest,
-    defaults: &Guard,
+    defaults: &GuardSection,
     calibration: Option<&Calibration>,
 ) -> Result<GuardParams, ApiError> {
     let mode = asked.mode.unwrap_or(defaults.mode);

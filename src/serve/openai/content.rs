@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use super::{
     data_url,
-    lenient::{Asks, Object, TextOr},
-    request::{ImageField, Message, Part},
+    lenient::{FieldRequest, Object, TextOr},
+    request::{ChatMessage, ImageField, MessagePart},
 };
 use crate::{
     config::Config,
     serve::{
         error::{ApiError, excerpt},
-        fetch::Link,
+        fetch::HttpsUrl,
     },
     vlm::template,
 };
@@ -22,19 +22,19 @@ const TEXT_BYTES: usize = 256 * 1024;
 
 /// The image of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Picture {
+pub enum RequestImage {
     /// Its file.
     File(Vec<u8>),
     /// Where its file is.
     Remote {
         /// The URL.
-        link: Link,
+        link: HttpsUrl,
         /// The field that it stood in.
         path: String,
     },
 }
 
-impl Picture {
+impl RequestImage {
     /// Returns the size of its file in bytes, where that is here.
     pub(crate) fn file_bytes(&self) -> usize {
         match self {
@@ -46,14 +46,14 @@ impl Picture {
 
 /// What is taken for an image.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct ImageUrlLimits {
     /// Largest file in bytes.
     pub(crate) max_bytes: usize,
     /// Indicates whether it may be an `https:` URL.
     pub(crate) fetch: bool,
 }
 
-impl Limits {
+impl ImageUrlLimits {
     /// Those of a configuration.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
@@ -68,9 +68,9 @@ impl Limits {
 /// # Errors
 /// 400 that names the message and the part.
 pub(crate) fn flatten(
-    messages: Vec<Object<Message<'_>>>,
-    limits: Limits,
-) -> Result<(Vec<template::Message>, Picture, String), ApiError> {
+    messages: Vec<Object<ChatMessage<'_>>>,
+    limits: ImageUrlLimits,
+) -> Result<(Vec<template::Message>, RequestImage, String), ApiError> {
     if messages.is_empty() {
         return Err(ApiError::param(
             "messages",
@@ -115,7 +115,7 @@ pub(crate) fn flatten(
 type Image<'a> = Option<(String, Cow<'a, str>)>;
 
 fn turn<'a>(
-    message: Message<'a>,
+    message: ChatMessage<'a>,
     path: &str,
     image: &mut Image<'a>,
 ) -> Result<template::Message, ApiError> {
@@ -145,7 +145,10 @@ fn turn<'a>(
         ("function_call", message.function_call),
         ("prefix", message.prefix),
     ];
-    if let Some((field, _)) = asked.into_iter().find(|(_, asks)| *asks != Asks::Nothing) {
+    if let Some((field, _)) = asked
+        .into_iter()
+        .find(|(_, asks)| *asks != FieldRequest::Nothing)
+    {
         let path = format!("{path}.{field}");
         return Err(ApiError::unsupported(
             path.as_str(),
@@ -180,7 +183,7 @@ fn turn<'a>(
 
 /// The part's text, if it is one; an image is put into `image`.
 fn read_part<'a>(
-    part: Part<'a>,
+    part: MessagePart<'a>,
     role: &str,
     path: &str,
     image: &mut Image<'a>,
@@ -235,7 +238,11 @@ fn read_part<'a>(
 ///
 /// # Errors
 /// 400 that names `path`.
-pub(crate) fn picture(url: &str, path: String, limits: Limits) -> Result<Picture, ApiError> {
+pub(crate) fn picture(
+    url: &str,
+    path: String,
+    limits: ImageUrlLimits,
+) -> Result<RequestImage, ApiError> {
     // White space before it comes of templates and text fields; base64 has its own rules for it.
     let start = url.trim_ascii_start();
     let url = if start
@@ -259,14 +266,14 @@ pub(crate) fn picture(url: &str, path: String, limits: Limits) -> Result<Picture
         ))
     };
     match scheme.as_str() {
-        "data" => Ok(Picture::File(data_url::decode(
+        "data" => Ok(RequestImage::File(data_url::decode(
             url,
             &path,
             limits.max_bytes,
         )?)),
         "http" | "https" if !limits.fetch => Err(ApiError::fetch_disabled(&path)),
-        "http" | "https" => match Link::parse(url) {
-            Ok(link) => Ok(Picture::Remote { link, path }),
+        "http" | "https" => match HttpsUrl::parse(url) {
+            Ok(link) => Ok(RequestImage::Remote { link, path }),
             // Without the URL, which may have a password in it.
             Err(why) => bad(why.to_owned()),
         },
@@ -289,7 +296,7 @@ mod tests {
         let error = picture(
             url,
             "p".to_owned(),
-            Limits {
+            ImageUrlLimits {
                 max_bytes: 6,
                 fetch,
             },
@@ -310,13 +317,13 @@ mod tests {
             let read = picture(
                 url,
                 "p".to_owned(),
-                Limits {
+                ImageUrlLimits {
                     max_bytes: 6,
                     fetch: false,
                 },
             )
             .unwrap();
-            assert_eq!(read, Picture::File(vec![0, 1, 2]), "{url}");
+            assert_eq!(read, RequestImage::File(vec![0, 1, 2]), "{url}");
         }
         for (url, code) in [
             ("file:///etc/passwd", "invalid_image_url"),
@@ -331,7 +338,7 @@ mod tests {
 
     #[test]
     fn urls_of_other_servers_are_https_or_refused() {
-        let limits = Limits {
+        let limits = ImageUrlLimits {
             max_bytes: 6,
             fetch: true,
         };
@@ -343,13 +350,13 @@ mod tests {
         ] {
             assert!(
                 matches!(picture(good, "p".to_owned(), limits),
-                    Ok(Picture::Remote { path, .. }) if path == "p"),
+                    Ok(RequestImage::Remote { path, .. }) if path == "p"),
                 "{good}"
             );
         }
         assert!(
             matches!(picture("data:image/png;base64,AAEC", "p".to_owned(), limits),
-                Ok(Picture::File(file)) if file == [0, 1, 2])
+                Ok(RequestImage::File(file)) if file == [0, 1, 2])
         );
         for (url, why) in [
             ("http://example.org/x.png", "https: URLs only"),

@@ -38,12 +38,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 /// A list of at most `N`.
 #[derive(Debug)]
-pub(crate) struct AtMost<T, const N: usize>(pub(crate) Vec<T>);
+pub(crate) struct BoundedList<T, const N: usize>(pub(crate) Vec<T>);
 
 struct AtMostVisitor<T, const N: usize>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for AtMostVisitor<T, N> {
-    type Value = AtMost<T, N>;
+    type Value = BoundedList<T, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an array of at most {N} items")
@@ -54,17 +54,17 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for AtMostVisitor<T,
         while items.len() < N {
             match seq.next_element()? {
                 Some(item) => items.push(item),
-                None => return Ok(AtMost(items)),
+                None => return Ok(BoundedList(items)),
             }
         }
         match seq.next_element::<IgnoredAny>()? {
             Some(_) => Err(A::Error::custom(format_args!("has more than {N} items"))),
-            None => Ok(AtMost(items)),
+            None => Ok(BoundedList(items)),
         }
     }
 }
 
-impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for AtMost<T, N> {
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for BoundedList<T, N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(AtMostVisitor(PhantomData))
     }
@@ -109,7 +109,7 @@ impl<'de: 'a, 'a, T: Deserialize<'de>, const N: usize> Deserialize<'de> for Text
 
 /// Whether a field that is not supported asks for anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Asks {
+pub(crate) enum FieldRequest {
     /// `null`, `false`, `""`, `[]`, `{}` or absent.
     #[default]
     Nothing,
@@ -117,7 +117,7 @@ pub(crate) enum Asks {
     Something,
 }
 
-impl<'de> Deserialize<'de> for Asks {
+impl<'de> Deserialize<'de> for FieldRequest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let ShortValue(value) = ShortValue::deserialize(deserializer)?;
         Ok(if value.is_some_and(|value| is_empty(&value)) {

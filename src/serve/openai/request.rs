@@ -11,13 +11,13 @@ use serde_json::error::Category;
 use utoipa::ToSchema;
 
 use super::{
-    lenient::{Asks, AtMost, Object, TextOr, integer, word},
+    lenient::{BoundedList, FieldRequest, Object, TextOr, integer, word},
     schema,
     unsupported::Screened,
-    wording::{Mistake, mistake},
+    wording::{InputMistake, mistake},
 };
 use crate::{
-    guard::{ByClass, Mode, OnExhausted, OnUnanswerable, render::Style},
+    guard::{ClassThresholds, Mode, OnExhausted, OnUnanswerable, render::RenderStyle},
     serve::error::{ApiError, cut, excerpt},
 };
 
@@ -34,8 +34,8 @@ pub struct ChatRequest<'a> {
     pub(crate) model: Option<String>,
     /// The conversation, with exactly one image, in a message of the user.
     #[serde(borrow)]
-    #[schema(value_type = Vec<Message<'a>>, required, min_items = 1, max_items = 256)]
-    pub(crate) messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    #[schema(value_type = Vec<ChatMessage<'a>>, required, min_items = 1, max_items = 256)]
+    pub(crate) messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
     /// Number of answers; at most what the engine can hold.
     #[schema(minimum = 1, maximum = 128)]
     #[serde(default, deserialize_with = "integer")]
@@ -95,29 +95,29 @@ pub struct ChatRequest<'a> {
 
 /// One message.
 #[derive(Debug, Deserialize, ToSchema)]
-pub(crate) struct Message<'a> {
+pub(crate) struct ChatMessage<'a> {
     /// Who speaks; `developer` is taken for `system`.
     #[schema(value_type = schema::Role)]
     pub(crate) role: String,
     #[serde(borrow)]
     #[schema(schema_with = schema::content)]
-    pub(crate) content: Option<TextOr<'a, Object<Part<'a>>, PARTS>>,
+    pub(crate) content: Option<TextOr<'a, Object<MessagePart<'a>>, PARTS>>,
     /// What an earlier answer said in place of content.
     pub(crate) refusal: Option<String>,
     #[serde(default)]
     #[schema(schema_with = schema::refused)]
-    pub(crate) tool_calls: Asks,
+    pub(crate) tool_calls: FieldRequest,
     #[serde(default)]
     #[schema(schema_with = schema::refused)]
-    pub(crate) function_call: Asks,
+    pub(crate) function_call: FieldRequest,
     #[serde(default)]
     #[schema(schema_with = schema::refused)]
-    pub(crate) prefix: Asks,
+    pub(crate) prefix: FieldRequest,
 }
 
 /// One part of a message; which of the fields count depends on its type.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Part<'a> {
+pub(crate) struct MessagePart<'a> {
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) text: Option<String>,
@@ -211,7 +211,7 @@ pub(crate) struct GuardRequest {
     #[serde(default, deserialize_with = "integer")]
     pub(crate) window: Option<i64>,
     /// Thresholds of classes of words; the others have `threshold`.
-    pub(crate) thresholds: Option<ByClass>,
+    pub(crate) thresholds: Option<ClassThresholds>,
     /// What is done about words whose reward stays low, where `mode` is `flag` or `regenerate`. An
     /// answer that may be written again is shown when it is complete, also in a stream.
     #[serde(default, deserialize_with = "word")]
@@ -229,7 +229,7 @@ pub(crate) struct GuardRequest {
     pub(crate) show_withheld: Option<bool>,
     /// How `guard.alt_text` says flagged words.
     #[serde(default, deserialize_with = "word")]
-    pub(crate) render: Option<Style>,
+    pub(crate) render: Option<RenderStyle>,
 }
 
 /// Reads a request's body.
@@ -312,7 +312,7 @@ fn describe(
     let message = message
         .rsplit_once(" at line ")
         .map_or(message.as_str(), |(message, _)| message);
-    let Mistake { code, what, field } = match inner.classify() {
+    let InputMistake { code, what, field } = match inner.classify() {
         Category::Data => mistake(message),
         Category::Syntax => match unreadable(message, body) {
             Some(mistake) => mistake,
@@ -338,7 +338,7 @@ fn describe(
 
 /// Returns what the parser calls bad syntax although it is JSON: the value is none of those that
 /// the field takes.
-fn unreadable(message: &str, body: &str) -> Option<Mistake> {
+fn unreadable(message: &str, body: &str) -> Option<InputMistake> {
     let (code, what) = match message {
         "number out of range" => ("out_of_range", "is a number out of range"),
         "recursion limit exceeded" => ("invalid_value", "is nested too deeply"),
@@ -346,7 +346,7 @@ fn unreadable(message: &str, body: &str) -> Option<Mistake> {
         _ => return None,
     };
     serde_json::from_str::<IgnoredAny>(body).ok()?;
-    Some(Mistake {
+    Some(InputMistake {
         code,
         what: what.to_owned(),
         field: None,

@@ -6,8 +6,8 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
-    engine::{Alternative, FinishReason, Token},
-    guard::{Report, Span},
+    engine::{Alternative, FinishReason, GeneratedToken},
+    guard::{GuardReport, Span},
 };
 
 /// A whole completion.
@@ -15,7 +15,7 @@ use crate::{
 pub struct ChatCompletion {
     /// What all of its chunks would share.
     #[serde(flatten)]
-    pub head: Head,
+    pub head: CompletionHead,
     /// The answers.
     pub choices: Vec<Choice>,
     /// Tokens.
@@ -53,7 +53,7 @@ impl Warning {
 pub struct ChatChunk {
     /// The same in every chunk.
     #[serde(flatten)]
-    pub head: Head,
+    pub head: CompletionHead,
     /// One answer, or none in the chunk with the usage.
     pub choices: Vec<ChunkChoice>,
     /// Absent unless asked for; then `null` in every chunk but the last.
@@ -67,7 +67,7 @@ pub struct ChatChunk {
 
 /// What identifies a completion.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Head {
+pub struct CompletionHead {
     /// `chatcmpl-...`
     #[serde(serialize_with = "text")]
     #[schema(value_type = String)]
@@ -104,7 +104,7 @@ pub struct Choice {
     #[schema(value_type = FinishReason)]
     pub finish_reason: &'static str,
     /// What the guard says about it.
-    pub guard: Report,
+    pub guard: GuardReport,
 }
 
 /// The answer itself.
@@ -155,7 +155,7 @@ pub enum ChunkGuard {
     /// On a chunk that closes spans: these alone.
     Closed(ClosedSpans),
     /// On the last chunk: everything.
-    Summary(Report),
+    Summary(GuardReport),
 }
 
 /// Spans that a chunk closes. Nothing stands beside them, which tells them from a whole report.
@@ -222,7 +222,7 @@ impl Usage {
 
 impl Logprobs {
     /// Of an answer's tokens, or of some of them.
-    pub fn of(tokens: Vec<Token>) -> Self {
+    pub fn of(tokens: Vec<GeneratedToken>) -> Self {
         Self {
             content: tokens.into_iter().map(TokenLogprob::from).collect(),
             refusal: None,
@@ -230,8 +230,8 @@ impl Logprobs {
     }
 }
 
-impl From<Token> for TokenLogprob {
-    fn from(token: Token) -> Self {
+impl From<GeneratedToken> for TokenLogprob {
+    fn from(token: GeneratedToken) -> Self {
         let top_logprobs = token.top.into_iter().map(Logprob::from).collect();
         Self {
             token: token.token.into(),

@@ -10,7 +10,7 @@ use crate::{
 
 /// The kind of a mistake and what to say about it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(super) struct InputMistake {
     pub(super) code: &'static str,
     /// Follows the field's name.
     pub(super) what: String,
@@ -19,22 +19,22 @@ pub(super) struct Mistake {
 }
 
 /// Reads a message of serde.
-pub(super) fn mistake(message: &str) -> Mistake {
-    let wrong = |code, what: String| Mistake {
+pub(super) fn mistake(message: &str) -> InputMistake {
+    let wrong = |code, what: String| InputMistake {
         code,
         what,
         field: None,
     };
     let quoted = |text: &str| text.strip_suffix('`').map(str::to_owned);
     if let Some(field) = message.strip_prefix("missing field `").and_then(quoted) {
-        return Mistake {
+        return InputMistake {
             code: "missing_required_parameter",
             what: "is missing".to_owned(),
             field: Some(field),
         };
     }
     if let Some(field) = message.strip_prefix("duplicate field `").and_then(quoted) {
-        return Mistake {
+        return InputMistake {
             code: "invalid_value",
             what: "is given twice".to_owned(),
             field: Some(field),
@@ -166,7 +166,7 @@ pub(crate) fn query_error(message: &str) -> ApiError {
         .split_once(": ")
         .filter(|(name, _)| !name.contains([' ', '`']))
         .unwrap_or(("", message));
-    let Mistake { code, what, field } = mistake(message);
+    let InputMistake { code, what, field } = mistake(message);
     let name = excerpt(field.as_deref().unwrap_or(name));
     if name.is_empty() {
         return ApiError::invalid(
@@ -247,7 +247,7 @@ mod tests {
                 "is no field; the fields are mode",
             ),
         ] {
-            let Mistake {
+            let InputMistake {
                 code: found,
                 what,
                 field: None,
@@ -266,7 +266,7 @@ mod tests {
             "{}",
             cut.what
         );
-        let missing = Mistake {
+        let missing = InputMistake {
             code: "missing_required_parameter",
             what: "is missing".into(),
             field: Some("role".into()),

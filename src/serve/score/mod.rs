@@ -25,9 +25,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use self::{
-    request::{Author, Order, Question, ScoreRequest, check},
-    response::{ItemScores, Scores, token_scores},
-    windows::{Refusal, Windows, Writer},
+    request::{Author, ScoreItem, ScoreJob, ScoreRequest, check},
+    response::{ItemScores, ScoreResponse, token_scores},
+    windows::{Refusal, ResponseTokenizer, ScoreWindows},
 };
 use super::{
     app::{blocking, unix_time},
@@ -37,20 +37,20 @@ use super::{
     error::ApiError,
     limits::{
         Admission, admit,
-        cost::{Cost, reading},
+        cost::{RequestCost, reading},
     },
     openai::{
-        check::Served,
-        content::Picture,
+        check::ServedCapabilities,
+        content::RequestImage,
         request::read_supported,
-        response::{Head, Usage, Warning},
+        response::{CompletionHead, Usage, Warning},
     },
-    openapi::{Judged, Refusals},
-    served::{self, Turn},
+    openapi::{ErrorResponses, ScoreResponses},
+    served::{self, RequestContext},
 };
 use crate::{
-    config::Guard,
-    engine::{Encoded, EngineError},
+    config::GuardSection,
+    engine::{EncodedImage, EngineError},
     guard::{
         abstain::{SHORT_ANSWER, WrittenAnswer},
         report::report,
@@ -58,7 +58,7 @@ use crate::{
     reward::{
         answers::answer_gate,
         finish::WrittenBy,
-        scorer::{Given, Scored},
+        scorer::{TextRewards, TextWithImage},
     },
     vlm::template,
 };
@@ -69,8 +69,8 @@ const IMAGES_AT_ONCE: usize = 8;
 
 /// Scores texts that others wrote.
 #[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest,
-    responses(Judged, Refusals))]
-pub(crate) async fn score(turn: Turn, request: Request) -> Result<Response, ApiError> {
+    responses(ScoreResponses, ErrorResponses))]
+pub(crate) async fn score(turn: RequestContext, request: Request) -> Result<Response, ApiError> {
     let app = &turn.app;
     let (parts, body) = request.into_parts();
     let ReceivedBody { bytes, mut share } = body::read_json(app, &parts.headers, body).await?;
@@ -107,14 +107,14 @@ const POSITIONS: usize = 1 << 18;
 /// A question and its answer in tokens.
 struct Text {
     prompt: Vec<u32>,
-    response: Windows,
+    response: ScoreWindows,
 }
 
 /// Checks the body of a request for scores alone, as the route does before it does anything else.
 ///
 /// # Errors
 /// What the route answers: 404 for another model, 400 for everything else.
-pub fn check_score_request(body: &[u8], served: Served<'_>) -> Result<(), ApiError> {
+pub fn check_score_request(body: &[u8], served: ServedCapabilities<'_>) -> Result<(), ApiError> {
     check(
         read_supported(body, "a request for scores")?,
         served,
@@ -126,12 +126,12 @@ pub fn check_score_request(body: &[u8], served: Served<'_>) -> Result<(), ApiErr
 /// Parses and checks the request, and tokenizes its items; warns of messages that have no place in
 /// the prompts.
 fn prepare(
-    turn: &Turn,
-    guard: &Guard,
+    turn: &RequestContext,
+    guard: &GuardSection,
     body: &[u8],
-) -> Result<(Order, Vec<Text>, Cost, Vec<Warning>), ApiError> {
-    let Turn { app, served, .. } = turn;
-    let asked = Served {
+) -> Result<(ScoreJob, Vec<Text>, RequestCost, Vec<Warning>), ApiError> {
+    let RequestContext { app, served, .. } = turn;
+    let asked = ServedCapabilities {
         model: &served.model,
         config: &app.config,
         guard,
@@ -178,7 +178,7 @@ fn prepare(
                 .map(|warning| warning.within(question.path.as_deref())),
         );
     }
-    let images: HashSet<&Picture> = order
+    let images: HashSet<&RequestImage> = order
         .questions
         .iter()
         .map(|question| &question.image)
@@ -187,7 +187,11 @@ fn prepare(
     Ok((order, texts, cost, warnings))
 }
 
-fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result<Text, ApiError> {
+fn tokenize(
+    served: &served::ServedVersion,
+    question: &ScoreItem,
+    most: usize,
+) -> Result<Text, ApiError> {
     let asked = if question.image_field.starts_with("messages") {
         "messages"
     } else {
@@ -210,7 +214,7 @@ fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result
     );
     let too_long =
         |field: &str, message: String| ApiError::param(field, "context_length_exceeded", message);
-    let writer = Writer {
+    let writer = ResponseTokenizer {
         tokenizer: &served.bundle.tokenizer,
         casing: served.bundle.config.casing,
         room: context.saturating_sub(image + prompt.len()),
@@ -240,19 +244,19 @@ fn tokenize(served: &served::Served, question: &Question, most: usize) -> Result
 }
 
 async fn respond(
-    turn: &Turn,
-    order: Order,
+    turn: &RequestContext,
+    order: ScoreJob,
     texts: Vec<Text>,
     warnings: Vec<Warning>,
     mut admission: Admission,
 ) -> Result<Response, ApiError> {
     let id: Arc<str> = format!("score-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
-    let Turn { app, served, .. } = turn;
+    let RequestContext { app, served, .. } = turn;
     let images = images(turn, &order.questions).await?;
     let used = Arc::<AtomicU64>::default();
     admission.begin(Arc::clone(&used));
-    let texts: Arc<[(Encoded, Text)]> = images.into_iter().zip(texts).collect();
+    let texts: Arc<[(EncodedImage, Text)]> = images.into_iter().zip(texts).collect();
     let scored = compute(turn, order.author, &texts).await?;
     let writer = if order.author == Author::Model {
         WrittenBy::Policy
@@ -269,7 +273,7 @@ async fn respond(
         .enumerate()
     {
         let response = question.response;
-        let Windows { windows, places } = &text.response;
+        let ScoreWindows { windows, places } = &text.response;
         let pieces = places
             .iter()
             .map(|place| &response.as_bytes()[place.clone()]);
@@ -324,7 +328,7 @@ async fn respond(
     used.store(usage.total_tokens as u64, Relaxed);
     let headers = guard_headers(results.iter().map(|result| &result.guard));
     let (model, system_fingerprint) = (Arc::clone(&served.model), Arc::clone(&served.fingerprint));
-    let head = Head {
+    let head = CompletionHead {
         id,
         object: "score",
         created: unix_time(),
@@ -334,7 +338,7 @@ async fn respond(
     Ok((
         headers,
         warning_headers(&warnings),
-        Json(Scores {
+        Json(ScoreResponse {
             head,
             results,
             usage,
@@ -345,7 +349,10 @@ async fn respond(
 }
 
 /// The encoded image of every question; one that several have is encoded once.
-async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Encoded>, ApiError> {
+async fn images(
+    turn: &RequestContext,
+    questions: &[ScoreItem],
+) -> Result<Vec<EncodedImage>, ApiError> {
     let mut first = HashMap::new();
     let firsts: Vec<usize> = questions
         .iter()
@@ -364,7 +371,8 @@ async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Encoded>, Api
             .map_err(|e| question.refuse(e))?;
         Ok::<_, ApiError>((i, image))
     });
-    let encoded: HashMap<usize, Encoded> = encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;
+    let encoded: HashMap<usize, EncodedImage> =
+        encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;
     // Every first one is there.
     Ok(firsts
         .iter()
@@ -375,10 +383,10 @@ async fn images(turn: &Turn, questions: &[Question]) -> Result<Vec<Encoded>, Api
 /// Scores all texts, a group of windows at a time: when the client has left, no further group is
 /// begun, and others have their turn between two.
 async fn compute(
-    turn: &Turn,
+    turn: &RequestContext,
     author: Author,
-    texts: &Arc<[(Encoded, Text)]>,
-) -> Result<Vec<Scored>, ApiError> {
+    texts: &Arc<[(EncodedImage, Text)]>,
+) -> Result<Vec<TextRewards>, ApiError> {
     let scorer = match author {
         Author::Model => &turn.served.own_scorer,
         Author::Other => &turn.served.reader,
@@ -386,7 +394,7 @@ async fn compute(
     let Some(scorer) = scorer else {
         return Err(ApiError::internal());
     };
-    let numbered = |(i, (_, text)): (usize, &(Encoded, Text))| {
+    let numbered = |(i, (_, text)): (usize, &(EncodedImage, Text))| {
         (0..text.response.windows.len()).map(move |number| (i, number))
     };
     let places: Arc<[(usize, usize)]> = texts.iter().enumerate().flat_map(numbered).collect();
@@ -395,9 +403,9 @@ async fn compute(
         text.prompt.len() + text.response.windows[number].response.len()
     };
     let lengths: Vec<usize> = places.iter().map(length).collect();
-    let mut all: Vec<Scored> = texts
+    let mut all: Vec<TextRewards> = texts
         .iter()
-        .map(|_| Scored {
+        .map(|_| TextRewards {
             rewards: Vec::new(),
             log_probabilities: Vec::new(),
         })
@@ -420,7 +428,7 @@ async fn compute(
             // Held until the work ends, also when nobody waits for it any more.
             let _place = place;
             let windows = these[range].iter().map(|&(text, number)| {
-                let (Encoded { image, .. }, text) = &shared[text];
+                let (EncodedImage { image, .. }, text) = &shared[text];
                 (
                     image,
                     text.prompt.len(),
@@ -428,9 +436,9 @@ async fn compute(
                 )
             });
             let windows: Vec<_> = windows.collect();
-            let given: Vec<Given<'_>> = windows
+            let given: Vec<TextWithImage<'_>> = windows
                 .iter()
-                .map(|(image, prompt, tokens)| Given {
+                .map(|(image, prompt, tokens)| TextWithImage {
                     image,
                     tokens,
                     prompt: *prompt,

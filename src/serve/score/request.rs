@@ -15,15 +15,15 @@ use utoipa::{
 use crate::{
     config::MOST_ITEMS,
     engine::GuardParams,
-    guard::{Mode, OnExhausted, OnUnanswerable, render::Style},
+    guard::{Mode, OnExhausted, OnUnanswerable, render::RenderStyle},
     reward::calibration::Calibration,
     serve::{
         error::ApiError,
         openai::{
-            check::{Served, cache_salt, guard_params},
-            content::{Limits, Picture, flatten, picture},
-            lenient::{Asks, AtMost, Object, word},
-            request::{GuardRequest, ImageField, ImageUrl, MESSAGES, Message},
+            check::{ServedCapabilities, cache_salt, guard_params},
+            content::{ImageUrlLimits, RequestImage, flatten, picture},
+            lenient::{BoundedList, FieldRequest, Object, word},
+            request::{ChatMessage, GuardRequest, ImageField, ImageUrl, MESSAGES},
             schema,
         },
     },
@@ -52,7 +52,7 @@ pub(crate) struct ScoreRequest<'a> {
     /// Several at once, in place of the fields below.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<Item<'a>>>, min_items = 1)]
-    items: Option<AtMost<Object<Item<'a>>, MOST_ITEMS>>,
+    items: Option<BoundedList<Object<Item<'a>>, MOST_ITEMS>>,
     /// The image, in place of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
@@ -60,8 +60,8 @@ pub(crate) struct ScoreRequest<'a> {
     /// The conversation that the response answers, with exactly one image, as in a chat completion
     /// request.
     #[serde(borrow)]
-    #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
-    messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    #[schema(value_type = Option<Vec<ChatMessage<'a>>>, min_items = 1, max_items = 256)]
+    messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
     /// What was asked about the image; only with `image_url`.
     prompt: Option<String>,
     /// What is scored.
@@ -89,8 +89,8 @@ struct Item<'a> {
     image_url: Option<ImageField<'a>>,
     /// The conversation that the response answers, with exactly one image.
     #[serde(borrow)]
-    #[schema(value_type = Option<Vec<Message<'a>>>, min_items = 1, max_items = 256)]
-    messages: Option<AtMost<Object<Message<'a>>, MESSAGES>>,
+    #[schema(value_type = Option<Vec<ChatMessage<'a>>>, min_items = 1, max_items = 256)]
+    messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
     /// What was asked about the image; only with `image_url`.
     prompt: Option<String>,
     /// What is scored.
@@ -98,7 +98,7 @@ struct Item<'a> {
     response: Option<String>,
     #[serde(default)]
     #[schema(schema_with = schema::refused)]
-    guard: Asks,
+    guard: FieldRequest,
 }
 
 /// The schema of [`ImageField`].
@@ -115,27 +115,27 @@ fn link() -> Schema {
 
 /// A request that can be carried out.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct ScoreJob {
     pub(super) author: Author,
     pub(super) cache_salt: Option<Arc<str>>,
     pub(super) guard: GuardParams,
-    pub(super) render: Style,
-    pub(super) questions: Vec<Question>,
+    pub(super) render: RenderStyle,
+    pub(super) questions: Vec<ScoreItem>,
 }
 
 /// An image, what was asked about it, and what somebody answered.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct ScoreItem {
     /// What errors call it: `items[3]`, or nothing where there is no list.
     pub(super) path: Option<String>,
     pub(super) messages: Vec<template::Message>,
     /// The field that has the image.
     pub(super) image_field: String,
-    pub(super) image: Picture,
+    pub(super) image: RequestImage,
     pub(super) response: String,
 }
 
-impl Question {
+impl ScoreItem {
     /// The error, with the item that it is in.
     pub(super) fn refuse(&self, error: ApiError) -> ApiError {
         error.within(self.path.as_deref())
@@ -148,9 +148,9 @@ impl Question {
 /// 404 for another model, 400 for everything else, naming the item and the field.
 pub(super) fn check(
     request: ScoreRequest<'_>,
-    served: Served<'_>,
+    served: ServedCapabilities<'_>,
     of_others: Option<&Calibration>,
-) -> Result<Order, ApiError> {
+) -> Result<ScoreJob, ApiError> {
     served.check_model(request.model.as_deref())?;
     let author = request.author.unwrap_or_default();
     let cache_salt = cache_salt(request.cache_salt)?;
@@ -198,18 +198,18 @@ pub(super) fn check(
         messages: request.messages,
         prompt: request.prompt,
         response: request.response,
-        guard: Asks::Nothing,
+        guard: FieldRequest::Nothing,
     };
     let items = match request.items {
         None => vec![(None, alone)],
-        Some(AtMost(items)) => listed(items, &alone, served.config.score.max_items)?,
+        Some(BoundedList(items)) => listed(items, &alone, served.config.score.max_items)?,
     };
-    let limits = Limits::of(served.config);
-    let questions: Vec<Question> = items
+    let limits = ImageUrlLimits::of(served.config);
+    let questions: Vec<ScoreItem> = items
         .into_iter()
         .map(|(path, item)| question(item, limits, path))
         .collect::<Result<_, _>>()?;
-    let length = |q: &Question| {
+    let length = |q: &ScoreItem| {
         q.response.len()
             + q.messages
                 .iter()
@@ -220,7 +220,7 @@ pub(super) fn check(
         let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
-    Ok(Order {
+    Ok(ScoreJob {
         author,
         cache_salt,
         guard: params,
@@ -278,9 +278,13 @@ fn listed<'a>(
         .collect())
 }
 
-fn question(item: Item<'_>, limits: Limits, path: Option<String>) -> Result<Question, ApiError> {
+fn question(
+    item: Item<'_>,
+    limits: ImageUrlLimits,
+    path: Option<String>,
+) -> Result<ScoreItem, ApiError> {
     match read(item, limits) {
-        Ok((messages, image_field, image, response)) => Ok(Question {
+        Ok((messages, image_field, image, response)) => Ok(ScoreItem {
             path,
             messages,
             image_field,
@@ -291,9 +295,9 @@ fn question(item: Item<'_>, limits: Limits, path: Option<String>) -> Result<Ques
     }
 }
 
-type Read = (Vec<template::Message>, String, Picture, String);
+type Read = (Vec<template::Message>, String, RequestImage, String);
 
-fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
+fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
     let invalid = |field: &str, what: &str| {
         Err(ApiError::param(
             field,
@@ -308,7 +312,7 @@ fn read(item: Item<'_>, limits: Limits) -> Result<Read, ApiError> {
             format!("'{field}' is missing"),
         ))
     };
-    if item.guard != Asks::Nothing {
+    if item.guard != FieldRequest::Nothing {
         return Err(ApiError::unsupported(
             "guard",
             "'guard' is one for all items and stands beside 'items'",

@@ -6,17 +6,17 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    guard::Report,
-    reward::scorer::Scored,
-    serve::openai::response::{Head, Usage, Warning},
+    guard::GuardReport,
+    reward::scorer::TextRewards,
+    serve::openai::response::{CompletionHead, Usage, Warning},
 };
 
 /// All scores of a request.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct Scores {
+pub(crate) struct ScoreResponse {
     /// `score-...`, and the model that scored.
     #[serde(flatten)]
-    pub(super) head: Head,
+    pub(super) head: CompletionHead,
     /// An item each, in order.
     pub(super) results: Vec<ItemScores>,
     /// Tokens of all items as they were computed: the responses' are the completion's, each counted
@@ -36,7 +36,7 @@ pub(super) struct ItemScores {
     /// As it was given.
     pub(super) response: String,
     /// What the guard says about it.
-    pub(super) guard: Report,
+    pub(super) guard: GuardReport,
     /// In how many windows it was read; absent where it fits into the model's context as a whole.
     /// Tokens of a later window see as many whole sentences before theirs as fit into the context,
     /// and no more.
@@ -72,7 +72,7 @@ pub(super) struct TokenScore {
 pub(super) fn token_scores(
     text: &str,
     places: &[Range<usize>],
-    scored: &Scored,
+    scored: &TextRewards,
 ) -> Vec<TokenScore> {
     // How many code points begin before a byte.
     let (mut begun, mut at) = (0, 0);
@@ -121,7 +121,7 @@ mod tests {
     fn cut(text: &str, ends: &[usize]) -> Vec<TokenScore> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let places: Vec<_> = starts.zip(ends).map(|(start, &end)| start..end).collect();
-        let scored = Scored {
+        let scored = TextRewards {
             rewards: vec![0.5; places.len()],
             log_probabilities: vec![f32::NEG_INFINITY; places.len()],
         };

@@ -16,7 +16,7 @@ const PART: usize = 8;
 
 /// What is read in one step: tokens of a response, of which the last are new.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Window {
+pub(super) struct ScoreWindow {
     pub(super) response: Vec<u32>,
     /// How many of them, at the end, no window before scored.
     pub(super) scored: usize,
@@ -24,8 +24,8 @@ pub(super) struct Window {
 
 /// A response in windows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Windows {
-    pub(super) windows: Vec<Window>,
+pub(super) struct ScoreWindows {
+    pub(super) windows: Vec<ScoreWindow>,
     /// Bytes of the response that each token stands for; those that open a window have the white
     /// space before them too, which the model is not shown.
     pub(super) places: Vec<Range<usize>>,
@@ -59,7 +59,7 @@ impl Unit {
 }
 
 /// How a response is written in tokens.
-pub(super) struct Writer<'a> {
+pub(super) struct ResponseTokenizer<'a> {
     pub(super) tokenizer: &'a TextTokenizer,
     pub(super) casing: Casing,
     /// Most tokens of a response in one window.
@@ -68,9 +68,9 @@ pub(super) struct Writer<'a> {
     pub(super) most: usize,
 }
 
-impl Writer<'_> {
+impl ResponseTokenizer<'_> {
     /// The windows of a response: one where it fits.
-    pub(super) fn windows(&self, response: &str) -> Result<Windows, Refusal> {
+    pub(super) fn windows(&self, response: &str) -> Result<ScoreWindows, Refusal> {
         let whole = self.unit(response, response, 0..response.len())?;
         if whole.first.len() <= self.room {
             return Ok(self.join(&[whole]));
@@ -155,7 +155,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn join(&self, units: &[Unit]) -> Windows {
+    fn join(&self, units: &[Unit]) -> ScoreWindows {
         let (mut windows, mut places) = (Vec::new(), Vec::new());
         let mut next = 0;
         while next < units.len() {
@@ -174,7 +174,7 @@ impl Writer<'_> {
                 begin -= 1;
                 total += units[begin].len();
             }
-            let mut window = Window {
+            let mut window = ScoreWindow {
                 response: Vec::with_capacity(total),
                 scored: 0,
             };
@@ -193,7 +193,7 @@ impl Writer<'_> {
             windows.push(window);
             next = end;
         }
-        Windows { windows, places }
+        ScoreWindows { windows, places }
     }
 
     fn place(&self, tokens: &[u32], lead: usize, start: usize, places: &mut Vec<Range<usize>>) {
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn every_sentence_sees_as_many_before_it_as_fit() {
         let tokenizer = embedded();
-        let writer = Writer {
+        let writer = ResponseTokenizer {
             tokenizer: &tokenizer,
             casing: Casing::Sentence,
             room: 16,
@@ -300,7 +300,7 @@ mod tests {
             Err(Refusal::TooLong(102))
         );
         assert_eq!(
-            Writer { room: 12, ..writer }.windows(text),
+            ResponseTokenizer { room: 12, ..writer }.windows(text),
             Err(Refusal::NoRoom)
         );
     }
@@ -314,7 +314,7 @@ mod tests {
             let response = pieces.concat();
             prop_assume!(!response.trim().is_empty());
             let tokenizer = embedded();
-            let found = Writer { tokenizer: &tokenizer, casing: Casing::Sentence, room,
+            let found = ResponseTokenizer { tokenizer: &tokenizer, casing: Casing::Sentence, room,
                 most: 10_000 }.windows(&response).unwrap();
             let mut at = 0;
             for place in &found.places {

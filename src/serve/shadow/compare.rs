@@ -6,22 +6,22 @@ use uuid::Uuid;
 
 use super::{
     Sample,
-    totals::{CANDIDATE, Compared, Judged, Of, SERVED},
+    totals::{CANDIDATE, ComparedAnswers, PerVersion, SERVED, ShadowScore},
 };
 use crate::{
-    config::Guard,
-    engine::{self, Encoded, GuardParams, Sampling, fair::Share},
-    guard::{Mode, Thresholds, render::Style, report::report},
+    config::GuardSection,
+    engine::{self, EncodedImage, GuardParams, Sampling, fair::Share},
+    guard::{Mode, Thresholds, render::RenderStyle, report::report},
     reward::{
         finish::WrittenBy,
-        scorer::{Given, Scorer},
+        scorer::{Scorer, TextWithImage},
     },
     serve::{
         app::{App, blocking},
-        chat::{How, collect, encode_file},
+        chat::{AnswerForm, collect, encode_file},
         error::ApiError,
         openai::{check::guard_params, request::GuardRequest},
-        served::{Served, Turn},
+        served::{RequestContext, ServedVersion},
     },
     vlm::template::Message,
 };
@@ -29,20 +29,20 @@ use crate::{
 /// Has the candidate answer too, and compares.
 pub(super) async fn compare(
     app: &Arc<App>,
-    candidate: &Arc<Served>,
+    candidate: &Arc<ServedVersion>,
     sample: Sample,
-) -> Result<Compared, String> {
+) -> Result<ComparedAnswers, String> {
     let Sample {
         served,
         asked,
         answer,
     } = sample;
-    let versions: Of<&Arc<Served>> = [&served, candidate];
+    let versions: PerVersion<&Arc<ServedVersion>> = [&served, candidate];
     let mut images = Vec::with_capacity(versions.len());
     for version in versions {
-        let turn = Turn {
+        let turn = RequestContext {
             scope: asked.scope.clone(),
-            ..Turn::with(app, Arc::clone(version))
+            ..RequestContext::with(app, Arc::clone(version))
         };
         images.push(
             encode_file(&turn, &asked.file, "messages")
@@ -76,10 +76,10 @@ pub(super) async fn compare(
         unanswerable: None,
         gate: None,
     };
-    let how = How {
+    let how = AnswerForm {
         guard,
         show_withheld: false,
-        render: Style::Plain,
+        render: RenderStyle::Plain,
         logprobs: false,
         include_usage: false,
         familiarity: None,
@@ -89,18 +89,18 @@ pub(super) async fn compare(
         .submit(request)
         .map_err(|e| e.to_string())?;
     let other = collect(stream, how).await.map_err(|e| e.to_string())?.text;
-    let texts: Of<String> = [answer, other];
+    let texts: PerVersion<String> = [answer, other];
     let words = [SERVED, CANDIDATE].map(|who| texts[who].split_whitespace().count());
     let equal = texts[SERVED] == texts[CANDIDATE];
     let (guard, candidate) = (
-        Guard {
+        GuardSection {
             mode: Mode::Flag,
             ..app.config.guard.clone()
         },
         Arc::clone(candidate),
     );
     let judged = blocking(move || {
-        let by = |scorer: &Served, image: &Encoded| {
+        let by = |scorer: &ServedVersion, image: &EncodedImage| {
             judge(scorer, &guard, image, &asked.messages, &texts)
         };
         Ok::<_, String>([
@@ -110,7 +110,7 @@ pub(super) async fn compare(
     });
     let [by_served, by_candidate] = judged.await.map_err(said)??;
     let judged = [SERVED, CANDIDATE].map(|who| [by_served[who], by_candidate[who]]);
-    Ok(Compared {
+    Ok(ComparedAnswers {
         equal,
         words,
         judged,
@@ -123,12 +123,12 @@ fn said(error: ApiError) -> String {
 
 /// Returns what a version's scorer says about both answers.
 fn judge(
-    version: &Served,
-    guard: &Guard,
-    image: &Encoded,
+    version: &ServedVersion,
+    guard: &GuardSection,
+    image: &EncodedImage,
     messages: &[Message],
-    texts: &Of<String>,
-) -> Result<Of<Option<Judged>>, String> {
+    texts: &PerVersion<String>,
+) -> Result<PerVersion<Option<ShadowScore>>, String> {
     let Some(reward) = &version.bundle.reward else {
         return Ok([None; 2]);
     };
@@ -152,13 +152,13 @@ fn judge(
 
 /// `None` for an answer without words.
 fn judge_one(
-    version: &Served,
+    version: &ServedVersion,
     scorer: &Scorer,
     thresholds: Thresholds,
-    image: &Encoded,
+    image: &EncodedImage,
     messages: &[Message],
     text: &str,
-) -> Result<Option<Judged>, String> {
+) -> Result<Option<ShadowScore>, String> {
     let mut tokens = version.bundle.prompt(messages)?;
     let prompt = tokens.len();
     let response = version.bundle.response(text.trim_start())?;
@@ -167,7 +167,7 @@ fn judge_one(
     }
     tokens.extend(&response);
     let (scored, _) = scorer
-        .score(&[Given {
+        .score(&[TextWithImage {
             image: &image.image,
             tokens: &tokens,
             prompt,
@@ -190,9 +190,9 @@ fn judge_one(
         &scored.rewards,
         Mode::Flag,
         thresholds,
-        Style::Plain,
+        RenderStyle::Plain,
     );
-    Ok(report.mean_score.map(|reward| Judged {
+    Ok(report.mean_score.map(|reward| ShadowScore {
         reward: reward.into(),
         flagged: report.spans.len(),
     }))

@@ -15,10 +15,10 @@ use tokio::{
     time::{Duration, Instant, sleep},
 };
 
-pub(crate) use self::totals::{Comparison, Progress};
-use self::{compare::compare, totals::Totals};
-use super::{app::App, served::Served, switch::load_beside};
-use crate::{engine::CacheScope, registry::Shadow, vlm::template::Message};
+pub(crate) use self::totals::{Comparison, ShadowProgress};
+use self::{compare::compare, totals::ShadowTotals};
+use super::{app::App, served::ServedVersion, switch::load_beside};
+use crate::{engine::CacheScope, registry::ShadowVersion, vlm::template::Message};
 
 /// Answers that may wait to be compared; more are dropped.
 const WAITING: usize = 32;
@@ -31,7 +31,7 @@ pub(crate) struct Shadowing(Mutex<Option<Active>>);
 
 /// A version that is tried.
 struct Active {
-    shadow: Shadow,
+    shadow: ShadowVersion,
     samples: mpsc::Sender<Sample>,
     account: Arc<Account>,
     task: JoinHandle<()>,
@@ -46,26 +46,26 @@ impl Drop for Active {
 /// How it does.
 #[derive(Default)]
 struct Account {
-    totals: Mutex<Totals>,
+    totals: Mutex<ShadowTotals>,
     dropped: AtomicU64,
 }
 
 impl Account {
-    fn totals(&self) -> MutexGuard<'_, Totals> {
+    fn totals(&self) -> MutexGuard<'_, ShadowTotals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a user asked, and what the served version answered.
 struct Sample {
-    served: Arc<Served>,
-    asked: Asked,
+    served: Arc<ServedVersion>,
+    asked: ShadowQuestion,
     answer: String,
 }
 
 /// What was asked.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct ShadowQuestion {
     pub(crate) file: Arc<[u8]>,
     /// Whose images are remembered for it.
     pub(crate) scope: CacheScope,
@@ -75,15 +75,15 @@ pub(crate) struct Asked {
 }
 
 /// A request that was drawn: its answer is compared.
-pub(crate) struct Drawn {
+pub(crate) struct ShadowRequest {
     app: Arc<App>,
-    served: Arc<Served>,
+    served: Arc<ServedVersion>,
     samples: mpsc::Sender<Sample>,
     account: Arc<Account>,
-    asked: Asked,
+    asked: ShadowQuestion,
 }
 
-impl Drawn {
+impl ShadowRequest {
     /// The answer is on its way to the user. Where too many wait, it is forgotten.
     pub(crate) fn answered(self, answer: &str) {
         let Self {
@@ -113,7 +113,7 @@ impl Shadowing {
     }
 
     /// Tries this version from now on, or none.
-    pub(crate) fn set(&self, app: &Arc<App>, shadow: Option<Shadow>) {
+    pub(crate) fn set(&self, app: &Arc<App>, shadow: Option<ShadowVersion>) {
         let mut active = self.active();
         match (&mut *active, shadow) {
             (None, None) => {}
@@ -137,15 +137,15 @@ impl Shadowing {
     pub(crate) fn draw(
         &self,
         app: &Arc<App>,
-        served: &Arc<Served>,
-        asked: impl FnOnce() -> Asked,
-    ) -> Option<Drawn> {
+        served: &Arc<ServedVersion>,
+        asked: impl FnOnce() -> ShadowQuestion,
+    ) -> Option<ShadowRequest> {
         let active = self.active();
         let active = active
             .as_ref()
             .filter(|active| rand::random::<f64>() < active.shadow.share)?;
         let (samples, account) = (active.samples.clone(), Arc::clone(&active.account));
-        Some(Drawn {
+        Some(ShadowRequest {
             app: Arc::clone(app),
             served: Arc::clone(served),
             samples,
@@ -168,7 +168,7 @@ impl Shadowing {
     }
 }
 
-fn start(app: &Arc<App>, shadow: Shadow) -> Active {
+fn start(app: &Arc<App>, shadow: ShadowVersion) -> Active {
     let (samples, waiting) = mpsc::channel(WAITING);
     let account = Arc::<Account>::default();
     let task = tokio::spawn(run(
@@ -196,7 +196,7 @@ async fn run(
         Ok(candidate) => candidate,
         Err(reason) => {
             tracing::error!(version = id, reason, "the shadow cannot be loaded");
-            account.totals().progress = Progress::Failed { reason };
+            account.totals().progress = ShadowProgress::Failed { reason };
             return;
         }
     };
@@ -204,7 +204,7 @@ async fn run(
         version = id,
         "a share of the answers is compared with a shadow's"
     );
-    account.totals().progress = Progress::Comparing;
+    account.totals().progress = ShadowProgress::Comparing;
     while let Some(sample) = waiting.recv().await {
         quiet(&app).await;
         let served = Arc::clone(&sample.served.version);

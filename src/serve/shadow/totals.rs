@@ -5,17 +5,17 @@ use std::sync::Arc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::registry::Shadow;
+use crate::registry::ShadowVersion;
 
 /// Whose: [`SERVED`] or [`CANDIDATE`].
-pub(super) type Of<T> = [T; 2];
+pub(super) type PerVersion<T> = [T; 2];
 pub(super) const SERVED: usize = 0;
 pub(super) const CANDIDATE: usize = 1;
-const NAMES: Of<&str> = ["served", "candidate"];
+const NAMES: PerVersion<&str> = ["served", "candidate"];
 
 /// What a scorer says about an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Judged {
+pub(super) struct ShadowScore {
     /// Mean reward of its words, as the guard's `mean_score`.
     pub(super) reward: f64,
     /// Its flagged spans.
@@ -24,19 +24,19 @@ pub(super) struct Judged {
 
 /// Both answers to one question.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Compared {
+pub(super) struct ComparedAnswers {
     pub(super) equal: bool,
     /// Words of the answers.
-    pub(super) words: Of<usize>,
+    pub(super) words: PerVersion<usize>,
     /// The answers by the scorers: first whose answer, then whose scorer. `None` where that version
     /// has no scorer.
-    pub(super) judged: Of<Of<Option<Judged>>>,
+    pub(super) judged: PerVersion<PerVersion<Option<ShadowScore>>>,
 }
 
 /// Where it is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub(crate) enum Progress {
+pub(crate) enum ShadowProgress {
     /// It is being loaded.
     #[default]
     Loading,
@@ -58,7 +58,7 @@ pub(crate) struct Comparison {
     share: f64,
     /// Where it is.
     #[serde(flatten)]
-    progress: Progress,
+    progress: ShadowProgress,
     /// The version that it was compared with.
     #[schema(required)]
     against: Option<String>,
@@ -119,19 +119,19 @@ impl Sum {
 
 /// Sums over all answers that were compared.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
-    pub(super) progress: Progress,
+pub(super) struct ShadowTotals {
+    pub(super) progress: ShadowProgress,
     pub(super) failed: u64,
     against: Option<Arc<str>>,
     equal: Sum,
-    words: Of<Sum>,
-    reward: Of<Of<Sum>>,
-    flagged: Of<Of<Sum>>,
+    words: PerVersion<Sum>,
+    reward: PerVersion<PerVersion<Sum>>,
+    flagged: PerVersion<PerVersion<Sum>>,
 }
 
-impl Totals {
+impl ShadowTotals {
     /// Adds a comparison with this version; one with another begins anew.
-    pub(super) fn add(&mut self, served: &Arc<str>, compared: &Compared) {
+    pub(super) fn add(&mut self, served: &Arc<str>, compared: &ComparedAnswers) {
         if self.against.as_ref() != Some(served) {
             *self = Self {
                 progress: self.progress.clone(),
@@ -169,8 +169,8 @@ impl Totals {
         })
     }
 
-    pub(super) fn comparison(&self, shadow: &Shadow, dropped: u64) -> Comparison {
-        let by = |sums: &Of<Sum>| ByScorer {
+    pub(super) fn comparison(&self, shadow: &ShadowVersion, dropped: u64) -> Comparison {
+        let by = |sums: &PerVersion<Sum>| ByScorer {
             served: sums[SERVED].mean(),
             candidate: sums[CANDIDATE].mean(),
         };
@@ -200,20 +200,20 @@ mod tests {
 
     #[test]
     fn means_are_of_one_pair_of_versions() {
-        let judged = |reward, flagged| Some(Judged { reward, flagged });
-        let one = Compared {
+        let judged = |reward, flagged| Some(ShadowScore { reward, flagged });
+        let one = ComparedAnswers {
             equal: true,
             words: [4, 6],
             judged: [[judged(0.5, 2), judged(0.25, 1)], [judged(0.75, 0), None]],
         };
-        let other = Compared {
+        let other = ComparedAnswers {
             equal: false,
             words: [8, 6],
             judged: [[judged(1.0, 0), None], [judged(0.25, 1), None]],
         };
         let (mut totals, shadow) = (
-            Totals::default(),
-            Shadow {
+            ShadowTotals::default(),
+            ShadowVersion {
                 id: "b".to_owned(),
                 share: 0.5,
             },

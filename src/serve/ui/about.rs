@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use crate::serve::{
     openai::{check::guard_params, request::GuardRequest},
-    served::Turn,
+    served::RequestContext,
 };
 
 /// What the page says of this server. No key is needed for it, and no secret is in it.
@@ -41,7 +41,7 @@ struct About<'a> {
 /// What this server keeps, for how long, and whether a key is needed.
 #[utoipa::path(get, path = "/ui/about.json", tag = "page",
     responses((status = 200, description = "What the page says of this server.", body = About)))]
-pub(crate) async fn about(Turn { app, served, .. }: Turn) -> Response {
+pub(crate) async fn about(RequestContext { app, served, .. }: RequestContext) -> Response {
     let config = &app.config;
     let feedback = config.feedback.enabled();
     let retention_s = if feedback {

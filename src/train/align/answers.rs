@@ -12,7 +12,7 @@ use crate::{
         features::Features,
         policy::Policy,
         rollout::{RolloutConfig, samples},
-        rows::{Branch, RowBatch, TextRow},
+        rows::{ResponseBranch, RowBatch, TextRow},
     },
     vlm::{decoder::llama::Regular, llava::PrefixDecoder, ops},
 };
@@ -22,7 +22,7 @@ pub(super) const AT_ONCE: usize = 16;
 
 /// An image as it is seen, what was asked about it, and what was answered.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Group {
+pub(super) struct AnswerGroup {
     /// Number of the image in its split.
     pub(super) image: usize,
     /// How it is seen.
@@ -35,14 +35,14 @@ pub(super) struct Group {
     pub(super) answers: Vec<Vec<u32>>,
 }
 
-impl Group {
+impl AnswerGroup {
     /// Tokens of all answers.
     pub(super) fn len(&self) -> usize {
         self.answers.iter().map(Vec::len).sum()
     }
 
-    fn row(&self, more: &[Branch]) -> TextRow {
-        let own = self.answers.iter().map(|tokens| Branch {
+    fn row(&self, more: &[ResponseBranch]) -> TextRow {
+        let own = self.answers.iter().map(|tokens| ResponseBranch {
             after_prompt: true,
             tokens: tokens.clone(),
             learn_from: 0,
@@ -56,7 +56,7 @@ impl Group {
 
 /// How to draw answers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Draw {
+pub(super) struct AnswerSampling {
     /// Answers an image.
     pub(super) each: usize,
     /// 0 is greedy.
@@ -75,7 +75,7 @@ pub(super) fn ask(
     views: usize,
     hidden: f32,
     seed: u64,
-) -> std::result::Result<Vec<Group>, TrainError> {
+) -> std::result::Result<Vec<AnswerGroup>, TrainError> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let tokens = policy.config.model.language.connector.tokens;
     let group = |&image: &usize| {
@@ -88,7 +88,7 @@ pub(super) fn ask(
         } else {
             Vec::new()
         };
-        Ok(Group {
+        Ok(AnswerGroup {
             image,
             view,
             hidden,
@@ -104,10 +104,10 @@ pub(super) fn draw(
     model: &PrefixDecoder,
     features: &Features,
     eos: u32,
-    groups: &[Group],
-    draw: Draw,
-) -> Result<Vec<Group>> {
-    let all: Vec<&Group> = groups.iter().collect();
+    groups: &[AnswerGroup],
+    draw: AnswerSampling,
+) -> Result<Vec<AnswerGroup>> {
+    let all: Vec<&AnswerGroup> = groups.iter().collect();
     let prompts: Vec<Vec<u32>> = groups.iter().map(|g| g.prompt.clone()).collect();
     let config = RolloutConfig {
         temperature: draw.temperature,
@@ -132,7 +132,7 @@ pub(super) fn draw(
     };
     Ok(groups
         .iter()
-        .map(|g| Group {
+        .map(|g| AnswerGroup {
             answers: drawn.by_ref().take(draw.each).map(&mut ended).collect(),
             ..g.clone()
         })
@@ -141,7 +141,7 @@ pub(super) fn draw(
 
 /// What the policy sees of the groups' images, `(groups, image_tokens, channels)`: in the place of
 /// a hidden token stands the mean of the image's tokens.
-fn seen(clear: &Tensor, groups: &[&Group]) -> Result<Tensor> {
+fn seen(clear: &Tensor, groups: &[&AnswerGroup]) -> Result<Tensor> {
     if groups.iter().all(|g| g.hidden.is_empty()) {
         return Ok(clear.clone());
     }
@@ -164,12 +164,12 @@ fn seen(clear: &Tensor, groups: &[&Group]) -> Result<Tensor> {
 }
 
 /// The groups' images as they are, in their views.
-fn clear(features: &Features, groups: &[&Group]) -> Result<Tensor> {
+fn clear(features: &Features, groups: &[&AnswerGroup]) -> Result<Tensor> {
     features.batch(&groups.iter().map(|g| (g.image, g.view)).collect::<Vec<_>>())
 }
 
 /// Groups, and what people wrote beside them, laid out for a pass.
-pub(super) struct Shard {
+pub(super) struct AnswerShard {
     /// What the policy sees: image features `(groups, image_tokens, channels)`.
     pub(super) images: Tensor,
     /// What the scorer sees.
@@ -182,12 +182,12 @@ pub(super) struct Shard {
     pub(super) human: Vec<u32>,
 }
 
-impl Shard {
+impl AnswerShard {
     /// Lays groups out; `human` holds what people wrote, a list a group, or nothing at all.
     pub(super) fn new(
         features: &Features,
-        groups: &[&Group],
-        human: &[Vec<Branch>],
+        groups: &[&AnswerGroup],
+        human: &[Vec<ResponseBranch>],
         image_tokens: usize,
     ) -> Result<Self> {
         let none = Vec::new();
@@ -259,8 +259,8 @@ impl Shard {
 }
 
 /// A row's answers to questions, and `n` of its captions.
-pub(super) fn choose(row: TextRow, n: usize, rng: &mut impl Rng) -> Vec<Branch> {
-    let (mut captions, answers): (Vec<Branch>, Vec<Branch>) = row
+pub(super) fn choose(row: TextRow, n: usize, rng: &mut impl Rng) -> Vec<ResponseBranch> {
+    let (mut captions, answers): (Vec<ResponseBranch>, Vec<ResponseBranch>) = row
         .branches
         .into_iter()
         .partition(|branch| branch.after_prompt);

@@ -7,13 +7,13 @@ use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use sha2::{Digest, Sha256};
 
 use super::{
-    answers::Group,
+    answers::AnswerGroup,
     config::{AlignConfig, CorrectionConfig},
 };
 use crate::train::{
     TrainError,
     corpus::{Corpus, asks_for_description},
-    corrections::{Correction, annotator::Annotator},
+    corrections::{CorrectedAnswer, annotator::Annotator},
     export::write_json,
     features::Features,
     policy::Policy,
@@ -24,7 +24,7 @@ use crate::train::{
 };
 
 /// A correction in tokens.
-pub(super) struct Corrected {
+pub(super) struct CorrectionTokens {
     /// Number of the image among those of training.
     pub(super) image: usize,
     /// What was asked, in tokens; `None` for a description, which is asked for in many words.
@@ -35,15 +35,15 @@ pub(super) struct Corrected {
     pub(super) worse: Option<Vec<u32>>,
 }
 
-impl Corrected {
+impl CorrectionTokens {
     /// The two answers behind a prompt, the better one first.
-    pub(super) fn group(&self, asked: &Group) -> Group {
+    pub(super) fn group(&self, asked: &AnswerGroup) -> AnswerGroup {
         let answers = std::iter::once(&self.better)
             .chain(&self.worse)
             .cloned()
             .collect();
         let prompt = self.prompt.clone().unwrap_or_else(|| asked.prompt.clone());
-        Group {
+        AnswerGroup {
             image: self.image,
             prompt,
             answers,
@@ -130,7 +130,7 @@ pub(super) fn corrections(
     features: &Features,
     config: &AlignConfig,
     snapshot: Option<&Snapshot>,
-) -> Result<Vec<Correction>, TrainError> {
+) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let mut all = match snapshot {
         Some(snapshot) => snapshot.learnt.clone(),
         None => simulated(setup, features, config)?,
@@ -155,7 +155,7 @@ fn simulated(
     setup: &Setup,
     features: &Features,
     config: &AlignConfig,
-) -> Result<Vec<Correction>, TrainError> {
+) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let CorrectionConfig {
         scope,
         wrong_labels,
@@ -189,8 +189,8 @@ fn simulated(
 /// Corrections in tokens.
 pub(super) fn corrected(
     setup: &Setup,
-    corrections: &[Correction],
-) -> Result<Vec<Corrected>, TrainError> {
+    corrections: &[CorrectedAnswer],
+) -> Result<Vec<CorrectionTokens>, TrainError> {
     let numbers: std::collections::HashMap<&str, usize> = setup
         .data
         .train
@@ -206,7 +206,7 @@ pub(super) fn corrected(
         tokens.extend(ends.then(|| tokenizer.eos()));
         Ok::<_, TrainError>(tokens)
     };
-    let of = |c: &Correction| {
+    let of = |c: &CorrectedAnswer| {
         let image = *numbers.get(c.image.as_str()).ok_or_else(|| {
             TrainError::Run(format!(
                 "a correction of {}, which is no training image",
@@ -223,7 +223,7 @@ pub(super) fn corrected(
         let prompt = asks
             .then(|| Corpus::prompt(tokenizer, &setup.policy.template, &c.prompt))
             .transpose()?;
-        Ok(Corrected {
+        Ok(CorrectionTokens {
             image,
             prompt,
             better: encode(&c.corrected, c.complete)?,

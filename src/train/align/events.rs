@@ -11,11 +11,11 @@ use std::{
 };
 
 /// A file of scalars that TensorBoard shows.
-pub(super) struct Events {
+pub(super) struct EventFile {
     file: File,
 }
 
-impl Events {
+impl EventFile {
     /// Begins a file; what was there is replaced.
     pub(super) fn create(path: &Path, wall_time: f64) -> io::Result<Self> {
         let mut this = Self {
@@ -119,7 +119,7 @@ mod tests {
     fn records_are_framed_as_tensorboard_reads_them() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("events.out.tfevents.0.candor");
-        let mut events = Events::create(&file, 1.0).unwrap();
+        let mut events = EventFile::create(&file, 1.0).unwrap();
         events
             .scalars(300, 2.0, BTreeMap::from([("kl".to_owned(), 0.5)]).iter())
             .unwrap();

@@ -7,9 +7,9 @@ use candle_nn::{VarBuilder, VarMap};
 use super::value::ValueHead;
 use crate::{
     train::{
-        losses::policy::{Clip, Written, policy_loss, value_loss},
+        losses::policy::{Clip, PolicyTokens, policy_loss, value_loss},
         optim::named_vars,
-        rows::{Branch, RowBatch, TextRow},
+        rows::{ResponseBranch, RowBatch, TextRow},
     },
     vlm::{
         connector::mlp::MlpConfig,
@@ -60,7 +60,7 @@ fn of_every_variable_agree_with_differences() {
         var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap())
             .unwrap();
     }
-    let answer = |tokens: &[u32]| Branch {
+    let answer = |tokens: &[u32]| ResponseBranch {
         after_prompt: true,
         tokens: tokens.to_vec(),
         learn_from: 0,
@@ -102,7 +102,7 @@ fn of_every_variable_agree_with_differences() {
         )
     };
     let (log_probs, values) = now(&load());
-    let written = Written {
+    let written = PolicyTokens {
         log_probs: log_probs
             .to_vec1::<f32>()
             .unwrap()

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, io::Write, path::PathBuf};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::events::Events;
+use super::events::EventFile;
 use crate::train::{
     TrainError,
     checkpoint::{RunDir, write_atomically},
@@ -14,7 +14,7 @@ use crate::train::{
 };
 
 /// Figures by name.
-pub(super) type Metrics = BTreeMap<String, f64>;
+pub(super) type RunMetrics = BTreeMap<String, f64>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Line {
@@ -22,19 +22,19 @@ struct Line {
     /// Unix time.
     time: u64,
     #[serde(flatten)]
-    metrics: Metrics,
+    metrics: RunMetrics,
 }
 
 /// The log of a run.
-pub(super) struct Log {
+pub(super) struct RunLog {
     jsonl: PathBuf,
     svg: PathBuf,
     lines: Vec<Line>,
-    events: Events,
+    events: EventFile,
     path: PathBuf,
 }
 
-impl Log {
+impl RunLog {
     /// Opens the log of a run that has done so many iterations; what was logged behind them is
     /// forgotten, and a line torn by a crash left out.
     pub(super) fn open(run: &RunDir, done: usize) -> Result<Self, TrainError> {
@@ -58,8 +58,9 @@ impl Log {
             .map(|l| l + "\n")
             .collect();
         write_atomically(&jsonl, kept.as_bytes())?;
-        let mut events = Events::create(&path, lines.first().map_or_else(now, |l| l.time) as f64)
-            .map_err(TrainError::io(&path))?;
+        let mut events =
+            EventFile::create(&path, lines.first().map_or_else(now, |l| l.time) as f64)
+                .map_err(TrainError::io(&path))?;
         for line in &lines {
             events
                 .scalars(line.iteration, line.time as f64, line.metrics.iter())
@@ -82,7 +83,11 @@ impl Log {
     }
 
     /// Logs what is known after `iteration` iterations.
-    pub(super) fn write(&mut self, iteration: usize, metrics: Metrics) -> Result<(), TrainError> {
+    pub(super) fn write(
+        &mut self,
+        iteration: usize,
+        metrics: RunMetrics,
+    ) -> Result<(), TrainError> {
         let line = Line {
             iteration,
             time: now(),
@@ -164,8 +169,8 @@ mod tests {
     fn a_log_goes_on_where_its_run_does() {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::open(dir.path(), &1, false).unwrap();
-        let metrics = |x: f64| Metrics::from([("kl".to_owned(), x)]);
-        let mut log = Log::open(&run, 0).unwrap();
+        let metrics = |x: f64| RunMetrics::from([("kl".to_owned(), x)]);
+        let mut log = RunLog::open(&run, 0).unwrap();
         (1..=5).for_each(|i| log.write(i, metrics(f64::from(i as u32))).unwrap());
         log.draw().unwrap();
         fs::OpenOptions::new()
@@ -180,7 +185,7 @@ mod tests {
                 .len()
         };
         let whole = events(&run);
-        let log = Log::open(&run, 3).unwrap();
+        let log = RunLog::open(&run, 3).unwrap();
         assert_eq!((log.lines.len(), log.first("kl")), (3, Some(1.0)));
         assert_eq!(
             fs::read_to_string(run.file("metrics.jsonl"))

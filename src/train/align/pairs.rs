@@ -5,16 +5,16 @@ use candle_core::{Device, Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
-    answers::{Group, Shard, ask},
+    answers::{AnswerGroup, AnswerShard, ask},
     learner::Learner,
-    log::Metrics,
+    log::RunMetrics,
     run::Alignment,
 };
 use crate::{
     train::{
         Tensors, TrainError,
         corrections::changed,
-        losses::preference::{Weighing, answer_log_probs, dpo},
+        losses::preference::{TokenWeighting, answer_log_probs, dpo},
         text::normalize_caption,
     },
     vlm::{decoder::llama::Regular, llava::PrefixDecoder},
@@ -22,13 +22,13 @@ use crate::{
 
 /// A shard of groups with two answers each, the better one first.
 struct Pairs {
-    shard: Shard,
+    shard: AnswerShard,
     weights: Vec<f32>,
     lengths: Vec<usize>,
 }
 
 impl Pairs {
-    fn new(shard: Shard, groups: &[&Group], weighing: Weighing) -> Self {
+    fn new(shard: AnswerShard, groups: &[&AnswerGroup], weighing: TokenWeighting) -> Self {
         let (mut weights, mut lengths) = (Vec::new(), Vec::new());
         for group in groups {
             let [better, worse] = &group.answers[..] else {
@@ -66,12 +66,12 @@ impl Alignment {
         &self,
         learner: &mut Learner,
         reference: &PrefixDecoder,
-        groups: &[Group],
-        weighing: Weighing,
+        groups: &[AnswerGroup],
+        weighing: TokenWeighting,
         beta: f64,
         seed: u64,
-    ) -> Result<Metrics, TrainError> {
-        let chosen: Vec<&Group> = groups.iter().collect();
+    ) -> Result<RunMetrics, TrainError> {
+        let chosen: Vec<&AnswerGroup> = groups.iter().collect();
         let part = chosen.len().div_ceil(self.setup.workers.count()).max(1);
         let shards = self
             .shards(&chosen, seed)?
@@ -140,16 +140,16 @@ impl Alignment {
         iteration: usize,
         seed: u64,
         dense: bool,
-    ) -> Result<Metrics, TrainError> {
+    ) -> Result<RunMetrics, TrainError> {
         let config = &self.config.preference;
         let (weighing, beta) = match dense {
             true => (
-                Weighing::Dense {
+                TokenWeighting::Dense {
                     gamma: config.ddpo_gamma,
                 },
                 config.ddpo_beta,
             ),
-            false => (Weighing::Sum, config.dpo_beta),
+            false => (TokenWeighting::Sum, config.dpo_beta),
         };
         let wrong: Vec<usize> = (0..self.corrected.len())
             .filter(|&i| self.corrected[i].worse.is_some())
@@ -172,11 +172,11 @@ impl Alignment {
         opponent: &Tensors,
         images: &[usize],
         seed: u64,
-    ) -> Result<Metrics, TrainError> {
+    ) -> Result<RunMetrics, TrainError> {
         let policy = &self.setup.policy;
         let drawn = self.answers(learner, opponent.clone(), images, seed, 1)?;
         let mut rng = SmallRng::seed_from_u64(seed);
-        let pair = |group: Group| {
+        let pair = |group: AnswerGroup| {
             let human = self.setup.data.train[group.image]
                 .captions
                 .choose(&mut rng)
@@ -187,12 +187,12 @@ impl Alignment {
                 .encode(&human)
                 .map_err(|e| TrainError::Run(e.to_string()))?;
             better.push(policy.tokenizer.eos());
-            Ok(Group {
+            Ok(AnswerGroup {
                 answers: std::iter::once(better).chain(group.answers).collect(),
                 ..group
             })
         };
-        let groups: Vec<Group> = drawn
+        let groups: Vec<AnswerGroup> = drawn
             .into_iter()
             .map(pair)
             .collect::<Result<_, TrainError>>()?;
@@ -200,7 +200,7 @@ impl Alignment {
             learner,
             &learner.frozen(opponent.clone())?,
             &groups,
-            Weighing::Sum,
+            TokenWeighting::Sum,
             self.config.preference.spin_lambda,
             seed,
         )
@@ -213,7 +213,7 @@ impl Alignment {
         which: &[usize],
         iteration: usize,
         seed: u64,
-    ) -> Result<Vec<Group>, TrainError> {
+    ) -> Result<Vec<AnswerGroup>, TrainError> {
         let chosen = self.batch(which.len(), iteration, 0x5eed);
         let images: Vec<usize> = chosen
             .iter()

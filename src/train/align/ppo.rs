@@ -8,21 +8,21 @@ use candle_core::{Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
 use super::{
-    answers::{AT_ONCE, Draw, Group, Shard, ask, draw},
+    answers::{AT_ONCE, AnswerGroup, AnswerSampling, AnswerShard, ask, draw},
     config::PpoConfig,
     learner::Learner,
-    log::Metrics,
-    reward::{self, Scored, at_the_end, claims, scored},
+    log::RunMetrics,
+    reward::{self, ScoredClaim, at_the_end, claims, scored},
     run::Alignment,
 };
 use crate::{
     train::{
         TrainError,
         gae::{Gae, whiten},
-        labels::LabelledText,
+        labels::LabeledText,
         losses::{
             kl::{AdaptiveKl, Estimator},
-            policy::{Clip, Written, clipped_share, policy_loss, ratios, value_loss},
+            policy::{Clip, PolicyTokens, clipped_share, policy_loss, ratios, value_loss},
         },
     },
     vlm::decoder::llama::Regular,
@@ -30,7 +30,7 @@ use crate::{
 
 /// An answer with everything that is known about it before a step.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Assessed {
+pub(super) struct ScoredAnswer {
     /// Under the policy that wrote it, a token each; empty where that was not asked for.
     log_probs: Vec<f32>,
     /// What was expected before each token; empty where that was not asked for.
@@ -38,7 +38,7 @@ pub(super) struct Assessed {
     /// Under the reference.
     reference: Vec<f32>,
     /// Its claims and what the scorer makes of them.
-    pub(super) claims: Vec<Scored>,
+    pub(super) claims: Vec<ScoredClaim>,
     text: String,
     image: usize,
     tokens: usize,
@@ -46,18 +46,18 @@ pub(super) struct Assessed {
 }
 
 /// What an iteration's answers earned.
-pub(super) struct Earned {
+pub(super) struct IterationRewards {
     /// By their claims, a token each.
     pub(super) claims: Vec<Vec<f32>>,
     /// As a whole.
     pub(super) whole: Vec<f32>,
-    metrics: Metrics,
+    metrics: RunMetrics,
 }
 
 /// What a step learns from: a shard's groups, and what was true of their tokens.
 struct Part {
-    shard: Shard,
-    written: Written,
+    shard: AnswerShard,
+    written: PolicyTokens,
 }
 
 fn mean(values: impl Iterator<Item = f32>) -> f64 {
@@ -74,7 +74,7 @@ impl Alignment {
         images: &[usize],
         seed: u64,
         each: usize,
-    ) -> Result<Vec<Group>, TrainError> {
+    ) -> Result<Vec<AnswerGroup>, TrainError> {
         let asked = ask(
             &self.setup.policy,
             images,
@@ -82,7 +82,7 @@ impl Alignment {
             self.config.hidden_tokens,
             seed,
         )?;
-        let chunks: Vec<(usize, &[Group])> = asked.chunks(AT_ONCE).enumerate().collect();
+        let chunks: Vec<(usize, &[AnswerGroup])> = asked.chunks(AT_ONCE).enumerate().collect();
         let (model, eos) = (learner.frozen(weights)?, self.setup.policy.tokenizer.eos());
         let (temperature, max_tokens) = (self.config.temperature, self.config.max_tokens);
         let drawn = self.setup.workers.map(&chunks, |(i, chunk)| {
@@ -92,7 +92,7 @@ impl Alignment {
                 &self.train_features,
                 eos,
                 chunk,
-                Draw {
+                AnswerSampling {
                     each,
                     temperature,
                     max_tokens,
@@ -107,18 +107,18 @@ impl Alignment {
     /// that wrote them.
     pub(super) fn assess(
         &self,
-        groups: &[Group],
+        groups: &[AnswerGroup],
         learner: &Learner,
         own: bool,
-    ) -> Result<Vec<Assessed>, TrainError> {
+    ) -> Result<Vec<ScoredAnswer>, TrainError> {
         let policy = &self.setup.policy;
-        let chunks: Vec<&[Group]> = groups.chunks(AT_ONCE).collect();
+        let chunks: Vec<&[AnswerGroup]> = groups.chunks(AT_ONCE).collect();
         let model = learner.frozen(learner.weights()?)?;
         let value = own.then(|| learner.value()).transpose()?;
         let temperature = self.config.temperature;
         let assessed = self.setup.workers.map(&chunks, |chunk| {
             let image_tokens = policy.config.model.language.connector.tokens;
-            let shard = Shard::new(
+            let shard = AnswerShard::new(
                 &self.train_features,
                 &chunk.iter().collect::<Vec<_>>(),
                 &[],
@@ -141,7 +141,7 @@ impl Alignment {
                     let at = first..first + tokens.len();
                     first = at.end;
                     let text = policy.tokenizer.decode(tokens);
-                    let labelled = LabelledText::all_good(text.clone());
+                    let labelled = LabeledText::all_good(text.clone());
                     let places: Vec<_> = labelled.token_ranges(&policy.tokenizer, tokens).collect();
                     let rewards =
                         judged.rewards(at.clone(), tokens, &policy.tokenizer, finisher.as_ref());
@@ -151,7 +151,7 @@ impl Alignment {
                             .map(<[f32]>::to_vec)
                             .unwrap_or_default()
                     };
-                    out.push(Assessed {
+                    out.push(ScoredAnswer {
                         log_probs: of(&log_probs),
                         values: of(&values),
                         reference: of(&judged.reference),
@@ -169,7 +169,7 @@ impl Alignment {
     }
 
     /// Returns what answers earn.
-    pub(super) fn earn(&self, answers: &[Assessed]) -> Earned {
+    pub(super) fn earn(&self, answers: &[ScoredAnswer]) -> IterationRewards {
         let shape = &self.config.reward;
         let things = || {
             answers
@@ -216,7 +216,7 @@ impl Alignment {
                 answers.iter().filter(|a| a.ended).count() as f64 / n,
             ),
         ];
-        Earned {
+        IterationRewards {
             claims: answers
                 .iter()
                 .map(|a| shape.of_claims(&a.claims, centre, a.tokens))
@@ -239,7 +239,7 @@ impl Alignment {
         images: &[usize],
         seed: u64,
         sequence: bool,
-    ) -> Result<Metrics, TrainError> {
+    ) -> Result<RunMetrics, TrainError> {
         let begun = Instant::now();
         let groups = self.answers(
             learner,
@@ -282,7 +282,7 @@ impl Alignment {
         metrics.extend([("kl".to_owned(), nats), ("kl_beta".to_owned(), kl.beta)]);
         kl.update(nats, answers.len());
         let mut order: Vec<usize> = (0..groups.len()).collect();
-        let mut steps: Vec<Metrics> = Vec::new();
+        let mut steps: Vec<RunMetrics> = Vec::new();
         for epoch in 0..self.config.ppo.epochs {
             order.shuffle(&mut SmallRng::seed_from_u64(
                 seed ^ (epoch as u64 + 1) << 48,
@@ -310,12 +310,12 @@ impl Alignment {
     fn ppo_step(
         &self,
         learner: &mut Learner,
-        groups: &[Group],
-        written: &[Written],
+        groups: &[AnswerGroup],
+        written: &[PolicyTokens],
         batch: &[usize],
         seed: u64,
-    ) -> Result<Metrics, TrainError> {
-        let chosen: Vec<&Group> = batch.iter().map(|&i| &groups[i]).collect();
+    ) -> Result<RunMetrics, TrainError> {
+        let chosen: Vec<&AnswerGroup> = batch.iter().map(|&i| &groups[i]).collect();
         let shards = self.shards(&chosen, seed)?;
         let (total, human): (usize, usize) = (
             shards.iter().map(|s| s.own.len()).sum(),
@@ -326,7 +326,7 @@ impl Alignment {
             .into_iter()
             .zip(batch.chunks(part))
             .map(|(shard, groups)| {
-                let mut all = Written::default();
+                let mut all = PolicyTokens::default();
                 groups.iter().for_each(|&group| all.extend(&written[group]));
                 all.weights = vec![1.0 / total.max(1) as f32; all.log_probs.len()];
                 Part {
@@ -404,18 +404,18 @@ fn select(values: &Tensor, which: &[u32]) -> CandleResult<Tensor> {
 /// Rewards, advantages (whitened over all tokens) and returns of every group's answers, `each` a
 /// group, behind one another.
 fn written(
-    answers: &[Assessed],
-    earned: &Earned,
+    answers: &[ScoredAnswer],
+    earned: &IterationRewards,
     config: &PpoConfig,
     beta: f32,
     sequence: bool,
     each: usize,
-) -> Vec<Written> {
+) -> Vec<PolicyTokens> {
     let gae = Gae {
         gamma: config.gamma,
         lambda: config.lambda,
     };
-    let mut all: Vec<Written> = Vec::with_capacity(answers.len());
+    let mut all: Vec<PolicyTokens> = Vec::with_capacity(answers.len());
     for ((answer, claims), whole) in answers.iter().zip(&earned.claims).zip(&earned.whole) {
         let (mut rewards, end) = match sequence {
             true => (vec![0.0; claims.len()], claims.iter().sum::<f32>() + whole),
@@ -428,7 +428,7 @@ fn written(
             .zip(charged)
             .for_each(|(r, (own, reference))| *r -= beta * Estimator::K1.of(*own, *reference));
         let (advantages, returns) = gae.advantages(&rewards, &answer.values);
-        all.push(Written {
+        all.push(PolicyTokens {
             log_probs: answer.log_probs.clone(),
             values: answer.values.clone(),
             advantages,
@@ -448,8 +448,8 @@ fn written(
         written.advantages.copy_from_slice(own);
         rest = after;
     }
-    let group = |answers: &[Written]| {
-        let mut whole = Written::default();
+    let group = |answers: &[PolicyTokens]| {
+        let mut whole = PolicyTokens::default();
         answers.iter().for_each(|answer| whole.extend(answer));
         whole
     };
@@ -478,18 +478,18 @@ mod tests {
                 horizon: 1.0,
             },
         };
-        let answer = |n: usize| Assessed {
+        let answer = |n: usize| ScoredAnswer {
             log_probs: vec![-1.0; n],
             values: vec![0.0; n],
             reference: vec![-1.5; n],
             tokens: n,
-            ..Assessed::default()
+            ..ScoredAnswer::default()
         };
         let answers = [answer(3), answer(2)];
-        let earned = Earned {
+        let earned = IterationRewards {
             claims: vec![vec![0.0, 1.0, 0.0], vec![0.0; 2]],
             whole: vec![2.0, 7.0],
-            metrics: Metrics::new(),
+            metrics: RunMetrics::new(),
         };
         // Distance costs .25 a token.
         let tokens = written(&answers, &earned, &config, 0.5, false, 2);

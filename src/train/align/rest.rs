@@ -1,6 +1,6 @@
 //! ReST: the policy draws, the answers above a rising bar are imitated.
 
-use super::{answers::Group, learner::Learner, log::Metrics, run::Alignment};
+use super::{answers::AnswerGroup, learner::Learner, log::RunMetrics, run::Alignment};
 use crate::train::{
     Tensors, TrainError,
     losses::filter::{above_quantile, rising},
@@ -16,7 +16,7 @@ impl Alignment {
         images: &[usize],
         seed: u64,
         round: usize,
-    ) -> Result<Metrics, TrainError> {
+    ) -> Result<RunMetrics, TrainError> {
         let groups = self.answers(learner, grown.clone(), images, seed, self.config.samples)?;
         let earned = self.earn(&self.assess(&groups, learner, false)?);
         let scores: Vec<f32> = earned
@@ -31,9 +31,9 @@ impl Alignment {
             rising(config.first_share, config.last_share, round, config.rounds),
         );
         let mut kept = kept.into_iter();
-        let best: Vec<Group> = groups
+        let best: Vec<AnswerGroup> = groups
             .into_iter()
-            .map(|group| Group {
+            .map(|group| AnswerGroup {
                 answers: group
                     .answers
                     .into_iter()

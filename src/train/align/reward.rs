@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 
-use super::{answers::Shard, config::RewardShape};
+use super::{answers::AnswerShard, config::RewardShape};
 use crate::{
     bundle::{Bundle, RewardKind},
     eval::objects,
@@ -18,15 +18,15 @@ use crate::{
     },
     train::{
         TrainError,
-        contenders::{self, Scorer},
+        compared_scorers::{self, ScoreSource},
         policy::Policy,
-        scorers::{Net, Pass},
+        scorers::{Net, ScorerInput},
     },
     vlm::{decoder::llama::Regular, ops, tokenizer::TextTokenizer},
 };
 
 /// The frozen side of a run: the reference policy, and the scorer, which never learns.
-pub(super) struct Judge {
+pub(super) struct FrozenModels {
     net: Net,
     calibration: Calibration,
     evidence: Option<Arc<Evidence>>,
@@ -34,7 +34,7 @@ pub(super) struct Judge {
 
 /// What the frozen side says of some tokens.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Judged {
+pub(super) struct FrozenOutputs {
     /// Rewards of the scorer, 0 to 1.
     rewards: Vec<f32>,
     /// Log-probabilities under the reference at the policy's temperature.
@@ -43,7 +43,7 @@ pub(super) struct Judged {
     plain: Vec<f32>,
 }
 
-impl Judged {
+impl FrozenOutputs {
     /// The rewards of one answer, whose tokens are `at` of all: those that a server would give.
     pub(super) fn rewards(
         &self,
@@ -58,7 +58,7 @@ impl Judged {
                 .map(<[f32]>::to_vec)
                 .unwrap_or_default()
         };
-        let mut scored = scorer::Scored {
+        let mut scored = scorer::TextRewards {
             rewards: of(&self.rewards),
             log_probabilities: of(&self.plain),
         };
@@ -69,7 +69,7 @@ impl Judged {
     }
 }
 
-impl Judge {
+impl FrozenModels {
     /// The detached scorer of the policy's bundle: it shares no weight with the policy, so that it
     /// cannot be bent by what it judges.
     pub(super) fn open(policy: &Policy) -> Result<Self, TrainError> {
@@ -79,15 +79,15 @@ impl Judge {
                 policy.name
             ))
         };
-        let calibration = contenders::calibrations(policy)?
+        let calibration = compared_scorers::calibrations(policy)?
             .remove(&RewardKind::Detached)
             .ok_or_else(missing)?;
-        let scorer = contenders::of_bundle(policy)?
+        let scorer = compared_scorers::of_bundle(policy)?
             .into_iter()
             .find(|c| c.name == RewardKind::Detached.name())
             .ok_or_else(missing)?;
         match scorer.scorer {
-            Scorer::Net(net) => {
+            ScoreSource::Net(net) => {
                 let evidence = Bundle::evidence_of(&policy.name)
                     .map_err(|e| TrainError::Run(e.to_string()))?
                     .map(Arc::new);
@@ -118,10 +118,10 @@ impl Judge {
     pub(super) fn judge(
         &self,
         policy: &Policy,
-        shard: &Shard,
+        shard: &AnswerShard,
         temperature: f32,
-    ) -> CandleResult<Judged> {
-        let pass = Pass::new(policy, &shard.images, &shard.batch)?;
+    ) -> CandleResult<FrozenOutputs> {
+        let pass = ScorerInput::new(policy, &shard.images, &shard.batch)?;
         let own = Tensor::new(shard.own.as_slice(), &Device::Cpu)?;
         let targets: Vec<u32> = shard
             .own
@@ -144,7 +144,7 @@ impl Judge {
             .index_select(&own, 0)?;
         // The scorer is helped by the reference's log-probability, not by the policy's: being sure
         // of itself must not pay.
-        Ok(Judged {
+        Ok(FrozenOutputs {
             rewards: scores
                 .to_vec1::<f32>()?
                 .into_iter()
@@ -194,7 +194,7 @@ pub(super) fn claims(text: &str) -> Vec<Claim> {
 
 /// A claim with what the scorer makes of it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Scored {
+pub(super) struct ScoredClaim {
     /// The token that completes the word: what the word earns, it earns there.
     pub(super) token: usize,
     /// The lowest reward of its tokens.
@@ -206,7 +206,11 @@ pub(super) struct Scored {
 }
 
 /// Scores claims by the rewards of the answer's tokens, whose bytes are `places`.
-pub(super) fn scored(claims: &[Claim], places: &[Range<usize>], rewards: &[f32]) -> Vec<Scored> {
+pub(super) fn scored(
+    claims: &[Claim],
+    places: &[Range<usize>],
+    rewards: &[f32],
+) -> Vec<ScoredClaim> {
     let of = |claim: &Claim| {
         let hits = || {
             places.iter().enumerate().filter(|(_, p)| {
@@ -216,7 +220,7 @@ pub(super) fn scored(claims: &[Claim], places: &[Range<usize>], rewards: &[f32])
         let reward = hits()
             .filter_map(|(i, _)| rewards.get(i).copied())
             .min_by(f32::total_cmp)?;
-        Some(Scored {
+        Some(ScoredClaim {
             token: hits().next_back()?.0,
             reward,
             thing: claim.thing.is_some(),
@@ -229,7 +233,7 @@ pub(super) fn scored(claims: &[Claim], places: &[Range<usize>], rewards: &[f32])
 impl RewardShape {
     /// Returns what each of an answer's `tokens` earns by its claims. Naming a thing once more
     /// earns nothing, and may cost.
-    pub(super) fn of_claims(&self, claims: &[Scored], centre: f32, tokens: usize) -> Vec<f32> {
+    pub(super) fn of_claims(&self, claims: &[ScoredClaim], centre: f32, tokens: usize) -> Vec<f32> {
         let mut out = vec![0.0; tokens];
         for claim in claims {
             let earned = (claim.reward - centre) * if claim.thing { 1.0 } else { self.attributes };

@@ -12,14 +12,14 @@ use sha2::{Digest, Sha256};
 use super::{
     Method,
     config::AlignConfig,
-    data::{self, Corrected},
+    data::{self, CorrectionTokens},
     learner::Learner,
-    log::{Log, Metrics},
-    reward::Judge,
-    watch::Watch,
+    log::{RunLog, RunMetrics},
+    reward::FrozenModels,
+    watch::WatchInputs,
 };
 use crate::{
-    bundle::{Bundle, BundleConfig, RewardConfig, RewardKind},
+    bundle::{Bundle, BundleConfig, RewardKind, ScorersConfig},
     eval::text::Consensus,
     lexicon::{Lexicon, Reading},
     train::{
@@ -28,10 +28,10 @@ use crate::{
         corrections,
         export::{copy_evidence, now, write_json, write_weights},
         features::{Features, VIEWS},
-        judged::dev_features,
         losses::kl::AdaptiveKl,
         optim::OptimConfig,
         progress,
+        scored_split::dev_features,
         setup::Setup,
         snapshot::Snapshot,
         stats::CaptionStats,
@@ -47,9 +47,9 @@ pub struct Alignment {
     pub(super) setup: Setup,
     pub(super) train_features: Features,
     dev_features: Features,
-    pub(super) judge: Judge,
+    pub(super) judge: FrozenModels,
     pub(super) stats: CaptionStats,
-    pub(super) corrected: Vec<Corrected>,
+    pub(super) corrected: Vec<CorrectionTokens>,
     /// The training images of which people said what they show.
     described: Vec<usize>,
     /// What people named, by training image.
@@ -92,7 +92,7 @@ impl Alignment {
     ) -> Result<Self, TrainError> {
         check(&config)?;
         let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
-        let judge = Judge::open(&setup.policy)?;
+        let judge = FrozenModels::open(&setup.policy)?;
         let mut train_features =
             setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
         let dev_features = dev_features(&setup, &config.features)?;
@@ -204,8 +204,8 @@ impl Alignment {
             restore(&mut learner, &mut state, &tensors)?;
             done = iteration;
         }
-        let mut log = Log::open(&self.run, done)?;
-        let watch = Watch {
+        let mut log = RunLog::open(&self.run, done)?;
+        let watch = WatchInputs {
             setup: &self.setup,
             features: &self.dev_features,
             judge: &self.judge,
@@ -217,7 +217,7 @@ impl Alignment {
         }
         let total = self.config.corrections.iterations + self.config.iterations;
         let bar = progress(total, done);
-        let mut recent = Metrics::new();
+        let mut recent = RunMetrics::new();
         for iteration in done..total {
             let begun = std::time::Instant::now();
             let mut metrics = self.iterate(&mut learner, &mut state, iteration)?;
@@ -295,7 +295,7 @@ impl Alignment {
         learner: &mut Learner,
         state: &mut State,
         iteration: usize,
-    ) -> Result<Metrics, TrainError> {
+    ) -> Result<RunMetrics, TrainError> {
         let config = &self.config;
         let seed = config.seed ^ (iteration as u64 + 1) << 32;
         let Some(own) = iteration.checked_sub(config.corrections.iterations) else {
@@ -415,7 +415,7 @@ impl Alignment {
             .filter(|(k, _)| k.starts_with(&format!("{}.", kind.name())))
             .collect();
         write_weights(&dir.join("reward.safetensors"), scorer)?;
-        let calibrations = crate::train::contenders::calibrations(policy)?;
+        let calibrations = crate::train::compared_scorers::calibrations(policy)?;
         write_json(
             &dir.join("calibration.json"),
             &calibrations
@@ -428,7 +428,7 @@ impl Alignment {
             .reward
             .as_ref()
             .and_then(|r| r.detached.clone());
-        let reward = Some(RewardConfig {
+        let reward = Some(ScorersConfig {
             default: kind,
             probe: None,
             detached,
@@ -525,7 +525,7 @@ fn restore(learner: &mut Learner, state: &mut State, tensors: &Tensors) -> Resul
     Ok(())
 }
 
-fn shown(metrics: &Metrics) -> String {
+fn shown(metrics: &RunMetrics) -> String {
     metrics
         .iter()
         .map(|(name, value)| format!("{} {value:.3}", name.trim_start_matches("watch/")))

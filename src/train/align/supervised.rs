@@ -4,14 +4,14 @@ use candle_core::{Device, Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
-    answers::{Group, Shard, choose},
+    answers::{AnswerGroup, AnswerShard, choose},
     learner::Learner,
-    log::Metrics,
+    log::RunMetrics,
     run::Alignment,
 };
 use crate::{
     lexicon::Lexicon,
-    train::{TrainError, corpus::Corpus, qa::QaBuilder, rows::Branch},
+    train::{TrainError, corpus::Corpus, qa::QaBuilder, rows::ResponseBranch},
     vlm::{decoder::llama::Regular, llava::PrefixDecoder, ops},
 };
 
@@ -20,9 +20,9 @@ impl Alignment {
     /// answers; a function of the seed.
     pub(super) fn human(
         &self,
-        groups: &[&Group],
+        groups: &[&AnswerGroup],
         seed: u64,
-    ) -> Result<Vec<Vec<Branch>>, TrainError> {
+    ) -> Result<Vec<Vec<ResponseBranch>>, TrainError> {
         if self.config.human_weight == 0.0
             || self.config.human_captions + self.config.human_answers == 0
         {
@@ -37,7 +37,7 @@ impl Alignment {
             self.config.human_answers,
         );
         let mut rng = SmallRng::seed_from_u64(seed);
-        let of = |group: &&Group| {
+        let of = |group: &&AnswerGroup| {
             let row = corpus.row(
                 &self.setup.data.train[group.image],
                 seed ^ group.image as u64,
@@ -51,7 +51,7 @@ impl Alignment {
     /// tokens; `None` where there is none.
     pub(super) fn human_loss(
         &self,
-        shard: &Shard,
+        shard: &AnswerShard,
         model: &PrefixDecoder,
         states: &Tensor,
         total: usize,
@@ -66,9 +66,9 @@ impl Alignment {
     pub(super) fn imitate(
         &self,
         learner: &mut Learner,
-        groups: &[Group],
+        groups: &[AnswerGroup],
         seed: u64,
-    ) -> Result<Metrics, TrainError> {
+    ) -> Result<RunMetrics, TrainError> {
         let shards = self.shards(&groups.iter().collect::<Vec<_>>(), seed)?;
         let (own, human) = (
             shards.iter().map(|s| s.own.len()).sum::<usize>(),
@@ -88,22 +88,26 @@ impl Alignment {
                     }
                 })?;
         let norm = learner.apply(gradients)?;
-        Ok(Metrics::from([
+        Ok(RunMetrics::from([
             ("loss".to_owned(), loss),
             ("gradient_norm".to_owned(), norm),
         ]))
     }
 
     /// Groups with what people wrote, dealt out to the workers.
-    pub(super) fn shards(&self, groups: &[&Group], seed: u64) -> Result<Vec<Shard>, TrainError> {
+    pub(super) fn shards(
+        &self,
+        groups: &[&AnswerGroup],
+        seed: u64,
+    ) -> Result<Vec<AnswerShard>, TrainError> {
         let human = self.human(groups, seed)?;
         let part = groups.len().div_ceil(self.setup.workers.count()).max(1);
         let image_tokens = self.setup.policy.config.model.language.connector.tokens;
-        let of = |(i, groups): (usize, &[&Group])| {
+        let of = |(i, groups): (usize, &[&AnswerGroup])| {
             let human = human
                 .get(i * part..(i * part + groups.len()).min(human.len()))
                 .unwrap_or_default();
-            Ok(Shard::new(
+            Ok(AnswerShard::new(
                 &self.train_features,
                 groups,
                 human,
@@ -115,7 +119,7 @@ impl Alignment {
 }
 
 fn imitation(
-    shard: &Shard,
+    shard: &AnswerShard,
     model: &PrefixDecoder,
     states: &Tensor,
     which: &[u32],

@@ -2,29 +2,29 @@
 //! development split, and when that is reason enough to stop.
 
 use super::{
-    answers::{AT_ONCE, Draw, Group, Shard, draw},
+    answers::{AT_ONCE, AnswerGroup, AnswerSampling, AnswerShard, draw},
     config::WatchConfig,
-    log::Metrics,
-    reward::{Judge, claims, scored},
+    log::RunMetrics,
+    reward::{FrozenModels, claims, scored},
 };
 use crate::{
     eval::{
         objects::ObjectScores,
-        text::{self, Figures},
+        text::{self, TextMetrics},
     },
     lexicon::Lexicon,
     train::{
-        TrainError, corpus::Corpus, features::Features, judged::Half, labels::LabelledText,
-        setup::Setup,
+        TrainError, corpus::Corpus, features::Features, labels::LabeledText,
+        scored_split::DevelopmentHalf, setup::Setup,
     },
     vlm::llava::PrefixDecoder,
 };
 
 /// What a look needs.
-pub(super) struct Watch<'a> {
+pub(super) struct WatchInputs<'a> {
     pub(super) setup: &'a Setup,
     pub(super) features: &'a Features,
-    pub(super) judge: &'a Judge,
+    pub(super) judge: &'a FrozenModels,
     pub(super) config: WatchConfig,
     pub(super) max_tokens: usize,
 }
@@ -36,20 +36,20 @@ struct Seen {
     rewards: Vec<f32>,
 }
 
-impl Watch<'_> {
+impl WatchInputs<'_> {
     /// Captions the images and measures the captions.
-    pub(super) fn look(&self, model: &PrefixDecoder) -> Result<Metrics, TrainError> {
+    pub(super) fn look(&self, model: &PrefixDecoder) -> Result<RunMetrics, TrainError> {
         let images: Vec<usize> = (0..self.setup.data.dev.len())
-            .filter(|&i| Half::of(i) == Half::Tune)
+            .filter(|&i| DevelopmentHalf::of(i) == DevelopmentHalf::Tune)
             .take(self.config.images)
             .collect();
         let policy = &self.setup.policy;
         let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, "")?;
         let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
         let seen = self.setup.workers.map(&chunks, |chunk| {
-            let asked: Vec<Group> = chunk
+            let asked: Vec<AnswerGroup> = chunk
                 .iter()
-                .map(|&image| Group {
+                .map(|&image| AnswerGroup {
                     image,
                     view: 0,
                     hidden: Vec::new(),
@@ -57,14 +57,14 @@ impl Watch<'_> {
                     answers: Vec::new(),
                 })
                 .collect();
-            let greedy = Draw {
+            let greedy = AnswerSampling {
                 each: 1,
                 temperature: 0.0,
                 max_tokens: self.max_tokens,
                 seed: 0,
             };
             let groups = draw(model, self.features, policy.tokenizer.eos(), &asked, greedy)?;
-            let shard = Shard::new(
+            let shard = AnswerShard::new(
                 self.features,
                 &groups.iter().collect::<Vec<_>>(),
                 &[],
@@ -77,7 +77,7 @@ impl Watch<'_> {
                 first = at.end;
                 let tokens = &group.answers[0];
                 let text = policy.tokenizer.decode(tokens);
-                let labelled = LabelledText::all_good(text.clone());
+                let labelled = LabeledText::all_good(text.clone());
                 let places: Vec<_> = labelled.token_ranges(&policy.tokenizer, tokens).collect();
                 let finisher = self.judge.finisher(&shard.clear.get(i)?)?;
                 let rewards = judged.rewards(at, tokens, &policy.tokenizer, finisher.as_ref());
@@ -95,7 +95,7 @@ impl Watch<'_> {
         Ok(self.metrics(&images, &seen.into_iter().flatten().collect::<Vec<_>>()))
     }
 
-    fn metrics(&self, images: &[usize], seen: &[Seen]) -> Metrics {
+    fn metrics(&self, images: &[usize], seen: &[Seen]) -> RunMetrics {
         let dev = &self.setup.data.dev;
         let pairs: Vec<(&str, &[String])> = images
             .iter()
@@ -103,7 +103,7 @@ impl Watch<'_> {
             .map(|(&i, s)| (s.text.as_str(), dev[i].captions.as_slice()))
             .collect();
         let objects = ObjectScores::of(Lexicon::shared(), pairs.iter().copied());
-        let figures = Figures::of(&text::score(&pairs));
+        let figures = TextMetrics::of(&text::score(&pairs));
         let n = seen.len().max(1) as f64;
         let rewards: Vec<f32> = seen
             .iter()
@@ -137,7 +137,7 @@ impl WatchConfig {
     pub(super) fn broken(
         &self,
         first: impl Fn(&str) -> Option<f64>,
-        now: &Metrics,
+        now: &RunMetrics,
     ) -> Option<String> {
         let of = |name: &str| now.get(name).copied();
         let was = |name: &str| first(name).unwrap_or(f64::NAN);
@@ -195,7 +195,7 @@ mod tests {
     };
 
     fn broken(change: &[(&str, f64)]) -> Option<String> {
-        let first = Metrics::from(
+        let first = RunMetrics::from(
             [
                 ("watch/words", 10.0),
                 ("watch/recall", 0.5),

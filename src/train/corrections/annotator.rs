@@ -4,14 +4,14 @@
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
-use super::{Correction, Scope, english};
-use crate::lexicon::{Lexicon, Phrase, References, Support};
+use super::{CorrectedAnswer, CorrectionScope, english};
+use crate::lexicon::{Lexicon, Phrase, ReferenceTexts, Support};
 
 /// How the annotator works.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
     /// Whether it goes on after the first error.
-    pub scope: Scope,
+    pub scope: CorrectionScope,
     /// Share of answers in which it marks something else than what is wrong, 0 to 1.
     pub wrong: f64,
 }
@@ -28,9 +28,9 @@ impl Annotator {
         response: &str,
         references: &[String],
         rng: &mut SmallRng,
-    ) -> Correction {
+    ) -> CorrectedAnswer {
         let lexicon = Lexicon::shared();
-        let named = References::new(lexicon, references);
+        let named = ReferenceTexts::new(lexicon, references);
         let phrases = lexicon.phrases(response);
         let errs = rng.random_bool(self.wrong);
         let wrong = |phrase: &&Phrase| (named.supports(&phrase.mention) == Support::None) != errs;
@@ -39,7 +39,7 @@ impl Annotator {
             // It sees one error, where there is none.
             marked = marked.choose(rng).copied().into_iter().collect();
         }
-        marked.truncate(if self.scope == Scope::FirstError {
+        marked.truncate(if self.scope == CorrectionScope::FirstError {
             1
         } else {
             MOST
@@ -51,11 +51,13 @@ impl Annotator {
             .collect();
         let (corrected, complete) = match (self.scope, marked.first()) {
             (_, None) => (response.to_owned(), true),
-            (Scope::FirstError, Some(phrase)) => first(response, phrase, references),
-            (Scope::AllErrors, Some(phrase)) if errs => (whole(response, phrase, references), true),
-            (Scope::AllErrors, Some(_)) => (all(response, &named, references), true),
+            (CorrectionScope::FirstError, Some(phrase)) => first(response, phrase, references),
+            (CorrectionScope::AllErrors, Some(phrase)) if errs => {
+                (whole(response, phrase, references), true)
+            }
+            (CorrectionScope::AllErrors, Some(_)) => (all(response, &named, references), true),
         };
-        Correction {
+        CorrectedAnswer {
             image: image.to_owned(),
             prompt: String::new(),
             response: response.to_owned(),
@@ -80,7 +82,7 @@ fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
 
 /// The text with all that nobody named corrected, from the last one back: what leaves a thing out
 /// may reach back, but not forward.
-fn all(text: &str, named: &References<'_>, references: &[String]) -> String {
+fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
     let mut text = text.to_owned();
     for _ in 0..MOST {
         let phrases = Lexicon::shared().phrases(&text);
@@ -126,7 +128,7 @@ mod tests {
         .into()
     }
 
-    fn corrected(scope: Scope, response: &str) -> Correction {
+    fn corrected(scope: CorrectionScope, response: &str) -> CorrectedAnswer {
         Annotator { scope, wrong: 0.0 }.correct(
             "a.jpg",
             response,
@@ -137,7 +139,10 @@ mod tests {
 
     #[test]
     fn what_nobody_named_is_replaced_by_what_somebody_did() {
-        let found = corrected(Scope::AllErrors, "A dog runs with a frisbee in the grass.");
+        let found = corrected(
+            CorrectionScope::AllErrors,
+            "A dog runs with a frisbee in the grass.",
+        );
         assert_eq!(found.errors.len(), 2);
         assert_eq!(found.corrected, "A dog runs with a red ball in the snow.");
         assert!(
@@ -150,7 +155,7 @@ mod tests {
     #[test]
     fn several_errors_that_end_the_sentence_leave_one_that_is_right() {
         let response = "A group of people are standing in hands take their way near a fence.";
-        let found = corrected(Scope::AllErrors, response);
+        let found = corrected(CorrectionScope::AllErrors, response);
         assert!(
             objects::judge(Lexicon::shared(), &found.corrected, &references())
                 .hallucinated
@@ -163,26 +168,36 @@ mod tests {
     fn what_cannot_be_replaced_is_left_out() {
         let response = "A dog with a red ball runs up a hill through the snow near a fence.";
         assert_eq!(
-            corrected(Scope::AllErrors, response).corrected,
+            corrected(CorrectionScope::AllErrors, response).corrected,
             "A dog with a red ball runs up a hill through the snow."
         );
         assert_eq!(
-            corrected(Scope::AllErrors, "A dog with a ball runs near a fence.").corrected,
+            corrected(
+                CorrectionScope::AllErrors,
+                "A dog with a ball runs near a fence."
+            )
+            .corrected,
             "A dog with a ball runs through the snow."
         );
-        assert_eq!(corrected(Scope::AllErrors, "A dog in the snow.").errors, []);
+        assert_eq!(
+            corrected(CorrectionScope::AllErrors, "A dog in the snow.").errors,
+            []
+        );
     }
 
     #[test]
     fn a_first_error_says_nothing_of_what_follows() {
-        let found = corrected(Scope::FirstError, "A dog runs with a frisbee in the grass.");
+        let found = corrected(
+            CorrectionScope::FirstError,
+            "A dog runs with a frisbee in the grass.",
+        );
         assert_eq!(
             (found.corrected.as_str(), found.complete),
             ("A dog runs with a red ball", false)
         );
         assert_eq!(found.judged().0, "A dog runs with a frisbee");
         let found = corrected(
-            Scope::FirstError,
+            CorrectionScope::FirstError,
             "A dog with a ball runs up a hill in the snow near a fence in the grass.",
         );
         assert_eq!(
@@ -194,7 +209,7 @@ mod tests {
     #[test]
     fn a_wrong_annotator_marks_what_is_right() {
         let wrong = Annotator {
-            scope: Scope::AllErrors,
+            scope: CorrectionScope::AllErrors,
             wrong: 1.0,
         };
         let found = wrong.correct(

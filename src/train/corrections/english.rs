@@ -2,7 +2,7 @@
 
 use crate::{
     guard::{Action, Span, render},
-    lexicon::{Lexicon, Phrase, Reading, Word, words},
+    lexicon::{Lexicon, Phrase, Reading, TextWord, words},
 };
 
 /// Verbs that say nothing without an object.
@@ -28,7 +28,7 @@ pub(super) fn substitute(
             .any(|p| lexicon.related(p.mention.concept, other.mention.concept))
     };
     let same = |reference: &String| {
-        let word = |w: Option<Word>| w.map(|w| w.text);
+        let word = |w: Option<TextWord>| w.map(|w| w.text);
         let alike = |p: &&Phrase| {
             p.determiner.is_some() == phrase.determiner.is_some()
                 && word(before(reference, p.start)) == word(place.clone())
@@ -41,7 +41,7 @@ pub(super) fn substitute(
             )
         })
     };
-    let relation = |w: &Word| lexicon.classes().is_relation(&w.text);
+    let relation = |w: &TextWord| lexicon.classes().is_relation(&w.text);
     let other = |reference: &String| {
         let start = place.as_ref().filter(|w| relation(w))?.range.start;
         let found = lexicon.phrases(reference);
@@ -73,7 +73,7 @@ pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
         0.0,
         Action::Flagged,
     );
-    let shorter = render::alt_text(text, &[span], render::Style::Omitted);
+    let shorter = render::alt_text(text, &[span], render::RenderStyle::Omitted);
     let vague = |text: &str| {
         ["some", "thing"]
             .iter()

@@ -12,14 +12,14 @@ use std::{fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    TrainError, checkpoint::write_atomically, corpus::asks_for_description, labels::LabelledText,
+    TrainError, checkpoint::write_atomically, corpus::asks_for_description, labels::LabeledText,
 };
 use crate::vlm::casing::Casing;
 
 /// How much of an answer was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum CorrectionScope {
     /// Up to the first error and no further.
     FirstError,
     /// All of it.
@@ -28,7 +28,7 @@ pub enum Scope {
 
 /// One corrected answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Correction {
+pub struct CorrectedAnswer {
     /// The photograph's name.
     pub image: String,
     /// What was asked; empty for a description.
@@ -36,7 +36,7 @@ pub struct Correction {
     /// What the policy answered.
     pub response: String,
     /// How much of it was judged.
-    pub scope: Scope,
+    pub scope: CorrectionScope,
     /// First and one past the last code point of every error, in order; none where all is right.
     pub errors: Vec<(usize, usize)>,
     /// How it should read: the whole answer or, where only the first error was judged, its
@@ -46,12 +46,12 @@ pub struct Correction {
     pub complete: bool,
 }
 
-impl Correction {
+impl CorrectedAnswer {
     /// What of the response the correction speaks of, and whether the response's end belongs to it:
     /// all of it or, up to a first error, the text before the end of that error.
     pub fn judged(&self) -> (String, bool) {
         match (self.scope, self.errors.first()) {
-            (Scope::FirstError, Some(&(_, end))) => {
+            (CorrectionScope::FirstError, Some(&(_, end))) => {
                 (self.response.chars().take(end).collect(), false)
             }
             _ => (self.response.clone(), true),
@@ -61,7 +61,7 @@ impl Correction {
     /// What is known of the response's parts, written in the casing that a policy writes (in which
     /// no byte moves): errors are bad, and what was judged and is no error is good. Behind a first
     /// error nothing is known.
-    pub fn labelled(&self, casing: Casing) -> LabelledText {
+    pub fn labelled(&self, casing: Casing) -> LabeledText {
         let places: Vec<usize> = self
             .response
             .char_indices()
@@ -75,10 +75,10 @@ impl Correction {
             .map(|&(start, end)| (byte(start)..byte(end), Some(false)))
             .collect();
         ranges.retain(|(range, _)| !range.is_empty());
-        if let (Scope::FirstError, Some(&(_, end))) = (self.scope, self.errors.first()) {
+        if let (CorrectionScope::FirstError, Some(&(_, end))) = (self.scope, self.errors.first()) {
             ranges.push((byte(end)..self.response.len(), None));
         }
-        LabelledText {
+        LabeledText {
             text: casing.apply(&self.response),
             ranges,
             rest: Some(true),
@@ -97,7 +97,7 @@ impl Correction {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(file: &Path, corrections: &[Correction]) -> Result<(), TrainError> {
+pub fn write(file: &Path, corrections: &[CorrectedAnswer]) -> Result<(), TrainError> {
     let lines: Result<Vec<String>, _> = corrections.iter().map(serde_json::to_string).collect();
     let text = lines
         .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?
@@ -110,7 +110,7 @@ pub fn write(file: &Path, corrections: &[Correction]) -> Result<(), TrainError> 
 ///
 /// # Errors
 /// Names file and line.
-pub fn read(file: &Path) -> Result<Vec<Correction>, TrainError> {
+pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
     let parse = |(i, line): (usize, &str)| {
         serde_json::from_str(line)
@@ -165,16 +165,16 @@ mod tests {
 
     #[test]
     fn behind_a_first_error_nothing_is_known() {
-        let mut correction = Correction {
+        let mut correction = CorrectedAnswer {
             image: "a".into(),
             prompt: String::new(),
             response: "É dog with a frisbee ON grass.".into(),
-            scope: Scope::FirstError,
+            scope: CorrectionScope::FirstError,
             errors: vec![(13, 20)],
             corrected: "É dog with a ball".into(),
             complete: false,
         };
-        let shown = |c: &Correction| -> Vec<(String, Option<bool>)> {
+        let shown = |c: &CorrectedAnswer| -> Vec<(String, Option<bool>)> {
             let labelled = c.labelled(Casing::Sentence);
             assert_eq!(
                 (labelled.text.as_str(), labelled.rest),
@@ -195,7 +195,7 @@ mod tests {
         );
         assert_eq!(correction.description(), None);
         // Of something that is only left out no token is bad.
-        (correction.scope, correction.complete) = (Scope::AllErrors, true);
+        (correction.scope, correction.complete) = (CorrectionScope::AllErrors, true);
         correction.errors.push((20, 20));
         assert_eq!(shown(&correction), [("frisbee".to_owned(), Some(false))]);
         assert_eq!(correction.description(), Some("É dog with a ball"));
@@ -207,11 +207,11 @@ mod tests {
     fn corrections_are_read_as_they_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.jsonl");
-        let all = vec![Correction {
+        let all = vec![CorrectedAnswer {
             image: "a.jpg".into(),
             prompt: String::new(),
             response: "A dog with a frisbee.".into(),
-            scope: Scope::FirstError,
+            scope: CorrectionScope::FirstError,
             errors: vec![(13, 20)],
             corrected: "A dog.".into(),
             complete: true,

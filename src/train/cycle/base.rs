@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    run::{Place, registry},
-    state::Base,
+    run::{CycleContext, registry},
+    state::BaseVersion,
 };
 use crate::{
     bundle::{Bundle, RewardKind},
-    registry::Facts,
+    registry::VersionFacts,
     reward::{calibration::Calibration, drift::Histogram},
     train::TrainError,
 };
@@ -31,7 +31,7 @@ pub(super) fn reference(bundle: &str) -> Result<Option<Histogram>, TrainError> {
 
 /// The version to begin with: the promoted one or, where none is, the model of the configuration,
 /// which is then registered as an ancestor.
-pub(super) fn base(place: &Place<'_>) -> Result<Base, TrainError> {
+pub(super) fn base(place: &CycleContext<'_>) -> Result<BaseVersion, TrainError> {
     let promoted = place.registry.state().map_err(registry)?.promoted;
     let version = match &promoted {
         Some(id) => place.registry.get(id).map_err(registry)?,
@@ -43,9 +43,9 @@ pub(super) fn base(place: &Place<'_>) -> Result<Base, TrainError> {
                 .registry
                 .register(
                     Path::new(place.model),
-                    Facts {
+                    VersionFacts {
                         reasons,
-                        ..Facts::default()
+                        ..VersionFacts::default()
                     },
                 )
                 .map_err(registry)?
@@ -54,7 +54,7 @@ pub(super) fn base(place: &Place<'_>) -> Result<Base, TrainError> {
     place.registry.verify(&version).map_err(registry)?;
     let bundle = place.registry.bundle_dir(&version);
     let bundle = bundle.canonicalize().map_err(TrainError::io(&bundle))?;
-    Ok(Base {
+    Ok(BaseVersion {
         id: version.id,
         bundle,
         name: version.name,

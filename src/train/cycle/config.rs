@@ -9,9 +9,9 @@ use crate::{
     train::{
         TrainError,
         align::{AlignConfig, Method},
-        judged::Half,
         optim::OptimConfig,
-        reward::{HumanConfig, RewardConfig},
+        reward::{HumanConfig, RewardTrainingConfig},
+        scored_split::DevelopmentHalf,
         scorers::ScorerConfig,
         snapshot::TakeConfig,
     },
@@ -20,7 +20,7 @@ use crate::{
 /// `candor cycle --recipe FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe<A = AlignConfig, R = RewardConfig> {
+pub struct Recipe<A = AlignConfig, R = RewardTrainingConfig> {
     /// How policies are aligned: data, features, rewards, bounds. In a file, the name of the file
     /// that says it; `policy` and budgets come from here.
     pub align: A,
@@ -76,7 +76,7 @@ pub struct PolicyStep {
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
     /// Which half of the development split: the other one is for reports.
-    pub half: Half,
+    pub half: DevelopmentHalf,
     /// Most images of it; 0 for all.
     pub images: usize,
     /// Most questions an image.
@@ -99,7 +99,8 @@ impl Recipe<PathBuf, PathBuf> {
             evaluation,
             gate,
         } = toml(file)?;
-        let (mut align, mut reward): (AlignConfig, RewardConfig) = (toml(&align)?, toml(&reward)?);
+        let (mut align, mut reward): (AlignConfig, RewardTrainingConfig) =
+            (toml(&align)?, toml(&reward)?);
         // A cycle goes on wherever the program is started.
         let origins = reward.origins.iter_mut().map(|origins| &mut origins.data);
         for path in [
@@ -170,7 +171,7 @@ impl Recipe {
     }
 
     /// The reward model's training on a snapshot, from the scorers of `base`.
-    pub(super) fn scorers(&self, base: &str, snapshot: &Path, number: u64) -> RewardConfig {
+    pub(super) fn scorers(&self, base: &str, snapshot: &Path, number: u64) -> RewardTrainingConfig {
         self.fine_tuning(&self.scorer, base, base, snapshot, number)
     }
 
@@ -182,8 +183,8 @@ impl Recipe {
         scorers: &str,
         snapshot: &Path,
         number: u64,
-    ) -> RewardConfig {
-        RewardConfig {
+    ) -> RewardTrainingConfig {
+        RewardTrainingConfig {
             frozen: vec!["detached".into()],
             ..self.fine_tuning(&self.refit, policy, scorers, snapshot, number)
         }
@@ -196,7 +197,7 @@ impl Recipe {
         scorers: &str,
         snapshot: &Path,
         number: u64,
-    ) -> RewardConfig {
+    ) -> RewardTrainingConfig {
         let mut config = self.reward.clone();
         config
             .scorers
@@ -209,7 +210,7 @@ impl Recipe {
                 ..*optim
             };
         }
-        RewardConfig {
+        RewardTrainingConfig {
             policy: policy.to_owned(),
             init: Some(scorers.to_owned()),
             epochs: step.steps,

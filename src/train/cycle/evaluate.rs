@@ -5,26 +5,26 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{config::EvaluationConfig, state::Evaluated};
+use super::{config::EvaluationConfig, state::CycleEvaluation};
 use crate::{
     eval::{
         bootstrap::Difference,
-        captions::{Evaluation, Group, Measures, compare, figures},
-        data::{Annotated, Hypothesis, Place, flickr8k::Image},
-        tokens::{Ranking, Scored},
+        captions::{Evaluation, FigureGroup, Measures, compare, figures},
+        data::{AnnotatedImage, Hypothesis, RowPosition, flickr8k::Image},
+        tokens::{Ranking, ScoredToken},
     },
     lexicon::Lexicon,
-    registry::gate::Figures,
+    registry::gate::MetricValues,
     reward::finish::WrittenBy,
     train::{
         TrainError,
-        answers::{Asking, Said, is_right, own_answers},
-        contenders,
+        answers::{ImageStatement, QuestionForm, is_right, own_answers},
+        compared_scorers,
         corpus::asks_for_description,
         features::Features,
         finishers::Finishers,
-        judged::{self, Half, ScoredText, dev_features},
         reward_data::own_captions,
+        scored_split::{self, ComparedText, DevelopmentHalf, dev_features},
         setup::Setup,
         snapshot::Snapshot,
         stats::CaptionStats,
@@ -37,7 +37,7 @@ const SEED: u64 = 1;
 
 /// What a version wrote about the images that it is measured on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Written {
+pub(super) struct VersionOutputs {
     /// Names of the images.
     images: Vec<String>,
     /// Its captions of them.
@@ -47,13 +47,13 @@ pub(super) struct Written {
 }
 
 /// A version that is measured.
-pub(super) struct Measuring<'a> {
+pub(super) struct VersionMeasurement<'a> {
     pub(super) setup: Setup,
     features: Features,
     cache: &'a Path,
 }
 
-impl<'a> Measuring<'a> {
+impl<'a> VersionMeasurement<'a> {
     /// Loads a bundle; features are kept in `cache`.
     pub(super) fn open(
         data: &Path,
@@ -77,13 +77,13 @@ impl<'a> Measuring<'a> {
             config.images
         };
         (0..self.setup.data.dev.len())
-            .filter(|&i| Half::of(i) == config.half)
+            .filter(|&i| DevelopmentHalf::of(i) == config.half)
             .take(most)
             .collect()
     }
 
     /// Captions the images and answers questions about them.
-    pub(super) fn write(&self, config: &EvaluationConfig) -> Result<Written, TrainError> {
+    pub(super) fn write(&self, config: &EvaluationConfig) -> Result<VersionOutputs, TrainError> {
         let (setup, which) = (&self.setup, self.which(config));
         let images: Vec<Image> = which.iter().map(|&i| setup.data.dev[i].clone()).collect();
         let features = self.features.plain(&which);
@@ -92,7 +92,7 @@ impl<'a> Measuring<'a> {
             .map(|(_, text)| text.text)
             .collect();
         let stats = CaptionStats::new(&setup.data.train, Lexicon::shared());
-        let ask = Asking {
+        let ask = QuestionForm {
             n: config.questions,
             temperature: 0.0,
             seed: SEED,
@@ -103,7 +103,7 @@ impl<'a> Measuring<'a> {
             .flatten()
             .map(|(answer, qa)| is_right(answer, qa))
             .collect();
-        Ok(Written {
+        Ok(VersionOutputs {
             images: images.into_iter().map(|image| image.name).collect(),
             captions,
             right,
@@ -112,7 +112,7 @@ impl<'a> Measuring<'a> {
 
     /// The rewards that are served of every word that claims something in the held-out corrections
     /// of a snapshot.
-    pub(super) fn words(&self, snapshot: &Snapshot) -> Result<Vec<Scored>, TrainError> {
+    pub(super) fn words(&self, snapshot: &Snapshot) -> Result<Vec<ScoredToken>, TrainError> {
         let policy = &self.setup.policy;
         let Some(reward) = &policy.config.reward else {
             return Ok(Vec::new());
@@ -123,20 +123,20 @@ impl<'a> Measuring<'a> {
         }
         let [_, cache] = snapshot.features(self.cache);
         let features = self.setup.features(&images, 1, &cache)?;
-        let contenders = contenders::of_bundle(policy)?;
-        let calibrations = contenders::calibrations(policy)?;
+        let contenders = compared_scorers::of_bundle(policy)?;
+        let calibrations = compared_scorers::calibrations(policy)?;
         let chosen = contenders
             .iter()
             .position(|c| c.name == reward.default.name());
         let (Some(chosen), Some(calibration)) = (chosen, calibrations.get(&reward.default)) else {
             return Ok(Vec::new());
         };
-        let of = |image: &Image| -> judged::About {
+        let of = |image: &Image| -> scored_split::ImageStatements {
             let own = snapshot.held_out.iter().filter(|c| c.image == image.name);
             own.map(|c| {
                 let question = (!asks_for_description(&c.prompt)).then(|| c.prompt.clone());
                 (
-                    Said {
+                    ImageStatement {
                         question,
                         text: c.labelled(policy.config.casing),
                         ends: false,
@@ -146,9 +146,9 @@ impl<'a> Measuring<'a> {
             })
             .collect()
         };
-        let texts: Vec<judged::About> = images.iter().map(of).collect();
+        let texts: Vec<scored_split::ImageStatements> = images.iter().map(of).collect();
         let finishers = Finishers::open(policy, &features)?;
-        let mut scored = judged::score(&self.setup, &features, &contenders, &texts)?;
+        let mut scored = scored_split::score(&self.setup, &features, &contenders, &texts)?;
         for text in &mut scored {
             let answers = text.is_yes_or_no(0);
             for (i, (score, lp)) in text.scores[chosen]
@@ -162,10 +162,10 @@ impl<'a> Measuring<'a> {
                 finishers.finish(text, chosen, WrittenBy::Policy, policy)?;
             }
         }
-        let words = |text: &ScoredText| {
+        let words = |text: &ComparedText| {
             let image = text.image as u32;
             text.claims(chosen)
-                .map(|(reward, good)| Scored {
+                .map(|(reward, good)| ScoredToken {
                     reward,
                     good,
                     image,
@@ -179,29 +179,29 @@ impl<'a> Measuring<'a> {
 /// Both versions' figures from what they wrote and how they scored.
 pub(super) fn evaluated(
     dev: &[Image],
-    baseline: (&Written, &[Scored]),
-    candidate: (&Written, &[Scored]),
-) -> Result<Evaluated, TrainError> {
+    baseline: (&VersionOutputs, &[ScoredToken]),
+    candidate: (&VersionOutputs, &[ScoredToken]),
+) -> Result<CycleEvaluation, TrainError> {
     if baseline.0.images != candidate.0.images {
         return Err(TrainError::Run(
             "the versions were measured on different images".into(),
         ));
     }
-    let annotated: Vec<Annotated> = dev
+    let annotated: Vec<AnnotatedImage> = dev
         .iter()
         .filter(|image| candidate.0.images.contains(&image.name))
-        .map(|image| Annotated {
+        .map(|image| AnnotatedImage {
             id: image.name.clone(),
             captions: image.captions.clone(),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         })
         .collect();
-    let said = |written: &Written| -> Vec<Hypothesis> {
+    let said = |written: &VersionOutputs| -> Vec<Hypothesis> {
         let of = |(image, caption): (&String, &String)| Hypothesis {
             image: image.clone(),
             caption: caption.clone(),
             objects: None,
-            place: Place::Line(1),
+            place: RowPosition::Line(1),
         };
         written
             .images
@@ -220,32 +220,35 @@ pub(super) fn evaluated(
     let second = Evaluation::new(&annotated.iter().zip(&second).collect::<Vec<_>>(), measures);
     let chair = compare(&first, &second, SEED)
         .into_iter()
-        .find(|(name, _)| *name == (Group::Open, "CHAIR_i"));
+        .find(|(name, _)| *name == (FigureGroup::Open, "CHAIR_i"));
     let interval = |difference: Difference| difference.estimate.interval;
-    Ok(Evaluated {
+    Ok(CycleEvaluation {
         baseline: all(&first, baseline),
         candidate: all(&second, candidate),
         chair_interval: chair.and_then(|(_, difference)| interval(difference)),
-        traffic: Figures::new(),
+        traffic: MetricValues::new(),
     })
 }
 
 /// A version's figures; those that there is nothing to measure by are left out.
-fn all(evaluation: &Evaluation<'_>, (written, words): (&Written, &[Scored])) -> Figures {
-    const OF_CAPTIONS: [(Group, &str, &str); 6] = [
-        (Group::Open, "CHAIR_i", "chair_i"),
-        (Group::Open, "CHAIR_s", "chair_s"),
-        (Group::Open, "recall", "recall"),
-        (Group::Open, "words", "words"),
-        (Group::Description, "CIDEr-D", "cider_d"),
-        (Group::Description, "BLEU-4", "bleu_4"),
+fn all(
+    evaluation: &Evaluation<'_>,
+    (written, words): (&VersionOutputs, &[ScoredToken]),
+) -> MetricValues {
+    const OF_CAPTIONS: [(FigureGroup, &str, &str); 6] = [
+        (FigureGroup::Open, "CHAIR_i", "chair_i"),
+        (FigureGroup::Open, "CHAIR_s", "chair_s"),
+        (FigureGroup::Open, "recall", "recall"),
+        (FigureGroup::Open, "words", "words"),
+        (FigureGroup::Description, "CIDEr-D", "cider_d"),
+        (FigureGroup::Description, "BLEU-4", "bleu_4"),
     ];
     let named = figures(evaluation);
-    let of = |(group, figure, name): &(Group, &str, &str)| {
+    let of = |(group, figure, name): &(FigureGroup, &str, &str)| {
         let found = named.iter().find(|((g, n), _)| g == group && n == figure)?;
         Some(((*name).to_owned(), found.1))
     };
-    let mut out: Figures = OF_CAPTIONS.iter().filter_map(of).collect();
+    let mut out: MetricValues = OF_CAPTIONS.iter().filter_map(of).collect();
     let right = written.right.iter().filter(|right| **right).count() as f64;
     out.insert("vqa_accuracy".into(), right / written.right.len() as f64);
     let scorer = Ranking::new(words.to_vec()).metrics(0.5);

@@ -14,4 +14,4 @@ mod run;
 pub mod state;
 
 pub use config::Recipe;
-pub use run::{Cycle, Place, waiting};
+pub use run::{CycleContext, CycleRun, waiting};

@@ -13,20 +13,23 @@ use sha2::{Digest, Sha256};
 use super::{
     base::{base, reference},
     config::Recipe,
-    evaluate::{Measuring, Written, evaluated},
-    state::{Base, Cycles, Done, Evaluated, Last, Outcome, State, Step},
+    evaluate::{VersionMeasurement, VersionOutputs, evaluated},
+    state::{
+        BaseVersion, CycleDirectory, CycleEvaluation, CycleOutcome, CycleState, CycleStep,
+        LastCycle, StepOutcome,
+    },
 };
 use crate::{
     eval::data::flickr8k::Dataset,
     feedback::{
-        images::Images,
+        images::ImageStore,
         monitor,
         record::ImageHash,
         store::{Owners, Store, StoreError},
     },
     registry::{
-        Facts, Registry, RegistryError,
-        gate::{self, Evidence},
+        Registry, RegistryError, VersionFacts,
+        gate::{self, GateInputs},
     },
     train::{
         TrainError,
@@ -44,13 +47,13 @@ const PATIENCE: usize = 3;
 const SNAPSHOT: &str = "snapshot";
 
 /// What a cycle works with.
-pub struct Place<'a> {
+pub struct CycleContext<'a> {
     /// The directory of cycles.
-    pub cycles: &'a Cycles,
+    pub cycles: &'a CycleDirectory,
     /// The store.
     pub store: &'a dyn Store,
     /// Its images.
-    pub images: &'a Images,
+    pub images: &'a ImageStore,
     /// The versions.
     pub registry: &'a Registry,
     /// The model that is served where none is promoted.
@@ -60,9 +63,9 @@ pub struct Place<'a> {
 }
 
 /// A cycle that runs.
-pub struct Cycle<'a> {
-    place: Place<'a>,
-    state: State,
+pub struct CycleRun<'a> {
+    place: CycleContext<'a>,
+    state: CycleState,
     dir: PathBuf,
 }
 
@@ -84,7 +87,7 @@ fn text(path: &Path) -> Result<&str, TrainError> {
 ///
 /// # Errors
 /// When the store or a state cannot be read.
-pub fn waiting(place: &Place<'_>) -> Result<(usize, bool), TrainError> {
+pub fn waiting(place: &CycleContext<'_>) -> Result<(usize, bool), TrainError> {
     let stats = place
         .runtime
         .block_on(place.store.stats(&Owners::All))
@@ -95,18 +98,18 @@ pub fn waiting(place: &Place<'_>) -> Result<(usize, bool), TrainError> {
         .newest()?
         .is_some_and(|state| state.outcome.is_none());
     Ok((
-        (total as usize).saturating_sub(Last::read(place.cycles.dir())?.records),
+        (total as usize).saturating_sub(LastCycle::read(place.cycles.dir())?.records),
         under_way,
     ))
 }
 
-impl<'a> Cycle<'a> {
+impl<'a> CycleRun<'a> {
     /// The cycle that is under way, or a new one.
     ///
     /// # Errors
     /// When a state cannot be read or written, or there is no model to begin with.
     pub fn open(
-        place: Place<'a>,
+        place: CycleContext<'a>,
         recipe: impl FnOnce() -> Result<Recipe, TrainError>,
     ) -> Result<Self, TrainError> {
         let newest = place.cycles.newest()?;
@@ -117,7 +120,7 @@ impl<'a> Cycle<'a> {
                 if let Some(before) = &before {
                     Snapshot::remove_photographs(&place.cycles.of(before.number).join(SNAPSHOT))?;
                 }
-                State {
+                CycleState {
                     format: 1,
                     number: before.map_or(1, |state| state.number + 1),
                     begun: now(),
@@ -142,7 +145,7 @@ impl<'a> Cycle<'a> {
     }
 
     /// Returns what is known of it.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &CycleState {
         &self.state
     }
 
@@ -156,12 +159,15 @@ impl<'a> Cycle<'a> {
     /// # Errors
     /// What went wrong in a step; the next run begins with it, and after some times gives the cycle
     /// up.
-    pub fn run(&mut self, mut tell: impl FnMut(Step, &Done)) -> Result<Outcome, TrainError> {
+    pub fn run(
+        &mut self,
+        mut tell: impl FnMut(CycleStep, &StepOutcome),
+    ) -> Result<CycleOutcome, TrainError> {
         while let Some(step) = self.state.next() {
             let begun = Instant::now();
             match self.step(step) {
                 Ok(gave) => {
-                    let done = Done {
+                    let done = StepOutcome {
                         seconds: begun.elapsed().as_secs_f64(),
                         gave,
                     };
@@ -175,7 +181,7 @@ impl<'a> Cycle<'a> {
                         .push(format!("{}: {error}", step.name()));
                     self.place.cycles.keep(&self.state)?;
                     if self.state.failures.len() >= PATIENCE {
-                        self.end(Outcome::Failed)?;
+                        self.end(CycleOutcome::Failed)?;
                     }
                     return Err(error);
                 }
@@ -184,9 +190,9 @@ impl<'a> Cycle<'a> {
         let given = self
             .state
             .steps
-            .get(&Step::Promote)
+            .get(&CycleStep::Promote)
             .and_then(|done| serde_json::from_value(done.gave["outcome"].clone()).ok());
-        let outcome = given.unwrap_or(Outcome::Failed);
+        let outcome = given.unwrap_or(CycleOutcome::Failed);
         self.end(outcome)?;
         Ok(outcome)
     }
@@ -197,19 +203,19 @@ impl<'a> Cycle<'a> {
     /// When its end cannot be written down.
     pub fn abandon(&mut self) -> Result<(), TrainError> {
         self.state.failures.push("given up on request".to_owned());
-        self.end(Outcome::Failed)
+        self.end(CycleOutcome::Failed)
     }
 
-    fn end(&mut self, outcome: Outcome) -> Result<(), TrainError> {
+    fn end(&mut self, outcome: CycleOutcome) -> Result<(), TrainError> {
         // Of a cycle that failed the corrections still wait.
         let taken = self
             .state
             .steps
-            .get(&Step::Snapshot)
-            .filter(|_| outcome != Outcome::Failed);
+            .get(&CycleStep::Snapshot)
+            .filter(|_| outcome != CycleOutcome::Failed);
         let records = match taken.and_then(|done| done.gave["records"].as_u64()) {
             Some(records) => records as usize,
-            None => Last::read(self.place.cycles.dir())?.records,
+            None => LastCycle::read(self.place.cycles.dir())?.records,
         };
         self.clear();
         self.place.cycles.end(&mut self.state, outcome, records)
@@ -227,16 +233,16 @@ impl<'a> Cycle<'a> {
         }
     }
 
-    fn step(&mut self, step: Step) -> Result<Value, TrainError> {
+    fn step(&mut self, step: CycleStep) -> Result<Value, TrainError> {
         match step {
-            Step::Snapshot => self.snapshot(),
-            Step::Reward => self.reward(),
-            Step::Policy => self.policy(),
-            Step::Refit => self.refit(),
-            Step::Evaluate => self.evaluate(),
-            Step::Gate => self.gate(),
-            Step::Register => self.register(),
-            Step::Promote => self.promote(),
+            CycleStep::Snapshot => self.snapshot(),
+            CycleStep::Reward => self.reward(),
+            CycleStep::Policy => self.policy(),
+            CycleStep::Refit => self.refit(),
+            CycleStep::Evaluate => self.evaluate(),
+            CycleStep::Gate => self.gate(),
+            CycleStep::Register => self.register(),
+            CycleStep::Promote => self.promote(),
         }
     }
 
@@ -257,7 +263,7 @@ impl<'a> Cycle<'a> {
             .iter()
             .map(hash)
             .collect::<Result<HashSet<_>, _>>()?;
-        let Place {
+        let CycleContext {
             store,
             images,
             runtime,
@@ -279,7 +285,7 @@ impl<'a> Cycle<'a> {
     }
 
     fn reward(&self) -> Result<Value, TrainError> {
-        let State {
+        let CycleState {
             recipe,
             base,
             number,
@@ -303,7 +309,7 @@ impl<'a> Cycle<'a> {
     fn train_scorers(
         &self,
         name: &str,
-        config: crate::train::reward::RewardConfig,
+        config: crate::train::reward::RewardTrainingConfig,
     ) -> Result<Value, TrainError> {
         let (out, resume) = self.run_dir(name);
         let training = RewardTraining::prepare(config, &out, resume)?;
@@ -315,7 +321,7 @@ impl<'a> Cycle<'a> {
     /// A policy that left its bounds is still a candidate where a look was passed before: the gate
     /// judges it.
     fn policy(&self) -> Result<Value, TrainError> {
-        let State {
+        let CycleState {
             recipe,
             number,
             base,
@@ -337,7 +343,7 @@ impl<'a> Cycle<'a> {
     }
 
     fn evaluate(&mut self) -> Result<Value, TrainError> {
-        let State { recipe, base, .. } = &self.state;
+        let CycleState { recipe, base, .. } = &self.state;
         let (data, cache, workers) = (
             &recipe.align.data,
             &recipe.align.features,
@@ -345,7 +351,7 @@ impl<'a> Cycle<'a> {
         );
         let snapshot = Snapshot::open(&self.snapshot_dir())?;
         let candidate = self.bundle("refit");
-        let measuring = Measuring::open(data, text(&candidate)?, cache, workers)?;
+        let measuring = VersionMeasurement::open(data, text(&candidate)?, cache, workers)?;
         let (written, words) = (
             measuring.write(&recipe.evaluation)?,
             measuring.words(&snapshot)?,
@@ -353,7 +359,7 @@ impl<'a> Cycle<'a> {
         let dev = measuring.setup.data.dev.clone();
         drop(measuring);
         write_json(&self.dir.join("candidate.json"), &written)?;
-        let measuring = Measuring::open(data, text(&base.bundle)?, cache, workers)?;
+        let measuring = VersionMeasurement::open(data, text(&base.bundle)?, cache, workers)?;
         let before = self.written_by_base(&measuring)?;
         let found = evaluated(
             &dev,
@@ -361,7 +367,7 @@ impl<'a> Cycle<'a> {
             (&written, &words),
         )?;
         let traffic = self.traffic()?;
-        let found = Evaluated { traffic, ..found };
+        let found = CycleEvaluation { traffic, ..found };
         let gave = serde_json::to_value(&found).map_err(|e| TrainError::Run(e.to_string()))?;
         self.state.evaluated = Some(found);
         Ok(gave)
@@ -369,7 +375,10 @@ impl<'a> Cycle<'a> {
 
     /// Returns what the version that the cycle began with writes: kept by its id and what it is
     /// asked, for later cycles.
-    fn written_by_base(&self, measuring: &Measuring<'_>) -> Result<Written, TrainError> {
+    fn written_by_base(
+        &self,
+        measuring: &VersionMeasurement<'_>,
+    ) -> Result<VersionOutputs, TrainError> {
         let recipe = &self.state.recipe;
         let dir = self.place.cycles.dir().join("evaluations");
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
@@ -396,11 +405,11 @@ impl<'a> Cycle<'a> {
     }
 
     /// Returns what recent answers and corrections say of the version that the cycle began with.
-    fn traffic(&self) -> Result<gate::Figures, TrainError> {
+    fn traffic(&self) -> Result<gate::MetricValues, TrainError> {
         let reference = reference(text(&self.state.base.bundle)?)?;
         // As receipts have it: the registry's id of what was promoted, else what the bundle calls
         // itself.
-        let Base {
+        let BaseVersion {
             id,
             version,
             promoted,
@@ -421,7 +430,7 @@ impl<'a> Cycle<'a> {
             .evaluated
             .clone()
             .ok_or_else(|| TrainError::Run("nothing was measured".into()))?;
-        let evidence = Evidence {
+        let evidence = GateInputs {
             baseline: found.baseline,
             candidate: found.candidate,
             chair_interval: found.chair_interval,
@@ -434,7 +443,7 @@ impl<'a> Cycle<'a> {
     }
 
     fn register(&mut self) -> Result<Value, TrainError> {
-        let State {
+        let CycleState {
             base,
             evaluated,
             verdict,
@@ -453,7 +462,7 @@ impl<'a> Cycle<'a> {
         let stopped = self
             .state
             .steps
-            .get(&Step::Policy)
+            .get(&CycleStep::Policy)
             .and_then(|done| done.gave["stopped"].as_str());
         reasons.extend(stopped.map(|why| format!("the policy's training {why}")));
         reasons.extend(
@@ -467,7 +476,7 @@ impl<'a> Cycle<'a> {
                 })
                 .cloned(),
         );
-        let facts = Facts {
+        let facts = VersionFacts {
             parents: vec![base.id.clone()],
             data,
             figures: found.candidate.clone(),
@@ -485,7 +494,7 @@ impl<'a> Cycle<'a> {
     }
 
     fn promote(&self) -> Result<Value, TrainError> {
-        let State {
+        let CycleState {
             base,
             verdict,
             version,
@@ -495,20 +504,20 @@ impl<'a> Cycle<'a> {
             return Err(TrainError::Run("nothing is registered".into()));
         };
         if !verdict.passed {
-            return Ok(json!({ "outcome": Outcome::Rejected }));
+            return Ok(json!({ "outcome": CycleOutcome::Rejected }));
         }
         let promoted = self.place.registry.state().map_err(registry)?.promoted;
         // A cycle that died behind the promotion finds itself promoted.
         if promoted.as_ref() != Some(version) {
             if promoted.as_ref() != base.promoted.then_some(&base.id) {
-                return Ok(json!({ "outcome": Outcome::Outdated, "promoted": promoted }));
+                return Ok(json!({ "outcome": CycleOutcome::Outdated, "promoted": promoted }));
             }
             self.place
                 .registry
                 .promote(version, false)
                 .map_err(registry)?;
         }
-        Ok(json!({ "outcome": Outcome::Promoted, "version": version }))
+        Ok(json!({ "outcome": CycleOutcome::Promoted, "version": version }))
     }
 
     /// SHA-256 of the files that say what is trained and measured on.

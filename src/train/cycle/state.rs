@@ -14,14 +14,14 @@ use serde_json::Value;
 use super::config::Recipe;
 use crate::{
     private_files,
-    registry::gate::{Figures, Verdict},
+    registry::gate::{GateVerdict, MetricValues},
     train::{TrainError, export::now},
 };
 
 /// What a cycle does, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum CycleStep {
     /// Takes what people corrected out of the store.
     Snapshot,
     /// Fine-tunes the scorers on it.
@@ -40,7 +40,7 @@ pub enum Step {
     Promote,
 }
 
-impl Step {
+impl CycleStep {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Snapshot,
@@ -71,7 +71,7 @@ impl Step {
 /// How a cycle ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum CycleOutcome {
     /// The candidate is served.
     Promoted,
     /// It failed the gate, and is kept with the reasons.
@@ -83,7 +83,7 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl CycleOutcome {
     /// All of them: the values of a metric's label.
     pub const ALL: [Self; 4] = [Self::Promoted, Self::Rejected, Self::Outdated, Self::Failed];
 
@@ -100,7 +100,7 @@ impl Outcome {
 
 /// The version that a cycle began with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Base {
+pub struct BaseVersion {
     /// Its id in the registry.
     pub id: String,
     /// Its bundle.
@@ -115,7 +115,7 @@ pub struct Base {
 
 /// What came of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Done {
+pub struct StepOutcome {
     /// Seconds that it took; of a step that died and went on, since then.
     pub seconds: f64,
     /// What it gave.
@@ -124,20 +124,20 @@ pub struct Done {
 
 /// Both versions' figures, and what is known of the traffic.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Evaluated {
+pub struct CycleEvaluation {
     /// Of the version that the cycle began with.
-    pub baseline: Figures,
+    pub baseline: MetricValues,
     /// Of the candidate.
-    pub candidate: Figures,
+    pub candidate: MetricValues,
     /// The 95 % interval of the difference of CHAIR_i.
     pub chair_interval: Option<(f64, f64)>,
     /// Figures of recent traffic: `reward_drift_psi` and the like.
-    pub traffic: Figures,
+    pub traffic: MetricValues,
 }
 
 /// `state.json`: everything that the next step depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct CycleState {
     /// Version of this format.
     pub format: u32,
     /// The cycle's number, from 1.
@@ -147,33 +147,33 @@ pub struct State {
     /// What it does; a cycle goes on as it began.
     pub recipe: Recipe,
     /// What it began with.
-    pub base: Base,
+    pub base: BaseVersion,
     /// The steps that are done.
-    pub steps: BTreeMap<Step, Done>,
+    pub steps: BTreeMap<CycleStep, StepOutcome>,
     /// What went wrong, the last time last.
     #[serde(default)]
     pub failures: Vec<String>,
     /// What both versions are worth.
     #[serde(default)]
-    pub evaluated: Option<Evaluated>,
+    pub evaluated: Option<CycleEvaluation>,
     /// What the gate said.
     #[serde(default)]
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<GateVerdict>,
     /// The candidate's id in the registry.
     #[serde(default)]
     pub version: Option<String>,
     /// How it ended; absent while it goes on.
     #[serde(default)]
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<CycleOutcome>,
     /// Unix time of its end.
     #[serde(default)]
     pub finished: Option<u64>,
 }
 
-impl State {
+impl CycleState {
     /// The first step that is not done.
-    pub fn next(&self) -> Option<Step> {
-        Step::ALL
+    pub fn next(&self) -> Option<CycleStep> {
+        CycleStep::ALL
             .into_iter()
             .find(|step| !self.steps.contains_key(step))
     }
@@ -182,11 +182,11 @@ impl State {
 /// `last.json`: the last cycle that ended, and how many ended how.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Last {
+pub struct LastCycle {
     /// Its number.
     pub number: u64,
     /// How it ended.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<CycleOutcome>,
     /// Unix time of its end.
     pub finished: u64,
     /// Records in the store when its snapshot was taken.
@@ -194,10 +194,10 @@ pub struct Last {
     /// Unix time at which a cycle last came to its end, whatever the gate said.
     pub last_success: Option<u64>,
     /// Cycles by outcome.
-    pub outcomes: BTreeMap<Outcome, u64>,
+    pub outcomes: BTreeMap<CycleOutcome, u64>,
 }
 
-impl Last {
+impl LastCycle {
     /// Reads it; what no cycle has written yet is empty.
     ///
     /// # Errors
@@ -208,12 +208,12 @@ impl Last {
 }
 
 /// The directory of all cycles, held by this process.
-pub struct Cycles {
+pub struct CycleDirectory {
     dir: PathBuf,
     _lock: File,
 }
 
-impl Cycles {
+impl CycleDirectory {
     /// Takes the directory, which is made where it is missing.
     ///
     /// # Errors
@@ -280,7 +280,7 @@ impl Cycles {
     ///
     /// # Errors
     /// When its state cannot be read.
-    pub fn newest(&self) -> Result<Option<State>, TrainError> {
+    pub fn newest(&self) -> Result<Option<CycleState>, TrainError> {
         let entries = fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))?;
         let numbers =
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
@@ -299,7 +299,7 @@ impl Cycles {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn keep(&self, state: &State) -> Result<(), TrainError> {
+    pub fn keep(&self, state: &CycleState) -> Result<(), TrainError> {
         let dir = self.of(state.number);
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
         replace(&dir.join("state.json"), state)
@@ -311,23 +311,23 @@ impl Cycles {
     /// When a file cannot be written.
     pub fn end(
         &self,
-        state: &mut State,
-        outcome: Outcome,
+        state: &mut CycleState,
+        outcome: CycleOutcome,
         records: usize,
     ) -> Result<(), TrainError> {
-        let before = Last::read(&self.dir)?;
+        let before = LastCycle::read(&self.dir)?;
         state.outcome = Some(outcome);
         state.finished = Some(now());
         // A process that died between the two files counts a cycle once.
         if before.number < state.number {
             let mut outcomes = before.outcomes;
             *outcomes.entry(outcome).or_default() += 1;
-            let last_success = if outcome == Outcome::Failed {
+            let last_success = if outcome == CycleOutcome::Failed {
                 before.last_success
             } else {
                 state.finished
             };
-            let last = Last {
+            let last = LastCycle {
                 number: state.number,
                 outcome: Some(outcome),
                 finished: now(),
@@ -370,13 +370,13 @@ mod tests {
     #[test]
     fn one_process_holds_the_cycles_and_another_is_told_which() {
         let dir = tempfile::tempdir().unwrap();
-        let held = Cycles::hold(dir.path()).unwrap();
-        let refused = Cycles::hold(dir.path()).err().unwrap().to_string();
+        let held = CycleDirectory::hold(dir.path()).unwrap();
+        let refused = CycleDirectory::hold(dir.path()).err().unwrap().to_string();
         assert!(
             refused.contains(&format!("process {} since 2", std::process::id())),
             "{refused}"
         );
         drop(held);
-        Cycles::hold(dir.path()).unwrap();
+        CycleDirectory::hold(dir.path()).unwrap();
     }
 }

@@ -10,19 +10,19 @@ use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use super::{
     super::{
         TrainError,
-        answers::Said,
+        answers::ImageStatement,
         corpus::Corpus,
-        judged::{ScoredText, score},
-        labels::LabelledText,
+        labels::LabeledText,
         qa::QaBuilder,
         rollout::{RolloutConfig, samples},
+        scored_split::{ComparedText, score},
         stats::CaptionStats,
     },
-    mentions::Judge,
+    mentions::MentionScorer,
 };
 use crate::{
     eval::{
-        honesty::{Origin, consistency},
+        honesty::{PhotographOrigin, consistency},
         pope,
         vqa::is_right,
     },
@@ -55,7 +55,7 @@ const LEAST_OF_KIND: usize = 30;
 
 /// A question with its right answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct EvidenceQuestion {
     /// Number of the photograph.
     pub(super) photograph: usize,
     pub(super) question: String,
@@ -63,14 +63,14 @@ pub(super) struct Asked {
 }
 
 /// What the policy answered.
-pub(super) struct Answered {
-    pub(super) asked: Asked,
+pub(super) struct PolicyAnswer {
+    pub(super) asked: EvidenceQuestion,
     pub(super) answer: String,
     /// The bundle's raw scores of its tokens, and the policy's log-probabilities.
-    scored: ScoredText,
+    scored: ComparedText,
 }
 
-impl Answered {
+impl PolicyAnswer {
     /// Returns what the question asks for.
     pub(super) fn kind(&self) -> QuestionKind {
         question::kind(&self.asked.question)
@@ -78,38 +78,38 @@ impl Answered {
 
     /// Returns `true` if it is right and may be given. None about a radiograph may: what is right
     /// there is a guess.
-    pub(super) fn is_right(&self, origin: Origin) -> bool {
-        origin != Origin::VqaRad && is_right(&self.answer, &self.asked.right)
+    pub(super) fn is_right(&self, origin: PhotographOrigin) -> bool {
+        origin != PhotographOrigin::VqaRad && is_right(&self.answer, &self.asked.right)
     }
 }
 
-impl Judge<'_> {
+impl MentionScorer<'_> {
     /// Questions about photographs behind the training split: those that captions and COCO's
     /// objects settle, and people's.
-    pub(super) fn questions(&self, seed: u64) -> Vec<Asked> {
+    pub(super) fn questions(&self, seed: u64) -> Vec<EvidenceQuestion> {
         let photographs = self.photographs;
         let mut asked = Vec::new();
         let stats = CaptionStats::new(&self.setup.data.train, Lexicon::shared());
         let builder = QaBuilder::new(&stats, Lexicon::shared());
-        for i in photographs.of(Origin::Flickr8k) {
+        for i in photographs.of(PhotographOrigin::Flickr8k) {
             let pairs = builder.pairs(
                 &photographs.all[i].image,
                 &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)),
                 DERIVED_PER_PHOTOGRAPH,
             );
             let closed = pairs.into_iter().filter(|qa| qa.kind.is_closed());
-            asked.extend(closed.map(|qa| Asked {
+            asked.extend(closed.map(|qa| EvidenceQuestion {
                 photograph: i,
                 question: qa.question,
                 right: vec![qa.answer],
             }));
         }
         let numbers: BTreeMap<&str, usize> = photographs
-            .of(Origin::CocoMini)
+            .of(PhotographOrigin::CocoMini)
             .map(|i| (photographs.all[i].image.name.as_str(), i))
             .collect();
         let objects: Vec<(&str, &BTreeSet<String>)> = photographs
-            .of(Origin::CocoMini)
+            .of(PhotographOrigin::CocoMini)
             .filter_map(|i| {
                 Some((
                     photographs.all[i].image.name.as_str(),
@@ -124,15 +124,15 @@ impl Judge<'_> {
                 continue;
             };
             let right = vec![if built.present { "yes" } else { "no" }.to_owned()];
-            asked.push(Asked {
+            asked.push(EvidenceQuestion {
                 photograph,
                 question: consistency::questions(object).plain,
                 right,
             });
         }
-        let mut of_people: BTreeMap<usize, Vec<Asked>> = BTreeMap::new();
+        let mut of_people: BTreeMap<usize, Vec<EvidenceQuestion>> = BTreeMap::new();
         for (photograph, question) in &photographs.questions {
-            let one = Asked {
+            let one = EvidenceQuestion {
                 photograph: *photograph,
                 question: question.question.clone(),
                 right: question.answers.clone(),
@@ -153,9 +153,12 @@ impl Judge<'_> {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub(super) fn answers(&self, asked: &[Asked]) -> Result<Vec<Answered>, TrainError> {
+    pub(super) fn answers(
+        &self,
+        asked: &[EvidenceQuestion],
+    ) -> Result<Vec<PolicyAnswer>, TrainError> {
         let (policy, train) = (&self.setup.policy, self.photographs.train);
-        let chunks: Vec<&[Asked]> = asked.chunks(AT_ONCE).collect();
+        let chunks: Vec<&[EvidenceQuestion]> = asked.chunks(AT_ONCE).collect();
         let config = RolloutConfig {
             temperature: 0.0,
             seed: 0,
@@ -167,7 +170,7 @@ impl Judge<'_> {
                 .iter()
                 .map(|asked| (asked.photograph - train, 0))
                 .collect();
-            let prompt = |asked: &Asked| {
+            let prompt = |asked: &EvidenceQuestion| {
                 Corpus::prompt(&policy.tokenizer, &policy.template, &asked.question)
                     .map_err(candle_core::Error::wrap)
             };
@@ -183,7 +186,7 @@ impl Judge<'_> {
                 config,
             )
         })?;
-        let mut by_photograph: Vec<Vec<(&Asked, String)>> =
+        let mut by_photograph: Vec<Vec<(&EvidenceQuestion, String)>> =
             vec![Vec::new(); self.photographs.all.len() - train];
         let written = asked
             .iter()
@@ -195,14 +198,14 @@ impl Judge<'_> {
         let said: Vec<Vec<_>> = by_photograph
             .iter()
             .map(|of| {
-                let bare = |(asked, answer): &(&Asked, String)| {
-                    let text = LabelledText {
+                let bare = |(asked, answer): &(&EvidenceQuestion, String)| {
+                    let text = LabeledText {
                         text: answer.clone(),
                         ranges: Vec::new(),
                         rest: None,
                     };
                     (
-                        Said {
+                        ImageStatement {
                             question: Some(asked.question.clone()),
                             text,
                             ends: false,
@@ -214,10 +217,12 @@ impl Judge<'_> {
             })
             .collect();
         let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
-        let answered = |(scored, (asked, answer)): (ScoredText, &(&Asked, String))| Answered {
-            asked: (*asked).clone(),
-            answer: answer.clone(),
-            scored,
+        let answered = |(scored, (asked, answer)): (ComparedText, &(&EvidenceQuestion, String))| {
+            PolicyAnswer {
+                asked: (*asked).clone(),
+                answer: answer.clone(),
+                scored,
+            }
         };
         Ok(scored
             .into_iter()
@@ -227,7 +232,7 @@ impl Judge<'_> {
     }
 
     /// The lowest reward of an answer's tokens by the scorer alone.
-    pub(super) fn lowest(&self, answered: &Answered) -> f32 {
+    pub(super) fn lowest(&self, answered: &PolicyAnswer) -> f32 {
         self.rewards(&answered.scored)
             .rewards
             .into_iter()
@@ -241,7 +246,7 @@ impl Judge<'_> {
     /// When the answer cannot be cut into tokens.
     pub(super) fn answer_features(
         &self,
-        answered: &Answered,
+        answered: &PolicyAnswer,
         evidence: &Arc<Evidence>,
         image: &ImageEvidence,
     ) -> Result<AnswerFeatures, TrainError> {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::super::TrainError;
 use crate::{
     eval::{
-        honesty::{Origin, folds::FOLDS},
-        tokens::{Scored, threshold_at_fpr},
+        honesty::{PhotographOrigin, folds::FOLDS},
+        tokens::{ScoredToken, threshold_at_fpr},
     },
     reward::{
         calibration::FprThreshold,
@@ -49,8 +49,8 @@ pub struct CalibrationConfig {
 
 /// Something that was scored and is right or wrong.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
-    pub(super) origin: Origin,
+pub(super) struct CalibrationRow {
+    pub(super) origin: PhotographOrigin,
     /// Number of the photograph.
     pub(super) photograph: usize,
     /// Its part.
@@ -65,7 +65,7 @@ pub(super) struct Row {
 
 /// A calibration with the probability that each row has from one that was fitted without its part.
 #[derive(Debug, Clone)]
-pub(super) struct Fitted {
+pub(super) struct FittedCalibration {
     pub(super) calibration: FeatureCalibration,
     /// Those that were fitted without each part.
     pub(super) parts: Vec<FeatureCalibration>,
@@ -77,13 +77,13 @@ pub(super) struct Fitted {
 /// # Errors
 /// When there are not both right and wrong ones in every part's complement.
 pub(super) fn fit(
-    rows: &[Row],
+    rows: &[CalibrationRow],
     names: &[&str],
     config: &CalibrationConfig,
     fitted_on: &str,
-) -> Result<Fitted, TrainError> {
-    let of = |chosen: &dyn Fn(&Row) -> bool| {
-        let chosen: Vec<&Row> = rows.iter().filter(|row| chosen(row)).collect();
+) -> Result<FittedCalibration, TrainError> {
+    let of = |chosen: &dyn Fn(&CalibrationRow) -> bool| {
+        let chosen: Vec<&CalibrationRow> = rows.iter().filter(|row| chosen(row)).collect();
         regression(&chosen, names, config, fitted_on).ok_or_else(|| {
             TrainError::Run(format!(
                 "calibration: there are not both right and wrong {fitted_on}"
@@ -91,14 +91,14 @@ pub(super) fn fit(
         })
     };
     let parts: Vec<FeatureCalibration> = (0..FOLDS)
-        .map(|fold| of(&|row: &Row| row.is_tuning && row.fold != fold))
+        .map(|fold| of(&|row: &CalibrationRow| row.is_tuning && row.fold != fold))
         .collect::<Result<_, _>>()?;
     let out_of_fold: Vec<f64> = rows
         .iter()
         .map(|row| probability(&parts[row.fold], &row.features))
         .collect();
-    let mut calibration = of(&|row: &Row| row.is_shipped)?;
-    let shipped: Vec<(&Row, f64)> = rows
+    let mut calibration = of(&|row: &CalibrationRow| row.is_shipped)?;
+    let shipped: Vec<(&CalibrationRow, f64)> = rows
         .iter()
         .zip(out_of_fold.iter().copied())
         .filter(|(row, _)| row.is_shipped)
@@ -107,7 +107,7 @@ pub(super) fn fit(
     if let Some(column) = names.iter().position(|&name| name == "familiarity") {
         calibration.thresholds.by_familiarity = by_familiarity(&shipped, column);
     }
-    Ok(Fitted {
+    Ok(FittedCalibration {
         calibration,
         parts,
         out_of_fold,
@@ -115,9 +115,9 @@ pub(super) fn fit(
 }
 
 /// The thresholds of [`RATES`] on rows with their probabilities.
-fn thresholds<'r>(rows: impl Iterator<Item = (&'r Row, f64)>) -> Vec<FprThreshold> {
-    let scored: Vec<Scored> = rows
-        .map(|(row, p)| Scored {
+fn thresholds<'r>(rows: impl Iterator<Item = (&'r CalibrationRow, f64)>) -> Vec<FprThreshold> {
+    let scored: Vec<ScoredToken> = rows
+        .map(|(row, p)| ScoredToken {
             reward: p as f32,
             good: row.is_right,
             image: 0,
@@ -133,8 +133,8 @@ fn thresholds<'r>(rows: impl Iterator<Item = (&'r Row, f64)>) -> Vec<FprThreshol
 
 /// The thresholds within ranges of familiarity, which is in this column of features. Each range has
 /// as many right rows; none where these are too few.
-fn by_familiarity(rows: &[(&Row, f64)], column: usize) -> Vec<FamiliarityThresholds> {
-    let of = |row: &Row| row.features[column] as f32;
+fn by_familiarity(rows: &[(&CalibrationRow, f64)], column: usize) -> Vec<FamiliarityThresholds> {
+    let of = |row: &CalibrationRow| row.features[column] as f32;
     let mut right: Vec<f32> = rows
         .iter()
         .filter(|(row, _)| row.is_right)
@@ -194,7 +194,7 @@ pub(super) fn described(calibration: &FeatureCalibration) -> String {
 }
 
 fn regression(
-    rows: &[&Row],
+    rows: &[&CalibrationRow],
     names: &[&str],
     config: &CalibrationConfig,
     fitted_on: &str,
@@ -246,11 +246,12 @@ fn regression(
 
 /// Returns how much each row counts: an origin as much as the configuration says, all rows together
 /// as much as they are.
-pub(super) fn importance(rows: &[&Row], config: &CalibrationConfig) -> Vec<f64> {
-    let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
+pub(super) fn importance(rows: &[&CalibrationRow], config: &CalibrationConfig) -> Vec<f64> {
+    let mut counts: BTreeMap<PhotographOrigin, usize> = BTreeMap::new();
     rows.iter()
         .for_each(|row| *counts.entry(row.origin).or_default() += 1);
-    let weight = |origin: Origin| config.origins.get(origin.name()).copied().unwrap_or(1.0);
+    let weight =
+        |origin: PhotographOrigin| config.origins.get(origin.name()).copied().unwrap_or(1.0);
     let total: f64 = counts.keys().map(|&origin| weight(origin)).sum();
     rows.iter()
         .map(|row| weight(row.origin) / total * rows.len() as f64 / counts[&row.origin] as f64)
@@ -270,8 +271,13 @@ mod tests {
         }
     }
 
-    fn row(i: usize, origin: Origin, features: Vec<f64>, is_right: bool) -> Row {
-        Row {
+    fn row(
+        i: usize,
+        origin: PhotographOrigin,
+        features: Vec<f64>,
+        is_right: bool,
+    ) -> CalibrationRow {
+        CalibrationRow {
             origin,
             photograph: i,
             fold: i % FOLDS,
@@ -282,7 +288,7 @@ mod tests {
         }
     }
 
-    fn rows() -> Vec<Row> {
+    fn rows() -> Vec<CalibrationRow> {
         (0..400)
             .map(|i| {
                 let x = (i as f64 * 0.618_033_988).fract() * 6.0 - 3.0;
@@ -290,9 +296,9 @@ mod tests {
                 row(
                     i,
                     if i % 4 == 0 {
-                        Origin::Daquar
+                        PhotographOrigin::Daquar
                     } else {
-                        Origin::Flickr8k
+                        PhotographOrigin::Flickr8k
                     },
                     vec![x, 5.0],
                     is_right,
@@ -303,14 +309,14 @@ mod tests {
 
     #[test]
     fn origins_count_as_much_as_they_are_given() {
-        let rows: Vec<Row> = (0..10)
+        let rows: Vec<CalibrationRow> = (0..10)
             .map(|i| {
                 row(
                     i,
                     if i < 8 {
-                        Origin::Flickr8k
+                        PhotographOrigin::Flickr8k
                     } else {
-                        Origin::Daquar
+                        PhotographOrigin::Daquar
                     },
                     vec![],
                     true,
@@ -358,17 +364,17 @@ mod tests {
     #[test]
     fn rates_hold_within_ranges_of_familiarity() {
         // The less familiar, the lower the probabilities of right rows.
-        let rows: Vec<Row> = (0..900)
+        let rows: Vec<CalibrationRow> = (0..900)
             .map(|i| {
                 row(
                     i,
-                    Origin::Flickr8k,
+                    PhotographOrigin::Flickr8k,
                     vec![(i / 3) as f64 / 300.0],
                     i % 10 < 7,
                 )
             })
             .collect();
-        let scored: Vec<(&Row, f64)> = rows
+        let scored: Vec<(&CalibrationRow, f64)> = rows
             .iter()
             .map(|row| {
                 (
@@ -423,7 +429,7 @@ mod tests {
             assert_eq!(row.fold == 2, old == new, "part {}", row.fold);
         }
         // A part without rows is fitted all the same.
-        let kept: Vec<Row> = rows().into_iter().filter(|row| row.fold != 2).collect();
+        let kept: Vec<CalibrationRow> = rows().into_iter().filter(|row| row.fold != 2).collect();
         let alone = fit(&kept, &["evidence", "constant"], &config(), "test").unwrap();
         assert_eq!(alone.calibration.weights, after.calibration.weights);
         assert!(fit(&kept[..1], &["evidence", "constant"], &config(), "test").is_err());

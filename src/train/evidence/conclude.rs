@@ -10,22 +10,22 @@ use super::{
         TrainError,
         checkpoint::write_atomically,
         export::write_json,
-        judged::{Half, ScoredText},
+        scored_split::{ComparedText, DevelopmentHalf},
         tell,
     },
     EvidenceTraining, Seen, UNFITTED,
-    answers::{self, Answered},
-    calibrate::{self, CalibrationConfig, Fitted, Row},
-    figures::{self, Judged},
+    answers::{self, PolicyAnswer},
+    calibrate::{self, CalibrationConfig, CalibrationRow, FittedCalibration},
+    figures::{self, OutOfFoldScore},
     labels,
-    mentions::{Author, Judge, JudgedMention, Written},
-    origins::{OTHERS, Photographs},
-    reference::Reference,
+    mentions::{JudgedMention, MentionScorer, PhotographText, TextSource},
+    origins::{AllPhotographs, OTHERS},
+    reference::StoredReference,
 };
 use crate::{
     eval::{
-        honesty::{Origin, Outcome, Resampling},
-        report::{Report, Section},
+        honesty::{PhotographOrigin, Resampling, ScoredOutcome},
+        report::{EvaluationReport, Section},
     },
     guard::question::QuestionKind,
     reward::{
@@ -49,13 +49,16 @@ pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of th
                                else is said.";
 
 /// Returns `true` if photographs of an origin are of everyday life, as what people ask about is.
-fn is_everyday(origin: Origin) -> bool {
-    matches!(origin, Origin::Flickr8k | Origin::CocoMini | Origin::Daquar)
+fn is_everyday(origin: PhotographOrigin) -> bool {
+    matches!(
+        origin,
+        PhotographOrigin::Flickr8k | PhotographOrigin::CocoMini | PhotographOrigin::Daquar
+    )
 }
 
 /// Weights that add up to 1, those of each origin to the same.
-fn equal_shares(origins: impl Iterator<Item = Origin> + Clone) -> Vec<f64> {
-    let mut counts: BTreeMap<Origin, usize> = BTreeMap::new();
+fn equal_shares(origins: impl Iterator<Item = PhotographOrigin> + Clone) -> Vec<f64> {
+    let mut counts: BTreeMap<PhotographOrigin, usize> = BTreeMap::new();
     origins
         .clone()
         .for_each(|origin| *counts.entry(origin).or_default() += 1);
@@ -67,8 +70,8 @@ fn equal_shares(origins: impl Iterator<Item = Origin> + Clone) -> Vec<f64> {
 const RADIOGRAPHS: &str = "No answer about a radiograph counts as right.";
 
 /// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
-pub(super) fn is_reported(row: &Row) -> bool {
-    row.origin != Origin::Flickr8k || !row.is_tuning
+pub(super) fn is_reported(row: &CalibrationRow) -> bool {
+    row.origin != PhotographOrigin::Flickr8k || !row.is_tuning
 }
 
 impl EvidenceTraining {
@@ -83,7 +86,7 @@ impl EvidenceTraining {
         let mut honest: Vec<Option<bool>> = vec![None; cosines.len()];
         for mention in own
             .iter()
-            .filter(|mention| mention.author == Author::Greedy)
+            .filter(|mention| mention.author == TextSource::Greedy)
         {
             let place = &mut honest[mention.photograph - self.photographs.train];
             *place = mention
@@ -91,7 +94,7 @@ impl EvidenceTraining {
                 .map_or(*place, |right| Some(place.unwrap_or(true) && right));
         }
         let known = honest.iter().zip(cosines.iter().zip(people)).enumerate();
-        let rows: Vec<Row> = known
+        let rows: Vec<CalibrationRow> = known
             .filter_map(|(i, (honest, (&cosine, &people)))| {
                 Some(self.row(
                     self.photographs.train + i,
@@ -100,7 +103,7 @@ impl EvidenceTraining {
                 ))
             })
             .collect();
-        let rows: Vec<&Row> = rows.iter().filter(|row| row.is_shipped).collect();
+        let rows: Vec<&CalibrationRow> = rows.iter().filter(|row| row.is_shipped).collect();
         let features: Vec<&[f64]> = rows.iter().map(|row| row.features.as_slice()).collect();
         let targets: Vec<f64> = rows
             .iter()
@@ -135,7 +138,7 @@ impl EvidenceTraining {
     /// words.
     pub(super) fn answers(
         &self,
-        judge: &Judge<'_>,
+        judge: &MentionScorer<'_>,
         evidence: &[Arc<Evidence>],
         seen: &Seen,
         config: &mut EvidenceConfig,
@@ -151,7 +154,7 @@ impl EvidenceTraining {
                 .map(|answered| (answered.kind(), answered.answer.as_str())),
         );
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let row = |answered: &Answered| {
+        let row = |answered: &PolicyAnswer| {
             let photograph = answered.asked.photograph;
             let fold = self.photographs.all[photograph].fold;
             let known = judge.answer_features(
@@ -169,7 +172,7 @@ impl EvidenceTraining {
                 answered.is_right(self.photographs.all[photograph].origin),
             ))
         };
-        let rows: Vec<Row> = answered
+        let rows: Vec<CalibrationRow> = answered
             .iter()
             .map(row)
             .collect::<Result<_, TrainError>>()?;
@@ -183,9 +186,9 @@ impl EvidenceTraining {
             .zip(&answered)
             .zip(&fitted.out_of_fold)
             .filter(|((row, _), _)| is_reported(row));
-        let (kinds, judged): (Vec<QuestionKind>, Vec<Judged>) = of
+        let (kinds, judged): (Vec<QuestionKind>, Vec<OutOfFoldScore>) = of
             .map(|((row, answered), &score)| {
-                let outcome = Outcome {
+                let outcome = ScoredOutcome {
                     photograph: row.photograph,
                     score,
                     is_right: row.is_right,
@@ -193,7 +196,7 @@ impl EvidenceTraining {
                 let scorer = f64::from(judge.lowest(answered));
                 (
                     answered.kind(),
-                    Judged {
+                    OutOfFoldScore {
                         origin: row.origin,
                         outcome,
                         scorer,
@@ -227,16 +230,17 @@ impl EvidenceTraining {
     /// half are distributed, as they are served.
     pub(super) fn rewards(
         &self,
-        judge: &Judge<'_>,
-        captions: &[(Written, ScoredText)],
+        judge: &MentionScorer<'_>,
+        captions: &[(PhotographText, ComparedText)],
         evidence: &[Arc<Evidence>],
         seen: &Seen,
     ) -> Result<Histogram, TrainError> {
-        let Photographs {
+        let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
-        let is_tuning = |written: &Written| {
-            written.photograph < train + dev && Half::of(written.photograph - train) == Half::Tune
+        let is_tuning = |written: &PhotographText| {
+            written.photograph < train + dev
+                && DevelopmentHalf::of(written.photograph - train) == DevelopmentHalf::Tune
         };
         let rewards = captions
             .iter()
@@ -262,8 +266,8 @@ impl EvidenceTraining {
         &self,
         pooled: &[Vec<f32>],
         channels: usize,
-    ) -> Result<Reference, TrainError> {
-        let (Photographs { all, train, .. }, config) = (&self.photographs, self.recipe.scope);
+    ) -> Result<StoredReference, TrainError> {
+        let (AllPhotographs { all, train, .. }, config) = (&self.photographs, self.recipe.scope);
         let mut drawn: Vec<usize> = (0..*train).collect();
         drawn.shuffle(&mut SmallRng::seed_from_u64(self.recipe.seed));
         drawn.truncate(config.photographs);
@@ -271,7 +275,7 @@ impl EvidenceTraining {
             |i: &usize| is_everyday(all[*i].origin) && self.recipe.parts.contains(&all[*i].fold);
         drawn.extend(
             (*train..all.len())
-                .filter(|i| all[*i].origin != Origin::Flickr8k)
+                .filter(|i| all[*i].origin != PhotographOrigin::Flickr8k)
                 .filter(is_learned),
         );
         let rows: Vec<&[f32]> = drawn
@@ -279,7 +283,7 @@ impl EvidenceTraining {
             .map(|&i| &pooled[i][..channels.min(pooled[i].len())])
             .collect();
         let weights = equal_shares(drawn.iter().map(|&i| all[i].origin));
-        Ok(Reference::weighted(
+        Ok(StoredReference::weighted(
             &rows,
             &weights,
             self.recipe.reference.components,
@@ -291,11 +295,13 @@ impl EvidenceTraining {
     /// The line below which lies the configured share of held-out photographs of everyday life,
     /// whose origins count alike.
     pub(super) fn out_of_scope(&self, seen: &Seen) -> Option<f32> {
-        let Photographs {
+        let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
         let is_held_out = |i: usize| match all[i].origin {
-            Origin::Flickr8k => i < train + dev && Half::of(i - train) == Half::Tune,
+            PhotographOrigin::Flickr8k => {
+                i < train + dev && DevelopmentHalf::of(i - train) == DevelopmentHalf::Tune
+            }
             origin => is_everyday(origin) && !self.recipe.parts.contains(&all[i].fold),
         };
         let held_out: Vec<usize> = (*train..all.len()).filter(|&i| is_held_out(i)).collect();
@@ -325,12 +331,14 @@ impl EvidenceTraining {
     pub(super) fn section(
         &self,
         title: &str,
-        mentions: &[(JudgedMention, Row)],
-        fitted: &Fitted,
+        mentions: &[(JudgedMention, CalibrationRow)],
+        fitted: &FittedCalibration,
     ) -> Section {
-        let judged = |(mention, row): &(JudgedMention, Row), score: f64, is_right: bool| Judged {
+        let judged = |(mention, row): &(JudgedMention, CalibrationRow),
+                      score: f64,
+                      is_right: bool| OutOfFoldScore {
             origin: row.origin,
-            outcome: Outcome {
+            outcome: ScoredOutcome {
                 photograph: row.photograph,
                 score,
                 is_right,
@@ -342,12 +350,14 @@ impl EvidenceTraining {
             mentions
                 .iter()
                 .zip(&fitted.out_of_fold)
-                .filter(|((mention, row), _)| is_reported(row) && mention.author != Author::Sampled)
+                .filter(|((mention, row), _)| {
+                    is_reported(row) && mention.author != TextSource::Sampled
+                })
         };
-        let open: Vec<Judged> = reported()
+        let open: Vec<OutOfFoldScore> = reported()
             .map(|(mention, &score)| judged(mention, score, mention.1.is_right))
             .collect();
-        let coco: Vec<Judged> = reported()
+        let coco: Vec<OutOfFoldScore> = reported()
             .filter_map(|(mention, &score)| Some(judged(mention, score, mention.0.coco?)))
             .collect();
         let threshold = f64::from(fitted.calibration.thresholds.default);
@@ -371,11 +381,12 @@ impl EvidenceTraining {
         &self,
         sections: Vec<Section>,
         config: &EvidenceConfig,
-    ) -> Result<Report, TrainError> {
+    ) -> Result<EvaluationReport, TrainError> {
         let policy = &self.setup.policy;
         let parts: Vec<String> = self.recipe.parts.iter().map(usize::to_string).collect();
-        let of =
-            |origin: Origin| format!("{} {}", self.photographs.of(origin).count(), origin.name());
+        let of = |origin: PhotographOrigin| {
+            format!("{} {}", self.photographs.of(origin).count(), origin.name())
+        };
         let facts = [
             ("bundle", policy.name.clone()),
             (
@@ -393,7 +404,7 @@ impl EvidenceTraining {
                     "{} of {} {} photographs",
                     self.crops.iter().count(),
                     self.crops.photographs.len(),
-                    Origin::CocoMini.name()
+                    PhotographOrigin::CocoMini.name()
                 ),
             ),
             ("outputs", config.concepts.len().to_string()),
@@ -409,7 +420,7 @@ impl EvidenceTraining {
             }),
             ("seed", self.recipe.seed.to_string()),
         ];
-        let report = Report {
+        let report = EvaluationReport {
             title: format!(
                 "Evidence for the words of {} \
                             {}",

@@ -7,12 +7,12 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
     labels::{coco_concepts, object_concept},
-    origins::{Photograph, Photographs},
+    origins::{AllPhotographs, LabeledPhotograph},
 };
 use crate::{
     eval::{
         data::{ObjectBox, Rect},
-        honesty::Origin,
+        honesty::PhotographOrigin,
     },
     lexicon::{ConceptId, Lexicon},
     train::features::Crop,
@@ -46,8 +46,8 @@ pub(super) struct Crops {
 impl Crops {
     /// Draws `each` crops of every photograph all of whose objects have boxes; a function of the
     /// seed.
-    pub(super) fn draw(photographs: &Photographs, each: usize, seed: u64) -> Self {
-        let has_boxes = |photograph: &Photograph| {
+    pub(super) fn draw(photographs: &AllPhotographs, each: usize, seed: u64) -> Self {
+        let has_boxes = |photograph: &LabeledPhotograph| {
             let has_box = |object: &String| photograph.boxes.iter().any(|of| of.object == *object);
             photograph
                 .objects
@@ -55,7 +55,10 @@ impl Crops {
                 .is_some_and(|objects| objects.iter().all(has_box))
         };
         let is_drawn = |&i: &usize| each > 0 && has_boxes(&photographs.all[i]);
-        let numbers: Vec<usize> = photographs.of(Origin::CocoMini).filter(is_drawn).collect();
+        let numbers: Vec<usize> = photographs
+            .of(PhotographOrigin::CocoMini)
+            .filter(is_drawn)
+            .collect();
         let of_each = numbers.iter().map(|&i| {
             let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(i as u64));
             (0..each)
@@ -351,7 +354,7 @@ mod tests {
 
     #[test]
     fn photographs_are_cropped_whose_objects_have_boxes() {
-        let photograph = |origin, objects: Option<&[&str]>, boxes: &[&str]| Photograph {
+        let photograph = |origin, objects: Option<&[&str]>, boxes: &[&str]| LabeledPhotograph {
             origin,
             image: Image {
                 name: "a.jpg".into(),
@@ -372,13 +375,21 @@ mod tests {
             fold: 0,
         };
         let all = vec![
-            photograph(Origin::Flickr8k, Some(&["dog"]), &["dog"]),
-            photograph(Origin::CocoMini, Some(&["dog", "cat"]), &["dog", "dog"]),
-            photograph(Origin::CocoMini, Some(&["dog", "cat"]), &["cat", "dog"]),
-            photograph(Origin::CocoMini, None, &[]),
-            photograph(Origin::CocoMini, Some(&[]), &[]),
+            photograph(PhotographOrigin::Flickr8k, Some(&["dog"]), &["dog"]),
+            photograph(
+                PhotographOrigin::CocoMini,
+                Some(&["dog", "cat"]),
+                &["dog", "dog"],
+            ),
+            photograph(
+                PhotographOrigin::CocoMini,
+                Some(&["dog", "cat"]),
+                &["cat", "dog"],
+            ),
+            photograph(PhotographOrigin::CocoMini, None, &[]),
+            photograph(PhotographOrigin::CocoMini, Some(&[]), &[]),
         ];
-        let photographs = Photographs {
+        let photographs = AllPhotographs {
             all,
             train: 1,
             dev: 0,

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{calibrate::Row, labels::class_of, learn::Rows, origins::OTHERS};
+use super::{calibrate::CalibrationRow, labels::class_of, learn::TrainingRows, origins::OTHERS};
 use crate::{
     eval::{
-        honesty::{Origin, Outcome, Resampling, auroc, calibration::calibration_error, share},
-        report::{Better, Cell, Column, Format, Table, TableRow},
+        honesty::{
+            PhotographOrigin, Resampling, ScoredOutcome, auroc, calibration::calibration_error,
+            share,
+        },
+        report::{Column, GoodDirection, NumberFormat, ReportTable, TableCell, TableRow},
     },
     guard::question::QuestionKind,
     lexicon::{ConceptId, WordClass},
@@ -23,12 +26,12 @@ pub(super) struct LabelCounts {
 }
 
 /// Counts by class of word and origin.
-pub(super) type Counts = BTreeMap<(WordClass, Origin), LabelCounts>;
+pub(super) type Counts = BTreeMap<(WordClass, PhotographOrigin), LabelCounts>;
 
 /// Counts labels that weigh something in numbered rows of origins.
 pub(super) fn label_counts(
-    of: impl Iterator<Item = (usize, Origin)>,
-    rows: &Rows,
+    of: impl Iterator<Item = (usize, PhotographOrigin)>,
+    rows: &TrainingRows,
     concepts: &[ConceptId],
 ) -> Counts {
     let mut counts = Counts::new();
@@ -66,7 +69,7 @@ pub(super) fn class_without_negatives(counts: &Counts) -> Option<WordClass> {
 }
 
 /// The tables of label counts, of whole photographs and, where there are some, of crops.
-pub(super) fn label_tables(photographs: &Counts, crops: &Counts) -> Vec<Table> {
+pub(super) fn label_tables(photographs: &Counts, crops: &Counts) -> Vec<ReportTable> {
     let whole = label_table(
         "Labels by class of word",
         "Outputs of photographs that are learned from, those that weigh nothing left out.",
@@ -82,45 +85,45 @@ pub(super) fn label_tables(photographs: &Counts, crops: &Counts) -> Vec<Table> {
     std::iter::once(whole).chain(crops).collect()
 }
 
-fn label_table(title: &str, note: &str, counts: &Counts) -> Table {
-    let row = |((class, origin), count): (&(WordClass, Origin), &LabelCounts)| {
+fn label_table(title: &str, note: &str, counts: &Counts) -> ReportTable {
+    let row = |((class, origin), count): (&(WordClass, PhotographOrigin), &LabelCounts)| {
         TableRow::new(
             format!("{class}, {}", origin.name()),
             vec![count.shown.into(), count.absent.into()],
         )
     };
-    Table {
+    ReportTable {
         title: title.into(),
         note: note.into(),
         columns: vec![
-            Column::new("shown", Format::Count),
-            Column::new("absent", Format::Count),
+            Column::new("shown", NumberFormat::Count),
+            Column::new("absent", NumberFormat::Count),
         ],
         rows: counts.iter().map(row).collect(),
     }
 }
 
 /// A table of mentions by class of word: right and wrong ones that a calibration was fitted on.
-pub(super) fn mention_table(title: &str, rows: &[(WordClass, &Row)]) -> Table {
-    let mut counts: BTreeMap<(WordClass, Origin), [usize; 2]> = BTreeMap::new();
+pub(super) fn mention_table(title: &str, rows: &[(WordClass, &CalibrationRow)]) -> ReportTable {
+    let mut counts: BTreeMap<(WordClass, PhotographOrigin), [usize; 2]> = BTreeMap::new();
     for (class, row) in rows.iter().filter(|(_, row)| row.is_shipped) {
         CLASSES
             .iter()
             .for_each(|&class| _ = counts.entry((class, row.origin)).or_default());
         counts.entry((*class, row.origin)).or_default()[usize::from(!row.is_right)] += 1;
     }
-    let row = |((class, origin), [right, wrong]): (&(WordClass, Origin), &[usize; 2])| {
+    let row = |((class, origin), [right, wrong]): (&(WordClass, PhotographOrigin), &[usize; 2])| {
         TableRow::new(
             format!("{class}, {}", origin.name()),
             vec![(*right).into(), (*wrong).into()],
         )
     };
-    Table {
+    ReportTable {
         title: title.into(),
         note: "Mentions whose truth is known and that have an output.".into(),
         columns: vec![
-            Column::new("right", Format::Count),
-            Column::new("wrong", Format::Count),
+            Column::new("right", NumberFormat::Count),
+            Column::new("wrong", NumberFormat::Count),
         ],
         rows: counts.iter().map(row).collect(),
     }
@@ -128,9 +131,9 @@ pub(super) fn mention_table(title: &str, rows: &[(WordClass, &Row)]) -> Table {
 
 /// Something with its probability out of fold.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Judged {
-    pub(super) origin: Origin,
-    pub(super) outcome: Outcome,
+pub(super) struct OutOfFoldScore {
+    pub(super) origin: PhotographOrigin,
+    pub(super) outcome: ScoredOutcome,
     /// The same with what the scorer alone says.
     pub(super) scorer: f64,
     /// Indicates whether it names people.
@@ -141,17 +144,17 @@ pub(super) struct Judged {
 pub(super) fn figures(
     title: &str,
     note: &str,
-    judged: &[Judged],
+    judged: &[OutOfFoldScore],
     threshold: f64,
     resampling: Resampling,
-) -> Table {
+) -> ReportTable {
     let mut rows = Vec::new();
-    for origin in [Origin::Flickr8k].into_iter().chain(OTHERS) {
-        let own: Vec<&Judged> = judged
+    for origin in [PhotographOrigin::Flickr8k].into_iter().chain(OTHERS) {
+        let own: Vec<&OutOfFoldScore> = judged
             .iter()
             .filter(|judged| judged.origin == origin)
             .collect();
-        let people: Vec<&Judged> = own
+        let people: Vec<&OutOfFoldScore> = own
             .iter()
             .filter(|judged| judged.is_person)
             .copied()
@@ -165,7 +168,7 @@ pub(super) fn figures(
             }
         }
     }
-    Table {
+    ReportTable {
         title: title.into(),
         note: note.into(),
         columns: columns(),
@@ -177,38 +180,46 @@ pub(super) fn figures(
 const BY_SCORER: usize = 3;
 
 fn columns() -> Vec<Column> {
-    let percent = |name: &str| Column::new(name, Format::Percent);
+    let percent = |name: &str| Column::new(name, NumberFormat::Percent);
     vec![
-        Column::new("n", Format::Count),
+        Column::new("n", NumberFormat::Count),
         percent("wrong"),
-        Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
-        Column::new("AUROC, scorer", Format::Decimal(3)),
-        Column::new("ECE", Format::Decimal(3))
-            .better(Better::Lower)
+        Column::new("AUROC", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
+        Column::new("AUROC, scorer", NumberFormat::Decimal(3)),
+        Column::new("ECE", NumberFormat::Decimal(3))
+            .better(GoodDirection::Lower)
             .help("In ten bins of equal mass, less what it would be by chance."),
-        percent("right flagged").better(Better::Lower),
-        percent("wrong flagged").better(Better::Higher),
+        percent("right flagged").better(GoodDirection::Lower),
+        percent("wrong flagged").better(GoodDirection::Higher),
         percent("wrong unflagged")
-            .better(Better::Lower)
+            .better(GoodDirection::Lower)
             .help("As a share of all."),
     ]
 }
 
 /// A word without an output: its class, its photograph's origin, and its probability out of fold.
-pub(super) type JudgedClass = (WordClass, Origin, Outcome);
+pub(super) type JudgedClass = (WordClass, PhotographOrigin, ScoredOutcome);
 
 /// A table of figures by class of word and origin, with words below `threshold` flagged.
-pub(super) fn class_table(judged: &[JudgedClass], threshold: f64, resampling: Resampling) -> Table {
-    let mut by_class: BTreeMap<(WordClass, Origin), Vec<Judged>> = BTreeMap::new();
+pub(super) fn class_table(
+    judged: &[JudgedClass],
+    threshold: f64,
+    resampling: Resampling,
+) -> ReportTable {
+    let mut by_class: BTreeMap<(WordClass, PhotographOrigin), Vec<OutOfFoldScore>> =
+        BTreeMap::new();
     for &(class, origin, outcome) in judged {
-        by_class.entry((class, origin)).or_default().push(Judged {
-            origin,
-            outcome,
-            scorer: 0.0,
-            is_person: false,
-        });
+        by_class
+            .entry((class, origin))
+            .or_default()
+            .push(OutOfFoldScore {
+                origin,
+                outcome,
+                scorer: 0.0,
+                is_person: false,
+            });
     }
-    let row = |((class, origin), of): (&(WordClass, Origin), &Vec<Judged>)| {
+    let row = |((class, origin), of): (&(WordClass, PhotographOrigin), &Vec<OutOfFoldScore>)| {
         let mut cells = cells(&of.iter().collect::<Vec<_>>(), threshold, resampling);
         cells.remove(BY_SCORER);
         TableRow::new(format!("{class}, {}", origin.name()), cells)
@@ -216,7 +227,7 @@ pub(super) fn class_table(judged: &[JudgedClass], threshold: f64, resampling: Re
     let mut columns = columns();
     columns.remove(BY_SCORER);
     let note = "Out of fold; of Flickr8k the reporting half of the development split.".into();
-    Table {
+    ReportTable {
         title: "Words by class".into(),
         note,
         columns,
@@ -224,22 +235,22 @@ pub(super) fn class_table(judged: &[JudgedClass], threshold: f64, resampling: Re
     }
 }
 
-fn cells(judged: &[&Judged], threshold: f64, resampling: Resampling) -> Vec<Cell> {
-    let outcomes: Vec<Outcome> = judged.iter().map(|judged| judged.outcome).collect();
-    let by_scorer: Vec<Outcome> = judged
+fn cells(judged: &[&OutOfFoldScore], threshold: f64, resampling: Resampling) -> Vec<TableCell> {
+    let outcomes: Vec<ScoredOutcome> = judged.iter().map(|judged| judged.outcome).collect();
+    let by_scorer: Vec<ScoredOutcome> = judged
         .iter()
-        .map(|judged| Outcome {
+        .map(|judged| ScoredOutcome {
             score: judged.scorer,
             ..judged.outcome
         })
         .collect();
-    let is_flagged = |outcome: &Outcome| outcome.score < threshold;
+    let is_flagged = |outcome: &ScoredOutcome| outcome.score < threshold;
     let flagged = |right: bool| {
         let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
         let rows: Vec<(usize, bool)> = of
             .map(|outcome| (outcome.photograph, is_flagged(outcome)))
             .collect();
-        Cell::from(share(&rows, resampling))
+        TableCell::from(share(&rows, resampling))
     };
     let wrong: Vec<(usize, bool)> = outcomes
         .iter()
@@ -270,11 +281,12 @@ fn cells(judged: &[&Judged], threshold: f64, resampling: Resampling) -> Vec<Cell
 /// Answers from `threshold` on are given.
 pub(super) fn answers_by_kind(
     kinds: &[QuestionKind],
-    judged: &[Judged],
+    judged: &[OutOfFoldScore],
     threshold: f64,
     resampling: Resampling,
-) -> Table {
-    let mut groups: BTreeMap<(Origin, Option<QuestionKind>), Vec<Outcome>> = BTreeMap::new();
+) -> ReportTable {
+    let mut groups: BTreeMap<(PhotographOrigin, Option<QuestionKind>), Vec<ScoredOutcome>> =
+        BTreeMap::new();
     for (&kind, judged) in kinds.iter().zip(judged) {
         // All kinds come first.
         [None, Some(kind)].into_iter().for_each(|kind| {
@@ -284,7 +296,10 @@ pub(super) fn answers_by_kind(
                 .push(judged.outcome)
         });
     }
-    let row = |((origin, kind), outcomes): (&(Origin, Option<QuestionKind>), &Vec<Outcome>)| {
+    let row = |((origin, kind), outcomes): (
+        &(PhotographOrigin, Option<QuestionKind>),
+        &Vec<ScoredOutcome>,
+    )| {
         let name = kind.map_or(origin.name().to_owned(), |kind| {
             format!("{}: {}", origin.name(), kind.name())
         });
@@ -293,36 +308,41 @@ pub(super) fn answers_by_kind(
             ..TableRow::new(name, answer_cells(outcomes, threshold, resampling))
         }
     };
-    let percent = |name: &str| Column::new(name, Format::Percent);
-    Table {
+    let percent = |name: &str| Column::new(name, NumberFormat::Percent);
+    ReportTable {
         title: "Answers by kind of question".into(),
         note: format!(
             "Coverage: the share with a probability of at least {threshold}. Risk: how many of \
              these are wrong."
         ),
         columns: vec![
-            Column::new("n", Format::Count),
+            Column::new("n", NumberFormat::Count),
             percent("right"),
-            Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
+            Column::new("AUROC", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
             percent("coverage"),
-            percent("risk").better(Better::Lower),
+            percent("risk").better(GoodDirection::Lower),
             percent("right given")
-                .better(Better::Higher)
+                .better(GoodDirection::Higher)
                 .help("As a share of the right ones."),
         ],
         rows: groups.iter().map(row).collect(),
     }
 }
 
-fn answer_cells(outcomes: &[Outcome], threshold: f64, resampling: Resampling) -> Vec<Cell> {
-    let is_given = |outcome: &Outcome| outcome.score >= threshold;
-    let shares = |among: &dyn Fn(&Outcome) -> bool, holds: &dyn Fn(&Outcome) -> bool| {
+fn answer_cells(
+    outcomes: &[ScoredOutcome],
+    threshold: f64,
+    resampling: Resampling,
+) -> Vec<TableCell> {
+    let is_given = |outcome: &ScoredOutcome| outcome.score >= threshold;
+    let shares = |among: &dyn Fn(&ScoredOutcome) -> bool,
+                  holds: &dyn Fn(&ScoredOutcome) -> bool| {
         let rows: Vec<(usize, bool)> = outcomes
             .iter()
             .filter(|o| among(o))
             .map(|o| (o.photograph, holds(o)))
             .collect();
-        Cell::from(share(&rows, resampling))
+        TableCell::from(share(&rows, resampling))
     };
     vec![
         outcomes.len().into(),
@@ -342,21 +362,21 @@ mod tests {
     fn a_class_that_is_never_absent_is_found() {
         let count = |absent| LabelCounts { shown: 3, absent };
         let mut counts = BTreeMap::from([
-            ((WordClass::Person, Origin::Flickr8k), count(0)),
-            ((WordClass::Person, Origin::Daquar), count(5)),
-            ((WordClass::Animal, Origin::Flickr8k), count(2)),
-            ((WordClass::Thing, Origin::VqaRad), count(1)),
+            ((WordClass::Person, PhotographOrigin::Flickr8k), count(0)),
+            ((WordClass::Person, PhotographOrigin::Daquar), count(5)),
+            ((WordClass::Animal, PhotographOrigin::Flickr8k), count(2)),
+            ((WordClass::Thing, PhotographOrigin::VqaRad), count(1)),
         ]);
         assert_eq!(class_without_negatives(&counts), None);
-        counts.insert((WordClass::Person, Origin::Daquar), count(0));
+        counts.insert((WordClass::Person, PhotographOrigin::Daquar), count(0));
         assert_eq!(class_without_negatives(&counts), Some(WordClass::Person));
     }
 
     #[test]
     fn figures_are_by_origin_and_of_people_apart() {
-        let judged = |origin, photograph, score, is_right, is_person| Judged {
+        let judged = |origin, photograph, score, is_right, is_person| OutOfFoldScore {
             origin,
-            outcome: Outcome {
+            outcome: ScoredOutcome {
                 photograph,
                 score,
                 is_right,
@@ -365,11 +385,11 @@ mod tests {
             is_person,
         };
         let all = [
-            judged(Origin::Flickr8k, 1, 0.9, true, false),
-            judged(Origin::Flickr8k, 2, 0.4, true, false),
-            judged(Origin::Flickr8k, 3, 0.3, false, false),
-            judged(Origin::Flickr8k, 4, 0.6, false, false),
-            judged(Origin::Daquar, 5, 0.2, false, true),
+            judged(PhotographOrigin::Flickr8k, 1, 0.9, true, false),
+            judged(PhotographOrigin::Flickr8k, 2, 0.4, true, false),
+            judged(PhotographOrigin::Flickr8k, 3, 0.3, false, false),
+            judged(PhotographOrigin::Flickr8k, 4, 0.6, false, false),
+            judged(PhotographOrigin::Daquar, 5, 0.2, false, true),
         ];
         let table = figures(
             "t",
@@ -384,7 +404,7 @@ mod tests {
         let names: Vec<&str> = table.rows.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names, ["flickr8k", "daquar", "daquar: people"]);
         let value = |row: usize, column: usize| match &table.rows[row].cells[column] {
-            Cell::Value(estimate) => estimate.value,
+            TableCell::Value(estimate) => estimate.value,
             other => panic!("{other:?}"),
         };
         // Of four pairs, .9 is above both wrong ones and .4 above one.
@@ -398,9 +418,9 @@ mod tests {
 
     #[test]
     fn answers_have_risk_and_coverage_by_kind_of_question() {
-        let judged = |origin, photograph, score, is_right| Judged {
+        let judged = |origin, photograph, score, is_right| OutOfFoldScore {
             origin,
-            outcome: Outcome {
+            outcome: ScoredOutcome {
                 photograph,
                 score,
                 is_right,
@@ -409,11 +429,11 @@ mod tests {
             is_person: false,
         };
         let all = [
-            judged(Origin::Daquar, 9, 0.1, false),
-            judged(Origin::Flickr8k, 1, 0.9, true),
-            judged(Origin::Flickr8k, 2, 0.5, false),
-            judged(Origin::Flickr8k, 3, 0.4, true),
-            judged(Origin::Flickr8k, 3, 0.8, true),
+            judged(PhotographOrigin::Daquar, 9, 0.1, false),
+            judged(PhotographOrigin::Flickr8k, 1, 0.9, true),
+            judged(PhotographOrigin::Flickr8k, 2, 0.5, false),
+            judged(PhotographOrigin::Flickr8k, 3, 0.4, true),
+            judged(PhotographOrigin::Flickr8k, 3, 0.8, true),
         ];
         let (presence, color) = (QuestionKind::Presence, QuestionKind::Color);
         let table = answers_by_kind(
@@ -437,8 +457,8 @@ mod tests {
             ]
         );
         let values = |row: usize| {
-            let value = |cell: &Cell| match cell {
-                Cell::Value(estimate) => estimate.value,
+            let value = |cell: &TableCell| match cell {
+                TableCell::Value(estimate) => estimate.value,
                 other => panic!("{other:?}"),
             };
             table.rows[row]

@@ -7,8 +7,8 @@ use safetensors::{Dtype, View};
 
 use super::{
     super::{Tensors, TrainError, checkpoint::write_atomically, export::write_json},
-    head::Standard,
-    reference::Reference,
+    head::Standardization,
+    reference::StoredReference,
 };
 use crate::reward::evidence::{CONFIG_FILE, Evidence, EvidenceConfig, WEIGHTS_FILE};
 
@@ -67,16 +67,16 @@ impl View for &Stored {
 }
 
 /// What all networks of a run share.
-pub(super) struct Common {
-    pub(super) standard: Standard,
+pub(super) struct SharedFit {
+    pub(super) standard: Standardization,
     /// Log-odds of every output in the training captions.
     pub(super) prior: Vec<f32>,
-    pub(super) reference: Reference,
+    pub(super) reference: StoredReference,
     /// The photographs of all origins.
-    pub(super) scope: Option<Reference>,
+    pub(super) scope: Option<StoredReference>,
 }
 
-impl Common {
+impl SharedFit {
     /// The contents of `evidence.safetensors` with the weights of the networks.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Common {
             ("reference", Some(&self.reference)),
             ("scope", self.scope.as_ref()),
         ] {
-            let Some(Reference {
+            let Some(StoredReference {
                 center,
                 basis,
                 points,
@@ -182,7 +182,7 @@ mod tests {
     fn what_is_written_is_read_and_gives_the_cosines_of_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let reference = Reference::fit(
+        let reference = StoredReference::fit(
             &rows,
             ReferenceConfig {
                 components: 2,
@@ -192,8 +192,8 @@ mod tests {
             5,
         )
         .unwrap();
-        let common = Common {
-            standard: Standard::of(&rows),
+        let common = SharedFit {
+            standard: Standardization::of(&rows),
             prior: vec![-1.0],
             reference,
             scope: None,

@@ -31,12 +31,12 @@ pub struct HeadConfig {
 
 /// Mean and deviation of features.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Standard {
+pub(super) struct Standardization {
     pub(super) mean: Vec<f32>,
     pub(super) scale: Vec<f32>,
 }
 
-impl Standard {
+impl Standardization {
     /// Those of some rows.
     pub(super) fn of(rows: &[&[f32]]) -> Self {
         let (n, width) = (
@@ -138,12 +138,12 @@ pub(super) fn average(networks: &[Tensors]) -> Result<Tensors> {
 
 /// The network with some weights.
 #[derive(Debug, Clone)]
-pub(super) struct Head {
+pub(super) struct EvidenceHead {
     first: (Tensor, Tensor),
     second: (Tensor, Tensor),
 }
 
-impl Head {
+impl EvidenceHead {
     /// With the weights of those names.
     ///
     /// # Errors
@@ -196,21 +196,21 @@ fn linear(x: &Tensor, (weight, bias): &(Tensor, Tensor)) -> Result<Tensor> {
 /// Photographs of a training step: standardized features, labels and weights, each a row a
 /// photograph.
 #[derive(Debug, Clone)]
-pub(super) struct Batch {
+pub(super) struct HeadBatch {
     pub(super) inputs: Tensor,
     pub(super) labels: Tensor,
     pub(super) weights: Tensor,
     pub(super) seed: u64,
 }
 
-impl Batch {
+impl HeadBatch {
     /// The cross-entropy, summed over outputs and divided by `photographs`.
     ///
     /// # Errors
     /// When a tensor operation fails.
     pub(super) fn loss(
         &self,
-        head: &Head,
+        head: &EvidenceHead,
         config: HeadConfig,
         photographs: usize,
     ) -> Result<Tensor> {
@@ -220,7 +220,7 @@ impl Batch {
 }
 
 #[cfg(test)]
-impl Head {
+impl EvidenceHead {
     /// Logits of rows of standardized features.
     ///
     /// # Errors
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn gradients_are_those_of_finite_differences() {
         let vars = initial(4, CONFIG.hidden, &[-1.0, 0.5, 2.0], 7).unwrap();
-        let batch = Batch {
+        let batch = HeadBatch {
             inputs: tensor(6, 4, |i| (i as f32 * 1.3).sin() * 2.0),
             labels: tensor(6, 3, |i| f32::from(u8::from(i % 4 == 0))),
             weights: tensor(6, 3, |i| [1.0, 0.15, 0.0, 1.0][i % 4]),
@@ -276,7 +276,7 @@ mod tests {
         };
         let loss = || {
             batch
-                .loss(&Head::of(&weights(&vars)).unwrap(), CONFIG, 6)
+                .loss(&EvidenceHead::of(&weights(&vars)).unwrap(), CONFIG, 6)
                 .unwrap()
         };
         let mut gradients = loss().backward().unwrap();
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn begins_near_the_prior_and_without_dropout_is_the_same_each_time() {
         let prior = [-3.0f32, 0.25];
-        let head = Head::of(&weights(&initial(8, 16, &prior, 1).unwrap())).unwrap();
+        let head = EvidenceHead::of(&weights(&initial(8, 16, &prior, 1).unwrap())).unwrap();
         let rows: Vec<Vec<f32>> = (0..3)
             .map(|i| (0..8).map(|j| ((i * 8 + j) as f32).cos()).collect())
             .collect();
@@ -336,7 +336,7 @@ mod tests {
             .collect();
         let row: Vec<f32> = (0..8).map(|i| (i as f32).cos() * 3.0).collect();
         let logits = |weights: &Tensors| {
-            Head::of(weights)
+            EvidenceHead::of(weights)
                 .unwrap()
                 .evidence(&[&row])
                 .unwrap()
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn features_are_standardized_within_bounds() {
         let rows: [&[f32]; 2] = [&[0.0, 5.0], &[2.0, 5.0]];
-        let standard = Standard::of(&rows);
+        let standard = Standardization::of(&rows);
         assert_eq!(standard.mean, [1.0, 5.0]);
         assert!(
             (standard.scale[0] - 1.001).abs() < 1e-6 && (standard.scale[1] - 0.001).abs() < 1e-6

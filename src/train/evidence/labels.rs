@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::origins::{Photograph, Photographs, object_text};
+use super::origins::{AllPhotographs, LabeledPhotograph, object_text};
 use crate::{
-    eval::{chair::Vocabulary, honesty::Origin},
-    lexicon::{ConceptId, Kind, Lexicon, Mention, References, Support, WordClass},
+    eval::{chair::ChairVocabulary, honesty::PhotographOrigin},
+    lexicon::{ConceptId, ConceptKind, Lexicon, Mention, ReferenceTexts, Support, WordClass},
 };
 
 /// In how many photographs of an origin a thing must be named for an output of its own.
@@ -37,13 +37,13 @@ const NATURE: [&str; 18] = [
 const VEHICLES: [&str; 3] = ["vehicle", "boat", "car"];
 
 /// What origins are sure of where nobody names a thing.
-pub(in crate::train) struct Absence {
+pub(in crate::train) struct KnownAbsences {
     coco: BTreeSet<ConceptId>,
     outdoors: BTreeSet<ConceptId>,
     person: Option<ConceptId>,
 }
 
-impl Absence {
+impl KnownAbsences {
     pub(in crate::train) fn new(lexicon: &Lexicon) -> Self {
         let named = |words: &[&str]| {
             words
@@ -62,17 +62,18 @@ impl Absence {
     pub(super) fn weight(
         &self,
         lexicon: &Lexicon,
-        photograph: &Photograph,
+        photograph: &LabeledPhotograph,
         concept: ConceptId,
     ) -> f32 {
         let below =
             |set: &BTreeSet<ConceptId>| set.iter().any(|&upper| lexicon.is_a(concept, upper));
         match photograph.origin {
-            Origin::CocoMini if photograph.image.captions.is_empty() => {
+            PhotographOrigin::CocoMini if photograph.image.captions.is_empty() => {
                 f32::from(u8::from(below(&self.coco)))
             }
-            Origin::Daquar => {
-                let lives = Some(concept) == self.person || lexicon.kind(concept) == Kind::Animal;
+            PhotographOrigin::Daquar => {
+                let lives =
+                    Some(concept) == self.person || lexicon.kind(concept) == ConceptKind::Animal;
                 if lives || below(&self.outdoors) {
                     1.0
                 } else {
@@ -87,8 +88,8 @@ impl Absence {
 /// The class of words that name a concept.
 pub(super) fn class_of(concept: ConceptId) -> WordClass {
     match Lexicon::shared().kind(concept) {
-        Kind::Person => WordClass::Person,
-        Kind::Animal => WordClass::Animal,
+        ConceptKind::Person => WordClass::Person,
+        ConceptKind::Animal => WordClass::Animal,
         _ => WordClass::Thing,
     }
 }
@@ -110,7 +111,7 @@ pub(super) fn object_concept(lexicon: &Lexicon, object: &str) -> Option<ConceptI
 
 /// The concepts of COCO's 80 objects.
 pub(super) fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
-    Vocabulary::coco80()
+    ChairVocabulary::coco80()
         .names()
         .iter()
         .filter_map(|object| object_concept(lexicon, object))
@@ -118,7 +119,7 @@ pub(super) fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
 }
 
 /// The things that a photograph's texts name and its objects are, with everything above them.
-fn shown(lexicon: &Lexicon, photograph: &Photograph) -> BTreeSet<ConceptId> {
+fn shown(lexicon: &Lexicon, photograph: &LabeledPhotograph) -> BTreeSet<ConceptId> {
     let named = photograph
         .texts
         .iter()
@@ -136,7 +137,7 @@ fn shown(lexicon: &Lexicon, photograph: &Photograph) -> BTreeSet<ConceptId> {
 }
 
 /// Returns what every photograph's texts name.
-pub(super) fn all_shown(photographs: &Photographs) -> Vec<BTreeSet<ConceptId>> {
+pub(super) fn all_shown(photographs: &AllPhotographs) -> Vec<BTreeSet<ConceptId>> {
     photographs
         .all
         .par_iter()
@@ -151,7 +152,7 @@ const OWN_NAME: f64 = 0.15;
 /// Those of the outputs whose names people use: COCO's objects, people, and what texts call by a
 /// name of its own, and not mostly by those of its kinds. Flickr8k's development split has no say.
 pub(super) fn named(
-    photographs: &Photographs,
+    photographs: &AllPhotographs,
     shown: &[BTreeSet<ConceptId>],
     outputs: &[ConceptId],
 ) -> BTreeSet<ConceptId> {
@@ -182,7 +183,7 @@ pub(super) fn named(
     };
     let is_named = |concept: &ConceptId| {
         let often = count(&called, concept) >= OWN_NAME * count(&all, concept).max(1.0);
-        often || coco.contains(concept) || lexicon.kind(*concept) == Kind::Person
+        often || coco.contains(concept) || lexicon.kind(*concept) == ConceptKind::Person
     };
     outputs.iter().copied().filter(is_named).collect()
 }
@@ -190,16 +191,16 @@ pub(super) fn named(
 /// Chooses the outputs: what is named often enough, and COCO's objects. Flickr8k's development
 /// split has no say.
 pub(super) fn choose(
-    photographs: &Photographs,
+    photographs: &AllPhotographs,
     shown: &[BTreeSet<ConceptId>],
     config: VocabularyConfig,
 ) -> Vec<ConceptId> {
     let lexicon = Lexicon::shared();
     let mut chosen = coco_concepts(lexicon);
     for (origin, least) in [
-        (Origin::Flickr8k, config.flickr8k),
-        (Origin::CocoMini, config.coco_mini),
-        (Origin::Daquar, config.daquar),
+        (PhotographOrigin::Flickr8k, config.flickr8k),
+        (PhotographOrigin::CocoMini, config.coco_mini),
+        (PhotographOrigin::Daquar, config.daquar),
     ] {
         let mut counts: BTreeMap<ConceptId, usize> = BTreeMap::new();
         let learned = |i: &usize| {
@@ -225,13 +226,13 @@ pub(super) fn choose(
 /// everything above it, is there; one that is more special than what they name, or to be expected,
 /// is unknown (weight 0); any other is absent, as surely as the origin knows.
 pub(super) fn labels(
-    photograph: &Photograph,
+    photograph: &LabeledPhotograph,
     shown: &BTreeSet<ConceptId>,
     concepts: &[ConceptId],
-    absence: &Absence,
+    absence: &KnownAbsences,
 ) -> (Vec<f32>, Vec<f32>) {
     let lexicon = Lexicon::shared();
-    let references = References::new(lexicon, &photograph.texts);
+    let references = ReferenceTexts::new(lexicon, &photograph.texts);
     let label = |&concept: &ConceptId| {
         if shown.contains(&concept) {
             return (1.0, 1.0);
@@ -267,10 +268,10 @@ pub(super) fn prior(labels: &[Vec<f32>], weights: &[Vec<f32>]) -> Vec<f32> {
 
 /// Returns whether a photograph shows what a text mentions, where that is known for certain.
 pub(in crate::train) fn truth(
-    photograph: &Photograph,
-    references: &References<'_>,
+    photograph: &LabeledPhotograph,
+    references: &ReferenceTexts<'_>,
     mention: &Mention,
-    absence: &Absence,
+    absence: &KnownAbsences,
 ) -> Option<bool> {
     match references.supports(mention) {
         Support::Named => Some(true),
@@ -288,7 +289,11 @@ mod tests {
     use super::*;
     use crate::eval::data::flickr8k::Image;
 
-    fn photograph(origin: Origin, captions: &[&str], texts: &[&str]) -> Photograph {
+    fn photograph(
+        origin: PhotographOrigin,
+        captions: &[&str],
+        texts: &[&str],
+    ) -> LabeledPhotograph {
         let owned = |texts: &[&str]| {
             texts
                 .iter()
@@ -300,7 +305,7 @@ mod tests {
             path: PathBuf::from("a.jpg"),
             captions: owned(captions),
         };
-        Photograph {
+        LabeledPhotograph {
             origin,
             image,
             texts: owned(texts),
@@ -317,9 +322,9 @@ mod tests {
     }
 
     /// Label and weight of each word's output.
-    fn labelled(photograph: &Photograph, words: &[&str]) -> Vec<(f32, f32)> {
+    fn labelled(photograph: &LabeledPhotograph, words: &[&str]) -> Vec<(f32, f32)> {
         let lexicon = Lexicon::shared();
-        let (shown, absence) = (shown(lexicon, photograph), Absence::new(lexicon));
+        let (shown, absence) = (shown(lexicon, photograph), KnownAbsences::new(lexicon));
         let of = |word: &&str| {
             let (labels, weights) = labels(photograph, &shown, &[concept(word)], &absence);
             (labels[0], weights[0])
@@ -335,7 +340,7 @@ mod tests {
     fn captions_and_boxes_are_united_and_unnamed_objects_are_absent() {
         let captions = ["A dog on a bench."];
         let both = photograph(
-            Origin::CocoMini,
+            PhotographOrigin::CocoMini,
             &captions,
             &["A dog on a bench.", "the pizza", "the computer mouse"],
         );
@@ -367,9 +372,9 @@ mod tests {
             "potted plant".to_owned(),
             "skis".to_owned(),
         ]);
-        let boxes = Photograph {
+        let boxes = LabeledPhotograph {
             objects: Some(objects),
-            ..photograph(Origin::CocoMini, &[], &["the pizza"])
+            ..photograph(PhotographOrigin::CocoMini, &[], &["the pizza"])
         };
         assert_eq!(labelled(&boxes, &["plant", "ski"]), [PRESENT, PRESENT]);
         // A jeep is a car, which COCO's annotators would have marked; nobody looked for lakes.
@@ -381,7 +386,11 @@ mod tests {
 
     #[test]
     fn rooms_have_no_people_and_no_nature_and_radiographs_have_nothing() {
-        let room = photograph(Origin::Daquar, &[], &["What is on the table?", "the lamp"]);
+        let room = photograph(
+            PhotographOrigin::Daquar,
+            &[],
+            &["What is on the table?", "the lamp"],
+        );
         let unasked = (0.0, UNASKED);
         let words = [
             "lamp", "table", "person", "dog", "mountain", "car", "pillow",
@@ -390,12 +399,16 @@ mod tests {
             labelled(&room, &words),
             [PRESENT, PRESENT, ABSENT, ABSENT, ABSENT, ABSENT, unasked]
         );
-        let radiograph = photograph(Origin::VqaRad, &[], &[]);
+        let radiograph = photograph(PhotographOrigin::VqaRad, &[], &[]);
         assert_eq!(
             labelled(&radiograph, &["person", "pillow", "dog"]),
             [ABSENT; 3]
         );
-        let flickr = photograph(Origin::Flickr8k, &["A skier."], &["A skier on a hill."]);
+        let flickr = photograph(
+            PhotographOrigin::Flickr8k,
+            &["A skier."],
+            &["A skier on a hill."],
+        );
         assert_eq!(
             labelled(&flickr, &["person", "hill", "ski", "dog"]),
             [PRESENT, PRESENT, UNKNOWN, ABSENT]
@@ -430,21 +443,25 @@ mod tests {
     #[test]
     fn mentions_are_true_wrong_or_unknown() {
         let lexicon = Lexicon::shared();
-        let absence = Absence::new(lexicon);
-        let judged = |photograph: &Photograph, text: &str| {
-            let references = References::new(lexicon, &photograph.texts);
+        let absence = KnownAbsences::new(lexicon);
+        let judged = |photograph: &LabeledPhotograph, text: &str| {
+            let references = ReferenceTexts::new(lexicon, &photograph.texts);
             lexicon
                 .mentions(text)
                 .iter()
                 .map(|mention| truth(photograph, &references, mention, &absence))
                 .collect::<Vec<_>>()
         };
-        let room = photograph(Origin::Daquar, &[], &["What is on the table?", "the lamp"]);
+        let room = photograph(
+            PhotographOrigin::Daquar,
+            &[],
+            &["What is on the table?", "the lamp"],
+        );
         assert_eq!(
             judged(&room, "A man and a lamp near a pillow."),
             [Some(false), Some(true), None]
         );
-        let boxes = photograph(Origin::CocoMini, &[], &["the dog"]);
+        let boxes = photograph(PhotographOrigin::CocoMini, &[], &["the dog"]);
         assert_eq!(
             judged(&boxes, "A dog and a cat at a lake."),
             [Some(true), Some(false), None]
@@ -453,10 +470,15 @@ mod tests {
 
     #[test]
     fn outputs_are_what_is_named_often_and_the_objects_of_coco() {
-        let dogs =
-            (0..3).map(|_| photograph(Origin::Flickr8k, &[], &["A poodle near a fountain."]));
-        let rooms = (0..2).map(|_| photograph(Origin::Daquar, &[], &["the cupboard"]));
-        let photographs = Photographs {
+        let dogs = (0..3).map(|_| {
+            photograph(
+                PhotographOrigin::Flickr8k,
+                &[],
+                &["A poodle near a fountain."],
+            )
+        });
+        let rooms = (0..2).map(|_| photograph(PhotographOrigin::Daquar, &[], &["the cupboard"]));
+        let photographs = AllPhotographs {
             // The last of the first three is held out.
             all: dogs.chain(rooms).collect(),
             train: 2,

@@ -14,8 +14,8 @@ use super::{
         parallel::Workers,
         progress,
     },
-    head::{Batch, Head, HeadConfig},
-    origins::{Source, source_named},
+    head::{EvidenceHead, HeadBatch, HeadConfig},
+    origins::{TrainingSource, source_named},
 };
 
 /// Photographs of a shard: the sum of gradients depends on it, not on the number of cores.
@@ -37,7 +37,7 @@ pub struct StageConfig {
 }
 
 /// Everything that networks learn from: a row a photograph, then a row a crop.
-pub(super) struct Rows {
+pub(super) struct TrainingRows {
     /// Standardized features.
     pub(super) inputs: Vec<Vec<f32>>,
     /// Labels of the outputs.
@@ -46,8 +46,8 @@ pub(super) struct Rows {
     pub(super) weights: Vec<Vec<f32>>,
 }
 
-impl Rows {
-    fn batch(&self, photographs: &[usize], seed: u64) -> candle_core::Result<Batch> {
+impl TrainingRows {
+    fn batch(&self, photographs: &[usize], seed: u64) -> candle_core::Result<HeadBatch> {
         let tensor = |rows: &[Vec<f32>]| {
             let values: Vec<f32> = photographs
                 .iter()
@@ -56,7 +56,7 @@ impl Rows {
             let width = values.len() / photographs.len().max(1);
             Tensor::from_vec(values, (photographs.len(), width), &Device::Cpu)
         };
-        Ok(Batch {
+        Ok(HeadBatch {
             inputs: tensor(&self.inputs)?,
             labels: tensor(&self.labels)?,
             weights: tensor(&self.weights)?,
@@ -68,7 +68,7 @@ impl Rows {
 /// Returns how many rows of each source a step has, with the numbers of those that it may have.
 pub(super) fn shares(
     stage: &StageConfig,
-    of: impl Fn(Source) -> Vec<usize>,
+    of: impl Fn(TrainingSource) -> Vec<usize>,
 ) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
     let mut all = Vec::new();
     for (name, &share) in &stage.shares {
@@ -101,7 +101,7 @@ pub(super) fn shares(
 /// When the loss stops being a number.
 pub(super) fn train(
     vars: &VarMap,
-    rows: &Rows,
+    rows: &TrainingRows,
     shares: &[(Vec<usize>, usize)],
     (stage, head, seed): (&StageConfig, HeadConfig, u64),
     (workers, name): (&Workers, &str),
@@ -122,7 +122,7 @@ pub(super) fn train(
                     .collect::<Vec<_>>()
             })
             .collect();
-        let shards: Vec<Batch> = drawn
+        let shards: Vec<HeadBatch> = drawn
             .chunks(SHARD)
             .map(|shard| rows.batch(shard, rng.random()))
             .collect::<candle_core::Result<_>>()?;
@@ -131,7 +131,7 @@ pub(super) fn train(
                 .iter()
                 .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
                 .collect();
-            shard.loss(&Head::of(&weights)?, head, drawn.len())
+            shard.loss(&EvidenceHead::of(&weights)?, head, drawn.len())
         })?;
         if !loss.is_finite() {
             return Err(TrainError::Diverged { step, loss });
@@ -165,7 +165,7 @@ pub(super) fn set(vars: &VarMap, weights: &Tensors) -> candle_core::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{super::head::initial, *};
-    use crate::eval::honesty::Origin;
+    use crate::eval::honesty::PhotographOrigin;
 
     fn stage(shares: &[(&str, f64)], steps: usize) -> StageConfig {
         let optim = OptimConfig {
@@ -191,11 +191,11 @@ mod tests {
 
     #[test]
     fn a_step_has_each_origin_by_its_share() {
-        let of = |source: Source| match source {
-            Source::Photographs(Origin::Flickr8k) => vec![1, 2, 3],
-            Source::Photographs(Origin::Daquar) => vec![7],
-            Source::Photographs(_) => Vec::new(),
-            Source::Crops => vec![8, 9],
+        let of = |source: TrainingSource| match source {
+            TrainingSource::Photographs(PhotographOrigin::Flickr8k) => vec![1, 2, 3],
+            TrainingSource::Photographs(PhotographOrigin::Daquar) => vec![7],
+            TrainingSource::Photographs(_) => Vec::new(),
+            TrainingSource::Crops => vec![8, 9],
         };
         let all = [("flickr8k", 0.5), ("coco-mini", 0.3), ("daquar", 0.2)];
         // Without coco-mini, five and two of seven parts of forty.
@@ -235,7 +235,7 @@ mod tests {
             .iter()
             .map(|x| vec![f32::from(u8::from(x[0] > 0.0)), 1.0])
             .collect();
-        let rows = Rows {
+        let rows = TrainingRows {
             labels,
             weights: vec![vec![1.0, 0.0]; 50],
             inputs,
@@ -257,7 +257,7 @@ mod tests {
                 (&Workers::new(cores).unwrap(), "test"),
             )
             .unwrap();
-            let found = Head::of(&weights_of(&vars).unwrap()).unwrap();
+            let found = EvidenceHead::of(&weights_of(&vars).unwrap()).unwrap();
             found
                 .evidence(&rows.inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())
                 .unwrap()

@@ -17,14 +17,14 @@ use super::{
         progress,
     },
     EvidenceTraining,
-    head::{Head, HeadConfig, Standard},
+    head::{EvidenceHead, HeadConfig, Standardization},
     learn::{self, StageConfig},
-    origins::{Photograph, Source, object_text},
+    origins::{LabeledPhotograph, TrainingSource, object_text},
 };
 use crate::{
-    eval::honesty::{Origin, folds::FOLDS},
+    eval::honesty::{PhotographOrigin, folds::FOLDS},
     lexicon::{ConceptId, Lexicon, words},
-    reward::matching::Vocabulary,
+    reward::matching::WordVectors,
     vlm::ops::cross_entropy,
 };
 
@@ -61,7 +61,7 @@ pub struct MatchingConfig {
 
 /// The words with vectors, the networks of the parts, which did not learn from their part, and the
 /// shipped ones.
-pub(super) struct Matching {
+pub(super) struct TextMatching {
     pub(super) words: Vec<String>,
     pub(super) parts: Vec<Tensors>,
     pub(super) shipped: Tensors,
@@ -123,7 +123,7 @@ impl Batch {
             )
         };
         let photographs =
-            normalized(&Head::of(weights)?.logits(&self.inputs, Some((head, self.seed)))?)?;
+            normalized(&EvidenceHead::of(weights)?.logits(&self.inputs, Some((head, self.seed)))?)?;
         let (entries, owners) = &self.entries;
         let gates = get("gates")?
             .index_select(entries, 0)?
@@ -245,7 +245,7 @@ fn often<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<St
 }
 
 /// Returns what a photograph is compared with: people's captions of it, or else its objects.
-fn texts(photograph: &Photograph) -> Vec<String> {
+fn texts(photograph: &LabeledPhotograph) -> Vec<String> {
     let objects: Vec<String> = photograph
         .objects
         .iter()
@@ -273,9 +273,9 @@ impl EvidenceTraining {
     pub(super) fn matching(
         &self,
         pooled: &[Vec<f32>],
-        standard: &Standard,
+        standard: &Standardization,
         concepts: &[ConceptId],
-    ) -> Result<Matching, TrainError> {
+    ) -> Result<TextMatching, TrainError> {
         let (config, seed) = (&self.recipe.matching, self.recipe.seed.wrapping_add(200));
         let (all, learned_from) = (&self.photographs.all, self.photographs.train);
         let words = often(
@@ -284,7 +284,7 @@ impl EvidenceTraining {
                 .flat_map(|photograph| &photograph.image.captions),
             config.least,
         );
-        let (vocabulary, lexicon) = (Vocabulary::new(&words), Lexicon::shared());
+        let (vocabulary, lexicon) = (WordVectors::new(&words), Lexicon::shared());
         let outputs: BTreeMap<ConceptId, usize> = concepts
             .iter()
             .enumerate()
@@ -299,7 +299,7 @@ impl EvidenceTraining {
                 .map(|entry| entry as u32)
                 .collect::<Vec<_>>()
         };
-        let of = |photograph: &Photograph| {
+        let of = |photograph: &LabeledPhotograph| {
             texts(photograph)
                 .iter()
                 .map(entries)
@@ -310,7 +310,7 @@ impl EvidenceTraining {
             inputs: pooled.iter().map(|row| standard.apply(row)).collect(),
             texts: all.par_iter().map(of).collect(),
         };
-        let mut matching = Matching {
+        let mut matching = TextMatching {
             words,
             parts: vec![Tensors::new(); FOLDS],
             shipped: Tensors::new(),
@@ -327,20 +327,20 @@ impl EvidenceTraining {
                 let name = format!("match-{member}-{name}");
                 self.saved(&name, || {
                     begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
-                    let learned = |source: Source| -> Vec<usize> {
+                    let learned = |source: TrainingSource| -> Vec<usize> {
                         let known = |i: &usize| !pairs.texts[*i].is_empty();
                         match source {
-                            Source::Photographs(Origin::Flickr8k) => {
+                            TrainingSource::Photographs(PhotographOrigin::Flickr8k) => {
                                 (0..learned_from).filter(known).collect()
                             }
-                            Source::Photographs(origin) => self
+                            TrainingSource::Photographs(origin) => self
                                 .photographs
                                 .of(origin)
                                 .filter(|&i| takes(all[i].fold))
                                 .filter(known)
                                 .collect(),
                             // What somebody wrote of the whole does not hold of its parts.
-                            Source::Crops => Vec::new(),
+                            TrainingSource::Crops => Vec::new(),
                         }
                     };
                     let by = (&self.setup.workers, name.as_str());

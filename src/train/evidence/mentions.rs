@@ -6,45 +6,48 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use super::{
     super::{
         TrainError,
-        answers::Said,
-        contenders::{self, Contender},
+        answers::ImageStatement,
+        compared_scorers::{self, ComparedScorer},
         features::Features,
-        judged::{ScoredText, score},
-        labels::LabelledText,
+        labels::LabeledText,
         reward_data::own_captions,
+        scored_split::{ComparedText, score},
         setup::Setup,
         text::normalize_caption,
     },
-    labels::{Absence, truth},
-    origins::{Photograph, Photographs},
+    labels::{KnownAbsences, truth},
+    origins::{AllPhotographs, LabeledPhotograph},
 };
 use crate::{
     eval::{
-        chair::Vocabulary,
+        chair::ChairVocabulary,
         data::flickr8k::Image,
         honesty::{
-            Origin,
+            PhotographOrigin,
             texts::{MixedText, SENTENCES, mixed},
         },
     },
-    lexicon::{ConceptId, Lexicon, Mention, References},
+    lexicon::{ConceptId, Lexicon, Mention, ReferenceTexts},
     reward::{
         calibration::Calibration,
         evidence::{Evidence, ImageEvidence},
         finish::{Finisher, WrittenBy, sentence_around},
-        scorer::Scored,
+        scorer::TextRewards,
     },
 };
 
 /// Origins with people's captions; how many of a photograph are scored, and as many of another's.
-const PEOPLES: [(Origin, usize); 2] = [(Origin::Flickr8k, 2), (Origin::CocoMini, 5)];
+const PEOPLES: [(PhotographOrigin, usize); 2] = [
+    (PhotographOrigin::Flickr8k, 2),
+    (PhotographOrigin::CocoMini, 5),
+];
 
 /// Most tokens of a text of several captions.
 const MOST_TOKENS: usize = 64;
 
 /// Who wrote a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Author {
+pub(super) enum TextSource {
     /// The policy: its likeliest caption.
     Greedy,
     /// The policy: a sample.
@@ -58,7 +61,7 @@ pub(super) enum Author {
 pub(super) struct JudgedMention {
     /// Number of the photograph.
     pub(super) photograph: usize,
-    pub(super) author: Author,
+    pub(super) author: TextSource,
     pub(super) concept: ConceptId,
     /// Whether it is there, where that is known.
     pub(super) truth: Option<bool>,
@@ -80,17 +83,17 @@ impl JudgedMention {
 }
 
 /// A text about a photograph.
-pub(super) struct Written {
+pub(super) struct PhotographText {
     pub(super) photograph: usize,
     /// Number of the photograph that it was written of.
     pub(super) source: usize,
-    pub(super) author: Author,
+    pub(super) author: TextSource,
     pub(super) text: String,
 }
 
 /// The bundle's scorer, and what its numbers mean.
 pub(super) struct BundleScorer {
-    pub(super) contender: [Contender; 1],
+    pub(super) contender: [ComparedScorer; 1],
     pub(super) calibration: Calibration,
 }
 
@@ -108,11 +111,11 @@ impl BundleScorer {
             ))
         };
         let kind = policy.config.reward.as_ref().ok_or_else(missing)?.default;
-        let contender = contenders::of_bundle(policy)?
+        let contender = compared_scorers::of_bundle(policy)?
             .into_iter()
             .find(|c| c.name == kind.name())
             .ok_or_else(missing)?;
-        let calibration = contenders::calibrations(policy)?
+        let calibration = compared_scorers::calibrations(policy)?
             .remove(&kind)
             .ok_or_else(missing)?;
         Ok(Self {
@@ -124,15 +127,15 @@ impl BundleScorer {
 
 /// Photographs that nobody learned from, their features as they are, and who judges what is said of
 /// them.
-pub(super) struct Judge<'a> {
+pub(super) struct MentionScorer<'a> {
     pub(super) setup: &'a Setup,
-    pub(super) photographs: &'a Photographs,
+    pub(super) photographs: &'a AllPhotographs,
     /// Of all photographs behind the training split.
     pub(super) features: &'a Features,
     pub(super) scorer: &'a BundleScorer,
 }
 
-impl Judge<'_> {
+impl MentionScorer<'_> {
     /// Lets the policy caption photographs, by their numbers.
     ///
     /// # Errors
@@ -142,7 +145,7 @@ impl Judge<'_> {
         numbers: &[usize],
         temperature: f32,
         seed: u64,
-    ) -> Result<Vec<Written>, TrainError> {
+    ) -> Result<Vec<PhotographText>, TrainError> {
         let images: Vec<Image> = numbers
             .iter()
             .map(|&i| self.photographs.all[i].image.clone())
@@ -156,14 +159,14 @@ impl Judge<'_> {
             seed,
         )?;
         let author = if temperature > 0.0 {
-            Author::Sampled
+            TextSource::Sampled
         } else {
-            Author::Greedy
+            TextSource::Greedy
         };
         Ok(numbers
             .iter()
             .zip(texts)
-            .map(|(&photograph, (_, text))| Written {
+            .map(|(&photograph, (_, text))| PhotographText {
                 photograph,
                 source: photograph,
                 author,
@@ -174,7 +177,7 @@ impl Judge<'_> {
 
     /// Photographs of an origin with captions, each with the next one, whose captions are wrong
     /// about it.
-    fn captioned(&self, numbers: &[usize], origin: Origin) -> Vec<(usize, usize)> {
+    fn captioned(&self, numbers: &[usize], origin: PhotographOrigin) -> Vec<(usize, usize)> {
         let of = |i: &usize| {
             self.photographs.all[*i].origin == origin
                 && !self.photographs.all[*i].image.captions.is_empty()
@@ -198,7 +201,7 @@ impl Judge<'_> {
     }
 
     /// People's captions of photographs, and those of the next photograph of the same origin.
-    pub(super) fn peoples(&self, numbers: &[usize]) -> Vec<Written> {
+    pub(super) fn peoples(&self, numbers: &[usize]) -> Vec<PhotographText> {
         let mut written = Vec::new();
         for (origin, most) in PEOPLES {
             for (photograph, other) in self.captioned(numbers, origin) {
@@ -209,10 +212,10 @@ impl Judge<'_> {
                 };
                 for source in sources {
                     let texts = self.captions_of(source, most).into_iter();
-                    written.extend(texts.map(|text| Written {
+                    written.extend(texts.map(|text| PhotographText {
                         photograph,
                         source,
-                        author: Author::Person,
+                        author: TextSource::Person,
                         text,
                     }));
                 }
@@ -266,18 +269,19 @@ impl Judge<'_> {
     /// When a tensor operation fails.
     pub(super) fn scored(
         &self,
-        mut texts: Vec<Written>,
-    ) -> Result<Vec<(Written, ScoredText)>, TrainError> {
+        mut texts: Vec<PhotographText>,
+    ) -> Result<Vec<(PhotographText, ComparedText)>, TrainError> {
         texts.retain(|written| !written.text.is_empty());
         texts.sort_by_key(|written| written.photograph);
         let mut said = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
         for written in &texts {
-            let text = LabelledText {
+            let text = LabeledText {
                 text: written.text.clone(),
                 ranges: Vec::new(),
                 rest: None,
             };
-            said[written.photograph - self.photographs.train].push((Said::from(text), None));
+            said[written.photograph - self.photographs.train]
+                .push((ImageStatement::from(text), None));
         }
         let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
         Ok(texts.into_iter().zip(scored).collect())
@@ -286,15 +290,15 @@ impl Judge<'_> {
     /// Judges what texts mention, with rewards by `calibration`.
     pub(super) fn mentions(
         &self,
-        texts: &[(Written, ScoredText)],
+        texts: &[(PhotographText, ComparedText)],
         calibration: &Calibration,
     ) -> Vec<JudgedMention> {
         let lexicon = Lexicon::shared();
-        let absence = Absence::new(lexicon);
+        let absence = KnownAbsences::new(lexicon);
         let mut found = Vec::new();
         for (written, scored) in texts {
             let photograph = &self.photographs.all[written.photograph];
-            let references = References::new(lexicon, &photograph.texts);
+            let references = ReferenceTexts::new(lexicon, &photograph.texts);
             for mention in lexicon.mentions(&written.text) {
                 let Some((reward, log_probability)) = rewards(scored, &mention.range, calibration)
                 else {
@@ -318,11 +322,11 @@ impl Judge<'_> {
 
     /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its
     /// own.
-    pub(super) fn rewards(&self, text: &ScoredText) -> Scored {
+    pub(super) fn rewards(&self, text: &ComparedText) -> TextRewards {
         self.rewards_by(text, &self.scorer.calibration)
     }
 
-    fn rewards_by(&self, text: &ScoredText, calibration: &Calibration) -> Scored {
+    fn rewards_by(&self, text: &ComparedText, calibration: &Calibration) -> TextRewards {
         let scores = text
             .scores
             .first()
@@ -333,7 +337,7 @@ impl Judge<'_> {
         let reward = |(i, (score, lp)): (usize, (&f32, &f32))| {
             calibration.of(text.is_yes_or_no(i)).reward(*score, *lp)
         };
-        Scored {
+        TextRewards {
             rewards: scores.map(reward).collect(),
             log_probabilities: text.log_probabilities.clone(),
         }
@@ -346,10 +350,10 @@ impl Judge<'_> {
     /// When the text cannot be cut into tokens.
     pub(super) fn served(
         &self,
-        text: &ScoredText,
+        text: &ComparedText,
         evidence: &Arc<Evidence>,
         image: &ImageEvidence,
-    ) -> Result<(Vec<u32>, Scored), TrainError> {
+    ) -> Result<(Vec<u32>, TextRewards), TrainError> {
         self.served_by(WrittenBy::Policy, text, evidence, image)
     }
 
@@ -360,10 +364,10 @@ impl Judge<'_> {
     pub(super) fn served_by(
         &self,
         writer: WrittenBy,
-        text: &ScoredText,
+        text: &ComparedText,
         evidence: &Arc<Evidence>,
         image: &ImageEvidence,
-    ) -> Result<(Vec<u32>, Scored), TrainError> {
+    ) -> Result<(Vec<u32>, TextRewards), TrainError> {
         let calibration = match writer {
             WrittenBy::Policy => &self.scorer.calibration,
             WrittenBy::Others => self.scorer.calibration.of_others(),
@@ -384,7 +388,7 @@ impl Judge<'_> {
 
 /// The lowest reward of the tokens of a range, and the sum of their log-probabilities.
 pub(super) fn rewards(
-    scored: &ScoredText,
+    scored: &ComparedText,
     range: &Range<usize>,
     calibration: &Calibration,
 ) -> Option<(f32, f32)> {
@@ -406,9 +410,9 @@ pub(super) fn rewards(
 
 /// Returns whether a photograph with COCO's objects shows the one that a mention names: it was
 /// marked, or a person's caption names it.
-fn coco_truth(photograph: &Photograph, text: &str, mention: &Mention) -> Option<bool> {
+fn coco_truth(photograph: &LabeledPhotograph, text: &str, mention: &Mention) -> Option<bool> {
     photograph.objects.as_ref()?;
-    let vocabulary = Vocabulary::coco80();
+    let vocabulary = ChairVocabulary::coco80();
     let overlaps =
         |range: &Range<usize>| range.start < mention.range.end && mention.range.start < range.end;
     let named = vocabulary.mentions(text);
@@ -436,8 +440,8 @@ mod tests {
 
     #[test]
     fn objects_are_there_where_they_were_marked_or_named() {
-        let marked = |objects: Option<&[&str]>, captions: &[&str]| Photograph {
-            origin: Origin::CocoMini,
+        let marked = |objects: Option<&[&str]>, captions: &[&str]| LabeledPhotograph {
+            origin: PhotographOrigin::CocoMini,
             image: Image {
                 name: "a.jpg".into(),
                 path: "a.jpg".into(),
@@ -454,7 +458,7 @@ mod tests {
             fold: 0,
         };
         let text = "A man with a pizza and a puppy near a fountain.";
-        let truths = |photograph: &Photograph| {
+        let truths = |photograph: &LabeledPhotograph| {
             let mentions = Lexicon::shared().mentions(text);
             mentions
                 .iter()
@@ -476,12 +480,12 @@ mod tests {
 
     #[test]
     fn a_mention_has_the_lowest_reward_and_all_log_probabilities_of_its_tokens() {
-        let text = LabelledText {
+        let text = LabeledText {
             text: "A fire hydrant.".into(),
             ranges: Vec::new(),
             rest: None,
         };
-        let scored = ScoredText {
+        let scored = ComparedText {
             image: 0,
             question: None,
             kind: None,

@@ -40,19 +40,19 @@ pub use self::{
     reference::{ReferenceConfig, ScopeRecipe},
 };
 use self::{
-    calibrate::Row,
+    calibrate::CalibrationRow,
     crops::Crops,
-    files::Common,
-    head::Standard,
-    mentions::{Author, BundleScorer, Judge, JudgedMention, Written},
-    origins::{Photographs, origin_named, source_named},
-    reference::Reference,
+    files::SharedFit,
+    head::Standardization,
+    mentions::{BundleScorer, JudgedMention, MentionScorer, PhotographText, TextSource},
+    origins::{AllPhotographs, origin_named, source_named},
+    reference::StoredReference,
 };
-use super::{TrainError, checkpoint::RunDir, judged::Half, setup::Setup, tell};
+use super::{TrainError, checkpoint::RunDir, scored_split::DevelopmentHalf, setup::Setup, tell};
 use crate::{
     eval::{
-        honesty::{Origin, folds::FOLDS, texts::MixedText},
-        report::{Report, Section},
+        honesty::{PhotographOrigin, folds::FOLDS, texts::MixedText},
+        report::{EvaluationReport, Section},
     },
     lexicon::{ConceptId, Lexicon},
     reward::{
@@ -115,7 +115,7 @@ pub struct EvidenceTraining {
     recipe: EvidenceRecipe,
     run: RunDir,
     setup: Setup,
-    photographs: Photographs,
+    photographs: AllPhotographs,
     crops: Crops,
 }
 
@@ -196,11 +196,11 @@ impl EvidenceTraining {
                 .try_for_each(|name| origin_named(key, name).map(drop))?;
         }
         let setup = Setup::open(
-            &recipe.data.join(Origin::Flickr8k.name()),
+            &recipe.data.join(PhotographOrigin::Flickr8k.name()),
             &recipe.policy,
             recipe.workers,
         )?;
-        let photographs = Photographs::open(&recipe.data, &setup.data)?;
+        let photographs = AllPhotographs::open(&recipe.data, &setup.data)?;
         let crops = Crops::draw(&photographs, recipe.crops, recipe.seed);
         let run = RunDir::open(out, &recipe, resume)?;
         Ok(Self {
@@ -218,12 +218,12 @@ impl EvidenceTraining {
     /// # Errors
     /// When the loss stops being a number, there is nothing to calibrate on, or a file cannot be
     /// written.
-    pub fn train(&self) -> Result<Report, TrainError> {
+    pub fn train(&self) -> Result<EvaluationReport, TrainError> {
         let scorer = BundleScorer::open(&self.setup)?;
         let (pooled, features) = self.features()?;
         let (train, all) = (self.photographs.train, &self.photographs.all);
         let of_train: Vec<&[f32]> = pooled[..train].iter().map(Vec::as_slice).collect();
-        let standard = Standard::of(&of_train);
+        let standard = Standardization::of(&of_train);
         let (concepts, rows) = self.rows(&pooled, &standard);
         let (counts, crop_counts) = self.label_counts(&rows, &concepts);
         if let Some(class) = figures::class_without_negatives(&counts) {
@@ -244,9 +244,9 @@ impl EvidenceTraining {
             .iter()
             .map(|row| &row[..channels.min(row.len())])
             .collect();
-        let reference = Reference::fit(&heads, self.recipe.reference, self.recipe.seed)?;
+        let reference = StoredReference::fit(&heads, self.recipe.reference, self.recipe.seed)?;
         let scope = Some(self.scope(&pooled, channels)?);
-        let common = Common {
+        let common = SharedFit {
             standard,
             prior,
             reference,
@@ -285,7 +285,7 @@ impl EvidenceTraining {
             .map(|head| common.served(head, &config))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let judge = Judge {
+        let judge = MentionScorer {
             setup: &self.setup,
             photographs: &self.photographs,
             features: &features,
@@ -295,7 +295,12 @@ impl EvidenceTraining {
         let often: Vec<usize> = everyone
             .iter()
             .copied()
-            .filter(|&i| matches!(all[i].origin, Origin::CocoMini | Origin::Daquar))
+            .filter(|&i| {
+                matches!(
+                    all[i].origin,
+                    PhotographOrigin::CocoMini | PhotographOrigin::Daquar
+                )
+            })
             .collect();
         tell("the policy writes captions, and they are scored");
         let greedy = judge.scored(judge.captions(&everyone, 0.0, self.recipe.seed)?)?;
@@ -308,13 +313,16 @@ impl EvidenceTraining {
         let reported: Vec<usize> = everyone
             .iter()
             .copied()
-            .filter(|&i| all[i].origin != Origin::Flickr8k || Half::of(i - train) == Half::Report)
+            .filter(|&i| {
+                all[i].origin != PhotographOrigin::Flickr8k
+                    || DevelopmentHalf::of(i - train) == DevelopmentHalf::Report
+            })
             .collect();
         let mixed = judge.mixed(&reported)?;
-        let written = |(&photograph, text): (&usize, &MixedText)| Written {
+        let written = |(&photograph, text): (&usize, &MixedText)| PhotographText {
             photograph,
             source: photograph,
-            author: Author::Person,
+            author: TextSource::Person,
             text: text.text.clone(),
         };
         let texts = judge.scored(mixed.iter().map(written).collect())?;
@@ -361,7 +369,9 @@ impl EvidenceTraining {
         let first = evidence
             .first()
             .ok_or_else(|| TrainError::Run("there is no network".into()))?;
-        let rows_of = |mentions: &[JudgedMention], names: &[&str]| -> Vec<(JudgedMention, Row)> {
+        let rows_of = |mentions: &[JudgedMention],
+                       names: &[&str]|
+         -> Vec<(JudgedMention, CalibrationRow)> {
             let row = |mention: &JudgedMention| {
                 let (image, evidence) = (
                     &seen.images[mention.photograph - train],
@@ -403,7 +413,7 @@ impl EvidenceTraining {
                               names: &[&str],
                               (threshold, fitted_on): (f32, &str)| {
             let mentions = rows_of(mentions, names);
-            let rows: Vec<Row> = mentions.iter().map(|(_, row)| row.clone()).collect();
+            let rows: Vec<CalibrationRow> = mentions.iter().map(|(_, row)| row.clone()).collect();
             let mut fitted = calibrate::fit(&rows, names, &self.recipe.calibration, fitted_on)?;
             fitted.calibration.thresholds.default = threshold;
             sections.push(self.section(title, &mentions, &fitted));
@@ -470,15 +480,15 @@ impl EvidenceTraining {
     }
 
     /// A row for a calibration about a photograph behind the training split.
-    fn row(&self, photograph: usize, features: Vec<f64>, is_right: bool) -> Row {
-        let Photographs {
+    fn row(&self, photograph: usize, features: Vec<f64>, is_right: bool) -> CalibrationRow {
+        let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
         let fold = all[photograph].fold;
         let is_dev = photograph < train + dev;
-        let is_tuning = !is_dev || Half::of(photograph - train) == Half::Tune;
+        let is_tuning = !is_dev || DevelopmentHalf::of(photograph - train) == DevelopmentHalf::Tune;
         let is_shipped = is_tuning && (is_dev || self.recipe.parts.contains(&fold));
-        Row {
+        CalibrationRow {
             origin: all[photograph].origin,
             photograph,
             fold,

@@ -3,19 +3,21 @@
 use rayon::prelude::*;
 
 use super::{
-    super::{Tensors, TrainError, export::read_weights, features::Features, judged::dev_features},
+    super::{
+        Tensors, TrainError, export::read_weights, features::Features, scored_split::dev_features,
+    },
     EvidenceRecipe, EvidenceTraining,
     crops::BoxLabels,
     figures::{Counts, label_counts},
-    head::{self, Standard},
-    labels::{self, Absence},
-    learn::{self, Rows, StageConfig},
-    origins::{OTHERS, Photographs, Source},
+    head::{self, Standardization},
+    labels::{self, KnownAbsences},
+    learn::{self, StageConfig, TrainingRows},
+    origins::{AllPhotographs, OTHERS, TrainingSource},
 };
 use crate::{
     eval::{
         data::flickr8k::Image,
-        honesty::{Origin, folds::FOLDS},
+        honesty::{PhotographOrigin, folds::FOLDS},
     },
     lexicon::{ConceptId, Lexicon},
 };
@@ -55,7 +57,7 @@ impl EvidenceTraining {
             &self.crops.of_each,
             &setup.policy.tower,
             &setup.workers,
-            &folder.join(format!("{}-crops.f16", Origin::CocoMini.name())),
+            &folder.join(format!("{}-crops.f16", PhotographOrigin::CocoMini.name())),
         )?;
         let mut pooled =
             Vec::with_capacity(self.photographs.all.len() + crops.len() * crops.views());
@@ -73,8 +75,12 @@ impl EvidenceTraining {
     }
 
     /// Counts of the labels of photographs that are learned from, and of crops.
-    pub(super) fn label_counts(&self, rows: &Rows, concepts: &[ConceptId]) -> (Counts, Counts) {
-        let Photographs {
+    pub(super) fn label_counts(
+        &self,
+        rows: &TrainingRows,
+        concepts: &[ConceptId],
+    ) -> (Counts, Counts) {
+        let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
         let learned = (0..all.len())
@@ -92,10 +98,14 @@ impl EvidenceTraining {
     }
 
     /// The outputs, and what networks learn from.
-    pub(super) fn rows(&self, pooled: &[Vec<f32>], standard: &Standard) -> (Vec<ConceptId>, Rows) {
+    pub(super) fn rows(
+        &self,
+        pooled: &[Vec<f32>],
+        standard: &Standardization,
+    ) -> (Vec<ConceptId>, TrainingRows) {
         let shown = labels::all_shown(&self.photographs);
         let concepts = labels::choose(&self.photographs, &shown, self.recipe.vocabulary);
-        let absence = Absence::new(Lexicon::shared());
+        let absence = KnownAbsences::new(Lexicon::shared());
         let mut labelled: Vec<(Vec<f32>, Vec<f32>)> = self
             .photographs
             .all
@@ -119,7 +129,7 @@ impl EvidenceTraining {
         let (labels, weights) = labelled.into_iter().unzip();
         (
             concepts,
-            Rows {
+            TrainingRows {
                 inputs: pooled.iter().map(|row| standard.apply(row)).collect(),
                 labels,
                 weights,
@@ -149,7 +159,7 @@ impl EvidenceTraining {
     /// one; each is the mean of several.
     pub(super) fn networks(
         &self,
-        rows: &Rows,
+        rows: &TrainingRows,
         prior: &[f32],
     ) -> Result<(Vec<Tensors>, Tensors), TrainError> {
         let EvidenceRecipe {
@@ -161,14 +171,16 @@ impl EvidenceTraining {
             ..
         } = &self.recipe;
         let inputs = rows.inputs.first().map_or(0, Vec::len);
-        let learned = |source: Source, takes: &dyn Fn(usize) -> bool| -> Vec<usize> {
+        let learned = |source: TrainingSource, takes: &dyn Fn(usize) -> bool| -> Vec<usize> {
             let takes = |photograph: usize| takes(self.photographs.all[photograph].fold);
             match source {
-                Source::Photographs(Origin::Flickr8k) => (0..self.photographs.train).collect(),
-                Source::Photographs(origin) => {
+                TrainingSource::Photographs(PhotographOrigin::Flickr8k) => {
+                    (0..self.photographs.train).collect()
+                }
+                TrainingSource::Photographs(origin) => {
                     self.photographs.of(origin).filter(|&i| takes(i)).collect()
                 }
-                Source::Crops => {
+                TrainingSource::Crops => {
                     let crops = self
                         .crops
                         .iter()

@@ -9,18 +9,22 @@ use std::{
 use super::super::{TrainError, tell, text::normalize_caption};
 use crate::eval::{
     data::{
-        ObjectBox, References,
+        ObjectBox, ReferenceSet,
         flickr8k::{Dataset, Image},
         questions::{AskedQuestion, questions_file, read_questions},
     },
     honesty::{
-        Origin,
+        PhotographOrigin,
         folds::{digest_of, fold_of},
     },
 };
 
 /// The origins beside Flickr8k, in the order of features and tables.
-pub(in crate::train) const OTHERS: [Origin; 3] = [Origin::CocoMini, Origin::Daquar, Origin::VqaRad];
+pub(in crate::train) const OTHERS: [PhotographOrigin; 3] = [
+    PhotographOrigin::CocoMini,
+    PhotographOrigin::Daquar,
+    PhotographOrigin::VqaRad,
+];
 
 /// COCO's names of objects that mean another thing, or nothing, in the lexicon.
 const OTHER_NAMES: [(&str, &str); 4] = [
@@ -35,9 +39,9 @@ const CROPS: &str = "coco-mini-crops";
 
 /// What a training step can learn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum TrainingSource {
     /// Whole photographs.
-    Photographs(Origin),
+    Photographs(PhotographOrigin),
     /// Crops of those with boxes.
     Crops,
 }
@@ -46,11 +50,14 @@ pub(super) enum Source {
 ///
 /// # Errors
 /// Where no origin with photographs has that name.
-pub(in crate::train) fn origin_named(key: &str, name: &str) -> Result<Origin, TrainError> {
+pub(in crate::train) fn origin_named(
+    key: &str,
+    name: &str,
+) -> Result<PhotographOrigin, TrainError> {
     with_photographs()
         .find(|origin| origin.name() == name)
         .ok_or_else(|| {
-            let names: Vec<&str> = with_photographs().map(Origin::name).collect();
+            let names: Vec<&str> = with_photographs().map(PhotographOrigin::name).collect();
             TrainError::Run(format!(
                 "{key}: there is no origin '{name}', only {}",
                 names.join(", ")
@@ -59,27 +66,27 @@ pub(in crate::train) fn origin_named(key: &str, name: &str) -> Result<Origin, Tr
 }
 
 /// The origins with photographs.
-fn with_photographs() -> impl Iterator<Item = Origin> {
-    std::iter::once(Origin::Flickr8k).chain(OTHERS)
+fn with_photographs() -> impl Iterator<Item = PhotographOrigin> {
+    std::iter::once(PhotographOrigin::Flickr8k).chain(OTHERS)
 }
 
 /// The same of what steps learn from, which has coco-mini's crops beside the origins.
 ///
 /// # Errors
 /// Where nothing has that name.
-pub(super) fn source_named(key: &str, name: &str) -> Result<Source, TrainError> {
+pub(super) fn source_named(key: &str, name: &str) -> Result<TrainingSource, TrainError> {
     match name {
-        CROPS => Ok(Source::Crops),
+        CROPS => Ok(TrainingSource::Crops),
         _ => origin_named(key, name)
-            .map(Source::Photographs)
+            .map(TrainingSource::Photographs)
             .map_err(|error| TrainError::Run(format!("{error}, {CROPS}"))),
     }
 }
 
 /// A photograph with what is known of it.
 #[derive(Debug, Clone)]
-pub(in crate::train) struct Photograph {
-    pub(in crate::train) origin: Origin,
+pub(in crate::train) struct LabeledPhotograph {
+    pub(in crate::train) origin: PhotographOrigin,
     /// Its file, and people's captions of it.
     pub(in crate::train) image: Image,
     /// Texts whose things it shows: captions, objects, questions with their answers.
@@ -95,8 +102,8 @@ pub(in crate::train) struct Photograph {
 /// The photographs of all origins in one list: Flickr8k's training split, its development split,
 /// then the [others](OTHERS).
 #[derive(Debug, Clone)]
-pub(in crate::train) struct Photographs {
-    pub(in crate::train) all: Vec<Photograph>,
+pub(in crate::train) struct AllPhotographs {
+    pub(in crate::train) all: Vec<LabeledPhotograph>,
     /// How many the training split has.
     pub(super) train: usize,
     /// How many the development split has.
@@ -105,7 +112,7 @@ pub(in crate::train) struct Photographs {
     pub(in crate::train) questions: Vec<(usize, AskedQuestion)>,
 }
 
-impl Photographs {
+impl AllPhotographs {
     /// Reads the folders `coco-mini`, `daquar` and `vqa-rad` in `data`, and takes Flickr8k's. One
     /// that is not there is left out.
     ///
@@ -118,7 +125,7 @@ impl Photographs {
                 .iter()
                 .map(|caption| normalize_caption(caption))
                 .collect();
-            photograph(Origin::Flickr8k, image.clone(), texts)
+            photograph(PhotographOrigin::Flickr8k, image.clone(), texts)
         };
         let all = flickr8k
             .train
@@ -139,7 +146,7 @@ impl Photographs {
                     "there is no folder {}: nothing is learned from it",
                     folder.display()
                 )),
-                Origin::CocoMini => this.add_annotated(&folder)?,
+                PhotographOrigin::CocoMini => this.add_annotated(&folder)?,
                 _ => this.add_asked(origin, &folder)?,
             }
         }
@@ -147,12 +154,12 @@ impl Photographs {
     }
 
     /// The numbers of the photographs of an origin; of Flickr8k, those of the development split.
-    pub(super) fn of(&self, origin: Origin) -> impl Iterator<Item = usize> {
+    pub(super) fn of(&self, origin: PhotographOrigin) -> impl Iterator<Item = usize> {
         (self.train..self.all.len()).filter(move |&i| self.all[i].origin == origin)
     }
 
     fn add_annotated(&mut self, folder: &Path) -> Result<(), TrainError> {
-        let references = References::open(folder, None).map_err(unusable)?;
+        let references = ReferenceSet::open(folder, None).map_err(unusable)?;
         for annotated in references.images() {
             let missing = || {
                 TrainError::Run(format!(
@@ -179,16 +186,16 @@ impl Photographs {
                 captions,
             };
             let (objects, boxes) = (annotated.objects.clone(), annotated.boxes.clone());
-            self.all.push(Photograph {
+            self.all.push(LabeledPhotograph {
                 objects,
                 boxes,
-                ..photograph(Origin::CocoMini, image, texts)?
+                ..photograph(PhotographOrigin::CocoMini, image, texts)?
             });
         }
         Ok(())
     }
 
-    fn add_asked(&mut self, origin: Origin, folder: &Path) -> Result<(), TrainError> {
+    fn add_asked(&mut self, origin: PhotographOrigin, folder: &Path) -> Result<(), TrainError> {
         let missing =
             || TrainError::Run(format!("{}: there is no questions.jsonl", folder.display()));
         let questions =
@@ -204,7 +211,7 @@ impl Photographs {
             let Some(first) = questions.first() else {
                 continue;
             };
-            let texts = if origin == Origin::Daquar {
+            let texts = if origin == PhotographOrigin::Daquar {
                 questions.iter().flat_map(asked_texts).collect()
             } else {
                 Vec::new()
@@ -223,9 +230,13 @@ impl Photographs {
     }
 }
 
-fn photograph(origin: Origin, image: Image, texts: Vec<String>) -> Result<Photograph, TrainError> {
+fn photograph(
+    origin: PhotographOrigin,
+    image: Image,
+    texts: Vec<String>,
+) -> Result<LabeledPhotograph, TrainError> {
     let file = fs::read(&image.path).map_err(TrainError::io(&image.path))?;
-    Ok(Photograph {
+    Ok(LabeledPhotograph {
         origin,
         image,
         texts,

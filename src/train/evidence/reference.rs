@@ -42,7 +42,7 @@ pub struct ScopeRecipe {
 
 /// The reference as a bundle stores it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Reference {
+pub(super) struct StoredReference {
     /// Mean of the photographs' channels.
     pub(super) center: Vec<f32>,
     /// The components, a row each.
@@ -54,7 +54,7 @@ pub(super) struct Reference {
     pub(super) scale: Vec<f32>,
 }
 
-impl Reference {
+impl StoredReference {
     /// Finds the components of the rows, a photograph each, and the coordinates of some; a function
     /// of the seed.
     ///
@@ -204,7 +204,7 @@ pub(super) mod tests {
             photographs: 12,
             nearest: 3,
         };
-        let reference = Reference::fit(&rows, config, 5).unwrap();
+        let reference = StoredReference::fit(&rows, config, 5).unwrap();
         // numpy: rows.mean(0), and numpy.linalg.svd(rows - rows.mean(0))[2][:2]
         let center = [
             -0.028_998_5,
@@ -254,7 +254,7 @@ pub(super) mod tests {
             (0..2).all(|j| reference.points.iter().any(|point| point[j].abs() == 127)),
             "the range is used"
         );
-        let fewer = Reference::fit(
+        let fewer = StoredReference::fit(
             &rows,
             ReferenceConfig {
                 photographs: 4,

@@ -4,20 +4,20 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    super::{TrainError, judged::ScoredText},
+    super::{TrainError, scored_split::ComparedText},
     EvidenceTraining, Seen,
-    calibrate::{self, Fitted, Row},
+    calibrate::{self, CalibrationRow, FittedCalibration},
     conclude::{NOTE, is_reported},
     figures,
-    mentions::{Judge, Written},
-    words::{JudgedWord, calibrated_classes},
+    mentions::{MentionScorer, PhotographText},
+    words::{LabeledWord, calibrated_classes},
 };
 use crate::{
     eval::{
         captions::flags::GuardMarks,
-        honesty::{Origin, Outcome, auroc, share, texts::MixedText},
-        report::{Better, Column, Format, Section, Table, TableRow},
-        tokens::{Scored, threshold_at_fpr},
+        honesty::{PhotographOrigin, ScoredOutcome, auroc, share, texts::MixedText},
+        report::{Column, GoodDirection, NumberFormat, ReportTable, Section, TableRow},
+        tokens::{ScoredToken, threshold_at_fpr},
     },
     guard::{
         Mode, policy,
@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// A caption that a person wrote, as it is served.
-pub(super) struct ScoredCaption {
+pub(super) struct PeopleCaption {
     /// Its row, right where it was written of the photograph.
-    row: Row,
+    row: CalibrationRow,
     /// The lowest reward of its words.
     score: f64,
 }
@@ -43,12 +43,12 @@ impl EvidenceTraining {
     /// there is no such class.
     pub(super) fn word_calibration(
         &self,
-        words: &[JudgedWord],
+        words: &[LabeledWord],
         writer: WrittenBy,
         (evidence, seen): (&[Evidence], &Seen),
         fitted_on: &str,
-    ) -> Result<Option<(Fitted, Section)>, TrainError> {
-        let known: Vec<(&JudgedWord, Row)> = words
+    ) -> Result<Option<(FittedCalibration, Section)>, TrainError> {
+        let known: Vec<(&LabeledWord, CalibrationRow)> = words
             .iter()
             .filter_map(|word| Some((word, self.row(word.photograph, Vec::new(), word.truth?))))
             .collect();
@@ -74,7 +74,7 @@ impl EvidenceTraining {
                 .collect::<Vec<_>>(),
         ]
         .concat();
-        let with_features = |(word, row): (&JudgedWord, Row)| {
+        let with_features = |(word, row): (&LabeledWord, CalibrationRow)| {
             let image = &seen.images[word.photograph - self.photographs.train];
             let sentence = SentenceFeatures::new(&evidence[row.fold], image, &word.sentence);
             let known = WordFeatures::new(
@@ -88,12 +88,13 @@ impl EvidenceTraining {
                 .iter()
                 .map(|name| known.value(name))
                 .collect::<Option<_>>()?;
-            Some((word.class, Row { features, ..row }))
+            Some((word.class, CalibrationRow { features, ..row }))
         };
         let of_classes = known
             .into_iter()
             .filter(|(word, _)| classes.contains(&word.class));
-        let (classes, rows): (Vec<_>, Vec<Row>) = of_classes.filter_map(with_features).unzip();
+        let (classes, rows): (Vec<_>, Vec<CalibrationRow>) =
+            of_classes.filter_map(with_features).unzip();
         let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, fitted_on)?;
         let title = match writer {
             WrittenBy::Policy => "Words without an output in the policy's own captions",
@@ -107,7 +108,7 @@ impl EvidenceTraining {
                 (
                     class,
                     row.origin,
-                    Outcome {
+                    ScoredOutcome {
                         photograph: row.photograph,
                         score,
                         is_right: row.is_right,
@@ -135,10 +136,10 @@ impl EvidenceTraining {
     /// Scores people's captions as they are served.
     pub(super) fn scored_captions(
         &self,
-        judge: &Judge<'_>,
-        captions: &[(Written, ScoredText)],
+        judge: &MentionScorer<'_>,
+        captions: &[(PhotographText, ComparedText)],
         (evidence, seen): (&[Arc<Evidence>], &Seen),
-    ) -> Result<Vec<ScoredCaption>, TrainError> {
+    ) -> Result<Vec<PeopleCaption>, TrainError> {
         let mut found = Vec::new();
         for (written, scored) in captions {
             let row = self.row(
@@ -153,7 +154,7 @@ impl EvidenceTraining {
                 true,
             )
             .1;
-            found.extend(score.map(|score| ScoredCaption {
+            found.extend(score.map(|score| PeopleCaption {
                 row,
                 score: score.into(),
             }));
@@ -163,13 +164,13 @@ impl EvidenceTraining {
 
     /// The threshold for texts by others: the highest, to .5, below which no more of the right
     /// captions of an origin have a word than the configuration allows.
-    pub(super) fn text_threshold(&self, captions: &[ScoredCaption]) -> f32 {
-        let mut right: BTreeMap<Origin, Vec<Scored>> = BTreeMap::new();
-        for ScoredCaption { row, score } in captions
+    pub(super) fn text_threshold(&self, captions: &[PeopleCaption]) -> f32 {
+        let mut right: BTreeMap<PhotographOrigin, Vec<ScoredToken>> = BTreeMap::new();
+        for PeopleCaption { row, score } in captions
             .iter()
             .filter(|caption| caption.row.is_right && caption.row.is_shipped)
         {
-            right.entry(row.origin).or_default().push(Scored {
+            right.entry(row.origin).or_default().push(ScoredToken {
                 reward: *score as f32,
                 good: true,
                 image: 0,
@@ -185,13 +186,16 @@ impl EvidenceTraining {
     /// a text.
     pub(super) fn texts(
         &self,
-        judge: &Judge<'_>,
-        captions: &[ScoredCaption],
-        (mixed, texts): (&BTreeMap<usize, MixedText>, &[(Written, ScoredText)]),
+        judge: &MentionScorer<'_>,
+        captions: &[PeopleCaption],
+        (mixed, texts): (
+            &BTreeMap<usize, MixedText>,
+            &[(PhotographText, ComparedText)],
+        ),
         (evidence, seen): (&[Arc<Evidence>], &Seen),
         threshold: f64,
     ) -> Result<Section, TrainError> {
-        let mut found: Vec<(Row, bool)> = Vec::new();
+        let mut found: Vec<(CalibrationRow, bool)> = Vec::new();
         for (written, scored) in texts {
             let Some(text) = mixed.get(&written.photograph) else {
                 continue;
@@ -213,21 +217,21 @@ impl EvidenceTraining {
         }
         let resampling = self.resampling();
         let mut rows = Vec::new();
-        for origin in [Origin::Flickr8k, Origin::CocoMini] {
-            let is_of = |row: &Row| row.origin == origin && is_reported(row);
-            let own: Vec<&ScoredCaption> = captions
+        for origin in [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini] {
+            let is_of = |row: &CalibrationRow| row.origin == origin && is_reported(row);
+            let own: Vec<&PeopleCaption> = captions
                 .iter()
                 .filter(|caption| is_of(&caption.row))
                 .collect();
             if own.is_empty() {
                 continue;
             }
-            let outcome = |ScoredCaption { row, score }: &ScoredCaption| Outcome {
+            let outcome = |PeopleCaption { row, score }: &PeopleCaption| ScoredOutcome {
                 photograph: row.photograph,
                 score: *score,
                 is_right: row.is_right,
             };
-            let outcomes: Vec<Outcome> = own.iter().map(|caption| outcome(caption)).collect();
+            let outcomes: Vec<ScoredOutcome> = own.iter().map(|caption| outcome(caption)).collect();
             let flagged = |right: bool| {
                 let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
                 share(
@@ -251,21 +255,21 @@ impl EvidenceTraining {
             ];
             rows.push(TableRow::new(origin.name(), cells));
         }
-        let percent = |name: &str| Column::new(name, Format::Percent);
-        let table = Table {
+        let percent = |name: &str| Column::new(name, NumberFormat::Percent);
+        let table = ReportTable {
             title: "People's captions, half of them another photograph's".into(),
             note: format!(
                 "{NOTE} The score of a caption is the lowest reward of its words; it is flagged \
                  where that is below {threshold:.3}."
             ),
             columns: vec![
-                Column::new("captions", Format::Count),
-                Column::new("AUROC", Format::Decimal(3)).better(Better::Higher),
-                percent("right flagged").better(Better::Lower),
-                percent("wrong flagged").better(Better::Higher),
-                Column::new("texts", Format::Count)
+                Column::new("captions", NumberFormat::Count),
+                Column::new("AUROC", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
+                percent("right flagged").better(GoodDirection::Lower),
+                percent("wrong flagged").better(GoodDirection::Higher),
+                Column::new("texts", NumberFormat::Count)
                     .help("Of four sentences, one of them another photograph's."),
-                percent("wrong sentence is lowest").better(Better::Higher),
+                percent("wrong sentence is lowest").better(GoodDirection::Higher),
             ],
             rows,
         };
@@ -277,11 +281,11 @@ impl EvidenceTraining {
     }
 }
 
-impl Judge<'_> {
+impl MentionScorer<'_> {
     /// The words of a text by others, with the rewards that they are served with.
     fn words_by_others(
         &self,
-        text: &ScoredText,
+        text: &ComparedText,
         evidence: &Arc<Evidence>,
         image: &ImageEvidence,
     ) -> Result<Vec<Word>, TrainError> {

@@ -4,14 +4,14 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    super::judged::ScoredText,
-    labels::{Absence, truth},
-    mentions::{Author, Judge, Written, rewards},
+    super::scored_split::ComparedText,
+    labels::{KnownAbsences, truth},
+    mentions::{MentionScorer, PhotographText, TextSource, rewards},
 };
 use crate::{
     eval::objects::judge,
     guard::words::is_function_word,
-    lexicon::{ConceptId, Lexicon, Mention, References, WordClass},
+    lexicon::{ConceptId, Lexicon, Mention, ReferenceTexts, WordClass},
     reward::{calibration::Calibration, finish::sentence_around},
 };
 
@@ -20,10 +20,10 @@ const LEAST: usize = 30;
 
 /// A word without an output.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct JudgedWord {
+pub(super) struct LabeledWord {
     /// Number of the photograph.
     pub(super) photograph: usize,
-    pub(super) author: Author,
+    pub(super) author: TextSource,
     pub(super) class: WordClass,
     /// Whether it is right, where that is known.
     pub(super) truth: Option<bool>,
@@ -38,7 +38,7 @@ pub(super) struct JudgedWord {
 /// What is known of a photograph that a text is about.
 struct Known<'a> {
     lexicon: &'a Lexicon,
-    references: &'a References<'a>,
+    references: &'a ReferenceTexts<'a>,
     /// Whether the things that the text mentions are there.
     mentions: Vec<(Option<bool>, Mention)>,
     /// Its colors and counts of which the captions say whether they are right.
@@ -98,20 +98,20 @@ impl Known<'_> {
     }
 }
 
-impl Judge<'_> {
+impl MentionScorer<'_> {
     /// Judges the words of texts that claim something, with rewards by `calibration`; those that
     /// name something for which `has_output` are left out.
     pub(super) fn words(
         &self,
-        texts: &[(Written, ScoredText)],
+        texts: &[(PhotographText, ComparedText)],
         calibration: &Calibration,
         has_output: impl Fn(ConceptId) -> bool,
-    ) -> Vec<JudgedWord> {
+    ) -> Vec<LabeledWord> {
         let lexicon = Lexicon::shared();
-        let absence = Absence::new(lexicon);
+        let absence = KnownAbsences::new(lexicon);
         let mut found = Vec::new();
         for (
-            Written {
+            PhotographText {
                 photograph,
                 source,
                 author,
@@ -121,7 +121,7 @@ impl Judge<'_> {
         ) in texts
         {
             let about = &self.photographs.all[*photograph];
-            let references = References::new(lexicon, &about.texts);
+            let references = ReferenceTexts::new(lexicon, &about.texts);
             let judged =
                 |mention: Mention| (truth(about, &references, &mention, &absence), mention);
             let properties = judge(lexicon, text, &about.image.captions);
@@ -147,12 +147,12 @@ impl Judge<'_> {
                     continue;
                 };
                 let truth = match author {
-                    Author::Person if source == photograph => Some(true),
-                    Author::Person => known.in_foreign(&range, word),
-                    Author::Greedy | Author::Sampled => known.in_own(&range, word, class),
+                    TextSource::Person if source == photograph => Some(true),
+                    TextSource::Person => known.in_foreign(&range, word),
+                    TextSource::Greedy | TextSource::Sampled => known.in_own(&range, word, class),
                 };
                 let sentence = text[sentence_around(text, range.start)].to_owned();
-                found.push(JudgedWord {
+                found.push(LabeledWord {
                     photograph: *photograph,
                     author: *author,
                     class,
@@ -170,7 +170,7 @@ impl Judge<'_> {
 /// The classes that have enough words of which `counts` says that they are right, and that they are
 /// wrong.
 pub(super) fn calibrated_classes<'w>(
-    counts: impl Iterator<Item = (&'w JudgedWord, bool)>,
+    counts: impl Iterator<Item = (&'w LabeledWord, bool)>,
 ) -> Vec<WordClass> {
     let mut by_class: BTreeMap<WordClass, [usize; 2]> = BTreeMap::new();
     counts.for_each(|(word, is_right)| {
@@ -192,7 +192,7 @@ mod tests {
     fn judged(text: &str, is_own: bool) -> Vec<(String, Option<bool>)> {
         let captions = ["A man in a red shirt is riding a bike.", "Somebody rides."];
         let lexicon = Lexicon::shared();
-        let references = References::new(lexicon, captions);
+        let references = ReferenceTexts::new(lexicon, captions);
         let properties = judge(lexicon, text, &captions);
         let mentions = lexicon.mentions(text).into_iter().map(|mention| {
             (
@@ -273,9 +273,9 @@ mod tests {
 
     #[test]
     fn classes_need_right_and_wrong_words() {
-        let word = |class| JudgedWord {
+        let word = |class| LabeledWord {
             photograph: 0,
-            author: Author::Person,
+            author: TextSource::Person,
             class,
             truth: None,
             reward: 0.5,

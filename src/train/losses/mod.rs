@@ -15,10 +15,10 @@ pub(super) mod tests {
     use serde_json::Value;
 
     /// Numbers that TRL computed (`tests/reference/alignment_losses.py`).
-    pub(in crate::train) struct Reference(Value);
+    pub(in crate::train) struct TrlReference(Value);
 
-    pub(in crate::train) fn reference() -> Reference {
-        Reference(
+    pub(in crate::train) fn reference() -> TrlReference {
+        TrlReference(
             serde_json::from_str(include_str!(
                 "../../../tests/fixtures/alignment_losses.json"
             ))
@@ -26,7 +26,7 @@ pub(super) mod tests {
         )
     }
 
-    impl Reference {
+    impl TrlReference {
         pub(in crate::train) fn part(&self, name: &str) -> Self {
             Self(self.0[name].clone())
         }

@@ -17,7 +17,7 @@ pub struct Clip {
 
 /// What was true of the tokens when they were written, all of the same length.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Written {
+pub struct PolicyTokens {
     /// Log-probabilities under the policy that wrote them.
     pub log_probs: Vec<f32>,
     /// Values expected then.
@@ -30,7 +30,7 @@ pub struct Written {
     pub weights: Vec<f32>,
 }
 
-impl Written {
+impl PolicyTokens {
     /// Adds the tokens of another answer.
     pub fn extend(&mut self, other: &Self) {
         let pairs = [
@@ -51,7 +51,7 @@ fn constant(values: &[f32]) -> Result<Tensor> {
 }
 
 /// The probability ratios `π(token) / π_old(token)`, `(n)`.
-pub fn ratios(log_probs: &Tensor, written: &Written, clip: &Clip) -> Result<Tensor> {
+pub fn ratios(log_probs: &Tensor, written: &PolicyTokens, clip: &Clip) -> Result<Tensor> {
     (log_probs - constant(&written.log_probs)?)?
         .clamp(-clip.log_ratio, clip.log_ratio)?
         .exp()
@@ -61,7 +61,7 @@ pub fn ratios(log_probs: &Tensor, written: &Written, clip: &Clip) -> Result<Tens
 ///
 /// # Errors
 /// When lengths differ.
-pub fn policy_loss(log_probs: &Tensor, written: &Written, clip: &Clip) -> Result<Tensor> {
+pub fn policy_loss(log_probs: &Tensor, written: &PolicyTokens, clip: &Clip) -> Result<Tensor> {
     let ratios = ratios(log_probs, written, clip)?;
     let losing = constant(&written.advantages)?.neg()?;
     let (free, clipped) = (
@@ -75,7 +75,7 @@ pub fn policy_loss(log_probs: &Tensor, written: &Written, clip: &Clip) -> Result
 ///
 /// # Errors
 /// When lengths differ.
-pub fn value_loss(values: &Tensor, written: &Written, clip: &Clip) -> Result<Tensor> {
+pub fn value_loss(values: &Tensor, written: &PolicyTokens, clip: &Clip) -> Result<Tensor> {
     let (old, returns) = (constant(&written.values)?, constant(&written.returns)?);
     let clipped = (&old + (values - &old)?.clamp(-clip.value, clip.value)?)?;
     let worse = (values - &returns)?
@@ -106,9 +106,9 @@ mod tests {
         log_ratio: 10.0,
     };
 
-    fn written(advantages: &[f32]) -> Written {
+    fn written(advantages: &[f32]) -> PolicyTokens {
         let n = advantages.len();
-        Written {
+        PolicyTokens {
             log_probs: vec![-1.0; n],
             values: vec![0.0; n],
             advantages: advantages.to_vec(),
@@ -179,7 +179,7 @@ mod tests {
     fn agrees_with_trl() {
         let found = reference();
         let n = found.flat("log_probs").len();
-        let written = Written {
+        let written = PolicyTokens {
             log_probs: found.flat("old_log_probs"),
             values: found.flat("values"),
             advantages: found.of("advantages"),
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn gradients_agree_with_differences() {
-        let written = Written {
+        let written = PolicyTokens {
             values: vec![0.1, 0.6, -0.3],
             ..written(&[1.0, -2.0, 0.5])
         };

@@ -11,7 +11,7 @@ use candle_core::{Device, Result, Tensor};
 
 /// What each token counts towards the log-probability of its answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Weighing {
+pub enum TokenWeighting {
     /// All the same: the log-probability of the answer.
     Sum,
     /// `(Σ_unchanged + γ Σ_changed) / (|unchanged| + γ |changed|)`.
@@ -21,7 +21,7 @@ pub enum Weighing {
     },
 }
 
-impl Weighing {
+impl TokenWeighting {
     /// Weights of the tokens of one answer, `changed` where the other answer has something else.
     pub fn weights(self, changed: &[bool]) -> Vec<f32> {
         match self {
@@ -122,7 +122,7 @@ mod tests {
             .collect();
         let weights: Vec<f32> = changed
             .iter()
-            .flat_map(|c| Weighing::Dense { gamma: 5.0 }.weights(c))
+            .flat_map(|c| TokenWeighting::Dense { gamma: 5.0 }.weights(c))
             .collect();
         let lengths: Vec<usize> = changed.iter().map(Vec::len).collect();
         let dense =
@@ -140,14 +140,14 @@ mod tests {
     #[test]
     fn dense_weights_of_a_whole_that_changed_are_a_mean() {
         assert_eq!(
-            Weighing::Dense { gamma: 5.0 }.weights(&[true, true]),
+            TokenWeighting::Dense { gamma: 5.0 }.weights(&[true, true]),
             [0.5, 0.5]
         );
         assert_eq!(
-            Weighing::Dense { gamma: 3.0 }.weights(&[true, false]),
+            TokenWeighting::Dense { gamma: 3.0 }.weights(&[true, false]),
             [0.75, 0.25]
         );
-        assert_eq!(Weighing::Sum.weights(&[true, false]), [1.0, 1.0]);
+        assert_eq!(TokenWeighting::Sum.weights(&[true, false]), [1.0, 1.0]);
     }
 
     #[test]

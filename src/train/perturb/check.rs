@@ -1,6 +1,6 @@
 //! Edits that turn out to say what people said in other words.
 
-use super::{Kind, Perturbed, Source};
+use super::{PerturbationKind, Perturbed, Source};
 use crate::{
     eval::objects,
     lexicon::{Lexicon, Support},
@@ -24,7 +24,10 @@ pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &S
         return true;
     }
     match perturbed.kind {
-        Kind::Object | Kind::SmallObject | Kind::Phrase | Kind::Person => {
+        PerturbationKind::Object
+        | PerturbationKind::SmallObject
+        | PerturbationKind::Phrase
+        | PerturbationKind::Person => {
             let mut things = lexicon
                 .mentions(text)
                 .into_iter()
@@ -34,15 +37,15 @@ pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &S
             things.peek().is_none()
                 || things.any(|m| source.references.supports(&m) != Support::None)
         }
-        Kind::Attribute | Kind::Count | Kind::Binding => {
-            let judgement = objects::judge(lexicon, text, source.texts);
-            judgement
+        PerturbationKind::Attribute | PerturbationKind::Count | PerturbationKind::Binding => {
+            let judgment = objects::judge(lexicon, text, source.texts);
+            judgment
                 .colours
                 .iter()
-                .chain(&judgement.counts)
+                .chain(&judgment.counts)
                 .any(|(range, right)| *right && wrong(range))
         }
         // Drawn among what no caption says of the thing.
-        Kind::Action | Kind::Relation => false,
+        PerturbationKind::Action | PerturbationKind::Relation => false,
     }
 }

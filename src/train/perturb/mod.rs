@@ -22,12 +22,12 @@ use rand::{
 };
 
 use super::{
-    labels::LabelledText,
+    labels::LabeledText,
     stats::CaptionStats,
     text::{capitalized, normalize_caption},
 };
 use crate::eval::data::flickr8k::Image;
-use crate::lexicon::{self, Lexicon, Phrase, References, VerbForm, indefinite_article};
+use crate::lexicon::{self, Lexicon, Phrase, ReferenceTexts, VerbForm, indefinite_article};
 use scenes::relation_before;
 use things::Donors;
 
@@ -36,7 +36,7 @@ use things::Donors;
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum PerturbationKind {
     /// A thing: dog to cat.
     Object,
     /// A small thing, worn or held or lying about: hat to ball.
@@ -58,7 +58,7 @@ pub enum Kind {
     Person,
 }
 
-impl Kind {
+impl PerturbationKind {
     /// All kinds.
     pub const ALL: [Self; 9] = [
         Self::Object,
@@ -96,14 +96,14 @@ pub struct Perturbed {
     /// The true caption that it was made of, normalised.
     pub original: String,
     /// What was made wrong.
-    pub kind: Kind,
+    pub kind: PerturbationKind,
     /// Bytes of `text` that are wrong.
     pub bad: Vec<Range<usize>>,
     /// Bytes of `text` that were written anew; what of them is not wrong is unknown.
     pub replaced: Vec<Range<usize>>,
 }
 
-impl From<Perturbed> for LabelledText {
+impl From<Perturbed> for LabeledText {
     fn from(p: Perturbed) -> Self {
         let bad = p.bad.into_iter().map(|r| (r, Some(false)));
         Self {
@@ -148,16 +148,16 @@ struct Source<'a> {
     phrases: Vec<Phrase>,
     /// All captions of the image, and whatever else is known of it.
     texts: &'a [String],
-    references: References<'a>,
+    references: ReferenceTexts<'a>,
 }
 
 /// How often each kind was made, and how often it said what people had said in other words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Tally {
+pub struct PerturbationCounts {
     /// Perturbations made.
-    pub made: BTreeMap<Kind, usize>,
+    pub made: BTreeMap<PerturbationKind, usize>,
     /// Edits dropped as paraphrases.
-    pub paraphrases: BTreeMap<Kind, usize>,
+    pub paraphrases: BTreeMap<PerturbationKind, usize>,
 }
 
 /// Makes perturbations in the manner of a training split.
@@ -165,7 +165,7 @@ pub struct Tally {
 pub struct Perturber {
     stats: CaptionStats,
     lexicon: &'static Lexicon,
-    nouns: BTreeMap<lexicon::Kind, Vec<&'static str>>,
+    nouns: BTreeMap<lexicon::ConceptKind, Vec<&'static str>>,
     /// Form and following word to verbs with counts.
     verbs: HashMap<(VerbForm, String), BTreeMap<&'static str, usize>>,
     /// Relations seen before a noun.
@@ -232,7 +232,7 @@ impl Perturber {
         image: &Image,
         shown: &[String],
         rng: &mut impl Rng,
-        tally: &mut Tally,
+        tally: &mut PerturbationCounts,
     ) -> Option<Perturbed> {
         let mut texts: Vec<String> = image
             .captions
@@ -245,12 +245,12 @@ impl Perturber {
             text,
             phrases: self.lexicon.phrases(text),
             texts: &texts,
-            references: References::new(self.lexicon, &texts),
+            references: ReferenceTexts::new(self.lexicon, &texts),
         };
-        let mut kinds = Kind::ALL;
+        let mut kinds = PerturbationKind::ALL;
         kinds.shuffle(rng);
         if rng.random_bool(PEOPLE_FIRST[usize::from(self.names_nobody(&source))]) {
-            kinds.sort_by_key(|kind| *kind != Kind::Person);
+            kinds.sort_by_key(|kind| *kind != PerturbationKind::Person);
         }
         kinds.into_iter().find_map(|kind| {
             let perturbed = self.make_wrong(kind, &source, rng)?;
@@ -267,17 +267,22 @@ impl Perturber {
     }
 
     /// A perturbation of one kind, where the caption allows it.
-    fn make_wrong(&self, kind: Kind, source: &Source<'_>, rng: &mut impl Rng) -> Option<Perturbed> {
+    fn make_wrong(
+        &self,
+        kind: PerturbationKind,
+        source: &Source<'_>,
+        rng: &mut impl Rng,
+    ) -> Option<Perturbed> {
         let edits = match kind {
-            Kind::Object => self.object(source, false, rng)?,
-            Kind::SmallObject => self.object(source, true, rng)?,
-            Kind::Phrase => self.phrase(source, rng)?,
-            Kind::Attribute => self.attribute(source, rng)?,
-            Kind::Count => self.count(source, rng)?,
-            Kind::Action => self.action(source, rng)?,
-            Kind::Relation => self.relation(source, rng)?,
-            Kind::Binding => self.binding(source)?,
-            Kind::Person => self.person(source, rng)?,
+            PerturbationKind::Object => self.object(source, false, rng)?,
+            PerturbationKind::SmallObject => self.object(source, true, rng)?,
+            PerturbationKind::Phrase => self.phrase(source, rng)?,
+            PerturbationKind::Attribute => self.attribute(source, rng)?,
+            PerturbationKind::Count => self.count(source, rng)?,
+            PerturbationKind::Action => self.action(source, rng)?,
+            PerturbationKind::Relation => self.relation(source, rng)?,
+            PerturbationKind::Binding => self.binding(source)?,
+            PerturbationKind::Person => self.person(source, rng)?,
         };
         let (text, bad, replaced) = apply(source.text, edits);
         Some(Perturbed {
@@ -404,17 +409,20 @@ mod tests {
     fn every_kind_is_made_and_what_is_wrong_is_nowhere_said() {
         let images = images();
         let perturber = Perturber::new(&images);
-        let (mut rng, mut tally) = (SmallRng::seed_from_u64(3), Tally::default());
+        let (mut rng, mut tally) = (SmallRng::seed_from_u64(3), PerturbationCounts::default());
         for image in images.iter().cycle().take(600) {
             let Some(found) = perturber.perturb(image, &[], &mut rng, &mut tally) else {
                 continue;
             };
             assert_ne!(found.text, found.original);
             assert!(!found.bad.is_empty(), "{found:?}");
-            let references = References::new(Lexicon::shared(), &image.captions);
+            let references = ReferenceTexts::new(Lexicon::shared(), &image.captions);
             if matches!(
                 found.kind,
-                Kind::Object | Kind::SmallObject | Kind::Phrase | Kind::Person
+                PerturbationKind::Object
+                    | PerturbationKind::SmallObject
+                    | PerturbationKind::Phrase
+                    | PerturbationKind::Person
             ) {
                 let wrong = &found.text[found.bad[0].clone()];
                 let mentions = Lexicon::shared().mentions(wrong);
@@ -428,7 +436,7 @@ mod tests {
         }
         assert_eq!(
             tally.made.keys().copied().collect::<Vec<_>>(),
-            Kind::ALL
+            PerturbationKind::ALL
                 .into_iter()
                 .collect::<std::collections::BTreeSet<_>>()
                 .into_iter()
@@ -445,7 +453,7 @@ mod tests {
             let mut rng = SmallRng::seed_from_u64(seed);
             images
                 .iter()
-                .map(|i| perturber.perturb(i, &[], &mut rng, &mut Tally::default()))
+                .map(|i| perturber.perturb(i, &[], &mut rng, &mut PerturbationCounts::default()))
                 .collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));

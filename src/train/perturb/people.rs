@@ -77,13 +77,13 @@ impl Perturber {
     /// Something that nobody knows of in the place of a person.
     fn replace_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let is_person = |p: &&Phrase| {
-            self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person
+            self.lexicon.kind(p.mention.concept) == lexicon::ConceptKind::Person
                 && !COLLECTIVE.contains(&p.mention.lemma)
                 && self.is_plural(p).is_some()
         };
         let people: Vec<&Phrase> = source.phrases.iter().filter(is_person).collect();
         let phrase = people.choose(rng)?;
-        let mut kinds = [lexicon::Kind::Animal, lexicon::Kind::Artifact];
+        let mut kinds = [lexicon::ConceptKind::Animal, lexicon::ConceptKind::Artifact];
         if rng.random_bool(0.3) {
             kinds.reverse();
         }
@@ -105,7 +105,8 @@ impl Perturber {
 
     /// A person in the place of an animal, or of what a caption begins with.
     fn replace_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
-        let is_alive = |p: &&Phrase| self.lexicon.kind(p.mention.concept) == lexicon::Kind::Animal;
+        let is_alive =
+            |p: &&Phrase| self.lexicon.kind(p.mention.concept) == lexicon::ConceptKind::Animal;
         let alive: Vec<&Phrase> = source.phrases.iter().filter(is_alive).collect();
         let phrase = match alive.choose(rng) {
             Some(phrase) => *phrase,
@@ -210,16 +211,16 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::{
-        super::{Kind, Perturbed, Tally, tests::images},
+        super::{PerturbationCounts, PerturbationKind, Perturbed, tests::images},
         *,
     };
     use crate::{
         eval::data::flickr8k::Image,
         guard::render::is_whole,
-        lexicon::{Lexicon, References},
+        lexicon::{Lexicon, ReferenceTexts},
         train::{
             corpus::{END, train_tokenizer},
-            labels::LabelledText,
+            labels::LabeledText,
             stats::tests::image,
         },
         vlm::tokenizer::TextTokenizer,
@@ -252,12 +253,12 @@ mod tests {
                 of,
                 shown,
                 &mut SmallRng::seed_from_u64(seed),
-                &mut Tally::default(),
+                &mut PerturbationCounts::default(),
             )
         };
         (0..200)
             .filter_map(perturb)
-            .filter(|found| found.kind == Kind::Person)
+            .filter(|found| found.kind == PerturbationKind::Person)
             .collect()
     }
 
@@ -298,7 +299,7 @@ mod tests {
             original.ends_with(&text[replaced.end..]),
             "nothing behind it changes: {found:?}"
         );
-        let labelled = LabelledText::from(found.clone());
+        let labelled = LabeledText::from(found.clone());
         let tokens = tokenizer.encode(text).unwrap();
         let labels = labelled.token_labels(tokenizer, &tokens);
         let wrong: Vec<u32> = tokens
@@ -352,12 +353,12 @@ mod tests {
         for caption in SOMEBODY {
             let found = made(&perturber, &image(&[caption]), &[]);
             assert!(found.len() > 10, "{caption}: {}", found.len());
-            let references = References::new(lexicon, [caption]);
+            let references = ReferenceTexts::new(lexicon, [caption]);
             for found in &found {
                 holds(found, &tokenizer);
                 let mentions = lexicon.mentions(&found.text[found.bad[0].clone()]);
                 let is_wrong = |m: &lexicon::Mention| {
-                    lexicon.kind(m.concept) != lexicon::Kind::Person
+                    lexicon.kind(m.concept) != lexicon::ConceptKind::Person
                         && references.supports(m) == Support::None
                 };
                 assert!(

@@ -19,7 +19,7 @@ impl Perturber {
         let lexicon = self.lexicon;
         let is_small = |noun: &str| lexicon.classes().is_small_thing(noun);
         let fits = |p: &&Phrase| {
-            lexicon.kind(p.mention.concept) != lexicon::Kind::Person
+            lexicon.kind(p.mention.concept) != lexicon::ConceptKind::Person
                 && is_small(p.mention.lemma) == small
         };
         let changeable: Vec<&Phrase> = source.phrases.iter().filter(fits).collect();
@@ -57,7 +57,7 @@ impl Perturber {
     /// how common it is beside what else the caption names.
     pub(super) fn unsupported(
         &self,
-        kind: lexicon::Kind,
+        kind: lexicon::ConceptKind,
         source: &Source<'_>,
         phrase: &Phrase,
         fits: impl Fn(&'static str) -> bool,
@@ -157,7 +157,9 @@ fn places<'a>(
     let lexicon = Lexicon::shared();
     phrases.windows(2).filter_map(move |pair| {
         let [before, phrase] = pair else { return None };
-        if lexicon.kind(phrase.mention.concept) == lexicon::Kind::Person || phrase.count.is_some() {
+        if lexicon.kind(phrase.mention.concept) == lexicon::ConceptKind::Person
+            || phrase.count.is_some()
+        {
             return None;
         }
         // "A dog's bowl": the second phrase begins inside the first.

@@ -1,6 +1,6 @@
 //! Who does what, where and wearing what: read off the first clause of a caption.
 
-use crate::lexicon::{ConceptId, Kind, Lexicon, Phrase, VerbForm, Word, words};
+use crate::lexicon::{ConceptId, ConceptKind, Lexicon, Phrase, TextWord, VerbForm, words};
 
 /// Most words of an answer.
 const MAX_ANSWER: usize = 12;
@@ -59,7 +59,7 @@ pub(super) fn clause(lexicon: &Lexicon, caption: &str) -> Option<Clause> {
 struct Reader<'a> {
     lexicon: &'a Lexicon,
     caption: &'a str,
-    words: Vec<Word>,
+    words: Vec<TextWord>,
     phrases: Vec<Phrase>,
 }
 
@@ -67,7 +67,7 @@ impl Reader<'_> {
     fn is_alive(&self, phrase: &Phrase) -> bool {
         matches!(
             self.lexicon.kind(phrase.mention.concept),
-            Kind::Person | Kind::Animal
+            ConceptKind::Person | ConceptKind::Animal
         )
     }
 
@@ -221,7 +221,7 @@ impl Reader<'_> {
         let is_scenery = |p: &Phrase| {
             matches!(
                 lexicon.kind(p.mention.concept),
-                Kind::Object | Kind::Substance | Kind::Plant
+                ConceptKind::Object | ConceptKind::Substance | ConceptKind::Plant
             )
         };
         let mut between = self
@@ -240,11 +240,11 @@ impl Reader<'_> {
             .is_some_and(|c| lexicon.is_a(phrase.mention.concept, c))
             || ["suit", "glasses"].contains(&phrase.mention.lemma);
         let fits = match lexicon.kind(phrase.mention.concept) {
-            Kind::Object | Kind::Substance | Kind::Plant => {
+            ConceptKind::Object | ConceptKind::Substance | ConceptKind::Plant => {
                 phrase.determiner.is_some()
-                    || lexicon.kind(phrase.mention.concept) == Kind::Substance
+                    || lexicon.kind(phrase.mention.concept) == ConceptKind::Substance
             }
-            Kind::Artifact => !worn && phrase.determiner.is_some(),
+            ConceptKind::Artifact => !worn && phrase.determiner.is_some(),
             _ => false,
         };
         // "surrounded by the trees"
@@ -278,7 +278,7 @@ impl Reader<'_> {
         let worn = |p: &Phrase| {
             matches!(
                 self.lexicon.kind(p.mention.concept),
-                Kind::Artifact | Kind::Substance
+                ConceptKind::Artifact | ConceptKind::Substance
             )
         };
         let inside = |p: &&Phrase| {

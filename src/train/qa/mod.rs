@@ -25,7 +25,7 @@ use crate::lexicon::{self, Lexicon};
 /// What a question asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum QaKind {
     /// Is there a dog? Yes or no.
     Presence,
     /// What color is the dog?
@@ -44,7 +44,7 @@ pub enum Kind {
     List,
 }
 
-impl Kind {
+impl QaKind {
     /// Returns `true` if the captions settle the whole answer, so that any other is wrong.
     pub fn is_closed(self) -> bool {
         matches!(
@@ -62,7 +62,7 @@ pub struct Qa {
     /// Short, capitalised, with a final period.
     pub answer: String,
     /// What it asks for.
-    pub kind: Kind,
+    pub kind: QaKind,
 }
 
 impl Qa {
@@ -84,7 +84,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(kind: Kind, topic: &str, question: String, answer: String) -> Self {
+    fn new(kind: QaKind, topic: &str, question: String, answer: String) -> Self {
         Self {
             qa: Qa {
                 question,
@@ -98,7 +98,7 @@ impl Draft {
     /// Returns `true` if two questions ask for the same in other words, or one gives the other
     /// away.
     fn repeats(&self, other: &Self) -> bool {
-        let colour = |kind| matches!(kind, Kind::Color | Kind::IsColor);
+        let colour = |kind| matches!(kind, QaKind::Color | QaKind::IsColor);
         self.topic == other.topic
             && (self.qa.kind == other.qa.kind || colour(self.qa.kind) && colour(other.qa.kind))
     }
@@ -184,12 +184,16 @@ impl<'a> QaBuilder<'a> {
             let Some(clause) = clause(self.lexicon, text) else {
                 continue;
             };
-            let person = self.lexicon.kind(clause.concept) == lexicon::Kind::Person;
+            let person = self.lexicon.kind(clause.concept) == lexicon::ConceptKind::Person;
             let number = if clause.plural { "many" } else { "one" };
             let answers = [
-                ("doing", Kind::Activity, clause.doing),
-                ("where", Kind::Place, clause.place),
-                ("wearing", Kind::Clothing, clause.wearing.filter(|_| person)),
+                ("doing", QaKind::Activity, clause.doing),
+                ("where", QaKind::Place, clause.place),
+                (
+                    "wearing",
+                    QaKind::Clothing,
+                    clause.wearing.filter(|_| person),
+                ),
             ];
             for (class, kind, text) in answers {
                 let Some(text) = text else { continue };
@@ -313,7 +317,7 @@ mod tests {
                     .any(|m| m.lemma == noun)
             };
             match qa.kind {
-                Kind::Presence => assert_eq!(
+                QaKind::Presence => assert_eq!(
                     qa.answer == "Yes.",
                     about("dog")
                         || about("frisbee")
@@ -322,28 +326,28 @@ mod tests {
                         || about("toy"),
                     "{qa:?}"
                 ),
-                Kind::Color => assert!(
+                QaKind::Color => assert!(
                     about("dog") && qa.answer == "Black."
                         || about("frisbee") && qa.answer == "Red.",
                     "{qa:?}"
                 ),
-                Kind::IsColor => assert_eq!(
+                QaKind::IsColor => assert_eq!(
                     qa.answer == "Yes.",
                     qa.question == "Is the dog black?",
                     "{qa:?}"
                 ),
-                Kind::Count => assert_eq!(qa.answer, "One.", "{qa:?}"),
+                QaKind::Count => assert_eq!(qa.answer, "One.", "{qa:?}"),
                 _ => {}
             }
         }
         let cats = ask(1, 50);
         assert!(
             cats.iter()
-                .filter(|qa| qa.kind == Kind::Count)
+                .filter(|qa| qa.kind == QaKind::Count)
                 .all(|qa| qa.answer == "Two.")
         );
         assert!(
-            cats.iter().any(|qa| qa.kind == Kind::Count)
+            cats.iter().any(|qa| qa.kind == QaKind::Count)
                 && cats
                     .iter()
                     .any(|qa| qa.question == "What color are the cats?")
@@ -351,7 +355,7 @@ mod tests {
         assert!(
             ask(2, 50)
                 .iter()
-                .any(|qa| qa.kind == Kind::Clothing && qa.answer == "A blue helmet.")
+                .any(|qa| qa.kind == QaKind::Clothing && qa.answer == "A blue helmet.")
         );
     }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng, seq::IndexedRandom};
 
-use super::{Draft, Kind, Templates, answer};
+use super::{Draft, QaKind, Templates, answer};
 use crate::{
-    lexicon::{self, Lexicon, Phrase, References, Support},
+    lexicon::{self, Lexicon, Phrase, ReferenceTexts, Support},
     train::stats::{CaptionStats, weighted},
 };
 
@@ -66,7 +66,7 @@ pub(super) struct Scene<'a> {
     pub(super) texts: &'a [String],
     /// Nouns to ask the presence of.
     pub(super) askable: &'a BTreeSet<&'static str>,
-    pub(super) references: References<'a>,
+    pub(super) references: ReferenceTexts<'a>,
 }
 
 impl<'a> Scene<'a> {
@@ -84,7 +84,7 @@ impl<'a> Scene<'a> {
             captions,
             texts,
             askable,
-            references: References::new(lexicon, texts),
+            references: ReferenceTexts::new(lexicon, texts),
         }
     }
 
@@ -147,7 +147,7 @@ impl<'a> Scene<'a> {
             class = "see";
         }
         Draft::new(
-            Kind::Presence,
+            QaKind::Presence,
             lemma,
             templates.fill(class, &thing, "", rng),
             yes_no(yes),
@@ -244,7 +244,7 @@ impl<'a> Scene<'a> {
         let Some(concept) = self.lexicon.concept(lemma) else {
             return false;
         };
-        if self.lexicon.kind(concept) == lexicon::Kind::Person {
+        if self.lexicon.kind(concept) == lexicon::ConceptKind::Person {
             return self.is_absent_person(lemma);
         }
         self.references.support(concept) == Support::None && !self.references.has_word(lemma)
@@ -257,7 +257,7 @@ impl<'a> Scene<'a> {
             .captions
             .iter()
             .flatten()
-            .filter(|p| self.lexicon.kind(p.mention.concept) == lexicon::Kind::Person)
+            .filter(|p| self.lexicon.kind(p.mention.concept) == lexicon::ConceptKind::Person)
             .collect();
         if people.is_empty() {
             return !PERSON_WORDS
@@ -302,7 +302,7 @@ impl<'a> Scene<'a> {
                 "what color is"
             };
             found.push(Draft::new(
-                Kind::Color,
+                QaKind::Color,
                 lemma,
                 templates.fill(class, &thing, "", rng),
                 answer(&colours),
@@ -313,7 +313,7 @@ impl<'a> Scene<'a> {
                 let class = if plural { "are they" } else { "is it" };
                 let question =
                     templates.fill(class, &thing, if yes { &colours } else { &other }, rng);
-                found.push(Draft::new(Kind::IsColor, lemma, question, yes_no(yes)));
+                found.push(Draft::new(QaKind::IsColor, lemma, question, yes_no(yes)));
             }
         }
         found
@@ -327,7 +327,7 @@ impl<'a> Scene<'a> {
         let concept = about.first()?[0].1.mention.concept;
         if !alone
             || self.stats.images_with(lemma) == 0
-            || self.lexicon.kind(concept) == lexicon::Kind::Person
+            || self.lexicon.kind(concept) == lexicon::ConceptKind::Person
             || self.has_another(lemma, concept)
         {
             return None;
@@ -429,7 +429,7 @@ impl<'a> Scene<'a> {
                 .groups("count")
                 .get(number - 1)
                 .map_or("", |words| words[0]);
-            found.push(Draft::new(Kind::Count, lemma, question, answer(word)));
+            found.push(Draft::new(QaKind::Count, lemma, question, answer(word)));
         }
         found
     }
@@ -446,7 +446,7 @@ impl<'a> Scene<'a> {
         };
         matches!(
             self.lexicon.kind(concept),
-            lexicon::Kind::Person | lexicon::Kind::Animal
+            lexicon::ConceptKind::Person | lexicon::ConceptKind::Animal
         ) || ["vehicle", "ball", "chair", "toy"].into_iter().any(is_a)
     }
 
@@ -456,7 +456,7 @@ impl<'a> Scene<'a> {
         if lexicon_plural(lemma) && lemma != "people" || self.stats.is_mass(lemma) {
             return None;
         }
-        let person = self.lexicon.kind(concept) == lexicon::Kind::Person;
+        let person = self.lexicon.kind(concept) == lexicon::ConceptKind::Person;
         let uses: Vec<Vec<&Phrase>> = self
             .captions
             .iter()
@@ -498,7 +498,7 @@ impl<'a> Scene<'a> {
                     .concept(c)
                     .is_none_or(|id| !self.lexicon.related(id, concept))
             });
-            if new && chosen.len() < 3 && self.lexicon.kind(concept) != lexicon::Kind::Body {
+            if new && chosen.len() < 3 && self.lexicon.kind(concept) != lexicon::ConceptKind::Body {
                 chosen.push(lemma);
             }
         }
@@ -512,7 +512,7 @@ impl<'a> Scene<'a> {
             named[named.len() - 1]
         );
         Some(Draft::new(
-            Kind::List,
+            QaKind::List,
             "",
             templates.fill("list", "", "", rng),
             answer(&text),
@@ -554,13 +554,13 @@ pub(super) fn askable(lexicon: &Lexicon, stats: &CaptionStats) -> BTreeSet<&'sta
         };
         let worn = clothing.is_some_and(|c| lexicon.is_a(concept, c));
         match lexicon.kind(concept) {
-            lexicon::Kind::Person => {
+            lexicon::ConceptKind::Person => {
                 PEOPLE
                     .iter()
                     .any(|&(word, bits)| word == *lemma && bits.count_ones() < 3)
                     || *lemma == "person"
             }
-            lexicon::Kind::Body | lexicon::Kind::Plant => false,
+            lexicon::ConceptKind::Body | lexicon::ConceptKind::Plant => false,
             _ => {
                 !worn
                     && stats.usual_noun(lexicon, concept) == Some(lemma)

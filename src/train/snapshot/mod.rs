@@ -3,11 +3,11 @@
 //!
 //! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` what may be
 //! learnt from, `held_out.jsonl` corrections of the images that scorers are measured on and nothing
-//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`Facts`]). Images
+//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`SnapshotManifest`]). Images
 //! are held out by their hash, so that one stays on its side from snapshot to snapshot.
-//! [`take`](Snapshot::take) makes one of a store, [`judgement`] says what a record is worth.
+//! [`take`](Snapshot::take) makes one of a store, [`judgment`] says what a record is worth.
 
-mod judgement;
+mod judgment;
 mod take;
 
 use std::{
@@ -23,7 +23,7 @@ pub use take::TakeConfig;
 
 use super::{
     TrainError,
-    corrections::{self, Correction},
+    corrections::{self, CorrectedAnswer},
     features::{Features, VIEWS},
     setup::Setup,
 };
@@ -37,7 +37,7 @@ const PHOTOGRAPHS: &str = "photographs";
 /// Why a record is not in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum ExclusionReason {
     /// It names what is missing, and no text that has it: no token is judged.
     NothingJudged,
     /// Prompt or response are longer than what is trained on.
@@ -65,7 +65,7 @@ pub enum Reason {
 /// `snapshot.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Facts {
+pub struct SnapshotManifest {
     /// Version of this format.
     pub format: u32,
     /// Records in the store.
@@ -81,7 +81,7 @@ pub struct Facts {
     /// Distinct images.
     pub photographs: usize,
     /// Records that are not in it, by why.
-    pub left_out: BTreeMap<Reason, usize>,
+    pub left_out: BTreeMap<ExclusionReason, usize>,
     /// SHA-256 over both files of corrections, which name the images by theirs.
     pub sha256: String,
 }
@@ -92,11 +92,11 @@ pub struct Snapshot {
     /// Its directory.
     pub dir: PathBuf,
     /// What is in it.
-    pub facts: Facts,
+    pub facts: SnapshotManifest,
     /// Corrections to learn from; the image is the file's name in `photographs/`.
-    pub learnt: Vec<Correction>,
+    pub learnt: Vec<CorrectedAnswer>,
     /// Corrections that nothing is trained on.
-    pub held_out: Vec<Correction>,
+    pub held_out: Vec<CorrectedAnswer>,
 }
 
 impl Snapshot {
@@ -107,7 +107,7 @@ impl Snapshot {
     pub fn open(dir: &Path) -> Result<Self, TrainError> {
         let file = dir.join(FACTS);
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
-        let facts: Facts = serde_json::from_slice(&json)
+        let facts: SnapshotManifest = serde_json::from_slice(&json)
             .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
         if digest(dir)? != facts.sha256 {
             return Err(TrainError::Run(format!(
@@ -126,7 +126,7 @@ impl Snapshot {
 
     /// The images of some of its corrections, in their order, each with what people say that it
     /// shows.
-    pub fn images(&self, corrections: &[Correction]) -> Vec<Image> {
+    pub fn images(&self, corrections: &[CorrectedAnswer]) -> Vec<Image> {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut images: Vec<Image> = Vec::new();
         for correction in corrections {

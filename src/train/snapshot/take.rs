@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    FACTS, Facts, HELD_OUT, LEARNT, PHOTOGRAPHS, Reason, Snapshot, digest,
-    judgement::{Voice, correction, settled},
+    ExclusionReason, FACTS, HELD_OUT, LEARNT, PHOTOGRAPHS, Snapshot, SnapshotManifest, digest,
+    judgment::{AnnotatorJudgment, correction, settled},
 };
 use crate::{
     feedback::{
-        images::Images,
-        record::{Feedback, ImageHash, Source},
-        store::{Owners, Page, Store, StoreError},
+        images::ImageStore,
+        record::{Feedback, FeedbackSource, ImageHash},
+        store::{Owners, RecordPage, Store, StoreError},
     },
     private_files,
     train::{
         TrainError,
-        corrections::{self, Correction},
+        corrections::{self, CorrectedAnswer},
         export::write_json,
     },
     vlm::preprocess::{self, ImageLimits},
@@ -40,7 +40,7 @@ pub struct TakeConfig {
     /// Most records that are read, the newest of them.
     pub most: usize,
     /// Where records may come from.
-    pub sources: Vec<Source>,
+    pub sources: Vec<FeedbackSource>,
 }
 
 impl Snapshot {
@@ -51,7 +51,7 @@ impl Snapshot {
     /// When the store fails or a file cannot be written.
     pub async fn take(
         store: &dyn Store,
-        images: &Images,
+        images: &ImageStore,
         dir: &Path,
         config: &TakeConfig,
         never: &HashSet<ImageHash>,
@@ -67,7 +67,7 @@ impl Snapshot {
         private_files::create_dir(&photographs).map_err(TrainError::io(&photographs))?;
         let mut left_out = BTreeMap::new();
         let sources = store.stats(&Owners::All).await.map_err(failed)?.sources;
-        let of = |source: &Source| sources.get(source.name()).map_or(0, |n| *n as usize);
+        let of = |source: &FeedbackSource| sources.get(source.name()).map_or(0, |n| *n as usize);
         let (total, wanted): (usize, usize) = (
             sources.values().sum::<u64>() as usize,
             config.sources.iter().map(of).sum(),
@@ -76,28 +76,28 @@ impl Snapshot {
         let newest = records.last().map(|record| record.id.clone());
         count(
             &mut left_out,
-            Reason::OtherSource,
+            ExclusionReason::OtherSource,
             total.saturating_sub(wanted),
         );
         count(
             &mut left_out,
-            Reason::TooOld,
+            ExclusionReason::TooOld,
             wanted.saturating_sub(records.len()),
         );
         let mut voices = Vec::with_capacity(records.len());
         for record in &records {
             match correction(record) {
                 Ok(_) if never.contains(&record.image) => {
-                    count(&mut left_out, Reason::Evaluated, 1)
+                    count(&mut left_out, ExclusionReason::Evaluated, 1)
                 }
-                Ok(correction) => voices.push(Voice {
+                Ok(correction) => voices.push(AnnotatorJudgment {
                     annotator: record.annotator.clone(),
                     correction,
                 }),
                 Err(reason) => count(&mut left_out, reason, 1),
             }
         }
-        let mut usable: HashMap<String, Result<(), Reason>> = HashMap::new();
+        let mut usable: HashMap<String, Result<(), ExclusionReason>> = HashMap::new();
         let mut kept = Vec::new();
         for correction in settled(voices, &mut left_out) {
             let found = match usable.get(&correction.image) {
@@ -112,12 +112,12 @@ impl Snapshot {
                 Err(reason) => count(&mut left_out, reason, 1),
             }
         }
-        let (held_out, learnt): (Vec<Correction>, Vec<Correction>) = kept
+        let (held_out, learnt): (Vec<CorrectedAnswer>, Vec<CorrectedAnswer>) = kept
             .into_iter()
             .partition(|c| is_held_out(&c.image, config.held_out));
         corrections::write(&fresh.join(LEARNT), &learnt)?;
         corrections::write(&fresh.join(HELD_OUT), &held_out)?;
-        let facts = Facts {
+        let facts = SnapshotManifest {
             format: 1,
             records: total,
             newest,
@@ -138,7 +138,7 @@ fn failed(error: StoreError) -> TrainError {
     TrainError::Run(error.to_string())
 }
 
-fn count(left_out: &mut BTreeMap<Reason, usize>, reason: Reason, n: usize) {
+fn count(left_out: &mut BTreeMap<ExclusionReason, usize>, reason: ExclusionReason, n: usize) {
     if n > 0 {
         *left_out.entry(reason).or_default() += n;
     }
@@ -146,10 +146,10 @@ fn count(left_out: &mut BTreeMap<Reason, usize>, reason: Reason, n: usize) {
 
 /// The newest records of the sources asked for, the oldest first.
 async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
-    let mut page = Page {
+    let mut page = RecordPage {
         limit: PAGE,
         newest_first: true,
-        ..Page::default()
+        ..RecordPage::default()
     };
     let mut records = Vec::new();
     loop {
@@ -172,19 +172,19 @@ async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>,
 
 /// Writes an image down, where it is whole and can be decoded.
 async fn photograph(
-    images: &Images,
+    images: &ImageStore,
     name: &str,
     dir: &Path,
-) -> Result<Result<(), Reason>, TrainError> {
+) -> Result<Result<(), ExclusionReason>, TrainError> {
     let Ok(hash) = name.parse::<ImageHash>() else {
-        return Ok(Err(Reason::NoImage));
+        return Ok(Err(ExclusionReason::NoImage));
     };
     let Some(bytes) = images.get(hash).await.map_err(failed)? else {
-        return Ok(Err(Reason::NoImage));
+        return Ok(Err(ExclusionReason::NoImage));
     };
     if ImageHash::of(&bytes) != hash || preprocess::check(&bytes, &ImageLimits::default()).is_err()
     {
-        return Ok(Err(Reason::BadImage));
+        return Ok(Err(ExclusionReason::BadImage));
     }
     let file = dir.join(name);
     fs::write(&file, bytes).map_err(TrainError::io(&file))?;

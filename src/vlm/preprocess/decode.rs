@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     jpeg, png, raster,
     repair::repair,
-    resize::{RowResizer, Turn},
+    resize::{RowResizer, UprightMap},
     sniff::{READ, sniff},
 };
 
@@ -196,12 +196,12 @@ pub fn decode_resized(
 
 /// An image as it is stored.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head {
+pub(super) struct StoredImage {
     /// Width in pixels as it is stored.
     pub(super) width: u32,
     /// Height in pixels as it is stored.
     pub(super) height: u32,
-    pub(super) turn: Turn,
+    pub(super) turn: UprightMap,
     /// Bytes that the decoder takes.
     pub(super) memory: u64,
 }
@@ -211,7 +211,7 @@ struct Source<'a> {
     bytes: Cow<'a, [u8]>,
     format: ImageFormat,
     name: &'static str,
-    head: Head,
+    head: StoredImage,
     limits: &'a ImageLimits,
 }
 

@@ -15,7 +15,7 @@ use mozjpeg::{ColorSpace, Decompress, decompress::DecompressStarted};
 use mozjpeg_sys::{self as sys, J_MESSAGE_CODE, jpeg_common_struct, jpeg_error_mgr};
 
 use super::{
-    decode::{Head, ImageError, ImageLimits, check_size},
+    decode::{ImageError, ImageLimits, StoredImage, check_size},
     resize::{BAND_BYTES, band_rows},
 };
 
@@ -34,7 +34,7 @@ const END: u8 = 0xd9;
 const BLOCK_BYTES: u64 = 128;
 
 /// Reads the header, and where the scans are.
-pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageError> {
+pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, ImageError> {
     let scans = scans(bytes)?;
     let (width, height, channels, blocks) = guarded(|| {
         let decoder = open(bytes)?;
@@ -68,7 +68,7 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageErro
     // Two rows of units of at most 32 pixels in the library, and the band with its copy in RGB.
     let memory =
         coefficients + 64 * line + 2 * line.max(BAND_BYTES as u64).min(line * u64::from(height));
-    Ok(Head {
+    Ok(StoredImage {
         width,
         height,
         turn: scans.orientation.into(),

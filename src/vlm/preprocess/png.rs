@@ -11,7 +11,7 @@ use image::{
 };
 
 use super::{
-    decode::{Head, ImageError, ImageLimits, check_size, reason},
+    decode::{ImageError, ImageLimits, StoredImage, check_size, reason},
     raster::{Samples, conversion_memory, hand_out},
     resize::band_rows,
 };
@@ -31,7 +31,7 @@ const CHUNK_COPIES: usize = 3;
 const ROWS: usize = 4 << 20;
 
 /// Reads all that stands before the picture.
-pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageError> {
+pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, ImageError> {
     let reader = open(bytes, limits)?;
     let (info, (width, height)) = (reader.info(), reader.info().size());
     let exif = info
@@ -50,7 +50,7 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<Head, ImageErro
         + 16 * line
         + (CHUNK_COPIES * bytes.len()) as u64
         + conversion_memory(line, height);
-    Ok(Head {
+    Ok(StoredImage {
         width,
         height,
         turn: exif.unwrap_or(NoTransforms).into(),

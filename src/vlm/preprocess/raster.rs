@@ -9,7 +9,7 @@ use image::{
 };
 
 use super::{
-    decode::{Head, ImageError, ImageLimits, check_size, reason, side_too_long},
+    decode::{ImageError, ImageLimits, StoredImage, check_size, reason, side_too_long},
     layout::{gif_memory, webp_memory},
     resize::{BAND_BYTES, band_rows},
 };
@@ -20,7 +20,7 @@ pub(super) fn head(
     format: ImageFormat,
     name: &'static str,
     limits: &ImageLimits,
-) -> Result<Head, ImageError> {
+) -> Result<StoredImage, ImageError> {
     let mut decoder = open(bytes, format, name, limits)?;
     let (width, height) = decoder.dimensions();
     check_size(width, height, name, limits)?;
@@ -35,7 +35,7 @@ pub(super) fn head(
         _ => 0,
     };
     let line = u64::from(width) * u64::from(decoder.color_type().bytes_per_pixel());
-    Ok(Head {
+    Ok(StoredImage {
         width,
         height,
         turn,

@@ -22,7 +22,7 @@ pub(super) fn band_rows(row_bytes: usize) -> usize {
 /// The way from a picture as it is stored to the upright one: first, perhaps, `x` and `y` are
 /// swapped, then `x` or `y` counted from the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct UprightMap {
     /// Rows of the stored picture are columns of the upright one.
     pub(super) swapped: bool,
     /// The upright `x` runs against the stored direction.
@@ -31,7 +31,7 @@ pub(super) struct Turn {
     pub(super) y_reversed: bool,
 }
 
-impl From<Orientation> for Turn {
+impl From<Orientation> for UprightMap {
     fn from(orientation: Orientation) -> Self {
         let (swapped, x_reversed, y_reversed) = match orientation {
             Orientation::NoTransforms => (false, false, false),
@@ -51,7 +51,7 @@ impl From<Orientation> for Turn {
     }
 }
 
-impl Turn {
+impl UprightMap {
     /// Returns the width and height of the upright picture.
     pub(super) fn upright(self, width: u32, height: u32) -> (u32, u32) {
         if self.swapped {
@@ -77,7 +77,7 @@ impl Turn {
 pub(super) struct RowResizer {
     size: usize,
     width: usize,
-    turn: Turn,
+    turn: UprightMap,
     rows: RowPass,
     columns: ColumnPass,
     /// Rows that have left the column pass and wait for the row pass, one after the other, and the
@@ -90,7 +90,7 @@ pub(super) struct RowResizer {
 
 impl RowResizer {
     /// Of a picture that has stored `width` x `height` pixels to `size` x `size`, none of them 0.
-    pub(super) fn new(width: u32, height: u32, turn: Turn, size: u32) -> Self {
+    pub(super) fn new(width: u32, height: u32, turn: UprightMap, size: u32) -> Self {
         // Stored rows are added up along the stored columns, which are the upright picture's rows
         // where it is swapped.
         let reversed = if turn.swapped {
@@ -497,7 +497,7 @@ mod tests {
         let image = noise(5, 3, 9);
         for exif in 1..=8 {
             let orientation = Orientation::from_exif(exif).unwrap();
-            let (turn, expected) = (Turn::from(orientation), upright(&image, orientation));
+            let (turn, expected) = (UprightMap::from(orientation), upright(&image, orientation));
             let (width, height) = turn.upright(5, 3);
             let mut placed = RgbImage::new(width, height);
             image

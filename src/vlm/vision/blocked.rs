@@ -14,7 +14,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::kernels::{Kernels, Then, Window};
+use super::kernels::{Kernels, PointwiseActivation, SameWindow};
 use crate::vlm::ops::fma;
 
 const LANES: usize = 16;
@@ -50,15 +50,22 @@ impl Kernels for Blocked {
             .contiguous()
     }
 
-    fn patches(&self, pixels: &Tensor, window: Window) -> Result<Tensor> {
+    fn patches(&self, pixels: &Tensor, window: SameWindow) -> Result<Tensor> {
         pixels.contiguous()?.apply_op1_no_bwd(&Patches(window))
     }
 
-    fn pointwise(&self, x: &Tensor, conv: &Tensor, then: Then<'_>) -> Result<Tensor> {
+    fn pointwise(
+        &self,
+        x: &Tensor,
+        conv: &Tensor,
+        then: PointwiseActivation<'_>,
+    ) -> Result<Tensor> {
         match then {
-            Then::Relu6 => x.apply_op2_no_bwd(conv, &Pointwise { relu6: true }),
-            Then::Linear => x.apply_op2_no_bwd(conv, &Pointwise { relu6: false }),
-            Then::Add(other) => x.apply_op3_no_bwd(conv, other, &Pointwise { relu6: false }),
+            PointwiseActivation::Relu6 => x.apply_op2_no_bwd(conv, &Pointwise { relu6: true }),
+            PointwiseActivation::Linear => x.apply_op2_no_bwd(conv, &Pointwise { relu6: false }),
+            PointwiseActivation::Add(other) => {
+                x.apply_op3_no_bwd(conv, other, &Pointwise { relu6: false })
+            }
         }
     }
 
@@ -67,7 +74,7 @@ impl Kernels for Blocked {
         x: &Tensor,
         expand: Option<&Tensor>,
         depthwise: &Tensor,
-        window: Window,
+        window: SameWindow,
     ) -> Result<Tensor> {
         match expand {
             Some(expand) => x.apply_op3_no_bwd(expand, depthwise, &Widen(window)),
@@ -287,7 +294,7 @@ fn multiply_add(sum: &mut Lanes, x: f32, w: &Lanes) {
 }
 
 /// See [`Kernels::widen`].
-struct Widen(Window);
+struct Widen(SameWindow);
 
 impl CustomOp2 for Widen {
     fn name(&self) -> &'static str {
@@ -362,7 +369,7 @@ impl CustomOp3 for Widen {
 impl Widen {
     /// Row `y` of the depthwise convolution of one block `x` of a square map.
     fn row(&self, x: &[Lanes], w: &[Lanes], y: usize, out: &mut [Lanes]) {
-        let (Window { kernel, stride }, Some((bias, w))) = (self.0, w.split_last()) else {
+        let (SameWindow { kernel, stride }, Some((bias, w))) = (self.0, w.split_last()) else {
             return;
         };
         let side = x.len().isqrt();
@@ -442,7 +449,7 @@ fn multiply_add_lanes(sum: &mut Lanes, x: &Lanes, w: &Lanes) {
 }
 
 /// See [`Kernels::patches`].
-struct Patches(Window);
+struct Patches(SameWindow);
 
 impl CustomOp1 for Patches {
     fn name(&self) -> &'static str {
@@ -455,7 +462,7 @@ impl CustomOp1 for Patches {
             bail!("expected square pixels, got {xl:?}")
         };
         let x = &x.as_slice::<f32>()?[from..to];
-        let Window { kernel, stride } = self.0;
+        let SameWindow { kernel, stride } = self.0;
         let (out_side, pad) = self.0.output(side);
         let blocks = (kernel * kernel * channels).div_ceil(LANES);
         Ok(make(batch, blocks, out_side, |image, block, out| {

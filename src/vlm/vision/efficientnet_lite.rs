@@ -11,9 +11,9 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::kernels::{Kernels, Then, Window, kernels};
+use super::kernels::{Kernels, PointwiseActivation, SameWindow, kernels};
 
-const STEM: Window = Window {
+const STEM: SameWindow = SameWindow {
     kernel: 3,
     stride: 2,
 };
@@ -141,7 +141,7 @@ fn conv(shape: &[usize], vb: VarBuilder<'_>, kernels: &dyn Kernels) -> Result<Te
 struct Block {
     expand: Option<Tensor>,
     depthwise: Tensor,
-    window: Window,
+    window: SameWindow,
     project: Tensor,
     residual: bool,
 }
@@ -163,7 +163,7 @@ impl Block {
                 vb.pp("depthwise"),
                 kernels,
             )?,
-            window: Window {
+            window: SameWindow {
                 kernel: stage.kernel,
                 stride,
             },
@@ -178,9 +178,9 @@ impl Block {
             &wide,
             &self.project,
             if self.residual {
-                Then::Add(x)
+                PointwiseActivation::Add(x)
             } else {
-                Then::Linear
+                PointwiseActivation::Linear
             },
         )
     }
@@ -288,7 +288,11 @@ impl EfficientNetLite {
 
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let kernels = self.kernels;
-        let mut x = kernels.pointwise(&kernels.patches(pixels, STEM)?, &self.stem, Then::Relu6)?;
+        let mut x = kernels.pointwise(
+            &kernels.patches(pixels, STEM)?,
+            &self.stem,
+            PointwiseActivation::Relu6,
+        )?;
         let mut tap = None;
         for (i, stage) in self.stages.iter().enumerate() {
             for block in stage {
@@ -299,7 +303,7 @@ impl EfficientNetLite {
                     Some(self.space_to_depth(&kernels.cells(&x, self.config.stages[i].channels)?)?);
             }
         }
-        let head = kernels.pointwise(&x, &self.head, Then::Relu6)?;
+        let head = kernels.pointwise(&x, &self.head, PointwiseActivation::Relu6)?;
         let head = kernels.cells(&head, self.config.head)?.flatten(1, 2)?;
         match tap {
             Some(tap) => Tensor::cat(&[head, tap], 2),

@@ -15,7 +15,7 @@ use super::blocked::Blocked;
 
 /// What follows a pointwise convolution.
 #[derive(Clone, Copy)]
-pub(super) enum Then<'a> {
+pub(super) enum PointwiseActivation<'a> {
     /// `min(max(x, 0), 6)`.
     Relu6,
     /// Nothing.
@@ -26,14 +26,14 @@ pub(super) enum Then<'a> {
 
 /// A square window that pads as TensorFlow's `SAME` does: what is odd goes to the right and below.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
+pub(super) struct SameWindow {
     /// Side of the kernel.
     pub(super) kernel: usize,
     /// Step between output positions.
     pub(super) stride: usize,
 }
 
-impl Window {
+impl SameWindow {
     /// Output length and padding before the first element, for an input of length `len`.
     pub(super) fn output(self, len: usize) -> (usize, usize) {
         let out = len.div_ceil(self.stride);
@@ -58,10 +58,11 @@ pub(super) trait Kernels: std::fmt::Debug + Send + Sync {
 
     /// Every window of `pixels (batch, channels, side, side)` as one pixel of a map: taps in
     /// reading order, channels fastest.
-    fn patches(&self, pixels: &Tensor, window: Window) -> Result<Tensor>;
+    fn patches(&self, pixels: &Tensor, window: SameWindow) -> Result<Tensor>;
 
     /// 1x1 convolution.
-    fn pointwise(&self, x: &Tensor, conv: &Tensor, then: Then<'_>) -> Result<Tensor>;
+    fn pointwise(&self, x: &Tensor, conv: &Tensor, then: PointwiseActivation<'_>)
+    -> Result<Tensor>;
 
     /// 1x1 convolution and relu6, where there is one, then depthwise convolution and relu6.
     fn widen(
@@ -69,7 +70,7 @@ pub(super) trait Kernels: std::fmt::Debug + Send + Sync {
         x: &Tensor,
         expand: Option<&Tensor>,
         depthwise: &Tensor,
-        window: Window,
+        window: SameWindow,
     ) -> Result<Tensor>;
 
     /// The first `channels` channels of a map: `(batch, side, side, channels)`.
@@ -94,23 +95,28 @@ impl Kernels for Plain {
         lines.contiguous()
     }
 
-    fn patches(&self, pixels: &Tensor, window: Window) -> Result<Tensor> {
+    fn patches(&self, pixels: &Tensor, window: SameWindow) -> Result<Tensor> {
         Tensor::cat(
             &shifts(&pixels.permute((0, 2, 3, 1))?.contiguous()?, window)?,
             D::Minus1,
         )
     }
 
-    fn pointwise(&self, x: &Tensor, conv: &Tensor, then: Then<'_>) -> Result<Tensor> {
+    fn pointwise(
+        &self,
+        x: &Tensor,
+        conv: &Tensor,
+        then: PointwiseActivation<'_>,
+    ) -> Result<Tensor> {
         let (batch, side, _, input) = x.dims4()?;
         let y = x.reshape(((), input))?.matmul(&conv.narrow(0, 0, input)?)?;
         let y = y
             .broadcast_add(&conv.get(input)?)?
             .reshape((batch, side, side, ()))?;
         match then {
-            Then::Relu6 => y.clamp(0., 6.),
-            Then::Linear => Ok(y),
-            Then::Add(other) => y + other,
+            PointwiseActivation::Relu6 => y.clamp(0., 6.),
+            PointwiseActivation::Linear => Ok(y),
+            PointwiseActivation::Add(other) => y + other,
         }
     }
 
@@ -119,10 +125,10 @@ impl Kernels for Plain {
         x: &Tensor,
         expand: Option<&Tensor>,
         depthwise: &Tensor,
-        window: Window,
+        window: SameWindow,
     ) -> Result<Tensor> {
         let wide = match expand {
-            Some(expand) => self.pointwise(x, expand, Then::Relu6)?,
+            Some(expand) => self.pointwise(x, expand, PointwiseActivation::Relu6)?,
             None => x.clone(),
         };
         let mut sum = depthwise.get(window.kernel * window.kernel)?;
@@ -141,8 +147,8 @@ impl Kernels for Plain {
 
 /// For every tap of the window, in reading order, the value under that tap at every output
 /// position: `(batch, out, out, channels)` each.
-fn shifts(x: &Tensor, window: Window) -> Result<Vec<Tensor>> {
-    let Window { kernel, stride } = window;
+fn shifts(x: &Tensor, window: SameWindow) -> Result<Vec<Tensor>> {
+    let SameWindow { kernel, stride } = window;
     let (batch, side, width, c) = x.dims4()?;
     if side != width {
         bail!("expected a square map, got {:?}", x.shape());
@@ -197,7 +203,7 @@ mod tests {
 
     /// A map in the blocked layout, made by a pointwise convolution with the identity.
     fn blocked(x: &Tensor) -> Tensor {
-        let window = Window {
+        let window = SameWindow {
             kernel: 1,
             stride: 1,
         };
@@ -217,7 +223,7 @@ mod tests {
                 &x,
                 None,
                 &lines,
-                Window {
+                SameWindow {
                     kernel: 3,
                     stride: 1,
                 },
@@ -261,7 +267,7 @@ mod tests {
             (5, 2, 64, 3, 16),
         ];
         for (kernel, stride, side, input, wide) in cases {
-            let window = Window { kernel, stride };
+            let window = SameWindow { kernel, stride };
             let (x, expand, depthwise) = (
                 random(&[2, side, side, input]),
                 random(&[input + 1, wide]),
@@ -285,7 +291,7 @@ mod tests {
 
     #[test]
     fn blocked_depthwise_alone_equals_the_plain_one() {
-        let window = Window {
+        let window = SameWindow {
             kernel: 3,
             stride: 2,
         };
@@ -305,7 +311,7 @@ mod tests {
     #[test]
     fn blocked_patches_equal_the_plain_ones() {
         for (kernel, stride, side) in [(3, 2, 8), (3, 2, 7), (3, 1, 4), (1, 1, 5)] {
-            let (x, window) = (random(&[2, 3, side, side]), Window { kernel, stride });
+            let (x, window) = (random(&[2, 3, side, side]), SameWindow { kernel, stride });
             let fast = Blocked.patches(&x, window).unwrap();
             assert_close(
                 &Blocked.cells(&fast, 3 * kernel * kernel).unwrap(),
@@ -327,9 +333,12 @@ mod tests {
             let (x_blocked, other_blocked, packed) =
                 (blocked(&x), blocked(&other), Blocked.pack(&conv).unwrap());
             let thens = [
-                (Then::Relu6, Then::Relu6),
-                (Then::Linear, Then::Linear),
-                (Then::Add(&other_blocked), Then::Add(&other)),
+                (PointwiseActivation::Relu6, PointwiseActivation::Relu6),
+                (PointwiseActivation::Linear, PointwiseActivation::Linear),
+                (
+                    PointwiseActivation::Add(&other_blocked),
+                    PointwiseActivation::Add(&other),
+                ),
             ];
             for (fast, plain) in thens {
                 let (fast, plain) = (

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use candor::feedback::{
-    import::Summary,
-    interchange::Format,
-    record::{Feedback, Kind, Label},
+    import::ImportSummary,
+    interchange::InterchangeFormat,
+    record::{Feedback, JudgmentKind, TokenLabel},
 };
 use image::ImageFormat;
 use serde_json::{Value, json};
@@ -20,7 +20,11 @@ use crate::{
 };
 
 /// What comes of a file in an empty store.
-fn read(file: &[u8], format: Format, images: Option<&Path>) -> (Summary, Vec<Feedback>) {
+fn read(
+    file: &[u8],
+    format: InterchangeFormat,
+    images: Option<&Path>,
+) -> (ImportSummary, Vec<Feedback>) {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         let to = corrections(folder.path()).await;
@@ -34,7 +38,7 @@ fn bad(record: &Feedback) -> String {
     record
         .tokens
         .iter()
-        .filter(|token| token.label == Label::Bad)
+        .filter(|token| token.label == TokenLabel::Bad)
         .map(|token| token.text.as_str())
         .collect::<String>()
         .trim()
@@ -62,7 +66,7 @@ fn every_codec_is_read() {
     let Some(folder) = made() else { return };
     for codec in ["none", "snappy", "gzip", "brotli", "zstd", "lz4"] {
         let file = fs::read(folder.path().join(format!("codec-{codec}.parquet"))).unwrap();
-        let (summary, records) = read(&file, Format::RlhfV, None);
+        let (summary, records) = read(&file, InterchangeFormat::RlhfV, None);
         assert_eq!(
             (summary.taken, summary.known, summary.refused.len()),
             (1, 2, 0),
@@ -78,7 +82,7 @@ fn pairs_that_differ_in_typography_are_good() {
     let Some(folder) = made() else { return };
     let (summary, records) = read(
         &fs::read(folder.path().join("typography.parquet")).unwrap(),
-        Format::RlhfV,
+        InterchangeFormat::RlhfV,
         None,
     );
     assert_eq!(
@@ -88,12 +92,12 @@ fn pairs_that_differ_in_typography_are_good() {
     assert!(
         records
             .iter()
-            .all(|record| record.kind == Kind::Good && bad(record).is_empty()),
+            .all(|record| record.kind == JudgmentKind::Good && bad(record).is_empty()),
         "{records:?}"
     );
     let (_, records) = read(
         &fs::read(folder.path().join("mixed.parquet")).unwrap(),
-        Format::RlhfV,
+        InterchangeFormat::RlhfV,
         None,
     );
     assert_eq!(
@@ -122,7 +126,7 @@ fn preference_rows_are_taken_whole_or_refused() {
         };
         let (summary, records) = read(
             &fs::read(&path).unwrap(),
-            Format::TrlDpo,
+            InterchangeFormat::TrlDpo,
             Some(folder.path()),
         );
         if kind == "taken" {
@@ -213,16 +217,16 @@ fn dog() -> Value {
     json!({ "start": 18, "end": 21, "text": "dog", "labels": ["error"] })
 }
 
-fn tasks(tasks: &Value, before: &str) -> (Summary, Vec<Feedback>) {
+fn tasks(tasks: &Value, before: &str) -> (ImportSummary, Vec<Feedback>) {
     read(
         format!("{before}{tasks}").as_bytes(),
-        Format::LabelStudio,
+        InterchangeFormat::LabelStudio,
         None,
     )
 }
 
 #[track_caller]
-fn one_cat((summary, records): &(Summary, Vec<Feedback>)) {
+fn one_cat((summary, records): &(ImportSummary, Vec<Feedback>)) {
     assert_eq!((summary.taken, &summary.refused), (1, &vec![]));
     assert_eq!(
         (bad(&records[0]).as_str(), records[0].corrected()),
@@ -340,7 +344,10 @@ fn the_short_form_of_label_studio_is_read() {
     );
     one_cat(&read);
     assert_eq!(read.1[0].annotator.as_deref(), Some("3"));
-    assert_eq!(min(json!({ "verdict": "good" })).1[0].kind, Kind::Good);
+    assert_eq!(
+        min(json!({ "verdict": "good" })).1[0].kind,
+        JudgmentKind::Good
+    );
     assert_eq!(
         min(json!({ "missing": "a child", "verdict": "missing" })).1[0].missing,
         ["a child"]

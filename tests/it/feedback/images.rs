@@ -14,11 +14,11 @@ use candor::{
     feedback::{
         Corrections,
         corrections::Submitter,
-        images::Images,
-        queue::Queue,
+        images::ImageStore,
+        queue::QueueSettings,
         record::ImageHash,
-        store::{Owners, Target, sql::SqlStore},
-        submission::{Judgement, Submission},
+        store::{Owners, RemovalTarget, sql::SqlStore},
+        submission::{Judgment, Submission},
     },
 };
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ use crate::{
 
 pub(super) const NO_ENV: [(&str, &str); 0] = [];
 
-async fn files_are_kept_and_removed(images: Images) {
+async fn files_are_kept_and_removed(images: ImageStore) {
     let (file, hash) = (
         b"an image".repeat(1000),
         ImageHash::of(&b"an image".repeat(1000)),
@@ -51,7 +51,8 @@ async fn files_are_kept_and_removed(images: Images) {
 #[test]
 fn in_a_folder() {
     let folder = TempDir::new().unwrap();
-    let images = Images::open(folder.path().join("new/images").to_str().unwrap(), NO_ENV).unwrap();
+    let images =
+        ImageStore::open(folder.path().join("new/images").to_str().unwrap(), NO_ENV).unwrap();
     Runtime::new()
         .unwrap()
         .block_on(files_are_kept_and_removed(images));
@@ -68,7 +69,7 @@ fn in_a_bucket() {
         ("AWS_ALLOW_HTTP", "true".to_owned()),
         ("PATH", "not for us".to_owned()),
     ];
-    let images = Images::open("s3://photos/of/candor", env).unwrap();
+    let images = ImageStore::open("s3://photos/of/candor", env).unwrap();
     Runtime::new()
         .unwrap()
         .block_on(files_are_kept_and_removed(images));
@@ -144,12 +145,12 @@ pub(super) async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display()))
         .await
         .unwrap();
-    let images = Images::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
+    let images = ImageStore::open(folder.join("images").to_str().unwrap(), NO_ENV).unwrap();
     Corrections::start(
         Arc::new(store),
         images,
         Bundle::vocabulary_of("candor-mini").unwrap(),
-        Queue::default(),
+        QueueSettings::default(),
     )
 }
 
@@ -163,7 +164,7 @@ fn an_image_stays_as_long_as_somebody_refers_to_it() {
         let good = |id: Option<&str>| Submission {
             completion_id: id.map(str::to_owned),
             response: id.is_none().then(|| "A dog.".to_owned()),
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             ..Submission::default()
         };
         assert!(
@@ -215,12 +216,12 @@ fn an_image_stays_as_long_as_somebody_refers_to_it() {
         assert_eq!(corrections.sweep(250).await.unwrap(), 1);
         assert_eq!(left(), 1);
         corrections
-            .remove(Target::Feedback(first.id, Owners::All))
+            .remove(RemovalTarget::Feedback(first.id, Owners::All))
             .await
             .unwrap();
         assert_eq!(left(), 1);
         corrections
-            .remove(Target::Feedback(second.id, Owners::All))
+            .remove(RemovalTarget::Feedback(second.id, Owners::All))
             .await
             .unwrap();
         assert_eq!(left(), 0);

@@ -7,13 +7,13 @@ use candor::{
     feedback::{
         Corrections,
         corrections::Submitter,
-        export::{Format, export},
-        images::Images,
-        import::{Summary, import},
-        queue::Queue,
+        export::{InterchangeFormat, export},
+        images::ImageStore,
+        import::{ImportSummary, import},
+        queue::QueueSettings,
         record::{Feedback, ShownNames},
-        store::{Filter, Page, sql::SqlStore},
-        submission::{Judgement, Place, Submission},
+        store::{RecordFilter, RecordPage, sql::SqlStore},
+        submission::{ErrorSpan, Judgment, Submission},
     },
 };
 use futures_util::TryStreamExt;
@@ -32,7 +32,7 @@ pub(super) async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display()))
         .await
         .unwrap();
-    let images = Images::open(
+    let images = ImageStore::open(
         folder.join("images").to_str().unwrap(),
         std::iter::empty::<(String, String)>(),
     )
@@ -41,7 +41,7 @@ pub(super) async fn corrections(folder: &Path) -> Corrections {
         Arc::new(store),
         images,
         Bundle::vocabulary_of("candor-mini").unwrap(),
-        Queue::default(),
+        QueueSettings::default(),
     )
 }
 
@@ -53,11 +53,11 @@ async fn some(corrections: &Corrections) {
         annotator: Some("ann@example.org".to_owned()),
         ..Submission::default()
     };
-    let wrong = |start, end, correction: &str| Place {
+    let wrong = |start, end, correction: &str| ErrorSpan {
         start,
         end,
         correction: Some(correction.to_owned()),
-        ..Place::default()
+        ..ErrorSpan::default()
     };
     let all = [
         Submission {
@@ -73,7 +73,7 @@ async fn some(corrections: &Corrections) {
             ..about()
         },
         Submission {
-            label: Some(Judgement::Good),
+            label: Some(Judgment::Good),
             ..about()
         },
         Submission {
@@ -94,7 +94,7 @@ async fn some(corrections: &Corrections) {
     }
 }
 
-async fn written(corrections: &Corrections, format: Format) -> Vec<u8> {
+async fn written(corrections: &Corrections, format: InterchangeFormat) -> Vec<u8> {
     let (store, images) = (
         Arc::clone(corrections.store()),
         Arc::clone(corrections.images()),
@@ -102,7 +102,7 @@ async fn written(corrections: &Corrections, format: Format) -> Vec<u8> {
     let pieces: Vec<Vec<u8>> = export(
         store,
         images,
-        Filter::default(),
+        RecordFilter::default(),
         format,
         ShownNames {
             annotators: true,
@@ -118,9 +118,9 @@ async fn written(corrections: &Corrections, format: Format) -> Vec<u8> {
 pub(super) async fn taken(
     corrections: &Corrections,
     file: &[u8],
-    format: Format,
+    format: InterchangeFormat,
     images: Option<&Path>,
-) -> Summary {
+) -> ImportSummary {
     let mut named = tempfile::NamedTempFile::new().unwrap();
     named.write_all(file).unwrap();
     import(
@@ -137,9 +137,9 @@ pub(super) async fn taken(
 pub(super) async fn all(corrections: &Corrections) -> Vec<Feedback> {
     corrections
         .store()
-        .page(&Page {
+        .page(&RecordPage {
             limit: 99,
-            ..Page::default()
+            ..RecordPage::default()
         })
         .await
         .unwrap()
@@ -181,7 +181,7 @@ fn what_is_written_in_any_form_is_read_again() {
             ("label-studio", 5),
         ];
         for (name, rows) in rows {
-            let format: Format = name.parse().unwrap();
+            let format: InterchangeFormat = name.parse().unwrap();
             let file = written(&from, format).await;
             let folder = TempDir::new().unwrap();
             let to = corrections(folder.path()).await;
@@ -247,12 +247,18 @@ fn bad_rows_are_named_and_stop_nothing() {
         let to_folder = TempDir::new().unwrap();
         let to = corrections(to_folder.path()).await;
         let mut tasks: serde_json::Value =
-            serde_json::from_slice(&written(&from, Format::LabelStudio).await).unwrap();
+            serde_json::from_slice(&written(&from, InterchangeFormat::LabelStudio).await).unwrap();
         tasks[0]["annotations"][0]["result"][1]["value"]["text"] = "zebra".into();
         tasks[1]["data"]["image"] = "https://example.org/x.jpg".into();
         tasks[2]["annotations"][0]["was_cancelled"] = true.into();
         tasks[3]["annotations"][0]["result"] = serde_json::json!([]);
-        let summary = taken(&to, tasks.to_string().as_bytes(), Format::LabelStudio, None).await;
+        let summary = taken(
+            &to,
+            tasks.to_string().as_bytes(),
+            InterchangeFormat::LabelStudio,
+            None,
+        )
+        .await;
         assert_eq!(summary.taken, 1);
         let refused: Vec<usize> = summary.refused.iter().map(|(row, _)| *row).collect();
         assert_eq!(
@@ -262,7 +268,7 @@ fn bad_rows_are_named_and_stop_nothing() {
             summary.refused
         );
         let lines = "\n{\"prompt\": \"\", \"completions\": [\"A\"], \"labels\": []}\nno JSON\n";
-        let summary = taken(&to, lines.as_bytes(), Format::TrlPrm, None).await;
+        let summary = taken(&to, lines.as_bytes(), InterchangeFormat::TrlPrm, None).await;
         assert_eq!(
             summary
                 .refused
@@ -277,7 +283,7 @@ fn bad_rows_are_named_and_stop_nothing() {
             import(
                 &to,
                 File::open(named.path()).unwrap(),
-                Format::Parquet,
+                InterchangeFormat::Parquet,
                 None,
                 None
             )
@@ -294,16 +300,21 @@ fn an_offset_in_utf_16_is_understood() {
         let from = corrections(folder.path()).await;
         some(&from).await;
         let mut tasks: serde_json::Value =
-            serde_json::from_slice(&written(&from, Format::LabelStudio).await).unwrap();
+            serde_json::from_slice(&written(&from, InterchangeFormat::LabelStudio).await).unwrap();
         let value = &mut tasks[1]["annotations"][0]["result"][1]["value"];
         (value["start"], value["end"]) = (5.into(), 8.into());
         let one = serde_json::json!([tasks[1]]);
         let to_folder = TempDir::new().unwrap();
         let to = corrections(to_folder.path()).await;
         assert_eq!(
-            taken(&to, one.to_string().as_bytes(), Format::LabelStudio, None)
-                .await
-                .taken,
+            taken(
+                &to,
+                one.to_string().as_bytes(),
+                InterchangeFormat::LabelStudio,
+                None
+            )
+            .await
+            .taken,
             1
         );
         assert_eq!(all(&to).await[0].errors[0].text, "dog");
@@ -321,7 +332,7 @@ fn the_tools_open_the_files() {
         let kept = TempDir::new().unwrap();
         let from = corrections(kept.path()).await;
         some(&from).await;
-        for format in Format::ALL {
+        for format in InterchangeFormat::ALL {
             std::fs::write(
                 folder.path().join(format.name()),
                 written(&from, format).await,
@@ -345,7 +356,7 @@ fn the_tools_open_the_files() {
         let kept = TempDir::new().unwrap();
         let to = corrections(kept.path()).await;
         let file = std::fs::read(folder.path().join("theirs.parquet")).unwrap();
-        let summary = taken(&to, &file, Format::RlhfV, None).await;
+        let summary = taken(&to, &file, InterchangeFormat::RlhfV, None).await;
         assert_eq!(
             (summary.taken, summary.refused.len()),
             (1, 1),

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use candor::{
-    config::{Key, Scope, Scopes},
+    config::{ApiKey, KeyScope, KeyScopes},
     feedback::{
         record::{Feedback, ImageHash, Receipt},
         store::{
-            AnnotatorTarget, Filter, Inserted, OwnerBytes, Owners, Page, Removed, Row, Store,
-            Target,
-            queue::{AnnotatorId, AnnotatorProgress, Leave, Length, Place, Wish},
+            AnnotatorTarget, InsertOutcome, OwnerBytes, Owners, RecordFilter, RecordPage,
+            RemovalCounts, RemovalTarget, Store, StoreEntry,
+            queue::{
+                AnnotatorId, AnnotatorProgress, ChoiceId, LeaseRequest, LeaseReturn, QueueLength,
+            },
         },
     },
 };
@@ -61,7 +63,7 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
         })
     };
     let receipt_of = |id, owner| {
-        Row::Receipt(Box::new(Receipt {
+        StoreEntry::Receipt(Box::new(Receipt {
             user: Some("ann".to_owned()),
             ..owned_receipt(id, owner, b"image")
         }))
@@ -74,13 +76,13 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
         receipt_of("c2", "b"),
     ];
     store.insert(&rows).await.unwrap();
-    let page = |owners| Page {
-        filter: Filter {
+    let page = |owners| RecordPage {
+        filter: RecordFilter {
             owners,
-            ..Filter::default()
+            ..RecordFilter::default()
         },
         limit: 9,
-        ..Page::default()
+        ..RecordPage::default()
     };
     for (owners, seen) in [
         (one("a"), vec![1]),
@@ -106,13 +108,13 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
     );
     let remove = async |target| store.remove(&target).await.unwrap();
     assert_eq!(
-        remove(Target::Feedback(record(2).id, one("a"))).await,
-        Removed::default()
+        remove(RemovalTarget::Feedback(record(2).id, one("a"))).await,
+        RemovalCounts::default()
     );
     // Two tenants have a user of the same name.
     assert_eq!(
-        remove(Target::User("ann".to_owned(), one("a"))).await,
-        Removed {
+        remove(RemovalTarget::User("ann".to_owned(), one("a"))).await,
+        RemovalCounts {
             feedback: 1,
             receipts: 1,
             unnamed: 0
@@ -126,8 +128,8 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
     // The others refer to the image still.
     assert!(store.refers(ImageHash::of(b"image")).await.unwrap());
     assert_eq!(
-        remove(Target::User("ann".to_owned(), Owners::All)).await,
-        Removed {
+        remove(RemovalTarget::User("ann".to_owned(), Owners::All)).await,
+        RemovalCounts {
             feedback: 2,
             receipts: 1,
             unnamed: 0
@@ -136,15 +138,15 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
     assert!(!store.refers(ImageHash::of(b"image")).await.unwrap());
 }
 
-fn place(id: &str) -> Place {
-    Place {
+fn place(id: &str) -> ChoiceId {
+    ChoiceId {
         completion_id: id.to_owned(),
         choice: 0,
     }
 }
 
 async fn next(store: &dyn Store, who: &AnnotatorId, owners: Owners) -> Option<String> {
-    let wish = Wish {
+    let wish = LeaseRequest {
         annotator: who.clone(),
         owners,
         now: NOW,
@@ -169,7 +171,7 @@ async fn judge(store: &dyn Store, n: usize, about: Receipt, who: &AnnotatorId) {
     };
     assert_eq!(
         store.insert(&[plain(judged)]).await.unwrap(),
-        [Inserted::New]
+        [InsertOutcome::New]
     );
 }
 
@@ -205,37 +207,37 @@ async fn the_same_answer_of_two_owners_is_two_items(store: Arc<dyn Store>) {
     );
     assert_eq!(
         length(one("a")).await,
-        Length {
+        QueueLength {
             open: 1,
             leased: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     // A namesake of another owner has no part in a lease.
     assert_eq!(store.lease(&place("ca"), &ann_of_b).await.unwrap(), None);
-    for how in [Leave::Release, Leave::Skip(1)] {
+    for how in [LeaseReturn::Release, LeaseReturn::Skip(1)] {
         assert!(!store.leave(&place("ca"), &ann_of_b, how).await.unwrap());
     }
     judge(&*store, 1, of_b, &ann_of_b).await;
     assert_eq!(
         length(one("b")).await,
-        Length {
+        QueueLength {
             done: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     assert_eq!(
         length(one("a")).await,
-        Length {
+        QueueLength {
             open: 1,
             leased: 1,
-            ..Length::default()
+            ..QueueLength::default()
         },
         "what b said of it closes nothing of a"
     );
     assert!(
         store
-            .leave(&place("ca"), &ann_of_a, Leave::Release)
+            .leave(&place("ca"), &ann_of_a, LeaseReturn::Release)
             .await
             .unwrap()
     );
@@ -248,9 +250,9 @@ async fn the_same_answer_of_two_owners_is_two_items(store: Arc<dyn Store>) {
     judge(&*store, 2, of_a, &desk).await;
     assert_eq!(
         length(one("a")).await,
-        Length {
+        QueueLength {
             done: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     let progress = async |who| store.progress(who, NOW).await.unwrap().total;
@@ -288,13 +290,16 @@ async fn annotators_are_forgotten(store: Arc<dyn Store>) {
             records,
             limit: 9,
         };
-        store.remove(&Target::Annotator(target)).await.unwrap()
+        store
+            .remove(&RemovalTarget::Annotator(target))
+            .await
+            .unwrap()
     };
     assert_eq!(
         forget(one("a"), false).await,
-        Removed {
+        RemovalCounts {
             unnamed: 1,
-            ..Removed::default()
+            ..RemovalCounts::default()
         }
     );
     let unnamed = store.feedback(&record(0).id).await.unwrap().unwrap();
@@ -306,13 +311,13 @@ async fn annotators_are_forgotten(store: Arc<dyn Store>) {
         ),
         (None, "", "a")
     );
-    let named = |name: &str| Page {
-        filter: Filter {
+    let named = |name: &str| RecordPage {
+        filter: RecordFilter {
             annotator: Some(name.to_owned()),
-            ..Filter::default()
+            ..RecordFilter::default()
         },
         limit: 9,
-        ..Page::default()
+        ..RecordPage::default()
     };
     assert_eq!(ids(&*store, named("ann")).await, [1], "b's stays");
     assert_eq!(
@@ -322,10 +327,10 @@ async fn annotators_are_forgotten(store: Arc<dyn Store>) {
     // What they had in work is free, and what they have judged stays judged.
     assert_eq!(
         store.length(&one("a"), NOW).await.unwrap(),
-        Length {
+        QueueLength {
             open: 1,
             done: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     assert_eq!(
@@ -337,25 +342,25 @@ async fn annotators_are_forgotten(store: Arc<dyn Store>) {
     // With their records, what those have judged waits again.
     assert_eq!(
         forget(Owners::All, true).await,
-        Removed {
+        RemovalCounts {
             feedback: 1,
-            ..Removed::default()
+            ..RemovalCounts::default()
         }
     );
     assert_eq!(
         store.length(&one("b"), NOW).await.unwrap(),
-        Length {
+        QueueLength {
             open: 2,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
-    assert_eq!(forget(Owners::All, true).await, Removed::default());
+    assert_eq!(forget(Owners::All, true).await, RemovalCounts::default());
 }
 
 async fn the_oldest_of_an_owner_go_first(store: Arc<dyn Store>) {
     let image = vec![7; 1000];
     let row = |n: u64, owner: &str, image: &[u8]| {
-        Row::Receipt(Box::new(Receipt {
+        StoreEntry::Receipt(Box::new(Receipt {
             owner: owner.to_owned(),
             ..receipt(&format!("c{n}"), n, image)
         }))
@@ -405,7 +410,7 @@ async fn the_oldest_of_an_owner_go_first(store: Arc<dyn Store>) {
     let there = async |n: u64| store.receipt(&format!("c{n}")).await.unwrap().is_some();
     let remove = async |bytes| {
         store
-            .remove(&Target::OldestReceipts("a".to_owned(), bytes))
+            .remove(&RemovalTarget::OldestReceipts("a".to_owned(), bytes))
             .await
             .unwrap()
             .receipts
@@ -437,26 +442,26 @@ pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<
 
 /// A server with two tenants, and a key that reads what belongs to either.
 fn tenants() -> Served {
-    const TENANT: [Scope; 4] = [
-        Scope::Complete,
-        Scope::Score,
-        Scope::FeedbackWrite,
-        Scope::Annotate,
+    const TENANT: [KeyScope; 4] = [
+        KeyScope::Complete,
+        KeyScope::Score,
+        KeyScope::FeedbackWrite,
+        KeyScope::Annotate,
     ];
-    let key = |name: &str, scopes: &[Scope]| Key {
+    let key = |name: &str, scopes: &[KeyScope]| ApiKey {
         name: name.to_owned(),
         key_sha256: Sha256::digest(name)
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect(),
-        scopes: Scopes::new(scopes.iter().copied()),
-        ..Key::default()
+        scopes: KeyScopes::new(scopes.iter().copied()),
+        ..ApiKey::default()
     };
     Served::with(|c| {
         c.keys = vec![
             key("a", &TENANT),
             key("b", &TENANT),
-            key("desk", &[&TENANT[..], &[Scope::FeedbackRead]].concat()),
+            key("desk", &[&TENANT[..], &[KeyScope::FeedbackRead]].concat()),
         ];
         c.queue.overlap_share = 0.0;
     })

@@ -4,12 +4,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use candor::feedback::{
     queue::agreement::alpha,
-    record::{Feedback, Queued, Receipt, item_digest},
+    record::{Feedback, QueueDetails, Receipt, item_digest},
     store::{
-        Inserted, Owners, Removed, Row, Store, Target,
+        InsertOutcome, Owners, RemovalCounts, RemovalTarget, Store, StoreEntry,
         queue::{
-            AnnotatorId, AnnotatorProgress, Entry, Lease, Leave, Length, Place, QueueStore, Sample,
-            Wish,
+            AnnotatorId, AnnotatorProgress, ChoiceId, Lease, LeaseRequest, LeaseReturn, QueueEntry,
+            QueueLength, QueueStore, RatingSample,
         },
         sql::SqlStore,
     },
@@ -28,40 +28,51 @@ use crate::{
 
 const NOW: u64 = 1000;
 
-fn place(n: usize) -> Place {
-    Place {
+fn place(n: usize) -> ChoiceId {
+    ChoiceId {
         completion_id: format!("c{n}"),
         choice: 0,
     }
 }
 
-/// Answers by rank; of some two judgements are wanted, and some are to be shown without marks.
+/// Answers by rank; of some two judgments are wanted, and some are to be shown without marks.
 async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &[usize]) {
     for (n, &rank) in ranks.iter().enumerate() {
         let rows = answer(n, n, rank, overlap.contains(&n), unassisted.contains(&n));
         assert_eq!(
             store.insert(&rows).await.unwrap(),
-            [Inserted::New, Inserted::New]
+            [InsertOutcome::New, InsertOutcome::New]
         );
     }
 }
 
 /// A completion's receipt and its place in the queue. Completions of the same photograph give the
 /// same answer.
-fn answer(n: usize, photograph: usize, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
+fn answer(
+    n: usize,
+    photograph: usize,
+    rank: f64,
+    overlap: bool,
+    unassisted: bool,
+) -> [StoreEntry; 2] {
     let receipt = receipt(&format!("c{n}"), 1 + n as u64, &photograph.to_le_bytes());
     queued(receipt, rank, overlap, unassisted)
 }
 
 /// A receipt and the place of its answer in the queue.
-pub(super) fn queued(receipt: Receipt, rank: f64, overlap: bool, unassisted: bool) -> [Row; 2] {
+pub(super) fn queued(
+    receipt: Receipt,
+    rank: f64,
+    overlap: bool,
+    unassisted: bool,
+) -> [StoreEntry; 2] {
     let digest = item_digest(
         &receipt.owner,
         receipt.image,
         &receipt.prompt,
         &receipt.choices[0].response,
     );
-    let entry = Entry {
+    let entry = QueueEntry {
         completion_id: receipt.id.clone(),
         choice: 0,
         unassisted,
@@ -69,7 +80,10 @@ pub(super) fn queued(receipt: Receipt, rank: f64, overlap: bool, unassisted: boo
         rank,
         digest,
     };
-    [Row::Receipt(Box::new(receipt)), Row::Queue(Box::new(entry))]
+    [
+        StoreEntry::Receipt(Box::new(receipt)),
+        StoreEntry::Queue(Box::new(entry)),
+    ]
 }
 
 /// An annotator without a key.
@@ -80,8 +94,8 @@ fn named(name: &str) -> AnnotatorId {
     }
 }
 
-fn wish(annotator: &str, now: u64, unassisted: bool) -> Wish {
-    Wish {
+fn wish(annotator: &str, now: u64, unassisted: bool) -> LeaseRequest {
+    LeaseRequest {
         annotator: named(annotator),
         owners: Owners::All,
         now,
@@ -112,17 +126,17 @@ async fn judge_repeat(store: &dyn Store, id: usize, n: usize, photograph: usize,
         response: receipt.choices[0].response.clone(),
         annotator: Some(annotator.to_owned()),
         unassisted: lease.as_ref().is_some_and(|lease| lease.unassisted),
-        queued: lease.map(|lease| Queued {
+        queued: lease.map(|lease| QueueDetails {
             overlap: lease.overlap,
         }),
         ..record(id)
     };
     assert_eq!(
         store
-            .insert(&[Row::Feedback(Box::new(judged), None)])
+            .insert(&[StoreEntry::Feedback(Box::new(judged), None)])
             .await
             .unwrap(),
-        [Inserted::New]
+        [InsertOutcome::New]
     );
 }
 
@@ -136,10 +150,10 @@ async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
     assert_eq!(next(&*store, "joe", NOW).await, None);
     assert_eq!(
         store.length(&Owners::All, NOW).await.unwrap(),
-        Length {
+        QueueLength {
             open: 3,
             leased: 3,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     // Bob's time is over and ann's is not; what he says then still counts.
@@ -147,22 +161,22 @@ async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
     judge(&*store, 1, 2, "bob").await;
     assert_eq!(
         store.length(&Owners::All, NOW + 11).await.unwrap(),
-        Length {
+        QueueLength {
             open: 2,
             leased: 2,
             done: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     judge(&*store, 2, 1, "ann").await;
     assert_eq!(next(&*store, "ann", NOW + 12).await, Some(0));
     assert_eq!(
         store.length(&Owners::All, NOW + 99).await.unwrap(),
-        Length {
+        QueueLength {
             open: 1,
             leased: 0,
             done: 2,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
 }
@@ -172,26 +186,26 @@ async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     assert!(
         !store
-            .leave(&place(0), &named("bob"), Leave::Release)
+            .leave(&place(0), &named("bob"), LeaseReturn::Release)
             .await
             .unwrap()
     );
     assert!(
         store
-            .leave(&place(0), &named("ann"), Leave::Release)
+            .leave(&place(0), &named("ann"), LeaseReturn::Release)
             .await
             .unwrap()
     );
     assert!(
         !store
-            .leave(&place(0), &named("ann"), Leave::Release)
+            .leave(&place(0), &named("ann"), LeaseReturn::Release)
             .await
             .unwrap()
     );
     assert_eq!(next(&*store, "bob", NOW).await, Some(0));
     assert!(
         store
-            .leave(&place(0), &named("bob"), Leave::Skip(2))
+            .leave(&place(0), &named("bob"), LeaseReturn::Skip(2))
             .await
             .unwrap()
     );
@@ -200,31 +214,34 @@ async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     assert!(
         store
-            .leave(&place(0), &named("ann"), Leave::Skip(2))
+            .leave(&place(0), &named("ann"), LeaseReturn::Skip(2))
             .await
             .unwrap()
     );
     assert_eq!(next(&*store, "eve", NOW).await, None);
     assert_eq!(
         store.length(&Owners::All, NOW).await.unwrap(),
-        Length {
+        QueueLength {
             open: 1,
             leased: 1,
             skipped: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     // With the receipt go its answers and who has them.
-    store.remove(&Target::ReceiptsBefore(NOW, 9)).await.unwrap();
+    store
+        .remove(&RemovalTarget::ReceiptsBefore(NOW, 9))
+        .await
+        .unwrap();
     assert_eq!(
         store.length(&Owners::All, NOW).await.unwrap(),
-        Length::default()
+        QueueLength::default()
     );
     let [_, entry] = answer(7, 7, 1.0, false, false);
-    assert_eq!(store.insert(&[entry]).await.unwrap(), [Inserted::New]);
+    assert_eq!(store.insert(&[entry]).await.unwrap(), [InsertOutcome::New]);
     assert_eq!(
         store.length(&Owners::All, NOW).await.unwrap(),
-        Length::default()
+        QueueLength::default()
     );
 }
 
@@ -259,13 +276,13 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
         records.into_iter().map(|r| r.id).collect::<BTreeSet<_>>()
     };
     assert_eq!(
-        ids(Sample::Overlapping).await,
+        ids(RatingSample::Overlapping).await,
         [1, 2, 5].map(|n| record(n).id).into()
     );
-    assert_eq!(ids(Sample::Unassisted).await, [record(3).id].into());
+    assert_eq!(ids(RatingSample::Unassisted).await, [record(3).id].into());
     assert_eq!(
         store
-            .sample(Sample::Overlapping, &Owners::All, 1)
+            .sample(RatingSample::Overlapping, &Owners::All, 1)
             .await
             .unwrap()[0]
             .id,
@@ -273,9 +290,9 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
     );
     assert_eq!(
         store.length(&Owners::All, NOW).await.unwrap(),
-        Length {
+        QueueLength {
             done: 3,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     assert_eq!(next(&*store, "ann", NOW).await, None);
@@ -310,9 +327,9 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
     }
     assert_eq!(
         length().await,
-        Length {
+        QueueLength {
             open: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     assert_eq!(
@@ -336,21 +353,24 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
         (next(&*store, "eve", NOW).await, length().await),
         (
             None,
-            Length {
+            QueueLength {
                 done: 1,
-                ..Length::default()
+                ..QueueLength::default()
             }
         )
     );
     // When the first one's receipt goes, who has judged it is known still.
-    store.remove(&Target::ReceiptsBefore(2, 9)).await.unwrap();
+    store
+        .remove(&RemovalTarget::ReceiptsBefore(2, 9))
+        .await
+        .unwrap();
     assert_eq!(
         (next(&*store, "bob", NOW).await, length().await),
         (
             None,
-            Length {
+            QueueLength {
                 done: 1,
-                ..Length::default()
+                ..QueueLength::default()
             }
         )
     );
@@ -366,7 +386,10 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
         (Some(10), Some(10), None)
     );
     judge_repeat(&*store, 2, 10, 200, "bob").await;
-    store.remove(&Target::ReceiptsBefore(12, 9)).await.unwrap();
+    store
+        .remove(&RemovalTarget::ReceiptsBefore(12, 9))
+        .await
+        .unwrap();
     assert_eq!(
         (
             next(&*store, "bob", NOW).await,
@@ -385,7 +408,7 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     fill(&*store, &[0.9, 0.5], &[1], &[]).await;
     let remove = async |id| {
         store
-            .remove(&Target::Feedback(record(id).id, Owners::All))
+            .remove(&RemovalTarget::Feedback(record(id).id, Owners::All))
             .await
             .unwrap()
     };
@@ -396,31 +419,31 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     // Another record of hers says something of it still.
     assert_eq!(
         remove(2).await,
-        Removed {
+        RemovalCounts {
             feedback: 1,
-            ..Removed::default()
+            ..RemovalCounts::default()
         }
     );
     assert_eq!(
         length().await,
-        Length {
+        QueueLength {
             open: 1,
             done: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     assert_eq!(
         remove(1).await,
-        Removed {
+        RemovalCounts {
             feedback: 1,
-            ..Removed::default()
+            ..RemovalCounts::default()
         }
     );
     assert_eq!(
         length().await,
-        Length {
+        QueueLength {
             open: 2,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
@@ -430,10 +453,10 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     remove(3).await;
     assert_eq!(
         length().await,
-        Length {
+        QueueLength {
             open: 1,
             done: 1,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     // Of what two are to judge, one is wanted again.
@@ -448,9 +471,9 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     judge(&*store, 6, 1, "joe").await;
     assert_eq!(
         length().await,
-        Length {
+        QueueLength {
             done: 2,
-            ..Length::default()
+            ..QueueLength::default()
         }
     );
     remove(5).await;
@@ -472,8 +495,8 @@ async fn progress_is_told(store: Arc<dyn Store>) {
         annotator: Some("ann".to_owned()),
         ..record(0)
     };
-    let rows: Vec<Row> = [day, 2 * day - 1, 2 * day, 2 * day + 9]
-        .map(|at| Row::Feedback(Box::new(judged(at)), None))
+    let rows: Vec<StoreEntry> = [day, 2 * day - 1, 2 * day, 2 * day + 9]
+        .map(|at| StoreEntry::Feedback(Box::new(judged(at)), None))
         .into();
     store.insert(&rows).await.unwrap();
     assert_eq!(
@@ -726,7 +749,7 @@ fn alpha_is_krippendorffs() {
     let Some(mut python) = python("krippendorff") else {
         return;
     };
-    // Four people, five values, one judgement in four missing.
+    // Four people, five values, one judgment in four missing.
     let said_of = |unit: usize, person: usize| match unit * 31 + person * 17 + unit * person {
         n if n % 4 == 3 => None,
         n if n % 3 > 0 => Some(unit % 5),

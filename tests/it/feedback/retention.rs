@@ -10,9 +10,9 @@ use std::{
 };
 
 use candor::feedback::{
-    images::Images,
+    images::ImageStore,
     record::{Feedback, ImageHash, Receipt},
-    store::{Owners, Store, Target, sql::SqlStore},
+    store::{Owners, RemovalTarget, Store, sql::SqlStore},
 };
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
@@ -84,7 +84,7 @@ fn nothing_of_what_was_removed_is_left_in_the_database() {
             .await;
         assert!(has_mark(folder.path()));
         corrections
-            .remove(Target::User(MARK.to_owned(), Owners::All))
+            .remove(RemovalTarget::User(MARK.to_owned(), Owners::All))
             .await
             .unwrap();
         assert!(has_mark(folder.path()), "the receipt has it");
@@ -170,7 +170,7 @@ fn what_others_could_read_is_narrowed_at_the_start() {
     fs::write(&file, b"").unwrap();
     set(&file, 0o664);
     Runtime::new().unwrap().block_on(async {
-        let images_at = Images::open(images.to_str().unwrap(), NO_ENV).unwrap();
+        let images_at = ImageStore::open(images.to_str().unwrap(), NO_ENV).unwrap();
         assert_eq!(
             images_at
                 .get(ImageHash::of(b"image"))

@@ -4,10 +4,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use candor::{
     feedback::{
-        record::{Answer, Feedback, ImageHash, Kind, Label, Receipt, Source, Token, Versions},
+        record::{
+            Feedback, FeedbackSource, ImageHash, JudgmentKind, Receipt, RecordedChoice,
+            ResponseToken, TokenLabel, Versions,
+        },
         store::{
-            Filter, Idempotency, Inserted, Owners, Page, Removed, Row, Store, StoreError, Target,
-            sql::SqlStore, writer::Writer,
+            Idempotency, InsertOutcome, Owners, RecordFilter, RecordPage, RemovalCounts,
+            RemovalTarget, Store, StoreEntry, StoreError, sql::SqlStore, writer::StoreWriter,
         },
     },
     guard::Verdict,
@@ -20,14 +23,14 @@ use super::{owners, postgres::Postgres, queue};
 
 /// A record whose texts are not easy.
 pub(crate) fn record(n: usize) -> Feedback {
-    let token = Token {
+    let token = ResponseToken {
         id: 7,
         text: " 🐶\"\u{0}\\".to_owned(),
         start: 0,
         end: 5,
         logprob: Some(-0.5),
         reward: None,
-        label: Label::Bad,
+        label: TokenLabel::Bad,
     };
     Feedback {
         id: format!("fb_{n:032x}"),
@@ -39,7 +42,7 @@ pub(crate) fn record(n: usize) -> Feedback {
         prompt: "Was ist das? 'x'; DROP TABLE feedback; --".to_owned(),
         response: " 🐶\"\u{0}\\".to_owned(),
         tokens: vec![token],
-        kind: Kind::Bad,
+        kind: JudgmentKind::Bad,
         scope: None,
         errors: Vec::new(),
         missing: Vec::new(),
@@ -51,12 +54,12 @@ pub(crate) fn record(n: usize) -> Feedback {
         annotator_owner: String::new(),
         user: None,
         comment: Some("\u{0}\u{1F469}\u{200D}\u{1F680}".to_owned()),
-        source: Source::Human,
+        source: FeedbackSource::Human,
     }
 }
 
 pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
-    let answer = Answer {
+    let answer = RecordedChoice {
         response: "A dog.".to_owned(),
         tokens: Vec::new(),
         verdict: Verdict::Clean,
@@ -81,12 +84,12 @@ pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
     }
 }
 
-pub(super) fn plain(record: Feedback) -> Row {
-    Row::Feedback(Box::new(record), None)
+pub(super) fn plain(record: Feedback) -> StoreEntry {
+    StoreEntry::Feedback(Box::new(record), None)
 }
 
-fn keyed(record: Feedback, key: &str, digest: &str) -> Row {
-    Row::Feedback(
+fn keyed(record: Feedback, key: &str, digest: &str) -> StoreEntry {
+    StoreEntry::Feedback(
         Box::new(record),
         Some(Idempotency {
             key: key.to_owned(),
@@ -95,7 +98,7 @@ fn keyed(record: Feedback, key: &str, digest: &str) -> Row {
     )
 }
 
-pub(super) async fn ids(store: &dyn Store, page: Page) -> Vec<usize> {
+pub(super) async fn ids(store: &dyn Store, page: RecordPage) -> Vec<usize> {
     let records = store.page(&page).await.unwrap();
     records
         .iter()
@@ -105,10 +108,13 @@ pub(super) async fn ids(store: &dyn Store, page: Page) -> Vec<usize> {
 
 async fn what_is_kept_comes_back(store: Arc<dyn Store>) {
     let (wanted, kept) = (record(1), receipt("chatcmpl-1", 5, b"image"));
-    let rows = [plain(wanted.clone()), Row::Receipt(Box::new(kept.clone()))];
+    let rows = [
+        plain(wanted.clone()),
+        StoreEntry::Receipt(Box::new(kept.clone())),
+    ];
     assert_eq!(
         store.insert(&rows).await.unwrap(),
-        [Inserted::New, Inserted::New]
+        [InsertOutcome::New, InsertOutcome::New]
     );
     assert_eq!(store.feedback(&wanted.id).await.unwrap(), Some(wanted));
     assert_eq!(store.receipt("chatcmpl-1").await.unwrap(), Some(kept));
@@ -118,7 +124,7 @@ async fn what_is_kept_comes_back(store: Arc<dyn Store>) {
     // A record is never overwritten.
     assert_eq!(
         store.insert(&rows[..1]).await.unwrap(),
-        [Inserted::Conflict]
+        [InsertOutcome::Conflict]
     );
     let stats = store.stats(&Owners::All).await.unwrap();
     assert_eq!(
@@ -137,14 +143,14 @@ async fn a_request_that_is_sent_again_makes_nothing_new(store: Arc<dyn Store>) {
         keyed(record(2), "k", "said"),
         keyed(record(3), "k", "said otherwise"),
     ];
-    let before = Inserted::Before(Box::new(record(1)));
+    let before = InsertOutcome::Before(Box::new(record(1)));
     assert_eq!(
         store.insert(&rows).await.unwrap(),
-        [Inserted::New, before.clone(), Inserted::Conflict]
+        [InsertOutcome::New, before.clone(), InsertOutcome::Conflict]
     );
     assert_eq!(
         store.insert(&rows[1..]).await.unwrap(),
-        [before.clone(), Inserted::Conflict]
+        [before.clone(), InsertOutcome::Conflict]
     );
     let key = |key: &str, digest: &str| Idempotency {
         key: key.to_owned(),
@@ -153,15 +159,15 @@ async fn a_request_that_is_sent_again_makes_nothing_new(store: Arc<dyn Store>) {
     assert_eq!(store.by_key(&key("k", "said")).await.unwrap(), Some(before));
     assert_eq!(
         store.by_key(&key("k", "?")).await.unwrap(),
-        Some(Inserted::Conflict)
+        Some(InsertOutcome::Conflict)
     );
     assert_eq!(store.by_key(&key("K", "said")).await.unwrap(), None);
     assert_eq!(
         ids(
             &*store,
-            Page {
+            RecordPage {
                 limit: 9,
-                ..Page::default()
+                ..RecordPage::default()
             }
         )
         .await,
@@ -172,65 +178,65 @@ async fn a_request_that_is_sent_again_makes_nothing_new(store: Arc<dyn Store>) {
 async fn pages_are_in_order_and_filtered(store: Arc<dyn Store>) {
     let make = |n: usize| Feedback {
         kind: if n.is_multiple_of(2) {
-            Kind::Good
+            JudgmentKind::Good
         } else {
-            Kind::Missing
+            JudgmentKind::Missing
         },
         user: Some(format!("user{}", n % 3)),
         annotator: Some("Å".to_owned()),
         completion_id: (n == 7).then(|| "chatcmpl-7".to_owned()),
         source: if n < 5 {
-            Source::Import
+            FeedbackSource::Import
         } else {
-            Source::Simulated
+            FeedbackSource::Simulated
         },
         ..record(n)
     };
-    let rows: Vec<Row> = (1..=20).rev().map(|n| plain(make(n))).collect();
+    let rows: Vec<StoreEntry> = (1..=20).rev().map(|n| plain(make(n))).collect();
     store.insert(&rows).await.unwrap();
     let id = |n: usize| Some(record(n).id);
-    let page = |filter, after, newest_first| Page {
+    let page = |filter, after, newest_first| RecordPage {
         filter,
         after,
         limit: 4,
         newest_first,
     };
     assert_eq!(
-        ids(&*store, page(Filter::default(), None, false)).await,
+        ids(&*store, page(RecordFilter::default(), None, false)).await,
         [1, 2, 3, 4]
     );
     assert_eq!(
-        ids(&*store, page(Filter::default(), None, true)).await,
+        ids(&*store, page(RecordFilter::default(), None, true)).await,
         [20, 19, 18, 17]
     );
     assert_eq!(
-        ids(&*store, page(Filter::default(), id(4), false)).await,
+        ids(&*store, page(RecordFilter::default(), id(4), false)).await,
         [5, 6, 7, 8]
     );
     assert_eq!(
-        ids(&*store, page(Filter::default(), id(4), true)).await,
+        ids(&*store, page(RecordFilter::default(), id(4), true)).await,
         [3, 2, 1]
     );
-    let filter = Filter {
-        kind: Some(Kind::Good),
+    let filter = RecordFilter {
+        kind: Some(JudgmentKind::Good),
         user: Some("user1".to_owned()),
-        ..Filter::default()
+        ..RecordFilter::default()
     };
     assert_eq!(ids(&*store, page(filter, None, false)).await, [4, 10, 16]);
-    let filter = Filter {
-        source: Some(Source::Import),
+    let filter = RecordFilter {
+        source: Some(FeedbackSource::Import),
         annotator: Some("Å".to_owned()),
-        ..Filter::default()
+        ..RecordFilter::default()
     };
     assert_eq!(ids(&*store, page(filter, id(2), false)).await, [3, 4]);
-    let filter = Filter {
+    let filter = RecordFilter {
         completion_id: Some("chatcmpl-7".to_owned()),
-        ..Filter::default()
+        ..RecordFilter::default()
     };
     assert_eq!(ids(&*store, page(filter, None, false)).await, [7]);
-    let filter = Filter {
+    let filter = RecordFilter {
         annotator: Some("' OR 1 = 1 --".to_owned()),
-        ..Filter::default()
+        ..RecordFilter::default()
     };
     assert!(ids(&*store, page(filter, None, false)).await.is_empty());
 }
@@ -247,8 +253,8 @@ async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
         plain(about(1, shared, Some("chatcmpl-1"), None)),
         plain(about(2, shared, None, Some("ann"))),
         plain(about(3, alone, None, Some("ann"))),
-        Row::Receipt(Box::new(receipt("chatcmpl-1", 1, b"shared"))),
-        Row::Receipt(Box::new(Receipt {
+        StoreEntry::Receipt(Box::new(receipt("chatcmpl-1", 1, b"shared"))),
+        StoreEntry::Receipt(Box::new(Receipt {
             user: Some("ann".to_owned()),
             ..receipt("chatcmpl-2", 1, b"alone")
         })),
@@ -256,15 +262,15 @@ async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
     store.insert(&rows).await.unwrap();
     let remove = async |target| store.remove(&target).await.unwrap();
     assert_eq!(
-        remove(Target::Feedback(record(9).id, Owners::All)).await,
-        Removed::default()
+        remove(RemovalTarget::Feedback(record(9).id, Owners::All)).await,
+        RemovalCounts::default()
     );
     assert_eq!(store.doomed(9).await.unwrap(), []);
     assert_eq!(
-        remove(Target::Feedback(record(1).id, Owners::All)).await,
-        Removed {
+        remove(RemovalTarget::Feedback(record(1).id, Owners::All)).await,
+        RemovalCounts {
             feedback: 1,
-            ..Removed::default()
+            ..RemovalCounts::default()
         }
     );
     assert!(
@@ -274,15 +280,18 @@ async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
     assert_eq!(store.doomed(9).await.unwrap(), [shared]);
     assert!(store.refers(shared).await.unwrap());
     assert_eq!(
-        remove(Target::User("ann".to_owned(), Owners::All)).await,
-        Removed {
+        remove(RemovalTarget::User("ann".to_owned(), Owners::All)).await,
+        RemovalCounts {
             feedback: 2,
             receipts: 1,
             unnamed: 0
         }
     );
     assert!(store.refers(shared).await.unwrap() && !store.refers(alone).await.unwrap());
-    assert_eq!(remove(Target::ReceiptsBefore(2, 9)).await.receipts, 1);
+    assert_eq!(
+        remove(RemovalTarget::ReceiptsBefore(2, 9)).await.receipts,
+        1
+    );
     assert!(!store.refers(shared).await.unwrap() && !store.refers(alone).await.unwrap());
     assert_eq!(
         store
@@ -298,9 +307,9 @@ async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
 }
 
 async fn receipts_expire_in_pieces(store: Arc<dyn Store>) {
-    let rows: Vec<Row> = (0..10)
+    let rows: Vec<StoreEntry> = (0..10)
         .map(|n| {
-            Row::Receipt(Box::new(receipt(
+            StoreEntry::Receipt(Box::new(receipt(
                 &format!("chatcmpl-{n}"),
                 100 + n,
                 b"image",
@@ -309,9 +318,9 @@ async fn receipts_expire_in_pieces(store: Arc<dyn Store>) {
         .collect();
     store.insert(&rows).await.unwrap();
     let remove = async |target| store.remove(&target).await.unwrap().receipts;
-    assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 4);
-    assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 3);
-    assert_eq!(remove(Target::ReceiptsBefore(107, 4)).await, 0);
+    assert_eq!(remove(RemovalTarget::ReceiptsBefore(107, 4)).await, 4);
+    assert_eq!(remove(RemovalTarget::ReceiptsBefore(107, 4)).await, 3);
+    assert_eq!(remove(RemovalTarget::ReceiptsBefore(107, 4)).await, 0);
     assert!(
         store.receipt("chatcmpl-6").await.unwrap().is_none()
             && store.receipt("chatcmpl-7").await.unwrap().is_some()
@@ -320,12 +329,12 @@ async fn receipts_expire_in_pieces(store: Arc<dyn Store>) {
 
 async fn receipts_of_a_clock_that_was_ahead_expire_with_others(store: Arc<dyn Store>) {
     let rows = [("chatcmpl-1", 100), ("chatcmpl-2", 9_000)]
-        .map(|(id, created)| Row::Receipt(Box::new(receipt(id, created, b"image"))));
+        .map(|(id, created)| StoreEntry::Receipt(Box::new(receipt(id, created, b"image"))));
     store.insert(&rows).await.unwrap();
     store.redate_receipts(200).await.unwrap();
     let remove = async |time| {
         store
-            .remove(&Target::ReceiptsBefore(time, 9))
+            .remove(&RemovalTarget::ReceiptsBefore(time, 9))
             .await
             .unwrap()
             .receipts
@@ -334,7 +343,7 @@ async fn receipts_of_a_clock_that_was_ahead_expire_with_others(store: Arc<dyn St
 }
 
 async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
-    let writer = Writer::start(Arc::clone(&store));
+    let writer = StoreWriter::start(Arc::clone(&store));
     let client = |client: usize| {
         let writer = writer.clone();
         async move {
@@ -343,11 +352,11 @@ async fn many_at_once_are_each_there_once(store: Arc<dyn Store>) {
                 let (n, key) = (client * 1000 + n * 2, format!("{client}/{n}"));
                 assert_eq!(
                     writer.insert(keyed(record(n), &key, "")).await.unwrap(),
-                    Inserted::New
+                    InsertOutcome::New
                 );
                 assert_eq!(
                     writer.insert(keyed(record(n + 1), &key, "")).await.unwrap(),
-                    Inserted::Before(Box::new(record(n)))
+                    InsertOutcome::Before(Box::new(record(n)))
                 );
             }
         }

@@ -5,12 +5,12 @@ use std::{collections::HashMap, path::PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Args, material::Material};
+use super::{EvalHonestyArgs, material::HonestyMaterial};
 use crate::{
     bundle::Bundle,
     cli::{
         Failure,
-        eval::answering::{Answered, Answering, Job, Work},
+        eval::answering::{AnswerSession, AnswerWithCost, PhotographJob, PhotographWork},
         lines::{LineFile, settings},
         output::note,
     },
@@ -19,7 +19,7 @@ use crate::{
 
 /// How something is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Manner {
+pub(super) enum PromptManner {
     /// An answer without a guard.
     Off,
     /// The same, scored.
@@ -32,7 +32,7 @@ pub(super) enum Manner {
     Given,
 }
 
-impl Manner {
+impl PromptManner {
     fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -61,18 +61,18 @@ impl Manner {
 
 /// Something to be asked about a photograph.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Ask {
+pub(super) struct HonestyPrompt {
     /// Number of the photograph that is shown.
     pub(super) photograph: usize,
-    pub(super) manner: Manner,
+    pub(super) manner: PromptManner,
     /// The question; empty for a description.
     pub(super) prompt: String,
-    /// The text that is scored, in [`Manner::Given`].
+    /// The text that is scored, in [`PromptManner::Given`].
     pub(super) text: String,
 }
 
-impl Ask {
-    pub(super) fn answer(photograph: usize, manner: Manner, prompt: &str) -> Self {
+impl HonestyPrompt {
+    pub(super) fn answer(photograph: usize, manner: PromptManner, prompt: &str) -> Self {
         Self {
             photograph,
             manner,
@@ -84,7 +84,7 @@ impl Ask {
     pub(super) fn score(photograph: usize, prompt: &str, text: &str) -> Self {
         Self {
             photograph,
-            manner: Manner::Given,
+            manner: PromptManner::Given,
             prompt: prompt.to_owned(),
             text: text.to_owned(),
         }
@@ -92,20 +92,20 @@ impl Ask {
 }
 
 /// All that was asked, and the answers.
-pub(super) struct Answers<'a> {
-    args: &'a Args,
-    material: &'a Material,
+pub(super) struct HonestyAnswers<'a> {
+    args: &'a EvalHonestyArgs,
+    material: &'a HonestyMaterial,
     /// The model of each part, or one for all.
     models: Vec<String>,
     file: Option<LineFile>,
-    known: HashMap<Ask, Answered>,
+    known: HashMap<HonestyPrompt, AnswerWithCost>,
 }
 
-impl<'a> Answers<'a> {
+impl<'a> HonestyAnswers<'a> {
     /// Begins, with the answers that stand in `file` already.
     pub(super) fn open(
-        args: &'a Args,
-        material: &'a Material,
+        args: &'a EvalHonestyArgs,
+        material: &'a HonestyMaterial,
         file: Option<PathBuf>,
     ) -> Result<Self, Failure> {
         let mut answers = Self {
@@ -124,23 +124,23 @@ impl<'a> Answers<'a> {
             .map(|i| (answers.name(i), i))
             .collect();
         let manners = [
-            Manner::Off,
-            Manner::Score,
-            Manner::Flag,
-            Manner::Regenerate,
-            Manner::Given,
+            PromptManner::Off,
+            PromptManner::Score,
+            PromptManner::Flag,
+            PromptManner::Regenerate,
+            PromptManner::Given,
         ];
         for row in rows {
             let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
             let manner = manners
                 .into_iter()
                 .find(|manner| row["manner"] == manner.name());
-            let answer = serde_json::from_value::<Answered>(row["answer"].clone()).ok();
+            let answer = serde_json::from_value::<AnswerWithCost>(row["answer"].clone()).ok();
             if let (Some(&photograph), Some(manner), Some(answer)) =
                 (keys.get(&text("image")), manner, answer)
             {
                 answers.known.insert(
-                    Ask {
+                    HonestyPrompt {
                         photograph,
                         manner,
                         prompt: text("prompt"),
@@ -161,8 +161,11 @@ impl<'a> Answers<'a> {
     }
 
     /// Asks what was not asked yet.
-    pub(super) fn ask(&mut self, asks: impl IntoIterator<Item = Ask>) -> Result<(), Failure> {
-        let mut open: Vec<Ask> = asks
+    pub(super) fn ask(
+        &mut self,
+        asks: impl IntoIterator<Item = HonestyPrompt>,
+    ) -> Result<(), Failure> {
+        let mut open: Vec<HonestyPrompt> = asks
             .into_iter()
             .filter(|ask| !self.known.contains_key(ask))
             .collect();
@@ -170,7 +173,7 @@ impl<'a> Answers<'a> {
         open.retain(|ask| seen.insert(ask.clone()));
         for fold in 0..self.models.len() {
             let several = self.models.len() > 1;
-            let part: Vec<Ask> = open
+            let part: Vec<HonestyPrompt> = open
                 .iter()
                 .filter(|ask| !several || self.material.photographs[ask.photograph].fold() == fold)
                 .cloned()
@@ -182,23 +185,23 @@ impl<'a> Answers<'a> {
         Ok(())
     }
 
-    fn ask_of(&mut self, fold: usize, asks: &[Ask]) -> Result<(), Failure> {
-        let answering = Answering::open(&self.model_args(fold))?;
+    fn ask_of(&mut self, fold: usize, asks: &[HonestyPrompt]) -> Result<(), Failure> {
+        let answering = AnswerSession::open(&self.model_args(fold))?;
         let fields: HashMap<&str, Value> = asks
             .iter()
             .map(|ask| (ask.manner.name(), ask.manner.fields(self.args.seed)))
             .collect();
-        let jobs: Vec<Job<'_>> = asks
+        let jobs: Vec<PhotographJob<'_>> = asks
             .iter()
-            .map(|ask| Job {
+            .map(|ask| PhotographJob {
                 name: ask.manner.name(),
                 image: &self.material.photographs[ask.photograph].image,
                 work: match ask.manner {
-                    Manner::Given => Work::Score {
+                    PromptManner::Given => PhotographWork::Score {
                         prompt: &ask.prompt,
                         text: &ask.text,
                     },
-                    manner => Work::Answer {
+                    manner => PhotographWork::Answer {
                         prompt: &ask.prompt,
                         fields: &fields[manner.name()],
                     },
@@ -229,7 +232,7 @@ impl<'a> Answers<'a> {
     }
 
     /// What came of an ask.
-    pub(super) fn of(&self, ask: &Ask) -> Option<&Answered> {
+    pub(super) fn of(&self, ask: &HonestyPrompt) -> Option<&AnswerWithCost> {
         self.known.get(ask)
     }
 
@@ -260,7 +263,7 @@ impl<'a> Answers<'a> {
 }
 
 /// The models that are asked: one, or one for each part.
-fn models(args: &Args) -> Result<Vec<String>, Failure> {
+fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
     let Some(folder) = &args.folds else {
         return Ok(vec![args.model.load(&[])?.model.name]);
     };

@@ -1,27 +1,27 @@
 //! What captions say and what is flagged and repaired in them, by origin.
 
 use super::{
-    asking::{Answers, Ask, Manner},
+    asking::{HonestyAnswers, HonestyPrompt, PromptManner},
     cards::{Card, cards},
-    material::Material,
+    material::HonestyMaterial,
 };
 use crate::{
-    cli::eval::{answering::Answered, guard::hypotheses},
+    cli::eval::{answering::AnswerWithCost, guard::hypotheses},
     eval::{
         bootstrap::Estimate,
         captions::{
-            Evaluation, Form, Group, Measures, compare,
+            Evaluation, FigureGroup, Form, Measures, compare,
             flags::{self, GuardMarks, MentionKind},
             relative_changes, repairs,
         },
-        chair::Vocabulary,
-        data::{Annotated, Hypothesis},
+        chair::ChairVocabulary,
+        data::{AnnotatedImage, Hypothesis},
         honesty::{
-            Origin, Outcome, Resampling, auroc, auroc_lost,
-            bars::{Finding, Found, Measure},
+            PhotographOrigin, Resampling, ScoredOutcome, auroc, auroc_lost,
+            bars::{Finding, Measure, MeasuredValue},
             mean,
             people::{PersonMentions, person_mentions, shows_people},
-            risk::Fate,
+            risk::AnswerFate,
             share,
         },
         report::Section,
@@ -30,14 +30,19 @@ use crate::{
 };
 
 /// The origins whose captions are judged by annotations.
-pub(super) const JUDGED: [Origin; 2] = [Origin::Flickr8k, Origin::CocoMini];
+pub(super) const JUDGED: [PhotographOrigin; 2] =
+    [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
 /// The ways in which captions of an origin are asked for.
-pub(super) fn manners(origin: Origin) -> &'static [Manner] {
+pub(super) fn manners(origin: PhotographOrigin) -> &'static [PromptManner] {
     if JUDGED.contains(&origin) {
-        &[Manner::Off, Manner::Flag, Manner::Regenerate]
+        &[
+            PromptManner::Off,
+            PromptManner::Flag,
+            PromptManner::Regenerate,
+        ]
     } else {
-        &[Manner::Flag]
+        &[PromptManner::Flag]
     }
 }
 
@@ -47,7 +52,7 @@ pub(super) struct CaptionResults {
     pub(super) findings: Vec<Finding>,
     pub(super) sections: Vec<Section>,
     /// Scores of object words, by origin.
-    pub(super) mentions: Vec<(Origin, Vec<Outcome>)>,
+    pub(super) mentions: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
 /// The measures of one origin's captions.
@@ -64,10 +69,10 @@ struct CaptionMeasures {
 }
 
 impl CaptionMeasures {
-    fn of(origin: Origin) -> Option<Self> {
+    fn of(origin: PhotographOrigin) -> Option<Self> {
         use Measure::*;
         match origin {
-            Origin::Flickr8k => Some(Self {
+            PhotographOrigin::Flickr8k => Some(Self {
                 mentions: MentionsFlickr,
                 unflagged: UnflaggedFlickr,
                 right_flagged: RightFlaggedFlickr,
@@ -78,7 +83,7 @@ impl CaptionMeasures {
                 form_off: FragmentsOffFlickr,
                 pixels: PixelsCaptionsFlickr,
             }),
-            Origin::CocoMini => Some(Self {
+            PhotographOrigin::CocoMini => Some(Self {
                 mentions: MentionsCoco,
                 unflagged: UnflaggedCoco,
                 right_flagged: RightFlaggedCoco,
@@ -96,7 +101,10 @@ impl CaptionMeasures {
 
 /// The scorings by which own pixels are compared with another photograph's: each caption on its
 /// photograph and on the next one of its origin.
-pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
+pub(super) fn controls(
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+) -> Vec<HonestyPrompt> {
     JUDGED
         .iter()
         .flat_map(|&origin| pixel_pairs(material, answers, origin))
@@ -104,23 +112,27 @@ pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
         .collect()
 }
 
-fn pixel_pairs(material: &Material, answers: &Answers<'_>, origin: Origin) -> Vec<[Ask; 2]> {
+fn pixel_pairs(
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
+) -> Vec<[HonestyPrompt; 2]> {
     let neighbors = material.neighbors(origin);
-    let pair = |(number, _): (usize, &Annotated)| {
+    let pair = |(number, _): (usize, &AnnotatedImage)| {
         let (caption, other) = (
-            answers.of(&Ask::answer(number, Manner::Off, ""))?,
+            answers.of(&HonestyPrompt::answer(number, PromptManner::Off, ""))?,
             *neighbors.get(&number)?,
         );
         (!caption.text.trim().is_empty())
-            .then(|| [number, other].map(|shown| Ask::score(shown, "", &caption.text)))
+            .then(|| [number, other].map(|shown| HonestyPrompt::score(shown, "", &caption.text)))
     };
     material.of(origin).filter_map(pair).collect()
 }
 
 /// Measures the captions of all origins.
 pub(super) fn measure(
-    material: &Material,
-    answers: &Answers<'_>,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     resampling: Resampling,
     before: impl Fn(Measure) -> Option<f64>,
 ) -> CaptionResults {
@@ -128,10 +140,18 @@ pub(super) fn measure(
     for origin in JUDGED {
         judged(material, answers, origin, resampling, &before, &mut results);
     }
-    for origin in [Origin::Flickr8k, Origin::CocoMini, Origin::Daquar] {
+    for origin in [
+        PhotographOrigin::Flickr8k,
+        PhotographOrigin::CocoMini,
+        PhotographOrigin::Daquar,
+    ] {
         people(material, answers, origin, resampling, &mut results);
     }
-    for origin in [Origin::VqaRad, Origin::Documents, Origin::Drawings] {
+    for origin in [
+        PhotographOrigin::VqaRad,
+        PhotographOrigin::Documents,
+        PhotographOrigin::Drawings,
+    ] {
         cautious(material, answers, origin, resampling, &mut results);
     }
     results
@@ -139,21 +159,25 @@ pub(super) fn measure(
 
 /// The replies of one manner to all photographs of an origin; `None` where one is missing.
 fn replies(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
-    manner: Manner,
-) -> Option<Vec<Answered>> {
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
+    manner: PromptManner,
+) -> Option<Vec<AnswerWithCost>> {
     material
         .of(origin)
-        .map(|(number, _)| answers.of(&Ask::answer(number, manner, "")).cloned())
+        .map(|(number, _)| {
+            answers
+                .of(&HonestyPrompt::answer(number, manner, ""))
+                .cloned()
+        })
         .collect()
 }
 
 fn judged(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     resampling: Resampling,
     before: &impl Fn(Measure) -> Option<f64>,
     results: &mut CaptionResults,
@@ -161,11 +185,13 @@ fn judged(
     let Some(measures) = CaptionMeasures::of(origin) else {
         return;
     };
-    let (numbers, images): (Vec<usize>, Vec<&Annotated>) = material.of(origin).unzip();
-    let [Some(off), Some(flagged), Some(repaired)] =
-        [Manner::Off, Manner::Flag, Manner::Regenerate]
-            .map(|manner| replies(material, answers, origin, manner))
-    else {
+    let (numbers, images): (Vec<usize>, Vec<&AnnotatedImage>) = material.of(origin).unzip();
+    let [Some(off), Some(flagged), Some(repaired)] = [
+        PromptManner::Off,
+        PromptManner::Flag,
+        PromptManner::Regenerate,
+    ]
+    .map(|manner| replies(material, answers, origin, manner)) else {
         return;
     };
     if images.is_empty() {
@@ -219,7 +245,7 @@ fn judged(
         .flat_map(|((&photograph, caption), marks)| {
             let mentions = MentionKind::Closed.mentions(caption).unwrap_or_default();
             let outcome = |(range, is_right)| {
-                Some(Outcome {
+                Some(ScoredOutcome {
                     photograph,
                     score: f64::from(marks.score(&range)?),
                     is_right,
@@ -261,17 +287,17 @@ fn judged(
         }
         None => Finding {
             measure: measures.kept,
-            found: Found::NotMeasured("needs an earlier run: --against".into()),
+            found: MeasuredValue::NotMeasured("needs an earlier run: --against".into()),
             photographs: numbers.len(),
             counted: String::new(),
         },
     });
     // What repairs change.
     let (first, second) = (evaluate(&images, &texts[0]), evaluate(&images, &texts[2]));
-    let group = if origin == Origin::CocoMini {
-        Group::Closed
+    let group = if origin == PhotographOrigin::CocoMini {
+        FigureGroup::Closed
     } else {
-        Group::Open
+        FigureGroup::Open
     };
     let relative = relative_changes(&first, &second, repeats, seed);
     let changes = compare(&first, &second, seed);
@@ -279,7 +305,7 @@ fn judged(
         .iter()
         .find(|(name, _)| *name == (group, "CHAIR_i"))
         .map(|found| found.1);
-    let difference = |group: Group, name: &str| {
+    let difference = |group: FigureGroup, name: &str| {
         changes
             .iter()
             .find(|(found, _)| found.0 == group && found.1 == name)
@@ -289,7 +315,7 @@ fn judged(
         .iter()
         .filter(|image| !image.captions.is_empty())
         .count();
-    let judged_by = if group == Group::Open {
+    let judged_by = if group == FigureGroup::Open {
         described
     } else {
         images.len()
@@ -297,7 +323,7 @@ fn judged(
     let changed = [
         (chair, judged_by),
         (difference(group, "recall"), judged_by),
-        (difference(Group::Description, "CIDEr-D"), described),
+        (difference(FigureGroup::Description, "CIDEr-D"), described),
     ];
     for (measure, (figure, photographs)) in measures.repaired.into_iter().zip(changed) {
         findings.extend(figure.map(|figure| {
@@ -310,7 +336,7 @@ fn judged(
             )
         }));
     }
-    let shaped = |measure, replies: &[Answered], is_bad: fn(&str) -> bool| {
+    let shaped = |measure, replies: &[AnswerWithCost], is_bad: fn(&str) -> bool| {
         let rows: Vec<(usize, bool)> = numbers
             .iter()
             .zip(replies)
@@ -362,18 +388,18 @@ fn judged(
         broken.collect(),
         seed,
     ));
-    if origin == Origin::CocoMini {
+    if origin == PhotographOrigin::CocoMini {
         let invents = judge(&texts[1]);
         let rows = flagged.iter().zip(invents).zip(&numbers).filter_map(
             |((reply, (_, wrong)), &photograph)| {
-                Some(Outcome {
+                Some(ScoredOutcome {
                     photograph,
                     score: reply.familiarity?,
                     is_right: wrong == 0,
                 })
             },
         );
-        let rows: Vec<Outcome> = rows.collect();
+        let rows: Vec<ScoredOutcome> = rows.collect();
         let figure = || {
             Finding::new(
                 Measure::FamiliarityInvents,
@@ -399,10 +425,10 @@ fn is_loop(text: &str) -> bool {
     Form::of(text).is_loop
 }
 
-fn evaluate<'a>(images: &[&'a Annotated], texts: &'a [Hypothesis]) -> Evaluation<'a> {
+fn evaluate<'a>(images: &[&'a AnnotatedImage], texts: &'a [Hypothesis]) -> Evaluation<'a> {
     let measures = Measures {
         open: true,
-        closed: Some(Vocabulary::coco80()),
+        closed: Some(ChairVocabulary::coco80()),
         description: true,
     };
     Evaluation::new(
@@ -413,9 +439,9 @@ fn evaluate<'a>(images: &[&'a Annotated], texts: &'a [Hypothesis]) -> Evaluation
 
 /// How much worse the scorer tells wrong object words with another photograph's pixels.
 fn pixels(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     measure: Measure,
     resampling: Resampling,
 ) -> Option<Finding> {
@@ -436,12 +462,12 @@ fn pixels(
             if let (Some(score), Some(swapped)) =
                 (first.marks.score(&range), second.marks.score(&range))
             {
-                own.push(Outcome {
+                own.push(ScoredOutcome {
                     photograph,
                     score: f64::from(score),
                     is_right,
                 });
-                other.push(Outcome {
+                other.push(ScoredOutcome {
                     photograph,
                     score: f64::from(swapped),
                     is_right,
@@ -450,7 +476,8 @@ fn pixels(
         }
     }
     let photographs =
-        crate::eval::honesty::Numbers::of(own.iter().map(|outcome| outcome.photograph)).len();
+        crate::eval::honesty::PhotographNumbers::of(own.iter().map(|outcome| outcome.photograph))
+            .len();
     (!own.is_empty()).then(|| {
         Finding::new(
             measure,
@@ -464,9 +491,9 @@ fn pixels(
 
 /// People on photographs that show none.
 fn people(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     resampling: Resampling,
     results: &mut CaptionResults,
 ) {
@@ -475,15 +502,17 @@ fn people(
         InventedPeopleFlickr, TruePeopleCoco, TruePeopleFlickr,
     };
     let (flagged, right, inventing) = match origin {
-        Origin::Flickr8k => (InventedPeopleFlickr, Some(TruePeopleFlickr), InventedFlickr),
-        Origin::CocoMini => (InventedPeopleCoco, Some(TruePeopleCoco), InventedCoco),
+        PhotographOrigin::Flickr8k => {
+            (InventedPeopleFlickr, Some(TruePeopleFlickr), InventedFlickr)
+        }
+        PhotographOrigin::CocoMini => (InventedPeopleCoco, Some(TruePeopleCoco), InventedCoco),
         _ => (InventedPeopleDaquar, None, InventedDaquar),
     };
     let mut mentions = PersonMentions::default();
     let (mut unflagged, mut photographs) = (Vec::new(), 0);
     for (number, image) in material.of(origin) {
         let (Some(reply), Some(shows)) = (
-            answers.of(&Ask::answer(number, Manner::Flag, "")),
+            answers.of(&HonestyPrompt::answer(number, PromptManner::Flag, "")),
             shows_people(image),
         ) else {
             continue;
@@ -532,23 +561,23 @@ fn people(
 
 /// Captions of what is no photograph of everyday life.
 fn cautious(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     resampling: Resampling,
     results: &mut CaptionResults,
 ) {
     let measure = match origin {
-        Origin::VqaRad => Measure::CautiousCaptionsRad,
-        Origin::Documents => Measure::CautiousCaptionsDocuments,
+        PhotographOrigin::VqaRad => Measure::CautiousCaptionsRad,
+        PhotographOrigin::Documents => Measure::CautiousCaptionsDocuments,
         _ => Measure::CautiousCaptionsDrawings,
     };
     let (mut rows, mut unwarned) = (Vec::new(), Vec::new());
     for (number, image) in material.of(origin) {
-        let Some(reply) = answers.of(&Ask::answer(number, Manner::Flag, "")) else {
+        let Some(reply) = answers.of(&HonestyPrompt::answer(number, PromptManner::Flag, "")) else {
             continue;
         };
-        let is_clean = Fate::of(&reply.verdict) == Fate::Clean;
+        let is_clean = AnswerFate::of(&reply.verdict) == AnswerFate::Clean;
         rows.push((number, !is_clean));
         unwarned.extend(is_clean.then(|| Card::of(image, reply)));
     }
@@ -571,17 +600,17 @@ fn cautious(
 /// How well familiarity tells the origins apart from Flickr8k, and how little it depends on how a
 /// photograph is stored, where the model has one.
 pub(super) fn familiarity(
-    material: &Material,
-    answers: &Answers<'_>,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     resampling: Resampling,
 ) -> Vec<Finding> {
-    let of = |origin: Origin| {
-        let known = |(number, image): (usize, &Annotated)| {
+    let of = |origin: PhotographOrigin| {
+        let known = |(number, image): (usize, &AnnotatedImage)| {
             Some((
                 number,
                 image.name().to_owned(),
                 answers
-                    .of(&Ask::answer(number, Manner::Flag, ""))?
+                    .of(&HonestyPrompt::answer(number, PromptManner::Flag, ""))?
                     .familiarity?,
             ))
         };
@@ -590,26 +619,26 @@ pub(super) fn familiarity(
             .filter_map(known)
             .collect::<Vec<(usize, String, f64)>>()
     };
-    let near = of(Origin::Flickr8k);
+    let near = of(PhotographOrigin::Flickr8k);
     let pairs = [
-        (Measure::FamiliarityCoco, Origin::CocoMini),
-        (Measure::FamiliarityDaquar, Origin::Daquar),
-        (Measure::FamiliarityRad, Origin::VqaRad),
-        (Measure::FamiliarityReencoded, Origin::Reencoded),
+        (Measure::FamiliarityCoco, PhotographOrigin::CocoMini),
+        (Measure::FamiliarityDaquar, PhotographOrigin::Daquar),
+        (Measure::FamiliarityRad, PhotographOrigin::VqaRad),
+        (Measure::FamiliarityReencoded, PhotographOrigin::Reencoded),
     ];
-    let finding = |(measure, origin): (Measure, Origin)| {
+    let finding = |(measure, origin): (Measure, PhotographOrigin)| {
         let far = of(origin);
         if near.is_empty() || far.is_empty() {
             return unfamiliar(measure);
         }
         let outcome = |is_right: bool| {
-            move |(photograph, _, score): &(usize, String, f64)| Outcome {
+            move |(photograph, _, score): &(usize, String, f64)| ScoredOutcome {
                 photograph: *photograph,
                 score: *score,
                 is_right,
             }
         };
-        let rows: Vec<Outcome> = near
+        let rows: Vec<ScoredOutcome> = near
             .iter()
             .map(outcome(true))
             .chain(far.iter().map(outcome(false)))
@@ -623,14 +652,14 @@ pub(super) fn familiarity(
         )
     };
     let mut findings: Vec<Finding> = pairs.into_iter().map(finding).collect();
-    let originals = of(Origin::CocoMini);
+    let originals = of(PhotographOrigin::CocoMini);
     let moved = |(number, name, now): (usize, String, f64)| {
         originals
             .iter()
             .find(|(_, original, _)| *original == name)
             .map(|(.., then)| (number, (now - then).abs()))
     };
-    let rows: Vec<(usize, f64)> = of(Origin::Reencoded)
+    let rows: Vec<(usize, f64)> = of(PhotographOrigin::Reencoded)
         .into_iter()
         .filter_map(moved)
         .collect();
@@ -651,7 +680,7 @@ pub(super) fn familiarity(
 fn unfamiliar(measure: Measure) -> Finding {
     Finding {
         measure,
-        found: Found::NotMeasured("the model reports no familiarity".into()),
+        found: MeasuredValue::NotMeasured("the model reports no familiarity".into()),
         photographs: 0,
         counted: String::new(),
     }

@@ -3,9 +3,9 @@
 use rand::{SeedableRng, rngs::SmallRng, seq::index};
 
 use crate::{
-    cli::eval::answering::Answered,
+    cli::eval::answering::AnswerWithCost,
     eval::{
-        data::Annotated,
+        data::AnnotatedImage,
         report::{CaptionCard, CardWord, Photo, Section},
     },
     lexicon::words,
@@ -16,14 +16,14 @@ const SHOWN: usize = 12;
 
 /// Something to be shown beside its photograph.
 pub(super) struct Card<'a> {
-    pub(super) image: &'a Annotated,
+    pub(super) image: &'a AnnotatedImage,
     pub(super) title: String,
-    pub(super) reply: &'a Answered,
+    pub(super) reply: &'a AnswerWithCost,
     pub(super) facts: Vec<(String, String)>,
 }
 
 impl<'a> Card<'a> {
-    pub(super) fn of(image: &'a Annotated, reply: &'a Answered) -> Self {
+    pub(super) fn of(image: &'a AnnotatedImage, reply: &'a AnswerWithCost) -> Self {
         Self {
             image,
             title: String::new(),
@@ -74,7 +74,7 @@ impl<'a> Card<'a> {
 }
 
 /// The words of an answer with their scores and flags.
-fn marked_words(reply: &Answered) -> Vec<CardWord> {
+fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
     let text = reply.text.as_str();
     if text.trim().is_empty() {
         return vec![CardWord {
@@ -132,13 +132,13 @@ mod tests {
 
     #[test]
     fn cards_have_the_words_with_their_flags_and_what_is_known() {
-        let image = Annotated {
+        let image = AnnotatedImage {
             id: "1.jpg".into(),
             captions: vec!["A pizza.".into()],
             objects: Some(["pizza".to_owned()].into()),
-            ..Annotated::default()
+            ..AnnotatedImage::default()
         };
-        let reply = Answered {
+        let reply = AnswerWithCost {
             text: "A man eats.".into(),
             score: Some(0.25),
             verdict: "flagged".into(),
@@ -146,7 +146,7 @@ mod tests {
                 flagged: std::iter::once(2..5).collect(),
                 scores: vec![(2..5, 0.25), (6..10, 0.75)],
             },
-            ..Answered::default()
+            ..AnswerWithCost::default()
         };
         let section = cards(
             "People",

@@ -9,7 +9,7 @@ use std::{
 use image::RgbImage;
 use rand::{SeedableRng, rngs::SmallRng, seq::index};
 
-use super::Args;
+use super::EvalHonestyArgs;
 use crate::{
     cli::{
         Failure,
@@ -18,11 +18,11 @@ use crate::{
     },
     eval::{
         data::{
-            Annotated, References,
+            AnnotatedImage, ReferenceSet,
             questions::{AskedQuestion, questions_file, read_questions},
         },
         honesty::{
-            Origin,
+            PhotographOrigin,
             consistency::{self, ObjectQuestions},
             folds::{digest_of, fold_of},
             pictures,
@@ -30,7 +30,7 @@ use crate::{
         pope,
         vqa::is_right,
     },
-    train::judged::Half,
+    train::scored_split::DevelopmentHalf,
     vlm::preprocess::{ImageLimits, decode},
 };
 
@@ -61,14 +61,14 @@ const OF_PICTURES: [&str; 4] = [
 
 /// A photograph, or a picture that was made here.
 #[derive(Debug)]
-pub(super) struct Photograph {
-    pub(super) origin: Origin,
-    pub(super) image: Annotated,
+pub(super) struct HonestyPhotograph {
+    pub(super) origin: PhotographOrigin,
+    pub(super) image: AnnotatedImage,
     /// What its file is known by, and by which its part is chosen.
     pub(super) digest: u64,
 }
 
-impl Photograph {
+impl HonestyPhotograph {
     /// The part by which networks are chosen that have not seen it.
     pub(super) fn fold(&self) -> usize {
         fold_of(self.digest)
@@ -77,7 +77,7 @@ impl Photograph {
 
 /// How an answer is judged.
 #[derive(Debug, Clone)]
-pub(super) enum Truth {
+pub(super) enum AnswerTruth {
     /// Word for word the one answer, as captions settle it.
     Exactly(String),
     /// One of people's answers.
@@ -86,7 +86,7 @@ pub(super) enum Truth {
     Nothing,
 }
 
-impl Truth {
+impl AnswerTruth {
     pub(super) fn is_right(&self, answer: &str) -> bool {
         match self {
             Self::Exactly(right) => answer.eq_ignore_ascii_case(right),
@@ -107,11 +107,11 @@ impl Truth {
 
 /// A question about a photograph.
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct HonestyQuestion {
     /// Number of the photograph.
     pub(super) photograph: usize,
     pub(super) text: String,
-    pub(super) truth: Truth,
+    pub(super) truth: AnswerTruth,
     /// Whether it is one of [`OUT_OF_SCOPE`].
     pub(super) is_out_of_scope: bool,
 }
@@ -126,23 +126,23 @@ pub(super) struct AskedObject {
 
 /// Everything that is asked about.
 #[derive(Debug, Default)]
-pub(super) struct Material {
-    pub(super) photographs: Vec<Photograph>,
-    pub(super) questions: Vec<Question>,
+pub(super) struct HonestyMaterial {
+    pub(super) photographs: Vec<HonestyPhotograph>,
+    pub(super) questions: Vec<HonestyQuestion>,
     pub(super) objects: Vec<AskedObject>,
     pub(super) notes: Vec<String>,
     /// Whether each part is asked of a network of its own.
     has_parts: bool,
 }
 
-impl Material {
+impl HonestyMaterial {
     /// Reads the origins that `--data` has and makes the pictures, into `folder`.
-    pub(super) fn open(args: &Args, folder: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(args: &EvalHonestyArgs, folder: &Path) -> Result<Self, Failure> {
         let mut material = Self {
             has_parts: args.folds.is_some(),
             ..Self::default()
         };
-        let wanted: Vec<Origin> = Origin::ALL
+        let wanted: Vec<PhotographOrigin> = PhotographOrigin::ALL
             .into_iter()
             .filter(|&origin| args.is_wanted(origin))
             .collect();
@@ -170,20 +170,29 @@ impl Material {
                     );
                     material.notes.push(note);
                 }
-                Origin::Flickr8k => material.flickr8k(args, &data)?,
-                Origin::CocoMini => material.coco(args, &data, folder)?,
-                Origin::Daquar | Origin::VqaRad => material.people(args, origin, &data)?,
-                Origin::Documents => material.made(args, origin, folder, pictures::document)?,
-                Origin::Drawings => material.made(args, origin, folder, pictures::drawing)?,
+                PhotographOrigin::Flickr8k => material.flickr8k(args, &data)?,
+                PhotographOrigin::CocoMini => material.coco(args, &data, folder)?,
+                PhotographOrigin::Daquar | PhotographOrigin::VqaRad => {
+                    material.people(args, origin, &data)?
+                }
+                PhotographOrigin::Documents => {
+                    material.made(args, origin, folder, pictures::document)?
+                }
+                PhotographOrigin::Drawings => {
+                    material.made(args, origin, folder, pictures::drawing)?
+                }
                 // Made with those that they are of.
-                Origin::Reencoded => {}
+                PhotographOrigin::Reencoded => {}
             }
         }
         Ok(material)
     }
 
     /// The photographs of an origin with their numbers.
-    pub(super) fn of(&self, origin: Origin) -> impl Iterator<Item = (usize, &Annotated)> {
+    pub(super) fn of(
+        &self,
+        origin: PhotographOrigin,
+    ) -> impl Iterator<Item = (usize, &AnnotatedImage)> {
         self.photographs
             .iter()
             .enumerate()
@@ -193,7 +202,7 @@ impl Material {
 
     /// For each photograph of an origin the next one, in whose place it can be shown: of the same
     /// part where parts have networks of their own.
-    pub(super) fn neighbors(&self, origin: Origin) -> HashMap<usize, usize> {
+    pub(super) fn neighbors(&self, origin: PhotographOrigin) -> HashMap<usize, usize> {
         let mut parts: HashMap<usize, Vec<usize>> = HashMap::new();
         for (number, _) in self.of(origin) {
             let part = if self.has_parts {
@@ -211,7 +220,7 @@ impl Material {
         parts.into_values().flat_map(pairs).collect()
     }
 
-    fn add(&mut self, origin: Origin, image: Annotated) -> Result<usize, Failure> {
+    fn add(&mut self, origin: PhotographOrigin, image: AnnotatedImage) -> Result<usize, Failure> {
         let photo = image.photo.as_deref().ok_or_else(|| {
             Failure::Misused(format!(
                 "{}: there is no photograph for '{}'",
@@ -220,7 +229,7 @@ impl Material {
             ))
         })?;
         let digest = digest_of(&fs::read(photo).map_err(named(photo))?);
-        self.photographs.push(Photograph {
+        self.photographs.push(HonestyPhotograph {
             origin,
             image,
             digest,
@@ -228,8 +237,8 @@ impl Material {
         Ok(self.photographs.len() - 1)
     }
 
-    fn ask(&mut self, photograph: usize, text: String, truth: Truth) {
-        self.questions.push(Question {
+    fn ask(&mut self, photograph: usize, text: String, truth: AnswerTruth) {
+        self.questions.push(HonestyQuestion {
             photograph,
             text,
             truth,
@@ -239,61 +248,62 @@ impl Material {
 
     fn ask_out_of_scope(&mut self, photograph: usize) {
         let text = OUT_OF_SCOPE[photograph % OUT_OF_SCOPE.len()].to_owned();
-        self.questions.push(Question {
+        self.questions.push(HonestyQuestion {
             photograph,
             text,
-            truth: Truth::Nothing,
+            truth: AnswerTruth::Nothing,
             is_out_of_scope: true,
         });
     }
 
-    fn flickr8k(&mut self, args: &Args, data: &Path) -> Result<(), Failure> {
+    fn flickr8k(&mut self, args: &EvalHonestyArgs, data: &Path) -> Result<(), Failure> {
         let DerivedQuestions { images, questions } =
             derived_questions(data, args.per_image, args.seed)?;
         let reporting: Vec<usize> = (0..images.len())
-            .filter(|&i| Half::of(i) == Half::Report)
+            .filter(|&i| DevelopmentHalf::of(i) == DevelopmentHalf::Report)
             .collect();
         let mut numbers: HashMap<usize, usize> = HashMap::new();
         for i in chosen(reporting.len(), args) {
             let image = reporting[i];
-            let number = self.add(Origin::Flickr8k, images[image].clone())?;
+            let number = self.add(PhotographOrigin::Flickr8k, images[image].clone())?;
             self.ask_out_of_scope(number);
             numbers.insert(image, number);
         }
         for (image, qa) in questions {
             if let Some(&number) = numbers.get(&image) {
-                self.ask(number, qa.question, Truth::Exactly(qa.answer));
+                self.ask(number, qa.question, AnswerTruth::Exactly(qa.answer));
             }
         }
         Ok(())
     }
 
-    fn coco(&mut self, args: &Args, data: &Path, folder: &Path) -> Result<(), Failure> {
-        let references = References::open(data, None).map_err(Failure::misused)?;
+    fn coco(&mut self, args: &EvalHonestyArgs, data: &Path, folder: &Path) -> Result<(), Failure> {
+        let references = ReferenceSet::open(data, None).map_err(Failure::misused)?;
         self.notes.extend(
             references
                 .notes()
                 .iter()
-                .map(|note| format!("{}: {note}", Origin::CocoMini.name())),
+                .map(|note| format!("{}: {note}", PhotographOrigin::CocoMini.name())),
         );
-        let images: Vec<&Annotated> = chosen(references.images().len(), args)
+        let images: Vec<&AnnotatedImage> = chosen(references.images().len(), args)
             .into_iter()
             .map(|i| &references.images()[i])
             .collect();
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         for image in &images {
-            let number = self.add(Origin::CocoMini, (*image).clone())?;
+            let number = self.add(PhotographOrigin::CocoMini, (*image).clone())?;
             self.ask_out_of_scope(number);
             numbers.insert(image.name(), number);
         }
-        for (i, image) in images
-            .iter()
-            .enumerate()
-            .take(if args.is_wanted(Origin::Reencoded) {
-                args.made
-            } else {
-                0
-            })
+        for (i, image) in
+            images
+                .iter()
+                .enumerate()
+                .take(if args.is_wanted(PhotographOrigin::Reencoded) {
+                    args.made
+                } else {
+                    0
+                })
         {
             self.reencode(image, &folder.join(format!("re-encoded-{i}.jpg")))?;
         }
@@ -313,7 +323,7 @@ impl Material {
             self.ask(
                 photograph,
                 questions.plain.clone(),
-                Truth::OneOf(vec![right.to_owned()]),
+                AnswerTruth::OneOf(vec![right.to_owned()]),
             );
             self.objects.push(AskedObject {
                 photograph,
@@ -325,7 +335,7 @@ impl Material {
     }
 
     /// Adds a photograph in another encoding, under the same name.
-    fn reencode(&mut self, image: &Annotated, file: &Path) -> Result<(), Failure> {
+    fn reencode(&mut self, image: &AnnotatedImage, file: &Path) -> Result<(), Failure> {
         let Some(photo) = image.photo.as_deref() else {
             return Ok(());
         };
@@ -339,8 +349,8 @@ impl Material {
         fs::write(file, pictures::reencoded(&decoded).map_err(|e| failed(&e))?)
             .map_err(named(file))?;
         self.add(
-            Origin::Reencoded,
-            Annotated {
+            PhotographOrigin::Reencoded,
+            AnnotatedImage {
                 photo: Some(file.to_owned()),
                 ..image.clone()
             },
@@ -348,7 +358,12 @@ impl Material {
         Ok(())
     }
 
-    fn people(&mut self, args: &Args, origin: Origin, data: &Path) -> Result<(), Failure> {
+    fn people(
+        &mut self,
+        args: &EvalHonestyArgs,
+        origin: PhotographOrigin,
+        data: &Path,
+    ) -> Result<(), Failure> {
         let missing =
             || Failure::Misused(format!("{}: there is no questions.jsonl", data.display()));
         let questions =
@@ -367,17 +382,17 @@ impl Material {
         for i in chosen(by_image.len(), args) {
             let (photo, questions) = &by_image[i];
             // Its rooms show nobody.
-            let objects = (origin == Origin::Daquar).then(Default::default);
+            let objects = (origin == PhotographOrigin::Daquar).then(Default::default);
             let id = questions
                 .first()
                 .map_or_else(String::new, |question| question.image.clone());
             let number = self.add(
                 origin,
-                Annotated {
+                AnnotatedImage {
                     id,
                     photo: Some(photo.clone()),
                     objects,
-                    ..Annotated::default()
+                    ..AnnotatedImage::default()
                 },
             )?;
             for question in sample(
@@ -391,7 +406,7 @@ impl Material {
                 self.ask(
                     number,
                     question.question.clone(),
-                    Truth::OneOf(question.answers.clone()),
+                    AnswerTruth::OneOf(question.answers.clone()),
                 );
             }
         }
@@ -400,8 +415,8 @@ impl Material {
 
     fn made(
         &mut self,
-        args: &Args,
-        origin: Origin,
+        args: &EvalHonestyArgs,
+        origin: PhotographOrigin,
         folder: &Path,
         make: fn(u64) -> RgbImage,
     ) -> Result<(), Failure> {
@@ -413,14 +428,14 @@ impl Material {
                 .map_err(Failure::failed)?;
             let number = self.add(
                 origin,
-                Annotated {
+                AnnotatedImage {
                     id: name,
                     photo: Some(photo),
-                    ..Annotated::default()
+                    ..AnnotatedImage::default()
                 },
             )?;
             for question in OF_PICTURES {
-                self.ask(number, question.to_owned(), Truth::Nothing);
+                self.ask(number, question.to_owned(), AnswerTruth::Nothing);
             }
         }
         Ok(())
@@ -428,7 +443,7 @@ impl Material {
 }
 
 /// The photographs that are taken of so many.
-fn chosen(count: usize, args: &Args) -> Vec<usize> {
+fn chosen(count: usize, args: &EvalHonestyArgs) -> Vec<usize> {
     sample(count, args.quick.unwrap_or(count), args.seed)
 }
 
@@ -459,33 +474,33 @@ mod tests {
 
     #[test]
     fn neighbors_are_of_the_same_origin_and_of_the_same_part_where_parts_matter() {
-        let photograph = |(origin, digest)| Photograph {
+        let photograph = |(origin, digest)| HonestyPhotograph {
             origin,
-            image: Annotated::default(),
+            image: AnnotatedImage::default(),
             digest,
         };
         let of = [
-            (Origin::CocoMini, 0),
-            (Origin::Daquar, 0),
-            (Origin::CocoMini, 5),
-            (Origin::CocoMini, 1),
-            (Origin::CocoMini, 10),
+            (PhotographOrigin::CocoMini, 0),
+            (PhotographOrigin::Daquar, 0),
+            (PhotographOrigin::CocoMini, 5),
+            (PhotographOrigin::CocoMini, 1),
+            (PhotographOrigin::CocoMini, 10),
         ];
-        let mut material = Material {
+        let mut material = HonestyMaterial {
             photographs: of.map(photograph).into(),
-            ..Material::default()
+            ..HonestyMaterial::default()
         };
         assert_eq!(
-            material.neighbors(Origin::CocoMini),
+            material.neighbors(PhotographOrigin::CocoMini),
             HashMap::from([(0, 2), (2, 3), (3, 4), (4, 0)])
         );
         assert!(
-            material.neighbors(Origin::Daquar).is_empty(),
+            material.neighbors(PhotographOrigin::Daquar).is_empty(),
             "there is no other"
         );
         material.has_parts = true;
         assert_eq!(
-            material.neighbors(Origin::CocoMini),
+            material.neighbors(PhotographOrigin::CocoMini),
             HashMap::from([(0, 2), (2, 4), (4, 0)])
         );
     }
@@ -493,11 +508,11 @@ mod tests {
     #[test]
     fn answers_are_judged_by_what_is_known() {
         assert!(
-            Truth::Exactly("Yes.".into()).is_right("yes.")
-                && !Truth::Exactly("Yes.".into()).is_right("Yes, it is.")
+            AnswerTruth::Exactly("Yes.".into()).is_right("yes.")
+                && !AnswerTruth::Exactly("Yes.".into()).is_right("Yes, it is.")
         );
-        assert!(Truth::OneOf(vec!["2".into(), "desk".into()]).is_right("A desk."));
-        assert!(Truth::OneOf(vec!["2".into()]).is_right("Two."));
-        assert!(!Truth::Nothing.is_right("") && Truth::Nothing.shown().is_empty());
+        assert!(AnswerTruth::OneOf(vec!["2".into(), "desk".into()]).is_right("A desk."));
+        assert!(AnswerTruth::OneOf(vec!["2".into()]).is_right("Two."));
+        assert!(!AnswerTruth::Nothing.is_right("") && AnswerTruth::Nothing.shown().is_empty());
     }
 }

@@ -12,16 +12,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args as ClapArgs, builder::RangedU64ValueParser};
+use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::Value;
 
 use self::{
-    asking::{Answers, Ask},
+    asking::{HonestyAnswers, HonestyPrompt},
     captions::CaptionResults,
-    material::Material,
+    material::HonestyMaterial,
     questions::AnswerResults,
 };
-use super::{Output, command, facts::Run};
+use super::{Output, command, facts::RunFacts};
 use crate::{
     cli::{
         Failure,
@@ -31,13 +31,16 @@ use crate::{
     eval::{
         bootstrap::REPEATS,
         honesty::{
-            Origin, Outcome, Resampling,
-            bars::{self, Finding, Found, Measure},
+            PhotographOrigin, Resampling, ScoredOutcome,
+            bars::{self, Finding, Measure, MeasuredValue},
             calibration::{BINS, CalibrationError, calibration_error},
             folds::FOLDS,
             risk::{risk_at, risk_coverage, risk_plot},
         },
-        report::{Better, Cell, Column, Format, Report, Section, Table, TableRow},
+        report::{
+            Column, EvaluationReport, GoodDirection, NumberFormat, ReportTable, Section, TableCell,
+            TableRow,
+        },
     },
 };
 
@@ -46,14 +49,14 @@ use crate::{
 ///
 /// The folder has any of flickr8k, coco-mini, daquar and vqa-rad, each as its README describes it;
 /// documents and drawings are made. Every figure stands beside what is asked of it.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  \
                   candor eval honesty --data ../shared/data --quick 20\n  \
                   candor eval honesty --data ../shared/data --model runs/next/bundle --report \
                   runs/next-honesty --against runs/honesty/report.json"
 )]
-pub(super) struct Args {
+pub(super) struct EvalHonestyArgs {
     /// The folder of the origins: flickr8k, coco-mini, daquar, vqa-rad; those that it lacks are
     /// left out
     #[arg(long, value_name = "DIR")]
@@ -62,7 +65,7 @@ pub(super) struct Args {
     /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings, re-encoded
     /// [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
-    origins: Vec<Origin>,
+    origins: Vec<PhotographOrigin>,
 
     /// At most N photographs of each origin, drawn by the seed: to try it out
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
@@ -110,21 +113,21 @@ pub(super) struct Args {
     model: ModelArgs,
 }
 
-fn origin(name: &str) -> Result<Origin, String> {
-    let names = || Origin::ALL.map(Origin::name).join(", ");
-    Origin::ALL
+fn origin(name: &str) -> Result<PhotographOrigin, String> {
+    let names = || PhotographOrigin::ALL.map(PhotographOrigin::name).join(", ");
+    PhotographOrigin::ALL
         .into_iter()
         .find(|origin| origin.name() == name)
         .ok_or_else(|| format!("expected one of {}", names()))
 }
 
-impl Args {
-    fn is_wanted(&self, origin: Origin) -> bool {
+impl EvalHonestyArgs {
+    fn is_wanted(&self, origin: PhotographOrigin) -> bool {
         self.origins.is_empty() || self.origins.contains(&origin)
     }
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
     // Before anything is written: the process may start anew.
     settle(args.model.load(&[])?.model.threads.value())?;
     let before = args.against.as_deref().map(EarlierRun::open).transpose()?;
@@ -132,20 +135,20 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Some(folder) = &args.report {
         fs::create_dir_all(folder).map_err(named(folder))?;
     }
-    let material = Material::open(&args, pictures.path())?;
-    let mut answers = Answers::open(
+    let material = HonestyMaterial::open(&args, pictures.path())?;
+    let mut answers = HonestyAnswers::open(
         &args,
         &material,
         args.report
             .as_ref()
             .map(|folder| folder.join("answers.jsonl")),
     )?;
-    let captions = Origin::ALL.into_iter().flat_map(|origin| {
+    let captions = PhotographOrigin::ALL.into_iter().flat_map(|origin| {
         let numbers: Vec<usize> = material.of(origin).map(|(number, _)| number).collect();
         numbers.into_iter().flat_map(move |number| {
             captions::manners(origin)
                 .iter()
-                .map(move |&manner| Ask::answer(number, manner, ""))
+                .map(move |&manner| HonestyPrompt::answer(number, manner, ""))
         })
     });
     answers.ask(
@@ -199,11 +202,11 @@ impl EarlierRun {
 }
 
 fn report(
-    args: &Args,
-    material: &Material,
-    answers: &Answers<'_>,
+    args: &EvalHonestyArgs,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     before: Option<&EarlierRun>,
-) -> Result<Report, Failure> {
+) -> Result<EvaluationReport, Failure> {
     let resampling = Resampling {
         repeats: args.resamples,
         seed: args.seed,
@@ -242,20 +245,20 @@ fn report(
     ];
     sections.extend([risk(&scores), calibration]);
     sections.extend([of_captions, of_questions, of_scores].concat());
-    let run = Run {
+    let run = RunFacts {
         model: Some(answers.model()?),
         data: Some(&args.data),
         photographs: material.photographs.len(),
         seed: args.seed,
         resamples: args.resamples,
     };
-    let by_origin = Origin::ALL.into_iter().map(|origin| {
+    let by_origin = PhotographOrigin::ALL.into_iter().map(|origin| {
         (
             origin.name().to_owned(),
             material.of(origin).count().to_string(),
         )
     });
-    Ok(Report {
+    Ok(EvaluationReport {
         title: "Honesty on any photograph".into(),
         command: command(),
         facts: run.facts().into_iter().chain(by_origin).collect(),
@@ -265,7 +268,7 @@ fn report(
 }
 
 /// Which networks answered about which photographs.
-fn networks(args: &Args) -> String {
+fn networks(args: &EvalHonestyArgs) -> String {
     match &args.folds {
         Some(folder) => format!(
             "{FOLDS} bundles in {}: each photograph was asked of the bundle of its own part (by \
@@ -287,10 +290,10 @@ fn people_in_words(findings: &[Finding]) -> Option<String> {
     let finding = findings
         .iter()
         .find(|finding| finding.measure == Measure::InventedPeopleCoco)?;
-    let Found::Figure(figure) = finding.found else {
+    let MeasuredValue::Figure(figure) = finding.found else {
         return None;
     };
-    let share = crate::eval::report::stated(&figure, Format::Percent);
+    let share = crate::eval::report::stated(&figure, NumberFormat::Percent);
     Some(format!(
         "On {} coco-mini photographs without people captions name some; {share} of these {} are \
          flagged.",
@@ -299,14 +302,14 @@ fn people_in_words(findings: &[Finding]) -> Option<String> {
 }
 
 /// Risk against coverage by origin.
-fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
+fn risk(scores: &[(PhotographOrigin, Vec<ScoredOutcome>)]) -> Section {
     const COVERAGES: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
     let curves: Vec<_> = scores
         .iter()
         .map(|(origin, outcomes)| risk_coverage(origin.name(), outcomes))
         .collect();
     let row = |(curve, outcomes): (&crate::eval::report::Series, usize)| {
-        let mut cells: Vec<Cell> = COVERAGES
+        let mut cells: Vec<TableCell> = COVERAGES
             .iter()
             .map(|&coverage| risk_at(curve, coverage).into())
             .collect();
@@ -314,9 +317,13 @@ fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
         TableRow::new(curve.name.clone(), cells)
     };
     let column = |coverage: f64| {
-        Column::new(format!("at {:.0} %", coverage * 100.0), Format::Percent).better(Better::Lower)
+        Column::new(
+            format!("at {:.0} %", coverage * 100.0),
+            NumberFormat::Percent,
+        )
+        .better(GoodDirection::Lower)
     };
-    let table = Table {
+    let table = ReportTable {
         title: "Risk at coverage".into(),
         note:
             "The share of wrong ones among the answers with the highest scores, at least so many \
@@ -325,7 +332,7 @@ fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
         columns: COVERAGES
             .into_iter()
             .map(column)
-            .chain([Column::new("answers", Format::Count)])
+            .chain([Column::new("answers", NumberFormat::Count)])
             .collect(),
         rows: curves
             .iter()
@@ -343,15 +350,15 @@ fn risk(scores: &[(Origin, Vec<Outcome>)]) -> Section {
 
 /// Calibration by origin, as a table and as findings.
 fn calibration(
-    mentions: &[(Origin, Vec<Outcome>)],
-    scores: &[(Origin, Vec<Outcome>)],
+    mentions: &[(PhotographOrigin, Vec<ScoredOutcome>)],
+    scores: &[(PhotographOrigin, Vec<ScoredOutcome>)],
     resampling: Resampling,
 ) -> (Section, Vec<Finding>) {
-    let measure = |origin: Origin, of_captions: bool| match (origin, of_captions) {
-        (Origin::Flickr8k, true) => Measure::CalibrationCaptionsFlickr,
+    let measure = |origin: PhotographOrigin, of_captions: bool| match (origin, of_captions) {
+        (PhotographOrigin::Flickr8k, true) => Measure::CalibrationCaptionsFlickr,
         (_, true) => Measure::CalibrationCaptionsCoco,
-        (Origin::Flickr8k, false) => Measure::CalibrationAnswersFlickr,
-        (Origin::CocoMini, false) => Measure::CalibrationAnswersCoco,
+        (PhotographOrigin::Flickr8k, false) => Measure::CalibrationAnswersFlickr,
+        (PhotographOrigin::CocoMini, false) => Measure::CalibrationAnswersCoco,
         (_, false) => Measure::CalibrationAnswersDaquar,
     };
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
@@ -363,7 +370,7 @@ fn calibration(
                 by_chance,
                 excess,
             } = calibration_error(outcomes, resampling);
-            let photographs = crate::eval::honesty::Numbers::of(
+            let photographs = crate::eval::honesty::PhotographNumbers::of(
                 outcomes.iter().map(|outcome| outcome.photograph),
             )
             .len();
@@ -374,7 +381,7 @@ fn calibration(
                 outcomes.len(),
                 things,
             ));
-            let mean = |of: fn(&Outcome) -> f64| {
+            let mean = |of: fn(&ScoredOutcome) -> f64| {
                 outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64
             };
             let cells = vec![
@@ -388,8 +395,8 @@ fn calibration(
             rows.push(TableRow::new(format!("{things}, {}", origin.name()), cells));
         }
     }
-    let number = |name: &str, help: &str| Column::new(name, Format::Decimal(3)).help(help);
-    let table = Table {
+    let number = |name: &str, help: &str| Column::new(name, NumberFormat::Decimal(3)).help(help);
+    let table = ReportTable {
         title: "Calibration".into(),
         note: format!(
             "The expected calibration error over {BINS} bins of equal mass, what it would be by \
@@ -404,10 +411,10 @@ fn calibration(
                 "by chance",
                 "what perfectly calibrated scores would show on so few",
             ),
-            number("excess", "the first less the second").better(Better::Lower),
+            number("excess", "the first less the second").better(GoodDirection::Lower),
             number("mean score", ""),
             number("right", "share that is right"),
-            Column::new("number", Format::Count),
+            Column::new("number", NumberFormat::Count),
         ],
         rows,
     };

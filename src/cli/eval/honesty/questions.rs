@@ -1,26 +1,30 @@
 //! What answers to questions are worth, by origin.
 
 use super::{
-    asking::{Answers, Ask, Manner},
+    asking::{HonestyAnswers, HonestyPrompt, PromptManner},
     cards::{Card, cards},
-    material::{Material, Question, Truth},
+    material::{AnswerTruth, HonestyMaterial, HonestyQuestion},
 };
 use crate::eval::{
     honesty::{
-        Numbers, Origin, Outcome, Resampling, auroc, auroc_lost,
+        PhotographNumbers, PhotographOrigin, Resampling, ScoredOutcome, auroc, auroc_lost,
         bars::{Finding, Measure},
         consistency::{self, ObjectAnswers, RepairedAnswer, repair_findings, said},
-        risk::{Fate, JudgedAnswer, clean_risk, share_of},
+        risk::{AnswerFate, RiskAnswer, clean_risk, share_of},
         share,
     },
     report::Section,
 };
 
 /// The origins whose answers are judged.
-const JUDGED: [Origin; 3] = [Origin::Flickr8k, Origin::CocoMini, Origin::Daquar];
+const JUDGED: [PhotographOrigin; 3] = [
+    PhotographOrigin::Flickr8k,
+    PhotographOrigin::CocoMini,
+    PhotographOrigin::Daquar,
+];
 
 /// The origins whose repaired answers are compared with those before.
-const REPAIRED: [Origin; 2] = [Origin::Flickr8k, Origin::CocoMini];
+const REPAIRED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
 /// What was found.
 #[derive(Default)]
@@ -28,40 +32,47 @@ pub(super) struct AnswerResults {
     pub(super) findings: Vec<Finding>,
     pub(super) sections: Vec<Section>,
     /// Scores of answers, by origin.
-    pub(super) scores: Vec<(Origin, Vec<Outcome>)>,
+    pub(super) scores: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
 /// Everything that is asked in words.
-pub(super) fn asks(material: &Material) -> Vec<Ask> {
+pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let mut asks = Vec::new();
     for question in &material.questions {
         let origin = material.photographs[question.photograph].origin;
-        let manners: &[Manner] = match origin {
-            _ if question.is_out_of_scope => &[Manner::Flag],
-            Origin::Flickr8k | Origin::CocoMini => {
-                &[Manner::Score, Manner::Flag, Manner::Regenerate]
-            }
-            Origin::Daquar => &[Manner::Score, Manner::Flag],
-            _ => &[Manner::Flag],
+        let manners: &[PromptManner] = match origin {
+            _ if question.is_out_of_scope => &[PromptManner::Flag],
+            PhotographOrigin::Flickr8k | PhotographOrigin::CocoMini => &[
+                PromptManner::Score,
+                PromptManner::Flag,
+                PromptManner::Regenerate,
+            ],
+            PhotographOrigin::Daquar => &[PromptManner::Score, PromptManner::Flag],
+            _ => &[PromptManner::Flag],
         };
         asks.extend(
             manners
                 .iter()
-                .map(|&manner| Ask::answer(question.photograph, manner, &question.text)),
+                .map(|&manner| HonestyPrompt::answer(question.photograph, manner, &question.text)),
         );
     }
     for object in &material.objects {
         let texts =
             std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
-        asks.extend(texts.map(|text| Ask::answer(object.photograph, Manner::Score, text)));
+        asks.extend(
+            texts.map(|text| HonestyPrompt::answer(object.photograph, PromptManner::Score, text)),
+        );
     }
     asks
 }
 
 /// The scorings by which own pixels are compared with another photograph's: each answer on its
 /// photograph and on the next one of its origin.
-pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
-    [Origin::Flickr8k, Origin::Daquar]
+pub(super) fn controls(
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+) -> Vec<HonestyPrompt> {
+    [PhotographOrigin::Flickr8k, PhotographOrigin::Daquar]
         .iter()
         .flat_map(|&origin| pixel_pairs(material, answers, origin))
         .flat_map(|pair| pair.1)
@@ -69,20 +80,20 @@ pub(super) fn controls(material: &Material, answers: &Answers<'_>) -> Vec<Ask> {
 }
 
 fn pixel_pairs<'m>(
-    material: &'m Material,
-    answers: &Answers<'_>,
-    origin: Origin,
-) -> Vec<(&'m Question, [Ask; 2])> {
+    material: &'m HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
+) -> Vec<(&'m HonestyQuestion, [HonestyPrompt; 2])> {
     let neighbors = material.neighbors(origin);
-    let pair = |question: &'m Question| {
-        let answer = answers.of(&Ask::answer(
+    let pair = |question: &'m HonestyQuestion| {
+        let answer = answers.of(&HonestyPrompt::answer(
             question.photograph,
-            Manner::Score,
+            PromptManner::Score,
             &question.text,
         ))?;
         let other = *neighbors.get(&question.photograph)?;
         let asks = [question.photograph, other]
-            .map(|shown| Ask::score(shown, &question.text, &answer.text));
+            .map(|shown| HonestyPrompt::score(shown, &question.text, &answer.text));
         (!answer.text.trim().is_empty()).then_some((question, asks))
     };
     judged_questions(material, origin)
@@ -90,9 +101,13 @@ fn pixel_pairs<'m>(
         .collect()
 }
 
-fn judged_questions(material: &Material, origin: Origin) -> impl Iterator<Item = &Question> {
-    let of_origin =
-        move |question: &&Question| material.photographs[question.photograph].origin == origin;
+fn judged_questions(
+    material: &HonestyMaterial,
+    origin: PhotographOrigin,
+) -> impl Iterator<Item = &HonestyQuestion> {
+    let of_origin = move |question: &&HonestyQuestion| {
+        material.photographs[question.photograph].origin == origin
+    };
     material
         .questions
         .iter()
@@ -102,8 +117,8 @@ fn judged_questions(material: &Material, origin: Origin) -> impl Iterator<Item =
 
 /// Measures the answers of all origins.
 pub(super) fn measure(
-    material: &Material,
-    answers: &Answers<'_>,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     resampling: Resampling,
 ) -> AnswerResults {
     let mut results = AnswerResults::default();
@@ -114,9 +129,9 @@ pub(super) fn measure(
         repaired(material, answers, origin, resampling, &mut results);
     }
     for (measure, origin) in [
-        (Measure::CautiousRad, Origin::VqaRad),
-        (Measure::CautiousDocuments, Origin::Documents),
-        (Measure::CautiousDrawings, Origin::Drawings),
+        (Measure::CautiousRad, PhotographOrigin::VqaRad),
+        (Measure::CautiousDocuments, PhotographOrigin::Documents),
+        (Measure::CautiousDrawings, PhotographOrigin::Drawings),
     ] {
         let title = format!("Clean answers where none can be trusted, {}", origin.name());
         let questions = judged_questions(material, origin).collect();
@@ -160,10 +175,10 @@ struct AnswerMeasures {
 }
 
 impl AnswerMeasures {
-    fn of(origin: Origin) -> Self {
+    fn of(origin: PhotographOrigin) -> Self {
         use Measure::*;
         match origin {
-            Origin::Flickr8k => Self {
+            PhotographOrigin::Flickr8k => Self {
                 ranked: AnswersFlickr,
                 right: RightFlickr,
                 risk: CleanRiskFlickr,
@@ -171,7 +186,7 @@ impl AnswerMeasures {
                 kept: Some(RightKeptFlickr),
                 pixels: Some(PixelsAnswersFlickr),
             },
-            Origin::CocoMini => Self {
+            PhotographOrigin::CocoMini => Self {
                 ranked: AnswersCoco,
                 right: RightCoco,
                 risk: CleanRiskCoco,
@@ -193,51 +208,58 @@ impl AnswerMeasures {
 
 /// Returns `true` if an answer to a question is right. On coco-mini yes and no are all that is
 /// asked for: what begins with the right one is right.
-fn is_right(origin: Origin, truth: &Truth, answer: &str) -> bool {
+fn is_right(origin: PhotographOrigin, truth: &AnswerTruth, answer: &str) -> bool {
     match truth {
-        Truth::OneOf(right) if origin == Origin::CocoMini => said(answer).is_some_and(|said| {
-            right
-                .iter()
-                .any(|right| right == if said { "yes" } else { "no" })
-        }),
+        AnswerTruth::OneOf(right) if origin == PhotographOrigin::CocoMini => said(answer)
+            .is_some_and(|said| {
+                right
+                    .iter()
+                    .any(|right| right == if said { "yes" } else { "no" })
+            }),
         _ => truth.is_right(answer),
     }
 }
 
 fn judged(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
     let measures = AnswerMeasures::of(origin);
     let (mut outcomes, mut fates, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
-        let of = |manner| answers.of(&Ask::answer(question.photograph, manner, &question.text));
-        let (Some(scored), Some(given)) = (of(Manner::Score), of(Manner::Flag)) else {
+        let of = |manner| {
+            answers.of(&HonestyPrompt::answer(
+                question.photograph,
+                manner,
+                &question.text,
+            ))
+        };
+        let (Some(scored), Some(given)) = (of(PromptManner::Score), of(PromptManner::Flag)) else {
             continue;
         };
         let photograph = question.photograph;
         let right = is_right(origin, &question.truth, &scored.text);
-        outcomes.extend(scored.score.map(|score| Outcome {
+        outcomes.extend(scored.score.map(|score| ScoredOutcome {
             photograph,
             score,
             is_right: right,
         }));
-        let fate = Fate::of(&given.verdict);
+        let fate = AnswerFate::of(&given.verdict);
         // An abstention is no answer; what it withholds is what was scored.
-        let is_given_right = if fate == Fate::Abstained {
+        let is_given_right = if fate == AnswerFate::Abstained {
             right
         } else {
             is_right(origin, &question.truth, &given.text)
         };
-        fates.push(JudgedAnswer {
+        fates.push(RiskAnswer {
             photograph,
             is_right: is_given_right,
             fate,
         });
-        if fate == Fate::Clean && !is_given_right {
+        if fate == AnswerFate::Clean && !is_given_right {
             wrong.push(Card {
                 title: question.text.clone(),
                 facts: vec![("Right".to_owned(), question.truth.shown().join(" · "))],
@@ -248,7 +270,8 @@ fn judged(
     if fates.is_empty() {
         return;
     }
-    let photographs = Numbers::of(outcomes.iter().map(|outcome| outcome.photograph)).len();
+    let photographs =
+        PhotographNumbers::of(outcomes.iter().map(|outcome| outcome.photograph)).len();
     let right = outcomes.iter().filter(|outcome| outcome.is_right).count();
     let things = format!("answers, {right} of them right");
     let findings = &mut results.findings;
@@ -272,7 +295,7 @@ fn judged(
         measures.coverage,
         &fates,
         |_| true,
-        |answer| answer.fate == Fate::Clean,
+        |answer| answer.fate == AnswerFate::Clean,
         "answers",
         resampling,
     ));
@@ -281,7 +304,7 @@ fn judged(
             kept,
             &fates,
             |answer| answer.is_right,
-            |answer| answer.fate == Fate::Clean,
+            |answer| answer.fate == AnswerFate::Clean,
             "right answers",
             resampling,
         ));
@@ -299,9 +322,9 @@ fn judged(
 
 /// How much worse the scorer tells wrong answers with another photograph's pixels.
 fn pixels(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     measure: Measure,
     resampling: Resampling,
 ) -> Option<Finding> {
@@ -310,7 +333,7 @@ fn pixels(
         let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else {
             continue;
         };
-        let outcome = |score| Outcome {
+        let outcome = |score| ScoredOutcome {
             photograph: question.photograph,
             score,
             is_right: is_right(origin, &question.truth, &ask.text),
@@ -320,7 +343,7 @@ fn pixels(
             other.push(outcome(swapped));
         }
     }
-    let photographs = Numbers::of(own.iter().map(|outcome| outcome.photograph)).len();
+    let photographs = PhotographNumbers::of(own.iter().map(|outcome| outcome.photograph)).len();
     (!own.is_empty()).then(|| {
         Finding::new(
             measure,
@@ -333,20 +356,27 @@ fn pixels(
 }
 
 fn repaired(
-    material: &Material,
-    answers: &Answers<'_>,
-    origin: Origin,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
+    origin: PhotographOrigin,
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
     let measures = match origin {
-        Origin::Flickr8k => [Measure::FlipsFlickr, Measure::RightChangedFlickr],
+        PhotographOrigin::Flickr8k => [Measure::FlipsFlickr, Measure::RightChangedFlickr],
         _ => [Measure::FlipsCoco, Measure::RightChangedCoco],
     };
     let (mut repaired, mut flipped) = (Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
-        let of = |manner| answers.of(&Ask::answer(question.photograph, manner, &question.text));
-        let (Some(before), Some(after)) = (of(Manner::Score), of(Manner::Regenerate)) else {
+        let of = |manner| {
+            answers.of(&HonestyPrompt::answer(
+                question.photograph,
+                manner,
+                &question.text,
+            ))
+        };
+        let (Some(before), Some(after)) = (of(PromptManner::Score), of(PromptManner::Regenerate))
+        else {
             continue;
         };
         let right = |text: &str| is_right(origin, &question.truth, text);
@@ -383,23 +413,23 @@ fn repaired(
 
 /// Questions to which no answer can be trusted: how many are withheld or flagged.
 fn cautious(
-    material: &Material,
-    answers: &Answers<'_>,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     (measure, title): (Measure, &str),
-    questions: Vec<&Question>,
+    questions: Vec<&HonestyQuestion>,
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
     let (mut rows, mut clean) = (Vec::new(), Vec::new());
     for question in questions {
-        let Some(reply) = answers.of(&Ask::answer(
+        let Some(reply) = answers.of(&HonestyPrompt::answer(
             question.photograph,
-            Manner::Flag,
+            PromptManner::Flag,
             &question.text,
         )) else {
             continue;
         };
-        let is_clean = Fate::of(&reply.verdict) == Fate::Clean;
+        let is_clean = AnswerFate::of(&reply.verdict) == AnswerFate::Clean;
         rows.push((question.photograph, !is_clean));
         if is_clean {
             clean.push(Card {
@@ -411,7 +441,7 @@ fn cautious(
     if rows.is_empty() {
         return;
     }
-    let photographs = Numbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
     results.findings.push(Finding::new(
         measure,
         share(&rows, resampling),
@@ -423,15 +453,19 @@ fn cautious(
 }
 
 fn consistent(
-    material: &Material,
-    answers: &Answers<'_>,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
     let of = |photograph, text: &str| {
         Some(
             answers
-                .of(&Ask::answer(photograph, Manner::Score, text))?
+                .of(&HonestyPrompt::answer(
+                    photograph,
+                    PromptManner::Score,
+                    text,
+                ))?
                 .text
                 .as_str(),
         )

@@ -2,19 +2,17 @@
 //! wrong sentence among right ones.
 
 use super::{
-    asking::{Answers, Ask},
+    asking::{HonestyAnswers, HonestyPrompt},
     cards::{Card, cards},
-    material::Material,
+    material::HonestyMaterial,
 };
 use crate::{
     eval::{
-        data::Annotated,
+        data::AnnotatedImage,
         honesty::{
-            Origin, Resampling,
+            PhotographOrigin, Resampling,
             bars::{Finding, Measure},
-            texts::{
-                MixedText, SENTENCES, ScoredCaption, caption_findings, mixed, wrong_sentences,
-            },
+            texts::{CaptionScore, MixedText, SENTENCES, caption_findings, mixed, wrong_sentences},
         },
         report::Section,
     },
@@ -27,18 +25,18 @@ const CAPTIONS: usize = 2;
 /// A photograph with texts to be scored on it.
 struct ScoredPhotograph<'m> {
     number: usize,
-    image: &'m Annotated,
+    image: &'m AnnotatedImage,
     own: Vec<String>,
     others: Vec<String>,
     mixed: Option<MixedText>,
 }
 
-fn photographs(material: &Material, origin: Origin) -> Vec<ScoredPhotograph<'_>> {
-    let described: Vec<(usize, &Annotated)> = material
+fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<ScoredPhotograph<'_>> {
+    let described: Vec<(usize, &AnnotatedImage)> = material
         .of(origin)
         .filter(|(_, image)| !image.captions.is_empty())
         .collect();
-    let captions = |image: &Annotated| {
+    let captions = |image: &AnnotatedImage| {
         image
             .captions
             .iter()
@@ -72,10 +70,10 @@ fn photographs(material: &Material, origin: Origin) -> Vec<ScoredPhotograph<'_>>
 }
 
 /// The origins that have people's captions.
-const DESCRIBED: [Origin; 2] = [Origin::Flickr8k, Origin::CocoMini];
+const DESCRIBED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
 /// Everything that is scored.
-pub(super) fn asks(material: &Material) -> Vec<Ask> {
+pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let texts = |photograph: ScoredPhotograph<'_>| {
         let mixed = photograph.mixed.map(|mixed| mixed.text);
         let texts = photograph
@@ -84,7 +82,7 @@ pub(super) fn asks(material: &Material) -> Vec<Ask> {
             .chain(photograph.others)
             .chain(mixed);
         texts
-            .map(move |text| Ask::score(photograph.number, "", &text))
+            .map(move |text| HonestyPrompt::score(photograph.number, "", &text))
             .collect::<Vec<_>>()
     };
     DESCRIBED
@@ -96,15 +94,15 @@ pub(super) fn asks(material: &Material) -> Vec<Ask> {
 
 /// Measures the scores, and shows the texts whose wrong sentence was not found.
 pub(super) fn measure(
-    material: &Material,
-    answers: &Answers<'_>,
+    material: &HonestyMaterial,
+    answers: &HonestyAnswers<'_>,
     resampling: Resampling,
 ) -> (Vec<Finding>, Vec<Section>) {
     use Measure::*;
     let (mut findings, mut sections) = (Vec::new(), Vec::new());
     for origin in DESCRIBED {
         let (measures, sentences) = match origin {
-            Origin::Flickr8k => (
+            PhotographOrigin::Flickr8k => (
                 [
                     PeopleCaptionsFlickr,
                     PeopleFlaggedFlickr,
@@ -119,12 +117,13 @@ pub(super) fn measure(
         };
         let (mut captions, mut found, mut missed) = (Vec::new(), Vec::new(), Vec::new());
         for photograph in photographs(material, origin) {
-            let scored = |text: &str| answers.of(&Ask::score(photograph.number, "", text));
+            let scored =
+                |text: &str| answers.of(&HonestyPrompt::score(photograph.number, "", text));
             for (texts, is_own) in [(&photograph.own, true), (&photograph.others, false)] {
                 captions.extend(texts.iter().filter_map(|text| {
                     let reply = scored(text)?;
                     let is_flagged = !reply.marks.flagged.is_empty();
-                    Some(ScoredCaption {
+                    Some(CaptionScore {
                         photograph: photograph.number,
                         is_own,
                         score: reply.score?,

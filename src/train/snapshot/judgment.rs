@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::Reason;
+use super::ExclusionReason;
 use crate::{
-    feedback::record::{Feedback, Kind, Scope as Judged},
-    train::corrections::{Correction, Scope},
+    feedback::record::{Feedback, JudgedPart, JudgmentKind},
+    train::corrections::{CorrectedAnswer, CorrectionScope},
 };
 
 /// Most tokens of a response.
@@ -16,30 +16,32 @@ const TOKENS: usize = 96;
 const PROMPT_CHARS: usize = 240;
 
 /// The record as a correction.
-pub(super) fn correction(record: &Feedback) -> Result<Correction, Reason> {
+pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, ExclusionReason> {
     let scope = match (record.scope, record.kind) {
-        (Some(Judged::AllErrors), _) => Scope::AllErrors,
+        (Some(JudgedPart::AllErrors), _) => CorrectionScope::AllErrors,
         // What only names a missing thing judges no token.
-        (None, Kind::Missing) => return Err(Reason::NothingJudged),
-        (Some(Judged::FirstError) | None, _) => Scope::FirstError,
+        (None, JudgmentKind::Missing) => return Err(ExclusionReason::NothingJudged),
+        (Some(JudgedPart::FirstError) | None, _) => CorrectionScope::FirstError,
     };
-    if record.response.trim().is_empty() || (record.kind == Kind::Bad && record.errors.is_empty()) {
-        return Err(Reason::NothingJudged);
+    if record.response.trim().is_empty()
+        || (record.kind == JudgmentKind::Bad && record.errors.is_empty())
+    {
+        return Err(ExclusionReason::NothingJudged);
     }
     if record.tokens.len() > TOKENS
         || record.response.chars().count() > 8 * TOKENS
         || record.prompt.chars().count() > PROMPT_CHARS
     {
-        return Err(Reason::TooLong);
+        return Err(ExclusionReason::TooLong);
     }
     if [&record.prompt, &record.response]
         .iter()
         .any(|text| text.contains("<|"))
     {
-        return Err(Reason::SpecialToken);
+        return Err(ExclusionReason::SpecialToken);
     }
     let (corrected, complete) = corrected(record, scope);
-    Ok(Correction {
+    Ok(CorrectedAnswer {
         image: record.image.to_string(),
         prompt: record.prompt.trim().to_owned(),
         response: record.response.clone(),
@@ -53,7 +55,7 @@ pub(super) fn correction(record: &Feedback) -> Result<Correction, Reason> {
 /// How the response should read, as far as somebody said so, and whether it should end there: where
 /// only the first error was judged the text ends with what stands in its place, and where nobody
 /// said what should, before it.
-fn corrected(record: &Feedback, scope: Scope) -> (String, bool) {
+fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
     let piece = |from: usize, to: usize| {
         record
             .response
@@ -69,7 +71,7 @@ fn corrected(record: &Feedback, scope: Scope) -> (String, bool) {
             return (tidy(&text), false);
         };
         text += correction;
-        if scope == Scope::FirstError {
+        if scope == CorrectionScope::FirstError {
             return (tidy(&text), false);
         }
         at = error.end;
@@ -93,39 +95,39 @@ fn tidy(text: &str) -> String {
     out
 }
 
-/// One judgement of an answer, and its maker.
-pub(super) struct Voice {
+/// One judgment of an answer, and its maker.
+pub(super) struct AnnotatorJudgment {
     pub(super) annotator: Option<String>,
-    pub(super) correction: Correction,
+    pub(super) correction: CorrectedAnswer,
 }
 
-impl Voice {
+impl AnnotatorJudgment {
     /// Returns `true` if two say the same: of all errors, or, where one of them looked no further,
     /// of the first.
     fn agrees(&self, other: &Self) -> bool {
         let (a, b) = (&self.correction, &other.correction);
         match (a.scope, b.scope) {
-            (Scope::AllErrors, Scope::AllErrors) => a.errors == b.errors,
+            (CorrectionScope::AllErrors, CorrectionScope::AllErrors) => a.errors == b.errors,
             _ => a.errors.first() == b.errors.first(),
         }
     }
 }
 
-/// Of all judgements, the oldest first, one an answer: that which more than half of its judges
+/// Of all judgments, the oldest first, one an answer: that which more than half of its judges
 /// hold, in the place of the answer's first. The others are counted.
 pub(super) fn settled(
-    voices: Vec<Voice>,
-    left_out: &mut BTreeMap<Reason, usize>,
-) -> Vec<Correction> {
-    let mut count = |reason: Reason, n: usize| {
+    voices: Vec<AnnotatorJudgment>,
+    left_out: &mut BTreeMap<ExclusionReason, usize>,
+) -> Vec<CorrectedAnswer> {
+    let mut count = |reason: ExclusionReason, n: usize| {
         if n > 0 {
             *left_out.entry(reason).or_default() += n;
         }
     };
-    let mut order: Vec<Vec<Voice>> = Vec::new();
+    let mut order: Vec<Vec<AnnotatorJudgment>> = Vec::new();
     let mut places: HashMap<(String, String, String), usize> = HashMap::new();
     for voice in voices {
-        let Correction {
+        let CorrectedAnswer {
             image,
             prompt,
             response,
@@ -141,26 +143,30 @@ pub(super) fn settled(
         let before = judges.len();
         judges
             .retain(|earlier| earlier.annotator.is_none() || earlier.annotator != voice.annotator);
-        count(Reason::Superseded, before - judges.len());
+        count(ExclusionReason::Superseded, before - judges.len());
         judges.push(voice);
     }
     let mut kept = Vec::with_capacity(order.len());
     for judges in order {
-        let with = |voice: &Voice| judges.iter().filter(|other| voice.agrees(other)).count();
+        let with =
+            |voice: &AnnotatorJudgment| judges.iter().filter(|other| voice.agrees(other)).count();
         // Who looked at everything says more; of those the last one.
-        let best = judges
-            .iter()
-            .enumerate()
-            .max_by_key(|(i, voice)| (with(voice), voice.correction.scope == Scope::AllErrors, *i));
+        let best = judges.iter().enumerate().max_by_key(|(i, voice)| {
+            (
+                with(voice),
+                voice.correction.scope == CorrectionScope::AllErrors,
+                *i,
+            )
+        });
         let Some((chosen, n)) = best.map(|(i, voice)| (i, with(voice))) else {
             continue;
         };
         if 2 * n <= judges.len() {
-            count(Reason::Contradicted, judges.len());
+            count(ExclusionReason::Contradicted, judges.len());
             continue;
         }
-        count(Reason::Repeated, n - 1);
-        count(Reason::Contradicted, judges.len() - n);
+        count(ExclusionReason::Repeated, n - 1);
+        count(ExclusionReason::Contradicted, judges.len() - n);
         kept.extend(judges.into_iter().nth(chosen).map(|voice| voice.correction));
     }
     kept
@@ -169,11 +175,11 @@ pub(super) fn settled(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feedback::record::{self, ImageHash, Source, Versions};
+    use crate::feedback::record::{self, FeedbackSource, ImageHash, Versions};
 
     fn record(
-        scope: Option<Judged>,
-        kind: Kind,
+        scope: Option<JudgedPart>,
+        kind: JudgmentKind,
         errors: &[(usize, usize, Option<&str>)],
     ) -> Feedback {
         let error = |&(start, end, correction): &(usize, usize, Option<&str>)| record::Correction {
@@ -209,12 +215,12 @@ mod tests {
             annotator_owner: String::new(),
             user: None,
             comment: None,
-            source: Source::Human,
+            source: FeedbackSource::Human,
         }
     }
 
-    fn read(scope: Judged, errors: &[(usize, usize, Option<&str>)]) -> (String, bool) {
-        let c = correction(&record(Some(scope), Kind::Bad, errors)).unwrap();
+    fn read(scope: JudgedPart, errors: &[(usize, usize, Option<&str>)]) -> (String, bool) {
+        let c = correction(&record(Some(scope), JudgmentKind::Bad, errors)).unwrap();
         (c.corrected, c.complete)
     }
 
@@ -223,34 +229,37 @@ mod tests {
         let said = |text: &str, complete| (text.to_owned(), complete);
         assert_eq!(
             read(
-                Judged::AllErrors,
+                JudgedPart::AllErrors,
                 &[(13, 20, Some("ball")), (24, 29, Some("snow"))]
             ),
             said("A dog with a ball on snow.", true)
         );
         assert_eq!(
-            read(Judged::AllErrors, &[(6, 20, Some(""))]),
+            read(JudgedPart::AllErrors, &[(6, 20, Some(""))]),
             said("A dog on grass.", true),
             "no double space is left"
         );
         assert_eq!(
-            read(Judged::AllErrors, &[(20, 29, Some(""))]),
+            read(JudgedPart::AllErrors, &[(20, 29, Some(""))]),
             said("A dog with a frisbee.", true)
         );
         assert_eq!(
-            read(Judged::FirstError, &[(13, 20, Some("ball"))]),
+            read(JudgedPart::FirstError, &[(13, 20, Some("ball"))]),
             said("A dog with a ball", false)
         );
         assert_eq!(
-            read(Judged::FirstError, &[(13, 20, None)]),
+            read(JudgedPart::FirstError, &[(13, 20, None)]),
             said("A dog with a", false)
         );
         assert_eq!(
-            read(Judged::AllErrors, &[(13, 20, Some("ball")), (24, 29, None)]),
+            read(
+                JudgedPart::AllErrors,
+                &[(13, 20, Some("ball")), (24, 29, None)]
+            ),
             said("A dog with a ball on", false)
         );
         assert_eq!(
-            read(Judged::AllErrors, &[(20, 20, Some(" lying"))]),
+            read(JudgedPart::AllErrors, &[(20, 20, Some(" lying"))]),
             said("A dog with a frisbee lying on grass.", true)
         );
     }
@@ -258,41 +267,46 @@ mod tests {
     #[test]
     fn what_judges_no_token_is_no_correction() {
         assert_eq!(
-            correction(&record(None, Kind::Missing, &[])),
-            Err(Reason::NothingJudged)
+            correction(&record(None, JudgmentKind::Missing, &[])),
+            Err(ExclusionReason::NothingJudged)
         );
         assert_eq!(
-            correction(&record(Some(Judged::AllErrors), Kind::Bad, &[])),
-            Err(Reason::NothingJudged)
+            correction(&record(Some(JudgedPart::AllErrors), JudgmentKind::Bad, &[])),
+            Err(ExclusionReason::NothingJudged)
         );
-        let good = correction(&record(Some(Judged::AllErrors), Kind::Good, &[])).unwrap();
+        let good = correction(&record(
+            Some(JudgedPart::AllErrors),
+            JudgmentKind::Good,
+            &[],
+        ))
+        .unwrap();
         assert_eq!(
             (good.errors.len(), good.complete, good.corrected.as_str()),
             (0, true, "A dog with a frisbee on grass.")
         );
         let long = Feedback {
             prompt: "x".repeat(300),
-            ..record(Some(Judged::AllErrors), Kind::Good, &[])
+            ..record(Some(JudgedPart::AllErrors), JudgmentKind::Good, &[])
         };
-        assert_eq!(correction(&long), Err(Reason::TooLong));
+        assert_eq!(correction(&long), Err(ExclusionReason::TooLong));
         let special = Feedback {
             prompt: "<|end|>".into(),
-            ..record(Some(Judged::AllErrors), Kind::Good, &[])
+            ..record(Some(JudgedPart::AllErrors), JudgmentKind::Good, &[])
         };
-        assert_eq!(correction(&special), Err(Reason::SpecialToken));
+        assert_eq!(correction(&special), Err(ExclusionReason::SpecialToken));
     }
 
     fn voice(
         annotator: Option<&str>,
-        scope: Judged,
+        scope: JudgedPart,
         errors: &[(usize, usize, Option<&str>)],
-    ) -> Voice {
+    ) -> AnnotatorJudgment {
         let kind = if errors.is_empty() {
-            Kind::Good
+            JudgmentKind::Good
         } else {
-            Kind::Bad
+            JudgmentKind::Bad
         };
-        Voice {
+        AnnotatorJudgment {
             annotator: annotator.map(str::to_owned),
             correction: correction(&record(Some(scope), kind, errors)).unwrap(),
         }
@@ -303,7 +317,7 @@ mod tests {
         const FRISBEE: &[(usize, usize, Option<&str>)] = &[(13, 20, Some("ball"))];
         const BOTH: &[(usize, usize, Option<&str>)] =
             &[(13, 20, Some("ball")), (24, 29, Some("snow"))];
-        let settle = |voices: Vec<Voice>| {
+        let settle = |voices: Vec<AnnotatorJudgment>| {
             let mut left = BTreeMap::new();
             (
                 settled(voices, &mut left)
@@ -313,10 +327,10 @@ mod tests {
                 left.into_iter().collect::<Vec<_>>(),
             )
         };
-        let all = Judged::AllErrors;
+        let all = JudgedPart::AllErrors;
         assert_eq!(
             settle(vec![voice(None, all, FRISBEE), voice(None, all, &[])]),
-            (vec![], vec![(Reason::Contradicted, 2)])
+            (vec![], vec![(ExclusionReason::Contradicted, 2)])
         );
         assert_eq!(
             settle(vec![
@@ -326,7 +340,10 @@ mod tests {
             ]),
             (
                 vec![1],
-                vec![(Reason::Repeated, 1), (Reason::Contradicted, 1)]
+                vec![
+                    (ExclusionReason::Repeated, 1),
+                    (ExclusionReason::Contradicted, 1)
+                ]
             )
         );
         assert_eq!(
@@ -334,14 +351,14 @@ mod tests {
                 voice(Some("a"), all, &[]),
                 voice(Some("a"), all, FRISBEE)
             ]),
-            (vec![1], vec![(Reason::Superseded, 1)])
+            (vec![1], vec![(ExclusionReason::Superseded, 1)])
         );
         assert_eq!(
             settle(vec![
                 voice(None, all, BOTH),
-                voice(None, Judged::FirstError, FRISBEE)
+                voice(None, JudgedPart::FirstError, FRISBEE)
             ]),
-            (vec![2], vec![(Reason::Repeated, 1)]),
+            (vec![2], vec![(ExclusionReason::Repeated, 1)]),
             "who looked no further than the first error agrees, and says less"
         );
     }

@@ -10,19 +10,19 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
     TrainError,
-    answers::{Asking, Said, is_right, own_answers},
-    contenders::{self, Contender},
+    answers::{ImageStatement, QuestionForm, is_right, own_answers},
+    compared_scorers::{self, ComparedScorer},
     features::Features,
     finishers::Finishers,
-    labels::LabelledText,
-    perturb::{Kind, Perturber, Tally},
+    labels::LabeledText,
+    perturb::{PerturbationCounts, PerturbationKind, Perturber},
     qa::Qa,
     reward_data::{layout, own_captions},
     setup::Setup,
     text::normalize_caption,
 };
 use crate::{
-    eval::{data::flickr8k::Image, tokens::Scored},
+    eval::{data::flickr8k::Image, tokens::ScoredToken},
     guard::words::is_function_word,
     reward::{calibration::Calibration, finish::WrittenBy},
 };
@@ -36,14 +36,14 @@ const QUESTIONS: usize = 4;
 /// Which half of the development split an image belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Half {
+pub enum DevelopmentHalf {
     /// For calibration, thresholds and choices.
     Tune,
     /// For figures.
     Report,
 }
 
-impl Half {
+impl DevelopmentHalf {
     /// The half of image number `image` of the split.
     pub fn of(image: usize) -> Self {
         if image.is_multiple_of(2) {
@@ -56,15 +56,15 @@ impl Half {
 
 /// A text about an image with every contender's raw scores.
 #[derive(Debug, Clone)]
-pub struct ScoredText {
+pub struct ComparedText {
     /// Number of the image in the split.
     pub image: usize,
     /// What was asked; `None` for a description.
     pub question: Option<String>,
     /// The text, and what is known about it.
-    pub text: LabelledText,
+    pub text: LabeledText,
     /// How it was made wrong, where it was.
-    pub kind: Option<Kind>,
+    pub kind: Option<PerturbationKind>,
     /// Bytes of every token, without a leading space.
     pub tokens: Vec<Range<usize>>,
     /// What is known of every token.
@@ -75,7 +75,7 @@ pub struct ScoredText {
     pub scores: Vec<Vec<f32>>,
 }
 
-impl ScoredText {
+impl ComparedText {
     /// Returns `true` if token number `token` is a yes or no that answers a question.
     pub fn is_yes_or_no(&self, token: usize) -> bool {
         let said = self
@@ -102,12 +102,15 @@ impl ScoredText {
     }
 
     /// Every range whose truth is known, as one piece.
-    pub fn ranges(&self, contender: usize) -> impl Iterator<Item = (Range<usize>, Scored)> + '_ {
+    pub fn ranges(
+        &self,
+        contender: usize,
+    ) -> impl Iterator<Item = (Range<usize>, ScoredToken)> + '_ {
         self.text.ranges.iter().filter_map(move |(range, good)| {
             let reward = self.worst(contender, range)?;
             Some((
                 range.clone(),
-                Scored {
+                ScoredToken {
                     reward,
                     good: (*good)?,
                     image: self.image as u32,
@@ -151,7 +154,10 @@ impl ScoredText {
     }
 
     /// Every token whose truth is known.
-    pub fn pieces(&self, contender: usize) -> impl Iterator<Item = (Range<usize>, Scored)> + '_ {
+    pub fn pieces(
+        &self,
+        contender: usize,
+    ) -> impl Iterator<Item = (Range<usize>, ScoredToken)> + '_ {
         self.tokens
             .iter()
             .zip(&self.labels)
@@ -159,7 +165,7 @@ impl ScoredText {
             .filter_map(|((range, label), &reward)| {
                 Some((
                     range.clone(),
-                    Scored {
+                    ScoredToken {
                         reward,
                         good: (*label)?,
                         image: self.image as u32,
@@ -170,24 +176,24 @@ impl ScoredText {
 }
 
 /// The texts of a split, scored.
-pub struct Judged {
+pub struct ScoredSplit {
     /// One true and one perturbed caption an image.
-    pub perturbed: Vec<ScoredText>,
+    pub perturbed: Vec<ComparedText>,
     /// The policy's own greedy captions, one an image.
-    pub captions: Vec<ScoredText>,
+    pub captions: Vec<ComparedText>,
     /// The policy's own greedy answers to derived questions.
-    pub answers: Vec<ScoredText>,
+    pub answers: Vec<ComparedText>,
     /// Those questions, and whether the answer was right.
     pub questions: Vec<(Qa, String, bool)>,
 }
 
 /// What is said of one image, and how it was made wrong, where it was.
-pub(super) type About = Vec<(Said, Option<Kind>)>;
+pub(super) type ImageStatements = Vec<(ImageStatement, Option<PerturbationKind>)>;
 
 /// What is said of each image.
-type Texts = Vec<About>;
+type Texts = Vec<ImageStatements>;
 
-impl Judged {
+impl ScoredSplit {
     /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a
     /// function of `seed`.
     ///
@@ -196,7 +202,7 @@ impl Judged {
     pub fn of_dev(
         setup: &Setup,
         features: &Features,
-        contenders: &[Contender],
+        contenders: &[ComparedScorer],
         seed: u64,
     ) -> Result<Self, TrainError> {
         Self::of_some(
@@ -216,7 +222,7 @@ impl Judged {
     pub fn of_some(
         setup: &Setup,
         features: &Features,
-        contenders: &[Contender],
+        contenders: &[ComparedScorer],
         seed: u64,
         which: &[usize],
     ) -> Result<Self, TrainError> {
@@ -230,7 +236,7 @@ impl Judged {
             .into_iter()
             .map(|(_, text)| vec![(text.into(), None)])
             .collect();
-        let ask = Asking {
+        let ask = QuestionForm {
             n: QUESTIONS,
             temperature: 0.0,
             seed,
@@ -239,7 +245,7 @@ impl Judged {
         let answered = own_answers(setup, images, features, perturber.stats(), ask)?;
         let mut judge = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
-            let said = Said::answer(qa.question.clone(), answer.clone(), right);
+            let said = ImageStatement::answer(qa.question.clone(), answer.clone(), right);
             questions.push((qa, answer, right));
             (said, None)
         };
@@ -252,14 +258,15 @@ impl Judged {
             .enumerate()
             .map(|(i, image)| {
                 let mut rng = SmallRng::seed_from_u64(seed ^ (which[i] as u64 + 1));
-                let wrong = perturber.perturb(image, &[], &mut rng, &mut Tally::default());
+                let wrong =
+                    perturber.perturb(image, &[], &mut rng, &mut PerturbationCounts::default());
                 let first = image
                     .captions
                     .first()
-                    .map(|c| LabelledText::all_good(normalize_caption(c)));
-                let mut texts: Vec<(Said, Option<Kind>)> =
+                    .map(|c| LabeledText::all_good(normalize_caption(c)));
+                let mut texts: Vec<(ImageStatement, Option<PerturbationKind>)> =
                     first.into_iter().map(|text| (text.into(), None)).collect();
-                texts.extend(wrong.map(|p| (LabelledText::from(p.clone()).into(), Some(p.kind))));
+                texts.extend(wrong.map(|p| (LabeledText::from(p.clone()).into(), Some(p.kind))));
                 texts
             })
             .collect();
@@ -279,7 +286,7 @@ impl Judged {
     }
 }
 
-impl Judged {
+impl ScoredSplit {
     /// Turns every raw score into a reward.
     pub fn calibrate(&mut self, calibrations: &[Calibration]) {
         let own = self
@@ -308,7 +315,7 @@ impl Judged {
     }
 }
 
-impl Judged {
+impl ScoredSplit {
     /// Turns one contender's [calibrated](Self::calibrate) rewards into those that are served with
     /// evidence of what the images show.
     ///
@@ -346,9 +353,9 @@ pub fn dev_features(setup: &Setup, dir: &Path) -> Result<Features, TrainError> {
 pub(super) fn score(
     setup: &Setup,
     features: &Features,
-    contenders: &[Contender],
-    texts: &[About],
-) -> Result<Vec<ScoredText>, TrainError> {
+    contenders: &[ComparedScorer],
+    texts: &[ImageStatements],
+) -> Result<Vec<ComparedText>, TrainError> {
     let images: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].is_empty()).collect();
     let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
     let policy = &setup.policy;
@@ -361,17 +368,17 @@ pub(super) fn score(
         let (batch, _) = layout(policy, rows, None).map_err(candle_core::Error::wrap)?;
         let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
         let (scores, log_probabilities) =
-            contenders::score(policy, contenders, &features.batch(&views)?, &batch)?;
+            compared_scorers::score(policy, contenders, &features.batch(&views)?, &batch)?;
         let (mut first, mut out) = (0, Vec::new());
         for &image in *chunk {
-            for (Said { question, text, .. }, kind) in &texts[image] {
+            for (ImageStatement { question, text, .. }, kind) in &texts[image] {
                 let tokens = policy
                     .tokenizer
                     .encode(&text.text)
                     .map_err(candle_core::Error::wrap)?;
                 let own = first..first + tokens.len();
                 first = own.end;
-                out.push(ScoredText {
+                out.push(ComparedText {
                     image,
                     question: question.clone(),
                     kind: *kind,

@@ -11,9 +11,9 @@ use super::{
     checkpoint::RunDir,
     export::read_weights,
     policy::Policy,
-    reward::{RewardConfig, WEIGHTS},
-    rows::{Branch, RowBatch, TextRow},
-    scorers::{Net, Pass, ScorerConfig, next_image},
+    reward::{RewardTrainingConfig, WEIGHTS},
+    rows::{ResponseBranch, RowBatch, TextRow},
+    scorers::{Net, ScorerConfig, ScorerInput, next_image},
 };
 use crate::{
     bundle::{Bundle, RewardKind},
@@ -22,25 +22,25 @@ use crate::{
 };
 
 /// A scorer under a name.
-pub struct Contender {
+pub struct ComparedScorer {
     /// Its name in tables.
     pub name: String,
     /// What it is.
-    pub scorer: Scorer,
+    pub scorer: ScoreSource,
     /// Bytes of its weights as a bundle stores them.
     pub bytes: usize,
 }
 
-impl Contender {
+impl ComparedScorer {
     /// Whether its score is a trained network's logit, which the policy's log-probability may help;
     /// one that is shown another image must not learn from the policy what is in this one.
     pub fn is_helped(&self) -> bool {
-        matches!(self.scorer, Scorer::Net(_) | Scorer::Mean(_))
+        matches!(self.scorer, ScoreSource::Net(_) | ScoreSource::Mean(_))
     }
 }
 
 /// Where a raw score comes from; the higher, the likelier the token is grounded.
-pub enum Scorer {
+pub enum ScoreSource {
     /// The policy's own log-probability of the token.
     LogProbability,
     /// The negative entropy of the policy's distribution before the token.
@@ -57,7 +57,7 @@ pub enum Scorer {
 ///
 /// # Errors
 /// When a file of it is missing or does not fit.
-pub fn of_bundle(policy: &Policy) -> Result<Vec<Contender>, TrainError> {
+pub fn of_bundle(policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
     let Some(reward) = &policy.config.reward else {
         return Ok(Vec::new());
     };
@@ -100,8 +100,8 @@ pub fn calibrations(policy: &Policy) -> Result<BTreeMap<RewardKind, Calibration>
 ///
 /// # Errors
 /// When the run is not finished, or belongs to another policy.
-pub fn of_run(run: &Path, policy: &Policy) -> Result<Vec<Contender>, TrainError> {
-    let config: RewardConfig = RunDir::config(run)?;
+pub fn of_run(run: &Path, policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
+    let config: RewardTrainingConfig = RunDir::config(run)?;
     let weights = |name: &str| {
         Bundle::file(name, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()))
     };
@@ -126,7 +126,7 @@ fn load(
     config: &ScorerConfig,
     policy: &Policy,
     stored: &super::Tensors,
-) -> Result<Contender, TrainError> {
+) -> Result<ComparedScorer, TrainError> {
     let own: super::Tensors = stored
         .iter()
         .filter_map(|(k, t)| {
@@ -149,20 +149,20 @@ fn load(
         &policy.config.model,
         VarBuilder::from_tensors(own, DType::F32, &Device::Cpu),
     )?;
-    Ok(Contender {
+    Ok(ComparedScorer {
         name: name.to_owned(),
-        scorer: Scorer::Net(Box::new(net)),
+        scorer: ScoreSource::Net(Box::new(net)),
         bytes,
     })
 }
 
 /// The baselines that need no training.
-pub fn baselines() -> [Contender; 2] {
+pub fn baselines() -> [ComparedScorer; 2] {
     [
-        ("log-probability", Scorer::LogProbability),
-        ("entropy", Scorer::Entropy),
+        ("log-probability", ScoreSource::LogProbability),
+        ("entropy", ScoreSource::Entropy),
     ]
-    .map(|(name, scorer)| Contender {
+    .map(|(name, scorer)| ComparedScorer {
         name: name.into(),
         scorer,
         bytes: 0,
@@ -176,39 +176,42 @@ pub fn baselines() -> [Contender; 2] {
 /// When a tensor operation fails.
 pub fn score(
     policy: &Policy,
-    contenders: &[Contender],
+    contenders: &[ComparedScorer],
     images: &Tensor,
     batch: &RowBatch,
 ) -> CandleResult<(Vec<Vec<f32>>, Vec<f32>)> {
-    let pass = Pass::new(policy, images, batch)?;
+    let pass = ScorerInput::new(policy, images, batch)?;
     let other = next_image(images)?;
     let needs_other = contenders
         .iter()
-        .any(|c| matches!(c.scorer, Scorer::OtherImage(_)));
+        .any(|c| matches!(c.scorer, ScoreSource::OtherImage(_)));
     let blind = needs_other
-        .then(|| Pass::new(policy, &other, batch))
+        .then(|| ScorerInput::new(policy, &other, batch))
         .transpose()?;
     let said = policy_scores(policy, &pass)?;
     let net = |i: usize| {
-        if let Scorer::Net(net) = &contenders[i].scorer {
+        if let ScoreSource::Net(net) = &contenders[i].scorer {
             Ok(net)
         } else {
             candle_core::bail!("contender {i} has no network")
         }
     };
-    let logits =
-        |net: &Net, pass: &Pass<'_>| net.score(pass, Regular::default())?.logits.to_vec1::<f32>();
+    let logits = |net: &Net, pass: &ScorerInput<'_>| {
+        net.score(pass, Regular::default())?.logits.to_vec1::<f32>()
+    };
     let mut scores: Vec<Vec<f32>> = Vec::with_capacity(contenders.len());
     for contender in contenders {
         let own = match &contender.scorer {
-            Scorer::LogProbability => said.0.clone(),
-            Scorer::Entropy => said.1.clone(),
-            Scorer::Net(net) => logits(net, &pass)?,
-            Scorer::OtherImage(of) => match &blind {
+            ScoreSource::LogProbability => said.0.clone(),
+            ScoreSource::Entropy => said.1.clone(),
+            ScoreSource::Net(net) => logits(net, &pass)?,
+            ScoreSource::OtherImage(of) => match &blind {
                 Some(blind) => logits(net(*of)?, blind)?,
                 None => Vec::new(),
             },
-            Scorer::Mean(of) => mean(&of.iter().map(|&i| scores[i].as_slice()).collect::<Vec<_>>()),
+            ScoreSource::Mean(of) => {
+                mean(&of.iter().map(|&i| scores[i].as_slice()).collect::<Vec<_>>())
+            }
         };
         scores.push(own);
     }
@@ -224,7 +227,7 @@ fn mean(of: &[&[f32]]) -> Vec<f32> {
 
 /// The policy's log-probability of every learnt token, and the negative entropy of the distribution
 /// that it was drawn from.
-fn policy_scores(policy: &Policy, pass: &Pass<'_>) -> CandleResult<(Vec<f32>, Vec<f32>)> {
+fn policy_scores(policy: &Policy, pass: &ScorerInput<'_>) -> CandleResult<(Vec<f32>, Vec<f32>)> {
     let logits = policy
         .model
         .llama()
@@ -259,13 +262,13 @@ fn token_scores(line: &[f32], target: u32) -> (f32, f32) {
 /// When a tensor operation fails.
 pub fn costs(
     policy: &Policy,
-    contenders: &[Contender],
+    contenders: &[ComparedScorer],
     image: &Tensor,
     repeats: usize,
 ) -> CandleResult<Vec<f64>> {
     let row = TextRow {
         prompt: vec![1],
-        branches: vec![Branch {
+        branches: vec![ResponseBranch {
             after_prompt: true,
             tokens: vec![2],
             learn_from: 0,
@@ -273,7 +276,7 @@ pub fn costs(
     };
     let batch = RowBatch::new(&[row], image.dim(0)?)?;
     let images = image.unsqueeze(0)?;
-    let pass = Pass::new(policy, &images, &batch)?;
+    let pass = ScorerInput::new(policy, &images, &batch)?;
     let line = policy
         .model
         .llama()
@@ -283,11 +286,11 @@ pub fn costs(
     let mut costs: Vec<f64> = Vec::with_capacity(contenders.len());
     for contender in contenders {
         let cost = match &contender.scorer {
-            Scorer::LogProbability | Scorer::Entropy => median_ms(repeats, || {
+            ScoreSource::LogProbability | ScoreSource::Entropy => median_ms(repeats, || {
                 black_box(token_scores(&line, 2));
                 Ok(())
             })?,
-            Scorer::Net(net) => match net.detached() {
+            ScoreSource::Net(net) => match net.detached() {
                 Some(own) => {
                     let capacity = image.dim(0)? + 4;
                     let mut cache = own.decoder().new_cache(1, capacity)?;
@@ -327,8 +330,8 @@ pub fn costs(
                     Ok(())
                 })?,
             },
-            Scorer::OtherImage(of) => costs[*of],
-            Scorer::Mean(of) => of.iter().map(|&i| costs[i]).sum(),
+            ScoreSource::OtherImage(of) => costs[*of],
+            ScoreSource::Mean(of) => of.iter().map(|&i| costs[i]).sum(),
         };
         costs.push(cost);
     }

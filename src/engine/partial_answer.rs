@@ -3,20 +3,20 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Token, stop::StopStrings};
+use super::{GeneratedToken, stop::StopStrings};
 use crate::{
     guard::{
         Thresholds,
-        repair::{Reach, start, unselected},
+        repair::{RepairStart, start, unselected},
         repetition::repeats,
         words::{Transcript, Word},
     },
-    reward::finish::{Finish, Finisher, Written},
+    reward::finish::{FinishedReward, Finisher, ScoredText},
 };
 
 /// What could have been written in place of a token.
 #[derive(Debug, Default)]
-pub(crate) struct Menu {
+pub(crate) struct TokenAlternatives {
     /// The likeliest tokens and their log-probabilities, best first.
     pub(crate) likely: Vec<(u32, f32)>,
     /// The likeliest way to end the answer: the end-of-sequence token, or a full stop that it will
@@ -26,15 +26,15 @@ pub(crate) struct Menu {
 
 /// A version of an answer while it is written.
 #[derive(Debug, Clone)]
-pub(crate) struct Draft {
+pub(crate) struct PartialAnswer {
     thresholds: Thresholds,
     /// What finishes rewards; without it they are the scorer's.
     finisher: Option<Arc<Finisher>>,
     transcript: Transcript,
     stop: StopStrings,
-    tokens: Vec<Token>,
+    tokens: Vec<GeneratedToken>,
     /// One a token where repairs are possible.
-    menus: Vec<Arc<Menu>>,
+    menus: Vec<Arc<TokenAlternatives>>,
     /// The scorer's rewards of the leading tokens.
     rewards: Vec<f32>,
     /// Words that closed and have their rewards.
@@ -54,7 +54,7 @@ pub(crate) struct Draft {
     optimism: f32,
 }
 
-impl Draft {
+impl PartialAnswer {
     pub(crate) fn new(
         thresholds: Thresholds,
         stop: StopStrings,
@@ -79,7 +79,11 @@ impl Draft {
     }
 
     /// Appends a token. Returns whether it completes a stop string; the text then ends before it.
-    pub(crate) fn push(&mut self, token: Token, menu: Option<Arc<Menu>>) -> bool {
+    pub(crate) fn push(
+        &mut self,
+        token: GeneratedToken,
+        menu: Option<Arc<TokenAlternatives>>,
+    ) -> bool {
         self.transcript.push(&token.token.bytes);
         self.tokens.push(token);
         self.menus.extend(menu);
@@ -130,15 +134,19 @@ impl Draft {
             .filter(|shown| shown.bytes == word.bytes)
             .cloned();
         let finish = if shown.is_some() {
-            Finish::Unchanged
+            FinishedReward::Unchanged
         } else {
             self.finish(whole)
         };
-        self.waits = finish == Finish::Open;
-        let Some(word) = self.words.get_mut(at).filter(|_| finish != Finish::Open) else {
+        self.waits = finish == FinishedReward::Open;
+        let Some(word) = self
+            .words
+            .get_mut(at)
+            .filter(|_| finish != FinishedReward::Open)
+        else {
             return false;
         };
-        if let Finish::Reward(reward) = finish {
+        if let FinishedReward::Reward(reward) = finish {
             word.reward = Some(reward);
             self.tokens
                 .iter_mut()
@@ -156,17 +164,18 @@ impl Draft {
         self.finished += 1;
         if !self.menus.is_empty() && self.loop_at.is_none() {
             let (text, words) = (self.transcript.text(), &self.words[..self.finished]);
-            let sentence =
-                words[start(Reach::Sentence, text, words, at)].bytes.start..words[at].bytes.end;
+            let sentence = words[start(RepairStart::Sentence, text, words, at)]
+                .bytes
+                .start..words[at].bytes.end;
             self.loop_at = text.get(sentence).is_some_and(repeats).then_some(at);
         }
         true
     }
 
     /// Returns what becomes of the reward of the first word that is not finished.
-    fn finish(&self, whole: bool) -> Finish {
+    fn finish(&self, whole: bool) -> FinishedReward {
         let Some(finisher) = &self.finisher else {
-            return Finish::Unchanged;
+            return FinishedReward::Unchanged;
         };
         let log_probability = |token: usize| {
             self.tokens
@@ -175,7 +184,7 @@ impl Draft {
         };
         let (text, words, rewards) = (self.transcript.text(), &self.words[..], &self.rewards[..]);
         finisher.finish(
-            &Written {
+            &ScoredText {
                 text,
                 whole,
                 words,
@@ -232,7 +241,7 @@ impl Draft {
                 self.rewards.get(i).copied()
             };
             cut.push(
-                Token {
+                GeneratedToken {
                     reward,
                     ..token.clone()
                 },
@@ -298,7 +307,7 @@ impl Draft {
     }
 
     /// Tokens written, those of a stop string included.
-    pub(crate) fn tokens(&self) -> &[Token] {
+    pub(crate) fn tokens(&self) -> &[GeneratedToken] {
         &self.tokens
     }
 
@@ -310,7 +319,7 @@ impl Draft {
             .unwrap_or_default()
     }
 
-    pub(crate) fn menu(&self, at: usize) -> Option<&Arc<Menu>> {
+    pub(crate) fn menu(&self, at: usize) -> Option<&Arc<TokenAlternatives>> {
         self.menus.get(at)
     }
 
