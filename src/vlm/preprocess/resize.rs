@@ -7,7 +7,9 @@
 //! side or stands on its head gives what it gives when it is turned first.
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer as Convolution, images,
+    FilterType, ResizeAlg, ResizeOptions, Resizer as Convolution,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 use image::{RgbImage, metadata::Orientation};
 
@@ -194,6 +196,7 @@ struct RowPass {
     inner: Convolution,
     options: ResizeOptions,
     reversed: Vec<u8>,
+    resized: Vec<u8>,
 }
 
 impl RowPass {
@@ -207,6 +210,7 @@ impl RowPass {
             inner: Convolution::new(),
             options,
             reversed: Vec::new(),
+            resized: Vec::new(),
         }
     }
 
@@ -236,13 +240,16 @@ impl RowPass {
                 continue;
             }
             let height = (band.len() / line) as u32;
-            let from = images::ImageRef::new(self.width, height, band, PixelType::U8x3)
+            self.resized.resize(resized_line * height as usize, 0);
+            let from = TypedImageRef::<U8x3>::from_buffer(self.width, height, band)
                 .map_err(|e| e.to_string())?;
-            let mut to = images::Image::new(self.size, height, PixelType::U8x3);
+            let mut to = TypedImage::<U8x3>::from_buffer(self.size, height, &mut self.resized)
+                .map_err(|e| e.to_string())?;
+            // Typed: the untyped call would compile the kernels of all types of pixels.
             self.inner
-                .resize(&from, &mut to, &self.options)
+                .resize_typed(&from, &mut to, &self.options)
                 .map_err(|e| e.to_string())?;
-            to.buffer().chunks_exact(resized_line).for_each(&mut take);
+            self.resized.chunks_exact(resized_line).for_each(&mut take);
         }
         Ok(())
     }
@@ -404,6 +411,7 @@ fn catmull_rom(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use fast_image_resize::{PixelType, images};
     use image::DynamicImage;
     use proptest::prelude::*;
     use rand::{RngCore, SeedableRng, rngs::SmallRng};
