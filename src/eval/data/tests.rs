@@ -49,15 +49,22 @@ fn data(name: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-const CAPTIONS: &str = r#"{"images": [{"id": 790, "file_name": "000000000790.jpg"}, {"id": 7,
-  "file_name": "000000000007.jpg"}],
- "annotations": [{"image_id": 7, "caption": "A dog."}, {"image_id": 7,
-   "caption": "A \"puppy\"."}]}"#;
-const INSTANCES: &str = r#"{"images": [{"id": 7, "file_name": "000000000007.jpg"}, {"id": 8,
-  "file_name": "000000000008.jpg"}],
- "annotations": [{"image_id": 7, "category_id": 18, "segmentation": [[1.5, 2]], "bbox": [0, 0, 1,
-   1]}, {"image_id": 7, "category_id": 18}],
- "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}]}"#;
+const CAPTIONS: &str = concat!(
+    r#"{"images": [{"id": 790, "file_name": "000000000790.jpg"}, "#,
+    r#"{"id": 7, "file_name": "000000000007.jpg"}],"#,
+    "\n ",
+    r#""annotations": [{"image_id": 7, "caption": "A dog."}, "#,
+    r#"{"image_id": 7, "caption": "A \"puppy\"."}]}"#,
+);
+const INSTANCES: &str = concat!(
+    r#"{"images": [{"id": 7, "file_name": "000000000007.jpg"}, "#,
+    r#"{"id": 8, "file_name": "000000000008.jpg"}],"#,
+    "\n ",
+    r#""annotations": [{"image_id": 7, "category_id": 18, "segmentation": [[1.5, 2]], "#,
+    r#""bbox": [0, 0, 1, 1]}, {"image_id": 7, "category_id": 18}],"#,
+    "\n ",
+    r#""categories": [{"id": 18, "name": "dog", "supercategory": "animal"}]}"#,
+);
 
 #[test]
 fn hypotheses_come_in_several_forms() {

@@ -379,8 +379,10 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn questions_are_exchanged_in_the_form_of_the_reference() {
-    let published = r#"{"question_id": 86, "image": "COCO_val2014_000000385103.jpg",
-      "image_id": 385103, "text": "Is there an oven in the image?", "label": "yes"}"#;
+    let published = concat!(
+        r#"{"question_id": 86, "image": "COCO_val2014_000000385103.jpg", "image_id": 385103, "#,
+        r#""text": "Is there an oven in the image?", "label": "yes"}"#,
+    );
     let (_dir, path) = file(published);
     let question = &read_questions(&path).unwrap()[0];
     assert_eq!(
