@@ -27,6 +27,7 @@ mod parity;
 mod parity_decoder;
 mod parity_vision;
 mod preprocess;
+mod recorded;
 mod reports;
 mod served;
 mod server_abstain;
