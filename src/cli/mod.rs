@@ -16,15 +16,16 @@ mod lines;
 mod models;
 mod output;
 mod photo;
-mod reference;
 mod score;
 mod serve;
 mod train;
 
-use std::{ffi::OsString, fmt::Display, process::ExitCode, sync::LazyLock};
+use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode, sync::LazyLock};
 
-use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
+use self::output::{named, write_stdout};
 use crate::{bundle::Bundle, config::ConfigProblems};
 
 /// Captions photographs and answers questions about them, and says which of its words it can stand
@@ -63,8 +64,31 @@ enum Command {
     Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
-    Completions(reference::CompletionsArgs),
-    Man(reference::ManArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+/// Print the completions of a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  candor completions bash > \
+                  ~/.local/share/bash-completion/completions/candor\n  candor completions zsh > \
+                  ~/.zfunc/_candor\n  candor completions fish > \
+                  ~/.config/fish/completions/candor.fish")]
+struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Print the manual page of candor, or write those of all commands
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  candor man | man -l -\n  candor man --out ~/.local/share/man/man1"
+)]
+struct ManArgs {
+    /// Folder for one page a command, as candor-caption.1
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// Why a command did not do what it was asked; says which exit status that is.
@@ -206,8 +230,8 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Completions(args) => reference::completions(&args),
-        Command::Man(args) => reference::man(&args),
+        Command::Completions(args) => print_completions(&args),
+        Command::Man(args) => print_manual(&args),
     };
     let failure = match done {
         Ok(()) | Err(Failure::ClosedPipe) => return ExitCode::SUCCESS,
@@ -219,6 +243,28 @@ pub fn run() -> ExitCode {
         Failure::Interrupted(_) => 130,
         Failure::Failed(_) | Failure::ClosedPipe => 1,
     })
+}
+
+fn print_completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command(), "candor", &mut script);
+    write_stdout(&script)
+}
+
+fn print_manual(args: &ManArgs) -> Result<(), Failure> {
+    let root = command().disable_help_subcommand(true);
+    match &args.out {
+        Some(dir) => std::fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(root, dir))
+            .map_err(named(dir)),
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(root)
+                .render(&mut page)
+                .map_err(Failure::failed)?;
+            write_stdout(&page)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{
             flickr8k::{Dataset, Image},
             questions::AskedQuestion,
         },
-        honesty::{PhotographOrigin, folds::FOLDS},
+        honesty::{FOLDS, PhotographOrigin},
         objects,
         vqa::is_right,
     },

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use clap::Args;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::{
         photo::{in_flags, read},
     },
     config::Config,
-    eval::{captions::flags::GuardMarks, data::AnnotatedImage},
+    eval::{captions::flags::GuardMarks, data::AnnotatedImage, report::answers::AnsweredQuestion},
     guard::words::words,
     serve::Local,
 };
@@ -198,6 +199,38 @@ impl AnswerSession {
             },
         )?;
         Ok(answers)
+    }
+}
+
+/// How answers to questions are guarded.
+#[derive(Debug, Args)]
+pub(super) struct AnswerGuard {
+    /// Mode of the guard while it answers; score leaves the answers as they are and adds the risk
+    /// of each [default: score, or off where the model has no scorer]
+    #[arg(long, value_name = "MODE", value_parser = ["off", "score", "flag", "regenerate",
+        "block"])]
+    pub(super) guard: Option<String>,
+}
+
+impl AnswerGuard {
+    /// The mode as the API names it.
+    pub(super) fn mode(&self, model: &AnswerSession) -> &str {
+        match &self.guard {
+            Some(mode) => mode,
+            None if model.has_scorer() => "score",
+            None => "off",
+        }
+    }
+}
+
+/// Takes over what the guard said of an answer.
+pub(super) fn with_guard(question: AnsweredQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
+    let verdict =
+        (!matches!(answer.verdict.as_str(), "" | "unscored")).then(|| answer.verdict.clone());
+    AnsweredQuestion {
+        score: answer.score,
+        verdict,
+        ..question
     }
 }
 

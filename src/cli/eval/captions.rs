@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::json;
 
-use super::{
-    CANDIDATES, Output, Part, answering::AnswerSession, command, facts::RunFacts, one_stdin,
-};
+use super::{CANDIDATES, Output, Part, RunFacts, answering::AnswerSession, command, one_stdin};
 use crate::{
     cli::{
         Failure,

@@ -6,10 +6,9 @@ use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::{Value, json};
 
 use super::{
-    CANDIDATES, Output, Part,
+    CANDIDATES, Output, Part, RunFacts,
     answering::{AnswerSession, AnswerWithCost},
     command,
-    facts::RunFacts,
 };
 use crate::{
     cli::{

@@ -2,14 +2,16 @@
 
 mod answering;
 mod captions;
-mod facts;
 mod guard;
 mod honesty;
 mod pope;
 mod reward;
 mod vqa;
 
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -18,7 +20,10 @@ use super::{
     common::shown,
     output::{command_line, is_stdio, note, one_stdin, print, write_file},
 };
-use crate::{eval::report::EvaluationReport, train::scored_split::DevelopmentHalf};
+use crate::{
+    eval::{bootstrap::REPEATS, report::EvaluationReport},
+    train::scored_split::DevelopmentHalf,
+};
 
 /// Measure captions, scorers and answers, without a model as a judge
 #[derive(Debug, Args)]
@@ -102,6 +107,46 @@ impl Output {
             .iter()
             .for_each(|file| note(format_args!("plots and captions: {}", file.display())));
         Ok(())
+    }
+}
+
+/// What was measured and how it can be measured again.
+struct RunFacts<'a> {
+    /// Name and version of the model; `None` where captions or answers were read.
+    model: Option<(String, String)>,
+    data: Option<&'a Path>,
+    photographs: usize,
+    seed: u64,
+    resamples: usize,
+}
+
+impl RunFacts<'_> {
+    /// The facts that every report has under the same names.
+    fn facts(&self) -> Vec<(String, String)> {
+        let (model, version) = self.model.clone().unzip();
+        [
+            ("model", model),
+            ("model version", version),
+            ("data", self.data.map(|data| data.display().to_string())),
+            ("photographs", Some(self.photographs.to_string())),
+            ("seed", Some(self.seed.to_string())),
+            ("resamples", Some(self.resamples.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
+    }
+}
+
+impl Default for RunFacts<'_> {
+    fn default() -> Self {
+        Self {
+            model: None,
+            data: None,
+            photographs: 0,
+            seed: 1,
+            resamples: REPEATS,
+        }
     }
 }
 

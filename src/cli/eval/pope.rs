@@ -8,11 +8,9 @@ use std::{
 use clap::Args;
 
 use super::{
-    Output,
-    answering::{AnswerSession, AnswerWithCost},
-    command,
-    facts::{AnswerGuard, RunFacts, with_guard},
-    one_stdin,
+    Output, RunFacts,
+    answering::{AnswerGuard, AnswerSession, AnswerWithCost, with_guard},
+    command, one_stdin,
 };
 use crate::{
     cli::{

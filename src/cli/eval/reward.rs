@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Output, command, facts::RunFacts};
+use super::{Output, RunFacts, command};
 use crate::{
     cli::{Failure, common::settle},
     eval::report::EvaluationReport,

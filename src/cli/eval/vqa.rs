@@ -9,10 +9,9 @@ use clap::Args;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
-    Output,
-    answering::{AnswerSession, AnswerWithCost},
+    Output, RunFacts,
+    answering::{AnswerGuard, AnswerSession, AnswerWithCost, with_guard},
     command,
-    facts::{AnswerGuard, RunFacts, with_guard},
 };
 use crate::{
     cli::{Failure, common::ModelArgs},

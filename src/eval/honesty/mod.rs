@@ -2,19 +2,20 @@
 //! of any kind.
 //!
 //! Every figure is a function of replies and annotations; nothing here runs a model. [`bars`] lists
-//! what is measured with what is asked of it, [`folds`] says which network may be asked about which
+//! what is measured with what is asked of it, [`fold_of`] says which network may be asked about which
 //! photograph, and the other modules are the measures.
 
 pub mod bars;
 pub mod calibration;
 pub mod consistency;
-pub mod folds;
 pub mod people;
 pub mod pictures;
 pub mod risk;
 pub mod texts;
 
 use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
 
 use super::{
     bootstrap::{Estimate, estimates},
@@ -69,6 +70,23 @@ impl PhotographOrigin {
     pub fn is_made(self) -> bool {
         matches!(self, Self::Documents | Self::Drawings | Self::Reencoded)
     }
+}
+
+/// Number of parts.
+pub const FOLDS: usize = 5;
+
+/// Returns what a photograph is known by: the first eight bytes of its file's SHA-256, as a
+/// big-endian number.
+pub fn digest_of(file: &[u8]) -> u64 {
+    Sha256::digest(file)
+        .iter()
+        .take(8)
+        .fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+/// Returns the part of a photograph, from 0, by its [digest](digest_of).
+pub fn fold_of(digest: u64) -> usize {
+    (digest % FOLDS as u64) as usize
 }
 
 /// Settings of the bootstrap that gives figures their intervals.
@@ -256,5 +274,19 @@ mod tests {
         // .9 is above all three, .6 above two but for a tie: half a pair of six.
         assert!((auroc_lost(&rows, &others, RESAMPLING).value - (0.75 - 0.5 / 6.0)).abs() < 1e-9);
         assert!(auroc(&rows[..2], RESAMPLING).value.is_nan());
+    }
+
+    #[test]
+    fn parts_are_those_of_the_content() {
+        // int.from_bytes(hashlib.sha256(b).digest()[:8], "big") % 5
+        for (file, fold) in [(&b""[..], 2), (b"a", 0), (b"candor", 1), (b"photograph", 2)] {
+            assert_eq!(fold_of(digest_of(file)), fold, "{file:?}");
+        }
+        let mut counts = [0; FOLDS];
+        (0..5000u32).for_each(|i| counts[fold_of(digest_of(&i.to_le_bytes()))] += 1);
+        assert!(
+            counts.iter().all(|count| (880..1120).contains(count)),
+            "{counts:?}"
+        );
     }
 }

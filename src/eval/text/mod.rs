@@ -6,7 +6,6 @@
 
 mod bleu;
 mod cider;
-mod consensus;
 mod ngrams;
 mod ptb;
 mod rouge;
@@ -16,7 +15,7 @@ mod words;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use self::{bleu::BleuStats, consensus::Consensus, ptb::words};
+pub use self::{bleu::BleuStats, cider::Consensus, ptb::words};
 use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::NumberedCaption};
 
 /// Scores of one caption by the references of its image.

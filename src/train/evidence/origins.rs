@@ -13,10 +13,7 @@ use crate::eval::{
         flickr8k::{Dataset, Image},
         questions::{AskedQuestion, questions_file, read_questions},
     },
-    honesty::{
-        PhotographOrigin,
-        folds::{digest_of, fold_of},
-    },
+    honesty::{PhotographOrigin, digest_of, fold_of},
 };
 
 /// The origins beside Flickr8k, in the order of features and tables.

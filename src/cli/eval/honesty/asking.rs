@@ -14,7 +14,7 @@ use crate::{
         lines::{LineFile, settings},
         output::note,
     },
-    eval::honesty::folds::FOLDS,
+    eval::honesty::FOLDS,
 };
 
 /// How something is asked.

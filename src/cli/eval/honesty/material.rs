@@ -24,8 +24,7 @@ use crate::{
         honesty::{
             PhotographOrigin,
             consistency::{self, ObjectQuestions},
-            folds::{digest_of, fold_of},
-            pictures,
+            digest_of, fold_of, pictures,
         },
         pope,
         vqa::is_right,

@@ -21,7 +21,7 @@ use self::{
     material::HonestyMaterial,
     questions::AnswerResults,
 };
-use super::{Output, command, facts::RunFacts};
+use super::{Output, RunFacts, command};
 use crate::{
     cli::{
         Failure,
@@ -31,10 +31,9 @@ use crate::{
     eval::{
         bootstrap::REPEATS,
         honesty::{
-            PhotographOrigin, Resampling, ScoredOutcome,
+            FOLDS, PhotographOrigin, Resampling, ScoredOutcome,
             bars::{self, Finding, Measure, MeasuredValue},
             calibration::{BINS, CalibrationError, calibration_error},
-            folds::FOLDS,
             risk::{risk_at, risk_coverage, risk_plot},
         },
         report::{
