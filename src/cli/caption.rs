@@ -20,13 +20,13 @@ use super::{
 };
 use crate::{config::Config, guard::Mode, serve::Local};
 
-/// Photographs that are answered at once in a batch.
+/// Photographs of a batch that are answered concurrently.
 const AT_ONCE: usize = 16;
 
-/// Caption photographs; words that the model cannot stand behind are marked
+/// Caption photographs; low-reward words are marked
 ///
-/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
-/// as [word?0.23]. What --guard regenerate wrote anew stands as [before → now].
+/// On a terminal, low-reward words are colored and followed by their score; in a pipe they are
+/// written as [word?0.23]. Words that --guard regenerate replaced are written as [before → now].
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json \
@@ -35,16 +35,16 @@ const AT_ONCE: usize = 16;
                   when typed again"
 )]
 pub(crate) struct CaptionArgs {
-    /// Photographs; - is standard input
+    /// Photographs to caption; `-` reads one from standard input
     #[arg(required_unless_present = "batch", value_name = "PHOTO")]
     photos: Vec<PathBuf>,
 
-    /// Caption every photograph of a folder
+    /// Folder whose photographs are all captioned
     #[arg(long, value_name = "DIR", requires = "out", conflicts_with = "photos")]
     batch: Option<PathBuf>,
 
-    /// Where a batch's captions go, one JSON object a line; a file of an earlier run with the same
-    /// settings is continued. - is standard output
+    /// File for a batch's captions, one JSON object per line; `-` is standard output. A file that
+    /// an earlier run with the same settings left is continued
     #[arg(
         long,
         value_name = "FILE.jsonl",
@@ -53,7 +53,7 @@ pub(crate) struct CaptionArgs {
     )]
     out: Option<PathBuf>,
 
-    /// Begin a batch's file anew, whatever is in it
+    /// Replace the batch's file, whatever it contains
     #[arg(long, requires = "out", conflicts_with = "photos")]
     overwrite: bool,
 
@@ -68,15 +68,15 @@ pub(crate) struct CaptionArgs {
                   photo.jpg \"What does the sign say?\" --on-unanswerable answer"
 )]
 pub(crate) struct AskArgs {
-    /// The photograph; - is standard input
+    /// Photograph; `-` reads it from standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
 
-    /// The question
+    /// Question to answer
     question: String,
 
-    /// What is done about questions that no photograph answers (text in it, times, names, advice)
-    /// and answers that are likely wrong: abstain or answer [default: abstain]
+    /// Treatment of questions that no photograph answers (text in it, times, names, advice) and of
+    /// answers that are likely wrong: abstain or answer [default: abstain]
     #[arg(long, value_name = "WHAT",
         value_parser = PossibleValuesParser::new(["abstain", "answer"]),
         hide_possible_values = true)]
@@ -86,29 +86,29 @@ pub(crate) struct AskArgs {
     answer: AnswerArgs,
 }
 
-/// Options of an answer: its writing and its printing.
+/// Options for decoding and printing an answer.
 #[derive(Debug, Args)]
 struct AnswerArgs {
-    /// off, score, flag, regenerate or block [default: flag]
+    /// Guard mode: off, score, flag, regenerate or block [default: flag]
     #[arg(long, value_name = "MODE")]
     guard: Option<String>,
 
     #[command(flatten)]
     judged: GuardArgs,
 
-    /// Most tokens of an answer [default: what the context leaves]
+    /// Maximum number of tokens in an answer [default: what the context leaves]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
 
-    /// 0 always takes the likeliest token; up to 2 [default: 0]
+    /// Sampling temperature, 0 to 2; 0 always takes the likeliest token [default: 0]
     #[arg(long, value_name = "T", value_parser = |text: &str| between(text, 2.0))]
     temperature: Option<f64>,
 
-    /// The same seed gives the same answer, where --temperature is above 0
+    /// Seed for sampling; the same seed gives the same answer
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
 
-    /// Print the API's object instead of text
+    /// Print the API's response as JSON instead of text
     #[arg(long)]
     json: bool,
 
@@ -132,7 +132,7 @@ impl AnswerArgs {
         Ok(config)
     }
 
-    /// The fields of a request that the options give.
+    /// Request fields that the options set.
     fn fields(&self) -> Value {
         let guard = self.judged.fields();
         given([
@@ -188,7 +188,7 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     )
 }
 
-/// A model with its handlers, and what every request of a command has in common.
+/// A running model and the request fields that all requests of a command share.
 struct Answering<'a> {
     local: Local,
     most_bytes: usize,
@@ -209,7 +209,7 @@ impl<'a> Answering<'a> {
 
     async fn answer(&self, photo: &Path) -> Result<Value, String> {
         let (path, most_bytes) = (photo.to_owned(), self.most_bytes);
-        // Standard input may keep one waiting, and Ctrl-C must not.
+        // Reading standard input blocks, and Ctrl-C must still work.
         let file = tokio::task::spawn_blocking(move || read(&path, most_bytes))
             .await
             .map_err(|e| e.to_string())??;
@@ -219,8 +219,8 @@ impl<'a> Answering<'a> {
     }
 }
 
-/// One answer a photograph; a photograph that cannot be answered is reported and does not stop the
-/// others.
+/// Answers every photograph in turn. A photograph that cannot be answered is reported and does not
+/// stop the others.
 fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> Result<(), Failure> {
     let answering = Answering::start(args.config()?, prompt, fields)?;
     let failed = block_on(async {
@@ -267,7 +267,7 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
     }
 }
 
-/// Captions the photographs of a folder that the file has no captions of yet.
+/// Captions the photographs of a folder that have no caption in the file yet.
 fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(), Failure> {
     let (config, mut fields) = (args.config()?, args.fields());
     settle(config.model.threads.value())?;
@@ -356,8 +356,8 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     }
 }
 
-/// The name of a file as a JSON string has it: where it is not UTF-8, its bytes are escaped, so
-/// that two names never look alike.
+/// File name as a JSON string. Bytes that are not UTF-8 are escaped, so that two different names
+/// never look alike.
 fn name_in_json(name: &OsStr) -> String {
     name.to_str().map_or_else(
         || name.as_encoded_bytes().escape_ascii().to_string(),
@@ -365,7 +365,7 @@ fn name_in_json(name: &OsStr) -> String {
     )
 }
 
-/// Says how far a run came that Ctrl-C ended, and how it goes on.
+/// Failure of a run that Ctrl-C ended: says how far it came and how to continue.
 pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
     let on = if file.is_resumable() {
         format!("; this goes on:\n  {}", command_line(&["--overwrite"]))

@@ -24,38 +24,38 @@ use crate::{
     },
 };
 
-/// How willingly the process gives way to others.
+/// Scheduling priority of the process: the lowest.
 const NICE: i32 = 19;
 
 /// Learn from the corrections in the store: train, evaluate, and promote only what is better
 ///
-/// Snapshot, scorers, policy, scorers again, evaluation, gate, registry, promotion. A cycle that
-/// died goes on where it did. Store, registry, model and directory are those of the configuration,
-/// which a server may be using. A rejected candidate is kept with the reasons, and no failure: the
-/// exit status is 0.
+/// Steps: snapshot, scorers, policy, scorers again, evaluation, gate, registry, promotion. An
+/// interrupted cycle continues where it stopped. Store, registry, model and directory come from the
+/// configuration; a server may be using them. A rejected candidate is kept with the reasons, and
+/// the exit status is 0.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor cycle --once\n  candor cycle --every 24h --min-feedback \
                   500\n  candor cycle --once --recipe config/cycle.toml --config candor.toml"
 )]
 pub(crate) struct CycleArgs {
-    /// One cycle
+    /// Run one cycle
     #[arg(long, required_unless_present_any = ["every", "abandon"], conflicts_with = "every")]
     once: bool,
 
-    /// A cycle, and the next one that long after its beginning: 24h, 30m
+    /// Run a cycle every so often, from start to start: 24h, 30m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     every: Option<Duration>,
 
-    /// Begin none with fewer new corrections than these
+    /// Start no cycle with fewer new corrections than this
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_feedback: usize,
 
-    /// Give up the cycle that is under way, and do nothing else
+    /// Abandon the unfinished cycle, and do nothing else
     #[arg(long, conflicts_with_all = ["once", "every"])]
     abandon: bool,
 
-    /// What a cycle does, and how much of it
+    /// Recipe: steps of a cycle and their sizes
     #[arg(long, value_name = "FILE", default_value = "config/cycle.toml")]
     recipe: PathBuf,
 
@@ -72,8 +72,7 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         return Err(Failure::Misused("registry.dir is off".to_owned()));
     };
     settle(config.model.threads.value())?;
-    // Before there are threads, which inherit it. Where it is refused the cycle is only less
-    // polite.
+    // Threads inherit the priority, so it is set before there are any. A refusal does no harm.
     let _ = rustix::process::nice(NICE);
     let registry = registry.map_err(Failure::failed)?;
     let cycles = CycleDirectory::hold(Path::new(&config.cycle.dir)).map_err(Failure::failed)?;
@@ -104,7 +103,7 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
     loop {
         let begun = std::time::Instant::now();
         match here.once(&args) {
-            // The next time it goes on there.
+            // The next cycle continues there.
             Err(Failure::Failed(error)) => note(format_args!("candor: {error}")),
             other => other?,
         }
@@ -112,12 +111,12 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
     }
 }
 
-/// Prints how a cycle goes; it goes on where nobody reads that.
+/// Prints progress; the cycle goes on even if standard output is closed.
 fn tell(line: impl std::fmt::Display) {
     let _ = print(line);
 }
 
-/// Everything that is opened once.
+/// Configuration, store and registry that all cycles use.
 struct Here {
     config: Config,
     registry: Registry,
@@ -139,7 +138,7 @@ impl Here {
         }
     }
 
-    /// One cycle, if there is enough to learn from or one to go on with.
+    /// Runs one cycle if one is unfinished or there are enough new corrections.
     fn once(&self, args: &CycleArgs) -> Result<(), Failure> {
         let (new, under_way) = waiting(&self.place()).map_err(Failure::failed)?;
         if new < args.min_feedback && !under_way {

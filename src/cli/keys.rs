@@ -29,10 +29,10 @@ pub(super) struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Make a key by chance, and the table of the configuration that lets it in
+    /// Generate a random key, and the configuration table that admits it
     ///
-    /// The key is the first line of what is printed, or the content of the --out file; it stands
-    /// nowhere else. The table has its SHA-256 alone.
+    /// The key is the first line of output, or the content of the --out file; it is stored nowhere
+    /// else. The table contains only its SHA-256.
     #[command(
         after_help = "Examples:\n  candor keys new --name app >> key-and-table.txt\n  candor keys \
                       new --name annotators --owner app --scopes annotate,feedback:write\n  candor \
@@ -44,25 +44,25 @@ enum What {
 
 #[derive(Debug, Args)]
 struct New {
-    /// What logs call whoever has the key
+    /// Name of the key's holder in logs
     #[arg(long, value_name = "NAME", default_value = "app")]
     name: String,
 
-    /// Whose are the answers and records made with it; keys of one owner see the same [default: the
-    /// name]
+    /// Owner of the answers and records made with the key; keys of one owner see the same data
+    /// [default: the name]
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
 
-    /// What may be done with it, separated by commas: complete, score, feedback:write,
-    /// feedback:read, annotate, admin [default: the first three]
+    /// Scopes of the key, separated by commas: complete, score, feedback:write, feedback:read,
+    /// annotate, admin [default: the first three]
     #[arg(long, value_name = "SCOPES", value_delimiter = ',')]
     scopes: Vec<KeyScope>,
 
-    /// File that the key goes to instead, which nobody else can read
+    /// Write the key to this file, readable by you alone, instead of printing it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
-    /// Leave the --out file as it is where there is one
+    /// Leave an existing --out file as it is
     #[arg(long, requires = "out")]
     if_missing: bool,
 }
@@ -102,13 +102,13 @@ fn make(new: &New) -> Result<(), Failure> {
     ))
 }
 
-/// Writes the key to a new file; `false` where there is one already, and that is to be left.
+/// Writes the key to a new file. Returns `false` if the file exists and `if_missing` is set.
 fn write(path: &Path, secret: &str, if_missing: bool) -> Result<bool, Failure> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    // Readable by its owner alone, and there as a whole or not at all.
+    // Readable by its owner alone, and never half written.
     let mut file = NamedTempFile::new_in(folder).map_err(named(path))?;
     writeln!(file, "{secret}").map_err(named(path))?;
     match file.persist_noclobber(path) {
@@ -121,7 +121,7 @@ fn write(path: &Path, secret: &str, if_missing: bool) -> Result<bool, Failure> {
     }
 }
 
-/// The table of a key, as it stands in the configuration file.
+/// Table of a key in the configuration file.
 #[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,

@@ -1,4 +1,4 @@
-//! Files of JSON lines that a run which was interrupted leaves, and the next one continues.
+//! JSON Lines files that an interrupted run leaves and the next one continues.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -15,26 +15,25 @@ use super::{
 };
 use crate::{bundle::Bundle, config::Config};
 
-/// The field of a row that says what it was made with.
+/// Field of a row that holds the settings it was made with.
 const SETTINGS: &str = "settings";
 
-/// A file of rows about photographs, open at its end; or standard output.
+/// File of rows about photographs, open at its end; or standard output.
 #[derive(Debug)]
 pub(crate) struct LineFile {
-    /// `None`: standard output.
+    /// `None` is standard output.
     file: Option<File>,
     path: PathBuf,
     settings: Value,
 }
 
 impl LineFile {
-    /// Opens a file, and returns the rows that stand in it already and need not be made again. A
-    /// torn last line, which a killed run leaves, and rows that say why there was no answer are
-    /// dropped.
+    /// Opens a file and returns the rows that need not be made again. A torn last line, which a
+    /// killed run leaves, and rows with an error are dropped.
     ///
     /// # Errors
-    /// When the file holds something else, or rows made with other settings, and may not be
-    /// overwritten; when another process is writing it.
+    /// If the file holds something else, or rows made with other settings, and `overwrite` is not
+    /// set; if another process is writing it.
     pub(crate) fn open(
         path: &Path,
         overwrite: bool,
@@ -79,7 +78,7 @@ impl LineFile {
         } else {
             file.read_to_end(&mut text).map_err(named(path))?;
         }
-        // As they are read back: the last digit of a number may differ.
+        // Settings are compared after a round trip, which may change the last digit of a number.
         let as_read: Value =
             serde_json::from_str(&settings.to_string()).map_err(Failure::failed)?;
         let Rows { rows, good } = read(&text, &as_read)
@@ -93,14 +92,14 @@ impl LineFile {
         Ok((new(Some(file)), rows))
     }
 
-    /// Adds a row.
+    /// Appends a row.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub(crate) fn push(&mut self, mut row: Value) -> Result<(), Failure> {
         row[SETTINGS] = self.settings.clone();
         match &mut self.file {
-            // In one piece, so that a killed run leaves whole lines but for the last.
+            // One write per row, so that a killed run tears at most the last line.
             Some(file) => file
                 .write_all(format!("{row}\n").as_bytes())
                 .map_err(named(&self.path)),
@@ -108,7 +107,7 @@ impl LineFile {
         }
     }
 
-    /// Returns whether a later run can go on with it.
+    /// Returns `true` if a later run can continue the file.
     pub(crate) fn is_resumable(&self) -> bool {
         self.file.is_some() && fs::metadata(&self.path).is_ok_and(|file| file.is_file())
     }
@@ -127,7 +126,7 @@ fn lock(file: &File, path: &Path) -> Result<(), Failure> {
 
 struct Rows {
     rows: Vec<Value>,
-    /// The text of those rows.
+    /// Text of those rows.
     good: Vec<u8>,
 }
 
@@ -142,7 +141,7 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
             .ok()
             .filter(|row| row.is_object());
         let Some(row) = row else {
-            // Nothing follows the last line, not even its end: the run that wrote it was killed.
+            // The last line, without a line end, of a run that was killed.
             if lines.peek().is_none() && (i > 0 || line.starts_with(b"{")) {
                 break;
             }
@@ -175,7 +174,7 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
     Ok(Rows { rows, good })
 }
 
-/// Describes how the settings of a row differ from those of this run.
+/// Describes the differences between the settings of a row and those of this run.
 fn difference(there: &Value, here: &Value) -> String {
     let Some(there) = there.as_object() else {
         return "does not say with which settings it was made, so that this run cannot go on with \
@@ -209,11 +208,11 @@ fn difference(there: &Value, here: &Value) -> String {
     )
 }
 
-/// Returns the settings that decide what a model answers, by name: the model, and whatever
-/// configuration and request have otherwise than the defaults.
+/// Settings that affect answers, by name: the model, and every value of configuration and request
+/// that is not the default.
 ///
 /// # Errors
-/// When there is no such model.
+/// If there is no such model.
 pub(crate) fn settings(config: &Config, request: &Value) -> Result<Value, Failure> {
     let bundle = Bundle::describe(&config.model.name).map_err(Failure::failed)?;
     let parts = |config: &Config| {
@@ -342,7 +341,7 @@ mod tests {
             let text = lines.concat().into_bytes();
             let cut = (cut * text.len() as f64) as usize;
             let read = read(&text[..cut], &here()).unwrap();
-            // A line whose end alone is missing is whole.
+            // A line that lacks only its line end is whole.
             let whole = (0..=count).rev().find(|&n| lines[..n].concat().trim_end().len() <= cut)
                 .unwrap();
             prop_assert_eq!(read.rows.len(), whole);

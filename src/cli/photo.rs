@@ -1,4 +1,4 @@
-//! Photographs that the command line names, and what is said about them.
+//! Photographs named on the command line, and messages about them.
 
 use std::{
     fs::{self, File},
@@ -18,14 +18,13 @@ use crate::{
     guard::{Action, GuardReport, Span, render},
 };
 
-/// Familiarity below which people are told that a photograph is unlike those that the model learnt
-/// from.
+/// Familiarity below which a note says that the photograph is unlike the training photographs.
 const UNFAMILIAR: f64 = 0.5;
 
-/// The file of a photograph; `-` is standard input.
+/// Reads the file of a photograph; `-` is standard input.
 ///
 /// # Errors
-/// Why there is none, with its name.
+/// The reason, with the file's name.
 pub(super) fn read(path: &Path, most_bytes: usize) -> Result<Vec<u8>, String> {
     let named = |what: &dyn std::fmt::Display| format!("{}: {what}", shown_path(path));
     let mut file = Vec::new();
@@ -45,7 +44,7 @@ pub(super) fn read(path: &Path, most_bytes: usize) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The name of a photograph in messages.
+/// Name of a photograph in messages.
 pub(super) fn shown_path(path: &Path) -> String {
     if is_stdio(path) {
         "standard input".to_owned()
@@ -54,7 +53,7 @@ pub(super) fn shown_path(path: &Path) -> String {
     }
 }
 
-/// The photographs of a folder, by name.
+/// Photographs of a folder, sorted by name.
 pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let misused = |what: &dyn std::fmt::Display| {
         Failure::Misused(format!("--batch {}: {what}", dir.display()))
@@ -93,7 +92,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(photos)
 }
 
-/// An answer, or a text that was scored, for people. `holder` is what has the `guard` report.
+/// Formats an answer or a scored text for a person. `holder` is the object with the `guard` report.
 pub(super) fn shown(text: &str, holder: &Value, how: TextStyle) -> String {
     let report = serde_json::from_value::<GuardReport>(holder["guard"].clone()).ok();
     let alt_text = report
@@ -114,8 +113,8 @@ pub(super) fn shown(text: &str, holder: &Value, how: TextStyle) -> String {
     }
 }
 
-/// Says of a photograph that it is unlike those that the model learnt from, where its report says
-/// so. `holder` is what has the `guard` report.
+/// Prints a note if the report says that the photograph is unlike the training photographs.
+/// `holder` is the object with the `guard` report.
 pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
     if let Some(familiarity) = holder["guard"]["familiarity"]
         .as_f64()
@@ -129,7 +128,7 @@ pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
     }
 }
 
-/// Returns whether something else stands in the place of a span now, or nothing.
+/// Returns `true` if a repair replaced or removed the span.
 fn is_change(span: &Span) -> bool {
     matches!(span.action, Action::Regenerated | Action::Omitted)
         && span
@@ -138,8 +137,8 @@ fn is_change(span: &Span) -> bool {
             .is_some_and(|original| *original != span.text)
 }
 
-/// The API's message in the command line's words: flags in the place of fields, and nothing of
-/// messages and parts that nobody wrote.
+/// Rewrites a message of the API for the command line: flags for field names, and no message
+/// indices.
 pub(super) fn in_flags(message: &str) -> String {
     const FLAGS: [(&str, &str); 12] = [
         ("guard.mode", "--guard"),
@@ -182,7 +181,7 @@ pub(super) fn in_flags(message: &str) -> String {
     out + rest
 }
 
-/// The text before the first quotation, in it, and behind it.
+/// Splits at the first quoted name: text before, inside and after the quotation marks.
 fn quoted(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('\'')?;
     let (inside, after) = rest.split_once('\'')?;

@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{guard::Mode, serve::Local};
 
-/// Longest text that is read from standard input, in bytes: more than the API takes.
+/// Longest text read from standard input, in bytes; more than the API accepts.
 const TEXT_BYTES: u64 = 1 << 20;
 
 /// Score a text about a photograph, whoever wrote it; words that the photograph does not support
 /// are marked
 ///
-/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
-/// as [word?0.23].
+/// On a terminal, low-reward words are colored and followed by their score; in a pipe they are
+/// written as [word?0.23].
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score \
@@ -28,14 +28,14 @@ const TEXT_BYTES: u64 = 1 << 20;
                   candor score photo.jpg - < caption.txt"
 )]
 pub(crate) struct ScoreArgs {
-    /// The photograph; - is standard input
+    /// Photograph; `-` reads it from standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
 
-    /// What somebody wrote about it; - is standard input
+    /// Text about it; `-` reads it from standard input
     text: String,
 
-    /// The question that the text answers [default: the text is a caption]
+    /// Question that the text answers [default: the text is a caption]
     #[arg(
         long,
         value_name = "QUESTION",
@@ -44,7 +44,7 @@ pub(crate) struct ScoreArgs {
     )]
     prompt: String,
 
-    /// score (numbers only, see --json) or flag [default: flag]
+    /// Guard mode: score (numbers only, see --json) or flag [default: flag]
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["score", "flag"]),
         hide_possible_values = true)]
     guard: Option<String>,
@@ -52,7 +52,7 @@ pub(crate) struct ScoreArgs {
     #[command(flatten)]
     judged: GuardArgs,
 
-    /// Print the API's object instead of text
+    /// Print the API's response as JSON instead of text
     #[arg(long)]
     json: bool,
 
@@ -82,7 +82,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
             "--render hedged and omitted are of flagged words, and --guard score flags none".into(),
         ));
     }
-    // Before standard input is read: the process may start anew.
+    // The process may re-execute itself, so standard input is read later.
     settle(config.model.threads.value())?;
     let text = if args.text == "-" {
         text_of_stdin()?
@@ -115,7 +115,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
     print(shown(&text, result, args.judged.render))
 }
 
-/// A text without its byte order mark and the end of its last line.
+/// Reads a text without byte order mark and final line end.
 fn text_of_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin()

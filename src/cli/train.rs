@@ -40,40 +40,40 @@ enum What {
         after_help = "Example:\n  candor train reward --config config/reward.toml --out runs/reward"
     )]
     Reward(Reward),
-    /// Train what a photograph's features say of words: evidence, familiarity, and their
-    /// calibrations with the scorer
+    /// Train the evidence about a photograph's objects, its familiarity, and their calibration with
+    /// the scorer
     #[command(
         after_help = "Example:\n  candor train evidence --config config/evidence.toml --out \
                       runs/evidence"
     )]
     Evidence(Training),
-    /// Align a captioner with corrections: token-wise PPO, a reward a word
+    /// Align a captioner with corrections by token-wise PPO, one reward per word
     #[command(
         after_help = "Example:\n  candor train ppo --config config/align.toml --out runs/ppo"
     )]
     Ppo(Run),
-    /// PPO with one reward an answer
+    /// Align by PPO with one reward per answer
     #[command(
         after_help = "Example:\n  candor train sequence-ppo --config config/align.toml --out \
                       runs/sequence-ppo"
     )]
     SequencePpo(Run),
-    /// Direct preference optimisation: the corrected answer against the answer
+    /// Align by direct preference optimization (DPO): the corrected answer against the original
     #[command(
         after_help = "Example:\n  candor train dpo --config config/align.toml --out runs/dpo"
     )]
     Dpo(Run),
-    /// Dense DPO (RLHF-V): the same, corrected tokens weigh more
+    /// Align by dense DPO (RLHF-V): as DPO, with more weight on corrected tokens
     #[command(
         after_help = "Example:\n  candor train ddpo --config config/align.toml --out runs/ddpo"
     )]
     Ddpo(Run),
-    /// Self-play: what people wrote against what the policy writes
+    /// Align by self-play (SPIN): people's captions against the policy's
     #[command(
         after_help = "Example:\n  candor train spin --config config/align.toml --out runs/spin"
     )]
     Spin(Run),
-    /// Imitation of the policy's own best answers
+    /// Align by imitation of the policy's own best answers (ReST)
     #[command(
         after_help = "Example:\n  candor train rest --config config/align.toml --out runs/rest"
     )]
@@ -85,8 +85,8 @@ struct Reward {
     #[command(flatten)]
     run: Run,
 
-    /// Only write what the scorers would learn from, RUNDIR/samples.html and samples.json, to look
-    /// at
+    /// Write only the scorers' training examples, to RUNDIR/samples.html and samples.json, for
+    /// inspection
     #[arg(long)]
     data_only: bool,
 }
@@ -96,31 +96,31 @@ struct Run {
     #[command(flatten)]
     training: Training,
 
-    /// Name of the bundle that the run writes
+    /// Name of the bundle that is written
     #[arg(long, default_value = "candor-mini")]
     name: String,
 
-    /// Its version
+    /// Version of the bundle
     #[arg(long, default_value = "0.1.0")]
     version: String,
 }
 
 #[derive(Debug, Args)]
 struct Training {
-    /// What to train on, and how
+    /// Configuration file of the training
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Something of the configuration that this run has otherwise, such as seed=32 or
-    /// corrections.limit=300; any number of them
+    /// Override a key of the configuration, such as seed=32 or corrections.limit=300; may be
+    /// repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
-    /// Run directory: checkpoints, losses, results
+    /// Run directory for checkpoints, losses and results
     #[arg(long, value_name = "RUNDIR")]
     out: PathBuf,
 
-    /// Go on where the run directory's last checkpoint stands
+    /// Continue from the last checkpoint in the run directory
     #[arg(long)]
     resume: bool,
 }
@@ -177,7 +177,7 @@ fn align(method: Method, run: &Run) -> Result<(), Failure> {
 }
 
 impl Training {
-    /// The configuration of the file, with what `--set` changes.
+    /// Reads the configuration file and applies `--set`.
     fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
         let misused = |e: &dyn std::fmt::Display| {
             Failure::Misused(format!(
@@ -187,7 +187,7 @@ impl Training {
             ))
         };
         let text = std::fs::read_to_string(&self.config).map_err(|e| misused(&e))?;
-        // Without changes, an error names its line.
+        // Parsed directly, errors name their line.
         if self.set.is_empty() {
             return toml::from_str(&text).map_err(|e| misused(&e));
         }
@@ -205,8 +205,8 @@ impl Training {
     }
 }
 
-/// Changes one value of a configuration: `change` is a dotted key, `=`, and a value as TOML writes
-/// it; what is none is taken for text.
+/// Sets one value of a configuration. `change` is a dotted key, `=`, and a TOML value; anything
+/// else is taken as a string.
 fn set(table: &mut Table, change: &str) -> Result<(), String> {
     let (key, value) = change.split_once('=').ok_or("a change is KEY=VALUE")?;
     let text = || Value::String(value.trim().to_owned());

@@ -1,12 +1,11 @@
-//! Hallucinated things in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every
-//! concrete noun that the lexicon knows.
+//! Hallucinated objects in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every
+//! concrete noun of the lexicon.
 //!
-//! A mention is supported when a reference names the same noun, a synonym, something more general
-//! or something more special; people are one thing. CHAIR_i is the share of mentions without
-//! support, CHAIR_s the share of captions with at least one, recall the share of the nouns named by
-//! at least two references that the caption supports. References leave things out, so that a
-//! person's caption does not score 0 either: [`floor`] measures how far, and belongs beside every
-//! result.
+//! A mention is supported if a reference names the same noun, a synonym, or a more general or more
+//! specific one; all nouns for people count as one. CHAIR_i is the share of mentions without
+//! support, CHAIR_s the share of captions with at least one, recall the share of nouns named by at
+//! least two references that the caption supports. References are incomplete, so a person's caption
+//! does not score 0 either: [`floor`] measures by how much, and belongs beside every result.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,23 +16,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, ReferenceTexts, Support};
 
-/// Number of references that must name a noun for recall to ask for it.
+/// Number of references that must name a noun for it to count for recall.
 const NAMED_BY: usize = 2;
 
-/// Judgment of one caption by the references of its image. Ranges are bytes of the caption.
+/// Judgment of one caption by the references of its image. Ranges are in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectJudgment {
-    /// Every mention of a thing, and whether the references support it.
+    /// Object mentions, each with `true` if the references support it.
     pub mentions: Vec<(Range<usize>, bool)>,
     /// The nouns without support, in the singular.
     pub hallucinated: Vec<&'static str>,
-    /// Colour words on which the references have a say, and whether one of them agrees.
+    /// Color words of objects whose color a reference states, with `true` if one agrees.
     pub colours: Vec<(Range<usize>, bool)>,
-    /// Numbers on which the references have a say, and whether one of them agrees.
+    /// Numbers of objects that a reference counts, with `true` if one agrees.
     pub counts: Vec<(Range<usize>, bool)>,
-    /// Nouns that at least two references name, and how many of them the caption supports.
+    /// Number of nouns that at least two references name.
     pub asked: usize,
-    /// See [`Self::asked`].
+    /// Number of those that the caption supports.
     pub recalled: usize,
     /// Length of the caption in words.
     pub words: usize,
@@ -52,7 +51,7 @@ pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) 
     )
 }
 
-/// Judges a caption by the references of its image, all of them read before.
+/// Judges a caption by the references of its image, all of them already read.
 pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> ObjectJudgment {
     let support = ReferenceTexts::of(lexicon, references.iter().copied());
     let mut judgment = ObjectJudgment {
@@ -87,7 +86,7 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
     judgment
 }
 
-/// The concepts that enough references name.
+/// Concepts that enough references name.
 pub(crate) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
     let mut by: BTreeMap<ConceptId, usize> = BTreeMap::new();
     for reading in references {
@@ -106,7 +105,7 @@ pub(crate) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
         .collect()
 }
 
-/// The colours of a phrase, where a reference gives the thing one: right when any reference has the
+/// Colors of a phrase, if a reference states the object's color; right if any reference states the
 /// same.
 fn colours(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> {
     let said: BTreeSet<usize> = uses
@@ -124,8 +123,8 @@ fn colours(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> 
         .collect()
 }
 
-/// The number of a phrase, where a reference counts: right when any reference counts as many, in
-/// one phrase or in all.
+/// Number in a phrase, if a reference counts the objects; right if any reference has the same
+/// number, in one phrase or in total.
 fn count(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Option<(Range<usize>, bool)> {
     let count = phrase.count.as_ref()?;
     let mut said = BTreeSet::new();
@@ -140,28 +139,28 @@ fn count(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Option<(Range<usize>, bool)>
     (!said.is_empty()).then(|| (count.range.clone(), said.contains(&count.group)))
 }
 
-/// Sums over many captions. The rates are `None` where nothing was there to count.
+/// Sums over many captions. Rates are `None` if there was nothing to count.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectScores {
     /// Captions judged.
     pub captions: usize,
-    /// Captions with at least one thing that no reference supports.
+    /// Captions with at least one unsupported object.
     pub captions_hallucinating: usize,
-    /// Mentions of things.
+    /// Object mentions.
     pub mentions: usize,
-    /// Those that no reference supports.
+    /// Mentions that no reference supports.
     pub hallucinated: usize,
     /// Nouns that at least two references name.
     pub asked: usize,
-    /// Those that the caption supports.
+    /// Number of those that the caption supports.
     pub recalled: usize,
-    /// Colours on which a reference has a say.
+    /// Color words of objects whose color a reference states.
     pub colours: usize,
-    /// Those that all references contradict.
+    /// Color words that all references contradict.
     pub colours_wrong: usize,
-    /// Numbers on which a reference has a say.
+    /// Numbers of objects that a reference counts.
     pub counts: usize,
-    /// Those that all references contradict.
+    /// Numbers that all references contradict.
     pub counts_wrong: usize,
     /// Words.
     pub words: usize,
@@ -193,7 +192,7 @@ impl ObjectScores {
         self.words += judgment.words;
     }
 
-    /// Judges and adds up captions with their references.
+    /// Judges captions by their references and sums them up.
     pub fn of<'a, S: AsRef<str> + 'a>(
         lexicon: &Lexicon,
         captions: impl IntoIterator<Item = (&'a str, &'a [S])>,
@@ -215,17 +214,17 @@ impl ObjectScores {
         rate(self.captions_hallucinating, self.captions)
     }
 
-    /// Share of the often-named nouns that the captions support.
+    /// Share of the expected nouns that the captions support.
     pub fn recall(&self) -> Option<f64> {
         rate(self.recalled, self.asked)
     }
 
-    /// Share of wrong colours among those that can be judged.
+    /// Share of color words that are wrong.
     pub fn wrong_colours(&self) -> Option<f64> {
         rate(self.colours_wrong, self.colours)
     }
 
-    /// Share of wrong numbers among those that can be judged.
+    /// Share of numbers that are wrong.
     pub fn wrong_counts(&self) -> Option<f64> {
         rate(self.counts_wrong, self.counts)
     }
@@ -240,8 +239,8 @@ fn rate(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// Returns the scores of people: every caption of an image judged by the image's others. Images
-/// with a single caption count nothing.
+/// Scores of people's captions, each judged by the others of its image. Images with a single
+/// caption do not count.
 pub fn floor<'a>(
     lexicon: &Lexicon,
     images: impl IntoIterator<Item = &'a [String]>,
@@ -256,7 +255,7 @@ pub fn floor<'a>(
     sum
 }
 
-/// Every caption of one image judged by the image's others; nothing where there are no others.
+/// Judges every caption of one image by the others; empty if there are no others.
 pub fn floor_of(lexicon: &Lexicon, captions: &[Reading]) -> Vec<ObjectJudgment> {
     if captions.len() < 2 {
         return Vec::new();

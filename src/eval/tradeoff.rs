@@ -1,34 +1,35 @@
-//! Trade-off of a threshold: hallucination against recall when low-reward things are left out.
+//! Trade-off of a threshold: hallucination against recall when low-reward object mentions are left
+//! out.
 
 use std::ops::Range;
 
 use super::objects::often_named;
 use crate::lexicon::{Lexicon, Reading, ReferenceTexts, Support};
 
-/// The things of one caption with their rewards, ready for any threshold.
+/// Object mentions of one caption with their rewards, ready for any threshold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rewarded {
-    /// Every mention's reward, and whether a reference supports it.
+    /// Reward of every mention, with `true` if a reference supports it.
     pub mentions: Vec<(f32, bool)>,
-    /// For each noun that recall asks for, the highest reward of a mention that supports it.
+    /// For each noun that counts for recall, the highest reward of a mention that supports it.
     pub asked: Vec<Option<f32>>,
 }
 
 /// CHAIR and recall at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TradeoffPoint {
-    /// Mentions with a smaller reward are left out.
+    /// Mentions with a lower reward are left out.
     pub threshold: f32,
-    /// Share of the mentions left that no reference supports.
+    /// Share of the remaining mentions that no reference supports.
     pub chair_i: f64,
-    /// Share of the captions that still have one.
+    /// Share of captions with such a mention.
     pub chair_s: f64,
-    /// Share of the asked nouns that the mentions left support.
+    /// Share of the expected nouns that the remaining mentions support.
     pub recall: f64,
 }
 
 impl Rewarded {
-    /// Looks at a caption; `reward` gives the reward of a mention by its bytes.
+    /// Collects the rewards of a caption's mentions; `reward` returns the reward of a byte range.
     pub fn new(
         lexicon: &Lexicon,
         caption: &Reading,
@@ -57,7 +58,7 @@ impl Rewarded {
     }
 }
 
-/// The curve over `thresholds`.
+/// Computes the curve over `thresholds`.
 pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<TradeoffPoint> {
     let at = |&threshold: &f32| {
         let kept = |c: &Rewarded| {

@@ -23,11 +23,12 @@ use crate::{
     },
 };
 
-/// Measure captions: hallucination (CHAIR), recall, and description (BLEU, ROUGE-L, CIDEr-D)
+/// Measure captions: hallucination (CHAIR), recall, and description quality (BLEU, ROUGE-L,
+/// CIDEr-D)
 ///
-/// Captions come from a file of any model's, or from a bundle, which then writes the file first.
-/// References are a folder in Flickr8k's or COCO's layout, a file of COCO's, or JSONL rows with
-/// captions or objects; without them every hypothesis must bring its own objects along.
+/// Captions come from a file of any model's captions, or from a bundle that writes the file first
+/// (--generate). References are a folder in Flickr8k's or COCO's layout, a COCO file, or JSONL rows
+/// with captions or objects; without references every row of the hypotheses must list its objects.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval captions --hypotheses captions.jsonl --references \
@@ -40,42 +41,43 @@ use crate::{
                   --vocabulary ../shared/data/chair/synonyms.txt"
 )]
 pub(super) struct EvalCaptionsArgs {
-    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format. - is
-    /// standard input
+    /// Captions to measure: JSONL rows with image_id or image, and caption; or COCO's results
+    /// format. `-` reads standard input
     #[arg(long, value_name = "FILE")]
     hypotheses: PathBuf,
 
-    /// Other captions of the same images, to compare with
+    /// Second file of captions of the same images, to compare with
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
-    /// What people said about the images, and what is in them
+    /// Reference captions and annotated objects of the images
     #[arg(long, value_name = "DIR|FILE")]
     references: Option<PathBuf>,
 
-    /// Which split of a folder: test is the list test.txt, or what captions_test.json has [default:
-    /// dev in Flickr8k's layout]
+    /// Split of a folder: test is the list test.txt, or captions_test.json [default: dev in
+    /// Flickr8k's layout]
     #[arg(long, value_name = "NAME", requires = "references")]
     split: Option<String>,
 
-    /// Which of the references' images: calibration and choices were made on one half of dev
+    /// Part of the images: one half of dev was used for calibration and choices, the other is for
+    /// reporting
     #[arg(long, value_name = "HALF", default_value = "all")]
     half: Part,
 
-    /// References without a hypothesis are left out, and counted, instead of an error
+    /// Leave out references without a hypothesis, and count them, instead of failing
     #[arg(long)]
     partial: bool,
 
-    /// What to measure
+    /// Measures to compute
     #[arg(long, value_delimiter = ',', default_value = "chair,bleu,rouge,cider")]
     metrics: Vec<Metric>,
 
-    /// What counts as a thing: open (nouns of WordNet), coco80, or a file with one object a line,
-    /// its words with commas between, read as CHAIR's own code reads it [default: open and coco80]
+    /// Object vocabulary: open (nouns of WordNet), coco80, or a file with one object per line, its
+    /// synonyms separated by commas, as CHAIR's own code reads it [default: open and coco80]
     #[arg(long, value_name = "coco80|open|FILE")]
     vocabulary: Option<String>,
 
-    /// Resamples of the bootstrap
+    /// Number of bootstrap resamples
     #[arg(long, default_value_t = REPEATS)]
     resamples: usize,
 
@@ -83,16 +85,16 @@ pub(super) struct EvalCaptionsArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file of
-    /// an earlier run with the same settings is continued
+    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file
+    /// that an earlier run with the same settings left is continued
     #[arg(long, requires = "references")]
     generate: bool,
 
-    /// Begin that file anew, whatever is in it
+    /// Replace the hypotheses' file, whatever it contains
     #[arg(long, requires = "generate")]
     overwrite: bool,
 
-    /// With what guard it captions
+    /// Guard mode while captioning
     #[arg(
         long,
         value_name = "MODE",
@@ -101,7 +103,7 @@ pub(super) struct EvalCaptionsArgs {
     )]
     guard: String,
 
-    /// As control: the best of so many captions, by their rewards
+    /// Control: caption with the best of this many candidates by reward
     #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard",
         value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Option<usize>,
@@ -121,11 +123,11 @@ enum Metric {
     Cider,
 }
 
-/// What `--vocabulary` names.
+/// Vocabularies that `--vocabulary` selects.
 struct Vocabularies {
     open: bool,
     closed: Option<&'static ChairVocabulary>,
-    /// A user's list, which is compared with the default one.
+    /// A user's vocabulary, which is compared with the default one.
     own: Option<ChairVocabulary>,
 }
 
@@ -183,7 +185,7 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
             "--generate writes the hypotheses: --hypotheses must name a file".into(),
         ));
     }
-    // Before standard input is read: the process may start anew.
+    // Opening the model may re-execute the process, so standard input is read later.
     let answering = if args.generate {
         Some(AnswerSession::open(&args.model)?)
     } else {
@@ -314,7 +316,7 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
     args.output.show(&report)
 }
 
-/// How a user's list differs from the default one.
+/// Section on the differences between a user's vocabulary and the default one.
 fn contrast_section(
     own: &ChairVocabulary,
     pairs: &[crate::eval::captions::ImageCaption<'_>],
@@ -386,8 +388,7 @@ fn contrast_section(
     }
 }
 
-/// Captions every photograph of the references that has no caption in the file yet, and adds it to
-/// the file.
+/// Captions every photograph that has no caption in the file yet, and appends the captions.
 fn generate(
     args: &EvalCaptionsArgs,
     answering: AnswerSession,

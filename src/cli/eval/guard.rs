@@ -35,12 +35,11 @@ use crate::{
     },
 };
 
-/// Measure what the guard does: what flags find, and hallucination, recall and description of
-/// repaired captions against those of the model alone
+/// Measure the guard: what flags find, and hallucination, recall and description quality of
+/// repaired captions against the policy alone
 ///
-/// The same photographs are captioned under every setting. Tokens are all that the policy decoded,
-/// whether they were kept or not. One comparison is tested: regenerate with its defaults against
-/// off.
+/// The same photographs are captioned under every setting. Token counts include all that the policy
+/// decoded, discarded or not. One comparison is tested: regenerate with its defaults against off.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  candor eval guard --data ../shared/data/flickr8k --html guard.html"
@@ -50,20 +49,21 @@ pub(super) struct EvalGuardArgs {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Which split of the folder: test is the list test.txt, or what captions_test.json has
-    /// [default: dev in Flickr8k's layout]
+    /// Split of the folder: test is the list test.txt, or captions_test.json [default: dev in
+    /// Flickr8k's layout]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
-    /// Which of its images: calibration and choices were made on one half
+    /// Part of the images: one half was used for calibration and choices, the other is for
+    /// reporting
     #[arg(long, value_name = "HALF", default_value = "report")]
     half: Part,
 
-    /// Only the first N of them
+    /// Use only the first N images
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
 
-    /// The curve: mode regenerate at these thresholds, beside the default
+    /// Thresholds of mode regenerate for the trade-off curve, beside the default
     #[arg(
         long,
         value_delimiter = ',',
@@ -73,7 +73,7 @@ pub(super) struct EvalGuardArgs {
     )]
     thresholds: Vec<f32>,
 
-    /// Windows of a stream, in words; 1000 is the whole answer
+    /// Streaming windows in words; 1000 is the whole answer
     #[arg(
         long,
         value_delimiter = ',',
@@ -82,17 +82,17 @@ pub(super) struct EvalGuardArgs {
     )]
     windows: Vec<usize>,
 
-    /// Controls: the best of so many answers, by reward
+    /// Controls: best of this many answers by reward
     #[arg(long, value_delimiter = ',', value_name = "K,...", default_value = "5,10",
         value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Vec<usize>,
 
-    /// Controls: sampling at these temperatures, without a guard
+    /// Controls: sampling at these temperatures without the guard
     #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7",
         value_parser = |text: &str| between(text, 2.0))]
     temperatures: Vec<f64>,
 
-    /// Resamples of the bootstrap
+    /// Number of bootstrap resamples
     #[arg(long, default_value_t = REPEATS)]
     resamples: usize,
 
@@ -107,17 +107,17 @@ pub(super) struct EvalGuardArgs {
     output: Output,
 }
 
-/// One way of asking.
+/// One setting that captions every photograph.
 struct Setting {
     name: String,
     fields: Value,
-    /// How it is drawn, and what stands beside it there.
+    /// Family by which its point is drawn and described.
     family: PointFamily,
     label: String,
 }
 
-/// The settings, without a guard first. Mode flag leaves the text as it is, so that it has no place
-/// among differences.
+/// All settings, the one without a guard first. Mode flag leaves the text as it is and is therefore
+/// no row among the differences.
 fn settings(args: &EvalGuardArgs) -> Vec<Setting> {
     let setting = |name: String, family: PointFamily, label: String, mut fields: Value| {
         fields["seed"] = json!(args.seed);
@@ -334,7 +334,7 @@ fn sections(
     sections
 }
 
-/// Answers as captions of their photographs.
+/// Answers as hypotheses for their photographs.
 pub(super) fn hypotheses(
     images: &[&AnnotatedImage],
     answers: &[AnswerWithCost],
@@ -348,7 +348,7 @@ pub(super) fn hypotheses(
     images.iter().zip(answers).enumerate().map(row).collect()
 }
 
-/// Tokens that the policy decoded, kept or not.
+/// Number of tokens that the policy decoded, discarded ones included.
 fn decoded(answers: &[AnswerWithCost]) -> f64 {
     answers
         .iter()
@@ -356,12 +356,12 @@ fn decoded(answers: &[AnswerWithCost]) -> f64 {
         .sum::<u64>() as f64
 }
 
-/// Decoded tokens as a ratio to those of the first setting.
+/// Ratio of decoded tokens to those of the first setting.
 fn ratio(answers: &[Vec<AnswerWithCost>], setting: usize) -> f64 {
     decoded(&answers[setting]) / decoded(&answers[0]).max(1.0)
 }
 
-/// The operating points of all settings, and those of mode flag at every threshold.
+/// Operating points of all settings, and of mode flag at every threshold.
 fn points(
     settings: &[Setting],
     answers: &[Vec<AnswerWithCost>],
@@ -426,7 +426,7 @@ fn points(
     points
 }
 
-/// What was found, in sentences.
+/// Main findings as sentences.
 fn summary(
     figures: &[ModelFigures<'_>],
     answers: &[Vec<AnswerWithCost>],
@@ -496,7 +496,7 @@ fn summary(
     }
 }
 
-/// Tokens and verdicts.
+/// Table of decoded tokens and verdicts by setting.
 fn cost(settings: &[Setting], answers: &[Vec<AnswerWithCost>]) -> ReportTable {
     let row = |(i, setting): (usize, &Setting)| {
         let n = answers[i].len().max(1) as f64;

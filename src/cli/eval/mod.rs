@@ -46,15 +46,15 @@ enum What {
     Vqa(vqa::EvalVqaArgs),
 }
 
-/// The API's range of `guard.candidates`.
+/// Range of `guard.candidates` in the API.
 const CANDIDATES: RangeInclusive<u64> = 1..=16;
 
-/// Which of a split's images: they are dealt out in turn.
+/// Part of a split's images, which are dealt out in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Every second image, from the second: for figures.
+    /// Every second image, from the second, for reporting.
     Report,
-    /// The others: for calibration and choices.
+    /// The other images, for calibration and choices.
     Tune,
     All,
 }
@@ -69,21 +69,21 @@ impl Part {
     }
 }
 
-/// Where a report goes beside the terminal.
+/// Output options of reports.
 #[derive(Debug, Args)]
 struct Output {
-    /// Also write the figures as JSON; - is standard output, in place of the tables
+    /// Also write the figures as JSON; `-` writes them to standard output instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Also write one self-contained page with plots and captions; - is standard output, in place
-    /// of the tables
+    /// Also write one self-contained page with plots and captions; `-` writes it to standard output
+    /// instead of the tables
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
 impl Output {
-    /// Prints a report and writes it where it was asked for.
+    /// Prints a report and writes the requested files.
     fn show(&self, report: &EvaluationReport) -> Result<(), Failure> {
         let on_stdout = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| is_stdio(file));
         if on_stdout(&self.json) && on_stdout(&self.html) {
@@ -91,7 +91,7 @@ impl Output {
                 "--json and --html cannot both go to standard output (-)".into(),
             ));
         }
-        // Files first: whoever reads the tables may leave early.
+        // Files first: the reader of the tables may close standard output early.
         if let Some(file) = &self.json {
             let json = serde_json::to_string_pretty(&report.to_json()).map_err(Failure::failed)?;
             write_file(file, format!("{json}\n").as_bytes())?;
@@ -110,9 +110,9 @@ impl Output {
     }
 }
 
-/// What was measured and how it can be measured again.
+/// Facts about a run that every report states.
 struct RunFacts<'a> {
-    /// Name and version of the model; `None` where captions or answers were read.
+    /// Name and version of the model; `None` if captions or answers were read from a file.
     model: Option<(String, String)>,
     data: Option<&'a Path>,
     photographs: usize,
@@ -121,7 +121,7 @@ struct RunFacts<'a> {
 }
 
 impl RunFacts<'_> {
-    /// The facts that every report has under the same names.
+    /// Name and value of each fact.
     fn facts(&self) -> Vec<(String, String)> {
         let (model, version) = self.model.clone().unzip();
         [
@@ -150,7 +150,7 @@ impl Default for RunFacts<'_> {
     }
 }
 
-/// The command line as it was typed, for the report to be made again.
+/// Command line as typed, so that the report can be reproduced.
 fn command() -> String {
     command_line(&[])
 }

@@ -34,9 +34,10 @@ use crate::{
     },
 };
 
-/// Ask whether things are there: POPE (Li et al., EMNLP 2023)
+/// Ask whether objects are present: POPE (Li et al., EMNLP 2023)
 ///
-/// Questions are built from annotated objects, or read; answers come from a bundle, or are read.
+/// Questions are built from annotated objects, or read from a file; answers come from a bundle, or
+/// are read from a file.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval \
@@ -48,25 +49,25 @@ use crate::{
                   cat?\" and paraphrases"
 )]
 pub(super) struct EvalPopeArgs {
-    /// Images with annotated objects; another model's answers need none
+    /// Images with annotated objects; not needed with --answers
     #[arg(long, value_name = "DIR|FILE", required_unless_present = "answers")]
     data: Option<PathBuf>,
 
-    /// POPE's own form, one question a line; built and written when the file is not there. - is
-    /// standard input
+    /// Questions in POPE's own format, one per line; built and written if the file does not exist.
+    /// `-` reads standard input
     #[arg(long, value_name = "FILE.jsonl")]
     questions: Option<PathBuf>,
 
-    /// Another model's answers to these questions, one a line, instead of the bundle's. - is
+    /// Another model's answers to the questions, one per line, instead of the bundle's. `-` reads
     /// standard input
     #[arg(long, value_name = "FILE.jsonl", requires = "questions")]
     answers: Option<PathBuf>,
 
-    /// Present objects asked for an image and setting; as many absent ones
+    /// Present objects asked about per image and setting, with as many absent ones
     #[arg(long, default_value_t = pope::PER_IMAGE)]
     per_image: usize,
 
-    /// Ask each question denied ("Is there no cat?") and in two other forms too, and report how
+    /// Also ask each question denied ("Is there no cat?") and in two other forms, and report how
     /// consistent the answers are
     #[arg(long, conflicts_with = "answers")]
     forms: bool,
@@ -217,16 +218,16 @@ pub(super) fn run(args: EvalPopeArgs) -> Result<(), Failure> {
     args.output.show(&report)
 }
 
-/// What is measured, and what is to be said about it.
+/// Questions, answers, and notes on them.
 struct Gathered {
     questions: Vec<PopeQuestion>,
     answers: Vec<AnswerWithCost>,
-    /// The answers to the other forms of questions, with the place of each question.
+    /// Answers to the other forms of a question, with the index of the question.
     forms: Vec<(usize, [AnswerWithCost; 3])>,
-    /// Where the photographs are; another model's answers need none.
+    /// The images with annotations; `None` for another model's answers.
     references: Option<ReferenceSet>,
     notes: Vec<String>,
-    /// Name and version of the model that answered, where it is one of ours.
+    /// Name and version of the bundle that answered.
     model: Option<(String, String)>,
 }
 
@@ -251,7 +252,7 @@ impl Gathered {
         })
     }
 
-    /// Has the bundle answer.
+    /// Asks the bundle.
     fn ask(args: &EvalPopeArgs) -> Result<Self, Failure> {
         let answering = AnswerSession::open(&args.model)?;
         let references = references(args)?;
@@ -286,7 +287,7 @@ impl Gathered {
     }
 }
 
-/// The other forms of the questions, each object of an image once, with the place of the question.
+/// Other forms of the questions, once for each object of an image, with the index of the question.
 fn reworded(questions: &[PopeQuestion]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
     let mut seen = HashSet::new();
     let fresh = questions
@@ -309,7 +310,7 @@ fn reworded(questions: &[PopeQuestion]) -> Result<Vec<(usize, ObjectQuestions)>,
     fresh.map(forms).collect()
 }
 
-/// The answers about each object in all forms.
+/// Answers about each object in all forms.
 fn agreeing(
     questions: &[PopeQuestion],
     answers: &[AnswerWithCost],
@@ -329,7 +330,7 @@ fn agreeing(
     forms.iter().map(of).collect()
 }
 
-/// A question with its answer, as pages show it.
+/// A question with its answer for the report's page.
 fn answered(
     question: &PopeQuestion,
     answer: &AnswerWithCost,
@@ -360,8 +361,8 @@ fn references(args: &EvalPopeArgs) -> Result<ReferenceSet, Failure> {
     ReferenceSet::open(data, None).map_err(Failure::misused)
 }
 
-/// The questions of the file, or those that are built from `references` (the data set, where it was
-/// not read yet); and what is to be said about them.
+/// Questions of the file, or built from `references` (or from `--data` where that is `None`), with
+/// notes on them.
 fn questions(
     args: &EvalPopeArgs,
     given: Option<&ReferenceSet>,
@@ -401,7 +402,7 @@ fn questions(
         .into_iter()
         .flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed))
         .collect();
-    // Each setting counts from 1; in one file numbers must be unique.
+    // Each setting counts from 1; ids in one file must be unique.
     questions
         .iter_mut()
         .zip(1..)
@@ -414,7 +415,7 @@ fn questions(
     Ok((questions, references.notes().to_vec()))
 }
 
-/// The image and the text of every question.
+/// Image and text of every question.
 fn about<'a>(
     references: &'a ReferenceSet,
     questions: &'a [PopeQuestion],

@@ -36,11 +36,11 @@ use crate::{
     },
 };
 
-/// Ask people's questions, or ones derived from captions: presence, color and number
+/// Ask people's questions, or questions derived from captions: presence, color and number
 ///
 /// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers":
-/// ["...", ...]}, with "kind" or "type" where there are kinds. A folder in Flickr8k's layout has
-/// captions, from which questions about its development split are derived.
+/// ["...", ...]}, with "kind" or "type" if there are kinds. In a folder in Flickr8k's layout,
+/// questions are derived from the captions of its development split.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor \
@@ -52,11 +52,11 @@ pub(super) struct EvalVqaArgs {
     #[arg(long, value_name = "DIR|FILE")]
     data: PathBuf,
 
-    /// Only the first N questions
+    /// Use only the first N questions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Most questions an image, of those that are derived
+    /// Maximum number of derived questions per image
     #[arg(long, default_value_t = 4)]
     per_image: usize,
 
@@ -74,7 +74,7 @@ pub(super) struct EvalVqaArgs {
     output: Output,
 }
 
-/// A kind of question as tables name it.
+/// Name of a kind of question in tables.
 fn kind_name(kind: QaKind) -> &'static str {
     match kind {
         QaKind::Presence => "presence",
@@ -156,7 +156,7 @@ fn of_people(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<()
     args.output.show(&report)
 }
 
-/// What is to be said of abstentions, where there are any.
+/// Notes on abstentions, if there are any.
 fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
     let abstained = rows.iter().filter(|row| row.is_abstention()).count();
     let note = || {
@@ -169,7 +169,7 @@ fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
     (abstained > 0).then(note).into_iter().collect()
 }
 
-/// A question with its answer, as pages show it.
+/// A question with its answer for the report's page.
 fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
     let kind = question.kind.as_ref().or(question.answer_type.as_ref());
     let row = AnsweredQuestion {
@@ -189,8 +189,8 @@ fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuesti
 /// Returns the group of a question in its table.
 type Group = fn(&AskedQuestion) -> Option<&str>;
 
-/// Exact match of the answers that were given, over all questions and by their kinds, and where
-/// some got none how many did.
+/// Exact match over all questions and by kind and, if there are abstentions, the share of questions
+/// with an answer.
 fn tables(
     questions: &[AskedQuestion],
     answered: &[AnsweredQuestion],
@@ -259,7 +259,7 @@ fn tables(
     tables
 }
 
-/// The column that says how many questions got an answer, where some got none.
+/// Column with the number of questions that got an answer, if there are abstentions.
 fn coverage(abstains: bool) -> Option<Column> {
     abstains.then(|| Column::new("coverage", NumberFormat::Percent))
 }
@@ -267,12 +267,12 @@ fn coverage(abstains: bool) -> Option<Column> {
 /// Photographs and the questions that their captions settle.
 pub(super) struct DerivedQuestions {
     pub(super) images: Vec<AnnotatedImage>,
-    /// With the number of the photograph.
+    /// Each with the index of its photograph.
     pub(super) questions: Vec<(usize, Qa)>,
 }
 
-/// At most `per_image` questions about each photograph of the development split of a folder in
-/// Flickr8k's layout.
+/// Derives at most `per_image` questions about each photograph of the development split of a folder
+/// in Flickr8k's layout.
 pub(super) fn derived_questions(
     folder: &Path,
     per_image: usize,
@@ -476,7 +476,6 @@ mod tests {
             .map(|column| column.name.as_str())
             .collect();
         assert_eq!(names, ["exact match", "coverage", "questions"]);
-        // Two of three answers are right.
         assert!(
             values(&found[0], 0)
                 .iter()

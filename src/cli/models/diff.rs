@@ -17,11 +17,11 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
-    /// A version, or the beginning of its id
+    /// Id of a version, or its beginning
     #[arg(value_name = "A")]
     first: String,
 
-    /// Another
+    /// Id of the version to compare it with, or its beginning
     #[arg(value_name = "B")]
     second: String,
 
@@ -29,23 +29,23 @@ pub(super) struct DiffArgs {
     place: RegistryArgs,
 }
 
-/// A value in both versions; `null` where one has none.
+/// A value in both versions; `null` where a version lacks it.
 #[derive(Debug, PartialEq, Serialize)]
 struct Pair<T> {
     a: Option<T>,
     b: Option<T>,
 }
 
-/// Where two versions differ.
+/// Differences between two versions.
 #[derive(Debug, Serialize)]
 struct Difference {
     a: String,
     b: String,
-    /// All that either has.
+    /// All figures of either version.
     figures: BTreeMap<String, Pair<f64>>,
     /// SHA-256 of the files that differ.
     files: BTreeMap<String, Pair<String>>,
-    /// What differs in `config.json`, by the path to it.
+    /// Values of `config.json` that differ, by dotted path.
     config: BTreeMap<String, Pair<Value>>,
 }
 
@@ -93,7 +93,7 @@ fn pairs<T>(mut a: BTreeMap<String, T>, mut b: BTreeMap<String, T>) -> BTreeMap<
     names.into_iter().map(pair).collect()
 }
 
-/// The values of a JSON document by their paths.
+/// Leaves of a JSON document by dotted path.
 pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
     fn walk(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
         let below = |key: &dyn std::fmt::Display| {

@@ -1,4 +1,4 @@
-//! Versions in the registry, from the command line.
+//! Registry commands: list, register, inspect, promote, roll back.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     serve::Local,
 };
 
-/// Where the registry is.
+/// Options of every command that uses the registry.
 #[derive(Debug, Args)]
 pub(super) struct RegistryArgs {
-    /// The registry's folder [default: candor-data/registry]
+    /// Folder of the registry [default: candor-data/registry]
     #[arg(long, value_name = "DIR")]
     registry: Option<String>,
 
@@ -61,7 +61,7 @@ impl RegistryArgs {
         open(&self.load(None)?)
     }
 
-    /// Prints for programs, or for people.
+    /// Prints JSON with `--json`, else text.
     pub(super) fn print(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json {
             print(format_args!("{json:#}"))
@@ -124,7 +124,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     args.place.print(&json, || text)
 }
 
-/// What a version is in the registry.
+/// Status of a version in the registry.
 fn status(version: &Version, state: &RegistryState) -> String {
     let is = |other: Option<&String>| other == Some(&version.id);
     if is(state.promoted.as_ref()) {
@@ -147,19 +147,19 @@ fn status(version: &Version, state: &RegistryState) -> String {
 
 #[derive(Debug, Args)]
 pub(super) struct RegisterArgs {
-    /// The bundle's directory, or the name of an embedded one
+    /// Directory of the bundle, or name of an embedded one
     #[arg(value_name = "DIR|NAME")]
     bundle: PathBuf,
 
-    /// A version that it was made from; may be given several times
+    /// Version that it was made from; may be repeated
     #[arg(long = "parent", value_name = "ID")]
     parents: Vec<String>,
 
-    /// A JSON file with its figures: an object of numbers
+    /// JSON file with the version's figures: an object of numbers
     #[arg(long, value_name = "FILE.json")]
     figures: Option<PathBuf>,
 
-    /// Why there is this version; may be given several times
+    /// Reason for the version; may be repeated
     #[arg(long = "reason", value_name = "TEXT")]
     reasons: Vec<String>,
 
@@ -200,7 +200,7 @@ fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The version, or the beginning of its id; or an embedded bundle
+    /// Id of a version, or its beginning; or name of an embedded bundle
     id: String,
 
     #[command(flatten)]
@@ -246,19 +246,19 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 
 #[derive(Debug, Args)]
 pub(super) struct PromoteArgs {
-    /// The version, or the beginning of its id
+    /// Id of a version, or its beginning
     id: String,
 
-    /// Do not serve it yet: have it answer this share of the requests too, off the users' path, and
-    /// compare; 0 ends that
+    /// Do not serve the version yet: have it answer this share of requests in the background, for
+    /// comparison; 0 stops that
     #[arg(long, value_name = "SHARE")]
     shadow: Option<f64>,
 
-    /// Also when it failed its gate
+    /// Promote a version that failed its gate too
     #[arg(long)]
     force: bool,
 
-    /// Where it is tried: auto, cpu, cuda:N or metal [default: auto]
+    /// Device that tests the version: auto, cpu, cuda:N or metal [default: auto]
     #[arg(long)]
     device: Option<DeviceChoice>,
 
@@ -302,7 +302,7 @@ pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
     })
 }
 
-/// Compares the version's files with their hashes, loads it and has it caption a picture.
+/// Tests a version: compares its files with their hashes, loads it and captions a test picture.
 fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<(), Failure> {
     let refused = |why: &dyn std::fmt::Display| {
         Failure::Failed(format!(

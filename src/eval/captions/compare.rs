@@ -7,10 +7,10 @@ use super::{
 };
 use crate::eval::bootstrap::{Difference, Estimate, REPEATS, differences, estimates};
 
-/// A figure by its group and its name in tables.
+/// Group of a figure and its name in tables.
 pub(super) type FigureName = (FigureGroup, &'static str);
 
-/// Every figure of one model's captions; NaN where there was nothing to count.
+/// Every figure of one model's captions; NaN if there was nothing to count.
 pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(FigureName, f64)> {
     let lines = evaluation.lines().0;
     let sums = weighted(&lines, &vec![1; lines.len()]);
@@ -20,8 +20,8 @@ pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(FigureName, f64)> {
         .collect()
 }
 
-/// Returns the difference of every figure of the second model's captions from the first's, of the
-/// same images in the same order.
+/// Computes the difference of every figure between two models' captions of the same images in the
+/// same order (second minus first).
 pub fn compare(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,
@@ -35,8 +35,8 @@ pub fn compare(
         .collect()
 }
 
-/// By what share every figure of the second model's captions is above the first's (below:
-/// negative), of the same images in the same order.
+/// Computes the relative change of every figure from the first model's captions to the second's, of
+/// the same images in the same order.
 pub fn relative_changes(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,
@@ -58,7 +58,7 @@ pub fn relative_changes(
         .collect()
 }
 
-/// The difference of every figure, in the order of [`FIGURES`].
+/// Difference of every figure, in the order of [`FIGURES`].
 pub(super) fn figure_differences(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,

@@ -1,4 +1,4 @@
-//! The figures of captions, as functions of sums of counts.
+//! Figures of captions as functions of summed counts.
 
 use crate::eval::{
     chair,
@@ -7,14 +7,14 @@ use crate::eval::{
     text::{BleuStats, CaptionScores},
 };
 
-/// Which measure a figure belongs to.
+/// Measure that a figure belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FigureGroup {
-    /// Things of any kind.
+    /// Objects of the open vocabulary.
     Open,
     /// Objects of a closed vocabulary.
     Closed,
-    /// Agreement of captions with what people say.
+    /// Agreement with reference captions.
     Description,
 }
 
@@ -24,11 +24,10 @@ const TEXT: usize = 20;
 const WORDS: usize = 33;
 const COUNTS: usize = 35;
 
-/// The counts of one caption.
+/// Counts of one caption.
 pub(super) type CaptionCounts = [f32; COUNTS];
 
-/// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and
-/// addition each.
+/// Sums of counts over captions. Plain numbers, so that a resample is a multiply-add per count.
 #[derive(Debug, Clone)]
 pub(super) struct Sums([f64; COUNTS]);
 
@@ -39,8 +38,8 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// Returns the counts that a resample adds up, in half the memory: counts of one caption are
-    /// exact in it.
+    /// Converts the counts of one caption to `f32`, which represents them exactly in half the
+    /// memory.
     pub(super) fn line(&self) -> CaptionCounts {
         self.0.map(|x| x as f32)
     }
@@ -109,7 +108,7 @@ impl Sums {
         self.0[WORDS + 1] = captions as f64;
     }
 
-    /// One count over another; NaN where there is nothing to count, which reports write as absent.
+    /// Ratio of two counts; NaN if the second is 0, which reports show as absent.
     fn rate(&self, part: usize, whole: usize) -> f64 {
         if self.0[whole] > 0.0 {
             self.0[part] / self.0[whole]
@@ -159,8 +158,8 @@ impl Figure {
         self.name
     }
 
-    /// Returns `true` if a planned comparison tests it: the others say the same in other words, or
-    /// describe.
+    /// Returns `true` if the planned comparison tests the figure. The others are redundant or
+    /// descriptive.
     pub(super) fn is_tested(&self) -> bool {
         match self.group {
             FigureGroup::Open | FigureGroup::Closed => {

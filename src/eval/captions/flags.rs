@@ -1,5 +1,4 @@
-//! Evaluation of flags: hallucinated mentions among the words that the guard flags, and among those
-//! that it leaves.
+//! Evaluation of flags: hallucinated mentions among flagged words and among those that were left.
 
 use std::ops::Range;
 
@@ -16,12 +15,12 @@ use crate::{
     lexicon::{Lexicon, Reading},
 };
 
-/// Marks of the guard on one caption. Ranges are bytes of the caption.
+/// Guard marks on one caption. Ranges are in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardMarks {
     /// Flagged spans.
     pub flagged: Vec<Range<usize>>,
-    /// Words with their scores: the lowest reward of their tokens.
+    /// Words with their scores, the lowest reward of their tokens.
     pub scores: Vec<(Range<usize>, f32)>,
 }
 
@@ -30,12 +29,12 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 }
 
 impl GuardMarks {
-    /// Returns `true` if some of a range is flagged.
+    /// Returns `true` if a flagged span overlaps the range.
     pub fn flags(&self, range: &Range<usize>) -> bool {
         self.flagged.iter().any(|span| overlap(span, range))
     }
 
-    /// The lowest score of the words of a range; `None` where none was scored.
+    /// Lowest score of the words in a range; `None` if none was scored.
     pub fn score(&self, range: &Range<usize>) -> Option<f32> {
         self.scores
             .iter()
@@ -45,12 +44,12 @@ impl GuardMarks {
     }
 }
 
-/// Which mentions are judged.
+/// Vocabulary whose mentions are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MentionKind {
-    /// Things of any kind, by the reference captions.
+    /// Open vocabulary, judged by reference captions.
     Open,
-    /// Objects of the closed vocabulary.
+    /// Closed vocabulary.
     Closed,
 }
 
@@ -58,7 +57,7 @@ impl MentionKind {
     /// Both, in the order of reports.
     pub const ALL: [Self; 2] = [Self::Open, Self::Closed];
 
-    /// The name in reports.
+    /// Name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Open => "open vocabulary",
@@ -66,7 +65,8 @@ impl MentionKind {
         }
     }
 
-    /// The mentions of a caption and whether they are right; `None` where nobody can tell.
+    /// Mentions of a caption, each with `true` if it is grounded; `None` if the image lacks the
+    /// annotations.
     pub fn mentions(self, caption: &JudgedCaption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
         match self {
             Self::Open => caption
@@ -83,7 +83,7 @@ impl MentionKind {
         }
     }
 
-    /// The captions of an evaluation, with `reward` of each mention.
+    /// Captions of an evaluation with the reward of each mention.
     pub fn rewarded(
         self,
         evaluation: &Evaluation<'_>,
@@ -134,7 +134,7 @@ impl MentionKind {
     }
 }
 
-/// One caption's counts: mentions by truth and flag, and the same of the caption.
+/// Counts of one caption: mentions by truth and flag, and the caption itself.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     /// Hallucinated mentions: all, flagged.
@@ -184,8 +184,7 @@ impl Counts {
     }
 }
 
-/// Returns the section on what the flags of `marks` find in the same captions, with a row for each
-/// vocabulary.
+/// Builds the section on flags in `marks`, with one row per vocabulary.
 pub fn section(
     evaluation: &Evaluation<'_>,
     marks: &[GuardMarks],
@@ -252,32 +251,32 @@ pub fn section(
     }
 }
 
-/// Figures of the flags on the mentions of one kind.
+/// Figures of flags on the mentions of one vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FlagFigures {
-    /// Share of the hallucinated mentions that are flagged.
+    /// Share of hallucinated mentions that are flagged.
     pub wrong_flagged: Estimate,
-    /// Share of the right mentions that are flagged.
+    /// Share of grounded mentions that are flagged.
     pub right_flagged: Estimate,
-    /// Chance that a hallucinated mention has a lower score than a right one.
+    /// Probability that a hallucinated mention has a lower score than a grounded one.
     pub auroc: Estimate,
     /// Share of all mentions that are hallucinated and not flagged.
     pub wrong_unflagged: Estimate,
-    /// Share of the answers with a flag.
+    /// Share of answers with a flag.
     pub answers_flagged: Estimate,
-    /// Share of the answers with a hallucinated mention that have a flag.
+    /// Share of answers with a hallucinated mention that have a flag.
     pub hallucinating_flagged: Estimate,
     /// Share of the other answers that have a flag.
     pub others_flagged: Estimate,
     /// Hallucinated mentions.
     pub wrong: usize,
-    /// Right mentions.
+    /// Grounded mentions.
     pub right: usize,
     /// Captions whose mentions could be judged.
     pub captions: usize,
 }
 
-/// Measures what the flags of `marks` find; `None` where no caption can be judged.
+/// Measures the flags in `marks`; `None` if no caption can be judged.
 pub fn measure(
     kind: MentionKind,
     evaluation: &Evaluation<'_>,
@@ -383,8 +382,7 @@ mod tests {
         report::EvaluationReport,
     };
 
-    /// Captions of one photograph of a dog on grass with what is flagged in them, and every word's
-    /// score.
+    /// Captions of one photograph of a dog on grass, with flags and every word's score.
     fn flagged(
         captions: &[(&str, &[&str])],
         score: fn(&str) -> f32,
@@ -478,8 +476,8 @@ mod tests {
                 "frisbee of frisbee and cat"
             );
             assert_eq!(figure("closed vocabulary", "right mentions flagged"), 0.0);
-            // Without what is flagged, the cat is left of what is wrong, and a dog in two of three
-            // photographs.
+            // Without flagged words, one hallucinated cat and two grounded dogs in three
+            // photographs are left.
             let left =
                 |vocabulary: MentionKind| {
                     let rewarded = vocabulary.rewarded(evaluation, marks, |m, range| {

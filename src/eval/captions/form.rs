@@ -1,4 +1,5 @@
-//! Form of captions: fragments and loops, which a guard that rewrites or cuts can leave behind.
+//! Defects of form in captions: fragments and loops, which a guard that rewrites or cuts text may
+//! leave behind.
 
 use super::Evaluation;
 use crate::{
@@ -10,10 +11,10 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// A caption of so many words is a fragment, whatever they are.
+/// A caption of at most this many words is a fragment.
 const FEW_WORDS: usize = 4;
 
-/// Words that end no sentence of a caption although [`is_function_word`] does not list them.
+/// Words that cannot end a sentence of a caption although [`is_function_word`] does not list them.
 const OPEN_ENDS: [&str; 22] = [
     "above", "across", "against", "along", "among", "around", "behind", "below", "beneath",
     "beside", "between", "beyond", "during", "near", "next", "over", "through", "toward",
@@ -29,16 +30,16 @@ const CLOSED_ENDS: [&str; 12] = [
 /// Defects in the form of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// It has at most four words.
+    /// At most four words.
     pub is_short: bool,
-    /// It does not end as a sentence does, or has no verb.
+    /// Does not end like a sentence, or has no verb.
     pub is_unfinished: bool,
-    /// It repeats itself.
+    /// Repeats itself.
     pub is_loop: bool,
 }
 
 impl Form {
-    /// Looks at a caption in English.
+    /// Finds the defects of an English caption.
     pub fn of(text: &str) -> Self {
         let found = words(text);
         let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
@@ -58,7 +59,7 @@ impl Form {
         }
     }
 
-    /// Returns `true` if it is less than a sentence.
+    /// Returns `true` if the caption is less than a sentence.
     pub fn is_fragment(self) -> bool {
         self.is_short || self.is_unfinished
     }
@@ -79,8 +80,7 @@ fn is_verb(word: &str) -> bool {
         || inflected("ed")
 }
 
-/// Returns the table of how often captions are fragments or loops, with a row for each model and
-/// one for people.
+/// Builds the table of fragments and loops, with a row per model and one for people.
 pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> ReportTable {
     let row = |name: &str, captions: &[Vec<&str>]| {
         let counts: Vec<[f64; 5]> = captions

@@ -1,8 +1,8 @@
-//! Captions judged by annotations: hallucination, recall and description quality of one model's
-//! captions, or of two models' on the same images.
+//! Captions judged against annotations: hallucination, recall and description quality of one
+//! model's captions, or of two models' on the same images.
 //!
-//! [`Evaluation::new`] counts each caption once; every figure is a function of sums of those
-//! counts, which is what the bootstrap resamples.
+//! [`Evaluation::new`] counts each caption once; every figure is a function of summed counts, which
+//! the bootstrap resamples.
 
 mod compare;
 mod figures;
@@ -35,7 +35,7 @@ use crate::lexicon::{Lexicon, Reading};
 /// Measures to compute.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Measures<'a> {
-    /// Things of any kind, by WordNet (needs reference captions).
+    /// Objects of the open vocabulary: concrete nouns of WordNet (needs reference captions).
     pub open: bool,
     /// Objects of a closed vocabulary.
     pub closed: Option<&'a ChairVocabulary>,
@@ -43,49 +43,49 @@ pub struct Measures<'a> {
     pub description: bool,
 }
 
-/// One caption with all that was found in it.
+/// One caption with its judgments.
 #[derive(Debug, Clone)]
 pub struct JudgedCaption<'a> {
     /// The image.
     pub image: &'a AnnotatedImage,
     /// The caption.
     pub text: &'a str,
-    /// Things of any kind.
+    /// Judgment by the open vocabulary.
     pub things: Option<ObjectJudgment>,
-    /// The nouns of those things, in the order of their mentions.
+    /// Nouns of the open vocabulary, in the order of their mentions.
     pub nouns: Vec<&'static str>,
-    /// Objects of the closed vocabulary, where there is one.
+    /// Judgment by the closed vocabulary, if there is one.
     pub objects: Option<ClosedObjects<'a>>,
-    /// Its counts.
+    /// Counts of the caption.
     sums: Sums,
-    /// Those of people's captions of the image, each judged by the others.
+    /// Counts of people's captions of the image, each judged by the others.
     people: Sums,
 }
 
-/// Object mentions of a caption, by a closed vocabulary. Ranges are bytes of the caption.
+/// Mentions of a closed vocabulary's objects in a caption. Ranges are in bytes.
 #[derive(Debug, Clone, Default)]
 pub struct ClosedObjects<'a> {
-    /// Every mention with the object that it names, and whether that is in the image.
+    /// Every mention with its object, and `true` if the image shows the object.
     pub mentions: Vec<(Range<usize>, &'a str, bool)>,
-    /// For each object of the image, the mentions that name it.
+    /// Mentions of each object in the image.
     pub present: Vec<Vec<Range<usize>>>,
 }
 
-/// Captions, judged.
+/// Captions with their judgments.
 #[derive(Debug, Clone)]
 pub struct Evaluation<'a> {
     /// Measures that were computed.
     measures: Measures<'a>,
-    /// In the order given.
+    /// The captions, in the order given.
     pub captions: Vec<JudgedCaption<'a>>,
 }
 
-/// An image and what it says.
+/// An image and its caption.
 pub type ImageCaption<'a> = (&'a AnnotatedImage, &'a Hypothesis);
 
 impl<'a> Evaluation<'a> {
-    /// Judges captions, on every core. Images without reference captions have no figures that need
-    /// them: they are left out of those.
+    /// Judges captions in parallel. Images without reference captions do not contribute to figures
+    /// that need them.
     pub fn new(pairs: &[ImageCaption<'a>], measures: Measures<'a>) -> Self {
         let described: Vec<(&str, &[String])> = pairs
             .iter()
@@ -113,7 +113,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// The counts of every caption, and of people's captions of the same image.
+    /// Counts of every caption, and of people's captions of the same image.
     fn lines(&self) -> (Vec<CaptionCounts>, Vec<CaptionCounts>) {
         self.captions
             .iter()
@@ -122,7 +122,7 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// The sum of captions' counts, each as often as its weight says.
+/// Weighted sum of the captions' counts.
 fn weighted(lines: &[CaptionCounts], weights: &[u32]) -> Sums {
     let mut total = Sums::default();
     lines
@@ -164,7 +164,8 @@ fn judge<'a>(
     }
     if let Some(vocabulary) = measures.closed {
         let instances = || image.objects.iter().flatten();
-        // What each person names, read once: for the truth, and for the truth without that person.
+        // Each person's objects are read once: for the ground truth, and for the ground truth
+        // without that person.
         let named: Vec<BTreeSet<String>> = image
             .captions
             .iter()

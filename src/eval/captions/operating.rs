@@ -1,5 +1,5 @@
-//! Operating points and their cost: CHAIR_i against recall and against decoded tokens, over
-//! thresholds and beside other ways to the same end.
+//! Operating points: CHAIR_i against recall and against decoded tokens, over thresholds and beside
+//! alternatives.
 
 use super::flags::MentionKind;
 use crate::eval::report::{
@@ -14,13 +14,13 @@ pub enum PointFamily {
     Default,
     /// Mode regenerate at a threshold.
     Regenerate,
-    /// Mode flag at a threshold, what is flagged left out.
+    /// Mode flag at a threshold, with flagged words left out.
     Flag,
-    /// The best of several answers.
+    /// Best of several answers.
     BestOf,
-    /// Sampling without a guard.
+    /// Sampling without the guard.
     Temperature,
-    /// Another option of mode regenerate; in the table alone.
+    /// Another option of mode regenerate; shown in the table only.
     Window,
 }
 
@@ -37,28 +37,28 @@ impl PointFamily {
 /// Hallucination and recall of one setting over one vocabulary, as shares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OperatingRates {
-    /// Share of the mentions that are hallucinated.
+    /// Share of mentions that are hallucinated.
     pub chair_i: f64,
-    /// Share of what should be named that is.
+    /// Share of the expected objects that are mentioned.
     pub recall: f64,
 }
 
-/// One setting: what it hallucinates, what it names, what it costs.
+/// One setting with its hallucination, recall and cost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OperatingPoint {
-    /// The setting's name in tables.
+    /// Name of the setting in tables.
     pub name: String,
     /// Label beside the point.
     pub label: String,
     /// Family of the point.
     pub family: PointFamily,
-    /// Decoded tokens as a ratio to those without a guard.
+    /// Decoded tokens as a ratio to those without the guard.
     pub decoded: f64,
-    /// Open and closed vocabulary; `None` where that was not measured.
+    /// Rates of the open and the closed vocabulary; `None` if not measured.
     pub rates: [Option<OperatingRates>; 2],
 }
 
-/// Plots of operating points, and the same in numbers.
+/// Builds the plots of operating points and the table of their numbers.
 pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     let measured = |kind: usize| {
         points.iter().any(|point| {

@@ -1,4 +1,4 @@
-//! Outcomes of repaired captions: the same photographs before and after.
+//! Effects of repairs: the same photographs' captions before and after.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// Photographs shown of each outcome.
+/// Number of cards per outcome.
 const SHOWN: usize = 12;
 
-/// Words listed.
+/// Number of words listed.
 const LISTED: usize = 15;
 
-/// Outcome for which a repair is shown.
+/// Outcome of a repair, by which examples are sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Corrected,
@@ -53,25 +53,25 @@ impl Outcome {
     }
 }
 
-/// One caption and what it was repaired to.
+/// One caption before and after repair.
 #[derive(Debug)]
 struct Repair<'a> {
     before: &'a JudgedCaption<'a>,
     after: &'a JudgedCaption<'a>,
-    /// Things that the references do not support and that only the caption before names.
+    /// Unsupported objects that only the caption before names.
     corrected: Vec<&'a str>,
-    /// Things that the references support and that the caption after does not name.
+    /// Supported objects that the caption after no longer names.
     lost: Vec<&'a str>,
-    /// Things that the references do not support and that only the caption after names.
+    /// Unsupported objects that only the caption after names.
     invented: Vec<&'a str>,
-    /// The caption is a fragment, and was none before.
+    /// `true` if only the caption after is a fragment.
     is_fragment: bool,
-    /// The caption repeats itself, and did not before.
+    /// `true` if only the caption after repeats itself.
     is_loop: bool,
 }
 
-/// The things that a caption names, and whether the references support them: of any kind where
-/// there are reference captions, else the closed vocabulary's.
+/// Objects that a caption names, each with `true` if the references support it: of the open
+/// vocabulary if there are reference captions, else of the closed one.
 fn named<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
     match (&caption.things, &caption.objects) {
         (Some(things), _) => caption
@@ -85,14 +85,14 @@ fn named<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
     }
 }
 
-/// Returns `true` if two nouns speak of one thing: the same, or one more general than the other.
+/// Returns `true` if two nouns are the same, or one is more general than the other.
 fn are_related(first: &str, second: &str) -> bool {
     let lexicon = Lexicon::shared();
     let concepts = lexicon.concept(first).zip(lexicon.concept(second));
     first == second || concepts.is_some_and(|(a, b)| lexicon.related(a, b))
 }
 
-/// The nouns of `of` with that truth that nothing in `other` speaks of, each once.
+/// Nouns of `named` with the given support that nothing in `other` is related to, each once.
 fn missing<'a>(of: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) -> Vec<&'a str> {
     let gone = |(noun, truth): &&(&'a str, bool)| {
         *truth == supported && !other.iter().any(|(named, _)| are_related(noun, named))
@@ -120,7 +120,7 @@ impl<'a> Repair<'a> {
         self.before.text != self.after.text
     }
 
-    /// The worst that can be said of it.
+    /// Worst outcome that applies.
     fn outcome(&self) -> Outcome {
         match self {
             _ if self.is_fragment || self.is_loop => Outcome::Broken,
@@ -170,8 +170,8 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// The numbers of the words that stand only in the first text, and of those that stand only in the
-/// second; capitals aside.
+/// Indices of the words that only the first text has, and of those that only the second has,
+/// ignoring case.
 fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>) {
     let texts = |text| {
         words(text)
@@ -189,7 +189,7 @@ fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>
     (removed, added)
 }
 
-/// The words of a caption with what is known of the things that they name, some of them marked.
+/// Words of a caption with the support of the objects that they name, and some marked as changed.
 pub(super) fn card_words(
     caption: &JudgedCaption<'_>,
     marked: &BTreeSet<usize>,
@@ -223,8 +223,8 @@ pub(super) fn card_words(
     shown
 }
 
-/// Returns the sections on repairs, in numbers and in photographs: `before` and `after` are
-/// captions of the same photographs in the same order.
+/// Builds the sections on repairs: tables and cards. `before` and `after` are captions of the same
+/// photographs in the same order.
 pub fn sections(
     before: &Evaluation<'_>,
     after: &Evaluation<'_>,
@@ -326,7 +326,7 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> ReportTab
     }
 }
 
-/// The words that repairs put in together, most often first, beside what stood in their place.
+/// Table of the phrases that repairs insert, most frequent first, beside those that they replace.
 fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     let mut added: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
@@ -403,7 +403,7 @@ fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     }
 }
 
-/// The content words that repairs take out or put in most often.
+/// Table of the content words that repairs remove or insert most often.
 fn word_table(repairs: &[Repair<'_>], change: WordChange) -> ReportTable {
     let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {

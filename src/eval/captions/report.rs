@@ -1,4 +1,4 @@
-//! Reports of the figures of captions.
+//! Report of the figures of captions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,20 +17,20 @@ use crate::eval::{
     },
 };
 
-/// Captions shown.
+/// Number of captions shown.
 const SHOWN: usize = 12;
 
-/// Nouns shown.
+/// Number of nouns shown.
 const NOUNS: usize = 20;
 
-/// People's own row.
+/// Name of the row of people's captions.
 const PEOPLE: &str = "people, each judged by the others";
 
-/// Level of significance.
+/// Significance level.
 const LEVEL: f64 = 0.05;
 
-/// The report of captions under their models' names, all of the same images in the same order; the
-/// first one is the baseline of the differences. Title, command and facts are the caller's to add.
+/// Builds the report of captions under their models' names, all of the same images in the same
+/// order; the first is the baseline of differences. The caller adds title, command and facts.
 pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> EvaluationReport {
     let Some((_, first)) = models.first() else {
         return EvaluationReport::default();
@@ -95,10 +95,10 @@ fn of_group(group: FigureGroup) -> impl Iterator<Item = &'static Figure> {
 /// Every figure of one set of captions with its interval.
 #[derive(Debug, Clone)]
 pub struct ModelFigures<'a> {
-    /// The model's name.
+    /// Name of the model.
     pub name: &'a str,
     people: bool,
-    /// In the order of [`FIGURES`].
+    /// Figures in the order of [`FIGURES`].
     figures: Vec<Estimate>,
 }
 
@@ -112,8 +112,8 @@ impl ModelFigures<'_> {
     }
 }
 
-/// The figures of every model, and of people in a last row where they can be judged; one set of
-/// resamples serves all figures of a row.
+/// Computes the figures of every model, and of people in a last row if they can be judged. One set
+/// of resamples serves all figures of a row.
 pub fn measure<'a>(
     models: &[(&'a str, &Evaluation<'_>)],
     repeats: usize,
@@ -148,7 +148,7 @@ pub fn measure<'a>(
     rows
 }
 
-/// The figures in a table for each measure.
+/// Builds the section of figures, with a table per measure.
 pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Section {
     let groups = [
         (FigureGroup::Open, "Open vocabulary", measures.open),
@@ -188,7 +188,7 @@ fn table(title: &str, group: FigureGroup, rows: &[ModelFigures<'_>]) -> ReportTa
             .zip(&row.figures)
             .filter(|(figure, _)| figure.group == group);
         own.map(|(figure, estimate)| match figure.name() {
-            // Counts of what was judged have no sampling error.
+            // Counts have no sampling error.
             "captions" => estimate.value.into(),
             _ => (*estimate).into(),
         })
@@ -207,8 +207,8 @@ fn table(title: &str, group: FigureGroup, rows: &[ModelFigures<'_>]) -> ReportTa
     }
 }
 
-/// The second model against the first, which is the comparison that was planned and the only one
-/// that is tested; and what else differs from the first.
+/// Builds the section of differences from the first model: the second model's, which is the planned
+/// comparison and the only one tested, and the others'.
 pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Section {
     let [first, rest @ ..] = models else {
         return Section::default();
@@ -256,7 +256,7 @@ fn has(measures: Measures<'_>, group: FigureGroup) -> bool {
     }
 }
 
-/// The name of a figure beside figures of other groups.
+/// Name of a figure among figures of several groups.
 fn full_name(figure: &Figure, measures: Measures<'_>) -> String {
     let group = match figure.group {
         FigureGroup::Open if measures.closed.is_some() => " (open vocabulary)",
@@ -348,8 +348,8 @@ fn other_table(
     }
 }
 
-/// Returns the section of examples: the things hallucinated most often, and the captions that
-/// hallucinate most.
+/// Builds the section of examples: the most frequent hallucinated objects, and the captions with
+/// the most hallucinations.
 pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     let mut section = Section {
         title: "Examples".into(),

@@ -1,4 +1,4 @@
-//! Effect of selection on the rewards of what repairs write.
+//! Effect of selecting candidates on the rewards of repaired words.
 
 use std::ops::Range;
 
@@ -8,12 +8,12 @@ use crate::{
     reward::calibration::{ChosenWord, Selection},
 };
 
-/// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many
-/// versions it was chosen.
+/// Phrase that a repair wrote: its byte range in the caption, its score, and the number of
+/// candidates that it was chosen from.
 pub type RepairedPhrase = (Range<usize>, f32, usize);
 
-/// Returns the table of how much better the rewards of chosen words look than they are: those that
-/// name things, against the references.
+/// Builds the table that compares the rewards of selected object mentions with their accuracy by
+/// the references.
 pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) -> ReportTable {
     let chosen = |(caption, written): (&JudgedCaption<'_>, &Vec<RepairedPhrase>)| {
         let mentions = caption
@@ -128,7 +128,7 @@ mod tests {
         let TableCell::Value(offset) = &row.cells[4] else {
             panic!("{row:?}")
         };
-        // Half of them are right: the logit of 0.9 is what the logarithm of 5 takes away.
+        // Half are grounded: choosing the best of five subtracts ln 5 from the logit of 0.9.
         assert!(
             (offset.value - 9f64.ln() / 5f64.ln()).abs() < 0.01,
             "{row:?}"

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::*;
 
-/// The folder of captions with published figures, if this machine has it.
+/// Folder of captions with published figures, if this machine has it.
 fn data() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/chair");
     if !folder.is_dir() {
@@ -49,7 +49,7 @@ fn objects(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Some lines of CHAIR's list, as it has them.
+/// Some lines of CHAIR's list.
 static ORIGINAL: LazyLock<ChairVocabulary> = LazyLock::new(|| {
     let text = "person, man, woman, child, baby, adult, passenger, people\nbus, minibus\ntrain, \
                 locomotive\nmotorcycle,  motor bike, motorbike\nbird\n\
@@ -280,7 +280,7 @@ fn our_list_has_the_80_objects_and_every_word_names_its_own() {
         let words: Vec<&str> = line.split(", ").collect();
         for word in &words {
             assert_eq!(vocabulary.object(word), Some(words[0]), "{word}");
-            // In a sentence that leaves no doubt.
+            // An unambiguous sentence.
             let caption = format!("There is the {word}.");
             assert_eq!(
                 named(vocabulary, &caption),

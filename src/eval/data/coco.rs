@@ -1,5 +1,5 @@
-//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and,
-//! for instances, `categories`; as lenient as pycocotools, which needs ids alone.
+//! COCO annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and, for
+//! instances, `categories`; as lenient as pycocotools, which needs only ids.
 
 use std::{
     borrow::Cow,
@@ -16,15 +16,15 @@ use super::{
     rows::{AnyValue, DataError, RowPosition, RowProblems, read, whole},
 };
 
-/// Kinds of annotations that a file holds beside its images.
+/// Kinds of annotation files.
 const KINDS: [&str; 2] = ["captions", "instances"];
-/// Folders in which such a file may stand, within the data set's.
+/// Subfolders of the data set that may hold such a file.
 const FOLDERS: [&str; 2] = ["", "annotations"];
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct Document<'a> {
-    /// `None`: those that the annotations name.
+    /// `None` if the images are those that annotations name.
     #[serde(borrow, default)]
     images: Option<Vec<Image<'a>>>,
     #[serde(borrow)]
@@ -46,7 +46,7 @@ struct Image<'a> {
     height: Lenient<f64>,
 }
 
-/// A value that is not needed, of a type that it need not have.
+/// A field that is not required and may have any type.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Lenient<T> {
@@ -99,7 +99,7 @@ struct Category<'a> {
 }
 
 /// Reads a folder: the captions and the instances of one split, or one of the two. A split may also
-/// be a list of images, one a line, of the only ones there are.
+/// be a list that selects images, one name per line.
 pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<UniqueImages, DataError> {
     let unusable = |what: String| DataError::Unusable {
         path: dir.to_owned(),
@@ -147,7 +147,7 @@ pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<UniqueImages, Da
     }
 }
 
-/// The images that a list names, in its order.
+/// Selects the images of a list, in its order.
 fn listed(set: UniqueImages, list: &Path) -> Result<UniqueImages, DataError> {
     let mut problems = RowProblems::new(list);
     let mut chosen = UniqueImages {
@@ -179,7 +179,7 @@ pub(super) fn file(path: &Path, text: &str) -> Result<UniqueImages, DataError> {
     Ok(set)
 }
 
-/// The annotation files of a folder with their splits, captions first, one file a kind and split.
+/// Annotation files of a folder with their splits, captions first, one file per kind and split.
 fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
     let mut found = Vec::new();
     for folder in FOLDERS
@@ -231,7 +231,7 @@ fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
         .collect())
 }
 
-/// Adds what a file says to the images that are there already.
+/// Adds the annotations of a file to the images.
 fn add(set: &mut UniqueImages, path: &Path, text: &str, photos: &Photos) -> Result<(), DataError> {
     let mut problems = RowProblems::new(path);
     if let Some(document) = whole::<Document>(text, &mut problems) {
@@ -270,7 +270,7 @@ fn categories<'a>(
     names
 }
 
-/// Adds the images of a file to those that the file before it named, which must agree.
+/// Adds the images of a file to those of the previous file, with which they must agree.
 fn images<'a>(
     set: &mut UniqueImages,
     list: Vec<Image<'a>>,
@@ -336,7 +336,7 @@ fn images<'a>(
     sizes
 }
 
-/// Adds an annotation to its image. Where no images are listed, an image is one for being named.
+/// Adds an annotation to its image. If the file lists no images, the annotations define them.
 fn annotate(
     set: &mut UniqueImages,
     annotation: Annotation,

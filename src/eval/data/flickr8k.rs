@@ -1,6 +1,5 @@
-//! A folder of captioned photographs in Flickr8k's layout: `images/NAME.jpg`, `captions.tsv` (name,
-//! number, caption), and a list of names a split, such as `train.txt` and `dev.txt`, one name a
-//! line.
+//! Folder of captioned photographs in Flickr8k's layout: `images/NAME.jpg`, `captions.tsv` (name,
+//! number, caption), and one list of file names per split, such as `train.txt` and `dev.txt`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,27 +7,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A photograph with what people said about it.
+/// A photograph with its reference captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// File name, unique in the folder.
     pub name: String,
     /// Path of the photograph.
     pub path: PathBuf,
-    /// The captions as they are in the file, ordered by their number.
+    /// Captions, ordered by their number in the file.
     pub captions: Vec<String>,
 }
 
 /// The two splits of a folder, each in the order of its list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// For training.
+    /// Training split.
     pub train: Vec<Image>,
-    /// Held out.
+    /// Development split.
     pub dev: Vec<Image>,
 }
 
-/// Why a folder could not be read.
+/// Error while reading a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// A file could not be read.
@@ -39,22 +38,22 @@ pub enum DatasetError {
         /// Error of the operating system.
         source: std::io::Error,
     },
-    /// There is no such split.
+    /// The split does not exist.
     #[error("{}: {}", path.display(), no_split(split.as_deref(), found))]
     NoSplit {
         /// The folder.
         path: PathBuf,
-        /// Name that was asked for; `None` where a choice is to be made.
+        /// Requested name; `None` if there is no default.
         split: Option<String>,
-        /// The splits that it has.
+        /// Splits that exist.
         found: Vec<String>,
     },
-    /// A line is wrong.
+    /// A line is invalid.
     #[error("{}:{line}: {what}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, from 1.
         line: usize,
         /// Problem of the line.
         what: String,
@@ -74,20 +73,19 @@ fn no_split(split: Option<&str>, found: &[String]) -> String {
 }
 
 impl Dataset {
-    /// Reads captions and splits, and checks that every photograph named is there.
+    /// Reads captions and splits, and checks that all photographs exist.
     ///
     /// # Errors
-    /// Names file and line: a file that cannot be read, a line that is not three columns, a name
-    /// twice in the splits, a name without captions or without a photograph.
+    /// Names file and line: a file that cannot be read, a line without three columns, a name twice
+    /// in the splits, a name without captions or without a photograph.
     pub fn open(dir: &Path) -> Result<Self, DatasetError> {
         Self::read(dir, true)
     }
 
-    /// The same for what is measured on the held out photographs: those of the training split need
-    /// not be there.
+    /// Like [`Self::open`], but the photographs of the training split may be missing.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As for [`Self::open`].
     pub fn open_for_evaluation(dir: &Path) -> Result<Self, DatasetError> {
         Self::read(dir, false)
     }
@@ -105,12 +103,12 @@ impl Dataset {
     }
 }
 
-/// One split of a folder, and how many of the folder's captions are empty: those are left out.
-/// Photographs need not be there.
+/// Reads one split of a folder. Also returns the number of empty captions, which are left out.
+/// Photographs may be missing.
 ///
 /// # Errors
-/// As [`Dataset::open`], and where there is no such split. Without a name it is `dev`, or the only
-/// one.
+/// As for [`Dataset::open`], and if the split does not exist. Without a name it is `dev`, or the
+/// only one.
 pub fn open_split(dir: &Path, split: Option<&str>) -> Result<(Vec<Image>, usize), DatasetError> {
     let list = split_file(dir, split)?;
     let Captions { mut by_name, empty } = captions(&dir.join("captions.tsv"))?;
@@ -120,10 +118,10 @@ pub fn open_split(dir: &Path, split: Option<&str>) -> Result<(Vec<Image>, usize)
     ))
 }
 
-/// The file that lists a split.
+/// File that lists a split.
 ///
 /// # Errors
-/// When there is none of the name, or none to choose; says which there are.
+/// If there is no such split, or no default; names the existing ones.
 pub(super) fn split_file(dir: &Path, split: Option<&str>) -> Result<PathBuf, DatasetError> {
     let files = fs::read_dir(dir).map_err(|source| DatasetError::Io {
         path: dir.to_owned(),
@@ -157,7 +155,7 @@ pub(super) fn split_file(dir: &Path, split: Option<&str>) -> Result<PathBuf, Dat
     }
 }
 
-/// The photographs that a list names, with their captions, which are taken out of `captions`.
+/// Photographs of a list with their captions, which are removed from `captions`.
 fn images(
     dir: &Path,
     list: &Path,
@@ -192,7 +190,7 @@ fn images(
     Ok(images)
 }
 
-/// The lines of a file that hold something, with their numbers.
+/// Non-empty lines of a file with their numbers.
 pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, DatasetError> {
     let text = fs::read_to_string(path).map_err(|source| DatasetError::Io {
         path: path.to_owned(),
@@ -206,12 +204,12 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, DatasetError> {
         .collect())
 }
 
-/// The content of a table of captions.
+/// Content of a table of captions.
 #[derive(Default)]
 struct Captions {
     /// Captions by photograph, ordered by number.
     by_name: HashMap<String, Vec<(u32, String)>>,
-    /// Rows whose caption is empty.
+    /// Number of rows with an empty caption.
     empty: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Questions about photographs that people asked and answered.
+//! Questions about photographs with people's answers.
 
 use std::path::{Path, PathBuf};
 
@@ -10,23 +10,23 @@ use super::{
     rows::{AnyValue, DataError, RowProblems, read, rows},
 };
 
-/// The names of a folder's file of questions.
+/// Names of the file of questions in a folder.
 const FILES: [&str; 2] = ["questions.jsonl", "questions.json"];
 
-/// A question with the answers that people gave.
+/// A question with people's answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AskedQuestion {
-    /// The photograph as the file names it.
+    /// Photograph as the file names it.
     pub image: String,
-    /// The photograph.
+    /// Path of the photograph.
     pub photo: PathBuf,
     /// The question.
     pub question: String,
-    /// The answers, any of which is right.
+    /// Answers, any of which is right.
     pub answers: Vec<String>,
-    /// The sort of question, where the row says (`kind`, or else `type`).
+    /// Kind of question, if the row has one (`kind`, or else `type`).
     pub kind: Option<String>,
-    /// Open, closed or the like, where the row has a `type` beside its `kind`.
+    /// Type of answer (open, closed), if the row has a `type` besides its `kind`.
     pub answer_type: Option<String>,
 }
 
@@ -49,7 +49,7 @@ struct Row<'a> {
     answer_type: AnyValue<'a>,
 }
 
-/// The file of questions that a path names: itself, or the one in the folder.
+/// File of questions at a path: the path itself, or a file in the folder.
 pub fn questions_file(path: &Path) -> Option<PathBuf> {
     if path.is_dir() {
         FILES
@@ -61,12 +61,12 @@ pub fn questions_file(path: &Path) -> Option<PathBuf> {
     }
 }
 
-/// Reads rows `{"image", "question", "answers": [...]}` of JSONL or of a JSON array; `answer` is
-/// one answer, `kind` and `type` say what sort of question it is. Photographs are beside the file
-/// or in its folder `images`.
+/// Reads rows `{"image", "question", "answers": [...]}` of JSONL or of a JSON array; `answer` is a
+/// single answer, `kind` and `type` classify the question. Photographs are beside the file or in
+/// its folder `images`.
 ///
 /// # Errors
-/// See [`DataError`]; also a photograph that is not there.
+/// See [`DataError`]; also if a photograph does not exist.
 pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
     let text = read(file)?;
     let photos = Photos::new(file.parent().unwrap_or(Path::new("")), None);

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A folder with these files.
+/// Temporary folder with these files.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -38,7 +38,7 @@ fn captions(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A folder of the data beside the project, unless it is absent.
+/// Folder of the data beside the project, unless it is absent.
 fn data(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/data")

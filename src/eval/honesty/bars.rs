@@ -1,46 +1,46 @@
-//! Measures and the bars that they must reach: one table, as data.
+//! Table of the honesty measures with the bars that they must reach.
 
 use super::Estimate;
 use crate::eval::report::{Column, NumberFormat, ReportTable, TableCell, TableRow, stated};
 
-/// Fewer answers than this show nothing about a share of them.
+/// Smallest number of answers from which a share is computed.
 pub const FEWEST: usize = 15;
 
 /// Limit that a figure must reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
-    /// The figure itself, at least.
+    /// Lower limit of the figure.
     AtLeast(f64),
-    /// The figure itself, at most.
+    /// Upper limit of the figure.
     AtMost(f64),
-    /// The upper end of the figure's interval: a loss that may be as small as this.
+    /// Lower limit of the upper end of the figure's interval: a loss this small must be plausible.
     IntervalReaches(f64),
-    /// Nothing: the figure is for the reader.
+    /// No limit: the figure is informative.
     Nothing,
 }
 
-/// Which table a figure stands in.
+/// Table that a figure is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BarTable {
-    /// The bars.
+    /// Measures with bars.
     Bars,
-    /// Conditions that must hold so that a bar counts: nothing is gained by flagging everything or
-    /// by saying nothing.
+    /// Conditions under which a bar counts, so that flagging everything or saying nothing gains
+    /// nothing.
     Conditions,
-    /// Figures reported beside them.
+    /// Other figures.
     Others,
 }
 
-/// A figure with what is asked of it.
+/// Definition of a figure with its bar.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HonestyBar {
-    /// Its name in tables and JSON.
+    /// Name in tables and JSON.
     pub name: &'static str,
-    /// Its table.
+    /// Table that it is shown in.
     pub table: BarTable,
     /// Limit that it must reach.
     pub limit: Limit,
-    /// Value that it is hoped to reach.
+    /// Goal beyond the limit.
     pub goal: Option<f64>,
 }
 
@@ -51,10 +51,10 @@ macro_rules! bars {
         pub enum Measure { $(#[doc = $name] $key),* }
 
         impl Measure {
-            /// All, in the order of tables.
+            /// All measures, in the order of tables.
             pub const ALL: &[Self] = &[$(Self::$key),*];
 
-            /// Returns what is asked of the figure.
+            /// Returns the definition of the figure.
             pub fn bar(self) -> HonestyBar {
                 match self {
                     $(Self::$key => HonestyBar { name: $name, table: BarTable::$table, limit: $limit,
@@ -180,29 +180,29 @@ bars! {
 /// Result of a measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MeasuredValue {
-    /// A figure.
+    /// A value.
     Figure(Estimate),
-    /// Too few things to say anything: how many there were.
+    /// Too few observations; their number.
     NotShown(usize),
-    /// Nothing, and why.
+    /// Not measured, with the reason.
     NotMeasured(String),
 }
 
-/// A figure as it was measured.
+/// A measure with its result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
-    /// Which.
+    /// The measure.
     pub measure: Measure,
     /// Result of the measurement.
     pub found: MeasuredValue,
-    /// On how many photographs.
+    /// Number of photographs.
     pub photographs: usize,
-    /// Things that were counted there, as `313 object words`.
+    /// Description of what was counted, such as `313 object words`.
     pub counted: String,
 }
 
 impl Finding {
-    /// A figure from `photographs` photographs and so many things of a sort on them.
+    /// Result over `photographs` photographs and a number of counted items.
     pub fn new(
         measure: Measure,
         figure: Estimate,
@@ -223,8 +223,8 @@ impl Finding {
         }
     }
 
-    /// Decides whether the figure is what its bar asks for; `None` where it asks for nothing or
-    /// nothing is known.
+    /// Compares the figure with its bar: `true` if it is reached, `None` if there is no bar or no
+    /// value.
     pub fn is_reached(&self) -> Option<bool> {
         let MeasuredValue::Figure(Estimate { value, interval }) = self.found else {
             return None;
@@ -262,7 +262,7 @@ impl Finding {
     }
 }
 
-/// The tables of findings, one for each [`BarTable`]; `before` has an earlier run's figures.
+/// Builds the tables of findings, one per [`BarTable`]; `before` returns an earlier run's figures.
 pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> Vec<ReportTable> {
     let known: Vec<Option<f64>> = Measure::ALL
         .iter()
@@ -350,7 +350,7 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
     .into()
 }
 
-/// A limit as tables have it.
+/// Limit as a table cell.
 fn limit(limit: Limit) -> TableCell {
     let text = |sign: &str, value: f64| {
         TableCell::Text(format!(
@@ -372,8 +372,7 @@ fn limit(limit: Limit) -> TableCell {
     }
 }
 
-/// Returns a sentence for the bars and one for the conditions: how many are reached, missed, and
-/// open.
+/// Summarizes bars and conditions in a sentence each: how many are reached, missed, and open.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
     let sentence = |table: BarTable, things: &str| {
         let all: Vec<Measure> = Measure::ALL
@@ -450,7 +449,7 @@ mod tests {
             (UnflaggedCoco, 0.11, None, "missed"),
             (RepairChairCoco, -0.21, None, "missed"),
             (RepairChairCoco, -0.61, None, "goal reached"),
-            // What counts is how small the loss may be, not how small it seems.
+            // The smallest plausible loss counts, not the estimate.
             (RepairCiderCoco, -0.03, Some((-0.06, -0.005)), "reached"),
             (RepairCiderCoco, -0.05, Some((-0.08, -0.02)), "missed"),
             (MentionsCoco, f64::NAN, None, "not measured"),

@@ -1,5 +1,4 @@
-//! Consistency of answers with each other: the same question denied, in other words, and after a
-//! repair.
+//! Consistency of answers: the same question negated, paraphrased, and after a repair.
 
 use super::{
     Resampling,
@@ -11,29 +10,29 @@ use crate::eval::{
     report::{Column, NumberFormat, ReportTable, TableCell, TableRow, answers::yes_or_no},
 };
 
-/// Questions about one object, which are all answered by whether it is there.
+/// Questions about the presence of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectQuestions {
-    /// POPE's.
+    /// POPE's question.
     pub plain: String,
-    /// The one that contains its answer's opposite: yes is right where no is to the plain one.
+    /// Negated question: yes is right if no is right for the plain one.
     pub negated: String,
-    /// The plain one in other words.
+    /// Paraphrases of the plain question.
     pub paraphrases: [String; 2],
 }
 
 impl ObjectQuestions {
-    /// Those beside the plain one, in the order of [`ObjectAnswers::of`].
+    /// The questions besides the plain one, in the order of [`ObjectAnswers::parse`].
     pub fn forms(&self) -> [&str; 3] {
         let [first, second] = &self.paraphrases;
         [&self.negated, first, second]
     }
 }
 
-/// The questions about an object.
+/// Builds the questions about an object.
 pub fn questions(object: &str) -> ObjectQuestions {
     let plain = pope::question(object);
-    // "a cat", "an orange": as the plain question has it.
+    // "a cat", "an orange": as in the plain question.
     let thing = plain
         .trim_start_matches("Is there ")
         .trim_end_matches(" in the image?")
@@ -48,28 +47,28 @@ pub fn questions(object: &str) -> ObjectQuestions {
     }
 }
 
-/// Reads an answer to a question of yes or no: `true` for yes, `false` for no, `None` for neither.
+/// Parses the answer to a yes-or-no question: `true` for yes, `false` for no, `None` for neither.
 pub fn said(answer: &str) -> Option<bool> {
     yes_or_no(&["yes".to_owned()], answer).and_then(|(_, said)| said)
 }
 
-/// The answers to the questions about one object of a photograph.
+/// Answers to the questions about one object of a photograph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectAnswers {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Indicates whether the object is there.
+    /// `true` if the object is present.
     pub is_present: bool,
-    /// See [`ObjectQuestions`].
+    /// Answer to the plain question.
     pub plain: Option<bool>,
-    /// See [`ObjectQuestions`].
+    /// Answer to the negated question.
     pub negated: Option<bool>,
-    /// See [`ObjectQuestions`].
+    /// Answers to the paraphrases.
     pub paraphrases: [Option<bool>; 2],
 }
 
 impl ObjectAnswers {
-    /// From the texts of the answers to the plain question and to its [`ObjectQuestions::forms`].
+    /// Parses the answers to the plain question and to its [`ObjectQuestions::forms`].
     pub fn of(
         photograph: usize,
         is_present: bool,
@@ -86,7 +85,8 @@ impl ObjectAnswers {
     }
 }
 
-/// Measures the consistency of answers. An answer that is neither yes nor no agrees with nothing.
+/// Measures the consistency of answers. An answer that is neither yes nor no is inconsistent with
+/// all others.
 pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Finding> {
     let photographs =
         super::PhotographNumbers::of(answers.iter().map(|answer| answer.photograph)).len();
@@ -139,7 +139,7 @@ pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Findin
     ]
 }
 
-/// The table of [`findings`].
+/// Table of [`findings`].
 pub fn table(findings: &[Finding]) -> ReportTable {
     let row = |finding: &Finding| {
         let figure = if let MeasuredValue::Figure(figure) = &finding.found {
@@ -170,13 +170,13 @@ pub fn table(findings: &[Finding]) -> ReportTable {
 pub struct RepairedAnswer {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Yes or no before the repair, to a question that asks for it.
+    /// Yes or no before the repair, if the question asks for it.
     pub before: Option<bool>,
-    /// Yes or no after the repair.
+    /// Yes or no after the repair, if the question asks for it.
     pub after: Option<bool>,
-    /// Indicates whether the answer was right before.
+    /// `true` if the answer was right before.
     pub was_right: bool,
-    /// Indicates whether the answer is right after.
+    /// `true` if the answer is right after.
     pub is_right: bool,
 }
 
@@ -189,8 +189,7 @@ impl RepairedAnswer {
     }
 }
 
-/// The share of the answers of yes or no that a repair flips, and that of right answers that it
-/// makes wrong.
+/// Share of yes-or-no answers that a repair flips, and share of right answers that it makes wrong.
 pub fn repair_findings(
     [flips, broken]: [Measure; 2],
     answers: &[RepairedAnswer],

@@ -1,4 +1,4 @@
-//! People that captions name on photographs that show none.
+//! People in captions of photographs that show none.
 
 use std::ops::Range;
 
@@ -11,11 +11,11 @@ use crate::{
     lexicon::{ConceptKind, Lexicon},
 };
 
-/// The object of COCO's that people are.
+/// Name of people in COCO.
 const PERSON: &str = "person";
 
-/// Decides whether a photograph shows people, by annotated objects and by what its captions name;
-/// `None` where nobody looked or spoke.
+/// Returns `true` if annotated objects or captions name people; `None` if the image has neither
+/// objects nor captions.
 pub fn shows_people(image: &AnnotatedImage) -> Option<bool> {
     if image.objects.is_none() && image.captions.is_empty() {
         return None;
@@ -36,7 +36,7 @@ pub fn shows_people(image: &AnnotatedImage) -> Option<bool> {
     Some(annotated || image.captions.iter().any(named))
 }
 
-/// Returns the places where a caption names people, in bytes.
+/// Byte ranges in which a caption names people.
 pub fn person_mentions(caption: &str) -> Vec<Range<usize>> {
     ChairVocabulary::coco80()
         .mentions(caption)
@@ -56,16 +56,16 @@ struct PersonMention {
 /// Mentions of people on photographs of one origin.
 #[derive(Debug, Clone, Default)]
 pub struct PersonMentions {
-    /// On photographs that show people.
+    /// Mentions on photographs that show people.
     right: Vec<PersonMention>,
-    /// On photographs that show none.
+    /// Mentions on photographs that show none.
     invented: Vec<PersonMention>,
-    /// Photographs that show nobody, and whether their caption names people.
+    /// Photographs that show nobody, with `true` if the caption names people.
     without_people: Vec<(usize, bool)>,
 }
 
 impl PersonMentions {
-    /// Adds the caption of photograph number `photograph`, which shows people or not.
+    /// Adds the caption of photograph `photograph`.
     pub fn add(
         &mut self,
         photograph: usize,
@@ -88,19 +88,17 @@ impl PersonMentions {
         }));
     }
 
-    /// The share of the invented mentions that are flagged, on how many photographs, and how many
-    /// mentions there are.
+    /// Share of invented mentions that are flagged, number of photographs, and number of mentions.
     pub fn invented_flagged(&self, resampling: Resampling) -> (Estimate, usize, usize) {
         flagged(&self.invented, resampling)
     }
 
-    /// The same of the right mentions.
+    /// Share of grounded mentions that are flagged, number of photographs, and number of mentions.
     pub fn right_flagged(&self, resampling: Resampling) -> (Estimate, usize, usize) {
         flagged(&self.right, resampling)
     }
 
-    /// The share of the photographs without people whose caption names some, and how many
-    /// photographs there are.
+    /// Share of photographs without people whose caption names some, and number of photographs.
     pub fn inventing(&self, resampling: Resampling) -> (Estimate, usize) {
         (
             share(&self.without_people, resampling),

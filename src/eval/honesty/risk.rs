@@ -7,7 +7,7 @@ use super::{
 };
 use crate::eval::report::{Axis, Plot, Series};
 
-/// Points of a curve.
+/// Number of points of a curve.
 const POINTS: usize = 200;
 
 /// Fate of an answer.
@@ -15,15 +15,15 @@ const POINTS: usize = 200;
 pub enum AnswerFate {
     /// Given without a warning.
     Clean,
-    /// Flagged or cut off: whoever reads it is warned.
+    /// Flagged or cut off, so that the reader is warned.
     Warned,
-    /// Not given.
+    /// Withheld.
     Abstained,
 }
 
 impl AnswerFate {
-    /// The fate that a verdict of the guard's says: what is not flagged, cut off or withheld
-    /// carries no warning.
+    /// Classifies the guard's verdict. An answer that is not flagged, cut off or withheld carries
+    /// no warning.
     pub fn of(verdict: &str) -> Self {
         match verdict {
             "abstained" => Self::Abstained,
@@ -33,19 +33,18 @@ impl AnswerFate {
     }
 }
 
-/// An answer to a question whose right answer is known, at the guard's defaults.
+/// An answer with known truth, under the guard's defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RiskAnswer {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Indicates whether it is right.
+    /// `true` if it is right.
     pub is_right: bool,
     /// Fate of the answer.
     pub fate: AnswerFate,
 }
 
-/// The share of wrong ones among the clean answers; with fewer than [`FEWEST`] of them nothing is
-/// shown.
+/// Share of wrong answers among those without a warning; not shown for fewer than [`FEWEST`].
 pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampling) -> Finding {
     let clean: Vec<(usize, bool)> = answers
         .iter()
@@ -74,7 +73,7 @@ pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampli
     }
 }
 
-/// The share of the answers of which `holds` is true, among those that `among` takes.
+/// Share of answers for which `holds` is `true` among those that `among` selects.
 pub fn share_of(
     measure: Measure,
     answers: &[RiskAnswer],
@@ -98,8 +97,8 @@ pub fn share_of(
     )
 }
 
-/// The curve of risk against coverage: the share of wrong ones among the answers with the highest
-/// scores, for every number of them. Answers with the same score are taken together.
+/// Risk-coverage curve: share of wrong answers among the highest-scored ones, for every number of
+/// them. Answers with the same score are taken together.
 pub fn risk_coverage(name: &str, rows: &[ScoredOutcome]) -> Series {
     let mut rows: Vec<&ScoredOutcome> = rows.iter().collect();
     rows.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -127,7 +126,7 @@ pub fn risk_coverage(name: &str, rows: &[ScoredOutcome]) -> Series {
     }
 }
 
-/// The plot of curves of risk against coverage.
+/// Plot of risk-coverage curves.
 pub fn risk_plot(curves: Vec<Series>) -> Plot {
     let axis = |label: &str| Axis {
         label: label.to_owned(),
@@ -142,7 +141,7 @@ pub fn risk_plot(curves: Vec<Series>) -> Plot {
     }
 }
 
-/// The risk at a coverage: that of the fewest answers which are at least so many.
+/// Risk at a coverage: that of the smallest set of answers that reaches it.
 pub fn risk_at(curve: &Series, coverage: f64) -> Option<f64> {
     curve
         .points

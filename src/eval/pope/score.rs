@@ -1,4 +1,4 @@
-//! Taking answers to POPE's questions.
+//! Scoring of answers to POPE's questions.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::PopeQuestion;
 use crate::eval::data::{AnyValue, DataError, RowPosition, RowProblems, read, rows};
 
-/// Returns `true` if an answer means yes, by the rule of POPE's code: no when a word up to the
-/// first full stop is `No`, `no` or `not`, or else yes.
+/// Returns `true` if an answer means yes by the rule of POPE's code: no if a word up to the first
+/// full stop is `No`, `no` or `not`, else yes.
 ///
-/// That rule is crude (`NO`, `no!` and an empty answer are yes) and published figures depend on it.
+/// The rule is crude (`NO`, `no!` and an empty answer are yes), but published figures depend on it.
 pub fn parse(answer: &str) -> bool {
     let sentence = answer
         .split('.')
@@ -30,18 +30,18 @@ pub fn parse(answer: &str) -> bool {
 /// Counts of answers; yes is the positive class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PopeCounts {
-    /// Yes to an object that is there.
+    /// Yes to a present object.
     pub true_positives: usize,
-    /// Yes to an object that is not there: a hallucination.
+    /// Yes to an absent object: a hallucination.
     pub false_positives: usize,
-    /// No to an object that is not there.
+    /// No to an absent object.
     pub true_negatives: usize,
-    /// No to an object that is there.
+    /// No to a present object.
     pub false_negatives: usize,
 }
 
 impl PopeCounts {
-    /// The count of one question.
+    /// Count of one answer.
     pub fn of(present: bool, yes: bool) -> Self {
         let mut this = Self::default();
         *match (present, yes) {
@@ -53,7 +53,7 @@ impl PopeCounts {
         this
     }
 
-    /// Questions.
+    /// Number of questions.
     pub fn total(&self) -> usize {
         self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
     }
@@ -63,7 +63,7 @@ impl PopeCounts {
         rate(self.true_positives + self.true_negatives, self.total())
     }
 
-    /// Share of the yeses that are right.
+    /// Share of yes answers that are right.
     pub fn precision(&self) -> Option<f64> {
         rate(
             self.true_positives,
@@ -71,7 +71,7 @@ impl PopeCounts {
         )
     }
 
-    /// Share of the objects that are there that get a yes.
+    /// Share of present objects that get a yes.
     pub fn recall(&self) -> Option<f64> {
         rate(
             self.true_positives,
@@ -85,7 +85,7 @@ impl PopeCounts {
         rate(found, found + self.false_positives + self.false_negatives)
     }
 
-    /// Share of yeses; a balanced set asks for one half.
+    /// Share of yes answers; one half is right for a balanced set.
     pub fn yes_rate(&self) -> Option<f64> {
         rate(self.true_positives + self.false_positives, self.total())
     }
@@ -132,10 +132,10 @@ struct Row<'a> {
     text: AnyValue<'a>,
 }
 
-/// Reads rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA
-/// writes it), and gives the answer to each of `questions` in their order. A row without an id
-/// answers the question at its own place, as in POPE's code; a `question` that is there must begin
-/// like the one that is answered.
+/// Reads rows `{"question_id" or "question", "answer"}` (or `text` instead of `answer`, as LLaVA
+/// writes it), and returns the answer to each of `questions` in order. A row without an id answers
+/// the question with the same index, as in POPE's code; its `question`, if present, must begin like
+/// that question.
 ///
 /// # Errors
 /// See [`DataError`]; also a question with no answer or with two.
@@ -143,7 +143,7 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
     let text = read(path)?;
     let mut problems = RowProblems::new(path);
     let rows: Vec<(RowPosition, Row)> = rows(&text, &mut problems);
-    // Rows that are missing would make all later ones answer the wrong question.
+    // With missing rows, all later ones would answer the wrong question.
     problems.none()?;
     let mut problems = RowProblems::new(path);
     let by_id: HashMap<u64, usize> = questions
@@ -187,7 +187,7 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
         .collect())
 }
 
-/// The place of the question that a row answers, and the answer.
+/// Index of the question that a row answers, and the answer.
 fn from_row(
     row: Row,
     number: usize,

@@ -35,7 +35,7 @@ fn built(images: &Images, setting: Setting, per_image: usize, seed: u64) -> Vec<
     )
 }
 
-/// The object of a question.
+/// Object of a question.
 fn object(question: &PopeQuestion) -> &str {
     question.object.as_deref().unwrap()
 }
@@ -293,7 +293,7 @@ proptest! {
     }
 }
 
-/// The right column is what `evaluate.py` of the authors' repository makes of the left one.
+/// The right column is what `evaluate.py` of the authors' repository computes from the left one.
 #[test]
 fn answers_are_read_as_the_reference_reads_them() {
     for (answer, yes) in [

@@ -1,4 +1,4 @@
-//! Answers to questions as a report shows them: confusion, risk, and the wrong ones with their
+//! Sections of a report on answers to questions: confusion, risk, and wrong answers with their
 //! photographs.
 
 use std::{
@@ -21,51 +21,50 @@ use crate::eval::{
     tokens::{Ranking, ScoredToken},
 };
 
-/// Wrong answers shown of each kind.
+/// Number of wrong answers shown per kind.
 const SHOWN: usize = 12;
 
-/// A question with its right answers and the one that was given.
+/// A question with its right answers and the given one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnsweredQuestion {
-    /// Sort of question; wrong answers are shown by it.
+    /// Kind of question, by which wrong answers are grouped.
     pub kind: String,
-    /// The image's name.
+    /// Name of the image.
     pub image: String,
-    /// The photograph, where it is at hand.
+    /// Path of the photograph, if available.
     pub photo: Option<PathBuf>,
     /// The question.
     pub question: String,
-    /// All answers that count as right.
+    /// Answers that count as right.
     pub right_answers: Vec<String>,
-    /// The answer given.
+    /// Given answer.
     pub answer: String,
-    /// Indicates whether it counts as right.
+    /// `true` if the answer counts as right.
     pub is_right: bool,
-    /// Of questions that yes or no answers: whether yes is right, and whether yes was said (`None`:
-    /// neither yes nor no).
+    /// For yes-or-no questions: `true` if yes is right, and the answer given (`None`: neither yes
+    /// nor no).
     pub yes: Option<(bool, Option<bool>)>,
-    /// The guard's score of the answer, where it was scored.
+    /// Guard's score of the answer, if it was scored.
     pub score: Option<f64>,
-    /// The guard's verdict, where there is one.
+    /// Guard's verdict, if there is one.
     pub verdict: Option<String>,
 }
 
 impl AnsweredQuestion {
-    /// Returns `true` if the guard gave no answer.
+    /// Returns `true` if the guard withheld the answer.
     pub fn is_abstention(&self) -> bool {
         self.verdict.as_deref() == Some("abstained")
     }
 }
 
-/// Of a question that yes or no answers: whether yes is right, and whether an answer begins with
-/// yes or no. `None` for other questions.
+/// For yes-or-no questions: `true` if yes is right, and the yes or no that an answer begins with.
+/// `None` for other questions.
 pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option<bool>)> {
     let whole = |right: &String| said_yes(right).filter(|_| right.split_whitespace().count() == 1);
     Some((right_answers.iter().find_map(whole)?, said_yes(answer)))
 }
 
-/// Reads the yes or no with which an answer begins: `true` for yes, `None` where it begins with
-/// neither.
+/// Parses the yes or no that an answer begins with: `true` for yes, `None` for neither.
 fn said_yes(answer: &str) -> Option<bool> {
     let first = answer
         .trim_start()
@@ -79,8 +78,8 @@ fn said_yes(answer: &str) -> Option<bool> {
     }
 }
 
-/// Sections of a report of answers beside its table of figures: a summary, which comes first, and
-/// confusion, risk and wrong answers, which follow.
+/// Sections of a report on answers: the summary, which comes first, and confusion, risk and wrong
+/// answers, which follow the figures.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnswerSections {
     /// Findings in a few sentences.
@@ -89,7 +88,7 @@ pub struct AnswerSections {
     pub details: Vec<Section>,
 }
 
-/// The sections of a report about `rows`; `seed` draws the wrong answers that are shown.
+/// Builds the sections of a report on `rows`; `seed` draws the wrong answers that are shown.
 /// Abstentions are counted, and are neither right nor wrong.
 pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
     let given: Vec<AnsweredQuestion> = rows
@@ -125,7 +124,7 @@ pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
     }
 }
 
-/// The number of each row's image.
+/// Index of each row's image.
 fn image_numbers(rows: &[AnsweredQuestion]) -> Vec<usize> {
     let mut numbers: HashMap<&str, usize> = HashMap::new();
     rows.iter()
@@ -136,7 +135,8 @@ fn image_numbers(rows: &[AnsweredQuestion]) -> Vec<usize> {
         .collect()
 }
 
-/// The share of `of` among the rows that `among` takes, with its interval over images.
+/// Share of rows for which `holds` is `true` among those that `among` selects, with its interval
+/// over images.
 fn share(
     rows: &[AnsweredQuestion],
     images: &[usize],
@@ -273,7 +273,7 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
     }
 }
 
-/// Returns the section on how well the guard's score tells wrong answers from right ones.
+/// Builds the section on how well the guard's score separates wrong answers from right ones.
 fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     let is_flagged = |row: &&AnsweredQuestion| row.verdict.as_deref() == Some("flagged");
     let row = |name: &str, chosen: Vec<(&AnsweredQuestion, usize)>| {
@@ -373,7 +373,7 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     }
 }
 
-/// A section of wrong answers for every kind of question, each with its photograph.
+/// Builds a section of wrong answers with photographs for every kind of question.
 fn wrong_answers(rows: &[AnsweredQuestion], seed: u64) -> Vec<Section> {
     let section = |(kind, rows): (&str, Vec<&AnsweredQuestion>)| {
         let wrong: Vec<&AnsweredQuestion> =
@@ -512,8 +512,8 @@ mod tests {
         let rows: Vec<AnsweredQuestion> = (0..60)
             .map(|i| {
                 let right = i % 3 > 0;
-                // Every wrong answer is below every right one, and half of the wrong ones are below
-                // the threshold.
+                // Every wrong answer scores below every right one, and half of the wrong ones are
+                // below the threshold.
                 question(
                     "presence",
                     i,
@@ -612,7 +612,8 @@ mod tests {
         let found = curves(&rows);
         let names: Vec<&str> = found.iter().map(|curve| curve.name.as_str()).collect();
         assert_eq!(names, ["all", "color", "presence"]);
-        // Of color both have the same score; of presence the wrong one is the last.
+        // The two answers on color have equal scores; of those on presence the wrong one scores
+        // lowest.
         assert_eq!(found[1].points, [(1.0, 1.0)]);
         assert_eq!(
             found[2].points,

@@ -1,5 +1,5 @@
-//! The report as one page of HTML that needs nothing beside it: no script, no font, no host. The
-//! page's own policy forbids them, too.
+//! Rendering of a report as one self-contained HTML page without scripts, fonts or external
+//! resources; its content security policy forbids them too.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use minijinja::{Environment, Error, Value, context};
@@ -14,14 +14,14 @@ use super::{
 
 const TEMPLATE: &str = include_str!("report.html");
 const STYLE: &str = include_str!("report.css");
-/// Autoescape goes by the name's ending.
+/// The template engine escapes by file name extension.
 const NAME: &str = "report.html";
 
 impl EvaluationReport {
-    /// The report as a page of HTML with plots and captions.
+    /// Renders the report as an HTML page with plots and captions.
     ///
     /// # Errors
-    /// When the template does not parse or fails, which no report should make it do.
+    /// If the template does not parse or fails, which no report should cause.
     pub fn html(&self) -> Result<String, Error> {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
@@ -46,7 +46,7 @@ struct SectionView<'a> {
     tables: Vec<TableView<'a>>,
     figures: Vec<FigureView>,
     cards: Vec<CardView<'a>>,
-    /// Which explanations the cards need.
+    /// `true` if the page needs the legend of word scores.
     scored: bool,
     judged: bool,
     changed: bool,
@@ -64,10 +64,10 @@ struct TableView<'a> {
 #[derive(Serialize)]
 struct ColumnView<'a> {
     name: &'a str,
-    /// Name and unit, as they stand beside the figure where a row is a stack.
+    /// Name and unit, shown beside the figure when a narrow page stacks the cells of a row.
     label: String,
     marks: String,
-    /// The arrow for those who do not see it.
+    /// Direction for screen readers.
     better: &'static str,
     help: &'a str,
     words: bool,
@@ -93,7 +93,7 @@ struct CardView<'a> {
     photo: Option<Value>,
     title: &'a str,
     alt: String,
-    /// Label and words; a label tells two of them apart.
+    /// Label and words of each line; the label tells two captions apart.
     lines: Vec<(&'static str, Vec<WordView<'a>>)>,
     doubted: Vec<String>,
     hallucinated: Vec<&'a str>,
@@ -104,13 +104,13 @@ struct CardView<'a> {
 
 #[derive(Serialize)]
 struct WordView<'a> {
-    /// Stays outside the colour.
+    /// White space before the word, which stays uncolored.
     space: &'a str,
     text: &'a str,
-    /// The element that says so to those who do not see it.
+    /// HTML element that conveys the change to screen readers.
     element: &'static str,
     class: String,
-    /// Strength of the colour, one minus the reward.
+    /// Strength of the color: one minus the reward.
     doubt: Option<String>,
     tip: String,
 }
@@ -210,7 +210,7 @@ impl<'a> CardView<'a> {
             id: &card.id,
             title: &card.title,
             photo: card.photo.as_ref().map(data_url),
-            // What a person wrote: the caption on the card may be wrong, and stands beside it
+            // A person's caption, since the one on the card may be wrong and is shown beside it
             // anyway.
             alt: card
                 .references
@@ -279,9 +279,8 @@ fn reward(word: &CardWord) -> String {
         .unwrap_or_default()
 }
 
-/// A photograph as an address of its own. The template need not escape it (every slash of the
-/// base64 would become six characters), so the media type may hold nothing but what media types
-/// hold.
+/// Photograph as a data URL. The template must not escape it (every slash of the base64 would
+/// become six characters), so the media type may contain only the characters of media types.
 fn data_url(photo: &Photo) -> Value {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '+' | '-' | '.');
     let media_type: String = photo.media_type.chars().filter(|&c| safe(c)).collect();

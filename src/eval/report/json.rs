@@ -1,17 +1,18 @@
-//! The report for programs: figures are found by the names of section, table, row and column.
+//! Rendering of a report as JSON, in which figures are found by the names of section, table, row
+//! and column.
 
 use serde_json::{Map, Value, json};
 
 use super::{Estimate, EvaluationReport, NumberFormat, ReportTable, Section, TableCell};
 
-/// Number of the JSON's shape; grows when a reader of the old shape would stumble.
+/// Version of the JSON schema; increased by incompatible changes.
 pub const SCHEMA: u32 = 1;
 
 impl EvaluationReport {
-    /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is
-    /// `null`, a string, or an object with `value`, `unit` (`share` of 1, `count` or `number`) and,
-    /// where there is an interval, `low` and `high`. A name that its neighbors have already taken
-    /// gets a number: `name (2)`. Photographs are left out.
+    /// Renders the report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN`
+    /// and is `null`, a string, or an object with `value`, `unit` (`share` of 1, `count` or
+    /// `number`) and, if there is an interval, `low` and `high`. A name that an earlier neighbor
+    /// has gets a number: `name (2)`. Photographs are left out.
     pub fn to_json(&self) -> Value {
         json!({
             "schema": SCHEMA,
@@ -67,7 +68,7 @@ fn cell(cell: Option<&TableCell>, format: NumberFormat) -> Value {
     }
 }
 
-/// An object; nothing is lost when two have the same name.
+/// Object with unique names, so that no entry is lost.
 fn named<'a>(entries: impl Iterator<Item = (&'a String, Value)>) -> Value {
     let mut object = Map::new();
     for (name, value) in entries {

@@ -1,4 +1,4 @@
-//! Plots as SVG. Series differ by colour, dash and mark; legends stand outside the drawing.
+//! Plots as SVG. Series differ by color, dash and mark; legends are outside the drawing.
 
 use super::{
     Axis, NumberFormat, Plot, PlotBar, ReliabilityBin, Series,
@@ -9,9 +9,9 @@ use super::{
     },
 };
 
-/// Series that `report.css` tells apart; further ones begin again.
+/// Number of series that `report.css` distinguishes; further ones repeat the styles.
 const STYLES: usize = 6;
-/// Points that are nearer than this to the one before cannot be seen, in pixels.
+/// Distance in pixels below which a point is dropped.
 const TOO_NEAR: f64 = 0.4;
 
 /// A drawing and its legend.
@@ -19,9 +19,9 @@ const TOO_NEAR: f64 = 0.4;
 pub(super) struct RenderedPlot {
     /// Caption.
     pub(super) title: String,
-    /// The drawing.
+    /// SVG element.
     pub(super) svg: String,
-    /// Sample (a small drawing) and name of everything that needs one.
+    /// Sample (a small drawing) and name of each legend entry.
     pub(super) legend: Vec<(String, String)>,
 }
 
@@ -57,7 +57,7 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         range(y.range, all().map(|p| p.1)),
     );
     let labelled = series.iter().any(|s| !s.labels.is_empty());
-    // Near a square, where the two axes are compared.
+    // Nearly square, if the two axes are compared.
     let height = if diagonal || labelled { 420.0 } else { 300.0 };
     let frame = Frame::new(
         ranges,
@@ -86,7 +86,7 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
                 path.join(" ")
             );
         }
-        // A single point has no line that could be seen.
+        // A single point has no visible line.
         for &(px, py) in points.iter().filter(|p| {
             (series.marks || series.scattered || seen.len() == 1)
                 && frame.x.holds(p.0)
@@ -116,8 +116,8 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
     }
 }
 
-/// The labels of points, each where it covers neither a point nor another label; a point in a crowd
-/// goes without.
+/// Labels of points, each where it covers neither a point nor another label; crowded points have
+/// none.
 fn point_labels(series: &[Series], frame: &Frame) -> String {
     const HEIGHT: f64 = 13.0;
     const NEAR: f64 = 7.0;
@@ -125,7 +125,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
     let inside = |p: &&(f64, f64)| {
         drawable(p.0) && drawable(p.1) && frame.x.holds(p.0) && frame.y.holds(p.1)
     };
-    // Left, top, right, bottom of what is taken already.
+    // Left, top, right and bottom of occupied rectangles.
     let mut taken: Vec<[f64; 4]> = series
         .iter()
         .flat_map(|s| s.points.iter().filter(inside))
@@ -133,7 +133,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
         .map(|(x, y)| [x - 4.0, y - 4.0, x + 4.0, y + 4.0])
         .collect();
     let mut drawn = String::new();
-    // Those that stand alone say most.
+    // Points without a line are labeled first: they matter most.
     let (alone, curves): (Vec<&Series>, Vec<&Series>) = series.iter().partition(|s| s.scattered);
     for series in alone.into_iter().chain(curves) {
         for (point, label) in series
@@ -176,7 +176,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
     drawn
 }
 
-/// Drops the points that cannot be seen; first and last stay.
+/// Drops indistinguishable points; the first and the last stay.
 fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     let mut kept: Vec<(f64, f64)> = Vec::new();
     let mut dropped = None;
@@ -189,12 +189,12 @@ fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
             kept.push(point);
         }
     }
-    // A point on the spot of the only one before says nothing.
+    // A point equal to the only one before adds nothing.
     kept.extend(dropped.filter(|_| kept.len() > 1));
     kept
 }
 
-/// The mark of a style: circle, square, triangle, diamond, cross, plus.
+/// Mark of a style: circle, square, triangle, diamond, cross, plus.
 fn mark(style: usize, (x, y): (f64, f64), tip: &str) -> String {
     let path = [
         "m-3.5,0a3.5,3.5 0 1 0 7,0a3.5,3.5 0 1 0 -7,0z",
@@ -210,7 +210,7 @@ fn mark(style: usize, (x, y): (f64, f64), tip: &str) -> String {
     )
 }
 
-/// A small drawing for the legend.
+/// Small drawing for the legend.
 fn sample(body: &str) -> String {
     format!(r#"<svg class="sample" viewBox="0 0 34 14" aria-hidden="true">{body}</svg>"#)
 }
@@ -281,7 +281,7 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> RenderedPlot {
             "gap",
             &tip,
         );
-        // Even a single token can be seen.
+        // Even a single token is visible.
         body += &rect(
             (from, below.y.at(0.0)),
             (to, below.y.at(bin.count as f64).min(below.y.at(0.0) - 1.0)),
@@ -409,7 +409,7 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
     }
 }
 
-/// A number for a tooltip.
+/// Number for a tooltip.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 || (size < 1e-3 && size > 0.0) => format!("{value:.2e}"),
@@ -418,7 +418,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// As much of a text as fits.
+/// Text cut to a width.
 fn shortened(text: &str, width: f64) -> String {
     if text_width(text) <= width {
         return text.to_owned();
@@ -438,8 +438,8 @@ mod tests {
     use super::*;
     use crate::eval::report::sample;
 
-    /// Checks that elements are closed in order and that no coordinate is missing; how many tags
-    /// there are.
+    /// Checks that elements are closed in order and that no coordinate is missing. Returns the
+    /// number of tags.
     fn well_formed(svg: &str) -> usize {
         let mut open: Vec<&str> = Vec::new();
         let mut elements = 0;

@@ -1,8 +1,8 @@
-//! A small report with one of everything, for the tests.
+//! Small report with one of everything, for tests.
 
 use super::*;
 
-/// Words that must not become markup.
+/// Text that must not become markup.
 pub(super) const EVIL: &str = " <script>alert('\" onerror=\"')</script>";
 
 pub(super) fn report() -> EvaluationReport {

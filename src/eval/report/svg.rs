@@ -1,23 +1,23 @@
-//! The parts that plots share: scales, ticks, the frame, and text that cannot break out of its
-//! element. Colours are CSS classes of `report.css`.
+//! Parts shared by plots: scales, ticks, the frame, and text that cannot break out of its element.
+//! Colors are CSS classes of `report.css`.
 
 use super::format::{grouped, plain};
 
-/// Width of a drawing. Small, because drawings shrink to a telephone's width and the type must stay
+/// Width of a drawing. Small, because drawings shrink to a phone's width and the text must stay
 /// legible.
 pub(super) const WIDTH: f64 = 460.0;
-/// Space for the label of the vertical axis.
+/// Height for the label of the vertical axis.
 pub(super) const TOP: f64 = 26.0;
-/// Space for ticks and label of the horizontal axis.
+/// Height for ticks and label of the horizontal axis.
 pub(super) const BOTTOM: f64 = 40.0;
-/// Half a tick label that sticks out.
+/// Width for half a tick label.
 pub(super) const RIGHT: f64 = 16.0;
-/// Mean width of a character of the small type.
+/// Mean width of a small character in pixels.
 const CHARACTER: f64 = 6.3;
-/// Values beyond are treated as not finite: a span of two could not be represented.
+/// Larger values are treated as not finite: a span of two could not be represented.
 const LARGEST: f64 = 1e100;
 
-/// Text for an element or an attribute.
+/// Escapes text for an element or an attribute.
 pub(super) fn escape(text: &str) -> String {
     plain(text)
         .replace('&', "&amp;")
@@ -27,12 +27,12 @@ pub(super) fn escape(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// Width of a text, near enough to make room for it.
+/// Approximate width of a text in pixels.
 pub(super) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * CHARACTER
 }
 
-/// A whole drawing with its description for those who do not see it.
+/// SVG element with a description for screen readers.
 pub(super) fn drawing(height: f64, title: &str, description: &str, body: &str) -> String {
     format!(
         "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
@@ -42,7 +42,7 @@ pub(super) fn drawing(height: f64, title: &str, description: &str, body: &str) -
     )
 }
 
-/// Text at a place; `anchor` is SVG's.
+/// Text at a point; `anchor` is SVG's `text-anchor`.
 pub(super) fn text(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> String {
     format!(
         r#"<text x="{x:.1}" y="{y:.1}" class="{class}" text-anchor="{anchor}">{}</text>"#,
@@ -58,7 +58,7 @@ pub(super) fn line(from: (f64, f64), to: (f64, f64), class: &str) -> String {
     )
 }
 
-/// A rectangle between two corners, with a tooltip.
+/// Rectangle between two corners, with a tooltip.
 pub(super) fn rect(a: (f64, f64), b: (f64, f64), class: &str, tip: &str) -> String {
     let (x, y, width, height) = (
         a.0.min(b.0),
@@ -82,7 +82,7 @@ pub(super) fn drawable(value: f64) -> bool {
     value.abs() < LARGEST
 }
 
-/// The range of an axis: as asked for, or that of the data with a little air, but no air beyond
+/// Range of an axis: as requested, or that of the data with a margin that does not extend beyond
 /// zero.
 pub(super) fn range(asked: Option<(f64, f64)>, data: impl Iterator<Item = f64>) -> (f64, f64) {
     if let Some((low, high)) =
@@ -138,7 +138,7 @@ pub(super) fn ticks((low, high): (f64, f64), wanted: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Tick labels with as many decimals as tell them apart.
+/// Tick labels with as many decimals as distinguish them.
 pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
     let step = ticks
         .windows(2)
@@ -161,18 +161,18 @@ pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
     ticks.iter().map(label).collect()
 }
 
-/// A linear map from a range of values to pixels.
+/// Linear map from a range of values to pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scale {
-    /// The values.
+    /// Range of values.
     pub(super) range: (f64, f64),
-    /// The pixels of its ends.
+    /// Pixels of its ends.
     pub(super) pixels: (f64, f64),
 }
 
 impl Scale {
-    /// Returns the pixel of a value. Values far outside stay at a distance that every renderer can
-    /// clip.
+    /// Returns the pixel of a value. Values far outside are clamped to a distance that every
+    /// renderer can clip.
     pub(super) fn at(&self, value: f64) -> f64 {
         let share = (value - self.range.0) / (self.range.1 - self.range.0);
         self.pixels.0 + share.clamp(-9.0, 10.0) * (self.pixels.1 - self.pixels.0)
@@ -184,19 +184,19 @@ impl Scale {
     }
 }
 
-/// The two scales of a plot with the grid, ticks and labels drawn for them.
+/// The two scales of a plot with their grid, ticks and labels.
 #[derive(Debug)]
 pub(super) struct Frame {
     /// Horizontal.
     pub(super) x: Scale,
     /// Vertical.
     pub(super) y: Scale,
-    /// The drawing, to be put under the data.
+    /// Grid, ticks and labels, to be drawn below the data.
     pub(super) svg: String,
 }
 
 impl Frame {
-    /// A frame from `top` to `bottom` around these ranges. `left` is the least margin, so that
+    /// Frame from `top` to `bottom` around these ranges. `left` is the minimum margin, so that
     /// frames above each other can align; without a horizontal label there are no horizontal ticks
     /// either.
     pub(super) fn new(
@@ -236,8 +236,8 @@ impl Frame {
         Self { x, y, svg }
     }
 
-    /// Draws only what lies inside the frame. A nested drawing clips without an identifier that
-    /// another plot of the page could have too.
+    /// Clips a drawing to the frame. A nested SVG clips without an id, which another plot of the
+    /// page might also use.
     pub(super) fn clipped(&self, body: &str) -> String {
         let ((left, right), (bottom, top)) = (self.x.pixels, self.y.pixels);
         // A curve along the edge keeps its whole width.

@@ -1,4 +1,4 @@
-//! The report as aligned tables for a terminal.
+//! Rendering of a report as aligned tables for a terminal.
 
 use std::iter;
 
@@ -11,17 +11,17 @@ use super::{
 
 /// Blanks between columns.
 const GAP: usize = 2;
-/// Text is not set wider than this, for the eye's sake.
+/// Maximum width of paragraphs, for legibility.
 const MEASURE: usize = 100;
-/// Narrower terminals are written as if they had this width.
+/// Minimum width: narrower terminals are written as if they had it.
 const NARROWEST: usize = 40;
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
 
 impl EvaluationReport {
-    /// The report in at most `width` columns, with or without ANSI styles. Plots and captions are
-    /// only counted.
+    /// Renders the report in at most `width` columns, with or without ANSI styles. Plots and
+    /// captions are only counted.
     pub fn terminal(&self, width: usize, colour: bool) -> String {
         let mut page = Page {
             out: String::new(),
@@ -86,7 +86,7 @@ impl Page {
         self.line(&rule.to_string().repeat(widest));
     }
 
-    /// A paragraph with something before its first line.
+    /// Paragraph with a prefix on its first line.
     fn hanging(&mut self, before: &str, text: &str) {
         let indent = columns(before) + usize::from(!before.is_empty()) * GAP;
         for (i, line) in wrap(text, (self.width - indent).min(MEASURE))
@@ -123,7 +123,8 @@ impl Page {
         }
     }
 
-    /// A table; one that is too wide is cut into groups of columns, each with the row names.
+    /// Writes a table. If it is too wide, its columns are split into groups, each with the row
+    /// names.
     fn table(&mut self, table: &ReportTable) {
         self.line("");
         if !table.title.is_empty() {
@@ -193,15 +194,15 @@ impl Page {
     }
 }
 
-/// A column whose widths are known.
+/// Column with known widths.
 struct Laid {
     /// Lines of the heading.
     heading: Vec<String>,
-    /// Figure and interval of every row.
+    /// Value and interval of every row.
     cells: Vec<(String, String)>,
-    /// Width of the figures and of the intervals with the blank before them.
+    /// Width of the values, and of the intervals with the space before them.
     widths: (usize, usize),
-    /// Words begin on the left, numbers end on the right.
+    /// Alignment: text left, numbers right.
     side: Side,
 }
 
@@ -225,7 +226,7 @@ impl Laid {
             .map(|(_, i)| columns(i))
             .max()
             .map_or(0, |w| w + usize::from(w > 0));
-        // Bound to the last word, so that no arrow stands alone.
+        // A no-break space, so that no arrow starts a line.
         let title = marks(column).fold(plain(&column.name), |title, mark| title + "\u{a0}" + mark);
         let longest_word = title.split(' ').map(columns).max().unwrap_or(0);
         let heading = wrap(&title, (figures + intervals).max(longest_word).min(room));
@@ -261,7 +262,7 @@ impl Laid {
     }
 }
 
-/// Cuts columns into groups of about equal number that fit, at least one column each. A table
+/// Splits columns into groups of about equal size that fit, at least one column each. A table
 /// without columns is one group.
 fn groups(all: &[Laid], room: usize) -> Vec<&[Laid]> {
     let cut = |most: usize| {
@@ -291,7 +292,7 @@ enum Side {
     Right,
 }
 
-/// Exactly `width` columns: padded with blanks or cut off with an ellipsis.
+/// Text of exactly `width` columns: padded with spaces or cut off with an ellipsis.
 fn fit(text: &str, width: usize, side: Side) -> String {
     let mut text = text.to_owned();
     if columns(&text) > width {
@@ -309,7 +310,7 @@ fn fit(text: &str, width: usize, side: Side) -> String {
     }
 }
 
-/// Breaks at blanks; longer words are broken anywhere. No-break spaces come out as blanks.
+/// Breaks text at spaces; longer words are broken anywhere. No-break spaces become spaces.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
@@ -344,8 +345,7 @@ fn push(lines: &mut [String], text: &str) {
     }
 }
 
-/// Terminal columns of a text: one a grapheme, two for the scripts and signs that terminals draw
-/// wide.
+/// Terminal columns of a text: one per grapheme, two for wide scripts and signs.
 fn columns(text: &str) -> usize {
     const WIDE: [(char, char); 7] = [
         ('\u{1100}', '\u{115f}'),

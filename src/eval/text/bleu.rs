@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::ngrams::{Ngrams, ORDERS};
 
-/// Counts for BLEU, of one caption or of many: the counts add up.
+/// BLEU counts of one caption or the sum over many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BleuStats {
-    /// Runs of one to four words that a reference has too, each at most as often as the reference
-    /// with most of them has it.
+    /// N-grams of one to four words that a reference has too, each at most as often as in the
+    /// reference with the most.
     pub matches: [usize; ORDERS],
-    /// Runs of one to four words.
+    /// N-grams of one to four words.
     pub guesses: [usize; ORDERS],
     /// Length in words.
     pub words: usize,
-    /// Length of the reference that is closest in length, the shorter one of two.
+    /// Length of the reference closest in length; of two, the shorter.
     pub closest: usize,
 }
 
@@ -46,8 +46,8 @@ impl BleuStats {
         }
     }
 
-    /// BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s: they keep it from dividing by
-    /// 0.
+    /// Computes BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s and prevent divisions
+    /// by 0.
     pub fn bleu(&self) -> [f64; ORDERS] {
         const TINY: f64 = 1e-15;
         const SMALL: f64 = 1e-9;

@@ -1,4 +1,5 @@
 //! CIDEr-D (Vedantam et al., CVPR 2015) as `pycocoevalcap` computes it: without stemming.
+//! [`Consensus`] reads references once for many captions, as self-critical training needs.
 
 use std::{
     collections::HashMap,
@@ -13,16 +14,16 @@ use super::{
     words::{self, NumberedCaption},
 };
 
-/// Spread of the penalty on a difference in length.
+/// Standard deviation of the penalty on length differences.
 const SIGMA: f64 = 6.0;
 
-/// An [`Ngram`] is a hash already.
+/// Hasher that returns an [`Ngram`] as it is, since it is a hash already.
 #[derive(Default)]
 struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn finish(&self) -> u64 {
-        // The order is in the high bits, where the table looks for what tells entries apart.
+        // The order is in the high bits, which the table uses to distinguish entries.
         self.0.rotate_left(2)
     }
 
@@ -39,25 +40,25 @@ impl Hasher for AsIs {
 
 type Table<V> = HashMap<Ngram, V, BuildHasherDefault<AsIs>>;
 
-/// Number of images in which a run of words occurs, and the last one of them.
+/// Number of images in which an n-gram occurs, and the last of them.
 struct Seen {
     images: u32,
     last: usize,
 }
 
-/// In how many images' references a run of words occurs.
+/// Document frequency of n-grams: number of images whose references contain them.
 pub(super) struct DocumentFrequencies {
     /// Logarithm of the number of images.
     log_images: f64,
-    /// Logarithms of the frequencies. Runs in one image or none weigh the same and are left out.
+    /// Logarithms of the frequencies. N-grams in at most one image weigh the same and are left out.
     logs: Table<f64>,
 }
 
-/// Weights of the runs of a text.
+/// Weights of a text's n-grams.
 struct Vector {
     weights: Vec<(Ngram, f64)>,
     norms: [f64; ORDERS],
-    /// The reference code measures length in runs of two words.
+    /// Length in bigrams, as the reference code measures it.
     length: usize,
 }
 
@@ -94,7 +95,7 @@ impl DocumentFrequencies {
         }
     }
 
-    /// CIDEr-D of a caption, 0 to 10.
+    /// Computes the CIDEr-D of a caption, 0 to 10.
     pub(super) fn cider_d(&self, caption: &Ngrams, references: &[Ngrams]) -> f64 {
         let caption = self.vector(caption);
         let sum: f64 = references
@@ -106,8 +107,8 @@ impl DocumentFrequencies {
 }
 
 impl Vector {
-    /// Mean over the lengths of runs of the cosine between the two, in which the caption (`self`)
-    /// has a run at most as often as the reference.
+    /// Cosine similarity averaged over orders, in which the caption (`self`) has an n-gram at most
+    /// as often as the reference.
     fn similarity(&self, reference: &Self) -> f64 {
         let mut products = [0.0; ORDERS];
         let mut theirs = reference.weights.iter().peekable();
@@ -159,7 +160,7 @@ fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
     large
 }
 
-/// References of many images.
+/// References of many images, read once, by which captions are scored.
 pub struct Consensus {
     numbers: HashMap<String, u32>,
     frequencies: DocumentFrequencies,
@@ -184,11 +185,11 @@ impl Consensus {
         }
     }
 
-    /// CIDEr-D, 0 to 10, of captions, each with the number of its image.
+    /// Computes the CIDEr-D, 0 to 10, of captions, each with the index of its image.
     pub fn cider_d(&self, captions: &[(usize, &str)]) -> Vec<f64> {
         let score = |tokenizer: &mut Tokenizer, &(image, caption): &(usize, &str)| {
             let mut text = Vec::new();
-            // A word that nobody wrote is like none of theirs.
+            // An unknown word matches no reference.
             tokenizer.each_word(caption, |word| {
                 text.push(self.numbers.get(word).copied().unwrap_or(u32::MAX))
             });
@@ -247,7 +248,7 @@ mod tests {
         let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2, 3, 4]]), row(&[&[9]])]);
         let reference = [Ngrams::of(&[1, 2, 3, 4])];
         let score = frequencies.cider_d(&Ngrams::of(&[1, 2]), &reference);
-        // Single words: two of four, pairs: one of three, longer runs: none.
+        // Unigrams: two of four, bigrams: one of three, longer ones: none.
         let cosines = 1.0 / 2.0f64.sqrt() + 1.0 / 3.0f64.sqrt();
         assert!(
             (score - 10.0 * cosines / 4.0 * (-4.0f64 / 72.0).exp()).abs() < 1e-9,

@@ -1,8 +1,7 @@
-//! BLEU, ROUGE-L and CIDEr-D, figure for figure as `pycocoevalcap` 1.2 computes them.
+//! BLEU, ROUGE-L and CIDEr-D, equal to `pycocoevalcap` 1.2 in every figure.
 //!
-//! [`score`] judges every caption by the references of its image, [`TextMetrics`] sums captions up.
-//! Between the two anything can be done with single captions: leave some out, count some twice (the
-//! bootstrap).
+//! [`score`] scores each caption by the references of its image, [`TextMetrics`] sums captions up.
+//! In between, captions can be left out or counted several times (the bootstrap).
 
 mod bleu;
 mod cider;
@@ -21,7 +20,7 @@ use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::NumberedCaption};
 /// Scores of one caption by the references of its image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaptionScores {
-    /// Counts for BLEU, which is a figure of many captions.
+    /// Counts for BLEU, which is defined over many captions.
     pub bleu: BleuStats,
     /// ROUGE-L, 0 to 1.
     pub rouge_l: f64,
@@ -29,10 +28,10 @@ pub struct CaptionScores {
     pub cider_d: f64,
 }
 
-/// Scores captions, in the order given: each with the references of its image.
+/// Scores captions in order, each by the references of its image.
 ///
-/// CIDEr-D weighs words by the images of this call whose references have them, so that a caption's
-/// score depends on the others.
+/// CIDEr-D weighs n-grams by their frequency in the references of this call's images, so a
+/// caption's score depends on the others.
 pub fn score<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<CaptionScores> {
     let (rows, _) = words::rows(captions);
     let frequencies = DocumentFrequencies::of(&rows);
@@ -51,10 +50,10 @@ fn judge(row: &NumberedCaption, frequencies: &DocumentFrequencies) -> CaptionSco
     }
 }
 
-/// Figures of many captions. All are 0 without one.
+/// Figures of many captions; all 0 if there are none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextMetrics {
-    /// Captions that were scored.
+    /// Number of captions.
     pub captions: usize,
     /// BLEU-1 to BLEU-4 of the corpus, 0 to 1.
     pub bleu: [f64; 4],
@@ -184,7 +183,7 @@ mod tests {
         assert_eq!((empty[1].rouge_l, empty[1].cider_d), (1.0, 0.0));
     }
 
-    /// Captions and their references from few letters, so that they share words.
+    /// Captions and references over a small alphabet, so that they share words.
     fn few_words() -> impl Strategy<Value = Vec<(String, Vec<String>)>> {
         let text = || "[abc' .]{0,12}";
         prop::collection::vec((text(), prop::collection::vec(text(), 1..4)), 1..6)

@@ -1,14 +1,14 @@
-//! ROUGE-L (Lin, 2004): the longest common subsequence of a caption and a reference.
+//! ROUGE-L (Lin, 2004): longest common subsequence of a caption and a reference.
 //!
-//! One difference from `pycocoevalcap` is meant: there a token with a space inside (`1 1/2`, a
-//! telephone number) is one word for ROUGE and several for BLEU and CIDEr, here it is several for
+//! One difference from `pycocoevalcap` is intended: there a token with a space inside (`1 1/2`, a
+//! telephone number) is one word for ROUGE and several for BLEU and CIDEr; here it is several for
 //! all.
 
 /// Weight of recall against precision, as in `pycocoevalcap`.
 const BETA: f64 = 1.2;
 
-/// ROUGE-L of a caption, 0 to 1: the best precision and the best recall, which may be those of
-/// different references.
+/// Computes the ROUGE-L of a caption, 0 to 1, from the best precision and the best recall, perhaps
+/// of different references.
 pub(super) fn rouge_l(caption: &[u32], references: &[Vec<u32>]) -> f64 {
     let (mut precision, mut recall) = (0.0f64, 0.0f64);
     for reference in references {

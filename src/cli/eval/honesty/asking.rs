@@ -1,4 +1,5 @@
-//! Asking, with an answer kept as soon as it is there: a run that was interrupted goes on.
+//! Requests of `candor eval honesty`. Every answer is saved at once, so that an interrupted run can
+//! continue.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -17,18 +18,18 @@ use crate::{
     eval::honesty::FOLDS,
 };
 
-/// How something is asked.
+/// Guard setting of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum PromptManner {
-    /// An answer without a guard.
+    /// Answer without the guard.
     Off,
-    /// The same, scored.
+    /// Answer in mode score.
     Score,
-    /// An answer as it is given by default.
+    /// Answer with the guard's defaults.
     Flag,
-    /// An answer that the guard repairs.
+    /// Answer in mode regenerate.
     Regenerate,
-    /// The scores of a given text.
+    /// Scores of a given text.
     Given,
 }
 
@@ -43,11 +44,11 @@ impl PromptManner {
         }
     }
 
-    /// The fields of the request.
+    /// Request fields of the setting.
     fn fields(self, seed: u64) -> Value {
         let guard = match self {
             Self::Flag => json!({ "mode": "flag", "on_exhausted": "flag" }),
-            // What a repair changes shows in the answers that are given.
+            // Without abstentions, the effect of a repair on the given answers shows.
             Self::Regenerate => json!({ "mode": "regenerate", "on_unanswerable": "answer" }),
             _ => json!({ "mode": self.name() }),
         };
@@ -59,15 +60,15 @@ impl PromptManner {
     }
 }
 
-/// Something to be asked about a photograph.
+/// One request about a photograph.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct HonestyPrompt {
-    /// Number of the photograph that is shown.
+    /// Index of the photograph that is shown.
     pub(super) photograph: usize,
     pub(super) manner: PromptManner,
     /// The question; empty for a description.
     pub(super) prompt: String,
-    /// The text that is scored, in [`PromptManner::Given`].
+    /// Text to score, for [`PromptManner::Given`].
     pub(super) text: String,
 }
 
@@ -91,18 +92,18 @@ impl HonestyPrompt {
     }
 }
 
-/// All that was asked, and the answers.
+/// All requests so far with their answers.
 pub(super) struct HonestyAnswers<'a> {
     args: &'a EvalHonestyArgs,
     material: &'a HonestyMaterial,
-    /// The model of each part, or one for all.
+    /// Model of each fold, or a single one for all.
     models: Vec<String>,
     file: Option<LineFile>,
     known: HashMap<HonestyPrompt, AnswerWithCost>,
 }
 
 impl<'a> HonestyAnswers<'a> {
-    /// Begins, with the answers that stand in `file` already.
+    /// Opens the file of answers and reads those that it contains.
     pub(super) fn open(
         args: &'a EvalHonestyArgs,
         material: &'a HonestyMaterial,
@@ -160,7 +161,7 @@ impl<'a> HonestyAnswers<'a> {
         Ok(answers)
     }
 
-    /// Asks what was not asked yet.
+    /// Sends the requests that have no answer yet.
     pub(super) fn ask(
         &mut self,
         asks: impl IntoIterator<Item = HonestyPrompt>,
@@ -231,19 +232,20 @@ impl<'a> HonestyAnswers<'a> {
         }
     }
 
-    /// What came of an ask.
+    /// Answer to a request, if there is one.
     pub(super) fn of(&self, ask: &HonestyPrompt) -> Option<&AnswerWithCost> {
         self.known.get(ask)
     }
 
-    /// Name and version of the model, and the folder where there are several.
+    /// Name and version of the model, and the folder if there are several.
     pub(super) fn model(&self) -> Result<(String, String), Failure> {
         let config = self.model_args(0).load(&[])?;
         let bundle = Bundle::describe(&config.model.name).map_err(Failure::failed)?;
         Ok((bundle.name, bundle.version))
     }
 
-    /// A photograph's name among those of all origins; another file is another photograph.
+    /// Name of a photograph among those of all origins. It contains the file's digest, so that
+    /// another file is another photograph.
     fn name(&self, photograph: usize) -> String {
         let found = &self.material.photographs[photograph];
         format!(
@@ -262,7 +264,7 @@ impl<'a> HonestyAnswers<'a> {
     }
 }
 
-/// The models that are asked: one, or one for each part.
+/// Models to ask: one, or one for each fold.
 fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
     let Some(folder) = &args.folds else {
         return Ok(vec![args.model.load(&[])?.model.name]);
@@ -281,8 +283,8 @@ fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
     (0..FOLDS).map(model).collect()
 }
 
-/// A hash of the files of models: answers of other weights are not theirs, whatever version they
-/// have.
+/// SHA-256 of the models' files, so that answers of other weights with the same version are not
+/// reused.
 fn weights(models: &[String]) -> Result<String, Failure> {
     let mut hash = Sha256::new();
     for model in models {

@@ -1,4 +1,4 @@
-//! What captions say and what is flagged and repaired in them, by origin.
+//! Captions by origin: objects named and invented, flags, repairs.
 
 use super::{
     asking::{HonestyAnswers, HonestyPrompt, PromptManner},
@@ -29,11 +29,11 @@ use crate::{
     guard::render::is_whole,
 };
 
-/// The origins whose captions are judged by annotations.
+/// Origins whose captions are compared with annotations.
 pub(super) const JUDGED: [PhotographOrigin; 2] =
     [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
-/// The ways in which captions of an origin are asked for.
+/// Guard settings under which captions of an origin are requested.
 pub(super) fn manners(origin: PhotographOrigin) -> &'static [PromptManner] {
     if JUDGED.contains(&origin) {
         &[
@@ -46,16 +46,16 @@ pub(super) fn manners(origin: PhotographOrigin) -> &'static [PromptManner] {
     }
 }
 
-/// What was found.
+/// Findings on captions.
 #[derive(Default)]
 pub(super) struct CaptionResults {
     pub(super) findings: Vec<Finding>,
     pub(super) sections: Vec<Section>,
-    /// Scores of object words, by origin.
+    /// Scores of object mentions by origin.
     pub(super) mentions: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
-/// The measures of one origin's captions.
+/// Findings on one origin's captions.
 struct CaptionMeasures {
     mentions: Measure,
     unflagged: Measure,
@@ -99,8 +99,8 @@ impl CaptionMeasures {
     }
 }
 
-/// The scorings by which own pixels are compared with another photograph's: each caption on its
-/// photograph and on the next one of its origin.
+/// Scoring requests for the pixel control: each caption on its own photograph and on its
+/// neighbor's.
 pub(super) fn controls(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -157,7 +157,7 @@ pub(super) fn measure(
     results
 }
 
-/// The replies of one manner to all photographs of an origin; `None` where one is missing.
+/// Answers under one guard setting to all photographs of an origin; `None` if one is missing.
 fn replies(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -209,7 +209,7 @@ fn judged(
         evaluation.captions.iter().map(count).collect()
     };
     let findings = &mut results.findings;
-    // What flags find.
+    // Flags.
     let marks: Vec<GuardMarks> = flagged.iter().map(|reply| reply.marks.clone()).collect();
     let evaluation = evaluate(&images, &texts[1]);
     if let Some(found) = flags::measure(MentionKind::Closed, &evaluation, &marks, repeats, seed) {
@@ -254,7 +254,7 @@ fn judged(
             mentions.into_iter().filter_map(outcome).collect::<Vec<_>>()
         });
     results.mentions.push((origin, outcomes.collect()));
-    // How much is said.
+    // Objects named.
     let counted = judge(&texts[0]);
     let rows: Vec<(usize, f64)> = numbers
         .iter()
@@ -292,7 +292,7 @@ fn judged(
             counted: String::new(),
         },
     });
-    // What repairs change.
+    // Effect of repairs.
     let (first, second) = (evaluate(&images, &texts[0]), evaluate(&images, &texts[2]));
     let group = if origin == PhotographOrigin::CocoMini {
         FigureGroup::Closed
@@ -355,7 +355,7 @@ fn judged(
         shaped(measures.form[1], &repaired, is_loop),
         shaped(measures.form_off, &off, is_fragment),
     ]);
-    // Whether the scorer looks.
+    // Pixel control: does the scorer look at the photograph?
     findings.extend(pixels(
         material,
         answers,
@@ -437,7 +437,7 @@ fn evaluate<'a>(images: &[&'a AnnotatedImage], texts: &'a [Hypothesis]) -> Evalu
     )
 }
 
-/// How much worse the scorer tells wrong object words with another photograph's pixels.
+/// Loss of the scorer's AUROC on object mentions when the pixels are another photograph's.
 fn pixels(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -489,7 +489,7 @@ fn pixels(
     })
 }
 
-/// People on photographs that show none.
+/// People in captions of photographs that show none.
 fn people(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -559,7 +559,7 @@ fn people(
     ));
 }
 
-/// Captions of what is no photograph of everyday life.
+/// Captions of pictures that are not everyday photographs.
 fn cautious(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -597,8 +597,8 @@ fn cautious(
     }
 }
 
-/// How well familiarity tells the origins apart from Flickr8k, and how little it depends on how a
-/// photograph is stored, where the model has one.
+/// How well familiarity separates other origins from Flickr8k, and how little it changes when a
+/// photograph is re-encoded, if the model reports it.
 pub(super) fn familiarity(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -676,7 +676,7 @@ pub(super) fn familiarity(
     findings
 }
 
-/// What is said of a model without familiarity.
+/// Finding for a model without familiarity.
 fn unfamiliar(measure: Measure) -> Finding {
     Finding {
         measure,

@@ -1,4 +1,4 @@
-//! Answers and captions with their photographs, for the page.
+//! Cards of the report's page: captions and answers beside their photographs.
 
 use rand::{SeedableRng, rngs::SmallRng, seq::index};
 
@@ -11,10 +11,10 @@ use crate::{
     lexicon::words,
 };
 
-/// Photographs shown of each sort.
+/// Number of cards per section.
 const SHOWN: usize = 12;
 
-/// Something to be shown beside its photograph.
+/// One answer or text to show beside its photograph.
 pub(super) struct Card<'a> {
     pub(super) image: &'a AnnotatedImage,
     pub(super) title: String,
@@ -73,7 +73,7 @@ impl<'a> Card<'a> {
     }
 }
 
-/// The words of an answer with their scores and flags.
+/// Words of an answer with scores and flags.
 fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
     let text = reply.text.as_str();
     if text.trim().is_empty() {
@@ -101,7 +101,7 @@ fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
     shown
 }
 
-/// A section of cards, drawn by the seed where there are many.
+/// Section of cards; if there are too many, the seed draws some.
 pub(super) fn cards(title: &str, all: Vec<Card<'_>>, seed: u64) -> Section {
     let count = all.len();
     let mut drawn =

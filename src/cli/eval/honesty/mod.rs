@@ -46,8 +46,9 @@ use crate::{
 /// Measure whether a model can be trusted on photographs of any kind: invented people, flags,
 /// repairs, answers, abstentions and calibration by origin
 ///
-/// The folder has any of flickr8k, coco-mini, daquar and vqa-rad, each as its README describes it;
-/// documents and drawings are made. Every figure stands beside what is asked of it.
+/// The data folder contains any of flickr8k, coco-mini, daquar and vqa-rad in the layouts that
+/// their READMEs describe; documents and drawings are generated. Every figure is shown beside its
+/// bar.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  \
@@ -56,8 +57,7 @@ use crate::{
                   runs/next-honesty --against runs/honesty/report.json"
 )]
 pub(super) struct EvalHonestyArgs {
-    /// The folder of the origins: flickr8k, coco-mini, daquar, vqa-rad; those that it lacks are
-    /// left out
+    /// Folder with the origins flickr8k, coco-mini, daquar and vqa-rad; missing ones are skipped
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -66,45 +66,45 @@ pub(super) struct EvalHonestyArgs {
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
     origins: Vec<PhotographOrigin>,
 
-    /// At most N photographs of each origin, drawn by the seed: to try it out
+    /// Use at most N photographs of each origin, drawn by the seed, for a quick run
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     quick: Option<usize>,
 
-    /// Most questions an image
+    /// Maximum number of questions per image
     #[arg(long, value_name = "N", default_value_t = 4)]
     per_image: usize,
 
-    /// Documents, drawings and re-encoded photographs that are made, of each
+    /// Number of documents, of drawings and of re-encoded photographs to generate
     #[arg(long, value_name = "N", default_value_t = 60)]
     made: usize,
 
-    /// Bundles DIR/0 to DIR/4 in the place of one: a photograph is asked of the bundle of its own
-    /// part, which was trained without it
+    /// Folder with bundles 0 to 4 to use instead of one model: each photograph is answered by the
+    /// bundle of its own fold, which was trained without it
     #[arg(long, value_name = "DIR", conflicts_with = "model")]
     folds: Option<PathBuf>,
 
-    /// Write a page with photographs (index.html), the figures (report.json) and every answer
-    /// (answers.jsonl) into this folder; an interrupted run goes on
+    /// Folder for a page with photographs (index.html), the figures (report.json) and every answer
+    /// (answers.jsonl); an interrupted run continues
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 
-    /// Begin the answers of that folder anew
+    /// Discard the answers in that folder
     #[arg(long, requires = "report")]
     overwrite: bool,
 
-    /// The figures (report.json) of an earlier run, to stand beside these
+    /// Figures (report.json) of an earlier run, to show beside these
     #[arg(long, value_name = "FILE.json")]
     against: Option<PathBuf>,
 
-    /// Also write the figures as JSON; - is standard output, in place of the tables
+    /// Also write the figures as JSON; `-` writes them to standard output instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Resamples of the bootstrap
+    /// Number of bootstrap resamples
     #[arg(long, default_value_t = REPEATS)]
     resamples: usize,
 
-    /// Seed of choices and bootstrap
+    /// Seed of samples and bootstrap
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
@@ -127,7 +127,7 @@ impl EvalHonestyArgs {
 }
 
 pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
-    // Before anything is written: the process may start anew.
+    // The process may re-execute itself, so nothing is written before.
     settle(args.model.load(&[])?.model.threads.value())?;
     let before = args.against.as_deref().map(EarlierRun::open).transpose()?;
     let pictures = tempfile::tempdir().map_err(Failure::failed)?;
@@ -176,7 +176,7 @@ pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
     .show(&report)
 }
 
-/// The figures of an earlier run.
+/// Figures of an earlier run.
 struct EarlierRun(Value);
 
 impl EarlierRun {
@@ -266,7 +266,7 @@ fn report(
     })
 }
 
-/// Which networks answered about which photographs.
+/// Which network answered for which photographs, as a sentence of the report.
 fn networks(args: &EvalHonestyArgs) -> String {
     match &args.folds {
         Some(folder) => format!(
@@ -284,7 +284,7 @@ fn networks(args: &EvalHonestyArgs) -> String {
     }
 }
 
-/// What the figure that matters most says, in a sentence.
+/// The most important finding as a sentence.
 fn people_in_words(findings: &[Finding]) -> Option<String> {
     let finding = findings
         .iter()
@@ -300,7 +300,7 @@ fn people_in_words(findings: &[Finding]) -> Option<String> {
     ))
 }
 
-/// Risk against coverage by origin.
+/// Risk-coverage section by origin.
 fn risk(scores: &[(PhotographOrigin, Vec<ScoredOutcome>)]) -> Section {
     const COVERAGES: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
     let curves: Vec<_> = scores
@@ -347,7 +347,7 @@ fn risk(scores: &[(PhotographOrigin, Vec<ScoredOutcome>)]) -> Section {
     }
 }
 
-/// Calibration by origin, as a table and as findings.
+/// Calibration table and findings by origin.
 fn calibration(
     mentions: &[(PhotographOrigin, Vec<ScoredOutcome>)],
     scores: &[(PhotographOrigin, Vec<ScoredOutcome>)],

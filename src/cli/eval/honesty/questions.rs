@@ -1,4 +1,4 @@
-//! What answers to questions are worth, by origin.
+//! Answers to questions by origin: accuracy, risk, abstentions.
 
 use super::{
     asking::{HonestyAnswers, HonestyPrompt, PromptManner},
@@ -16,17 +16,17 @@ use crate::eval::{
     report::Section,
 };
 
-/// The origins whose answers are judged.
+/// Origins whose answers are judged.
 const JUDGED: [PhotographOrigin; 3] = [
     PhotographOrigin::Flickr8k,
     PhotographOrigin::CocoMini,
     PhotographOrigin::Daquar,
 ];
 
-/// The origins whose repaired answers are compared with those before.
+/// Origins whose answers are compared before and after repair.
 const REPAIRED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
-/// What was found.
+/// Findings on answers.
 #[derive(Default)]
 pub(super) struct AnswerResults {
     pub(super) findings: Vec<Finding>,
@@ -35,7 +35,7 @@ pub(super) struct AnswerResults {
     pub(super) scores: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
-/// Everything that is asked in words.
+/// All requests that are questions.
 pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let mut asks = Vec::new();
     for question in &material.questions {
@@ -66,8 +66,7 @@ pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     asks
 }
 
-/// The scorings by which own pixels are compared with another photograph's: each answer on its
-/// photograph and on the next one of its origin.
+/// Scoring requests for the pixel control: each answer on its own photograph and on its neighbor's.
 pub(super) fn controls(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -164,7 +163,7 @@ pub(super) fn measure(
     results
 }
 
-/// The measures of one origin's answers.
+/// Findings on one origin's answers.
 struct AnswerMeasures {
     ranked: Measure,
     right: Measure,
@@ -206,8 +205,8 @@ impl AnswerMeasures {
     }
 }
 
-/// Returns `true` if an answer to a question is right. On coco-mini yes and no are all that is
-/// asked for: what begins with the right one is right.
+/// Returns `true` if an answer is right. On coco-mini questions are yes or no, so only the
+/// beginning of the answer counts.
 fn is_right(origin: PhotographOrigin, truth: &AnswerTruth, answer: &str) -> bool {
     match truth {
         AnswerTruth::OneOf(right) if origin == PhotographOrigin::CocoMini => said(answer)
@@ -248,7 +247,7 @@ fn judged(
             is_right: right,
         }));
         let fate = AnswerFate::of(&given.verdict);
-        // An abstention is no answer; what it withholds is what was scored.
+        // The score of an abstention belongs to the withheld answer.
         let is_given_right = if fate == AnswerFate::Abstained {
             right
         } else {
@@ -320,7 +319,7 @@ fn judged(
     results.scores.push((origin, outcomes));
 }
 
-/// How much worse the scorer tells wrong answers with another photograph's pixels.
+/// Loss of the scorer's AUROC on answers when the pixels are another photograph's.
 fn pixels(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -411,7 +410,7 @@ fn repaired(
     }
 }
 
-/// Questions to which no answer can be trusted: how many are withheld or flagged.
+/// Questions without a trustworthy answer: share that is withheld or flagged.
 fn cautious(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,

@@ -1,5 +1,5 @@
-//! What `/v1/score` makes of people's captions: the photograph's own, another photograph's, and a
-//! wrong sentence among right ones.
+//! `/v1/score` on people's captions: the photograph's own, another photograph's, and a false
+//! sentence among true ones.
 
 use super::{
     asking::{HonestyAnswers, HonestyPrompt},
@@ -22,7 +22,7 @@ use crate::{
 /// Captions of a photograph that are scored, and as many of another's.
 const CAPTIONS: usize = 2;
 
-/// A photograph with texts to be scored on it.
+/// A photograph with the texts to score on it.
 struct ScoredPhotograph<'m> {
     number: usize,
     image: &'m AnnotatedImage,
@@ -51,8 +51,8 @@ fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<Scor
         if all.len() < 2 || own.is_empty() || other.is_empty() {
             continue;
         }
-        // Those that are scored by themselves first, so that sentences are others of the same
-        // people where there are enough.
+        // Captions scored by themselves come first, so that sentences are different captions if
+        // there are enough.
         let sentences = if own.len() >= CAPTIONS + SENTENCES - 1 {
             &own[CAPTIONS..]
         } else {
@@ -69,10 +69,10 @@ fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<Scor
     found
 }
 
-/// The origins that have people's captions.
+/// Origins with captions by people.
 const DESCRIBED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
-/// Everything that is scored.
+/// All scoring requests.
 pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let texts = |photograph: ScoredPhotograph<'_>| {
         let mixed = photograph.mixed.map(|mixed| mixed.text);
@@ -92,7 +92,7 @@ pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
         .collect()
 }
 
-/// Measures the scores, and shows the texts whose wrong sentence was not found.
+/// Findings on scores, and cards with the texts whose false sentence was not found.
 pub(super) fn measure(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
