@@ -185,13 +185,13 @@ async fn measure(
     for (g, guard) in args.guard.iter().enumerate() {
         for (c, &concurrency) in args.concurrency.iter().enumerate() {
             for fresh in [false, true] {
-                let of: Vec<&Sample> = samples
+                let measured: Vec<&Sample> = samples
                     .iter()
                     .filter(|(key, _)| *key == (g, c, fresh))
                     .map(|(_, s)| s)
                     .collect();
                 let median =
-                    |f: fn(&Sample) -> f64| quantile(of.iter().map(|s| f(s)).collect(), 0.5);
+                    |f: fn(&Sample) -> f64| quantile(measured.iter().map(|s| f(s)).collect(), 0.5);
                 rows.push(Row {
                     guard: guard.clone(),
                     concurrency,
@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_of_the_sorted_values() {
+    fn quantile_of_unsorted_values_is_that_of_sorted_ones() {
         assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
         assert_eq!(quantile((0..101).map(f64::from).collect(), 0.99), 99.0);
         assert!(quantile(Vec::new(), 0.5).is_nan());

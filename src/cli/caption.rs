@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use super::{
     Failure,
     common::{
-        GuardArgs, ModelArgs, TextStyle, between, block_on, given, open_bundle, settle, with_fields,
+        GuardArgs, ModelArgs, TextStyle, block_on, number_up_to, open_bundle, present_fields,
+        settle, with_fields,
     },
     lines::{LineFile, settings},
-    output::{command_line, is_stdio, note, one_stdin, print, progress},
-    photo::{in_flags, note_unfamiliar, of_folder, read, shown, shown_path},
+    output::{command_line, is_stdio, note, print, progress, refuse_shared_stdin},
+    photo::{format_answer, list_photographs, name_flags, note_unfamiliar, read, shown_path},
 };
 use crate::{config::Config, guard::Mode, serve::Local};
 
@@ -101,7 +102,7 @@ struct AnswerArgs {
     max_tokens: Option<u32>,
 
     /// Sampling temperature, 0 to 2; 0 always takes the likeliest token [default: 0]
-    #[arg(long, value_name = "T", value_parser = |text: &str| between(text, 2.0))]
+    #[arg(long, value_name = "T", value_parser = |text: &str| number_up_to(text, 2.0))]
     temperature: Option<f64>,
 
     /// Seed for sampling; the same seed gives the same answer
@@ -124,8 +125,8 @@ impl AnswerArgs {
         let reworded = matches!(self.judged.render, TextStyle::Hedged | TextStyle::Omitted);
         if reworded && matches!(config.guard.mode, Mode::Off | Mode::Score) {
             return Err(Failure::Misused(
-                "--render hedged and omitted are of flagged words, and \
-                                         --guard off and score flag none"
+                "--render hedged and omitted need flagged words; --guard off and --guard score \
+                 flag none"
                     .into(),
             ));
         }
@@ -135,7 +136,7 @@ impl AnswerArgs {
     /// Request fields that the options set.
     fn fields(&self) -> Value {
         let guard = self.judged.fields();
-        given([
+        present_fields([
             ("max_tokens", self.max_tokens.map(Value::from)),
             ("temperature", self.temperature.map(Value::from)),
             ("seed", self.seed.map(Value::from)),
@@ -162,7 +163,7 @@ pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
         .iter()
         .map(|photo| ("a PHOTO", Some(photo)))
         .collect();
-    one_stdin(&inputs)?;
+    refuse_shared_stdin(&inputs)?;
     each(&args.photos, "", args.answer.fields(), &args.answer)
 }
 
@@ -172,7 +173,7 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     }
     if args.photo.is_dir() {
         return Err(Failure::Misused(format!(
-            "{} is a folder; a question is about one photograph",
+            "{} is a folder; name one photograph",
             args.photo.display()
         )));
     }
@@ -215,7 +216,7 @@ impl<'a> Answering<'a> {
             .map_err(|e| e.to_string())??;
         let request = self.local.request(&file, self.prompt);
         let answer = self.local.chat(&with_fields(request, &self.fields)).await;
-        answer.map_err(|e| format!("{}: {}", shown_path(photo), in_flags(&e)))
+        answer.map_err(|e| format!("{}: {}", shown_path(photo), name_flags(&e)))
     }
 }
 
@@ -231,7 +232,7 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
                 Ok(object) => {
                     let choice = &object["choices"][0];
                     note_unfamiliar(photo, choice);
-                    let text = shown(
+                    let text = format_answer(
                         choice["message"]["content"].as_str().unwrap_or_default(),
                         choice,
                         args.judged.render,
@@ -242,8 +243,8 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
                     }
                     if choice["guard"]["verdict"] == "abstained" {
                         note(
-                            "candor: this is no answer; --on-unanswerable answer gives one all the \
-                             same",
+                            "candor: the question was not answered; --on-unanswerable answer \
+                             forces an answer",
                         );
                     }
                 }
@@ -271,7 +272,7 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
 fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(), Failure> {
     let (config, mut fields) = (args.config()?, args.fields());
     settle(config.model.threads.value())?;
-    let photos = of_folder(dir)?;
+    let photos = list_photographs(dir)?;
     let mut settings = settings(&config, &fields)?;
     if args.json {
         settings["json"] = true.into();
@@ -289,7 +290,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     let (total, before) = (photos.len(), photos.len() - open.len());
     if before == 0 && !done.is_empty() {
         let what = format!(
-            "{} has captions of other photographs than those of {}; --overwrite replaces it",
+            "{} has captions of photographs that are not in {}; --overwrite replaces it",
             out.display(),
             dir.display()
         );
@@ -297,7 +298,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     }
     if before > 0 {
         note(format_args!(
-            "candor: {before} of {total} photographs are captioned in {} already",
+            "candor: {before} of {total} photographs already have a caption in {}",
             out.display()
         ));
     }
@@ -344,7 +345,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
                 String::new()
             } else {
                 format!(
-                    "; {} says why, and the same command tries them again",
+                    "; {} has the reasons, and the same command tries them again",
                     out.display()
                 )
             };
@@ -368,7 +369,7 @@ fn name_in_json(name: &OsStr) -> String {
 /// Failure of a run that Ctrl-C ended: says how far it came and how to continue.
 pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
     let on = if file.is_resumable() {
-        format!("; this goes on:\n  {}", command_line(&["--overwrite"]))
+        format!("; to continue:\n  {}", command_line(&["--overwrite"]))
     } else {
         String::new()
     };

@@ -57,7 +57,7 @@ impl GuardArgs {
             TextStyle::Hedged => Some("hedged"),
             TextStyle::Omitted => Some("omitted"),
         };
-        given([
+        present_fields([
             ("threshold", self.threshold.map(Value::from)),
             ("target_fpr", self.target_fpr.map(Value::from)),
             ("render", style.map(Value::from)),
@@ -66,7 +66,9 @@ impl GuardArgs {
 }
 
 /// JSON fields that have a value.
-pub(crate) fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+pub(crate) fn present_fields<const N: usize>(
+    fields: [(&str, Option<Value>); N],
+) -> Map<String, Value> {
     fields
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
@@ -83,11 +85,11 @@ pub(crate) fn with_fields(mut request: Value, fields: &Value) -> Value {
 
 /// Parses a number between 0 and 1.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
-    between(text, 1.0)
+    number_up_to(text, 1.0)
 }
 
 /// Parses a number between 0 and `most`.
-pub(crate) fn between(text: &str, most: f64) -> Result<f64, String> {
+pub(crate) fn number_up_to(text: &str, most: f64) -> Result<f64, String> {
     let number = text
         .parse::<f64>()
         .ok()
@@ -210,7 +212,7 @@ pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
 }
 
 /// Report rendered for the width and colors of this terminal.
-pub(crate) fn shown(report: &EvaluationReport) -> String {
+pub(crate) fn format_report(report: &EvaluationReport) -> String {
     let out = console::Term::stdout();
     let width = if out.is_term() {
         usize::from(out.size().1)

@@ -98,11 +98,11 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         return here.abandon();
     }
     let Some(every) = args.every else {
-        return here.once(&args).map(drop);
+        return here.run_once(&args).map(drop);
     };
     loop {
         let begun = std::time::Instant::now();
-        match here.once(&args) {
+        match here.run_once(&args) {
             // The next cycle continues there.
             Err(Failure::Failed(error)) => note(format_args!("candor: {error}")),
             other => other?,
@@ -127,7 +127,7 @@ struct Here {
 }
 
 impl Here {
-    fn place(&self) -> CycleContext<'_> {
+    fn context(&self) -> CycleContext<'_> {
         CycleContext {
             cycles: &self.cycles,
             store: &self.store,
@@ -139,8 +139,8 @@ impl Here {
     }
 
     /// Runs one cycle if one is unfinished or there are enough new corrections.
-    fn once(&self, args: &CycleArgs) -> Result<(), Failure> {
-        let (new, under_way) = waiting(&self.place()).map_err(Failure::failed)?;
+    fn run_once(&self, args: &CycleArgs) -> Result<(), Failure> {
+        let (new, under_way) = waiting(&self.context()).map_err(Failure::failed)?;
         if new < args.min_feedback && !under_way {
             tell(format_args!(
                 "waiting: {new} of {} new corrections",
@@ -149,7 +149,7 @@ impl Here {
             return Ok(());
         }
         let recipe = || Recipe::read(&args.recipe);
-        let mut cycle = CycleRun::open(self.place(), recipe).map_err(|e| match e {
+        let mut cycle = CycleRun::open(self.context(), recipe).map_err(|e| match e {
             crate::train::TrainError::Config { .. } => Failure::Misused(e.to_string()),
             other => Failure::failed(other),
         })?;
@@ -158,7 +158,7 @@ impl Here {
             cycle.state().next().map_or("end", CycleStep::name),
         );
         tell(format_args!(
-            "cycle {number}: begins with {on}, in {}",
+            "cycle {number}: starts with {on}, in {}",
             cycle.dir().display()
         ));
         let told = |step: CycleStep, done: &StepOutcome| {
@@ -181,24 +181,24 @@ impl Here {
         reasons.for_each(|reason| tell(format_args!("  {reason}")));
         if outcome == CycleOutcome::Outdated {
             tell(format_args!(
-                "  another version was promoted meanwhile: candor models promote {version} serves \
-                 this one"
+                "  another version was promoted meanwhile; to serve this one: candor models \
+                 promote {version}"
             ));
         }
         Ok(())
     }
 
     fn abandon(&self) -> Result<(), Failure> {
-        if !waiting(&self.place()).map_err(Failure::failed)?.1 {
-            return print("no cycle is under way");
+        if !waiting(&self.context()).map_err(Failure::failed)?.1 {
+            return print("no cycle is unfinished");
         }
         let none = || {
             Err(crate::train::TrainError::Run(
-                "no cycle is under way".into(),
+                "no cycle is unfinished".into(),
             ))
         };
-        let mut cycle = CycleRun::open(self.place(), none).map_err(Failure::failed)?;
+        let mut cycle = CycleRun::open(self.context(), none).map_err(Failure::failed)?;
         cycle.abandon().map_err(Failure::failed)?;
-        print(format_args!("cycle {} is given up", cycle.state().number))
+        print(format_args!("cycle {} is abandoned", cycle.state().number))
     }
 }

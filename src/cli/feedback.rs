@@ -14,7 +14,7 @@ use super::{
     Failure,
     common::{ModelArgs, block_on},
     output::{
-        ReplacementFile, is_stdio, named, note, print, refuse_existing, replace, write_stdout,
+        ReplacementFile, failed_at, is_stdio, note, print, refuse_existing, replace, write_stdout,
     },
     photo::shown_path,
 };
@@ -252,17 +252,17 @@ async fn write_pieces(
     out: Option<&Path>,
 ) -> Result<(), Failure> {
     let mut file = match out.filter(|out| !is_stdio(out)) {
-        Some(out) => Some((out, ReplacementFile::create(out).map_err(named(out))?)),
+        Some(out) => Some((out, ReplacementFile::create(out).map_err(failed_at(out))?)),
         None => None,
     };
     let mut pieces = Box::pin(pieces);
     while let Some(piece) = pieces.try_next().await.map_err(Failure::failed)? {
         match &mut file {
-            Some((out, file)) => file.write_all(&piece).map_err(named(out))?,
+            Some((out, file)) => file.write_all(&piece).map_err(failed_at(out))?,
             None => write_stdout(&piece)?,
         }
     }
-    file.map_or(Ok(()), |(out, file)| file.commit().map_err(named(out)))
+    file.map_or(Ok(()), |(out, file)| file.commit().map_err(failed_at(out)))
 }
 
 /// Writes the images of all records, each to a file named by its hash.
@@ -272,7 +272,7 @@ async fn write_images(
     filter: RecordFilter,
     folder: &Path,
 ) -> Result<(), Failure> {
-    fs::create_dir_all(folder).map_err(named(folder))?;
+    fs::create_dir_all(folder).map_err(failed_at(folder))?;
     let mut page = RecordPage {
         filter,
         limit: 256,
@@ -285,7 +285,7 @@ async fn write_images(
             if !path.exists()
                 && let Some(image) = images.get(record.image).await.map_err(Failure::failed)?
             {
-                replace(&path, &image).map_err(named(&path))?;
+                replace(&path, &image).map_err(failed_at(&path))?;
             }
         }
         let Some(last) = records.last() else {

@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::{
     Failure,
-    output::{is_stdio, named, print},
+    output::{failed_at, is_stdio, print},
 };
 use crate::config::{ApiKey, KeyScope, KeyScopes};
 
@@ -92,12 +92,12 @@ fn make(new: &New) -> Result<(), Failure> {
         Some(_) => return Ok(()),
         None => {
             print(&secret)?;
-            "\n# The key is the line above, which is shown this once".to_owned()
+            "\n# The key is the line above; it is shown only once".to_owned()
         }
     };
     print(format_args!(
-        "{told}. The server takes it as CANDOR_API_KEY or with --key-file,\n# or knows its digest \
-         by this table at the end of its configuration:\n\n{}",
+        "{told}. Give it to the server as CANDOR_API_KEY or with --key-file,\n# or add this table \
+         with its digest at the end of the configuration:\n\n{}",
         table.trim_end()
     ))
 }
@@ -109,15 +109,15 @@ fn write(path: &Path, secret: &str, if_missing: bool) -> Result<bool, Failure> {
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     // Readable by its owner alone, and never half written.
-    let mut file = NamedTempFile::new_in(folder).map_err(named(path))?;
-    writeln!(file, "{secret}").map_err(named(path))?;
+    let mut file = NamedTempFile::new_in(folder).map_err(failed_at(path))?;
+    writeln!(file, "{secret}").map_err(failed_at(path))?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(true),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists && if_missing => Ok(false),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Err(Failure::Misused(
             format!("{} exists; --if-missing leaves it as it is", path.display()),
         )),
-        Err(error) => Err(named(path)(error.error)),
+        Err(error) => Err(failed_at(path)(error.error)),
     }
 }
 

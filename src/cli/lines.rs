@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure,
     models::leaves,
-    output::{is_stdio, named, print, replace},
+    output::{failed_at, is_stdio, print, replace},
 };
 use crate::{bundle::Bundle, config::Config};
 
@@ -58,7 +58,7 @@ impl LineFile {
             let file = File::options()
                 .append(true)
                 .open(path)
-                .map_err(named(path))?;
+                .map_err(failed_at(path))?;
             return Ok((new(Some(file)), Vec::new()));
         }
         let open = || {
@@ -68,15 +68,15 @@ impl LineFile {
                 .create(true)
                 .truncate(false)
                 .open(path)
-                .map_err(named(path))
+                .map_err(failed_at(path))
         };
         let mut file = open()?;
         let mut text = Vec::new();
         lock(&file, path)?;
         if overwrite {
-            file.set_len(0).map_err(named(path))?;
+            file.set_len(0).map_err(failed_at(path))?;
         } else {
-            file.read_to_end(&mut text).map_err(named(path))?;
+            file.read_to_end(&mut text).map_err(failed_at(path))?;
         }
         // Settings are compared after a round trip, which may change the last digit of a number.
         let as_read: Value =
@@ -84,11 +84,11 @@ impl LineFile {
         let Rows { rows, good } = read(&text, &as_read)
             .map_err(|why| Failure::Misused(format!("{}{why}", path.display())))?;
         if good != text {
-            replace(path, &good).map_err(named(path))?;
+            replace(path, &good).map_err(failed_at(path))?;
             file = open()?;
             lock(&file, path)?;
         }
-        file.seek(SeekFrom::End(0)).map_err(named(path))?;
+        file.seek(SeekFrom::End(0)).map_err(failed_at(path))?;
         Ok((new(Some(file)), rows))
     }
 
@@ -102,7 +102,7 @@ impl LineFile {
             // One write per row, so that a killed run tears at most the last line.
             Some(file) => file
                 .write_all(format!("{row}\n").as_bytes())
-                .map_err(named(&self.path)),
+                .map_err(failed_at(&self.path)),
             None => print(row),
         }
     }
@@ -146,13 +146,13 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
                 break;
             }
             return Err(format!(
-                ":{}: is no line of captions; --overwrite replaces the file",
+                ":{}: is not a line of captions; --overwrite replaces the file",
                 i + 1
             ));
         };
         if row["image"].is_null() && row["image_id"].is_null() {
             return Err(format!(
-                ":{}: is no caption: it names no image; --overwrite replaces the file",
+                ":{}: is not a caption: it names no image; --overwrite replaces the file",
                 i + 1
             ));
         }
@@ -177,9 +177,7 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
 /// Describes the differences between the settings of a row and those of this run.
 fn difference(there: &Value, here: &Value) -> String {
     let Some(there) = there.as_object() else {
-        return "does not say with which settings it was made, so that this run cannot go on with \
-                it"
-        .to_owned();
+        return "does not record its settings, so this run cannot continue it".to_owned();
     };
     let nothing = Map::new();
     let here = here.as_object().unwrap_or(&nothing);
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_after_the_last_whole_line_and_tries_failures_again() {
+    fn file_of_an_interrupted_run_is_continued_without_torn_and_failed_rows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
         let failed =
@@ -290,29 +288,29 @@ mod tests {
     }
 
     #[test]
-    fn other_files_and_other_settings_are_refused_and_stay() {
+    fn file_with_other_content_or_settings_is_refused_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
         let other = json!({ "image": "a.jpg", "caption": "x",
             "settings": { "model": "m 2", "guard.mode": "flag", "seed": 3 } });
         for (text, want) in [
-            ("notes\n".to_owned(), "c.jsonl:1: is no line of captions"),
+            ("notes\n".to_owned(), "c.jsonl:1: is not a line of captions"),
             (
                 "my diary, without a line end".to_owned(),
-                "c.jsonl:1: is no line of captions",
+                "c.jsonl:1: is not a line of captions",
             ),
-            ("[1, 2]\n".to_owned(), "c.jsonl:1: is no line"),
+            ("[1, 2]\n".to_owned(), "c.jsonl:1: is not a line"),
             (
                 format!("{}\n{{\"x\": 1}}\n", row("a.jpg")),
-                "c.jsonl:2: is no caption",
+                "c.jsonl:2: is not a caption",
             ),
             (
                 format!("{}\ntorn in the midd\n{}\n", row("a.jpg"), row("b.jpg")),
-                "c.jsonl:2: is no line",
+                "c.jsonl:2: is not a line",
             ),
             (
                 "{\"image\": \"a.jpg\", \"caption\": \"x\"}\n".to_owned(),
-                "does not say with which settings",
+                "does not record its settings",
             ),
             (
                 format!("{other}\n"),
@@ -335,7 +333,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wherever_a_run_is_cut_its_whole_lines_stay(count in 1usize..5, cut in 0.0f64..1.0) {
+        fn file_cut_anywhere_keeps_its_whole_lines(count in 1usize..5, cut in 0.0f64..1.0) {
             let lines: Vec<String> = (0..count).map(|i| format!("{}\n", row(&format!("{i}é.jpg"))))
                 .collect();
             let text = lines.concat().into_bytes();

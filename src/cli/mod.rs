@@ -25,7 +25,7 @@ use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode, sync::L
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use self::output::{named, write_stdout};
+use self::output::{failed_at, write_stdout};
 use crate::{bundle::Bundle, config::ConfigProblems};
 
 /// Captions photographs and answers questions about them, and flags the words that the photograph
@@ -178,13 +178,13 @@ pub fn check(args: impl IntoIterator<Item = OsString>) -> Result<(), clap::Error
 }
 
 fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command().color(color_asked(&args));
+    let mut command = Cli::command().color(requested_color(&args));
     let matches = command.try_get_matches_from_mut(args)?;
     Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
 
 /// Value of `--color`, found before the arguments are parsed because usage errors are colored too.
-fn color_asked(args: &[OsString]) -> ColorChoice {
+fn requested_color(args: &[OsString]) -> ColorChoice {
     let mut words = args
         .iter()
         .map(|word| word.to_str().unwrap_or_default())
@@ -256,7 +256,7 @@ fn print_manual(args: &ManArgs) -> Result<(), Failure> {
     match &args.out {
         Some(dir) => std::fs::create_dir_all(dir)
             .and_then(|()| clap_mangen::generate_to(root, dir))
-            .map_err(named(dir)),
+            .map_err(failed_at(dir)),
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(root)
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_shows_an_example() {
+    fn help_of_every_command_shows_an_example() {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
         let missing = |c: &mut clap::Command| !c.render_long_help().to_string().contains("Example");
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn color_is_known_before_the_arguments_are_parsed() {
+    fn color_flag_is_found_before_parsing() {
         for (args, want) in [
             (
                 &["candor", "caption", "--color", "never"][..],
@@ -304,7 +304,7 @@ mod tests {
             (&["candor", "--color"], ColorChoice::Auto),
         ] {
             assert_eq!(
-                color_asked(&args.iter().map(OsString::from).collect::<Vec<_>>()),
+                requested_color(&args.iter().map(OsString::from).collect::<Vec<_>>()),
                 want,
                 "{args:?}"
             );

@@ -54,7 +54,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if is_stdio(path) {
         return write_stdout(bytes);
     }
-    replace(path, bytes).map_err(named(path))
+    replace(path, bytes).map_err(failed_at(path))
 }
 
 /// Refuses the path of a non-empty file unless `overwrite` is set.
@@ -74,7 +74,7 @@ pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<(), Failur
 }
 
 /// Converts an I/O error to a failure that names the path.
-pub(crate) fn named(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+pub(crate) fn failed_at(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| Failure::Failed(format!("{}: {error}", path.display()))
 }
 
@@ -180,7 +180,7 @@ fn quoted(word: &str) -> String {
 ///
 /// # Errors
 /// [`Failure::Misused`], naming the arguments.
-pub(crate) fn one_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failure> {
+pub(crate) fn refuse_shared_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failure> {
     let from: Vec<&str> = inputs
         .iter()
         .filter(|(_, path)| path.is_some_and(|path| is_stdio(path)))
@@ -188,7 +188,7 @@ pub(crate) fn one_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failu
         .collect();
     if from.len() > 1 {
         return Err(Failure::Misused(format!(
-            "standard input (-) can be read once, and is asked for by {}",
+            "standard input (-) can be read only once, but {} name it",
             from.join(" and ")
         )));
     }
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
+    fn word_with_shell_characters_is_quoted() {
         for (word, want) in [
             ("photos/a-1.jpg", "photos/a-1.jpg"),
             ("", "''"),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_links_stay() {
+    fn replaced_file_is_whole_and_links_stay() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("report.json"), dir.path().join("latest"));
         write_file(&file, b"one").unwrap();

@@ -54,7 +54,7 @@ pub(super) fn shown_path(path: &Path) -> String {
 }
 
 /// Photographs of a folder, sorted by name.
-pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn list_photographs(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let misused = |what: &dyn std::fmt::Display| {
         Failure::Misused(format!("--batch {}: {what}", dir.display()))
     };
@@ -84,7 +84,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     if others > 0 {
         note(format_args!(
-            "candor: {others} of {}'s entries are no photographs by their names and are left out",
+            "candor: {others} entries of {} are skipped: their names are not those of photographs",
             dir.display()
         ));
     }
@@ -93,7 +93,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Formats an answer or a scored text for a person. `holder` is the object with the `guard` report.
-pub(super) fn shown(text: &str, holder: &Value, how: TextStyle) -> String {
+pub(super) fn format_answer(text: &str, holder: &Value, how: TextStyle) -> String {
     let report = serde_json::from_value::<GuardReport>(holder["guard"].clone()).ok();
     let alt_text = report
         .as_ref()
@@ -120,7 +120,7 @@ pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
         .as_f64()
         .filter(|&familiarity| familiarity < UNFAMILIAR)
     {
-        let what = "is unlike the photographs that the model learnt from; trust what it says less";
+        let what = "is unlike the training photographs; the model is less reliable on it";
         note(format_args!(
             "candor: {} {what} (familiarity {familiarity:.2})",
             shown_path(photo)
@@ -139,7 +139,7 @@ fn is_change(span: &Span) -> bool {
 
 /// Rewrites a message of the API for the command line: flags for field names, and no message
 /// indices.
-pub(super) fn in_flags(message: &str) -> String {
+pub(super) fn name_flags(message: &str) -> String {
     const FLAGS: [(&str, &str); 12] = [
         ("guard.mode", "--guard"),
         ("guard.threshold", "--threshold"),
@@ -194,7 +194,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn messages_speak_of_flags() {
+    fn message_about_fields_names_flags() {
         for (message, want) in [
             (
                 "'messages[0].content[0].image_url.url': the image is corrupt",
@@ -224,12 +224,12 @@ mod tests {
             ("don't touch 'other' things", "don't touch 'other' things"),
             ("plain", "plain"),
         ] {
-            assert_eq!(in_flags(message), want);
+            assert_eq!(name_flags(message), want);
         }
     }
 
     #[test]
-    fn what_a_repair_changed_is_shown() {
+    fn repaired_answer_shows_what_changed() {
         console::set_colors_enabled(false);
         let span = |start, end, text: &str, action: &str, original: Option<&str>| {
             json!({ "start": start, "end": end, "text": text, "score": 0.25,
@@ -243,14 +243,14 @@ mod tests {
                     Some(" in a car"))] } });
         let text = "A cat with a hat.";
         assert_eq!(
-            shown(text, &holder, TextStyle::Marked),
+            format_answer(text, &holder, TextStyle::Marked),
             "A [dog → cat] with [a hat?0.25] [in a car → ]."
         );
-        assert_eq!(shown(text, &holder, TextStyle::Plain), text);
+        assert_eq!(format_answer(text, &holder, TextStyle::Plain), text);
         assert_eq!(
-            shown(text, &holder, TextStyle::Hedged),
+            format_answer(text, &holder, TextStyle::Hedged),
             "A cat with what may be a hat."
         );
-        assert_eq!(shown(text, &json!({}), TextStyle::Hedged), text);
+        assert_eq!(format_answer(text, &json!({}), TextStyle::Hedged), text);
     }
 }

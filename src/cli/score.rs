@@ -9,7 +9,7 @@ use super::{
     Failure,
     common::{GuardArgs, ModelArgs, TextStyle, block_on, open_bundle, settle, with_fields},
     output::{is_stdio, print},
-    photo::{in_flags, note_unfamiliar, read, shown, shown_path},
+    photo::{format_answer, name_flags, note_unfamiliar, read, shown_path},
 };
 use crate::{guard::Mode, serve::Local};
 
@@ -63,12 +63,12 @@ pub(crate) struct ScoreArgs {
 pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
     if is_stdio(&args.photo) && args.text == "-" {
         return Err(Failure::Misused(
-            "standard input (-) can be read once: as the PHOTO or as the TEXT".into(),
+            "standard input (-) can be read only once: as PHOTO or as TEXT".into(),
         ));
     }
     if args.photo.is_dir() {
         return Err(Failure::Misused(format!(
-            "{} is a folder; a text is about one photograph",
+            "{} is a folder; name one photograph",
             args.photo.display()
         )));
     }
@@ -79,7 +79,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
         && config.guard.mode == Mode::Score
     {
         return Err(Failure::Misused(
-            "--render hedged and omitted are of flagged words, and --guard score flags none".into(),
+            "--render hedged and omitted need flagged words; --guard score flags none".into(),
         ));
     }
     // The process may re-execute itself, so standard input is read later.
@@ -106,13 +106,13 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
         Ok(scores)
     })?;
     let scores = scores
-        .map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), in_flags(&e))))?;
+        .map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), name_flags(&e))))?;
     if args.json {
         return print(scores);
     }
     let result = &scores["results"][0];
     note_unfamiliar(&args.photo, result);
-    print(shown(&text, result, args.judged.render))
+    print(format_answer(&text, result, args.judged.render))
 }
 
 /// Reads a text without byte order mark and final line end.

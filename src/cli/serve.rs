@@ -104,8 +104,8 @@ async fn serve(
     );
     if config.keys.is_empty() && config.is_exposed() {
         tracing::warn!(
-            "there are no keys: everybody who reaches this server may use it and see what it keeps \
-             (server.insecure)"
+            "there are no keys: anyone who can reach this server may use it and read what it \
+             stores (server.insecure)"
         );
     }
     let server = tokio::select! {
@@ -132,7 +132,7 @@ async fn serve(
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         tokio::spawn(async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            tracing::warn!("a second signal: ending at once");
+            tracing::warn!("second signal: stopping at once");
             std::process::exit(1);
         });
     };

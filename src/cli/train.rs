@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::{
     Failure,
-    common::{settle, shown},
+    common::{format_report, settle},
     output::print,
 };
 use crate::train::{
@@ -150,13 +150,13 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
             let report = training
                 .finish(&run.name, &run.version)
                 .map_err(Failure::failed)?;
-            print(shown(&report))
+            print(format_report(&report))
         }
         What::Evidence(run) => {
             let recipe: EvidenceRecipe = run.config()?;
             let training =
                 EvidenceTraining::prepare(recipe, &run.out, run.resume).map_err(Failure::failed)?;
-            print(shown(&training.train().map_err(Failure::failed)?))
+            print(format_report(&training.train().map_err(Failure::failed)?))
         }
         What::Ppo(run) => align(Method::Ppo, &run),
         What::SequencePpo(run) => align(Method::SequencePpo, &run),
@@ -208,7 +208,7 @@ impl Training {
 /// Sets one value of a configuration. `change` is a dotted key, `=`, and a TOML value; anything
 /// else is taken as a string.
 fn set(table: &mut Table, change: &str) -> Result<(), String> {
-    let (key, value) = change.split_once('=').ok_or("a change is KEY=VALUE")?;
+    let (key, value) = change.split_once('=').ok_or("expected KEY=VALUE")?;
     let text = || Value::String(value.trim().to_owned());
     let value = toml::from_str::<Table>(&format!("value = {value}"))
         .ok()
@@ -221,7 +221,7 @@ fn set(table: &mut Table, change: &str) -> Result<(), String> {
         let inner = at.entry(name).or_insert_with(|| Value::Table(Table::new()));
         at = inner
             .as_table_mut()
-            .ok_or_else(|| format!("{name} is no table"))?;
+            .ok_or_else(|| format!("{name} is not a table"))?;
     }
     at.insert(last.to_owned(), value);
     Ok(())
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_reaches_into_tables_and_keeps_the_rest() {
+    fn set_of_a_dotted_key_changes_only_that_key() {
         let mut table: Table =
             toml::from_str("seed = 1\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0.1").unwrap();
         for change in [
@@ -250,7 +250,7 @@ mod tests {
         assert!(
             set(&mut table, "seed.x=1")
                 .unwrap_err()
-                .contains("seed is no table")
+                .contains("seed is not a table")
         );
     }
 }

@@ -68,10 +68,10 @@ fn resamples(
 }
 
 /// Finite values of one figure over the resamples, sorted.
-fn column(lines: &[Vec<f64>], of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+fn column(lines: &[Vec<f64>], figure: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     let mut values: Vec<f64> = lines
         .iter()
-        .map(|line| of(line))
+        .map(|line| figure(line))
         .filter(|x| x.is_finite())
         .collect();
     values.sort_by(f64::total_cmp);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_as_wide_as_theory_says() {
+    fn interval_of_a_mean_has_the_theoretical_width() {
         let values = sample(400, 0.0);
         let [found] = estimates(values.len(), 2000, 1, mean(&values))[..] else {
             panic!()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paired_difference_sees_what_two_intervals_cannot() {
+    fn paired_difference_is_significant_despite_overlapping_intervals() {
         let first = sample(200, 0.0);
         let second: Vec<f64> = first
             .iter()
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn holm_corrects_as_r_does() {
+    fn holm_equals_r() {
         let close = |found: Vec<f64>, wanted: &[f64]| {
             assert_eq!(found.len(), wanted.len());
             found.iter().zip(wanted).for_each(|(a, b)| {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides_and_nothing_gives_no_interval() {
+    fn estimate_depends_on_the_seed_and_has_no_interval_without_images() {
         let values = sample(50, 0.0);
         assert_eq!(
             estimates(50, 200, 3, mean(&values)),

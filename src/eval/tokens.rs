@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_scikit_learn() {
+    fn metrics_equal_scikit_learn() {
         let found = Ranking::new(twelve()).metrics(0.45);
         assert!((found.auroc - 0.757_142_857_142_857_1).abs() < 1e-12);
         assert!(
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_keeps_its_promise() {
+    fn threshold_at_fpr_flags_at_most_that_share() {
         let tokens = twelve();
         assert_eq!(threshold_at_fpr(&tokens, 0.0), 0.2);
         assert_eq!(threshold_at_fpr(&tokens, 0.15), 0.4);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calibrated_scorer_has_no_error() {
+    fn calibrated_scorer_has_no_calibration_error() {
         let tokens = tokens(&(0..100).map(|i| (0.75, i % 4 != 0)).collect::<Vec<_>>());
         let ranking = Ranking::new(tokens);
         assert!(ranking.metrics(0.5).ece < 1e-6);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_alone_has_no_figures() {
+    fn metrics_of_a_single_class_are_nan() {
         let found = Ranking::new(tokens(&[(0.5, true), (0.6, true)])).metrics(0.55);
         assert!(
             found.auroc.is_nan()
@@ -365,7 +365,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn turning_the_scores_around_turns_the_auroc_around(
+        fn reversed_scores_reverse_the_auroc(
             rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60),
         ) {
             let scored: Vec<(f32, bool)> = rewards.iter()
@@ -378,7 +378,7 @@ mod tests {
         }
 
         #[test]
-        fn a_weight_is_a_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(),
+        fn weight_equals_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(),
             0u32..4), 1..40)) {
             let scored: Vec<(f32, bool)> = rewards.iter()
                 .map(|&(r, good, _)| (f32::from(r) / 10.0, good)).collect();
@@ -396,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn no_threshold_flags_more_good_tokens_than_allowed(
+        fn threshold_at_any_fpr_flags_no_more_than_allowed(
             rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60), fpr in 0.0f64..1.0,
         ) {
             let scored = tokens(&rewards.iter()

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn case_articles_and_punctuation_do_not_count() {
+    fn answer_matches_despite_case_articles_and_punctuation() {
         let right = |answer: &str, people: &[&str]| {
             is_right(
                 answer,

@@ -254,7 +254,7 @@ fn carried_out(words: &[OsString], dir: &Path) -> Result<(), String> {
 }
 
 #[test]
-fn no_command_line_brings_it_down() {
+fn any_command_line_exits_without_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let mut fuzzer = Fuzzer {
         rng: SmallRng::seed_from_u64(13),

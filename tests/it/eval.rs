@@ -46,7 +46,7 @@ pub fn figure(report: &Value, section: &str, table: &str, row: &str, column: &st
 }
 
 #[test]
-fn published_chair_is_reproduced_and_the_lists_are_compared() {
+fn eval_captions_reproduces_published_chair_and_contrasts_lists() {
     let (Some(published), Some(list)) =
         (shared("chair/published.json"), shared("chair/synonyms.txt"))
     else {
@@ -118,7 +118,7 @@ fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn captions_of_other_images_are_seen_to_be_worse() {
+fn captions_of_other_images_are_measured_as_worse() {
     let Some(data) = shared("flickr8k") else {
         return;
     };
@@ -169,7 +169,7 @@ fn captions_of_other_images_are_seen_to_be_worse() {
 }
 
 #[test]
-fn bad_rows_are_named_by_file_and_line() {
+fn invalid_row_is_named_by_file_and_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.jsonl");
     let file_name = file.to_str().unwrap();
@@ -263,7 +263,7 @@ pub fn small_coco(source: &Path, dir: &Path, n: usize) {
 }
 
 #[test]
-fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
+fn generate_captions_only_missing_photographs() {
     let Some(source) = shared("coco-mini") else {
         return;
     };
@@ -315,14 +315,14 @@ fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
     let output = candor(&args);
     assert!(
         output.status.code() == Some(2)
-            && String::from_utf8_lossy(&output.stderr).contains("does not say with which settings")
+            && String::from_utf8_lossy(&output.stderr).contains("does not record its settings")
     );
     measured(&[&args[..], &["--overwrite"]].concat(), dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
 }
 
 #[test]
-fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
+fn pope_asks_equally_about_present_and_absent_objects() {
     let Some(source) = shared("coco-mini") else {
         return;
     };
@@ -403,7 +403,7 @@ fn case(name: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn files_that_others_take_are_taken() {
+fn files_in_the_formats_of_other_tools_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let (Some(references), Some(floats), Some(whole)) = (
         case("coco_refs_without_file_name.json"),
@@ -478,7 +478,7 @@ fn files_that_others_take_are_taken() {
 }
 
 #[test]
-fn any_split_is_evaluated_with_no_more_than_its_own_photographs() {
+fn split_is_evaluated_with_only_its_photographs() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     write(
@@ -507,14 +507,11 @@ fn any_split_is_evaluated_with_no_more_than_its_own_photographs() {
         1.0
     );
     let output = candor(&[&args[..], &["dev"]].concat());
-    assert!(
-        String::from_utf8_lossy(&output.stderr)
-            .contains("there is no split 'dev', found: test, train")
-    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no split 'dev', found: test, train"));
 }
 
 #[test]
-fn people_s_questions_are_asked() {
+fn vqa_on_a_file_of_questions_measures_exact_match() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("images")).unwrap();
     let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg");

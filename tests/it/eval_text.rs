@@ -92,7 +92,7 @@ const RARE: &[&str] = &[
 ];
 
 #[test]
-fn every_development_caption_has_the_words_of_the_java_tokenizer() {
+fn words_of_every_dev_caption_equal_the_java_tokenizer() {
     let Some((python, data)) = reference() else {
         return;
     };
@@ -117,7 +117,7 @@ fn every_development_caption_has_the_words_of_the_java_tokenizer() {
 }
 
 #[test]
-fn people_score_as_in_pycocoevalcap() {
+fn scores_of_people_equal_pycocoevalcap() {
     let Some((python, data)) = reference() else {
         return;
     };
@@ -126,7 +126,7 @@ fn people_score_as_in_pycocoevalcap() {
         .iter()
         .map(|captions| (captions[0].as_str(), &captions[1..]))
         .collect();
-    let ours = TextMetrics::of(&score(&rows));
+    let ours = TextMetrics::from_scores(&score(&rows));
     let args = [
         "--leave-one-out",
         "0",

@@ -200,7 +200,7 @@ fn place(document: &str, name: &str) -> std::ops::Range<usize> {
 }
 
 #[test]
-fn tables_show_what_the_commands_wrote() {
+fn tables_of_documents_equal_recorded_figures() {
     let files = recorded();
     for table in spec().table {
         let path = root().join(&table.document);
@@ -220,7 +220,7 @@ fn tables_show_what_the_commands_wrote() {
 }
 
 #[test]
-fn commands_stand_beside_their_tables() {
+fn command_of_every_table_is_in_its_document() {
     let files = recorded();
     for table in spec().table {
         let document = fs::read_to_string(root().join(&table.document)).unwrap();
@@ -237,7 +237,7 @@ fn commands_stand_beside_their_tables() {
 }
 
 #[test]
-fn recorded_files_are_of_the_embedded_model() {
+fn recorded_figures_are_of_the_embedded_model() {
     let bundle: Value =
         serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap())
             .unwrap();

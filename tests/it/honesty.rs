@@ -147,7 +147,7 @@ fn run(data: &Path, report: &Path, more: &[&str]) -> Value {
 }
 
 #[test]
-fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
+fn honesty_measures_every_origin_and_resumes_from_its_answers() {
     let dir = tempfile::tempdir().unwrap();
     let (data, report) = (origins(dir.path()), dir.path().join("report"));
     let json = run(&data, &report, &[]);
@@ -167,10 +167,11 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
         (&json!("4"), &json!("2"), &json!("2"), &json!("0"))
     );
     assert!(
-        json["notes"].as_array().unwrap().iter().any(|note| note
-            .as_str()
+        json["notes"]
+            .as_array()
             .unwrap()
-            .starts_with("flickr8k: there is no folder")),
+            .iter()
+            .any(|note| note.as_str().unwrap().starts_with("flickr8k: no folder")),
         "{json:#}"
     );
     let row =
@@ -304,7 +305,7 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
 }
 
 #[test]
-fn coco_photographs_have_the_figures_that_other_commands_give() {
+fn honesty_on_coco_equals_the_figures_of_other_commands() {
     let Some(source) = shared("coco-mini") else {
         return;
     };

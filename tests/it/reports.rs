@@ -119,7 +119,7 @@ fn figures_have_units(json: &Value) {
 }
 
 #[test]
-fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() {
+fn guard_report_has_flags_trade_off_and_repairs() {
     let settings = [
         "--half",
         "all",
@@ -291,7 +291,7 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
 }
 
 #[test]
-fn photographs_that_nobody_captioned_are_judged_by_their_objects() {
+fn photographs_without_references_are_judged_by_their_objects() {
     let Some(source) = shared("coco-mini") else {
         return;
     };
@@ -342,7 +342,7 @@ fn photographs_that_nobody_captioned_are_judged_by_their_objects() {
 }
 
 #[test]
-fn wrong_answers_are_shown_with_their_photographs() {
+fn pope_report_shows_wrong_answers_with_photographs() {
     let Some(reported) = Reported::of_coco("pope", &[]) else {
         return;
     };
@@ -396,7 +396,7 @@ fn wrong_answers_are_shown_with_their_photographs() {
 }
 
 #[test]
-fn answers_without_a_guard_have_no_risk() {
+fn report_of_answers_without_a_guard_has_no_risk() {
     let Some(reported) = Reported::of_coco("pope", &["--guard", "off"]) else {
         return;
     };
@@ -406,7 +406,7 @@ fn answers_without_a_guard_have_no_risk() {
 }
 
 #[test]
-fn derived_questions_are_shown_by_kind() {
+fn report_of_derived_questions_is_grouped_by_kind() {
     let Some(data) = shared("flickr8k") else {
         return;
     };
@@ -451,7 +451,7 @@ fn derived_questions_are_shown_by_kind() {
 }
 
 #[test]
-fn a_page_of_captions_is_readable_on_a_telephone() {
+fn caption_page_is_readable_on_a_phone() {
     let Some(source) = shared("coco-mini") else {
         return;
     };

@@ -13,7 +13,7 @@ use crate::{
         Failure,
         common::{ModelArgs, block_on, open_bundle, with_fields},
         output::progress,
-        photo::{in_flags, read},
+        photo::{name_flags, read},
     },
     config::Config,
     eval::{captions::flags::GuardMarks, data::AnnotatedImage, report::answers::AnsweredQuestion},
@@ -61,7 +61,7 @@ impl AnswerWithCost {
     }
 
     /// Answer that was read from a file and has no guard report.
-    pub(super) fn of_text(text: String) -> Self {
+    pub(super) fn from_text(text: String) -> Self {
         Self {
             text,
             ..Self::default()
@@ -86,8 +86,8 @@ impl AnswerWithCost {
                 .as_f64()
                 .or(guard["score"].as_f64()),
             familiarity: guard["familiarity"].as_f64(),
-            marks: marks(guard, tokens, text),
-            chosen: chosen(guard, text),
+            marks: guard_marks(guard, tokens, text),
+            chosen: repaired_phrases(guard, text),
         }
     }
 }
@@ -126,27 +126,27 @@ impl AnswerSession {
     /// Asks every question (an empty prompt requests a description) under every setting (request
     /// fields), several at a time. `take` receives the answers with the indices of setting and
     /// question.
-    pub(super) fn each_of(
+    pub(super) fn answer_each(
         self,
         settings: &[(&str, Value)],
-        asked: &[(&AnnotatedImage, &str)],
+        prompts: &[(&AnnotatedImage, &str)],
         mut take: impl FnMut(usize, usize, AnswerWithCost) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut jobs = Vec::with_capacity(settings.len() * asked.len());
+        let mut jobs = Vec::with_capacity(settings.len() * prompts.len());
         for (name, fields) in settings {
-            jobs.extend(asked.iter().map(|&(image, prompt)| PhotographJob {
+            jobs.extend(prompts.iter().map(|&(image, prompt)| PhotographJob {
                 name,
                 image,
                 work: PhotographWork::Answer { prompt, fields },
             }));
         }
-        self.each(&jobs, |i, answer| {
-            take(i / asked.len(), i % asked.len(), answer)
+        self.run_jobs(&jobs, |i, answer| {
+            take(i / prompts.len(), i % prompts.len(), answer)
         })
     }
 
     /// Runs jobs, several at a time. `take` receives the results in order, each with its index.
-    pub(super) fn each(
+    pub(super) fn run_jobs(
         self,
         jobs: &[PhotographJob<'_>],
         mut take: impl FnMut(usize, AnswerWithCost) -> Result<(), Failure>,
@@ -182,15 +182,15 @@ impl AnswerSession {
     }
 
     /// Asks every question in one guard mode and collects the answers.
-    pub(super) fn all(
+    pub(super) fn answer_all(
         self,
         mode: &str,
-        asked: &[(&AnnotatedImage, &str)],
+        prompts: &[(&AnnotatedImage, &str)],
     ) -> Result<Vec<AnswerWithCost>, Failure> {
-        let mut answers = Vec::with_capacity(asked.len());
-        self.each_of(
+        let mut answers = Vec::with_capacity(prompts.len());
+        self.answer_each(
             &[("answering", json!({ "guard": { "mode": mode } }))],
-            asked,
+            prompts,
             |_, _, answer| {
                 answers.push(answer);
                 Ok(())
@@ -259,7 +259,7 @@ async fn work_on(
     let photo = image.photo.as_ref().ok_or_else(|| {
         Failure::Misused(format!("there is no photograph for '{}'", image.name()))
     })?;
-    let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), in_flags(&e)));
+    let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), name_flags(&e)));
     let file = read(photo, most_bytes).map_err(Failure::Failed)?;
     match job.work {
         PhotographWork::Answer { prompt, fields } => {
@@ -297,7 +297,7 @@ async fn work_on(
 }
 
 /// Byte range of a span whose offsets count characters.
-fn bytes_of(span: &Value, text: &str) -> Range<usize> {
+fn byte_range(span: &Value, text: &str) -> Range<usize> {
     let byte = |chars: &Value| {
         let chars = chars.as_u64().unwrap_or(0) as usize;
         text.char_indices()
@@ -308,7 +308,7 @@ fn bytes_of(span: &Value, text: &str) -> Range<usize> {
 }
 
 /// Repaired spans with their scores and numbers of candidates, including those that stayed low.
-fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
+fn repaired_phrases(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
     let spans = guard["spans"].as_array().into_iter().flatten();
     let written = spans.filter(|span| {
         span["original"].is_string()
@@ -318,7 +318,7 @@ fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
     written
         .filter_map(|span| {
             Some((
-                bytes_of(span, text),
+                byte_range(span, text),
                 span["score"].as_f64()? as f32,
                 tried(span),
             ))
@@ -327,11 +327,11 @@ fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
 }
 
 /// Flagged spans of a guard report and, if tokens have rewards, the word scores, all by byte range.
-fn marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
+fn guard_marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
     let spans = guard["spans"].as_array().into_iter().flatten();
     let flagged = spans
         .filter(|span| span["action"] == "flagged")
-        .map(|span| bytes_of(span, text))
+        .map(|span| byte_range(span, text))
         .collect();
     let (mut bytes, mut rewards) = (Vec::new(), Vec::new());
     for token in tokens.as_array().into_iter().flatten() {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::json;
 
-use super::{CANDIDATES, Output, Part, RunFacts, answering::AnswerSession, command, one_stdin};
+use super::{
+    CANDIDATES, Output, Part, RunFacts, answering::AnswerSession, command, refuse_shared_stdin,
+};
 use crate::{
     cli::{
         Failure,
@@ -16,7 +18,7 @@ use crate::{
     },
     eval::{
         bootstrap::REPEATS,
-        captions::{Evaluation, Measures, report},
+        captions::{Evaluation, ImageCaption, Measures, report},
         chair::{ChairVocabulary, ContrastCaption, MatchStyle, contrast},
         data::{AnnotatedImage, Hypotheses, ReferenceSet, pair},
         report::{Column, NumberFormat, ReportTable, Section, TableRow},
@@ -132,7 +134,7 @@ struct Vocabularies {
 }
 
 impl Vocabularies {
-    fn of(choice: Option<&str>, has_captions: bool) -> Result<Self, Failure> {
+    fn select(choice: Option<&str>, has_captions: bool) -> Result<Self, Failure> {
         Ok(match choice {
             None => Self {
                 open: has_captions,
@@ -141,8 +143,7 @@ impl Vocabularies {
             },
             Some("open") if !has_captions => {
                 return Err(Failure::Misused(
-                    "--vocabulary open judges by reference captions; the references have none"
-                        .into(),
+                    "--vocabulary open needs reference captions; the references have none".into(),
                 ));
             }
             Some("open") => Self {
@@ -173,16 +174,15 @@ impl Vocabularies {
 }
 
 pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
-    let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
     let inputs = [
         ("--hypotheses", Some(&args.hypotheses)),
         ("--against", args.against.as_ref()),
         ("--references", args.references.as_ref()),
     ];
-    one_stdin(&inputs)?;
+    refuse_shared_stdin(&inputs)?;
     if args.generate && is_stdio(&args.hypotheses) {
         return Err(Failure::Misused(
-            "--generate writes the hypotheses: --hypotheses must name a file".into(),
+            "--generate writes a file: --hypotheses cannot be standard input".into(),
         ));
     }
     // Opening the model may re-execute the process, so standard input is read later.
@@ -192,26 +192,27 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         None
     };
     let written_by = answering.as_ref().map(AnswerSession::model);
-    let read = |path: &PathBuf| ReferenceSet::open(path, args.split.as_deref()).map_err(misused);
+    let read =
+        |path: &PathBuf| ReferenceSet::open(path, args.split.as_deref()).map_err(Failure::misused);
     let given = args.references.as_ref().map(read).transpose()?;
     if let (Some(answering), Some(references)) = (answering, &given) {
         generate(&args, answering, references)?;
     }
-    let hypotheses = Hypotheses::open(&args.hypotheses).map_err(misused)?;
+    let hypotheses = Hypotheses::open(&args.hypotheses).map_err(Failure::misused)?;
     let against = args
         .against
         .as_ref()
-        .map(|path| Hypotheses::open(path).map_err(misused))
+        .map(|path| Hypotheses::open(path).map_err(Failure::misused))
         .transpose()?;
     let references = match given {
         Some(references) => references,
-        None => ReferenceSet::of_rows(&hypotheses).map_err(misused)?,
+        None => ReferenceSet::from_rows(&hypotheses).map_err(Failure::misused)?,
     };
     let has_captions = references
         .images()
         .iter()
         .any(|image| !image.captions.is_empty());
-    let vocabularies = Vocabularies::of(args.vocabulary.as_deref(), has_captions)?;
+    let vocabularies = Vocabularies::select(args.vocabulary.as_deref(), has_captions)?;
     let chair = args.metrics.contains(&Metric::Chair);
     let described = args.metrics.iter().any(|m| *m != Metric::Chair) && has_captions;
     let measures = Measures {
@@ -219,7 +220,7 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         closed: vocabularies.closed().filter(|_| chair),
         description: described,
     };
-    let mut pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
+    let mut pairs = pair(&references, &hypotheses, args.partial).map_err(Failure::misused)?;
     let chosen: std::collections::HashSet<*const AnnotatedImage> = references
         .images()
         .iter()
@@ -239,22 +240,7 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
     };
     let mut report = match (&against, &args.against) {
         (Some(against), Some(path)) => {
-            let order = pair(&references, against, args.partial).map_err(misused)?;
-            let mut baseline = Vec::with_capacity(pairs.pairs.len());
-            for (image, hypothesis) in &pairs.pairs {
-                let found = order
-                    .pairs
-                    .iter()
-                    .find(|(other, _)| std::ptr::eq(*other, *image));
-                baseline.push(*found.ok_or_else(|| {
-                    Failure::Misused(format!(
-                        "{}: there is no caption for '{}', which {} has",
-                        path.display(),
-                        hypothesis.image,
-                        args.hypotheses.display()
-                    ))
-                })?);
-            }
+            let baseline = baseline_pairs(&args, &references, &pairs.pairs, (path, against))?;
             let baseline = Evaluation::new(&baseline, measures);
             report(
                 &[
@@ -290,37 +276,72 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         pairs.missing.to_string(),
     ));
     report.notes.extend(references.notes().iter().cloned());
-    let undescribed = pairs
-        .pairs
-        .iter()
-        .filter(|(image, _)| image.captions.is_empty())
-        .count();
-    if has_captions && undescribed > 0 {
-        report.notes.push(format!(
-            "{undescribed} images have no reference captions: figures that \
-                                   need them leave these images out."
-        ));
-    }
-    if chair
-        && references
-            .images()
-            .iter()
-            .all(|image| image.objects.is_none())
-    {
-        report.notes.push(
-            "No image has annotated objects: what no reference names counts as hallucinated. \
-             Compare such figures with each other only."
-                .into(),
-        );
-    }
+    report
+        .notes
+        .extend(notes(&references, &pairs.pairs, chair, has_captions));
     args.output.show(&report)
 }
 
+/// Captions of `--against` in the order of the hypotheses' pairs.
+fn baseline_pairs<'a>(
+    args: &EvalCaptionsArgs,
+    references: &'a ReferenceSet,
+    pairs: &[ImageCaption<'_>],
+    (path, against): (&Path, &'a Hypotheses),
+) -> Result<Vec<ImageCaption<'a>>, Failure> {
+    let order = pair(references, against, args.partial).map_err(Failure::misused)?;
+    let find = |(image, hypothesis): &ImageCaption<'_>| {
+        order
+            .pairs
+            .iter()
+            .find(|(other, _)| std::ptr::eq(*other, *image))
+            .copied()
+            .ok_or_else(|| {
+                Failure::Misused(format!(
+                    "{}: no caption for '{}', which {} has",
+                    path.display(),
+                    hypothesis.image,
+                    args.hypotheses.display()
+                ))
+            })
+    };
+    pairs.iter().map(find).collect()
+}
+
+/// Notes on annotations that the references lack.
+fn notes(
+    references: &ReferenceSet,
+    pairs: &[ImageCaption<'_>],
+    chair: bool,
+    has_captions: bool,
+) -> Vec<String> {
+    let undescribed = pairs
+        .iter()
+        .filter(|(image, _)| image.captions.is_empty())
+        .count();
+    let has_objects = references
+        .images()
+        .iter()
+        .any(|image| image.objects.is_some());
+    let mut notes = Vec::new();
+    if has_captions && undescribed > 0 {
+        notes.push(format!(
+            "{undescribed} images have no reference captions and are left out of the figures that \
+             need them."
+        ));
+    }
+    if chair && !has_objects {
+        notes.push(
+            "No image has annotated objects, so every object that no reference names counts as \
+             hallucinated. Compare such figures only with each other."
+                .into(),
+        );
+    }
+    notes
+}
+
 /// Section on the differences between a user's vocabulary and the default one.
-fn contrast_section(
-    own: &ChairVocabulary,
-    pairs: &[crate::eval::captions::ImageCaption<'_>],
-) -> Section {
+fn contrast_section(own: &ChairVocabulary, pairs: &[ImageCaption<'_>]) -> Section {
     let nothing = std::collections::BTreeSet::new();
     let captions: Vec<ContrastCaption<'_>> = pairs
         .iter()
@@ -365,7 +386,7 @@ fn contrast_section(
             },
             ReportTable {
                 title: "Words on which they differ most".into(),
-                note: "Mentions that one of them alone counts.".into(),
+                note: "Mentions that only one of them counts.".into(),
                 columns: vec![
                     Column::new("object", NumberFormat::Text),
                     count("given list alone"),
@@ -397,7 +418,7 @@ fn generate(
     let images = references.images();
     if let Some(image) = images.iter().find(|image| image.photo.is_none()) {
         return Err(Failure::Misused(format!(
-            "--generate: there is no photograph for '{}' beside the references",
+            "--generate: no photograph for '{}' beside the references",
             image.name()
         )));
     }
@@ -429,7 +450,7 @@ fn generate(
     let mut done = images.len() - open.len();
     if done > 0 {
         note(format_args!(
-            "candor: {done} of {} photographs are captioned in {} already",
+            "candor: {done} of {} photographs already have a caption in {}",
             images.len(),
             args.hypotheses.display()
         ));
@@ -437,8 +458,8 @@ fn generate(
     if open.is_empty() {
         return Ok(());
     }
-    let asked: Vec<(&AnnotatedImage, &str)> = open.iter().map(|image| (*image, "")).collect();
-    let run = answering.each_of(&[("captioning", guard)], &asked, |_, i, caption| {
+    let prompts: Vec<(&AnnotatedImage, &str)> = open.iter().map(|image| (*image, "")).collect();
+    let run = answering.answer_each(&[("captioning", guard)], &prompts, |_, i, caption| {
         file.push(json!({ "image_id": open[i].name(), "caption": caption.text }))?;
         done += 1;
         Ok(())

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cli::{
         Failure,
-        common::{ModelArgs, between},
+        common::{ModelArgs, number_up_to},
     },
     eval::{
         bootstrap::REPEATS,
@@ -69,7 +69,7 @@ pub(super) struct EvalGuardArgs {
         value_delimiter = ',',
         value_name = "R,...",
         default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
-        value_parser = |text: &str| between(text, 1.0).map(|threshold| threshold as f32)
+        value_parser = |text: &str| number_up_to(text, 1.0).map(|threshold| threshold as f32)
     )]
     thresholds: Vec<f32>,
 
@@ -89,7 +89,7 @@ pub(super) struct EvalGuardArgs {
 
     /// Controls: sampling at these temperatures without the guard
     #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7",
-        value_parser = |text: &str| between(text, 2.0))]
+        value_parser = |text: &str| number_up_to(text, 2.0))]
     temperatures: Vec<f64>,
 
     /// Number of bootstrap resamples
@@ -205,16 +205,16 @@ pub(super) fn run(args: EvalGuardArgs) -> Result<(), Failure> {
         .filter(|(i, _)| args.half.has(*i))
         .map(|(_, image)| image);
     let images: Vec<&AnnotatedImage> = images.take(args.limit.unwrap_or(usize::MAX)).collect();
-    let asked: Vec<(&AnnotatedImage, &str)> = images.iter().map(|image| (*image, "")).collect();
+    let prompts: Vec<(&AnnotatedImage, &str)> = images.iter().map(|image| (*image, "")).collect();
     let model = answering.model();
     let settings = settings(&args);
     let mut answers: Vec<Vec<AnswerWithCost>> =
-        vec![Vec::with_capacity(asked.len()); settings.len()];
+        vec![Vec::with_capacity(prompts.len()); settings.len()];
     let named: Vec<(&str, Value)> = settings
         .iter()
         .map(|s| (s.name.as_str(), s.fields.clone()))
         .collect();
-    answering.each_of(&named, &asked, |setting, _, answer| {
+    answering.answer_each(&named, &prompts, |setting, _, answer| {
         answers[setting].push(answer);
         Ok(())
     })?;
@@ -230,8 +230,8 @@ pub(super) fn run(args: EvalGuardArgs) -> Result<(), Failure> {
         .filter(|image| image.captions.is_empty())
         .count();
     let note = format!(
-        "{undescribed} photographs have no reference captions: figures of the open vocabulary and \
-         of description leave them out."
+        "{undescribed} photographs have no reference captions and are left out of the figures of \
+         the open vocabulary and of description."
     );
     args.output.show(&EvaluationReport {
         title: "What the guard flags and repairs".into(),
@@ -343,7 +343,7 @@ pub(super) fn hypotheses(
         image: image.name().to_owned(),
         caption: answer.text.clone(),
         objects: None,
-        place: RowPosition::Line(i + 1),
+        position: RowPosition::Line(i + 1),
     };
     images.iter().zip(answers).enumerate().map(row).collect()
 }
@@ -370,8 +370,9 @@ fn points(
     thresholds: &[f32],
 ) -> Vec<OperatingPoint> {
     let left = |reward: fn(&GuardMarks, &std::ops::Range<usize>) -> f32, thresholds: &[f32]| {
-        let curves = MentionKind::ALL
-            .map(|kind| tradeoff::curve(&kind.rewarded(flagged, marks, reward), thresholds));
+        let curves = MentionKind::ALL.map(|kind| {
+            tradeoff::curve(&kind.rewarded_mentions(flagged, marks, reward), thresholds)
+        });
         (0..thresholds.len())
             .map(|i| {
                 [0, 1].map(|kind| {
@@ -388,7 +389,7 @@ fn points(
     };
     let measured = |figures: &ModelFigures<'_>| {
         [FigureGroup::Open, FigureGroup::Closed].map(|group| {
-            let value = |name| figures.of(group, name).map(|figure| figure.value);
+            let value = |name| figures.get(group, name).map(|figure| figure.value);
             Some(OperatingRates {
                 chair_i: value("CHAIR_i")?,
                 recall: value("recall")?,
@@ -435,7 +436,7 @@ fn summary(
 ) -> Section {
     let percent = |setting: usize, group, name| {
         figures[setting]
-            .of(group, name)
+            .get(group, name)
             .filter(|f| f.value.is_finite())
             .map(|f| stated(&f, NumberFormat::Percent))
     };
@@ -450,9 +451,9 @@ fn summary(
         }
         _ => None,
     };
-    let (things, group) = match percent(0, FigureGroup::Open, "CHAIR_i") {
+    let (mentions, group) = match percent(0, FigureGroup::Open, "CHAIR_i") {
         Some(_) => (
-            "things that captions name are in no reference",
+            "objects that captions name are in no reference",
             FigureGroup::Open,
         ),
         None => (
@@ -462,9 +463,9 @@ fn summary(
     };
     let repaired = || {
         Some(format!(
-            "Without a guard {} of the {things} (CHAIR_i); in mode regenerate with its defaults \
-             {}. Recall is {} and {}. That takes {:.2} times the decoded \
-             tokens, and {} of the captions are fragments where {} were before.",
+            "Without the guard, {} of the {mentions} (CHAIR_i); in mode regenerate with its \
+             defaults {}. Recall is {} and {}. It decodes {:.2} times the tokens, and {} of the \
+             captions are fragments, against {} before.",
             percent(0, group, "CHAIR_i")?,
             percent(2, group, "CHAIR_i")?,
             percent(0, group, "recall")?,
@@ -482,7 +483,7 @@ fn summary(
     .name();
     let flagged = || {
         Some(format!(
-            "Mode flag marks {} of the hallucinated mentions and {} of the right ones \
+            "Mode flag marks {} of the hallucinated mentions and {} of the grounded ones \
              ({vocabulary}); {} of all mentions are hallucinated and not marked.",
             cell(flags, vocabulary, 0)?,
             cell(flags, vocabulary, 1)?,
@@ -516,10 +517,7 @@ fn cost(settings: &[Setting], answers: &[Vec<AnswerWithCost>]) -> ReportTable {
     let column = |name: &str, format| Column::new(name, format);
     ReportTable {
         title: "Tokens and verdicts".into(),
-        note:
-            "Decoded tokens count everything that the policy wrote, kept or not; the ratio is to \
-               the first row."
-                .into(),
+        note: "Decoded tokens include discarded ones; the ratio is to the first row.".into(),
         columns: vec![
             column("decoded, ratio", NumberFormat::Decimal(2)),
             column("decoded a caption", NumberFormat::Decimal(1)),

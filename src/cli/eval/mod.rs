@@ -17,8 +17,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     Failure,
-    common::shown,
-    output::{command_line, is_stdio, note, one_stdin, print, write_file},
+    common::format_report,
+    output::{command_line, is_stdio, note, print, refuse_shared_stdin, write_file},
 };
 use crate::{
     eval::{bootstrap::REPEATS, report::EvaluationReport},
@@ -102,7 +102,7 @@ impl Output {
         if on_stdout(&self.json) || on_stdout(&self.html) {
             return Ok(());
         }
-        print(shown(report))?;
+        print(format_report(report))?;
         self.html
             .iter()
             .for_each(|file| note(format_args!("plots and captions: {}", file.display())));

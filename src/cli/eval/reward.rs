@@ -114,12 +114,11 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
         calibrations[finished] = finishers.served(calibrations[chosen].clone());
     }
     judged.calibrate(&calibrations);
-    let mut rewards = "those of the scorer alone";
+    let mut rewards = "rewards of the scorer alone";
     if let Some((finished, finishers)) = finished {
         judged.finish(finished, finishers, &setup)?;
         chosen = finished;
-        rewards =
-            "as served: words that name things have those that evidence of the image gives them";
+        rewards = "as served: rewards of object mentions use the evidence of the image";
     }
     let costs = compared_scorers::costs(
         policy,
@@ -185,15 +184,15 @@ fn gather(args: &EvalRewardArgs, setup: &Setup) -> Result<Vec<ComparedScorer>, T
         let parts: Vec<&str> = name.split('+').collect();
         if let Some(i) = all.iter().position(|c| c.name == *name) {
             chosen.push(all.remove(i));
-        } else if let Some(of) = parts
+        } else if let Some(parts) = parts
             .iter()
             .map(|part| chosen.iter().position(|c| c.name == *part))
             .collect::<Option<Vec<usize>>>()
         {
-            let bytes = of.iter().map(|&i| chosen[i].bytes).sum();
+            let bytes = parts.iter().map(|&i| chosen[i].bytes).sum();
             chosen.push(ComparedScorer {
                 name: name.clone(),
-                scorer: ScoreSource::Mean(of),
+                scorer: ScoreSource::Mean(parts),
                 bytes,
             });
         } else {
@@ -204,7 +203,7 @@ fn gather(args: &EvalRewardArgs, setup: &Setup) -> Result<Vec<ComparedScorer>, T
                 .collect::<Vec<_>>()
                 .join(", ");
             return Err(TrainError::Run(format!(
-                "--scorers: there is no scorer '{name}'; there are {names}"
+                "--scorers: no scorer '{name}'; expected {names}"
             )));
         }
     }

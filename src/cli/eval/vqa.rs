@@ -97,12 +97,12 @@ impl EvalVqaArgs {
 pub(super) fn run(args: EvalVqaArgs) -> Result<(), Failure> {
     let model = AnswerSession::open(&args.model)?;
     match questions_file(&args.data) {
-        Some(file) => of_people(&args, model, &file),
-        None => derived(&args, model),
+        Some(file) => measure_questions(&args, model, &file),
+        None => measure_derived(&args, model),
     }
 }
 
-fn of_people(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<(), Failure> {
+fn measure_questions(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<(), Failure> {
     let mut questions = read_questions(file).map_err(Failure::misused)?;
     let all = questions.len();
     questions.truncate(args.limit());
@@ -113,12 +113,12 @@ fn of_people(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<()
         ..AnnotatedImage::default()
     };
     let images: Vec<AnnotatedImage> = questions.iter().map(image).collect();
-    let asked: Vec<(&AnnotatedImage, &str)> = images
+    let prompts: Vec<(&AnnotatedImage, &str)> = images
         .iter()
         .zip(&questions)
         .map(|(image, q)| (image, q.question.as_str()))
         .collect();
-    let answers = model.all(&mode, &asked)?;
+    let answers = model.answer_all(&mode, &prompts)?;
     let rows: Vec<AnsweredQuestion> = questions
         .iter()
         .zip(&answers)
@@ -161,8 +161,8 @@ fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
     let abstained = rows.iter().filter(|row| row.is_abstention()).count();
     let note = || {
         format!(
-            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of the \
-             others, and only theirs are right or wrong.",
+            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of \
+             questions with an answer; accuracy is measured on those.",
             rows.len()
         )
     };
@@ -202,10 +202,10 @@ fn tables(
         images.entry(&question.image).or_insert(next);
     }
     let abstains = answered.iter().any(AnsweredQuestion::is_abstention);
-    let row = |name: &str, of: &[&AnsweredQuestion]| {
+    let row = |name: &str, rows: &[&AnsweredQuestion]| {
         let figures = |weights: &[u32]| {
             let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
-                of.iter()
+                rows.iter()
                     .filter(|a| counts(a))
                     .map(|a| f64::from(weights[images[a.image.as_str()]]))
                     .sum::<f64>()
@@ -220,7 +220,7 @@ fn tables(
             .into_iter()
             .map(TableCell::from)
             .collect();
-        cells.push(of.len().into());
+        cells.push(rows.len().into());
         TableRow::new(name, cells)
     };
     let table = |title: &str, rows: Vec<TableRow>| ReportTable {
@@ -252,7 +252,7 @@ fn tables(
         if !parts.is_empty() {
             tables.push(table(
                 title,
-                parts.iter().map(|(name, of)| row(name, of)).collect(),
+                parts.iter().map(|(name, rows)| row(name, rows)).collect(),
             ));
         }
     }
@@ -292,7 +292,7 @@ pub(super) fn derived_questions(
         captions: image.captions.clone(),
         ..AnnotatedImage::default()
     };
-    let of = |i: usize| {
+    let image_pairs = |i: usize| {
         builder.pairs(
             &data.dev[i],
             &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1) << 20),
@@ -300,7 +300,7 @@ pub(super) fn derived_questions(
         )
     };
     let closed = |i: usize| {
-        of(i)
+        image_pairs(i)
             .into_iter()
             .filter(|qa| qa.kind.is_closed())
             .map(move |qa| (i, qa))
@@ -312,18 +312,18 @@ pub(super) fn derived_questions(
     })
 }
 
-fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
+fn measure_derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
     let DerivedQuestions {
         images,
         mut questions,
     } = derived_questions(&args.data, args.per_image, args.seed)?;
     questions.truncate(args.limit());
-    let asked: Vec<(&AnnotatedImage, &str)> = questions
+    let prompts: Vec<(&AnnotatedImage, &str)> = questions
         .iter()
         .map(|(i, qa)| (&images[*i], qa.question.as_str()))
         .collect();
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
-    let answers = model.all(&mode, &asked)?;
+    let answers = model.answer_all(&mode, &prompts)?;
     let rows: Vec<AnsweredQuestion> = questions
         .iter()
         .zip(&answers)
@@ -343,54 +343,7 @@ fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
         })
         .collect();
     let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
-    let mut kinds: BTreeMap<&str, Vec<(usize, &AnsweredQuestion)>> = BTreeMap::new();
-    for ((image, _), row) in questions.iter().zip(&rows) {
-        kinds.entry(&row.kind).or_default().push((*image, row));
-        kinds.entry("all").or_default().push((*image, row));
-    }
-    let abstains = rows.iter().any(AnsweredQuestion::is_abstention);
-    let row = |(kind, judged): (&&str, &Vec<(usize, &AnsweredQuestion)>)| {
-        let figures = |weights: &[u32]| {
-            let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
-                judged
-                    .iter()
-                    .filter(|(_, row)| counts(row))
-                    .map(|(image, _)| f64::from(weights[*image]))
-                    .sum::<f64>()
-            };
-            let given = sum(&|row| !row.is_abstention());
-            let yes = sum(&|row| row.answer.eq_ignore_ascii_case("yes."));
-            let coverage = abstains.then(|| given / sum(&|_| true));
-            [sum(&|row| row.is_right) / given, yes / given]
-                .into_iter()
-                .chain(coverage)
-                .collect()
-        };
-        let mut cells: Vec<TableCell> = estimates(images.len(), REPEATS, args.seed, figures)
-            .into_iter()
-            .map(TableCell::from)
-            .collect();
-        cells.push(judged.len().into());
-        TableRow {
-            emphasis: *kind == "all",
-            ..TableRow::new(*kind, cells)
-        }
-    };
-    let table = ReportTable {
-        title: "Questions derived from the captions".into(),
-        note: "Right: the captions' own answer, word for word. Presence asks as often for what is \
-               there as for what is not."
-            .into(),
-        columns: [
-            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
-            Column::new("answered yes", NumberFormat::Percent),
-        ]
-        .into_iter()
-        .chain(coverage(abstains))
-        .chain([Column::new("questions", NumberFormat::Count)])
-        .collect(),
-        rows: kinds.iter().map(row).collect(),
-    };
+    let table = derived_table(&questions, &rows, images.len(), args.seed);
     let report = EvaluationReport {
         title: "Answers to derived questions".into(),
         command: command(),
@@ -423,11 +376,69 @@ fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
     args.output.show(&report)
 }
 
+/// Table of derived questions by kind: share of right answers and, since most ask for yes or no,
+/// share of yes.
+fn derived_table(
+    questions: &[(usize, Qa)],
+    rows: &[AnsweredQuestion],
+    images: usize,
+    seed: u64,
+) -> ReportTable {
+    let mut kinds: BTreeMap<&str, Vec<(usize, &AnsweredQuestion)>> = BTreeMap::new();
+    for ((image, _), row) in questions.iter().zip(rows) {
+        kinds.entry(&row.kind).or_default().push((*image, row));
+        kinds.entry("all").or_default().push((*image, row));
+    }
+    let abstains = rows.iter().any(AnsweredQuestion::is_abstention);
+    let row = |(kind, judged): (&&str, &Vec<(usize, &AnsweredQuestion)>)| {
+        let figures = |weights: &[u32]| {
+            let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
+                judged
+                    .iter()
+                    .filter(|(_, row)| counts(row))
+                    .map(|(image, _)| f64::from(weights[*image]))
+                    .sum::<f64>()
+            };
+            let given = sum(&|row| !row.is_abstention());
+            let yes = sum(&|row| row.answer.eq_ignore_ascii_case("yes."));
+            let coverage = abstains.then(|| given / sum(&|_| true));
+            [sum(&|row| row.is_right) / given, yes / given]
+                .into_iter()
+                .chain(coverage)
+                .collect()
+        };
+        let mut cells: Vec<TableCell> = estimates(images, REPEATS, seed, figures)
+            .into_iter()
+            .map(TableCell::from)
+            .collect();
+        cells.push(judged.len().into());
+        TableRow {
+            emphasis: *kind == "all",
+            ..TableRow::new(*kind, cells)
+        }
+    };
+    ReportTable {
+        title: "Questions derived from the captions".into(),
+        note: "Right: the captions' own answer, word for word. Presence questions ask equally \
+               often about present and absent objects."
+            .into(),
+        columns: [
+            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
+            Column::new("answered yes", NumberFormat::Percent),
+        ]
+        .into_iter()
+        .chain(coverage(abstains))
+        .chain([Column::new("questions", NumberFormat::Count)])
+        .collect(),
+        rows: kinds.iter().map(row).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asked(image: &str, kind: &str) -> AskedQuestion {
+    fn question(image: &str, kind: &str) -> AskedQuestion {
         AskedQuestion {
             image: image.into(),
             photo: PathBuf::new(),
@@ -456,12 +467,12 @@ mod tests {
     }
 
     #[test]
-    fn abstentions_are_counted_apart_from_answers() {
+    fn abstention_lowers_coverage_but_not_accuracy() {
         let questions = [
-            asked("1", "color"),
-            asked("2", "color"),
-            asked("2", "count"),
-            asked("3", "count"),
+            question("1", "color"),
+            question("2", "color"),
+            question("2", "count"),
+            question("3", "count"),
         ];
         let rows = [
             given("1", true, "clean"),

@@ -26,7 +26,7 @@ pub(super) struct DiffArgs {
     second: String,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 /// A value in both versions; `null` where a version lacks it.
@@ -50,7 +50,7 @@ struct Difference {
 }
 
 pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
-    let registry = args.place.open()?;
+    let registry = args.registry.open()?;
     let version = |id: &str| registry.get(id).map_err(Failure::failed);
     let (a, b) = (version(&args.first)?, version(&args.second)?);
     let (config_a, config_b) = (config(&registry, &a)?, config(&registry, &b)?);
@@ -72,7 +72,8 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
         a: a.id,
         b: b.id,
     };
-    args.place.print(&json!(difference), || text(&difference))
+    args.registry
+        .print(&json!(difference), || text(&difference))
 }
 
 fn config(registry: &Registry, version: &Version) -> Result<Value, Failure> {
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_shown_and_what_does_not_is_not() {
+    fn diff_shows_only_differing_values() {
         let (a, b) = (
             json!({"x": {"y": [1, 2]}, "same": null}),
             json!({"x": {"y": [1, 3], "new": {}}, "same": null}),

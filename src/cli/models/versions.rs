@@ -83,11 +83,11 @@ fn open(config: &Config) -> Result<Registry, Failure> {
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
-    let config = args.place.load(None)?;
+    let config = args.registry.load(None)?;
     let (versions, state) = match config
         .registry
         .open()
@@ -121,7 +121,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
         text += &format!("{id} {own} ({when}, {})\n", status(version, &state));
     }
     let json = json!({ "embedded": embedded, "state": state, "versions": versions });
-    args.place.print(&json, || text)
+    args.registry.print(&json, || text)
 }
 
 /// Status of a version in the registry.
@@ -164,11 +164,11 @@ pub(super) struct RegisterArgs {
     reasons: Vec<String>,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn register(args: RegisterArgs) -> Result<(), Failure> {
-    let registry = args.place.open()?;
+    let registry = args.registry.open()?;
     let parents = args
         .parents
         .iter()
@@ -189,7 +189,7 @@ pub(super) fn register(args: RegisterArgs) -> Result<(), Failure> {
     let version = registry
         .register(&args.bundle, facts)
         .map_err(Failure::failed)?;
-    args.place.print(&json!(version), || version.id.clone())
+    args.registry.print(&json!(version), || version.id.clone())
 }
 
 fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
@@ -204,11 +204,11 @@ pub(super) struct InspectArgs {
     id: String,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let registry = args.place.open()?;
+    let registry = args.registry.open()?;
     let version = match registry.get(&args.id) {
         Ok(version) => version,
         Err(RegistryError::Unknown(_)) if Bundle::embedded().contains(&args.id.as_str()) => {
@@ -216,7 +216,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
                 Bundle::describe(&args.id).map_err(Failure::failed)?,
                 Bundle::file(&args.id, "card.md").map_err(Failure::failed)?,
             );
-            return args.place.print(&json!(config), || {
+            return args.registry.print(&json!(config), || {
                 String::from_utf8_lossy(&card).into_owned()
             });
         }
@@ -229,14 +229,14 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let status = status(&version, &state);
     let mut json = json!(version);
     json["status"] = status.clone().into();
-    args.place.print(&json, || {
+    args.registry.print(&json, || {
         let tried = state
             .shadow
             .as_ref()
             .is_some_and(|shadow| shadow.id == version.id);
         let more = if tried {
-            "\nHow it compares with what is served: GET /admin/models of the server, and \
-             candor_shadow_* among its metrics.\n"
+            "\nTo compare it with the served version: GET /admin/models of the server, and its \
+             metrics candor_shadow_*.\n"
         } else {
             ""
         };
@@ -263,11 +263,11 @@ pub(super) struct PromoteArgs {
     device: Option<DeviceChoice>,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
-    let config = args.place.load(args.device)?;
+    let config = args.registry.load(args.device)?;
     let registry = open(&config)?;
     let version = registry.get(&args.id).map_err(Failure::failed)?;
     version.promotable(args.force).map_err(Failure::failed)?;
@@ -286,17 +286,16 @@ pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
         }
     };
     let state = state.map_err(Failure::failed)?;
-    args.place.print(&json!(state), || match args.shadow {
+    args.registry.print(&json!(state), || match args.shadow {
         None => format!(
             "{} is promoted; servers that follow {} serve it in a \
                          moment",
             version.id,
             registry.root().display()
         ),
-        Some(0.0) => "no version is tried beside the promoted one any more".to_owned(),
+        Some(0.0) => "no version is in shadow now".to_owned(),
         Some(share) => format!(
-            "{} is tried on a share of {share}; GET /admin/models of the server \
-                                says how it compares",
+            "{} shadows a share of {share}; GET /admin/models of the server compares it",
             version.id
         ),
     })
@@ -306,7 +305,7 @@ pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
 fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<(), Failure> {
     let refused = |why: &dyn std::fmt::Display| {
         Failure::Failed(format!(
-            "{} is refused, and what is served stays: {why}",
+            "{} is refused, and the served version stays: {why}",
             version.id
         ))
     };
@@ -328,13 +327,14 @@ fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<()
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
-    let state = args.place.open()?.rollback().map_err(Failure::failed)?;
-    args.place.print(&json!(state), || match &state.promoted {
-        Some(id) => format!("{id} is promoted again"),
-        None => "no version is promoted; the model of the configuration is served".to_owned(),
-    })
+    let state = args.registry.open()?.rollback().map_err(Failure::failed)?;
+    args.registry
+        .print(&json!(state), || match &state.promoted {
+            Some(id) => format!("{id} is promoted again"),
+            None => "no version is promoted; the model of the configuration is served".to_owned(),
+        })
 }

@@ -16,7 +16,7 @@ pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(FigureName, f64)> {
     let sums = weighted(&lines, &vec![1; lines.len()]);
     FIGURES
         .iter()
-        .map(|figure| ((figure.group, figure.name()), (figure.of)(&sums)))
+        .map(|figure| ((figure.group, figure.name()), (figure.value)(&sums)))
         .collect()
 }
 
@@ -48,7 +48,7 @@ pub fn relative_changes(
         let (before, after) = (weighted(&before, weights), weighted(&after, weights));
         FIGURES
             .iter()
-            .map(|figure| (figure.of)(&after) / (figure.of)(&before) - 1.0)
+            .map(|figure| (figure.value)(&after) / (figure.value)(&before) - 1.0)
             .collect()
     });
     FIGURES
@@ -65,11 +65,11 @@ pub(super) fn figure_differences(
     repeats: usize,
     seed: u64,
 ) -> Vec<Difference> {
-    let of = |lines: &[CaptionCounts], weights: &[u32]| {
+    let all_figures = |lines: &[CaptionCounts], weights: &[u32]| {
         let sums = weighted(lines, weights);
         FIGURES
             .iter()
-            .map(|figure| (figure.of)(&sums))
+            .map(|figure| (figure.value)(&sums))
             .collect::<Vec<f64>>()
     };
     let (before, after) = (first.lines().0, second.lines().0);
@@ -77,8 +77,8 @@ pub(super) fn figure_differences(
         before.len(),
         repeats,
         seed,
-        |w| of(&before, w),
-        |w| of(&after, w),
+        |w| all_figures(&before, w),
+        |w| all_figures(&after, w),
     )
 }
 
@@ -92,7 +92,7 @@ mod tests {
     };
 
     #[test]
-    fn a_relative_change_is_of_the_first_models_figure() {
+    fn relative_change_is_relative_to_the_first_model() {
         let image = |id: usize| AnnotatedImage {
             id: id.to_string(),
             objects: Some(["dog".to_owned()].into()),
@@ -104,7 +104,7 @@ mod tests {
                 image: String::new(),
                 caption: caption.into(),
                 objects: None,
-                place: RowPosition::File,
+                position: RowPosition::File,
             };
             texts.map(row)
         };
@@ -124,7 +124,7 @@ mod tests {
         evaluated(&before, &mut |before| {
             evaluated(&after, &mut |after| {
                 let found = relative_changes(before, after, 50, 1);
-                let of = |name: &str| {
+                let change = |name: &str| {
                     found
                         .iter()
                         .find(|f| f.0 == (FigureGroup::Closed, name))
@@ -132,9 +132,9 @@ mod tests {
                         .unwrap()
                 };
                 assert!(
-                    (of("CHAIR_i") + 0.6).abs() < 1e-9
-                        && (of("CHAIR_s") + 0.75).abs() < 1e-9
-                        && of("recall").abs() < 1e-9
+                    (change("CHAIR_i") + 0.6).abs() < 1e-9
+                        && (change("CHAIR_s") + 0.75).abs() < 1e-9
+                        && change("recall").abs() < 1e-9
                 );
             });
         });

@@ -57,10 +57,10 @@ impl Sums {
             s.captions_hallucinating,
             s.mentions,
             s.hallucinated,
-            s.asked,
+            s.expected,
             s.recalled,
-            s.colours,
-            s.colours_wrong,
+            s.colors,
+            s.colors_wrong,
             s.counts,
             s.counts_wrong,
             s.words,
@@ -141,7 +141,7 @@ pub(super) struct Figure {
     format: NumberFormat,
     better: Option<GoodDirection>,
     help: &'static str,
-    pub(super) of: fn(&Sums) -> f64,
+    pub(super) value: fn(&Sums) -> f64,
 }
 
 impl Figure {
@@ -171,11 +171,11 @@ impl Figure {
 }
 
 macro_rules! figures {
-    ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $of:expr;)*) => {
+    ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $value:expr;)*) => {
         /// All figures, in the order of tables.
         pub(super) const FIGURES: &[Figure] =
             &[$(Figure { group: FigureGroup::$group, name: $name, format: $format, better: $better,
-                help: $help, of: $of }),*];
+                help: $help, value: $value }),*];
     };
 }
 
@@ -183,28 +183,25 @@ const LOWER: Option<GoodDirection> = Some(GoodDirection::Lower);
 const HIGHER: Option<GoodDirection> = Some(GoodDirection::Higher);
 
 figures! {
-    Open "CHAIR_i" NumberFormat::Percent, LOWER, "share of the mentions of things that no reference \
-                                            supports", |s| s.rate(OPEN + 3, OPEN + 2);
-    Open "CHAIR_s" NumberFormat::Percent, LOWER, "share of the captions with such a \
-                                            mention", |s| s.rate(OPEN + 1, OPEN);
-    Open "recall" NumberFormat::Percent, HIGHER, "share of the nouns that two people name which the \
-                                            caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
-    Open "wrong colours" NumberFormat::Percent, LOWER, "share of the colours that all references \
-                                                  contradict", |s| s.rate(OPEN + 7, OPEN + 6);
-    Open "wrong counts" NumberFormat::Percent, LOWER, "share of the numbers that all references \
-                                                 contradict", |s| s.rate(OPEN + 9, OPEN + 8);
+    Open "CHAIR_i" NumberFormat::Percent, LOWER, "share of object mentions that no reference \
+                                                  supports", |s| s.rate(OPEN + 3, OPEN + 2);
+    Open "CHAIR_s" NumberFormat::Percent, LOWER, "share of captions with such a mention", |s| s.rate(OPEN + 1, OPEN);
+    Open "recall" NumberFormat::Percent, HIGHER, "share of the nouns named by at least two people \
+                                                  that the caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
+    Open "wrong colours" NumberFormat::Percent, LOWER, "share of colors that all references \
+                                                        contradict", |s| s.rate(OPEN + 7, OPEN + 6);
+    Open "wrong counts" NumberFormat::Percent, LOWER, "share of numbers that all references \
+                                                       contradict", |s| s.rate(OPEN + 9, OPEN + 8);
     Open "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
                                             less", |s| s.rate(OPEN + 10, OPEN);
     Open "captions" NumberFormat::Count, None, "captions judged", |s| s.0[OPEN];
-    Closed "CHAIR_i" NumberFormat::Percent, LOWER, "share of the mentions of objects that are not in the \
-                                              image", |s| s.rate(CLOSED + 3, CLOSED + 2);
-    Closed "CHAIR_s" NumberFormat::Percent, LOWER, "share of the captions with such a \
-                                              mention", |s| s.rate(CLOSED + 1, CLOSED);
-    Closed "recall" NumberFormat::Percent, HIGHER, "share of all images' objects that captions \
-                                              mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
-    Closed "cover" NumberFormat::Percent, HIGHER, "share of its image's objects that a caption mentions, \
-                                             mean over captions \
-                                             (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
+    Closed "CHAIR_i" NumberFormat::Percent, LOWER, "share of object mentions whose object is not \
+                                                    in the image", |s| s.rate(CLOSED + 3, CLOSED + 2);
+    Closed "CHAIR_s" NumberFormat::Percent, LOWER, "share of captions with such a mention", |s| s.rate(CLOSED + 1, CLOSED);
+    Closed "recall" NumberFormat::Percent, HIGHER, "share of all images' objects that their \
+                                                    captions mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
+    Closed "cover" NumberFormat::Percent, HIGHER, "mean share of its image's objects that a \
+                                                   caption mentions (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
     Closed "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
                                               less", |s| s.rate(CLOSED + 7, CLOSED);
     Closed "captions" NumberFormat::Count, None, "captions judged", |s| s.0[CLOSED];

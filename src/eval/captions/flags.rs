@@ -70,10 +70,10 @@ impl MentionKind {
     pub fn mentions(self, caption: &JudgedCaption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
         match self {
             Self::Open => caption
-                .things
+                .open
                 .as_ref()
-                .map(|things| things.mentions.clone()),
-            Self::Closed => caption.objects.as_ref().map(|objects| {
+                .map(|judgment| judgment.mentions.clone()),
+            Self::Closed => caption.closed.as_ref().map(|objects| {
                 objects
                     .mentions
                     .iter()
@@ -84,7 +84,7 @@ impl MentionKind {
     }
 
     /// Captions of an evaluation with the reward of each mention.
-    pub fn rewarded(
+    pub fn rewarded_mentions(
         self,
         evaluation: &Evaluation<'_>,
         marks: &[GuardMarks],
@@ -92,7 +92,7 @@ impl MentionKind {
     ) -> Vec<Rewarded> {
         let lexicon = Lexicon::shared();
         let one = |(caption, marks): (&JudgedCaption<'_>, &GuardMarks)| match self {
-            Self::Open => caption.things.as_ref().map(|_| {
+            Self::Open => caption.open.as_ref().map(|_| {
                 let references: Vec<Reading> = caption
                     .image
                     .captions
@@ -107,13 +107,13 @@ impl MentionKind {
                     |range| reward(marks, range),
                 )
             }),
-            Self::Closed => caption.objects.as_ref().map(|objects| Rewarded {
+            Self::Closed => caption.closed.as_ref().map(|objects| Rewarded {
                 mentions: objects
                     .mentions
                     .iter()
                     .map(|m| (reward(marks, &m.0), m.2))
                     .collect(),
-                asked: objects
+                expected: objects
                     .present
                     .iter()
                     .map(|mentions| {
@@ -148,7 +148,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(mentions: &[(Range<usize>, bool)], marks: &GuardMarks) -> Self {
+    fn new(mentions: &[(Range<usize>, bool)], marks: &GuardMarks) -> Self {
         let mut counts = Self::default();
         for (range, is_right) in mentions {
             let count = if *is_right {
@@ -197,21 +197,19 @@ pub fn section(
     let share = |name: &str, help: &str| Column::new(name, NumberFormat::Percent).help(help);
     let table = ReportTable {
         title: "What flags find".into(),
-        note: "Mode flag leaves the text as it is. A mention is flagged when one of its words is. \
-               AUROC is of the mention's score, the lowest reward of its \
-               words: the chance that a hallucinated mention has a lower one than a right mention."
+        note: "Mode flag does not change the text. A mention is flagged if one of its words is. \
+               AUROC is that of the mention's score, the lowest reward of its words: the \
+               probability that a hallucinated mention has a lower score than a grounded one."
             .into(),
         columns: vec![
             share(
                 "hallucinated mentions flagged",
-                "share of the hallucinated mentions that are \
-                flagged",
+                "share of hallucinated mentions that are flagged",
             )
             .better(GoodDirection::Higher),
             share(
                 "right mentions flagged",
-                "share of the right mentions that are \
-                                             flagged",
+                "share of grounded mentions that are flagged",
             )
             .better(GoodDirection::Lower),
             Column::new("AUROC", NumberFormat::Decimal(3))
@@ -226,11 +224,10 @@ pub fn section(
                                               flagged",
             )
             .better(GoodDirection::Lower),
-            share("answers flagged", "share of the answers with a flag"),
+            share("answers flagged", "share of answers with a flag"),
             share(
                 "hallucinating answers flagged",
-                "share of the answers with a hallucinated \
-                mention that have a flag",
+                "share of answers with a hallucinated mention that have a flag",
             )
             .better(GoodDirection::Higher),
             share(
@@ -298,7 +295,7 @@ pub fn measure(
             })
         };
         scored.extend(mentions.iter().filter_map(score));
-        counts.push(Counts::of(&mentions, marks));
+        counts.push(Counts::new(&mentions, marks));
     }
     if counts.is_empty() {
         return None;
@@ -402,7 +399,7 @@ mod tests {
                 image: image.id.clone(),
                 caption: (*text).into(),
                 objects: None,
-                place: RowPosition::File,
+                position: RowPosition::File,
             })
             .collect();
         let marks: Vec<GuardMarks> = captions
@@ -428,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_counted_by_what_they_find() {
+    fn flags_are_counted_by_truth_of_their_mentions() {
         let score = |word: &str| match word {
             "frisbee" => 0.1,
             "cat" => 0.6,
@@ -478,13 +475,12 @@ mod tests {
             assert_eq!(figure("closed vocabulary", "right mentions flagged"), 0.0);
             // Without flagged words, one hallucinated cat and two grounded dogs in three
             // photographs are left.
-            let left =
-                |vocabulary: MentionKind| {
-                    let rewarded = vocabulary.rewarded(evaluation, marks, |m, range| {
-                        if m.flags(range) { 0.0 } else { 1.0 }
-                    });
-                    crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
-                };
+            let left = |vocabulary: MentionKind| {
+                let rewarded = vocabulary.rewarded_mentions(evaluation, marks, |m, range| {
+                    if m.flags(range) { 0.0 } else { 1.0 }
+                });
+                crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
+            };
             assert_eq!(
                 (
                     left(MentionKind::Closed).chair_i,
@@ -497,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn photographs_without_references_are_left_out() {
+    fn photographs_without_references_are_left_out_of_flag_figures() {
         let image = AnnotatedImage {
             id: "1.jpg".into(),
             ..AnnotatedImage::default()
@@ -506,7 +502,7 @@ mod tests {
             image: "1.jpg".into(),
             caption: "A dog.".into(),
             objects: None,
-            place: RowPosition::File,
+            position: RowPosition::File,
         };
         let evaluation = Evaluation::new(
             &[(&image, &caption)],

@@ -40,7 +40,7 @@ pub struct Form {
 
 impl Form {
     /// Finds the defects of an English caption.
-    pub fn of(text: &str) -> Self {
+    pub fn detect(text: &str) -> Self {
         let found = words(text);
         let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
         let ends = text
@@ -86,9 +86,9 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
         let counts: Vec<[f64; 5]> = captions
             .iter()
             .map(|texts| {
-                let forms: Vec<Form> = texts.iter().map(|text| Form::of(text)).collect();
+                let forms: Vec<Form> = texts.iter().map(|text| Form::detect(text)).collect();
                 let count =
-                    |of: fn(&Form) -> bool| forms.iter().filter(|form| of(form)).count() as f64;
+                    |test: fn(&Form) -> bool| forms.iter().filter(|form| test(form)).count() as f64;
                 [
                     texts.len() as f64,
                     count(|f| f.is_fragment()),
@@ -147,7 +147,7 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
     };
     ReportTable {
         title: "Fragments and loops".into(),
-        note: "People leave out verbs and full stops, too: read a row against theirs and against \
+        note: "People leave out verbs and full stops too: compare each row with theirs and with \
                the first."
             .into(),
         columns: vec![
@@ -158,13 +158,13 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
             share("at most 4 words", "captions of at most four words"),
             share(
                 "no whole sentence",
-                "captions without a final full stop, without a verb, or \
-                                        that end in a word that needs another one",
+                "captions without a final full stop or a verb, or that end in a word that needs \
+                 another one",
             ),
             share(
                 "loops",
-                "captions that say the same words twice in a row (\"and\" may stand between), or \
-                 five words in the same order twice",
+                "captions that repeat words in a row (\"and\" may be in between), or five words in \
+                 the same order",
             ),
             Column::new("fragments, number", NumberFormat::Count),
             Column::new("loops, number", NumberFormat::Count),
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fragments_are_short_or_no_sentence() {
+    fn fragment_is_short_or_not_a_sentence() {
         for whole in [
             "A dog runs through the grass.",
             "Two men are sitting on a bench!",
@@ -187,9 +187,9 @@ mod tests {
             "A dog and a cat play with each other.",
         ] {
             assert!(
-                !Form::of(whole).is_fragment(),
+                !Form::detect(whole).is_fragment(),
                 "{whole}: {:?}",
-                Form::of(whole)
+                Form::detect(whole)
             );
         }
         for fragment in [
@@ -206,8 +206,10 @@ mod tests {
             "Two children are playing and.",
             "A boy is standing near.",
         ] {
-            assert!(Form::of(fragment).is_fragment(), "{fragment}");
+            assert!(Form::detect(fragment).is_fragment(), "{fragment}");
         }
-        assert!(Form::of("Two dogs run.").is_short && !Form::of("Two dogs run.").is_unfinished);
+        assert!(
+            Form::detect("Two dogs run.").is_short && !Form::detect("Two dogs run.").is_unfinished
+        );
     }
 }

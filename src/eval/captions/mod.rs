@@ -51,11 +51,11 @@ pub struct JudgedCaption<'a> {
     /// The caption.
     pub text: &'a str,
     /// Judgment by the open vocabulary.
-    pub things: Option<ObjectJudgment>,
+    pub open: Option<ObjectJudgment>,
     /// Nouns of the open vocabulary, in the order of their mentions.
     pub nouns: Vec<&'static str>,
     /// Judgment by the closed vocabulary, if there is one.
-    pub objects: Option<ClosedObjects<'a>>,
+    pub closed: Option<ClosedObjects<'a>>,
     /// Counts of the caption.
     sums: Sums,
     /// Counts of people's captions of the image, each judged by the others.
@@ -142,7 +142,7 @@ fn judge<'a>(
     let lexicon = Lexicon::shared();
     let text = hypothesis.caption.as_str();
     let (mut sums, mut people) = (Sums::default(), Sums::default());
-    let (mut things, mut nouns, mut objects) = (None, Vec::new(), None);
+    let (mut open, mut nouns, mut closed) = (None, Vec::new(), None);
     sums.words(crate::lexicon::words(text).len());
     if measures.open && !image.captions.is_empty() {
         let caption = Reading::new(lexicon, text);
@@ -154,13 +154,13 @@ fn judge<'a>(
         let judgment =
             objects::judge_read(lexicon, &caption, &references.iter().collect::<Vec<_>>());
         sums.open(&ObjectScores::from(&judgment));
-        let mut of_people = ObjectScores::default();
-        objects::floor_of(lexicon, &references)
+        let mut people_scores = ObjectScores::default();
+        objects::judge_people(lexicon, &references)
             .iter()
-            .for_each(|j| of_people.add(j));
-        people.open(&of_people);
+            .for_each(|j| people_scores.add(j));
+        people.open(&people_scores);
         nouns = caption.phrases.iter().map(|p| p.mention.lemma).collect();
-        things = Some(judgment);
+        open = Some(judgment);
     }
     if let Some(vocabulary) = measures.closed {
         let instances = || image.objects.iter().flatten();
@@ -204,12 +204,12 @@ fn judge<'a>(
             .filter(|name| vocabulary.object(name) == Some(name))
             .map(naming)
             .collect();
-        objects = Some(ClosedObjects { mentions, present });
+        closed = Some(ClosedObjects { mentions, present });
         if image.captions.len() > 1 {
-            let of = |(i, caption): (usize, &String)| {
+            let stats = |(i, caption): (usize, &String)| {
                 chair::judge(vocabulary, caption, &truth(Some(i))).stats
             };
-            people.closed(&image.captions.iter().enumerate().map(of).sum());
+            people.closed(&image.captions.iter().enumerate().map(stats).sum());
         }
     }
     if let Some(scores) = scores {
@@ -228,9 +228,9 @@ fn judge<'a>(
     JudgedCaption {
         image,
         text,
-        things,
+        open,
         nouns,
-        objects,
+        closed,
         sums,
         people,
     }
@@ -249,12 +249,12 @@ mod tests {
         }
     }
 
-    fn said(image: &str, caption: &str) -> Hypothesis {
+    fn hypothesis(image: &str, caption: &str) -> Hypothesis {
         Hypothesis {
             image: image.into(),
             caption: caption.into(),
             objects: None,
-            place: RowPosition::Line(1),
+            position: RowPosition::Line(1),
         }
     }
 
@@ -266,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_those_of_the_parts() {
+    fn figures_equal_those_of_their_modules() {
         let images = [
             image("a", &["A dog on grass.", "A dog in the grass."]),
             image("b", &["Two cats on a sofa.", "Cats sleep on a couch."]),
         ];
         let captions = [
-            said("a", "A dog with a frisbee on the grass."),
-            said("b", "Two cats on a sofa."),
+            hypothesis("a", "A dog with a frisbee on the grass."),
+            hypothesis("b", "Two cats on a sofa."),
         ];
         let pairs: Vec<ImageCaption<'_>> = images.iter().zip(&captions).collect();
         let measures = Measures {
@@ -303,17 +303,17 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_are_compared_image_by_image() {
+    fn differences_of_two_models_are_paired_by_image() {
         let images: Vec<AnnotatedImage> = (0..60)
             .map(|i| image(&i.to_string(), &["A dog on grass.", "A dog in the grass."]))
             .collect();
         let good: Vec<Hypothesis> = images
             .iter()
-            .map(|i| said(&i.id, "A dog on the grass."))
+            .map(|i| hypothesis(&i.id, "A dog on the grass."))
             .collect();
         let bad: Vec<Hypothesis> = images
             .iter()
-            .map(|i| said(&i.id, "A cat on the grass."))
+            .map(|i| hypothesis(&i.id, "A cat on the grass."))
             .collect();
         let pairs = |of| images.iter().zip(of).collect::<Vec<ImageCaption<'_>>>();
         let measures = Measures {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_nobody_described_are_left_out_of_what_needs_it() {
+    fn images_without_references_are_left_out_of_figures_that_need_them() {
         let images = [
             image("a", &["A dog on grass."]),
             AnnotatedImage {
@@ -344,7 +344,7 @@ mod tests {
                 ..image("b", &[])
             },
         ];
-        let captions = [said("a", "A dog."), said("b", "A dog.")];
+        let captions = [hypothesis("a", "A dog."), hypothesis("b", "A dog.")];
         let pairs: Vec<ImageCaption<'_>> = images.iter().zip(&captions).collect();
         let measures = Measures {
             open: true,

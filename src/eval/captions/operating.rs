@@ -27,9 +27,9 @@ pub enum PointFamily {
 impl PointFamily {
     const DRAWN: [(Self, &'static str); 5] = [
         (Self::Regenerate, "regenerate, by threshold"),
-        (Self::Flag, "flagged things left out, by threshold"),
+        (Self::Flag, "flagged objects left out, by threshold"),
         (Self::Default, "with defaults"),
-        (Self::BestOf, "best of so many answers"),
+        (Self::BestOf, "best of several answers"),
         (Self::Temperature, "no guard, by temperature"),
     ];
 }
@@ -98,10 +98,11 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     };
     let table = ReportTable {
         title: "Every setting".into(),
-        note: "The numbers of the plots; intervals stand in Figures. In rows of flag, things that \
-               are flagged are left out, as a reader who trusts no \
-               flagged word would: the text itself stays as it is."
-            .into(),
+        note:
+            "The numbers of the plots; intervals are in Figures. In rows of flag, flagged object \
+               mentions are left out, as a reader who trusts no flagged word would do; the text \
+               itself is unchanged."
+                .into(),
         columns,
         rows: points.iter().map(row).collect(),
     };
@@ -136,9 +137,9 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
             |point, _| point.decoded,
         ));
     }
-    let text = "Points further down hallucinate less; further right they name more of what is \
-                there, or cost more tokens. The table after the plots has every \
-                number, and settings that would crowd them.";
+    let text = "Points further down hallucinate less; points further right name more of what is \
+                there, or cost more tokens. The table after the plots has every number, and the \
+                settings that would crowd them.";
     [
         Section {
             title: "Trade-off".into(),
@@ -156,13 +157,13 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
 
 fn series(
     points: &[OperatingPoint],
-    place: impl Fn(&OperatingPoint) -> Option<(f64, f64)>,
+    position: impl Fn(&OperatingPoint) -> Option<(f64, f64)>,
 ) -> Vec<Series> {
-    let of = |(family, name): (PointFamily, &str)| {
+    let family_series = |(family, name): (PointFamily, &str)| {
         let found: Vec<((f64, f64), String)> = points
             .iter()
             .filter(|p| p.family == family)
-            .filter_map(|p| Some((place(p)?, p.label.clone())))
+            .filter_map(|p| Some((position(p)?, p.label.clone())))
             .collect();
         let (points, labels): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let scattered = !matches!(family, PointFamily::Regenerate | PointFamily::Flag);
@@ -174,7 +175,10 @@ fn series(
             labels,
         })
     };
-    PointFamily::DRAWN.into_iter().filter_map(of).collect()
+    PointFamily::DRAWN
+        .into_iter()
+        .filter_map(family_series)
+        .collect()
 }
 
 #[cfg(test)]
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_is_in_the_table_and_those_of_a_family_are_one_series() {
+    fn points_of_a_family_are_one_series_and_all_are_in_the_table() {
         let points = [
             point("off", PointFamily::Default, 0.5, 0.4),
             point("regenerate below 0.3", PointFamily::Regenerate, 0.4, 0.4),
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_a_table_without_plots() {
+    fn sections_without_rates_have_a_table_and_no_plots() {
         let nothing = OperatingPoint {
             rates: [None; 2],
             ..point("off", PointFamily::Default, 0.0, 0.0)

@@ -73,12 +73,12 @@ struct Repair<'a> {
 /// Objects that a caption names, each with `true` if the references support it: of the open
 /// vocabulary if there are reference captions, else of the closed one.
 fn named<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
-    match (&caption.things, &caption.objects) {
-        (Some(things), _) => caption
+    match (&caption.open, &caption.closed) {
+        (Some(judgment), _) => caption
             .nouns
             .iter()
             .copied()
-            .zip(things.mentions.iter().map(|m| m.1))
+            .zip(judgment.mentions.iter().map(|m| m.1))
             .collect(),
         (None, Some(objects)) => objects.mentions.iter().map(|m| (m.1, m.2)).collect(),
         (None, None) => Vec::new(),
@@ -93,18 +93,18 @@ fn are_related(first: &str, second: &str) -> bool {
 }
 
 /// Nouns of `named` with the given support that nothing in `other` is related to, each once.
-fn missing<'a>(of: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) -> Vec<&'a str> {
+fn missing<'a>(named: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) -> Vec<&'a str> {
     let gone = |(noun, truth): &&(&'a str, bool)| {
-        *truth == supported && !other.iter().any(|(named, _)| are_related(noun, named))
+        *truth == supported && !other.iter().any(|(other, _)| are_related(noun, other))
     };
-    let found: BTreeSet<&str> = of.iter().filter(gone).map(|(noun, _)| *noun).collect();
+    let found: BTreeSet<&str> = named.iter().filter(gone).map(|(noun, _)| *noun).collect();
     found.into_iter().collect()
 }
 
 impl<'a> Repair<'a> {
     fn new(before: &'a JudgedCaption<'a>, after: &'a JudgedCaption<'a>) -> Self {
         let (old, new) = (named(before), named(after));
-        let (form, new_form) = (Form::of(before.text), Form::of(after.text));
+        let (form, new_form) = (Form::detect(before.text), Form::detect(after.text));
         Self {
             before,
             after,
@@ -196,8 +196,8 @@ pub(super) fn card_words(
     change: Option<WordChange>,
 ) -> Vec<CardWord> {
     let text = caption.text;
-    let mentions: Vec<(&std::ops::Range<usize>, bool)> = match (&caption.things, &caption.objects) {
-        (Some(things), _) => things.mentions.iter().map(|m| (&m.0, m.1)).collect(),
+    let mentions: Vec<(&std::ops::Range<usize>, bool)> = match (&caption.open, &caption.closed) {
+        (Some(judgment), _) => judgment.mentions.iter().map(|m| (&m.0, m.1)).collect(),
         (None, Some(objects)) => objects.mentions.iter().map(|m| (&m.0, m.2)).collect(),
         (None, None) => Vec::new(),
     };
@@ -262,8 +262,8 @@ pub fn sections(
             ),
             Outcome::Reworded => format!("{shown} of {} photographs.", found.len()),
             _ => format!(
-                "{shown} of {} photographs. Each photograph is shown once, by the worst that \
-                 happened.",
+                "{shown} of {} photographs. Each photograph is shown once, under its worst \
+                 outcome.",
                 found.len()
             ),
         };
@@ -313,10 +313,10 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> ReportTab
     };
     ReportTable {
         title: "What became of the captions".into(),
-        note: "Off against regenerate with its defaults. Several can hold of one photograph. A \
-               thing is lost or added where the other caption names \
-               neither it nor something more general or more special; a fragment or loop is \
-               counted where the caption before was none."
+        note: "Mode off against regenerate with its defaults. Several rows can apply to a \
+               photograph. An object is lost or added if the other caption names neither it nor a \
+               more general or more specific one; a fragment or loop is counted if the caption \
+               before was none."
             .into(),
         columns: vec![
             Column::new("share", NumberFormat::Percent),
@@ -374,16 +374,13 @@ fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     };
     ReportTable {
         title: "Phrases that repairs add most often".into(),
-        note:
-            "Words that were put in together, and what stood in their place, most often first: a \
-               phrase that takes the place of many things says nothing of any."
-                .into(),
+        note: "Phrases that were inserted, and those that they replaced, most frequent first: a \
+             phrase that replaces many others is not specific to any."
+            .into(),
         columns: vec![
             Column::new("times", NumberFormat::Count),
-            Column::new("replaced", NumberFormat::Count).help(
-                "how many different phrases it took the \
-                place of",
-            ),
+            Column::new("replaced", NumberFormat::Count)
+                .help("number of different phrases that it replaced"),
             Column::new("in place of", NumberFormat::Text),
         ],
         rows: rows
@@ -441,7 +438,7 @@ fn word_table(repairs: &[Repair<'_>], change: WordChange) -> ReportTable {
         columns: vec![
             Column::new("times", NumberFormat::Count),
             Column::new("not in the references", NumberFormat::Count)
-                .help("how often the word named something that the references do not support")
+                .help("number of mentions of an object that the references do not support")
                 .better(if change == WordChange::Removed {
                     GoodDirection::Higher
                 } else {
@@ -476,7 +473,7 @@ mod tests {
                 image: image.id.clone(),
                 caption: caption.into(),
                 objects: None,
-                place: RowPosition::File,
+                position: RowPosition::File,
             })
             .collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (image, caption)).collect();
@@ -498,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_is_judged_by_the_worst_that_it_did() {
+    fn repair_with_several_effects_has_the_worst_outcome() {
         let outcome = |before: &str, after: &str| {
             let mut found = None;
             evaluated(&photograph(), &[before, after], |e| {
@@ -527,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn photographs_are_shown_with_what_changed_and_counted() {
+    fn sections_count_outcomes_and_show_changed_words() {
         let texts = [
             "A dog with a frisbee runs on the grass.",
             "A dog with a ball runs on the grass.",

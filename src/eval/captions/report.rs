@@ -66,14 +66,14 @@ fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String>
     };
     let percent = |name| {
         figures
-            .of(group, name)
+            .get(group, name)
             .map(|figure| stated(&figure, NumberFormat::Percent))
     };
     let (hallucinated, captions, recall) =
         (percent("CHAIR_i")?, percent("CHAIR_s")?, percent("recall")?);
-    let (things, asked) = match group {
+    let (mentions, expected) = match group {
         FigureGroup::Open => (
-            "things that it names are in no reference",
+            "objects that it names are in no reference",
             "what at least two people name",
         ),
         _ => (
@@ -82,13 +82,13 @@ fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String>
         ),
     };
     Some(format!(
-        "{}: {hallucinated} of the {things} (CHAIR_i); {captions} of its captions name at least \
-         one such (CHAIR_s). It names {recall} of {asked} (recall).",
+        "{}: {hallucinated} of the {mentions} (CHAIR_i); {captions} of its captions name at least \
+         one such (CHAIR_s). It names {recall} of {expected} (recall).",
         figures.name
     ))
 }
 
-fn of_group(group: FigureGroup) -> impl Iterator<Item = &'static Figure> {
+fn group_figures(group: FigureGroup) -> impl Iterator<Item = &'static Figure> {
     FIGURES.iter().filter(move |figure| figure.group == group)
 }
 
@@ -104,11 +104,11 @@ pub struct ModelFigures<'a> {
 
 impl ModelFigures<'_> {
     /// Returns a figure by its group and its name in tables.
-    pub fn of(&self, group: FigureGroup, name: &str) -> Option<Estimate> {
-        let place = FIGURES
+    pub fn get(&self, group: FigureGroup, name: &str) -> Option<Estimate> {
+        let index = FIGURES
             .iter()
             .position(|figure| figure.group == group && figure.name() == name)?;
-        self.figures.get(place).copied()
+        self.figures.get(index).copied()
     }
 }
 
@@ -119,10 +119,10 @@ pub fn measure<'a>(
     repeats: usize,
     seed: u64,
 ) -> Vec<ModelFigures<'a>> {
-    let of = |lines: &[CaptionCounts]| {
+    let with_intervals = |lines: &[CaptionCounts]| {
         estimates(lines.len(), repeats, seed, |weights| {
             let sums = weighted(lines, weights);
-            FIGURES.iter().map(|figure| (figure.of)(&sums)).collect()
+            FIGURES.iter().map(|figure| (figure.value)(&sums)).collect()
         })
     };
     let mut rows: Vec<ModelFigures<'a>> = models
@@ -130,7 +130,7 @@ pub fn measure<'a>(
         .map(|(name, evaluation)| ModelFigures {
             name,
             people: false,
-            figures: of(&evaluation.lines().0),
+            figures: with_intervals(&evaluation.lines().0),
         })
         .collect();
     let judged = |evaluation: &&Evaluation<'_>| {
@@ -143,7 +143,7 @@ pub fn measure<'a>(
     rows.extend(people.map(|evaluation| ModelFigures {
         name: PEOPLE,
         people: true,
-        figures: of(&evaluation.lines().1),
+        figures: with_intervals(&evaluation.lines().1),
     }));
     rows
 }
@@ -166,10 +166,10 @@ pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Sec
     Section {
         title: "Figures".into(),
         text: vec![
-            "Brackets hold 95 % intervals (bootstrap over images). Length and recall stand beside \
-             hallucination: a model that says less hallucinates \
-             less. People's row is the floor of the measure: even their captions name things that \
-             the others do not."
+            "Brackets show 95 % intervals (bootstrap over images). Length and recall are shown \
+             beside hallucination because a model that says less hallucinates less. The row of \
+             people is the floor of the measure: even their captions name objects that the others \
+             do not."
                 .into(),
         ],
         tables: groups
@@ -200,7 +200,7 @@ fn table(title: &str, group: FigureGroup, rows: &[ModelFigures<'_>]) -> ReportTa
     ReportTable {
         title: title.into(),
         note: String::new(),
-        columns: of_group(group).map(Figure::column).collect(),
+        columns: group_figures(group).map(Figure::column).collect(),
         rows: shown
             .map(|row| TableRow::new(row.name, cells(row)))
             .collect(),
@@ -229,10 +229,9 @@ pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64
         .filter(|figure| figure.is_tested() && has(first.1.measures, figure.group))
         .count();
     section.text.push(format!(
-        "One comparison was planned, {} against {}. Its p-values are of {tested} figures and \
-         corrected for that number by Holm's method; the smallest that \
-         {repeats} resamples can show is {:.3}. Nothing else is tested: other figures have \
-         intervals.",
+        "One comparison was planned, {} against {}. Its {tested} p-values are corrected by Holm's \
+         method; the smallest that {repeats} resamples can yield is {:.3}. Other figures are not \
+         tested and have intervals only.",
         planned.0,
         first.0,
         2.0 * tested as f64 / repeats.max(1) as f64
@@ -298,12 +297,13 @@ fn planned_table(
     };
     ReportTable {
         title: format!("{} against {}, the same images", second.0, first.0),
-        note: "Paired: both captions of an image are drawn together. Shares are shares of 1."
-            .into(),
+        note:
+            "Paired: both captions of an image are resampled together. Shares are fractions of 1."
+                .into(),
         columns: vec![
             Column::new("difference", NumberFormat::Decimal(4)),
             Column::new("p", NumberFormat::Decimal(3))
-                .help("two-sided, of the bootstrap, corrected by Holm's method"),
+                .help("two-sided bootstrap p-value, corrected by Holm's method"),
             Column::new("at 5 %", NumberFormat::Text),
         ],
         rows: FIGURES
@@ -337,8 +337,8 @@ fn other_table(
     };
     ReportTable {
         title: format!("Others against {}, the same images", first.0),
-        note: "Differences with 95 % intervals, paired and not tested; of so many, some exclude \
-               zero by chance. Shares are shares of 1."
+        note: "Differences with 95 % intervals, paired and not tested; among this many, some \
+               exclude zero by chance. Shares are fractions of 1."
             .into(),
         columns: shown
             .iter()
@@ -358,7 +358,7 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     for (name, evaluation) in models {
         let mut nouns: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
         for caption in &evaluation.captions {
-            let mentions = caption.things.iter().flat_map(|j| &j.mentions);
+            let mentions = caption.open.iter().flat_map(|j| &j.mentions);
             for (noun, (_, supported)) in caption.nouns.iter().zip(mentions) {
                 let count = nouns.entry(noun).or_default();
                 count[0] += usize::from(!supported);
@@ -373,12 +373,12 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
             text: Some(format!("{wrong} of {all}")),
         };
         section.plots.push(Plot::Bars {
-            title: format!("Most hallucinated things: {name}"),
+            title: format!("Most hallucinated objects: {name}"),
             label: "mentions without support".into(),
             bars: nouns.into_iter().take(NOUNS).map(bar).collect(),
         });
         let invented = |caption: &&JudgedCaption<'_>| {
-            caption.things.as_ref().map_or(0, |j| j.hallucinated.len())
+            caption.open.as_ref().map_or(0, |j| j.hallucinated.len())
         };
         let mut worst: Vec<&JudgedCaption<'_>> = evaluation
             .captions
@@ -387,8 +387,7 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
             .collect();
         worst.sort_by_key(|caption| usize::MAX - invented(caption));
         section.text.push(format!(
-            "{name}: {} of {} captions that name something without support, those that name most \
-             first.",
+            "{name}: {} of {} captions that name unsupported objects, those with most first.",
             worst.len().min(SHOWN),
             worst.len()
         ));

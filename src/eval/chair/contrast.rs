@@ -58,7 +58,7 @@ pub fn contrast(
     let empty = || ([ChairStats::default(); 2], Counts::new());
     let ones = captions
         .par_iter()
-        .map(|captioned| one(first, second, captioned));
+        .map(|captioned| contrast_caption(first, second, captioned));
     let ([first, second], counts) = ones.fold(empty, merge).reduce(empty, merge);
     let mut disagreements: Vec<Disagreement> = counts
         .into_iter()
@@ -82,7 +82,7 @@ pub fn contrast(
 }
 
 /// Judges one caption by both vocabularies.
-fn one<'v>(
+fn contrast_caption<'v>(
     first: &'v ChairVocabulary,
     second: &'v ChairVocabulary,
     captioned: &ContrastCaption,
@@ -139,7 +139,7 @@ fn merge<'v>(
     stats
         .iter_mut()
         .zip(more)
-        .for_each(|(sum, one)| *sum += one);
+        .for_each(|(sum, contrast_caption)| *sum += contrast_caption);
     for (key, [first, second]) in only {
         let count = counts.entry(key).or_default();
         count[0] += first;

@@ -119,7 +119,7 @@ impl PlainWords {
 
 /// Word or phrase in lower case with single spaces, as entries are stored; `None` if no caption can
 /// contain it.
-pub(super) fn normalised(phrase: &str) -> Option<String> {
+pub(super) fn normalized(phrase: &str) -> Option<String> {
     let found = joined(&words(phrase))?;
     let plain = phrase
         .to_lowercase()

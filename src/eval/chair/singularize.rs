@@ -62,7 +62,7 @@ type Rule = (Before, &'static str, &'static str);
 #[derive(Debug, Clone, Copy)]
 enum Before {
     /// No condition.
-    Whatever,
+    Any,
     /// At least one character.
     Character,
     /// One of these characters.
@@ -74,7 +74,7 @@ enum Before {
     /// Exactly this text.
     Only(&'static str),
 }
-use Before::{Character, In, NotIn, One, Only, Whatever};
+use Before::{Any, Character, In, NotIn, One, Only};
 
 /// Rules in order; the first that matches a word applies.
 #[rustfmt::skip]
@@ -100,8 +100,8 @@ const RULES: &[Rule] = &[
     (One(&["qu"]), "ies", "y"),
     (One(&["al", "el", "ol"]), "ves", "f"),
     (NotIn("d"), "eaves", "eaf"),
-    (Whatever, "arves", "arf"),
-    (Whatever, "erves", "erve"),
+    (Any, "arves", "arf"),
+    (Any, "erves", "erve"),
     (One(&["ni", "li", "wi"]), "ves", "fe"),
     (In("lr"), "ves", "f"),
     (In("aeo"), "ves", "ve"),
@@ -117,7 +117,7 @@ const RULES: &[Rule] = &[
     (Character, "oses", "osis"),
     (In("ti"), "a", "um"),
     (One(&["n"]), "ews", "ews"),
-    (Whatever, "s", ""),
+    (Any, "s", ""),
 ];
 
 /// Every suffix of an unchanging word: the library tests whether such a word ends in the one at
@@ -135,7 +135,7 @@ static BY_LAST: LazyLock<HashMap<u8, Vec<Rule>>> = LazyLock::new(|| {
     let mut by_last: HashMap<u8, Vec<Rule>> = HashMap::new();
     for rule in IRREGULAR
         .iter()
-        .map(|&(ending, by)| (Whatever, ending, by))
+        .map(|&(ending, by)| (Any, ending, by))
         .chain(RULES.iter().copied())
     {
         rule.1
@@ -153,7 +153,7 @@ static AFTER_FIRST: LazyLock<HashSet<&str>> =
 impl Before {
     fn fits(self, head: &str) -> bool {
         match self {
-            Whatever => true,
+            Any => true,
             Character => !head.is_empty(),
             In(set) => head.chars().next_back().is_some_and(|c| set.contains(c)),
             NotIn(set) => head.chars().next_back().is_some_and(|c| !set.contains(c)),
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_right_and_wrong_where_the_library_is() {
+    fn singularize_equals_the_library_errors_included() {
         for (word, want) in [
             ("dogs", "dog"),
             ("women", "woman"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn no_ending_hides_another() {
+    fn rule_is_never_hidden_by_an_earlier_one() {
         // The order of the irregular endings does not matter in the library either.
         for (ending, _) in IRREGULAR {
             assert_eq!(
@@ -276,7 +276,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_word_has_a_singular(word in "\\PC{0,12}") {
+        fn singularize_of_any_word_does_not_panic(word in "\\PC{0,12}") {
             singularize(&word);
         }
     }

@@ -58,7 +58,7 @@ impl ChairStats {
 
     /// Counts as if every caption occurred `n` times, for the
     /// [`bootstrap`](crate::eval::bootstrap).
-    pub fn times(self, n: u32) -> Self {
+    pub fn repeated(self, n: u32) -> Self {
         let k = n as usize;
         Self {
             captions: self.captions * k,
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stats_add_up_and_rates_need_something() {
+    fn stats_add_up_and_empty_ones_have_no_rates() {
         let one = ChairStats {
             captions: 1,
             hallucinating: 1,
@@ -139,8 +139,8 @@ mod tests {
             (sum.recall(), sum.cover(), sum.mean_words()),
             (Some(0.4), Some(0.625), Some(5.0))
         );
-        assert_eq!(one.times(3), [one; 3].into_iter().sum());
-        assert_eq!(one.times(0), ChairStats::default());
+        assert_eq!(one.repeated(3), [one; 3].into_iter().sum());
+        assert_eq!(one.repeated(0), ChairStats::default());
         let nothing = ChairStats::default();
         assert_eq!(
             [

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_as_the_reference_does() {
+    fn tokens_equal_those_of_nltk() {
         for (text, want) in [
             (
                 "A man's dog. The cat, too!",
@@ -144,14 +144,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost(text in "[a-z.,:;'\"`()!?é’ 0-9-]{0,30}") {
+        fn tokens_lose_only_white_space(text in "[a-z.,:;'\"`()!?é’ 0-9-]{0,30}") {
             let found: String = tokens(&text).into_iter().map(|range| text[range].to_owned())
                 .collect();
             prop_assert_eq!(found, text.split_whitespace().collect::<String>());
         }
 
         #[test]
-        fn tokens_stand_in_order(text in "\\PC{0,40}") {
+        fn tokens_of_any_text_are_in_order(text in "\\PC{0,40}") {
             let mut last = 0;
             for range in tokens(&text) {
                 prop_assert!(last <= range.start && range.start < range.end

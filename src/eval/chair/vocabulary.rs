@@ -59,10 +59,10 @@ pub enum VocabularyProblem {
     #[error("empty word between commas")]
     EmptyWord,
     /// Two lines have the same object.
-    #[error("object `{0}` has a line already")]
+    #[error("object `{0}` already has a line")]
     SecondLine(String),
     /// A word already names another object.
-    #[error("`{word}` names `{object}` already; a word can name one object only")]
+    #[error("`{word}` already names `{object}`; a word can name only one object")]
     Ambiguous {
         /// The word.
         word: String,
@@ -70,7 +70,7 @@ pub enum VocabularyProblem {
         object: String,
     },
     /// A word has a character inside that no caption can match.
-    #[error("`{0}` has a sign other than hyphen and apostrophe and would never be found")]
+    #[error("`{0}` has a character other than hyphen and apostrophe and would never be found")]
     Unmatchable(String),
 }
 
@@ -229,7 +229,7 @@ fn split(style: MatchStyle, line: &str) -> Result<Vec<String>, VocabularyProblem
         "" => Err(VocabularyProblem::EmptyWord),
         _ if style == MatchStyle::Original => Ok(word.to_owned()),
         plain::NO_OBJECT => Ok(plain::NO_OBJECT.to_owned()),
-        trimmed => plain::normalised(trimmed)
+        trimmed => plain::normalized(trimmed)
             .ok_or_else(|| VocabularyProblem::Unmatchable(trimmed.to_owned())),
     };
     line.split(separator).map(word).collect()

@@ -62,12 +62,12 @@ pub enum DatasetError {
 
 fn no_split(split: Option<&str>, found: &[String]) -> String {
     let names = if found.is_empty() {
-        "none (a split NAME is a file NAME.txt, one photograph a line)".to_owned()
+        "none (a split NAME is a file NAME.txt with one photograph per line)".to_owned()
     } else {
         found.join(", ")
     };
     match split {
-        Some(split) => format!("there is no split '{split}', found: {names}"),
+        Some(split) => format!("no split '{split}', found: {names}"),
         None => format!("name the split, found: {names}"),
     }
 }
@@ -179,7 +179,7 @@ fn images(
             .ok_or_else(|| wrong(format!("'{name}' has no caption in captions.tsv")))?;
         let path = dir.join("images").join(name);
         if photographs && !path.is_file() {
-            return Err(wrong(format!("there is no photograph {}", path.display())));
+            return Err(wrong(format!("no photograph {}", path.display())));
         }
         images.push(Image {
             name: name.to_owned(),
@@ -224,26 +224,26 @@ fn captions(path: &Path) -> Result<Captions, DatasetError> {
         let columns: Vec<&str> = text.split('\t').collect();
         let &[name, number, caption] = columns.as_slice() else {
             return Err(wrong(format!(
-                "expected name, number and caption with tabs between, found {} columns",
+                "expected name, number and caption separated by tabs, found {} columns",
                 columns.len()
             )));
         };
         if name.contains(['/', '\\']) || name.starts_with('.') {
-            return Err(wrong(format!("'{name}' is no plain file name")));
+            return Err(wrong(format!("'{name}' is not a plain file name")));
         }
         let number = number
             .parse()
-            .map_err(|_| wrong(format!("'{number}' is no caption number")))?;
+            .map_err(|_| wrong(format!("'{number}' is not a caption number")))?;
         let entry = all.by_name.entry(name.to_owned()).or_default();
         if caption.trim().is_empty() {
             all.empty += 1;
             continue;
         }
-        let place = entry.partition_point(|&(other, _)| other < number);
-        if entry.get(place).is_some_and(|&(other, _)| other == number) {
+        let index = entry.partition_point(|&(other, _)| other < number);
+        if entry.get(index).is_some_and(|&(other, _)| other == number) {
             return Err(wrong(format!("'{name}' has caption {number} twice")));
         }
-        entry.insert(place, (number, caption.trim().to_owned()));
+        entry.insert(index, (number, caption.trim().to_owned()));
     }
     Ok(all)
 }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_splits_and_orders_captions() {
+    fn open_reads_splits_and_orders_captions() {
         let dir = folder(
             "a.jpg\t1\tSecond .\na.jpg\t0\tFirst .\nb.jpg\t0\tOther .\n",
             "a.jpg\n",
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_file_and_line() {
+    fn error_in_a_folder_names_file_and_line() {
         let good = "a.jpg\t0\tFirst .\nb.jpg\t0\tOther .\nc.jpg\t0\tGone .\n";
         for (captions, train, dev, want) in [
             (
@@ -295,7 +295,7 @@ mod tests {
                 "a.jpg\t0\tx\na.jpg\tx\ty\n",
                 "a.jpg",
                 "b.jpg",
-                "captions.tsv:2: 'x' is no caption number",
+                "captions.tsv:2: 'x' is not a caption number",
             ),
             (
                 "a.jpg\t0\tx\na.jpg\t0\ty\n",
@@ -307,7 +307,7 @@ mod tests {
                 "../a.jpg\t0\tx\n",
                 "a.jpg",
                 "b.jpg",
-                "captions.tsv:1: '../a.jpg' is no plain file name",
+                "captions.tsv:1: '../a.jpg' is not a plain file name",
             ),
             (
                 good,
@@ -321,12 +321,7 @@ mod tests {
                 "b.jpg",
                 "train.txt:2: 'd.jpg' has no caption",
             ),
-            (
-                good,
-                "a.jpg",
-                "b.jpg\nc.jpg",
-                "dev.txt:2: there is no photograph",
-            ),
+            (good, "a.jpg", "b.jpg\nc.jpg", "dev.txt:2: no photograph"),
         ] {
             let dir = folder(captions, train, dev);
             let error = Dataset::open(dir.path()).unwrap_err().to_string();
@@ -343,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_is_any_list_and_needs_no_more_than_itself() {
+    fn open_split_of_any_list_needs_only_its_photographs() {
         let dir = folder(
             "a.jpg\t0\tFirst .\na.jpg\t1\t\nq.jpg\t0\tGone .\n",
             "nobody.jpg",
@@ -360,11 +355,11 @@ mod tests {
         }
         let error = |split| open_split(dir.path(), split).unwrap_err().to_string();
         assert!(
-            error(Some("test")).contains("there is no split 'test', found: dev, my_split, train"),
+            error(Some("test")).contains("no split 'test', found: dev, my_split, train"),
             "{}",
             error(Some("test"))
         );
-        assert!(error(Some("../my_split")).contains("there is no split"));
+        assert!(error(Some("../my_split")).contains("no split"));
         assert!(
             error(None).contains("dev.txt:1: 'nobody.jpg' has no caption"),
             "dev where no name is given"
@@ -380,14 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_needs_no_photographs_of_the_training_split() {
+    fn open_for_evaluation_needs_no_training_photographs() {
         let dir = folder("a.jpg\t0\tx\nb.jpg\t0\ty\n", "a.jpg", "b.jpg");
         fs::remove_file(dir.path().join("images/a.jpg")).unwrap();
         assert!(
             Dataset::open(dir.path())
                 .unwrap_err()
                 .to_string()
-                .contains("train.txt:1: there is no photograph")
+                .contains("train.txt:1: no photograph")
         );
         assert_eq!(
             Dataset::open_for_evaluation(dir.path())
@@ -401,7 +396,7 @@ mod tests {
             Dataset::open_for_evaluation(dir.path())
                 .unwrap_err()
                 .to_string()
-                .contains("dev.txt:1: there is no photograph")
+                .contains("dev.txt:1: no photograph")
         );
     }
 }

@@ -35,7 +35,7 @@ pub struct Hypothesis {
     /// Objects that the image shows, if the row lists them.
     pub objects: Option<BTreeSet<String>>,
     /// Position of the row in its file.
-    pub place: RowPosition,
+    pub position: RowPosition,
 }
 
 /// Captions of one model, at most one per image.
@@ -77,7 +77,7 @@ impl Hypotheses {
         if rows.is_empty() {
             return Err(DataError::Unusable {
                 path: path.to_owned(),
-                what: "there is no caption in it".into(),
+                what: "it contains no caption".into(),
             });
         }
         Ok(Self {
@@ -94,15 +94,15 @@ impl Hypotheses {
         let text = read(path)?;
         let mut problems = RowProblems::new(path);
         let mut found = Vec::new();
-        for (place, row) in rows(&text, &mut problems) {
-            found.extend(problems.take(place, hypothesis(row, place)));
+        for (position, row) in rows(&text, &mut problems) {
+            found.extend(problems.take(position, hypothesis(row, position)));
         }
-        problems.none()?;
+        problems.into_result()?;
         Ok(found)
     }
 }
 
-fn hypothesis(row: Row, place: RowPosition) -> Result<Hypothesis, String> {
+fn hypothesis(row: Row, position: RowPosition) -> Result<Hypothesis, String> {
     let image = image_name(row.image_id, row.image)?.into_owned();
     let caption = match (row.caption, row.text) {
         (caption, text) if caption.is_absent() && text.is_absent() => match row.error {
@@ -118,7 +118,7 @@ fn hypothesis(row: Row, place: RowPosition) -> Result<Hypothesis, String> {
         image,
         caption: caption.into_owned(),
         objects: row.objects.objects()?,
-        place,
+        position,
     })
 }
 
@@ -126,7 +126,7 @@ fn hypothesis(row: Row, place: RowPosition) -> Result<Hypothesis, String> {
 fn image_name<'a>(image_id: AnyValue<'a>, image: AnyValue<'a>) -> Result<Cow<'a, str>, String> {
     match (image_id, image) {
         (id, image) if id.is_absent() && image.is_absent() => {
-            Err("there is neither 'image_id' nor 'image'".into())
+            Err("neither 'image_id' nor 'image' is present".into())
         }
         (id, image) if id.is_absent() => image.name("image"),
         (id, _) => id.name("image_id"),
@@ -156,20 +156,20 @@ pub fn pair<'a>(
     let mut pairs = Vec::with_capacity(hypotheses.rows.len());
     let mut taken: HashMap<usize, RowPosition> = HashMap::new();
     for row in &hypotheses.rows {
-        let Some(index) = problems.take(row.place, references.find(&row.image)) else {
+        let Some(index) = problems.take(row.position, references.find(&row.image)) else {
             continue;
         };
         match taken.entry(index) {
             Entry::Occupied(first) => problems.add(
-                row.place,
+                row.position,
                 format!(
-                    "'{}' has a caption already{}",
+                    "'{}' already has a caption{}",
                     row.image,
-                    first.get().back()
+                    first.get().back_reference()
                 ),
             ),
             Entry::Vacant(free) => {
-                free.insert(row.place);
+                free.insert(row.position);
                 pairs.push((&references.images()[index], row));
             }
         }
@@ -184,11 +184,11 @@ pub fn pair<'a>(
         {
             problems.add(
                 RowPosition::File,
-                format!("there is no caption for '{}'", image.name()),
+                format!("no caption for '{}'", image.name()),
             );
         }
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(Pairs { pairs, missing })
 }
 

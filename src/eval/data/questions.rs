@@ -72,14 +72,14 @@ pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
     let photos = Photos::new(file.parent().unwrap_or(Path::new("")), None);
     let mut problems = RowProblems::new(file);
     let mut questions = Vec::new();
-    for (place, row) in rows(&text, &mut problems) {
-        questions.extend(problems.take(place, question(row, &photos)));
+    for (position, row) in rows(&text, &mut problems) {
+        questions.extend(problems.take(position, question(row, &photos)));
     }
-    problems.none()?;
+    problems.into_result()?;
     if questions.is_empty() {
         return Err(DataError::Unusable {
             path: file.to_owned(),
-            what: "there is no question in it".into(),
+            what: "it contains no question".into(),
         });
     }
     Ok(questions)
@@ -93,7 +93,7 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
     .into_owned();
     let photo = photos
         .find(&image)
-        .ok_or_else(|| format!("there is no photograph '{image}' beside the file or in images/"))?;
+        .ok_or_else(|| format!("no photograph '{image}' beside the file or in images/"))?;
     let question = row.question.full_text("question")?.into_owned();
     let answers = match (row.answers, row.answer) {
         (answers, answer) if answers.is_absent() => vec![answer],
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_in_several_forms() {
+    fn questions_in_several_formats_are_read() {
         let (dir, file) = folder(
             "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\", \
              3.0]}\n{\"image\": \"b.png\", \"question\": \"Is it?\", \"answer\": \"Yes\", \
@@ -176,14 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_rows_are_named() {
+    fn invalid_question_row_is_named() {
         let good = "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\"]}";
         for (from, to, want) in [
-            (
-                "a.jpg",
-                "c.jpg",
-                "questions.jsonl:2: there is no photograph 'c.jpg'",
-            ),
+            ("a.jpg", "c.jpg", "questions.jsonl:2: no photograph 'c.jpg'"),
             (
                 "\"What?\"",
                 "\"\"",

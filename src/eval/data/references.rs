@@ -36,7 +36,7 @@ pub struct Rect {
 impl Rect {
     /// Converts a box in pixels (left, top, width, height) for an image of the given size; `None`
     /// if it is empty.
-    pub fn of_pixels(
+    pub fn from_pixels(
         [left, top, width, height]: [f64; 4],
         [across, down]: [f64; 2],
     ) -> Option<Self> {
@@ -136,9 +136,7 @@ impl ReferenceSet {
             (true, _) if path.join("captions.tsv").is_file() => flickr8k(path, split)?,
             (true, _) => coco::folder(path, split)?,
             (false, Some(_)) if path.is_file() => {
-                return unusable(
-                    "a split was asked for, but this is a file; only folders have splits",
-                );
+                return unusable("a split was given, but this is a file; only folders have splits");
             }
             (false, _) => {
                 let text = read(path)?;
@@ -150,7 +148,7 @@ impl ReferenceSet {
             }
         };
         if set.images.is_empty() {
-            unusable("there is no image in it")
+            unusable("it contains no image")
         } else {
             Ok(Self::new(set))
         }
@@ -161,13 +159,13 @@ impl ReferenceSet {
     ///
     /// # Errors
     /// A row without objects, or an image that occurs twice.
-    pub fn of_rows(hypotheses: &Hypotheses) -> Result<Self, DataError> {
+    pub fn from_rows(hypotheses: &Hypotheses) -> Result<Self, DataError> {
         let mut problems = RowProblems::new(&hypotheses.path);
         let mut set = UniqueImages::default();
         for row in &hypotheses.rows {
             if row.objects.is_none() {
                 problems.add(
-                    row.place,
+                    row.position,
                     format!(
                         "'{}' has no 'objects', and no references were given",
                         row.image
@@ -179,9 +177,9 @@ impl ReferenceSet {
                 objects: row.objects.clone(),
                 ..AnnotatedImage::default()
             };
-            set.add(image, row.place, &mut problems);
+            set.add(image, row.position, &mut problems);
         }
-        problems.none()?;
+        problems.into_result()?;
         Ok(Self::new(set))
     }
 
@@ -252,8 +250,8 @@ impl ReferenceSet {
             Some(Found {
                 image: Some(index), ..
             }) => Ok(*index),
-            Some(_) => Err(format!("'{name}' fits several images of the references")),
-            None => Err(format!("'{name}' is no image of the references")),
+            Some(_) => Err(format!("'{name}' matches several images of the references")),
+            None => Err(format!("'{name}' is not an image of the references")),
         }
     }
 }
@@ -305,29 +303,29 @@ impl UniqueImages {
     pub(super) fn add(
         &mut self,
         image: AnnotatedImage,
-        place: RowPosition,
+        position: RowPosition,
         problems: &mut RowProblems,
     ) {
         match self.seen.entry(image.id.clone()) {
             Entry::Occupied(first) => problems.add(
-                place,
+                position,
                 format!(
-                    "image '{}' is there already{}",
+                    "image '{}' is repeated{}",
                     image.id,
-                    first.get().1.back()
+                    first.get().1.back_reference()
                 ),
             ),
             Entry::Vacant(free) => {
-                free.insert((self.images.len(), place));
+                free.insert((self.images.len(), position));
                 self.images.push(image);
             }
         }
     }
 
     /// Adds an image whose id is new.
-    pub(super) fn push(&mut self, image: AnnotatedImage, place: RowPosition) {
+    pub(super) fn push(&mut self, image: AnnotatedImage, position: RowPosition) {
         self.seen
-            .insert(image.id.clone(), (self.images.len(), place));
+            .insert(image.id.clone(), (self.images.len(), position));
         self.images.push(image);
     }
 
@@ -433,17 +431,17 @@ fn jsonl(path: &Path, text: &str) -> Result<UniqueImages, DataError> {
     let photos = Photos::new(path.parent().unwrap_or(Path::new("")), None);
     let mut problems = RowProblems::new(path);
     let mut set = UniqueImages::default();
-    for (place, row) in rows(text, &mut problems) {
-        if let Some((mut image, empty)) = problems.take(place, annotated(row)) {
+    for (position, row) in rows(text, &mut problems) {
+        if let Some((mut image, empty)) = problems.take(position, annotated(row)) {
             set.empty += empty;
             image.photo = image
                 .file_name
                 .as_deref()
                 .and_then(|name| photos.find(name));
-            set.add(image, place, &mut problems);
+            set.add(image, position, &mut problems);
         }
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(set)
 }
 

@@ -61,7 +61,7 @@ pub enum RowPosition {
 
 impl RowPosition {
     /// Description that refers back to a row of the same file.
-    pub(in crate::eval) fn back(self) -> String {
+    pub(in crate::eval) fn back_reference(self) -> String {
         match self {
             Self::File => String::new(),
             Self::Line(line) => format!(" in line {line}"),
@@ -97,10 +97,10 @@ impl RowProblems {
         }
     }
 
-    pub(in crate::eval) fn add(&mut self, place: RowPosition, what: impl Into<String>) {
+    pub(in crate::eval) fn add(&mut self, position: RowPosition, what: impl Into<String>) {
         self.total += 1;
         if self.listed.len() < LISTED {
-            self.listed.push((place, what.into()));
+            self.listed.push((position, what.into()));
         }
     }
 
@@ -124,17 +124,17 @@ impl RowProblems {
     /// Unwraps the value of a row, or notes its problem.
     pub(in crate::eval) fn take<T>(
         &mut self,
-        place: RowPosition,
+        position: RowPosition,
         value: Result<T, String>,
     ) -> Option<T> {
-        value.map_err(|what| self.add(place, what)).ok()
+        value.map_err(|what| self.add(position, what)).ok()
     }
 
     /// Returns an error if there are problems.
     ///
     /// # Errors
     /// [`DataError::Rows`] with all problems.
-    pub(in crate::eval) fn none(self) -> Result<(), DataError> {
+    pub(in crate::eval) fn into_result(self) -> Result<(), DataError> {
         if self.total == 0 {
             Ok(())
         } else {
@@ -145,9 +145,9 @@ impl RowProblems {
 
 impl fmt::Display for RowProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (place, what)) in self.listed.iter().enumerate() {
+        for (i, (position, what)) in self.listed.iter().enumerate() {
             let end = if i == 0 { "" } else { "\n" };
-            write!(f, "{end}{}{place}: {what}", self.path.display())?;
+            write!(f, "{end}{}{position}: {what}", self.path.display())?;
         }
         if self.total > self.listed.len() {
             write!(
@@ -309,7 +309,7 @@ impl<'a> AnyValue<'a> {
     pub(in crate::eval) fn full_text(self, field: &str) -> Result<Cow<'a, str>, String> {
         match self {
             Self::Text(text) if !text.trim().is_empty() => Ok(text),
-            other => other.wrong(field, "a string with something in it"),
+            other => other.wrong(field, "a string that is not empty"),
         }
     }
 

@@ -208,18 +208,18 @@ impl Finding {
         figure: Estimate,
         photographs: usize,
         count: usize,
-        things: &str,
+        items: &str,
     ) -> Self {
         let found = if figure.value.is_finite() {
             MeasuredValue::Figure(figure)
         } else {
-            MeasuredValue::NotMeasured("there was nothing to measure it on".into())
+            MeasuredValue::NotMeasured("nothing to measure it on".into())
         };
         Self {
             measure,
             found,
             photographs,
-            counted: format!("{count} {things}"),
+            counted: format!("{count} {items}"),
         }
     }
 
@@ -301,9 +301,10 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
             TableRow::new(bar.name, cells)
         };
         let mut columns = vec![number("figure")];
-        columns.extend(is_compared.then(|| {
-            number("before").help("the figure of the run that this one is compared with")
-        }));
+        columns
+            .extend(is_compared.then(|| {
+                number("before").help("figure of the run that this one is compared with")
+            }));
         if has_bars {
             columns.extend([
                 Column::new("bar", NumberFormat::Text),
@@ -331,20 +332,15 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
         (
             BarTable::Bars,
             "Bars",
-            "Shares are shares of 1. A bar counts only together with all \
-                                  conditions of the next table.",
+            "Shares are fractions of 1. A bar counts only if all conditions of the next table \
+             hold.",
         ),
         (
             BarTable::Conditions,
             "Together with",
-            "What must hold beside every bar: nothing is gained by flagging everything, or by \
-             saying nothing.",
+            "Conditions of every bar, so that flagging everything or saying nothing gains nothing.",
         ),
-        (
-            BarTable::Others,
-            "Beside them",
-            "Figures that nothing is asked of.",
-        ),
+        (BarTable::Others, "Beside them", "Figures without a bar."),
     ]
     .map(table)
     .into()
@@ -374,31 +370,32 @@ fn limit(limit: Limit) -> TableCell {
 
 /// Summarizes bars and conditions in a sentence each: how many are reached, missed, and open.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
-    let sentence = |table: BarTable, things: &str| {
+    let sentence = |table: BarTable, items: &str| {
         let all: Vec<Measure> = Measure::ALL
             .iter()
             .copied()
             .filter(|measure| measure.bar().table == table)
             .collect();
-        let of = |measure: &Measure| {
+        let is_reached = |measure: &Measure| {
             findings
                 .iter()
                 .find(|finding| finding.measure == *measure)
                 .and_then(Finding::is_reached)
         };
-        let count = |wanted| all.iter().filter(|measure| of(measure) == wanted).count();
+        let count = |wanted| {
+            all.iter()
+                .filter(|measure| is_reached(measure) == wanted)
+                .count()
+        };
         let [reached, missed, open] = [Some(true), Some(false), None].map(count);
         format!(
-            "{reached} of {} {things} are reached, {missed} are missed, {open} could not be shown.",
+            "{reached} of {} {items} are reached, {missed} are missed, {open} could not be shown.",
             all.len()
         )
     };
     vec![
         sentence(BarTable::Bars, "bars"),
-        sentence(
-            BarTable::Conditions,
-            "conditions that bars hold together with",
-        ),
+        sentence(BarTable::Conditions, "conditions of the bars"),
     ]
 }
 
@@ -414,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_goals_lie_beyond_bars() {
+    fn bars_have_unique_names_and_goals_beyond_their_limits() {
         let names: BTreeSet<&str> = Measure::ALL
             .iter()
             .map(|measure| measure.bar().name)
@@ -436,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_is_held_against_its_bar_and_goal() {
+    fn figure_is_compared_with_its_bar_and_goal() {
         use Measure::{
             InventedPeopleCoco, MentionsCoco, RepairChairCoco, RepairCiderCoco, UnflaggedCoco,
         };
@@ -472,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_every_figure_and_what_was_before() {
+    fn tables_have_every_figure_and_that_of_the_earlier_run() {
         let findings = [
             finding(Measure::InventedPeopleCoco, 0.0952, Some((0.03, 0.18))),
             Finding {

@@ -104,7 +104,7 @@ pub struct CalibrationError {
 
 /// Measures the calibration of outcomes' scores.
 pub fn calibration_error(rows: &[ScoredOutcome], resampling: Resampling) -> CalibrationError {
-    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.photograph));
+    let numbers = PhotographNumbers::new(rows.iter().map(|row| row.photograph));
     let sorted = Sorted::new(rows, &numbers);
     let (error, by_chance) = sorted.errors(|_| 1.0);
     let excess = estimate(numbers.len(), resampling, |weights| {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_that_of_bins_of_equal_mass() {
+    fn calibration_error_uses_equal_mass_bins() {
         // Two tied groups of ten: middles of mass at 1/4 and 3/4. Errors |8 - 5| and |9 - 9| of 20.
         let rows: Vec<(f64, bool)> = (0..10)
             .map(|i| (0.5, i < 8))
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn calibrated_scores_have_no_excess_however_few_they_are() {
+    fn excess_of_few_calibrated_scores_is_about_zero() {
         let mut rng = SmallRng::seed_from_u64(5);
         let mut mean = 0.0;
         for _ in 0..200 {

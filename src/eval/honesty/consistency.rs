@@ -1,7 +1,7 @@
 //! Consistency of answers: the same question negated, paraphrased, and after a repair.
 
 use super::{
-    Resampling,
+    PhotographNumbers, Resampling,
     bars::{Finding, Measure, MeasuredValue},
     share,
 };
@@ -33,23 +33,23 @@ impl ObjectQuestions {
 pub fn questions(object: &str) -> ObjectQuestions {
     let plain = pope::question(object);
     // "a cat", "an orange": as in the plain question.
-    let thing = plain
+    let object = plain
         .trim_start_matches("Is there ")
         .trim_end_matches(" in the image?")
         .to_owned();
     ObjectQuestions {
         negated: format!("Is there no {object} in the image?"),
         paraphrases: [
-            format!("Can you see {thing} in this photograph?"),
-            format!("Does the image show {thing}?"),
+            format!("Can you see {object} in this photograph?"),
+            format!("Does the image show {object}?"),
         ],
         plain,
     }
 }
 
 /// Parses the answer to a yes-or-no question: `true` for yes, `false` for no, `None` for neither.
-pub fn said(answer: &str) -> Option<bool> {
-    yes_or_no(&["yes".to_owned()], answer).and_then(|(_, said)| said)
+pub fn parse_yes_no(answer: &str) -> Option<bool> {
+    yes_or_no(&["yes".to_owned()], answer).and_then(|(_, yes)| yes)
 }
 
 /// Answers to the questions about one object of a photograph.
@@ -69,7 +69,7 @@ pub struct ObjectAnswers {
 
 impl ObjectAnswers {
     /// Parses the answers to the plain question and to its [`ObjectQuestions::forms`].
-    pub fn of(
+    pub fn parse(
         photograph: usize,
         is_present: bool,
         plain: &str,
@@ -78,9 +78,9 @@ impl ObjectAnswers {
         Self {
             photograph,
             is_present,
-            plain: said(plain),
-            negated: said(negated),
-            paraphrases: [said(first), said(second)],
+            plain: parse_yes_no(plain),
+            negated: parse_yes_no(negated),
+            paraphrases: [parse_yes_no(first), parse_yes_no(second)],
         }
     }
 }
@@ -88,8 +88,7 @@ impl ObjectAnswers {
 /// Measures the consistency of answers. An answer that is neither yes nor no is inconsistent with
 /// all others.
 pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Finding> {
-    let photographs =
-        super::PhotographNumbers::of(answers.iter().map(|answer| answer.photograph)).len();
+    let photographs = PhotographNumbers::new(answers.iter().map(|answer| answer.photograph)).len();
     let opposite = |answer: &ObjectAnswers| {
         (
             answer.photograph,
@@ -111,27 +110,27 @@ pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Findin
             .paraphrases
             .map(|other| (photograph, plain.is_some() && plain == other))
     };
-    let of = |measure, rows: Vec<(usize, bool)>, things: &str| {
+    let finding = |measure, rows: Vec<(usize, bool)>, items: &str| {
         Finding::new(
             measure,
             share(&rows, resampling),
             photographs,
             rows.len(),
-            things,
+            items,
         )
     };
     vec![
-        of(
+        finding(
             Measure::NegatedOpposite,
             answers.iter().map(opposite).collect(),
             "pairs of questions",
         ),
-        of(
+        finding(
             Measure::NegatedRight,
             answers.iter().map(right).collect(),
             "questions",
         ),
-        of(
+        finding(
             Measure::ParaphrasedSame,
             answers.iter().flat_map(same).collect(),
             "pairs of questions",
@@ -154,8 +153,8 @@ pub fn table(findings: &[Finding]) -> ReportTable {
     };
     ReportTable {
         title: "Consistency".into(),
-        note: "Each question once, denied and in two other forms. An answer that is neither yes \
-               nor no agrees with nothing."
+        note: "Each question once, negated and in two other forms. An answer that is neither yes \
+               nor no is inconsistent with all others."
             .into(),
         columns: vec![
             Column::new("share", NumberFormat::Percent),
@@ -195,27 +194,27 @@ pub fn repair_findings(
     answers: &[RepairedAnswer],
     resampling: Resampling,
 ) -> [Finding; 2] {
-    let of = |measure, rows: Vec<(usize, bool)>, things: &str| {
-        let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let finding = |measure, rows: Vec<(usize, bool)>, items: &str| {
+        let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
         Finding::new(
             measure,
             share(&rows, resampling),
             photographs,
             rows.len(),
-            things,
+            items,
         )
     };
     let binary = answers.iter().filter(|answer| answer.before.is_some());
     let right = answers.iter().filter(|answer| answer.was_right);
     [
-        of(
+        finding(
             flips,
             binary
                 .map(|answer| (answer.photograph, answer.is_flipped()))
                 .collect(),
             "answers of yes or no",
         ),
-        of(
+        finding(
             broken,
             right
                 .map(|answer| (answer.photograph, !answer.is_right))
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_have_the_article_of_their_object() {
+    fn questions_have_the_right_article() {
         let cat = questions("cat");
         assert_eq!(
             (cat.plain.as_str(), cat.negated.as_str()),
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_answers_are_read_in_the_order_of_their_questions() {
+    fn answers_are_parsed_in_the_order_of_their_questions() {
         let cat = questions("cat");
         assert_eq!(
             cat.forms(),
@@ -276,7 +275,7 @@ mod tests {
                 cat.paraphrases[1].as_str()
             ]
         );
-        let answers = ObjectAnswers::of(
+        let answers = ObjectAnswers::parse(
             3,
             true,
             "Yes.",
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn agreement_is_counted_in_pairs() {
+    fn findings_count_agreement_in_pairs() {
         let (yes, no) = (Some(true), Some(false));
         let answers = [
             ObjectAnswers {
@@ -341,11 +340,11 @@ mod tests {
     }
 
     #[test]
-    fn flips_are_of_answers_that_were_yes_or_no() {
+    fn repair_findings_count_flips_of_yes_or_no_answers() {
         let answer = |before: &str, after: &str, was_right: bool, is_right: bool| RepairedAnswer {
             photograph: 0,
-            before: said(before),
-            after: said(after),
+            before: parse_yes_no(before),
+            after: parse_yes_no(after),
             was_right,
             is_right,
         };

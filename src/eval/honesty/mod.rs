@@ -77,7 +77,7 @@ impl PhotographOrigin {
 pub const FOLDS: usize = 5;
 
 /// Computes the digest of a photograph: the first eight bytes of its file's SHA-256, big-endian.
-pub fn digest_of(file: &[u8]) -> u64 {
+pub fn photograph_digest(file: &[u8]) -> u64 {
     Sha256::digest(file)
         .iter()
         .take(8)
@@ -85,7 +85,7 @@ pub fn digest_of(file: &[u8]) -> u64 {
 }
 
 /// Returns the fold of a photograph, from 0, by its [digest](photograph_digest).
-pub fn fold_of(digest: u64) -> usize {
+pub fn fold_index(digest: u64) -> usize {
     (digest % FOLDS as u64) as usize
 }
 
@@ -105,12 +105,12 @@ pub struct PhotographNumbers(BTreeMap<usize, usize>);
 
 impl PhotographNumbers {
     /// Numbers distinct keys.
-    pub fn of(keys: impl IntoIterator<Item = usize>) -> Self {
+    pub fn new(keys: impl IntoIterator<Item = usize>) -> Self {
         let mut numbers: BTreeMap<usize, usize> = keys.into_iter().map(|key| (key, 0)).collect();
         numbers
             .values_mut()
             .enumerate()
-            .for_each(|(number, place)| *place = number);
+            .for_each(|(number, slot)| *slot = number);
         Self(numbers)
     }
 
@@ -153,7 +153,7 @@ pub fn estimate(
 /// Mean of values, each with the key of its photograph, with its interval over photographs; NaN if
 /// there are none.
 pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
-    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.0));
+    let numbers = PhotographNumbers::new(rows.iter().map(|row| row.0));
     let numbered: Vec<(usize, f64)> = rows
         .iter()
         .map(|&(key, value)| (numbers.get(key), value))
@@ -192,7 +192,7 @@ pub struct ScoredOutcome {
 
 /// Area under the ROC curve: probability that a wrong outcome has a lower score than a right one.
 pub fn auroc(rows: &[ScoredOutcome], resampling: Resampling) -> Estimate {
-    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.photograph));
+    let numbers = PhotographNumbers::new(rows.iter().map(|row| row.photograph));
     let ranking = ranking(rows, &numbers);
     estimate(numbers.len(), resampling, |weights| {
         ranking.weighted(0.0, weights).auroc
@@ -206,7 +206,7 @@ pub fn auroc_lost(
     other: &[ScoredOutcome],
     resampling: Resampling,
 ) -> Estimate {
-    let numbers = PhotographNumbers::of(own.iter().map(|row| row.photograph));
+    let numbers = PhotographNumbers::new(own.iter().map(|row| row.photograph));
     let (own, other) = (ranking(own, &numbers), ranking(other, &numbers));
     estimate(numbers.len(), resampling, |weights| {
         own.weighted(0.0, weights).auroc - other.weighted(0.0, weights).auroc
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_means_count_rows_and_resample_photographs() {
+    fn share_and_mean_count_rows_and_resample_photographs() {
         let found = share(&[(7, true), (7, false), (900, true), (3, true)], RESAMPLING);
         assert_eq!(found.value, 0.75);
         assert_eq!(mean(&[(1, 2.0), (1, 4.0), (2, 9.0)], RESAMPLING).value, 5.0);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn auroc_is_the_share_of_pairs_in_the_right_order() {
+    fn auroc_is_the_share_of_correctly_ordered_pairs() {
         // Wrong .2 and .6 against right .5, .6 and .9: 3 of 3 and 1.5 of 3 pairs.
         let rows = outcomes(&[
             (1, 0.2, false),
@@ -279,13 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_those_of_the_content() {
+    fn fold_depends_on_the_content() {
         // int.from_bytes(hashlib.sha256(b).digest()[:8], "big") % 5
         for (file, fold) in [(&b""[..], 2), (b"a", 0), (b"candor", 1), (b"photograph", 2)] {
-            assert_eq!(fold_of(digest_of(file)), fold, "{file:?}");
+            assert_eq!(fold_index(photograph_digest(file)), fold, "{file:?}");
         }
         let mut counts = [0; FOLDS];
-        (0..5000u32).for_each(|i| counts[fold_of(digest_of(&i.to_le_bytes()))] += 1);
+        (0..5000u32).for_each(|i| counts[fold_index(photograph_digest(&i.to_le_bytes()))] += 1);
         assert!(
             counts.iter().all(|count| (880..1120).contains(count)),
             "{counts:?}"

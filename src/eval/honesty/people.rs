@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Resampling, share};
+use super::{PhotographNumbers, Resampling, share};
 use crate::{
     eval::{
         bootstrap::Estimate, captions::flags::GuardMarks, chair::ChairVocabulary,
@@ -112,7 +112,7 @@ fn flagged(mentions: &[PersonMention], resampling: Resampling) -> (Estimate, usi
         .iter()
         .map(|mention| (mention.photograph, mention.is_flagged))
         .collect();
-    let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
     (share(&rows, resampling), photographs, rows.len())
 }
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_shown_where_somebody_marked_or_named_them() {
+    fn photograph_shows_people_if_annotated_or_named() {
         for (captions, objects, shown) in [
             (&[][..], None, None),
             (&[], Some(&["pizza"][..]), Some(false)),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn invented_and_true_people_are_counted_apart() {
+    fn invented_and_true_people_are_counted_separately() {
         let marks = |caption: &str, flagged: &[&str]| GuardMarks {
             flagged: flagged
                 .iter()

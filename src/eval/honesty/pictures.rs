@@ -243,8 +243,9 @@ pub fn drawing(seed: u64) -> RgbImage {
             .choose(&mut rng)
             .unwrap_or(&[0; 3]));
         let size: f32 = rng.random_range(50.0..130.0);
-        let place = |length: u32, rng: &mut SmallRng| rng.random_range(size..length as f32 - size);
-        let center = (place(SIZE.0, &mut rng), place(SIZE.1, &mut rng));
+        let coordinate =
+            |length: u32, rng: &mut SmallRng| rng.random_range(size..length as f32 - size);
+        let center = (coordinate(SIZE.0, &mut rng), coordinate(SIZE.1, &mut rng));
         if let Some(shape) = shapes.choose(&mut rng) {
             shape(&mut sheet, center, size, thick);
         }
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_depend_on_their_seed_and_have_something_on_them() {
+    fn generated_picture_depends_on_its_seed_and_is_not_blank() {
         for make in [document, drawing] {
             assert_eq!(make(3), make(3));
             assert_ne!(make(3), make(4));
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reencoded_photograph_shows_the_same_in_fewer_bytes() {
+    fn reencoded_photograph_has_the_same_content_in_fewer_bytes() {
         let photograph = RgbImage::from_fn(600, 300, |x, y| {
             Rgb([(x / 3) as u8, (y / 2) as u8, if x < 300 { 200 } else { 40 }])
         });
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_drawn_where_they_stand() {
+    fn text_is_drawn_at_its_position() {
         let mut page = Canvas::new([255; 3], [0; 3]);
         assert_eq!(page.text((10, 20), "I.", 2), 24);
         let dark = |x, y| page.image.get_pixel(x, y).0 == [0; 3];

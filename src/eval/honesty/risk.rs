@@ -1,7 +1,7 @@
 //! Risk of answers without a warning: how often they are wrong, and how many there are.
 
 use super::{
-    Resampling, ScoredOutcome,
+    PhotographNumbers, Resampling, ScoredOutcome,
     bars::{FEWEST, Finding, Measure, MeasuredValue},
     share,
 };
@@ -24,7 +24,7 @@ pub enum AnswerFate {
 impl AnswerFate {
     /// Classifies the guard's verdict. An answer that is not flagged, cut off or withheld carries
     /// no warning.
-    pub fn of(verdict: &str) -> Self {
+    pub fn from_verdict(verdict: &str) -> Self {
         match verdict {
             "abstained" => Self::Abstained,
             "flagged" | "blocked" => Self::Warned,
@@ -51,7 +51,7 @@ pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampli
         .filter(|answer| answer.fate == AnswerFate::Clean)
         .map(|answer| (answer.photograph, !answer.is_right))
         .collect();
-    let photographs = super::PhotographNumbers::of(clean.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(clean.iter().map(|row| row.0)).len();
     let counted = format!("{} clean answers of {}", clean.len(), answers.len());
     if answers.is_empty() || clean.len() >= FEWEST {
         return Finding {
@@ -74,12 +74,12 @@ pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampli
 }
 
 /// Share of answers for which `holds` is `true` among those that `among` selects.
-pub fn share_of(
+pub fn share_among(
     measure: Measure,
     answers: &[RiskAnswer],
     among: impl Fn(&RiskAnswer) -> bool,
     holds: impl Fn(&RiskAnswer) -> bool,
-    things: &str,
+    items: &str,
     resampling: Resampling,
 ) -> Finding {
     let rows: Vec<(usize, bool)> = answers
@@ -87,13 +87,13 @@ pub fn share_of(
         .filter(|answer| among(answer))
         .map(|answer| (answer.photograph, holds(answer)))
         .collect();
-    let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
     Finding::new(
         measure,
         share(&rows, resampling),
         photographs,
         rows.len(),
-        things,
+        items,
     )
 }
 
@@ -134,8 +134,8 @@ pub fn risk_plot(curves: Vec<Series>) -> Plot {
     };
     Plot::Lines {
         title: "Risk and coverage".into(),
-        x: axis("coverage: share of the answers that are given"),
-        y: axis("risk: share of them that is wrong"),
+        x: axis("coverage: share of answers that are given"),
+        y: axis("risk: share of these that are wrong"),
         series: curves,
         diagonal: false,
     }
@@ -160,21 +160,21 @@ mod tests {
     };
 
     fn answers(clean_right: usize, clean_wrong: usize, warned: usize) -> Vec<RiskAnswer> {
-        let of = |count: usize, is_right: bool, fate: AnswerFate| {
+        let answers_with = |count: usize, is_right: bool, fate: AnswerFate| {
             (0..count).map(move |photograph| RiskAnswer {
                 photograph,
                 is_right,
                 fate,
             })
         };
-        of(clean_right, true, AnswerFate::Clean)
-            .chain(of(clean_wrong, false, AnswerFate::Clean))
-            .chain(of(warned, false, AnswerFate::Warned))
+        answers_with(clean_right, true, AnswerFate::Clean)
+            .chain(answers_with(clean_wrong, false, AnswerFate::Clean))
+            .chain(answers_with(warned, false, AnswerFate::Warned))
             .collect()
     }
 
     #[test]
-    fn the_risk_is_that_of_clean_answers_and_few_of_them_show_nothing() {
+    fn clean_risk_counts_clean_answers_and_needs_enough_of_them() {
         let found = clean_risk(Measure::CleanRiskFlickr, &answers(15, 5, 100), RESAMPLING);
         let MeasuredValue::Figure(risk) = found.found else {
             panic!("{found:?}")
@@ -202,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_answers_are_of_those_asked_for() {
+    fn share_among_counts_selected_answers() {
         let all = answers(6, 2, 4);
-        let kept = share_of(
+        let kept = share_among(
             Measure::RightKeptFlickr,
             &all,
             |a| a.is_right,
@@ -216,7 +216,7 @@ mod tests {
             (kept.is_reached(), kept.counted.as_str()),
             (Some(true), "6 right answers")
         );
-        let coverage = share_of(
+        let coverage = share_among(
             Measure::CoverageFlickr,
             &all,
             |_| true,
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_say_what_became_of_an_answer() {
+    fn verdict_decides_the_fate_of_an_answer() {
         for (verdict, fate) in [
             ("clean", AnswerFate::Clean),
             ("repaired", AnswerFate::Clean),
@@ -245,12 +245,12 @@ mod tests {
             ("blocked", AnswerFate::Warned),
             ("abstained", AnswerFate::Abstained),
         ] {
-            assert_eq!(AnswerFate::of(verdict), fate, "{verdict}");
+            assert_eq!(AnswerFate::from_verdict(verdict), fate, "{verdict}");
         }
     }
 
     #[test]
-    fn the_curve_takes_the_surest_answers_first_and_equal_ones_together() {
+    fn risk_coverage_takes_the_highest_scores_first_and_ties_together() {
         let outcome = |(photograph, &(score, is_right)): (usize, &(f64, bool))| ScoredOutcome {
             photograph,
             score,

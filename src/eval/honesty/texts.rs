@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Resampling, ScoredOutcome, auroc,
+    PhotographNumbers, Resampling, ScoredOutcome, auroc,
     bars::{Finding, Measure},
     share,
 };
@@ -100,7 +100,7 @@ pub fn caption_findings(
     resampling: Resampling,
 ) -> [Finding; 3] {
     let photographs =
-        super::PhotographNumbers::of(captions.iter().map(|caption| caption.photograph)).len();
+        PhotographNumbers::new(captions.iter().map(|caption| caption.photograph)).len();
     let outcome = |c: &CaptionScore| ScoredOutcome {
         photograph: c.photograph,
         score: c.score,
@@ -110,7 +110,7 @@ pub fn caption_findings(
         &captions.iter().map(outcome).collect::<Vec<_>>(),
         resampling,
     );
-    let flagged = |measure, of_own: bool, things: &str| {
+    let flagged = |measure, of_own: bool, items: &str| {
         let rows: Vec<(usize, bool)> = captions
             .iter()
             .filter(|c| c.is_own == of_own)
@@ -121,7 +121,7 @@ pub fn caption_findings(
             share(&rows, resampling),
             photographs,
             rows.len(),
-            things,
+            items,
         )
     };
     [
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_sentence_stands_everywhere_in_turn() {
+    fn false_sentence_takes_every_index_in_turn() {
         for turn in 0..8 {
             let text = mixed(&own(), "Élan of a cat.", turn).unwrap();
             assert_eq!((text.wrong, text.sentences.len()), (turn % 4, 4));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_where_its_score_alone_is_lowest() {
+    fn false_sentence_is_found_if_its_score_alone_is_lowest() {
         let text = mixed(&own(), "A cat.", 1).unwrap();
         let marks = |scores: [f32; 4]| GuardMarks {
             scores: text
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_are_ranked_and_flags_counted() {
+    fn caption_findings_rank_captions_and_count_flags() {
         let caption = |(photograph, is_own, score): (usize, bool, f64)| CaptionScore {
             photograph,
             is_own,

@@ -58,7 +58,7 @@ impl FromStr for Setting {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let expected =
-            || format!("'{name}' is no setting of POPE, expected random, popular or adversarial");
+            || format!("'{name}' is not a POPE setting, expected random, popular or adversarial");
         Self::ALL
             .into_iter()
             .find(|setting| setting.name() == name)
@@ -143,23 +143,27 @@ pub fn read_questions(path: &Path) -> Result<Vec<PopeQuestion>, DataError> {
     let mut problems = RowProblems::new(path);
     let mut seen = HashMap::new();
     let mut questions = Vec::new();
-    for (place, row) in rows(&text, &mut problems) {
-        let Some(question) = problems.take(place, from_row(row, questions.len())) else {
+    for (position, row) in rows(&text, &mut problems) {
+        let Some(question) = problems.take(position, from_row(row, questions.len())) else {
             continue;
         };
-        if let Some(first) = seen.insert(question.id, place) {
+        if let Some(first) = seen.insert(question.id, position) {
             problems.add(
-                place,
-                format!("question {} is there already{}", question.id, first.back()),
+                position,
+                format!(
+                    "question {} is repeated{}",
+                    question.id,
+                    first.back_reference()
+                ),
             );
         }
         questions.push(question);
     }
-    problems.none()?;
+    problems.into_result()?;
     if questions.is_empty() {
         return Err(DataError::Unusable {
             path: path.to_owned(),
-            what: "there is no question in it".into(),
+            what: "it contains no question".into(),
         });
     }
     Ok(questions)

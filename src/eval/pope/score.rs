@@ -42,7 +42,7 @@ pub struct PopeCounts {
 
 impl PopeCounts {
     /// Count of one answer.
-    pub fn of(present: bool, yes: bool) -> Self {
+    pub fn from_answer(present: bool, yes: bool) -> Self {
         let mut this = Self::default();
         *match (present, yes) {
             (true, true) => &mut this.true_positives,
@@ -144,7 +144,7 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
     let mut problems = RowProblems::new(path);
     let rows: Vec<(RowPosition, Row)> = rows(&text, &mut problems);
     // With missing rows, all later ones would answer the wrong question.
-    problems.none()?;
+    problems.into_result()?;
     let mut problems = RowProblems::new(path);
     let by_id: HashMap<u64, usize> = questions
         .iter()
@@ -152,21 +152,21 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
         .map(|(i, question)| (question.id, i))
         .collect();
     let mut answers: Vec<Option<(RowPosition, String)>> = vec![None; questions.len()];
-    for (i, (place, row)) in rows.into_iter().enumerate() {
-        let Some((index, answer)) = problems.take(place, from_row(row, i, questions, &by_id))
+    for (i, (position, row)) in rows.into_iter().enumerate() {
+        let Some((index, answer)) = problems.take(position, from_row(row, i, questions, &by_id))
         else {
             continue;
         };
         match &mut answers[index] {
             Some((first, _)) => problems.add(
-                place,
+                position,
                 format!(
-                    "question {} is answered already{}",
+                    "question {} is already answered{}",
                     questions[index].id,
-                    first.back()
+                    first.back_reference()
                 ),
             ),
-            free => *free = Some((place, answer)),
+            free => *free = Some((position, answer)),
         }
     }
     for (question, _) in questions
@@ -179,7 +179,7 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
             format!("question {} has no answer", question.id),
         );
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(answers
         .into_iter()
         .flatten()
@@ -201,9 +201,7 @@ fn from_row(
         number
     } else {
         let id = super::number(row.question_id)?;
-        *by_id
-            .get(&id)
-            .ok_or_else(|| format!("there is no question {id}"))?
+        *by_id.get(&id).ok_or_else(|| format!("no question {id}"))?
     };
     if !row.question.is_absent() {
         let (said, asked) = (row.question.text("question")?, &questions[index].text);

@@ -60,12 +60,13 @@ impl AnsweredQuestion {
 /// For yes-or-no questions: `true` if yes is right, and the yes or no that an answer begins with.
 /// `None` for other questions.
 pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option<bool>)> {
-    let whole = |right: &String| said_yes(right).filter(|_| right.split_whitespace().count() == 1);
-    Some((right_answers.iter().find_map(whole)?, said_yes(answer)))
+    let whole =
+        |right: &String| parse_yes_no(right).filter(|_| right.split_whitespace().count() == 1);
+    Some((right_answers.iter().find_map(whole)?, parse_yes_no(answer)))
 }
 
 /// Parses the yes or no that an answer begins with: `true` for yes, `None` for neither.
-fn said_yes(answer: &str) -> Option<bool> {
+fn parse_yes_no(answer: &str) -> Option<bool> {
     let first = answer
         .trim_start()
         .split(|c: char| !c.is_alphanumeric())
@@ -96,7 +97,7 @@ pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
         .filter(|row| !row.is_abstention())
         .cloned()
         .collect();
-    let (asked, rows) = (rows.len(), given.as_slice());
+    let (questions, rows) = (rows.len(), given.as_slice());
     let images = image_numbers(rows);
     let is_scored = rows.iter().any(|row| row.score.is_some());
     let mut details = Vec::new();
@@ -108,10 +109,10 @@ pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
     details.extend(is_scored.then(|| risk(rows, &images, seed)));
     details.extend(wrong_answers(rows, seed));
     let mut text = summary(rows, &images, seed);
-    if asked > rows.len() {
+    if questions > rows.len() {
         text += &format!(
-            " {} of {asked} questions got no answer.",
-            asked - rows.len()
+            " {} of {questions} questions got no answer.",
+            questions - rows.len()
         );
     }
     AnswerSections {
@@ -142,7 +143,7 @@ fn share(
     images: &[usize],
     seed: u64,
     among: impl Fn(&AnsweredQuestion) -> bool + Sync,
-    of: impl Fn(&AnsweredQuestion) -> bool + Sync,
+    holds: impl Fn(&AnsweredQuestion) -> bool + Sync,
 ) -> Estimate {
     let count = images.iter().max().map_or(0, |last| last + 1);
     let figure = |weights: &[u32]| {
@@ -153,7 +154,7 @@ fn share(
                 .map(|(row, &image)| (row, f64::from(weights[image])))
         };
         let part: f64 = chosen()
-            .filter(|(row, _)| of(row))
+            .filter(|(row, _)| holds(row))
             .map(|(_, weight)| weight)
             .sum();
         vec![part / chosen().map(|(_, weight)| weight).sum::<f64>()]
@@ -213,7 +214,7 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
         |row| row.yes.is_some(),
         |row| matches!(row.yes, Some((_, Some(true)))),
     );
-    let asked = share(
+    let expected = share(
         rows,
         images,
         seed,
@@ -221,15 +222,15 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
         |row| matches!(row.yes, Some((true, _))),
     );
     if yes.value.is_finite() {
-        let asked = stated(
+        let expected = stated(
             &Estimate {
                 interval: None,
-                ..asked
+                ..expected
             },
             NumberFormat::Percent,
         );
         text += &format!(
-            " Of the questions that yes or no answers, {} got a yes where {asked} should.",
+            " Of the yes-or-no questions, {} got a yes; {expected} should have.",
             stated(&yes, NumberFormat::Percent)
         );
     }
@@ -239,7 +240,7 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
 fn confusion(rows: &[AnsweredQuestion]) -> Section {
     let judged: Vec<(bool, Option<bool>)> = rows.iter().filter_map(|row| row.yes).collect();
     let row = |(name, truth): (&str, bool)| {
-        let count = |said: Option<bool>| judged.iter().filter(|j| **j == (truth, said)).count();
+        let count = |yes: Option<bool>| judged.iter().filter(|j| **j == (truth, yes)).count();
         let all = judged.iter().filter(|j| j.0 == truth).count();
         TableRow::new(
             name,
@@ -256,9 +257,7 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
         title: "Yes and no".into(),
         tables: vec![ReportTable {
             title: "What was answered to questions of yes or no".into(),
-            note:
-                "Answers by the truth: a yes where no is right claims something that is not there."
-                    .into(),
+            note: "Answers by the truth: a yes that should be a no claims an absent object.".into(),
             columns: vec![
                 count("answered yes"),
                 count("answered no"),
@@ -286,10 +285,10 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
         };
         let ranking = Ranking::new(chosen.iter().filter_map(scored).collect());
         let figures = |weights: &[u32]| {
-            let sum = |of: &dyn Fn(&AnsweredQuestion) -> bool| {
+            let sum = |holds: &dyn Fn(&AnsweredQuestion) -> bool| {
                 chosen
                     .iter()
-                    .filter(|(row, _)| of(row))
+                    .filter(|(row, _)| holds(row))
                     .map(|(_, image)| f64::from(weights[*image]))
                     .sum::<f64>()
             };
@@ -356,8 +355,8 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
         title: "Risk".into(),
         tables: vec![ReportTable {
             title: "Whether the guard's score tells wrong answers from right ones".into(),
-            note: "The answer stays as the model gave it. AUROC is the chance that a wrong answer \
-                   has a lower score than a right one: 0.5 is a coin."
+            note: "The answers are unchanged. AUROC is the probability that a wrong answer has a \
+                   lower score than a right one; 0.5 is chance."
                 .into(),
             columns: vec![
                 Column::new("AUROC", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
@@ -463,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_answers_are_shown_by_kind_with_what_is_known_of_them() {
+    fn wrong_answers_are_shown_by_kind_with_truth_and_score() {
         let mut rows: Vec<AnsweredQuestion> = (0..40)
             .map(|i| question("presence", i, i % 2 == 0, None))
             .collect();
@@ -508,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn confusion_and_risk_are_counted() {
+    fn confusion_and_risk_count_answers() {
         let rows: Vec<AnsweredQuestion> = (0..60)
             .map(|i| {
                 let right = i % 3 > 0;
@@ -552,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn abstentions_are_neither_right_nor_wrong() {
+    fn abstention_is_neither_right_nor_wrong() {
         let mut rows: Vec<AnsweredQuestion> = (0..8)
             .map(|i| {
                 question(
@@ -593,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn risk_has_a_curve_for_each_kind() {
+    fn risk_of_several_kinds_has_a_curve_for_each() {
         let mut rows: Vec<AnsweredQuestion> = (0..4)
             .map(|i| question("presence", i, i > 0, Some(0.2 + 0.2 * i as f64)))
             .collect();
@@ -623,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_yes_or_no_by_their_first_word() {
+    fn answer_is_yes_or_no_by_its_first_word() {
         for (answer, wanted) in [
             ("Yes.", Some(true)),
             ("no, there is none", Some(false)),
@@ -632,7 +631,7 @@ mod tests {
             ("", None),
             ("Two.", None),
         ] {
-            assert_eq!(said_yes(answer), wanted, "{answer}");
+            assert_eq!(parse_yes_no(answer), wanted, "{answer}");
         }
         let right = |answers: &[&str]| {
             answers
@@ -653,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn no_questions_are_a_report() {
+    fn report_without_questions_is_valid() {
         let report = report(&[], 1);
         assert!(
             report

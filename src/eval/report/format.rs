@@ -83,11 +83,11 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// `1 plot`, `2 plots`; `None` for zero.
-pub(super) fn counted(count: usize, thing: &str) -> Option<String> {
+pub(super) fn counted(count: usize, noun: &str) -> Option<String> {
     match count {
         0 => None,
-        1 => Some(format!("1 {thing}")),
-        _ => Some(format!("{count} {thing}s")),
+        1 => Some(format!("1 {noun}")),
+        _ => Some(format!("{count} {noun}s")),
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_follow_their_format() {
+    fn number_follows_its_format() {
         for (value, format, text) in [
             (0.3056, NumberFormat::Percent, "30.6"),
             (-0.0001, NumberFormat::Percent, "0.0"),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_show_their_interval_or_a_dash() {
+    fn cell_shows_its_interval_or_a_dash() {
         let estimate = |value, interval| TableCell::Value(Estimate { value, interval });
         let shown = |c: &TableCell| cell(Some(c), NumberFormat::Percent);
         assert_eq!(

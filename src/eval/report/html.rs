@@ -95,7 +95,7 @@ struct CardView<'a> {
     alt: String,
     /// Label and words of each line; the label tells two captions apart.
     lines: Vec<(&'static str, Vec<WordView<'a>>)>,
-    doubted: Vec<String>,
+    flagged: Vec<String>,
     hallucinated: Vec<&'a str>,
     facts: &'a [(String, String)],
     note: &'a str,
@@ -111,7 +111,7 @@ struct WordView<'a> {
     element: &'static str,
     class: String,
     /// Strength of the color: one minus the reward.
-    doubt: Option<String>,
+    heat: Option<String>,
     tip: String,
 }
 
@@ -201,10 +201,10 @@ impl<'a> CardView<'a> {
             ],
         };
         let bare = |w: &'a CardWord| w.text.trim();
-        let doubted = card
+        let flagged = card
             .words
             .iter()
-            .filter(|w| w.doubted)
+            .filter(|w| w.flagged)
             .map(|w| format!("{} {}", bare(w), reward(w)));
         Self {
             id: &card.id,
@@ -218,7 +218,7 @@ impl<'a> CardView<'a> {
                 .cloned()
                 .unwrap_or_else(|| format!("Photograph {}", card.id)),
             lines,
-            doubted: doubted.collect(),
+            flagged: flagged.collect(),
             hallucinated: card
                 .words
                 .iter()
@@ -235,7 +235,7 @@ impl<'a> CardView<'a> {
 impl<'a> WordView<'a> {
     fn new(word: &'a CardWord) -> Self {
         let text = word.text.trim_start();
-        let doubt = word
+        let heat = word
             .reward
             .filter(|r| r.is_finite())
             .map(|r| format!("{:.2}", 1.0 - r.clamp(0.0, 1.0)));
@@ -254,7 +254,7 @@ impl<'a> WordView<'a> {
             },
             class: [
                 (true, "w"),
-                (word.doubted, "doubted"),
+                (word.flagged, "flagged"),
                 (word.hallucinated == Some(true), "hallucinated"),
             ]
             .iter()
@@ -262,13 +262,13 @@ impl<'a> WordView<'a> {
             .map(|(_, class)| *class)
             .collect::<Vec<_>>()
             .join(" "),
-            tip: match (&doubt, word.change) {
+            tip: match (&heat, word.change) {
                 (Some(_), _) => format!("reward {}{judged}", reward(word)),
                 (None, Some(WordChange::Removed)) => format!("removed{judged}"),
                 (None, Some(WordChange::Added)) => format!("added{judged}"),
                 (None, None) => judged.trim_start_matches(", ").to_owned(),
             },
-            doubt,
+            heat,
         }
     }
 }
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_the_data_becomes_markup() {
+    fn data_never_becomes_markup() {
         let page = page();
         assert!(
             !page.contains("<script") && !page.contains("<of>"),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nothing_beside_it() {
+    fn page_is_self_contained() {
         let page = page();
         for outside in ["http:", "https:", "url(", "@import", "<link"] {
             assert!(!page.contains(outside), "{outside}");
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_marked_up_as_tables() {
+    fn table_has_captions_and_scopes() {
         let page = page();
         for part in [
             "scope=\"col\"",
@@ -346,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn words_carry_their_reward_and_judgment() {
+    fn word_shows_its_reward_and_judgment() {
         let page = page();
         assert!(page.contains(
-            "<span class=\"w\" style=\"--doubt:0.09\" title=\"reward 0.91, in \
+            "<span class=\"w\" style=\"--low:0.09\" title=\"reward 0.91, in \
                                the references\">dog</span>"
         ));
         assert!(page.contains(
-            "<span class=\"w doubted hallucinated\" style=\"--doubt:0.88\" \
+            "<span class=\"w flagged hallucinated\" style=\"--low:0.88\" \
                            title=\"reward 0.12, not in the references\">"
         ));
         assert!(page.contains("<span class=\"w\">.</span>"));
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_caption_stands_below_the_one_before() {
+    fn changed_caption_is_below_the_original() {
         let word = |text: &str, hallucinated, change| CardWord {
             text: text.to_owned(),
             hallucinated,
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_report_is_a_page() {
+    fn empty_report_is_a_valid_page() {
         let page = EvaluationReport {
             title: "Nothing".to_owned(),
             ..EvaluationReport::default()

@@ -89,7 +89,7 @@ mod tests {
     use crate::eval::report::sample;
 
     #[test]
-    fn figures_are_found_by_their_names() {
+    fn figure_is_found_by_its_names() {
         let json = sample::report().to_json();
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["facts"]["seed"], "7");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_names_are_kept_apart() {
+    fn equal_names_are_numbered() {
         let twice = ["a", "a", "a (2)"].map(str::to_owned);
         assert_eq!(
             named(twice.iter().map(|n| (n, Value::Null))),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_model_survives_a_round_trip_but_for_the_photographs() {
+    fn report_survives_a_round_trip_without_photographs() {
         let mut report = sample::report();
         let text = serde_json::to_string(&report).unwrap();
         assert!(!text.contains("photo") && !report.to_json().to_string().contains("photo"));

@@ -315,7 +315,8 @@ pub struct CardWord {
     pub reward: Option<f32>,
     /// `true` if its reward is below the threshold in use: the word is underlined, so that the heat
     /// map does not rely on color alone.
-    pub doubted: bool,
+    #[serde(rename = "doubted")]
+    pub flagged: bool,
     /// `true` if the word names an object that the references do not support; `None` if that was
     /// not judged.
     pub hallucinated: Option<bool>,

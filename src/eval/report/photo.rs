@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thumbnail_is_the_photograph_made_small() {
+    fn thumbnail_is_a_small_copy_of_the_photograph() {
         let photo = Photo::thumbnail(&fixture("cat.jpg")).unwrap();
         let limits = ImageLimits::default();
         let (small, whole) = (
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_two_hundred_photographs_stays_under_three_megabytes() {
+    fn page_with_200_photographs_is_below_three_megabytes() {
         let photos = ["astronaut.jpg", "cat.jpg", "coffee.jpg", "photographer.jpg"]
             .map(|name| Photo::thumbnail(&fixture(name)).unwrap());
         let cards = (0..200)

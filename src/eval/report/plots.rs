@@ -56,9 +56,9 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         range(x.range, all().map(|p| p.0)),
         range(y.range, all().map(|p| p.1)),
     );
-    let labelled = series.iter().any(|s| !s.labels.is_empty());
+    let labeled = series.iter().any(|s| !s.labels.is_empty());
     // Nearly square, if the two axes are compared.
-    let height = if diagonal || labelled { 420.0 } else { 300.0 };
+    let height = if diagonal || labeled { 420.0 } else { 300.0 };
     let frame = Frame::new(
         ranges,
         (Some(x.label.as_str()), y.label.as_str()),
@@ -69,15 +69,19 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
     if diagonal {
         let (low, high) = (ranges.0.0.max(ranges.1.0), ranges.0.1.min(ranges.1.1));
         curves += &line(
-            (frame.x.at(low), frame.y.at(low)),
-            (frame.x.at(high), frame.y.at(high)),
+            (frame.x.pixel(low), frame.y.pixel(low)),
+            (frame.x.pixel(high), frame.y.pixel(high)),
             "diagonal",
         );
     }
     let mut points_drawn = String::new();
     for (i, (series, points)) in series.iter().zip(&points).enumerate() {
         let style = i % STYLES;
-        let seen = thinned(points.iter().map(|p| (frame.x.at(p.0), frame.y.at(p.1))));
+        let seen = thinned(
+            points
+                .iter()
+                .map(|p| (frame.x.pixel(p.0), frame.y.pixel(p.1))),
+        );
         let path: Vec<String> = seen.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         if !series.scattered {
             let name = escape(&series.name);
@@ -89,11 +93,11 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         // A single point has no visible line.
         for &(px, py) in points.iter().filter(|p| {
             (series.marks || series.scattered || seen.len() == 1)
-                && frame.x.holds(p.0)
-                && frame.y.holds(p.1)
+                && frame.x.contains(p.0)
+                && frame.y.contains(p.1)
         }) {
             let tip = format!("{}: {}, {}", series.name, short(px), short(py));
-            points_drawn += &mark(style, (frame.x.at(px), frame.y.at(py)), &tip);
+            points_drawn += &mark(style, (frame.x.pixel(px), frame.y.pixel(py)), &tip);
         }
     }
     points_drawn += &point_labels(series, &frame);
@@ -121,9 +125,9 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
 fn point_labels(series: &[Series], frame: &Frame) -> String {
     const HEIGHT: f64 = 13.0;
     const NEAR: f64 = 7.0;
-    let at = |p: &(f64, f64)| (frame.x.at(p.0), frame.y.at(p.1));
+    let at = |p: &(f64, f64)| (frame.x.pixel(p.0), frame.y.pixel(p.1));
     let inside = |p: &&(f64, f64)| {
-        drawable(p.0) && drawable(p.1) && frame.x.holds(p.0) && frame.y.holds(p.1)
+        drawable(p.0) && drawable(p.1) && frame.x.contains(p.0) && frame.y.contains(p.1)
     };
     // Left, top, right and bottom of occupied rectangles.
     let mut taken: Vec<[f64; 4]> = series
@@ -143,7 +147,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
             .filter(|(p, label)| inside(p) && !label.is_empty())
         {
             let ((x, y), width) = (at(point), text_width(label));
-            let places = [
+            let corners = [
                 ("start", x + NEAR, y + 4.0, x + NEAR),
                 ("end", x - NEAR, y + 4.0, x - NEAR - width),
                 ("middle", x, y - NEAR, x - width / 2.0),
@@ -164,8 +168,9 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
                 });
                 (within && free).then_some(area)
             };
-            let Some((&(anchor, tx, ty, _), area)) =
-                places.iter().find_map(|place| Some((place, fits(place)?)))
+            let Some((&(anchor, tx, ty, _), area)) = corners
+                .iter()
+                .find_map(|corner| Some((corner, fits(corner)?)))
             else {
                 continue;
             };
@@ -257,7 +262,7 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> RenderedPlot {
         .enumerate()
         .filter(|(_, b)| b.count > 0 && drawable(b.share_good) && drawable(b.mean_reward))
     {
-        let edge = |i: usize, inset: f64| frame.x.at(i as f64 / bins.len() as f64) + inset;
+        let edge = |i: usize, inset: f64| frame.x.pixel(i as f64 / bins.len() as f64) + inset;
         let (from, to) = (edge(i, 1.0), edge(i + 1, -1.0));
         let (share, reward) = (
             bin.share_good.clamp(0.0, 1.0),
@@ -270,28 +275,34 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> RenderedPlot {
             counted(bin.count, "token").unwrap_or_default()
         );
         body += &rect(
-            (from, frame.y.at(0.0)),
-            (to, frame.y.at(share)),
+            (from, frame.y.pixel(0.0)),
+            (to, frame.y.pixel(share)),
             "observed",
             &tip,
         );
         body += &rect(
-            (from, frame.y.at(share)),
-            (to, frame.y.at(reward)),
+            (from, frame.y.pixel(share)),
+            (to, frame.y.pixel(reward)),
             "gap",
             &tip,
         );
         // Even a single token is visible.
         body += &rect(
-            (from, below.y.at(0.0)),
-            (to, below.y.at(bin.count as f64).min(below.y.at(0.0) - 1.0)),
+            (from, below.y.pixel(0.0)),
+            (
+                to,
+                below
+                    .y
+                    .pixel(bin.count as f64)
+                    .min(below.y.pixel(0.0) - 1.0),
+            ),
             "tokens",
             &tip,
         );
     }
     body += &line(
-        (frame.x.at(0.0), frame.y.at(0.0)),
-        (frame.x.at(1.0), frame.y.at(1.0)),
+        (frame.x.pixel(0.0), frame.y.pixel(0.0)),
+        (frame.x.pixel(1.0), frame.y.pixel(1.0)),
         "diagonal",
     );
     let legend = [
@@ -352,8 +363,8 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
     let mut body = String::new();
     let x_ticks = ticks(x.range, 4);
     for (&tick, label) in x_ticks.iter().zip(&labels(&x_ticks)) {
-        body += &line((x.at(tick), 4.0), (x.at(tick), bottom), "grid");
-        body += &text(x.at(tick), bottom + 17.0, "tick", "middle", label);
+        body += &line((x.pixel(tick), 4.0), (x.pixel(tick), bottom), "grid");
+        body += &text(x.pixel(tick), bottom + 17.0, "tick", "middle", label);
     }
     body += &text(x.pixels.1, bottom + 34.0, "label", "end", label);
     for (i, bar) in bars.iter().enumerate() {
@@ -372,12 +383,12 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
                 bar.text.clone().unwrap_or_else(|| short(bar.value))
             );
             body += &rect(
-                (x.at(0.0), y + 3.0),
-                (x.at(bar.value), y + ROW - 5.0),
+                (x.pixel(0.0), y + 3.0),
+                (x.pixel(bar.value), y + ROW - 5.0),
                 "bar",
                 &tip,
             );
-            let end = x.at(bar.value.max(0.0)) + 5.0;
+            let end = x.pixel(bar.value.max(0.0)) + 5.0;
             body += &bar
                 .text
                 .as_deref()
@@ -385,7 +396,7 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
                 .unwrap_or_default();
         }
     }
-    body += &line((x.at(0.0), 4.0), (x.at(0.0), bottom), "axis");
+    body += &line((x.pixel(0.0), 4.0), (x.pixel(0.0), bottom), "axis");
     let spoken: Vec<String> = bars
         .iter()
         .map(|b| {
@@ -476,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_plot_is_well_formed_and_escaped() {
+    fn every_plot_is_well_formed_and_escaped() {
         for plot in sample::report().sections.iter().flat_map(|s| &s.plots) {
             let drawn = draw(plot);
             assert!(well_formed(&drawn.svg) > 10);
@@ -489,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_plots_are_drawn() {
+    fn plot_without_data_is_drawn() {
         let none = || Plot::Bars {
             title: String::new(),
             label: String::new(),
@@ -508,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_are_not_finite_are_left_out() {
+    fn non_finite_points_are_left_out() {
         let marks = |points| one_series(points, true).matches("class=\"mark").count();
         assert_eq!(
             marks(vec![
@@ -522,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_point_is_seen_though_no_mark_was_asked_for() {
+    fn single_point_has_a_mark() {
         assert_eq!(
             one_series(vec![(0.5, 0.5)], false)
                 .matches("class=\"mark")
@@ -537,7 +548,7 @@ mod tests {
         );
     }
 
-    fn labelled(points: Vec<(f64, f64)>, scattered: bool) -> String {
+    fn labeled(points: Vec<(f64, f64)>, scattered: bool) -> String {
         let labels = (0..points.len()).map(|i| format!("point {i}")).collect();
         let series = vec![Series {
             points,
@@ -560,8 +571,8 @@ mod tests {
     }
 
     #[test]
-    fn points_that_stand_alone_have_marks_and_no_line() {
-        let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0)], true);
+    fn scattered_points_have_marks_and_no_line() {
+        let svg = labeled(vec![(1.0, 1.0), (5.0, 5.0)], true);
         assert_eq!(
             (
                 svg.matches("class=\"mark").count(),
@@ -569,21 +580,21 @@ mod tests {
             ),
             (2, 0)
         );
-        assert!(labelled(vec![(1.0, 1.0), (5.0, 5.0)], false).contains("<polyline"));
+        assert!(labeled(vec![(1.0, 1.0), (5.0, 5.0)], false).contains("<polyline"));
     }
 
     #[test]
-    fn labels_stand_beside_their_points_and_never_on_each_other() {
-        let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0), (9.9, 9.0)], true);
+    fn labels_are_beside_their_points_without_overlap() {
+        let svg = labeled(vec![(1.0, 1.0), (5.0, 5.0), (9.9, 9.0)], true);
         (0..3).for_each(|i| assert!(svg.contains(&format!(">point {i}</text>")), "{i}"));
-        let crowd = labelled(vec![(5.0, 5.0); 12], true)
+        let crowd = labeled(vec![(5.0, 5.0); 12], true)
             .matches("class=\"point\"")
             .count();
         assert!((1..=8).contains(&crowd), "{crowd} labels of one place");
     }
 
     #[test]
-    fn long_curves_are_thinned_and_keep_their_ends() {
+    fn long_curve_is_thinned_and_keeps_its_ends() {
         let curve = (0..=50_000)
             .map(|i| f64::from(i) / 50_000.0)
             .map(|x| (x * 100.0, x * 100.0));
@@ -596,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gap_lies_between_share_and_reward() {
+    fn reliability_gap_is_between_share_and_reward() {
         let bins = vec![ReliabilityBin {
             mean_reward: 0.75,
             share_good: 0.25,
@@ -619,7 +630,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_numbers_make_a_finite_drawing(points in prop::collection::vec((any::<f64>(),
+        fn drawing_of_any_numbers_is_finite(points in prop::collection::vec((any::<f64>(),
             any::<f64>()), 0..20), marks in any::<bool>()) {
             well_formed(&one_series(points.clone(), marks));
             let bars = points.iter().map(|p| PlotBar { name: "b".to_owned(), value: p.0, text: None })

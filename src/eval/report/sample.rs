@@ -118,7 +118,7 @@ fn card() -> CaptionCard {
     let word = |text: &str, reward, hallucinated| CardWord {
         text: text.to_owned(),
         reward,
-        doubted: reward.is_some_and(|r: f32| r < 0.5),
+        flagged: reward.is_some_and(|r: f32| r < 0.5),
         hallucinated,
         change: None,
     };

@@ -173,13 +173,13 @@ pub(super) struct Scale {
 impl Scale {
     /// Returns the pixel of a value. Values far outside are clamped to a distance that every
     /// renderer can clip.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub(super) fn pixel(&self, value: f64) -> f64 {
         let share = (value - self.range.0) / (self.range.1 - self.range.0);
         self.pixels.0 + share.clamp(-9.0, 10.0) * (self.pixels.1 - self.pixels.0)
     }
 
     /// Returns `true` if a value lies in the range.
-    pub(super) fn holds(&self, value: f64) -> bool {
+    pub(super) fn contains(&self, value: f64) -> bool {
         (self.range.0..=self.range.1).contains(&value)
     }
 }
@@ -221,14 +221,18 @@ impl Frame {
         };
         let mut svg = text(0.0, top - 14.0, "label", "start", y_label);
         for (&tick, label) in y_ticks.iter().zip(&y_labels) {
-            svg += &line((left, y.at(tick)), (x.pixels.1, y.at(tick)), "grid");
-            svg += &text(left - 6.0, y.at(tick) + 4.0, "tick", "end", label);
+            svg += &line((left, y.pixel(tick)), (x.pixels.1, y.pixel(tick)), "grid");
+            svg += &text(left - 6.0, y.pixel(tick) + 4.0, "tick", "end", label);
         }
         if let Some(x_label) = x_label {
             let x_ticks = ticks(x_range, 5);
             for (&tick, label) in x_ticks.iter().zip(&labels(&x_ticks)) {
-                svg += &line((x.at(tick), bottom), (x.at(tick), bottom + 4.0), "axis");
-                svg += &text(x.at(tick), bottom + 17.0, "tick", "middle", label);
+                svg += &line(
+                    (x.pixel(tick), bottom),
+                    (x.pixel(tick), bottom + 4.0),
+                    "axis",
+                );
+                svg += &text(x.pixel(tick), bottom + 17.0, "tick", "middle", label);
             }
             svg += &text(x.pixels.1, bottom + 34.0, "label", "end", x_label);
         }
@@ -261,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_labels_short() {
+    fn ticks_are_round_and_their_labels_short() {
         let shown = |low, high| labels(&ticks((low, high), 5));
         assert_eq!(shown(0.0, 1.0), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(shown(0.0, 12_000.0), ["0", "5,000", "10,000"]);
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_come_from_the_data_and_are_never_empty() {
+    fn range_of_the_data_is_never_empty() {
         assert_eq!(range(Some((0.0, 2.0)), [5.0].into_iter()), (0.0, 2.0));
         assert_eq!(
             range(Some((2.0, f64::NAN)), [0.0, f64::NAN, 50.0].into_iter()),
@@ -284,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_range_has_a_few_ticks_inside(a in any::<f64>(), b in any::<f64>()) {
+        fn any_range_has_a_few_ticks_inside(a in any::<f64>(), b in any::<f64>()) {
             let range = range(None, [a, b].into_iter());
             let ticks = ticks(range, 5);
             let slack = 1e-5 * (range.1 - range.0);

@@ -22,11 +22,11 @@ const DIM: &str = "2";
 impl EvaluationReport {
     /// Renders the report in at most `width` columns, with or without ANSI styles. Plots and
     /// captions are only counted.
-    pub fn terminal(&self, width: usize, colour: bool) -> String {
+    pub fn terminal(&self, width: usize, color: bool) -> String {
         let mut page = Page {
             out: String::new(),
             width: width.max(NARROWEST),
-            colour,
+            color,
         };
         page.heading(&self.title, '═');
         let names = self
@@ -60,7 +60,7 @@ impl EvaluationReport {
 struct Page {
     out: String,
     width: usize,
-    colour: bool,
+    color: bool,
 }
 
 impl Page {
@@ -70,7 +70,7 @@ impl Page {
     }
 
     fn styled(&self, style: &str, text: &str) -> String {
-        if self.colour && !text.trim().is_empty() {
+        if self.color && !text.trim().is_empty() {
             format!("\x1b[{style}m{text}\x1b[0m")
         } else {
             text.to_owned()
@@ -138,8 +138,8 @@ impl Page {
             .unwrap_or(0)
             .min(self.width * 2 / 5);
         let room = self.width - names_width;
-        let laid_out: Vec<Laid> = (0..table.columns.len())
-            .map(|i| Laid::new(table, i, room - GAP))
+        let laid_out: Vec<SizedColumn> = (0..table.columns.len())
+            .map(|i| SizedColumn::new(table, i, room - GAP))
             .collect();
         for (i, group) in groups(&laid_out, room).into_iter().enumerate() {
             if i > 0 {
@@ -154,11 +154,17 @@ impl Page {
         }
     }
 
-    fn group(&mut self, table: &ReportTable, names: &[String], names_width: usize, group: &[Laid]) {
+    fn group(
+        &mut self,
+        table: &ReportTable,
+        names: &[String],
+        names_width: usize,
+        group: &[SizedColumn],
+    ) {
         let height = group.iter().map(|c| c.heading.len()).max().unwrap_or(0);
         let gap = " ".repeat(GAP);
         for row in 0..height {
-            let heading = |c: &Laid| {
+            let heading = |c: &SizedColumn| {
                 (row + c.heading.len())
                     .checked_sub(height)
                     .map_or("", |i| &c.heading[i])
@@ -195,7 +201,7 @@ impl Page {
 }
 
 /// Column with known widths.
-struct Laid {
+struct SizedColumn {
     /// Lines of the heading.
     heading: Vec<String>,
     /// Value and interval of every row.
@@ -206,7 +212,7 @@ struct Laid {
     side: Side,
 }
 
-impl Laid {
+impl SizedColumn {
     fn new(table: &ReportTable, index: usize, room: usize) -> Self {
         let column = &table.columns[index];
         let cells: Vec<(String, String)> = table
@@ -264,7 +270,7 @@ impl Laid {
 
 /// Splits columns into groups of about equal size that fit, at least one column each. A table
 /// without columns is one group.
-fn groups(all: &[Laid], room: usize) -> Vec<&[Laid]> {
+fn groups(all: &[SizedColumn], room: usize) -> Vec<&[SizedColumn]> {
     let cut = |most: usize| {
         let mut groups = Vec::new();
         let mut rest = all;
@@ -378,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_wider_than_the_terminal() {
+    fn no_line_is_wider_than_the_terminal() {
         for width in [60, 100, 160] {
             for line in lines_of(width).iter().filter(|l| !l.starts_with('$')) {
                 assert!(columns(line) <= width, "{width}: {line}");
@@ -387,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_stand_under_each_other() {
+    fn figures_of_a_column_are_aligned() {
         let lines = lines_of(160);
         let find = |name: &str| lines.iter().find(|l| l.starts_with(name)).unwrap();
         let (candor, greedy) = (find("candor "), find("greedy "));
@@ -407,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_table_is_cut_into_groups_with_the_names() {
+    fn wide_table_is_split_into_groups_with_row_names() {
         let count = |width| {
             lines_of(width)
                 .iter()
@@ -418,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn styles_come_only_when_asked_for_and_none_from_the_data() {
+    fn styles_are_optional_and_never_from_the_data() {
         let mut report = sample::report();
         report.sections[0].tables[0].rows[1].name = "candor\u{1b}[2J".to_owned();
         assert!(!report.terminal(100, false).contains('\u{1b}'));
@@ -427,14 +433,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_counted() {
+    fn omitted_plots_and_captions_are_counted() {
         assert!(
             lines_of(100).contains(&"3 plots and 1 caption more in the HTML report".to_owned())
         );
     }
 
     #[test]
-    fn fits_and_wraps_wide_text() {
+    fn wide_characters_are_fitted_and_wrapped() {
         assert_eq!(fit("犬が走る", 5, Side::Left), "犬が…");
         assert_eq!(fit("e\u{301}", 3, Side::Right), "  e\u{301}");
         assert_eq!(fit("ab", 0, Side::Left), "");
@@ -444,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_without_rows_or_columns_are_written() {
+    fn table_without_rows_or_columns_is_written() {
         let mut report = sample::report();
         report.sections[0].tables[0].rows.clear();
         report.sections[0].tables.push(ReportTable {

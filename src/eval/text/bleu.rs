@@ -21,7 +21,7 @@ pub struct BleuStats {
 }
 
 impl BleuStats {
-    pub(super) fn of(caption: &Ngrams, references: &[Ngrams]) -> Self {
+    pub(super) fn new(caption: &Ngrams, references: &[Ngrams]) -> Self {
         let mut matches = [0; ORDERS];
         for &(ngram, count) in &caption.counts {
             let most = references
@@ -81,10 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matches_are_clipped_by_the_best_reference() {
-        let stats = BleuStats::of(
-            &Ngrams::of(&[1, 1, 1, 2]),
-            &[Ngrams::of(&[1, 3, 1]), Ngrams::of(&[1, 2, 4, 4, 4])],
+    fn matches_are_clipped_by_the_reference_with_most() {
+        let stats = BleuStats::new(
+            &Ngrams::count(&[1, 1, 1, 2]),
+            &[Ngrams::count(&[1, 3, 1]), Ngrams::count(&[1, 2, 4, 4, 4])],
         );
         assert_eq!(
             stats,
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_caption_pays() {
+    fn short_caption_has_a_brevity_penalty() {
         let short = BleuStats {
             matches: [4, 3, 2, 1],
             guesses: [4, 3, 2, 1],

@@ -19,9 +19,9 @@ const SIGMA: f64 = 6.0;
 
 /// Hasher that returns an [`Ngram`] as it is, since it is a hash already.
 #[derive(Default)]
-struct AsIs(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for AsIs {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         // The order is in the high bits, which the table uses to distinguish entries.
         self.0.rotate_left(2)
@@ -38,10 +38,10 @@ impl Hasher for AsIs {
     }
 }
 
-type Table<V> = HashMap<Ngram, V, BuildHasherDefault<AsIs>>;
+type Table<V> = HashMap<Ngram, V, BuildHasherDefault<IdentityHasher>>;
 
 /// Number of images in which an n-gram occurs, and the last of them.
-struct Seen {
+struct ImageCount {
     images: u32,
     last: usize,
 }
@@ -63,7 +63,7 @@ struct Vector {
 }
 
 impl DocumentFrequencies {
-    pub(super) fn of(rows: &[NumberedCaption]) -> Self {
+    pub(super) fn count(rows: &[NumberedCaption]) -> Self {
         let share = rows.len().div_ceil(rayon::current_num_threads()).max(1);
         let images = rows
             .par_chunks(share)
@@ -130,15 +130,15 @@ impl Vector {
     }
 }
 
-fn images_by_run(rows: &[NumberedCaption]) -> Table<Seen> {
-    let mut table: Table<Seen> = Table::default();
+fn images_by_run(rows: &[NumberedCaption]) -> Table<ImageCount> {
+    let mut table: Table<ImageCount> = Table::default();
     for (image, row) in rows.iter().enumerate() {
         for ngram in row
             .references
             .iter()
             .flat_map(|reference| Ngram::all(reference))
         {
-            let seen = table.entry(ngram).or_insert(Seen {
+            let seen = table.entry(ngram).or_insert(ImageCount {
                 images: 0,
                 last: usize::MAX,
             });
@@ -149,7 +149,7 @@ fn images_by_run(rows: &[NumberedCaption]) -> Table<Seen> {
     table
 }
 
-fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
+fn merge(a: Table<ImageCount>, b: Table<ImageCount>) -> Table<ImageCount> {
     let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
     for (ngram, seen) in small {
         large
@@ -173,10 +173,10 @@ impl Consensus {
         let captions: Vec<(&str, &[S])> =
             images.iter().map(|references| ("", *references)).collect();
         let (rows, numbers) = words::rows(&captions);
-        let frequencies = DocumentFrequencies::of(&rows);
+        let frequencies = DocumentFrequencies::count(&rows);
         let references = rows
             .par_iter()
-            .map(|row| row.references.iter().map(|r| Ngrams::of(r)).collect())
+            .map(|row| row.references.iter().map(|r| Ngrams::count(r)).collect())
             .collect();
         Self {
             numbers,
@@ -194,7 +194,7 @@ impl Consensus {
                 text.push(self.numbers.get(word).copied().unwrap_or(u32::MAX))
             });
             self.references.get(image).map_or(0.0, |references| {
-                self.frequencies.cider_d(&Ngrams::of(&text), references)
+                self.frequencies.cider_d(&Ngrams::count(&text), references)
             })
         };
         captions
@@ -218,13 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn an_image_counts_once() {
-        let frequencies =
-            DocumentFrequencies::of(&[row(&[&[1, 2, 1], &[1]]), row(&[&[1, 3]]), row(&[&[1, 2]])]);
+    fn document_frequency_counts_an_image_once() {
+        let frequencies = DocumentFrequencies::count(&[
+            row(&[&[1, 2, 1], &[1]]),
+            row(&[&[1, 3]]),
+            row(&[&[1, 2]]),
+        ]);
         let log = |words: &[u32]| {
             frequencies
                 .logs
-                .get(&Ngrams::of(words).counts.last().unwrap().0)
+                .get(&Ngrams::count(words).counts.last().unwrap().0)
                 .copied()
         };
         assert_eq!(log(&[1]), Some(3.0f64.ln()));
@@ -234,20 +237,20 @@ mod tests {
     }
 
     #[test]
-    fn a_word_in_every_image_weighs_nothing() {
-        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2]]), row(&[&[1, 3]])]);
+    fn word_in_every_image_has_no_weight() {
+        let frequencies = DocumentFrequencies::count(&[row(&[&[1, 2]]), row(&[&[1, 3]])]);
         assert_eq!(
-            frequencies.cider_d(&Ngrams::of(&[1]), &[Ngrams::of(&[1, 2])]),
+            frequencies.cider_d(&Ngrams::count(&[1]), &[Ngrams::count(&[1, 2])]),
             0.0
         );
-        assert!(frequencies.cider_d(&Ngrams::of(&[2]), &[Ngrams::of(&[1, 2])]) > 0.0);
+        assert!(frequencies.cider_d(&Ngrams::count(&[2]), &[Ngrams::count(&[1, 2])]) > 0.0);
     }
 
     #[test]
-    fn length_is_paid_for_in_runs_of_two() {
-        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2, 3, 4]]), row(&[&[9]])]);
-        let reference = [Ngrams::of(&[1, 2, 3, 4])];
-        let score = frequencies.cider_d(&Ngrams::of(&[1, 2]), &reference);
+    fn length_penalty_counts_bigrams() {
+        let frequencies = DocumentFrequencies::count(&[row(&[&[1, 2, 3, 4]]), row(&[&[9]])]);
+        let reference = [Ngrams::count(&[1, 2, 3, 4])];
+        let score = frequencies.cider_d(&Ngrams::count(&[1, 2]), &reference);
         // Unigrams: two of four, bigrams: one of three, longer ones: none.
         let cosines = 1.0 / 2.0f64.sqrt() + 1.0 / 3.0f64.sqrt();
         assert!(
@@ -257,16 +260,16 @@ mod tests {
     }
 
     #[test]
-    fn is_the_cider_of_a_whole_evaluation() {
+    fn consensus_equals_the_cider_of_an_evaluation() {
         let references: [&[&str]; 3] = [
             &["A dog runs.", "The dog is running fast."],
             &["Two boats on a lake."],
             &["A boat.", "A dog in a boat."],
         ];
-        let said = ["A dog runs zigzag.", "Two boats.", "A dog on the lake."];
-        let rows: Vec<(&str, &[&str])> = said.into_iter().zip(references).collect();
+        let texts = ["A dog runs zigzag.", "Two boats.", "A dog on the lake."];
+        let rows: Vec<(&str, &[&str])> = texts.into_iter().zip(references).collect();
         let want: Vec<f64> = score(&rows).iter().map(|s| s.cider_d).collect();
-        let captions: Vec<(usize, &str)> = said.into_iter().enumerate().collect();
+        let captions: Vec<(usize, &str)> = texts.into_iter().enumerate().collect();
         assert_eq!(Consensus::new(&references).cider_d(&captions), want);
         assert!(want[0] > 0.0);
     }

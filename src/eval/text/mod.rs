@@ -34,17 +34,17 @@ pub struct CaptionScores {
 /// caption's score depends on the others.
 pub fn score<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<CaptionScores> {
     let (rows, _) = words::rows(captions);
-    let frequencies = DocumentFrequencies::of(&rows);
+    let frequencies = DocumentFrequencies::count(&rows);
     rows.par_iter()
         .map(|row| judge(row, &frequencies))
         .collect()
 }
 
 fn judge(row: &NumberedCaption, frequencies: &DocumentFrequencies) -> CaptionScores {
-    let caption = Ngrams::of(&row.caption);
-    let references: Vec<Ngrams> = row.references.iter().map(|r| Ngrams::of(r)).collect();
+    let caption = Ngrams::count(&row.caption);
+    let references: Vec<Ngrams> = row.references.iter().map(|r| Ngrams::count(r)).collect();
     CaptionScores {
-        bleu: BleuStats::of(&caption, &references),
+        bleu: BleuStats::new(&caption, &references),
         rouge_l: rouge::rouge_l(&row.caption, &row.references),
         cider_d: frequencies.cider_d(&caption, &references),
     }
@@ -67,7 +67,7 @@ pub struct TextMetrics {
 
 impl TextMetrics {
     /// Sums captions up.
-    pub fn of<'a>(captions: impl IntoIterator<Item = &'a CaptionScores>) -> Self {
+    pub fn from_scores<'a>(captions: impl IntoIterator<Item = &'a CaptionScores>) -> Self {
         let (mut count, mut bleu, mut rouge_l, mut cider_d) =
             (0usize, BleuStats::default(), 0.0, 0.0);
         for caption in captions {
@@ -104,7 +104,7 @@ mod tests {
 
     /// The figures are `pycocoevalcap`'s for these four captions.
     #[test]
-    fn agrees_with_pycocoevalcap() {
+    fn metrics_equal_pycocoevalcap() {
         let all = scores(&[
             (
                 "A black dog is running after a white dog in the snow .",
@@ -124,7 +124,7 @@ mod tests {
             ("a a a a a", vec!["a dog", "The cat and a bird."]),
             ("...", vec!["A boat on the water.", "Boats."]),
         ]);
-        let figures = TextMetrics::of(&all);
+        let figures = TextMetrics::from_scores(&all);
         let close = |ours: f64, theirs: f64| {
             assert!(
                 (ours - theirs).abs() < 1e-9,
@@ -152,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn a_caption_that_is_its_reference_is_perfect() {
+    fn caption_equal_to_its_reference_is_perfect() {
         let all = scores(&[
             ("a dog runs on grass", vec!["A dog runs on grass."]),
             ("two men in a boat", vec!["Two men in a boat!"]),
         ]);
-        let figures = TextMetrics::of(&all);
+        let figures = TextMetrics::from_scores(&all);
         assert!(
             figures.bleu.iter().all(|b| (b - 1.0).abs() < 1e-6),
             "{figures:?}"
@@ -169,9 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_scores_nothing() {
+    fn empty_input_scores_zero() {
         assert_eq!(
-            TextMetrics::of(&score::<String>(&[])),
+            TextMetrics::from_scores(&score::<String>(&[])),
             TextMetrics::default()
         );
         let empty = scores(&[("", vec!["a dog"]), ("!", vec!["a cat", ""])]);
@@ -200,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn scores_stay_in_their_ranges(texts in few_words()) {
+        fn scores_of_any_text_are_in_range(texts in few_words()) {
             let all = score_all(&texts);
             prop_assert_eq!(all.len(), texts.len());
             for (scores, (caption, _)) in all.iter().zip(&texts) {
@@ -208,11 +208,11 @@ mod tests {
                     && (0.0..=10.0 + 1e-9).contains(&scores.cider_d));
                 prop_assert_eq!(scores.bleu.words, words(caption).len());
             }
-            prop_assert!(TextMetrics::of(&all).bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
+            prop_assert!(TextMetrics::from_scores(&all).bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
         }
 
         #[test]
-        fn the_order_of_captions_and_references_does_not_matter(texts in few_words()) {
+        fn scores_do_not_depend_on_order(texts in few_words()) {
             let turned: Vec<_> = texts.iter().rev()
                 .map(|(caption, r)| (caption.clone(), r.iter().rev().cloned().collect())).collect();
             for (a, b) in score_all(&texts).into_iter().zip(score_all(&turned).into_iter().rev()) {

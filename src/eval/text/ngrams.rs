@@ -48,7 +48,7 @@ pub(super) struct Ngrams {
 }
 
 impl Ngrams {
-    pub(super) fn of(words: &[u32]) -> Self {
+    pub(super) fn count(words: &[u32]) -> Self {
         let mut all: Vec<Ngram> = Ngram::all(words).collect();
         all.sort_unstable();
         let counts = all
@@ -72,8 +72,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_runs() {
-        let ngrams = Ngrams::of(&[7, 8, 7, 8, 9]);
+    fn ngrams_are_counted_by_order() {
+        let ngrams = Ngrams::count(&[7, 8, 7, 8, 9]);
         let by_order = |order| {
             ngrams
                 .counts

@@ -265,7 +265,7 @@ mod tests {
     ];
 
     #[test]
-    fn cuts_as_the_reference_does() {
+    fn words_equal_those_of_the_java_tokenizer() {
         for (text, want) in CASES {
             assert_eq!(
                 words(text),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokenizer_forgets_the_text_before() {
+    fn tokenizer_keeps_nothing_between_texts() {
         let mut tokenizer = Tokenizer::new();
         for (text, want) in CASES.iter().chain(CASES) {
             let mut found = Vec::new();
@@ -287,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_has_words(text in "(\\PC|[a-zA-Z'&;.\\-\n ]){0,40}") {
+        fn words_of_any_text_do_not_panic(text in "(\\PC|[a-zA-Z'&;.\\-\n ]){0,40}") {
             for word in words(&text) {
                 prop_assert!(!word.is_empty() && !PUNCTUATION.contains(&word.as_str())
                     && !word.contains(char::is_whitespace));
@@ -295,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn words_between_spaces_stand_alone(plain in prop::collection::vec("[b-z][a-z]{2,8}",
+        fn words_between_spaces_are_independent(plain in prop::collection::vec("[b-z][a-z]{2,8}",
             0..12)) {
             prop_assume!(plain.iter()
                 .all(|w| !["cannot", "gonna", "wanna", "gotta", "lemme",

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_longest_common_subsequence() {
+    fn common_subsequence_is_the_longest() {
         assert_eq!(
             common_subsequence(&[1, 2, 3, 2, 4, 1, 2], &[2, 4, 3, 1, 2, 1]),
             4
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_precision_and_recall_from_the_best_references() {
+    fn rouge_l_uses_the_best_reference_for_each_rate() {
         // Precision 2/3 by the long reference, recall 1 by the short one.
         let score = rouge_l(&[1, 2, 3], &[vec![1, 2, 4, 5, 6, 7], vec![3]]);
         assert!((score - 2.44 * (2.0 / 3.0) / (1.0 + 1.44 * 2.0 / 3.0)).abs() < 1e-12);

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_words_have_equal_numbers_across_batches() {
+    fn equal_words_have_equal_ids_across_batches() {
         let texts: Vec<String> = (0..3 * BATCH)
             .map(|i| format!("dog {} cat", i % 7))
             .collect();

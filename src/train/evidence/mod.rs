@@ -2,7 +2,7 @@
 //! features, the reference of familiarity, and what evidence and rewards together mean.
 //!
 //! Networks first learn from Flickr8k alone, then from all origins. Of the second stage there are a
-//! network for each of the [five parts](crate::eval::honesty::fold_of), which learns from the
+//! network for each of the [five parts](crate::eval::honesty::fold_index), which learns from the
 //! others, and one that learns from the parts that the configuration names and is shipped.
 //! Calibrations are fitted on evidence of networks that did not see the photograph: a network is
 //! surer of its own.

@@ -13,7 +13,7 @@ use crate::eval::{
         flickr8k::{Dataset, Image},
         questions::{AskedQuestion, questions_file, read_questions},
     },
-    honesty::{PhotographOrigin, digest_of, fold_of},
+    honesty::{PhotographOrigin, fold_index, photograph_digest},
 };
 
 /// The origins beside Flickr8k, in the order of features and tables.
@@ -239,7 +239,7 @@ fn photograph(
         texts,
         objects: None,
         boxes: Vec::new(),
-        fold: fold_of(digest_of(&file)),
+        fold: fold_index(photograph_digest(&file)),
     })
 }
 

@@ -153,7 +153,7 @@ impl<'a> HonestyAnswers<'a> {
         }
         if !answers.known.is_empty() {
             note(format_args!(
-                "candor: {} answers stand in {} already",
+                "candor: {} answers are already in {}",
                 answers.known.len(),
                 path.display()
             ));
@@ -164,9 +164,9 @@ impl<'a> HonestyAnswers<'a> {
     /// Sends the requests that have no answer yet.
     pub(super) fn ask(
         &mut self,
-        asks: impl IntoIterator<Item = HonestyPrompt>,
+        prompts: impl IntoIterator<Item = HonestyPrompt>,
     ) -> Result<(), Failure> {
-        let mut open: Vec<HonestyPrompt> = asks
+        let mut open: Vec<HonestyPrompt> = prompts
             .into_iter()
             .filter(|ask| !self.known.contains_key(ask))
             .collect();
@@ -180,19 +180,19 @@ impl<'a> HonestyAnswers<'a> {
                 .cloned()
                 .collect();
             if !part.is_empty() {
-                self.ask_of(fold, &part)?;
+                self.ask_fold(fold, &part)?;
             }
         }
         Ok(())
     }
 
-    fn ask_of(&mut self, fold: usize, asks: &[HonestyPrompt]) -> Result<(), Failure> {
+    fn ask_fold(&mut self, fold: usize, prompts: &[HonestyPrompt]) -> Result<(), Failure> {
         let answering = AnswerSession::open(&self.model_args(fold))?;
-        let fields: HashMap<&str, Value> = asks
+        let fields: HashMap<&str, Value> = prompts
             .iter()
             .map(|ask| (ask.manner.name(), ask.manner.fields(self.args.seed)))
             .collect();
-        let jobs: Vec<PhotographJob<'_>> = asks
+        let jobs: Vec<PhotographJob<'_>> = prompts
             .iter()
             .map(|ask| PhotographJob {
                 name: ask.manner.name(),
@@ -209,11 +209,14 @@ impl<'a> HonestyAnswers<'a> {
                 },
             })
             .collect();
-        let mut fresh = Vec::with_capacity(asks.len());
-        let names: Vec<String> = asks.iter().map(|ask| self.name(ask.photograph)).collect();
+        let mut fresh = Vec::with_capacity(prompts.len());
+        let names: Vec<String> = prompts
+            .iter()
+            .map(|ask| self.name(ask.photograph))
+            .collect();
         let file = &mut self.file;
-        let run = answering.each(&jobs, |i, answer| {
-            let ask = &asks[i];
+        let run = answering.run_jobs(&jobs, |i, answer| {
+            let ask = &prompts[i];
             if let Some(file) = file {
                 let row =
                     json!({ "image": names[i], "manner": ask.manner.name(), "prompt": ask.prompt,
@@ -226,14 +229,15 @@ impl<'a> HonestyAnswers<'a> {
         self.known.extend(fresh);
         match (run, &self.file) {
             (Err(Failure::Interrupted(_)), Some(_)) => Err(Failure::Interrupted(
-                "interrupted: what was answered is kept; the same command goes on".into(),
+                "interrupted: the answers so far are saved; run the same command to continue"
+                    .into(),
             )),
             (run, _) => run,
         }
     }
 
     /// Answer to a request, if there is one.
-    pub(super) fn of(&self, ask: &HonestyPrompt) -> Option<&AnswerWithCost> {
+    pub(super) fn get(&self, ask: &HonestyPrompt) -> Option<&AnswerWithCost> {
         self.known.get(ask)
     }
 
@@ -274,7 +278,7 @@ fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
         let name = path.to_str().filter(|_| path.is_dir()).map(str::to_owned);
         name.ok_or_else(|| {
             Failure::Misused(format!(
-                "--folds {}: expected bundles in 0 to {}, there is none in {fold}",
+                "--folds {}: expected bundles 0 to {}, {fold} is missing",
                 folder.display(),
                 FOLDS - 1
             ))

@@ -23,7 +23,7 @@ pub(super) struct Card<'a> {
 }
 
 impl<'a> Card<'a> {
-    pub(super) fn of(image: &'a AnnotatedImage, reply: &'a AnswerWithCost) -> Self {
+    pub(super) fn new(image: &'a AnnotatedImage, reply: &'a AnswerWithCost) -> Self {
         Self {
             image,
             title: String::new(),
@@ -87,7 +87,7 @@ fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
         shown.push(CardWord {
             text: text[from..range.end].to_owned(),
             reward: reply.marks.score(&range),
-            doubted: reply.marks.flags(&range),
+            flagged: reply.marks.flags(&range),
             ..CardWord::default()
         });
         from = range.end;
@@ -131,7 +131,7 @@ mod tests {
     use crate::eval::captions::flags::GuardMarks;
 
     #[test]
-    fn cards_have_the_words_with_their_flags_and_what_is_known() {
+    fn card_of_a_reply_has_scored_and_flagged_words() {
         let image = AnnotatedImage {
             id: "1.jpg".into(),
             captions: vec!["A pizza.".into()],
@@ -150,7 +150,7 @@ mod tests {
         };
         let section = cards(
             "People",
-            (0..20).map(|_| Card::of(&image, &reply)).collect(),
+            (0..20).map(|_| Card::new(&image, &reply)).collect(),
             1,
         );
         assert_eq!(
@@ -161,7 +161,7 @@ mod tests {
         let words: Vec<(&str, Option<f32>, bool)> = card
             .words
             .iter()
-            .map(|w| (w.text.as_str(), w.reward, w.doubted))
+            .map(|w| (w.text.as_str(), w.reward, w.flagged))
             .collect();
         assert_eq!(
             words,
@@ -188,7 +188,7 @@ mod tests {
         );
         let question = Card {
             title: "Is there a man?".into(),
-            ..Card::of(&image, &reply)
+            ..Card::new(&image, &reply)
         };
         let section = cards("Questions", vec![question], 1);
         assert!(section.cards[0].references.is_empty() && section.text == ["All 1."]);

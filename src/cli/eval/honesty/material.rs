@@ -14,7 +14,7 @@ use crate::{
     cli::{
         Failure,
         eval::vqa::{DerivedQuestions, derived_questions},
-        output::named,
+        output::failed_at,
     },
     eval::{
         data::{
@@ -24,7 +24,7 @@ use crate::{
         honesty::{
             PhotographOrigin,
             consistency::{self, ObjectQuestions},
-            digest_of, fold_of, pictures,
+            fold_index, photograph_digest, pictures,
         },
         pope,
         vqa::is_right,
@@ -70,7 +70,7 @@ pub(super) struct HonestyPhotograph {
 impl HonestyPhotograph {
     /// Index of the fold; its network has not seen the photograph.
     pub(super) fn fold(&self) -> usize {
-        fold_of(self.digest)
+        fold_index(self.digest)
     }
 }
 
@@ -95,7 +95,7 @@ impl AnswerTruth {
     }
 
     /// Right answers, for display.
-    pub(super) fn shown(&self) -> Vec<String> {
+    pub(super) fn right_answers(&self) -> Vec<String> {
         match self {
             Self::Exactly(right) => vec![right.clone()],
             Self::OneOf(right) => right.clone(),
@@ -152,7 +152,7 @@ impl HonestyMaterial {
             .collect();
         if !read.is_empty() && !read.iter().any(|name| args.data.join(name).is_dir()) {
             let what = format!(
-                "--data {}: there is no folder {} in it",
+                "--data {}: has no folder {}",
                 args.data.display(),
                 read.join(", ")
             );
@@ -163,7 +163,7 @@ impl HonestyMaterial {
             match origin {
                 _ if !origin.is_made() && !data.is_dir() => {
                     let note = format!(
-                        "{}: there is no folder {}; nothing is measured on it.",
+                        "{}: no folder {}; not measured.",
                         origin.name(),
                         data.display()
                     );
@@ -188,7 +188,7 @@ impl HonestyMaterial {
     }
 
     /// Photographs of an origin with their indices.
-    pub(super) fn of(
+    pub(super) fn photographs_from(
         &self,
         origin: PhotographOrigin,
     ) -> impl Iterator<Item = (usize, &AnnotatedImage)> {
@@ -203,7 +203,7 @@ impl HonestyMaterial {
     /// fold if folds have their own networks.
     pub(super) fn neighbors(&self, origin: PhotographOrigin) -> HashMap<usize, usize> {
         let mut parts: HashMap<usize, Vec<usize>> = HashMap::new();
-        for (number, _) in self.of(origin) {
+        for (number, _) in self.photographs_from(origin) {
             let part = if self.has_parts {
                 self.photographs[number].fold()
             } else {
@@ -222,12 +222,12 @@ impl HonestyMaterial {
     fn add(&mut self, origin: PhotographOrigin, image: AnnotatedImage) -> Result<usize, Failure> {
         let photo = image.photo.as_deref().ok_or_else(|| {
             Failure::Misused(format!(
-                "{}: there is no photograph for '{}'",
+                "{}: no photograph for '{}'",
                 origin.name(),
                 image.name()
             ))
         })?;
-        let digest = digest_of(&fs::read(photo).map_err(named(photo))?);
+        let digest = photograph_digest(&fs::read(photo).map_err(failed_at(photo))?);
         self.photographs.push(HonestyPhotograph {
             origin,
             image,
@@ -341,12 +341,12 @@ impl HonestyMaterial {
         let failed =
             |e: &dyn std::fmt::Display| Failure::Failed(format!("{}: {e}", photo.display()));
         let decoded = decode(
-            &fs::read(photo).map_err(named(photo))?,
+            &fs::read(photo).map_err(failed_at(photo))?,
             &ImageLimits::default(),
         )
         .map_err(|e| failed(&e))?;
         fs::write(file, pictures::reencoded(&decoded).map_err(|e| failed(&e))?)
-            .map_err(named(file))?;
+            .map_err(failed_at(file))?;
         self.add(
             PhotographOrigin::Reencoded,
             AnnotatedImage {
@@ -363,20 +363,19 @@ impl HonestyMaterial {
         origin: PhotographOrigin,
         data: &Path,
     ) -> Result<(), Failure> {
-        let missing =
-            || Failure::Misused(format!("{}: there is no questions.jsonl", data.display()));
+        let missing = || Failure::Misused(format!("{}: no questions.jsonl", data.display()));
         let questions =
             read_questions(&questions_file(data).ok_or_else(missing)?).map_err(Failure::misused)?;
         let mut by_image: Vec<(PathBuf, Vec<AskedQuestion>)> = Vec::new();
-        let mut places: HashMap<PathBuf, usize> = HashMap::new();
+        let mut indices: HashMap<PathBuf, usize> = HashMap::new();
         for question in questions {
-            let place = *places
+            let index = *indices
                 .entry(question.photo.clone())
                 .or_insert(by_image.len());
-            if place == by_image.len() {
+            if index == by_image.len() {
                 by_image.push((question.photo.clone(), Vec::new()));
             }
-            by_image[place].1.push(question);
+            by_image[index].1.push(question);
         }
         for i in chosen(by_image.len(), args) {
             let (photo, questions) = &by_image[i];
@@ -459,7 +458,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_has_each_place_once_and_in_order() {
+    fn sample_has_distinct_indices_in_order() {
         assert_eq!(sample(5, 9, 1), [0, 1, 2, 3, 4]);
         let some = sample(100, 10, 1);
         assert!(
@@ -472,13 +471,13 @@ mod tests {
     }
 
     #[test]
-    fn neighbors_are_of_the_same_origin_and_of_the_same_part_where_parts_matter() {
+    fn neighbor_with_fold_networks_is_of_the_same_origin_and_fold() {
         let photograph = |(origin, digest)| HonestyPhotograph {
             origin,
             image: AnnotatedImage::default(),
             digest,
         };
-        let of = [
+        let origins = [
             (PhotographOrigin::CocoMini, 0),
             (PhotographOrigin::Daquar, 0),
             (PhotographOrigin::CocoMini, 5),
@@ -486,7 +485,7 @@ mod tests {
             (PhotographOrigin::CocoMini, 10),
         ];
         let mut material = HonestyMaterial {
-            photographs: of.map(photograph).into(),
+            photographs: origins.map(photograph).into(),
             ..HonestyMaterial::default()
         };
         assert_eq!(
@@ -505,13 +504,15 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_judged_by_what_is_known() {
+    fn answer_is_judged_by_its_kind_of_truth() {
         assert!(
             AnswerTruth::Exactly("Yes.".into()).is_right("yes.")
                 && !AnswerTruth::Exactly("Yes.".into()).is_right("Yes, it is.")
         );
         assert!(AnswerTruth::OneOf(vec!["2".into(), "desk".into()]).is_right("A desk."));
         assert!(AnswerTruth::OneOf(vec!["2".into()]).is_right("Two."));
-        assert!(!AnswerTruth::Nothing.is_right("") && AnswerTruth::Nothing.shown().is_empty());
+        assert!(
+            !AnswerTruth::Nothing.is_right("") && AnswerTruth::Nothing.right_answers().is_empty()
+        );
     }
 }

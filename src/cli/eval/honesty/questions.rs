@@ -9,8 +9,8 @@ use crate::eval::{
     honesty::{
         PhotographNumbers, PhotographOrigin, Resampling, ScoredOutcome, auroc, auroc_lost,
         bars::{Finding, Measure},
-        consistency::{self, ObjectAnswers, RepairedAnswer, repair_findings, said},
-        risk::{AnswerFate, RiskAnswer, clean_risk, share_of},
+        consistency::{self, ObjectAnswers, RepairedAnswer, parse_yes_no, repair_findings},
+        risk::{AnswerFate, RiskAnswer, clean_risk, share_among},
         share,
     },
     report::Section,
@@ -36,8 +36,8 @@ pub(super) struct AnswerResults {
 }
 
 /// All requests that are questions.
-pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
-    let mut asks = Vec::new();
+pub(super) fn prompts(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
+    let mut prompts = Vec::new();
     for question in &material.questions {
         let origin = material.photographs[question.photograph].origin;
         let manners: &[PromptManner] = match origin {
@@ -50,7 +50,7 @@ pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
             PhotographOrigin::Daquar => &[PromptManner::Score, PromptManner::Flag],
             _ => &[PromptManner::Flag],
         };
-        asks.extend(
+        prompts.extend(
             manners
                 .iter()
                 .map(|&manner| HonestyPrompt::answer(question.photograph, manner, &question.text)),
@@ -59,11 +59,11 @@ pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     for object in &material.objects {
         let texts =
             std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
-        asks.extend(
+        prompts.extend(
             texts.map(|text| HonestyPrompt::answer(object.photograph, PromptManner::Score, text)),
         );
     }
-    asks
+    prompts
 }
 
 /// Scoring requests for the pixel control: each answer on its own photograph and on its neighbor's.
@@ -85,15 +85,15 @@ fn pixel_pairs<'m>(
 ) -> Vec<(&'m HonestyQuestion, [HonestyPrompt; 2])> {
     let neighbors = material.neighbors(origin);
     let pair = |question: &'m HonestyQuestion| {
-        let answer = answers.of(&HonestyPrompt::answer(
+        let answer = answers.get(&HonestyPrompt::answer(
             question.photograph,
             PromptManner::Score,
             &question.text,
         ))?;
         let other = *neighbors.get(&question.photograph)?;
-        let asks = [question.photograph, other]
+        let prompts = [question.photograph, other]
             .map(|shown| HonestyPrompt::score(shown, &question.text, &answer.text));
-        (!answer.text.trim().is_empty()).then_some((question, asks))
+        (!answer.text.trim().is_empty()).then_some((question, prompts))
     };
     judged_questions(material, origin)
         .filter_map(pair)
@@ -174,7 +174,7 @@ struct AnswerMeasures {
 }
 
 impl AnswerMeasures {
-    fn of(origin: PhotographOrigin) -> Self {
+    fn for_origin(origin: PhotographOrigin) -> Self {
         use Measure::*;
         match origin {
             PhotographOrigin::Flickr8k => Self {
@@ -209,13 +209,74 @@ impl AnswerMeasures {
 /// beginning of the answer counts.
 fn is_right(origin: PhotographOrigin, truth: &AnswerTruth, answer: &str) -> bool {
     match truth {
-        AnswerTruth::OneOf(right) if origin == PhotographOrigin::CocoMini => said(answer)
-            .is_some_and(|said| {
+        AnswerTruth::OneOf(right) if origin == PhotographOrigin::CocoMini => parse_yes_no(answer)
+            .is_some_and(|yes| {
                 right
                     .iter()
-                    .any(|right| right == if said { "yes" } else { "no" })
+                    .any(|right| right == if yes { "yes" } else { "no" })
             }),
         _ => truth.is_right(answer),
+    }
+}
+
+/// Answers to the judged questions of an origin.
+#[derive(Default)]
+struct OriginAnswers<'a> {
+    /// Answers in mode score, with their scores.
+    outcomes: Vec<ScoredOutcome>,
+    /// Answers under the guard's defaults.
+    given: Vec<RiskAnswer>,
+    /// Cards of wrong answers without a warning.
+    wrong: Vec<Card<'a>>,
+}
+
+impl<'a> OriginAnswers<'a> {
+    fn collect(
+        material: &'a HonestyMaterial,
+        answers: &'a HonestyAnswers<'_>,
+        origin: PhotographOrigin,
+    ) -> Self {
+        let mut collected = Self::default();
+        for question in judged_questions(material, origin) {
+            let photograph = question.photograph;
+            let answer_in =
+                |manner| answers.get(&HonestyPrompt::answer(photograph, manner, &question.text));
+            let (Some(scored), Some(given)) = (
+                answer_in(PromptManner::Score),
+                answer_in(PromptManner::Flag),
+            ) else {
+                continue;
+            };
+            let is_scored_right = is_right(origin, &question.truth, &scored.text);
+            collected
+                .outcomes
+                .extend(scored.score.map(|score| ScoredOutcome {
+                    photograph,
+                    score,
+                    is_right: is_scored_right,
+                }));
+            let fate = AnswerFate::from_verdict(&given.verdict);
+            // The score of an abstention belongs to the withheld answer.
+            let is_right = if fate == AnswerFate::Abstained {
+                is_scored_right
+            } else {
+                is_right(origin, &question.truth, &given.text)
+            };
+            collected.given.push(RiskAnswer {
+                photograph,
+                is_right,
+                fate,
+            });
+            if fate == AnswerFate::Clean && !is_right {
+                let right = question.truth.right_answers().join(" · ");
+                collected.wrong.push(Card {
+                    title: question.text.clone(),
+                    facts: vec![("Right".to_owned(), right)],
+                    ..Card::new(&material.photographs[photograph].image, given)
+                });
+            }
+        }
+        collected
     }
 }
 
@@ -226,91 +287,59 @@ fn judged(
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
-    let measures = AnswerMeasures::of(origin);
-    let (mut outcomes, mut fates, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
-    for question in judged_questions(material, origin) {
-        let of = |manner| {
-            answers.of(&HonestyPrompt::answer(
-                question.photograph,
-                manner,
-                &question.text,
-            ))
-        };
-        let (Some(scored), Some(given)) = (of(PromptManner::Score), of(PromptManner::Flag)) else {
-            continue;
-        };
-        let photograph = question.photograph;
-        let right = is_right(origin, &question.truth, &scored.text);
-        outcomes.extend(scored.score.map(|score| ScoredOutcome {
-            photograph,
-            score,
-            is_right: right,
-        }));
-        let fate = AnswerFate::of(&given.verdict);
-        // The score of an abstention belongs to the withheld answer.
-        let is_given_right = if fate == AnswerFate::Abstained {
-            right
-        } else {
-            is_right(origin, &question.truth, &given.text)
-        };
-        fates.push(RiskAnswer {
-            photograph,
-            is_right: is_given_right,
-            fate,
-        });
-        if fate == AnswerFate::Clean && !is_given_right {
-            wrong.push(Card {
-                title: question.text.clone(),
-                facts: vec![("Right".to_owned(), question.truth.shown().join(" · "))],
-                ..Card::of(&material.photographs[photograph].image, given)
-            });
-        }
-    }
-    if fates.is_empty() {
+    let measures = AnswerMeasures::for_origin(origin);
+    let OriginAnswers {
+        outcomes,
+        given,
+        wrong,
+    } = OriginAnswers::collect(material, answers, origin);
+    if given.is_empty() {
         return;
     }
     let photographs =
-        PhotographNumbers::of(outcomes.iter().map(|outcome| outcome.photograph)).len();
+        PhotographNumbers::new(outcomes.iter().map(|outcome| outcome.photograph)).len();
     let right = outcomes.iter().filter(|outcome| outcome.is_right).count();
-    let things = format!("answers, {right} of them right");
+    let is_clean = |answer: &RiskAnswer| answer.fate == AnswerFate::Clean;
     let findings = &mut results.findings;
     findings.push(Finding::new(
         measures.ranked,
         auroc(&outcomes, resampling),
         photographs,
         outcomes.len(),
-        &things,
+        &format!("answers, {right} of them right"),
     ));
-    findings.push(share_of(
+    findings.push(share_among(
         measures.right,
-        &fates,
+        &given,
         |_| true,
         |answer| answer.is_right,
         "answers",
         resampling,
     ));
-    findings.push(clean_risk(measures.risk, &fates, resampling));
-    findings.push(share_of(
+    findings.push(clean_risk(measures.risk, &given, resampling));
+    findings.push(share_among(
         measures.coverage,
-        &fates,
+        &given,
         |_| true,
-        |answer| answer.fate == AnswerFate::Clean,
+        is_clean,
         "answers",
         resampling,
     ));
-    if let Some(kept) = measures.kept {
-        findings.push(share_of(
-            kept,
-            &fates,
+    findings.extend(measures.kept.map(|measure| {
+        share_among(
+            measure,
+            &given,
             |answer| answer.is_right,
-            |answer| answer.fate == AnswerFate::Clean,
+            is_clean,
             "right answers",
             resampling,
-        ));
-    }
-    if let Some(measure) = measures.pixels {
-        findings.extend(pixels(material, answers, origin, measure, resampling));
-    }
+        )
+    }));
+    findings.extend(
+        measures
+            .pixels
+            .and_then(|measure| pixels(material, answers, origin, measure, resampling)),
+    );
     results.sections.push(cards(
         &format!("Clean answers that are wrong, {}", origin.name()),
         wrong,
@@ -329,7 +358,7 @@ fn pixels(
 ) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for (question, [ask, swapped]) in pixel_pairs(material, answers, origin) {
-        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else {
+        let (Some(first), Some(second)) = (answers.get(&ask), answers.get(&swapped)) else {
             continue;
         };
         let outcome = |score| ScoredOutcome {
@@ -342,7 +371,7 @@ fn pixels(
             other.push(outcome(swapped));
         }
     }
-    let photographs = PhotographNumbers::of(own.iter().map(|outcome| outcome.photograph)).len();
+    let photographs = PhotographNumbers::new(own.iter().map(|outcome| outcome.photograph)).len();
     (!own.is_empty()).then(|| {
         Finding::new(
             measure,
@@ -367,22 +396,24 @@ fn repaired(
     };
     let (mut repaired, mut flipped) = (Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
-        let of = |manner| {
-            answers.of(&HonestyPrompt::answer(
+        let answer_in = |manner| {
+            answers.get(&HonestyPrompt::answer(
                 question.photograph,
                 manner,
                 &question.text,
             ))
         };
-        let (Some(before), Some(after)) = (of(PromptManner::Score), of(PromptManner::Regenerate))
-        else {
+        let (Some(before), Some(after)) = (
+            answer_in(PromptManner::Score),
+            answer_in(PromptManner::Regenerate),
+        ) else {
             continue;
         };
         let right = |text: &str| is_right(origin, &question.truth, text);
         let answer = RepairedAnswer {
             photograph: question.photograph,
-            before: said(&before.text),
-            after: said(&after.text),
+            before: parse_yes_no(&before.text),
+            after: parse_yes_no(&after.text),
             was_right: right(&before.text),
             is_right: right(&after.text),
         };
@@ -391,9 +422,12 @@ fn repaired(
                 title: question.text.clone(),
                 facts: vec![
                     ("Before the repair".to_owned(), before.text.clone()),
-                    ("Right".to_owned(), question.truth.shown().join(" · ")),
+                    (
+                        "Right".to_owned(),
+                        question.truth.right_answers().join(" · "),
+                    ),
                 ],
-                ..Card::of(&material.photographs[question.photograph].image, after)
+                ..Card::new(&material.photographs[question.photograph].image, after)
             });
         }
         repaired.push(answer);
@@ -421,26 +455,26 @@ fn cautious(
 ) {
     let (mut rows, mut clean) = (Vec::new(), Vec::new());
     for question in questions {
-        let Some(reply) = answers.of(&HonestyPrompt::answer(
+        let Some(reply) = answers.get(&HonestyPrompt::answer(
             question.photograph,
             PromptManner::Flag,
             &question.text,
         )) else {
             continue;
         };
-        let is_clean = AnswerFate::of(&reply.verdict) == AnswerFate::Clean;
+        let is_clean = AnswerFate::from_verdict(&reply.verdict) == AnswerFate::Clean;
         rows.push((question.photograph, !is_clean));
         if is_clean {
             clean.push(Card {
                 title: question.text.clone(),
-                ..Card::of(&material.photographs[question.photograph].image, reply)
+                ..Card::new(&material.photographs[question.photograph].image, reply)
             });
         }
     }
     if rows.is_empty() {
         return;
     }
-    let photographs = PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
     results.findings.push(Finding::new(
         measure,
         share(&rows, resampling),
@@ -457,10 +491,10 @@ fn consistent(
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
-    let of = |photograph, text: &str| {
+    let answer_text = |photograph, text: &str| {
         Some(
             answers
-                .of(&HonestyPrompt::answer(
+                .get(&HonestyPrompt::answer(
                     photograph,
                     PromptManner::Score,
                     text,
@@ -473,9 +507,9 @@ fn consistent(
         let [negated, first, second] = asked
             .questions
             .forms()
-            .map(|text| of(asked.photograph, text));
-        let plain = of(asked.photograph, &asked.questions.plain)?;
-        Some(ObjectAnswers::of(
+            .map(|text| answer_text(asked.photograph, text));
+        let plain = answer_text(asked.photograph, &asked.questions.plain)?;
+        Some(ObjectAnswers::parse(
             asked.photograph,
             asked.is_present,
             plain,

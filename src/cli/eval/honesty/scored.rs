@@ -33,7 +33,7 @@ struct ScoredPhotograph<'m> {
 
 fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<ScoredPhotograph<'_>> {
     let described: Vec<(usize, &AnnotatedImage)> = material
-        .of(origin)
+        .photographs_from(origin)
         .filter(|(_, image)| !image.captions.is_empty())
         .collect();
     let captions = |image: &AnnotatedImage| {
@@ -73,7 +73,7 @@ fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<Scor
 const DESCRIBED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
 /// All scoring requests.
-pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
+pub(super) fn prompts(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let texts = |photograph: ScoredPhotograph<'_>| {
         let mixed = photograph.mixed.map(|mixed| mixed.text);
         let texts = photograph
@@ -118,7 +118,7 @@ pub(super) fn measure(
         let (mut captions, mut found, mut missed) = (Vec::new(), Vec::new(), Vec::new());
         for photograph in photographs(material, origin) {
             let scored =
-                |text: &str| answers.of(&HonestyPrompt::score(photograph.number, "", text));
+                |text: &str| answers.get(&HonestyPrompt::score(photograph.number, "", text));
             for (texts, is_own) in [(&photograph.own, true), (&photograph.others, false)] {
                 captions.extend(texts.iter().filter_map(|text| {
                     let reply = scored(text)?;
@@ -144,7 +144,7 @@ pub(super) fn measure(
                 let wrong = mixed.text[mixed.sentences[mixed.wrong].clone()].to_owned();
                 missed.push(Card {
                     facts: vec![("Wrong sentence".to_owned(), wrong)],
-                    ..Card::of(photograph.image, reply)
+                    ..Card::new(photograph.image, reply)
                 });
             }
         }
