@@ -1267,10 +1267,7 @@ fn man_writes_a_page_for_every_command() {
 fn without_notes(err: &str) -> String {
     let is_note = |line: &&str| {
         line.contains("is unlike the training photographs")
-            || line.contains(
-                "the question was not \
-                                                                              answered",
-            )
+            || line.contains("the question was not answered")
     };
     err.lines()
         .filter(|line| !is_note(line))
