@@ -225,15 +225,15 @@ struct Sample {
 
 /// Timing of one streamed answer as its client sees it, in milliseconds.
 #[derive(Default)]
-struct Read {
+struct AnswerTiming {
     tokens: u64,
     first_word: f64,
     gaps: Vec<f64>,
     latency: f64,
 }
 
-async fn read(local: &Local, request: &Value) -> Result<Read, String> {
-    let (begun, mut read, mut last) = (Instant::now(), Read::default(), None);
+async fn read(local: &Local, request: &Value) -> Result<AnswerTiming, String> {
+    let (begun, mut read, mut last) = (Instant::now(), AnswerTiming::default(), None);
     let mut chunks = pin!(local.stream(request).await?);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk?;
@@ -259,7 +259,7 @@ async fn volley(
     concurrency: usize,
 ) -> Result<Sample, Failure> {
     let begun = Instant::now();
-    let answers: Vec<Result<Read, String>> = stream::iter(requests)
+    let answers: Vec<Result<AnswerTiming, String>> = stream::iter(requests)
         .map(|request| async move { read(local, &request).await })
         .buffer_unordered(concurrency)
         .collect()

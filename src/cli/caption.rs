@@ -148,7 +148,7 @@ impl AnswerArgs {
 
 pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
     if let (Some(dir), Some(out)) = (&args.batch, &args.out) {
-        return batch(dir, out, args.overwrite, &args.answer);
+        return caption_folder(dir, out, args.overwrite, &args.answer);
     }
     if let Some(dir) = args.photos.iter().find(|photo| photo.is_dir()) {
         let how = format!(
@@ -164,7 +164,7 @@ pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
         .map(|photo| ("a PHOTO", Some(photo)))
         .collect();
     refuse_shared_stdin(&inputs)?;
-    each(&args.photos, "", args.answer.fields(), &args.answer)
+    answer_photographs(&args.photos, "", args.answer.fields(), &args.answer)
 }
 
 pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
@@ -181,7 +181,7 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     if let Some(what) = args.on_unanswerable {
         fields["guard"]["on_unanswerable"] = what.into();
     }
-    each(
+    answer_photographs(
         std::slice::from_ref(&args.photo),
         &args.question,
         fields,
@@ -190,14 +190,14 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
 }
 
 /// A running model and the request fields that all requests of a command share.
-struct Answering<'a> {
+struct AnswerClient<'a> {
     local: Local,
     most_bytes: usize,
     prompt: &'a str,
     fields: Value,
 }
 
-impl<'a> Answering<'a> {
+impl<'a> AnswerClient<'a> {
     fn start(config: Config, prompt: &'a str, fields: Value) -> Result<Self, Failure> {
         let (bundle, most_bytes) = (open_bundle(&config)?, config.images.max_bytes);
         Ok(Self {
@@ -222,8 +222,13 @@ impl<'a> Answering<'a> {
 
 /// Answers every photograph in turn. A photograph that cannot be answered is reported and does not
 /// stop the others.
-fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> Result<(), Failure> {
-    let answering = Answering::start(args.config()?, prompt, fields)?;
+fn answer_photographs(
+    photos: &[PathBuf],
+    prompt: &str,
+    fields: Value,
+    args: &AnswerArgs,
+) -> Result<(), Failure> {
+    let answering = AnswerClient::start(args.config()?, prompt, fields)?;
     let failed = block_on(async {
         let mut failed = 0;
         for photo in photos {
@@ -269,7 +274,12 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
 }
 
 /// Captions the photographs of a folder that have no caption in the file yet.
-fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(), Failure> {
+fn caption_folder(
+    dir: &Path,
+    out: &Path,
+    overwrite: bool,
+    args: &AnswerArgs,
+) -> Result<(), Failure> {
     let (config, mut fields) = (args.config()?, args.fields());
     settle(config.model.threads.value())?;
     let photos = list_photographs(dir)?;
@@ -305,7 +315,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     if open.is_empty() {
         return Ok(());
     }
-    let answering = Answering::start(config, "", fields.take())?;
+    let answering = AnswerClient::start(config, "", fields.take())?;
     let bar = progress(
         total,
         "{bar:40} {pos}/{len} photographs, {per_sec}, {eta} to go",
@@ -338,7 +348,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     });
     bar.finish_and_clear();
     match run {
-        Err(Failure::Interrupted(_)) => Err(interrupted(written - failed, total, &file)),
+        Err(Failure::Interrupted(_)) => Err(interruption(written - failed, total, &file)),
         Err(other) => Err(other),
         Ok(()) if failed > 0 => {
             let why = if is_stdio(out) {
@@ -367,7 +377,7 @@ fn name_in_json(name: &OsStr) -> String {
 }
 
 /// Failure of a run that Ctrl-C ended: says how far it came and how to continue.
-pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
+pub(super) fn interruption(done: usize, total: usize, file: &LineFile) -> Failure {
     let on = if file.is_resumable() {
         format!("; to continue:\n  {}", command_line(&["--overwrite"]))
     } else {

@@ -86,7 +86,7 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         .map_err(Failure::failed)?;
     let images =
         ImageStore::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
-    let here = Here {
+    let session = CycleSession {
         config,
         registry,
         cycles,
@@ -95,14 +95,14 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         images,
     };
     if args.abandon {
-        return here.abandon();
+        return session.abandon();
     }
     let Some(every) = args.every else {
-        return here.run_once(&args).map(drop);
+        return session.run_once(&args).map(drop);
     };
     loop {
         let begun = std::time::Instant::now();
-        match here.run_once(&args) {
+        match session.run_once(&args) {
             // The next cycle continues there.
             Err(Failure::Failed(error)) => note(format_args!("candor: {error}")),
             other => other?,
@@ -117,7 +117,7 @@ fn tell(line: impl std::fmt::Display) {
 }
 
 /// Configuration, store and registry that all cycles use.
-struct Here {
+struct CycleSession {
     config: Config,
     registry: Registry,
     cycles: CycleDirectory,
@@ -126,7 +126,7 @@ struct Here {
     images: ImageStore,
 }
 
-impl Here {
+impl CycleSession {
     fn context(&self) -> CycleContext<'_> {
         CycleContext {
             cycles: &self.cycles,

@@ -45,14 +45,14 @@ use crate::{
 )]
 pub(crate) struct FeedbackArgs {
     #[command(subcommand)]
-    what: What,
+    command: FeedbackCommand,
 
     #[command(flatten)]
     model: ModelArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum FeedbackCommand {
     /// Export all records, oldest first
     #[command(
         after_help = "Example:\n  candor feedback export --out corrections.jsonl --images photos/"
@@ -140,11 +140,11 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
     }
-    if let What::Export {
+    if let FeedbackCommand::Export {
         out: Some(out),
         overwrite,
         ..
-    } = &args.what
+    } = &args.command
     {
         refuse_existing(out, *overwrite)?;
     }
@@ -156,8 +156,8 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
         );
         let images = ImageStore::open(&config.feedback.images, std::env::vars_os())
             .map_err(Failure::failed)?;
-        match args.what {
-            What::Export {
+        match args.command {
+            FeedbackCommand::Export {
                 format,
                 out,
                 overwrite: _,
@@ -187,7 +187,7 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
                     None => Ok(()),
                 }
             }
-            What::Import {
+            FeedbackCommand::Import {
                 file,
                 format,
                 images: folder,
@@ -197,7 +197,7 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
                     Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
                 let corrections =
                     Corrections::start(store, images, vocabulary, config.queue.clone());
-                take(
+                import_file(
                     &corrections,
                     &file,
                     format,
@@ -206,8 +206,8 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
                 )
                 .await
             }
-            What::Stats { json, owner } => stats(&store, &owners(owner), json).await,
-            What::Forget {
+            FeedbackCommand::Stats { json, owner } => stats(&store, &owners(owner), json).await,
+            FeedbackCommand::Forget {
                 user,
                 annotator,
                 records,
@@ -303,7 +303,7 @@ fn stdin_file() -> io::Result<File> {
     Ok(file)
 }
 
-async fn take(
+async fn import_file(
     corrections: &Corrections,
     file: &Path,
     format: InterchangeFormat,

@@ -24,11 +24,11 @@ use crate::config::{ApiKey, KeyScope, KeyScopes};
 )]
 pub(super) struct KeysArgs {
     #[command(subcommand)]
-    what: What,
+    command: KeysCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum KeysCommand {
     /// Generate a random key, and the configuration table that admits it
     ///
     /// The key is the first line of output, or the content of the --out file; it is stored nowhere
@@ -68,7 +68,7 @@ struct New {
 }
 
 pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
-    let What::New(new) = args.what;
+    let KeysCommand::New(new) = args.command;
     make(&new)
 }
 
@@ -123,7 +123,7 @@ fn write(path: &Path, secret: &str, if_missing: bool) -> Result<bool, Failure> {
 
 /// Table of a key in the configuration file.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct KeyTable<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<&'a str>,
@@ -134,7 +134,7 @@ struct Entry<'a> {
 fn table(new: &New, secret: &str) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Tables<'a> {
-        keys: [Entry<'a>; 1],
+        keys: [KeyTable<'a>; 1],
     }
     let scopes = if new.scopes.is_empty() {
         KeyScopes::default()
@@ -143,7 +143,7 @@ fn table(new: &New, secret: &str) -> Result<String, Failure> {
     };
     let key_sha256 = ApiKey::new(&new.name, secret).key_sha256;
     toml::to_string(&Tables {
-        keys: [Entry {
+        keys: [KeyTable {
             name: &new.name,
             owner: new.owner.as_deref(),
             scopes,

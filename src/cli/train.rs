@@ -27,11 +27,11 @@ use crate::train::{
 )]
 pub(crate) struct TrainArgs {
     #[command(subcommand)]
-    what: What,
+    command: TrainCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum TrainCommand {
     /// Pre-train the captioner on photographs with captions and questions derived from them
     #[command(after_help = "Example:\n  candor train sft --config config/sft.toml --out runs/sft")]
     Sft(Run),
@@ -127,14 +127,14 @@ struct Training {
 
 pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     settle(None)?;
-    match args.what {
-        What::Sft(run) => {
+    match args.command {
+        TrainCommand::Sft(run) => {
             let config: SftConfig = run.training.config()?;
             Sft::prepare(config, &run.training.out, run.training.resume)
                 .and_then(|sft| sft.train(&run.name, &run.version))
                 .map_err(Failure::failed)
         }
-        What::Reward(Reward { run, data_only }) => {
+        TrainCommand::Reward(Reward { run, data_only }) => {
             let config: RewardTrainingConfig = run.training.config()?;
             let training = RewardTraining::prepare(config, &run.training.out, run.training.resume)
                 .map_err(Failure::failed)?;
@@ -152,18 +152,18 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
                 .map_err(Failure::failed)?;
             print(format_report(&report))
         }
-        What::Evidence(run) => {
+        TrainCommand::Evidence(run) => {
             let recipe: EvidenceRecipe = run.config()?;
             let training =
                 EvidenceTraining::prepare(recipe, &run.out, run.resume).map_err(Failure::failed)?;
             print(format_report(&training.train().map_err(Failure::failed)?))
         }
-        What::Ppo(run) => align(Method::Ppo, &run),
-        What::SequencePpo(run) => align(Method::SequencePpo, &run),
-        What::Dpo(run) => align(Method::Dpo, &run),
-        What::Ddpo(run) => align(Method::Ddpo, &run),
-        What::Spin(run) => align(Method::Spin, &run),
-        What::Rest(run) => align(Method::Rest, &run),
+        TrainCommand::Ppo(run) => align(Method::Ppo, &run),
+        TrainCommand::SequencePpo(run) => align(Method::SequencePpo, &run),
+        TrainCommand::Dpo(run) => align(Method::Dpo, &run),
+        TrainCommand::Ddpo(run) => align(Method::Ddpo, &run),
+        TrainCommand::Spin(run) => align(Method::Spin, &run),
+        TrainCommand::Rest(run) => align(Method::Rest, &run),
     }
 }
 

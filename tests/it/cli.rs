@@ -1,4 +1,4 @@
-//! The binary: what it prints and how it ends.
+//! The command line: output and exit status of the binary.
 
 use std::{
     fs,
@@ -31,11 +31,11 @@ fn run(args: &[&str]) -> (Output, String, String) {
     (output, out, err)
 }
 
-/// `candor serve` as a process of its own, on a free port.
+/// A `candor serve` process on a free port.
 pub struct Process {
     pub child: Child,
     pub at: SocketAddr,
-    /// Where it is and what it keeps.
+    /// Its working directory.
     _folder: TempDir,
 }
 
@@ -47,7 +47,7 @@ impl Process {
         )
     }
 
-    /// With a command that serves.
+    /// Starts a command that serves.
     pub fn start(mut command: Command, envs: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = command
@@ -87,7 +87,7 @@ impl Process {
         );
     }
 
-    /// Its exit status and what it logged.
+    /// Waits for the process; returns its exit status and log.
     pub fn end(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child
@@ -255,7 +255,7 @@ fn photo(name: &str) -> String {
     )
 }
 
-/// Every command with its subcommands, as it is typed.
+/// Command lines of all commands and subcommands.
 fn commands(command: &clap::Command, typed: &str) -> Vec<String> {
     let own = command.get_subcommands().filter(|c| c.get_name() != "help");
     own.flat_map(|c| {
@@ -481,7 +481,7 @@ fn caption_of_a_folder_writes_a_file() {
     }
 }
 
-/// A folder with three photographs, and the words that caption it into a file beside them.
+/// A folder with three photographs, and the arguments that caption it into a file beside them.
 fn three_photos() -> (TempDir, std::path::PathBuf, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     for name in ["astronaut.jpg", "cat.jpg", "coffee.jpg"] {
@@ -516,7 +516,7 @@ fn killed_batch_is_continued_and_settings_are_not_mixed() {
     let whole = fs::read_to_string(&out).unwrap();
     let lines: Vec<&str> = whole.lines().collect();
     assert!(lines[1].contains("\"error\""), "{whole}");
-    // Killed within the third line; and the photograph that could not be read is whole now.
+    // As after a kill within the third line; the unreadable photograph is whole now.
     fs::write(
         &out,
         format!("{}\n{}\n{}", lines[0], lines[1], &lines[2][..40]),
@@ -549,10 +549,10 @@ fn killed_batch_is_continued_and_settings_are_not_mixed() {
         (&killed["image"], &killed["caption"]),
         "as if nothing had happened"
     );
-    // Nothing is left to do, and nothing is done.
+    // A finished batch is left unchanged.
     let before = fs::read(&out).unwrap();
     assert_eq!(run(&words(&batch, &[])).0.status.code(), Some(0));
-    // Other settings are not mixed with these.
+    // Other settings are refused.
     for (more, want) in [
         (
             &["--guard", "off"][..],
@@ -579,7 +579,7 @@ fn killed_batch_is_continued_and_settings_are_not_mixed() {
             .count(),
         4
     );
-    // What is no such file stays as it is.
+    // Other files are refused unchanged.
     fs::write(&out, "my diary\n").unwrap();
     let (output, _, err) = run(&words(&batch, &[]));
     assert_eq!(output.status.code(), Some(2));
@@ -617,7 +617,7 @@ fn file_names_that_are_not_utf_8_stay_distinct() {
         names.collect::<Vec<_>>(),
         ["a\\xfe.jpg", "a\\xff.jpg", "coffee.jpg"]
     );
-    // Where the first alone is captioned, the second still is.
+    // If only the first photograph has a caption, the second gets one.
     fs::write(&out, format!("{}\n", whole.lines().next().unwrap())).unwrap();
     let (output, _, err) = run(&words(&batch, &[]));
     assert!(
@@ -632,7 +632,7 @@ fn ctrl_c_in_a_batch_prints_the_command_that_continues_it() {
     let dir = tempfile::tempdir().unwrap();
     let cat = fs::read(photo("cat.jpg")).unwrap();
     for i in 0..400u32 {
-        // Files that differ behind the picture: each is decoded anew.
+        // Bytes after the picture make the files distinct, so that each is decoded.
         fs::write(
             dir.path().join(format!("{i:03}.jpg")),
             [cat.as_slice(), &i.to_le_bytes()].concat(),
@@ -690,7 +690,7 @@ fn ctrl_c_in_a_batch_prints_the_command_that_continues_it() {
             out.display()
         )
     );
-    // Typed as it stands there, it goes on.
+    // The printed command continues the batch.
     for i in 20..400 {
         fs::remove_file(dir.path().join(format!("{i:03}.jpg"))).unwrap();
     }
@@ -856,7 +856,7 @@ fn closed_pipe_is_no_error() {
             "{args:?}: {err}"
         );
     }
-    // Nobody reads the messages either.
+    // Standard error is closed too.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = candor(&["caption", "absent.jpg", &cat])
@@ -899,7 +899,7 @@ fn color_follows_environment_and_flag() {
             && !colored(&["--help", "--color=never"], &[("CLICOLOR_FORCE", "1")])
     );
     assert!(colored(&["serve", "--lisen", "--color=always"], &[]));
-    // On a terminal, as `script` makes one.
+    // On a terminal that `script` provides.
     let terminal = |envs: &str| {
         let command = format!(
             "env -i {envs} {} {}",
@@ -959,7 +959,7 @@ fn answer_options_equal_the_fields_of_the_api() {
     let warm = |seed: &str| caption(&["--temperature", "1.5", "--seed", seed, "--guard", "off"]);
     assert_eq!(warm("-7"), warm("-7"));
     assert!((1..9).any(|seed| warm(&seed.to_string()) != warm("-7")));
-    // The ends of the API's ranges are taken, and what is beyond is named by its flag.
+    // The bounds of the API's ranges are accepted; values beyond name their flag.
     for more in [
         ["--temperature", "2"],
         ["--max-tokens", "4294967295"],
@@ -1163,7 +1163,7 @@ fn versions_agree_in_every_output() {
     );
 }
 
-/// Whether a program is installed.
+/// Returns `true` if a program is installed.
 fn has(program: &str) -> bool {
     let found = Command::new("sh")
         .args(["-c", &format!("command -v {program}")])
@@ -1263,7 +1263,7 @@ fn man_writes_a_page_for_every_command() {
     }
 }
 
-/// What stands on standard error, without what is said of a photograph or an abstention.
+/// Standard error without notes on unfamiliar photographs and abstentions.
 fn without_notes(err: &str) -> String {
     let is_note = |line: &&str| {
         line.contains("is unlike the training photographs")
@@ -1287,7 +1287,7 @@ fn exit_statuses_equal_the_documented_ones() {
     let cat = photo("cat.jpg");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
-    // A data set in which nothing but the options is wrong.
+    // A data set in which only the options are wrong.
     fs::create_dir_all(dir.path().join("data/images")).unwrap();
     fs::copy(&cat, dir.path().join("data/images/cat.jpg")).unwrap();
     fs::write(
@@ -1313,8 +1313,8 @@ fn exit_statuses_equal_the_documented_ones() {
         "{\"question_id\": 1, \"text\": \"No\"}\n",
     )
     .unwrap();
-    // A command line of each status; where there is none for 0 or 1, that takes a long time or a
-    // registry with versions in it.
+    // Command lines for each status, except where 0 or 1 would take long or need registered
+    // versions.
     let cases: Vec<(&str, u8, Vec<&str>)> = vec![
         ("serve", 1, vec!["--model", "absent"]),
         ("serve", 2, vec!["--listen", "nowhere"]),

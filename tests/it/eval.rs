@@ -87,7 +87,8 @@ fn eval_captions_reproduces_published_chair_and_contrasts_lists() {
     }
 }
 
-/// A caption of each development image, people's first; and the same ones dealt to the next image.
+/// A caption of each development image by a person, and the same captions shifted to the next
+/// image.
 fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
     let table = fs::read_to_string(data.join("captions.tsv")).unwrap();
     let dev = fs::read_to_string(data.join("dev.txt")).unwrap();
@@ -286,14 +287,13 @@ fn generate_captions_only_missing_photographs() {
         figure(&whole, "Figures", "Closed vocabulary", "said", "captions"),
         6.0
     );
-    // Killed within the third caption, it goes on with that one.
+    // As after a kill within the third caption: it continues with that one.
     let begun: Vec<&str> = written.lines().take(2).collect();
     fs::write(&file, begun.join("\n") + "\n{\"image_id\": \"0000").unwrap();
     let resumed = measured(&args, dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
     assert_eq!(resumed["sections"], whole["sections"]);
-    // Captions made with another guard are not mixed with these, whether there are some left to
-    // make or not.
+    // Captions made with another guard mode are refused, complete or not.
     for lines in [2, 6] {
         let text: String = written
             .lines()
@@ -310,7 +310,7 @@ fn generate_captions_only_missing_photographs() {
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }
-    // Nor with those of another model, which say nothing of their settings.
+    // Captions of another model have no settings and are refused too.
     fs::write(&file, "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n").unwrap();
     let output = candor(&args);
     assert!(
@@ -365,8 +365,8 @@ fn pope_asks_equally_about_present_and_absent_objects() {
         );
     }
     assert!(own["sections"]["Answers"]["tables"]["Consistency"].is_null());
-    // A model that always agrees is right half of the time, and POPE's yes-rate shows why. Of it
-    // nothing but questions and answers is needed.
+    // A model that always agrees is right half of the time, and POPE's yes rate shows why. Only its
+    // questions and answers are needed.
     let agree = |q: &Value| {
         serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." })
             .to_string()
@@ -397,7 +397,7 @@ fn pope_asks_equally_about_present_and_absent_objects() {
     }
 }
 
-/// A file of the field's cases.
+/// A test file in a format of the field.
 fn case(name: &str) -> Option<PathBuf> {
     shared(&format!("../field/cases/{name}"))
 }
@@ -450,7 +450,7 @@ fn files_in_the_formats_of_other_tools_are_read() {
         ),
         1.0
     );
-    // Left out, and said.
+    // Empty captions are left out, with a note.
     let text = fs::read_to_string(&references).unwrap().replacen(
         "[{",
         "[{\"image_id\": 1, \"id\": 9, \"caption\": \"\"}, {",
@@ -516,7 +516,7 @@ fn vqa_on_a_file_of_questions_measures_exact_match() {
     fs::create_dir(dir.path().join("images")).unwrap();
     let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg");
     fs::copy(photo, dir.path().join("images/cat.jpg")).unwrap();
-    // Whatever the model says, one of these two is right.
+    // One of these two is right for any answer.
     let row = |answer: &str, kind: &str| {
         serde_json::json!({ "image": "cat.jpg", "question": "Is there a cat in the \
             picture?", "answers": [answer, "neither"], "kind": kind, "type": "CLOSED" })

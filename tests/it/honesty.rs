@@ -1,4 +1,4 @@
-//! `candor eval honesty` on the photographs that come with the project.
+//! `candor eval honesty` on the photographs in the repository.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::eval::{figure, shared, small_coco};
 
-/// The photographs with what a person would draw and say about them.
+/// Photographs with annotated objects and captions.
 const PHOTOGRAPHS: [(&str, &str, [&str; 5]); 4] = [
     (
         "astronaut.jpg",
@@ -176,7 +176,7 @@ fn honesty_measures_every_origin_and_resumes_from_its_answers() {
     );
     let row =
         |table: &str, name: &str| json["sections"]["Bars"]["tables"][table]["rows"][name].clone();
-    // What has nothing to be measured on says so, and is no pass.
+    // Measures without data say so and do not pass.
     for name in [
         "AUROC of short answers, flickr8k",
         "answers abstained or flagged, vqa-rad",
@@ -205,7 +205,7 @@ fn honesty_measures_every_origin_and_resumes_from_its_answers() {
         ),
         "{kept}"
     );
-    // What has something is a figure of as many things as there are.
+    // Measures with data count their observations.
     let figure_of = |table: &str, name: &str| figure(&json, "Bars", table, name, "figure");
     assert_eq!(
         figure(
@@ -265,7 +265,7 @@ fn honesty_measures_every_origin_and_resumes_from_its_answers() {
             && !page.contains("src=\"http")
             && !page.contains("<script")
     );
-    // The same command asks nothing again, and says the same; an earlier run stands beside it.
+    // The same command asks nothing again and reports the same; an earlier run is shown beside it.
     let answers = fs::read_to_string(report.join("answers.jsonl")).unwrap();
     let whole: Vec<&str> = answers.lines().collect();
     assert!(
@@ -275,7 +275,7 @@ fn honesty_measures_every_origin_and_resumes_from_its_answers() {
     );
     let earlier = dir.path().join("earlier.json");
     fs::copy(report.join("report.json"), &earlier).unwrap();
-    // As a killed run leaves it.
+    // As after a kill.
     fs::write(
         report.join("answers.jsonl"),
         &answers[..answers.len() * 2 / 3],

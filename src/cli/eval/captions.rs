@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::{
         Failure,
-        caption::interrupted,
+        caption::interruption,
         common::ModelArgs,
         lines::{LineFile, settings},
         output::{is_stdio, note},
@@ -465,7 +465,7 @@ fn generate(
         Ok(())
     });
     match run {
-        Err(Failure::Interrupted(_)) => Err(interrupted(done, images.len(), &file)),
+        Err(Failure::Interrupted(_)) => Err(interruption(done, images.len(), &file)),
         other => other,
     }
 }

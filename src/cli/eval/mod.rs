@@ -33,11 +33,11 @@ use crate::{
 )]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
-    what: What,
+    command: EvalCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum EvalCommand {
     Captions(captions::EvalCaptionsArgs),
     Guard(guard::EvalGuardArgs),
     Honesty(honesty::EvalHonestyArgs),
@@ -156,12 +156,12 @@ fn command() -> String {
 }
 
 pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
-    match args.what {
-        What::Captions(args) => captions::run(args),
-        What::Guard(args) => guard::run(args),
-        What::Honesty(args) => honesty::run(args),
-        What::Reward(args) => reward::run(args),
-        What::Pope(args) => pope::run(args),
-        What::Vqa(args) => vqa::run(args),
+    match args.command {
+        EvalCommand::Captions(args) => captions::run(args),
+        EvalCommand::Guard(args) => guard::run(args),
+        EvalCommand::Honesty(args) => honesty::run(args),
+        EvalCommand::Reward(args) => reward::run(args),
+        EvalCommand::Pope(args) => pope::run(args),
+        EvalCommand::Vqa(args) => vqa::run(args),
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         data::{
             AnnotatedImage,
             flickr8k::{self, Dataset},
-            questions::{AskedQuestion, questions_file, read_questions},
+            questions::{AnnotatedQuestion, questions_file, read_questions},
         },
         report::{
             Column, EvaluationReport, GoodDirection, NumberFormat, ReportTable, Section, TableCell,
@@ -107,7 +107,7 @@ fn measure_questions(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> R
     let all = questions.len();
     questions.truncate(args.limit());
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
-    let image = |q: &AskedQuestion| AnnotatedImage {
+    let image = |q: &AnnotatedQuestion| AnnotatedImage {
         id: q.image.clone(),
         photo: Some(q.photo.clone()),
         ..AnnotatedImage::default()
@@ -170,7 +170,7 @@ fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
 }
 
 /// A question with its answer for the report's page.
-fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
+fn answered(question: &AnnotatedQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
     let kind = question.kind.as_ref().or(question.answer_type.as_ref());
     let row = AnsweredQuestion {
         kind: kind.map_or_else(|| "all".to_owned(), String::clone),
@@ -187,12 +187,12 @@ fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuesti
 }
 
 /// Returns the group of a question in its table.
-type Group = fn(&AskedQuestion) -> Option<&str>;
+type Group = fn(&AnnotatedQuestion) -> Option<&str>;
 
 /// Exact match over all questions and by kind and, if there are abstentions, the share of questions
 /// with an answer.
 fn tables(
-    questions: &[AskedQuestion],
+    questions: &[AnnotatedQuestion],
     answered: &[AnsweredQuestion],
     seed: u64,
 ) -> Vec<ReportTable> {
@@ -438,8 +438,8 @@ fn derived_table(
 mod tests {
     use super::*;
 
-    fn question(image: &str, kind: &str) -> AskedQuestion {
-        AskedQuestion {
+    fn question(image: &str, kind: &str) -> AnnotatedQuestion {
+        AnnotatedQuestion {
             image: image.into(),
             photo: PathBuf::new(),
             question: String::new(),

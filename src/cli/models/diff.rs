@@ -38,7 +38,7 @@ struct Pair<T> {
 
 /// Differences between two versions.
 #[derive(Debug, Serialize)]
-struct Difference {
+struct VersionDiff {
     a: String,
     b: String,
     /// All figures of either version.
@@ -65,7 +65,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     files.retain(|_, pair| pair.a != pair.b);
     let mut config = pairs(leaves(&config_a), leaves(&config_b));
     config.retain(|_, pair| pair.a != pair.b);
-    let difference = Difference {
+    let difference = VersionDiff {
         figures: pairs(a.figures, b.figures),
         files,
         config,
@@ -120,8 +120,8 @@ pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
     into
 }
 
-fn text(difference: &Difference) -> String {
-    let Difference {
+fn text(difference: &VersionDiff) -> String {
+    let VersionDiff {
         a,
         b,
         figures,
@@ -187,7 +187,7 @@ mod tests {
             [("chair_i".to_owned(), 0.25)].into(),
             [("chair_i".to_owned(), 0.125), ("bleu_4".to_owned(), 0.5)].into(),
         );
-        let shown = text(&Difference {
+        let shown = text(&VersionDiff {
             a: "one".to_owned(),
             b: "two".to_owned(),
             figures,

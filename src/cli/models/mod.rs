@@ -21,11 +21,11 @@ use crate::vlm::convert;
 )]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
-    what: What,
+    command: ModelsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ModelsCommand {
     /// List the embedded bundles and the versions in the registry
     #[command(
         after_help = "Examples:\n  candor models list\n  candor models list --registry \
@@ -79,14 +79,14 @@ enum What {
 }
 
 pub(crate) fn run(args: ModelsArgs) -> Result<(), Failure> {
-    match args.what {
-        What::List(args) => versions::list(&args),
-        What::Register(args) => versions::register(args),
-        What::Inspect(args) => versions::inspect(&args),
-        What::Diff(args) => diff::run(&args),
-        What::Promote(args) => versions::promote(&args),
-        What::Rollback(args) => versions::rollback(&args),
-        What::Convert {
+    match args.command {
+        ModelsCommand::List(args) => versions::list(&args),
+        ModelsCommand::Register(args) => versions::register(args),
+        ModelsCommand::Inspect(args) => versions::inspect(&args),
+        ModelsCommand::Diff(args) => diff::run(&args),
+        ModelsCommand::Promote(args) => versions::promote(&args),
+        ModelsCommand::Rollback(args) => versions::rollback(&args),
+        ModelsCommand::Convert {
             from,
             to,
             overwrite,

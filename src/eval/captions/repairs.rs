@@ -72,7 +72,7 @@ struct Repair<'a> {
 
 /// Objects that a caption names, each with `true` if the references support it: of the open
 /// vocabulary if there are reference captions, else of the closed one.
-fn named<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
+fn named_objects<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
     match (&caption.open, &caption.closed) {
         (Some(judgment), _) => caption
             .nouns
@@ -103,7 +103,7 @@ fn missing<'a>(named: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)
 
 impl<'a> Repair<'a> {
     fn new(before: &'a JudgedCaption<'a>, after: &'a JudgedCaption<'a>) -> Self {
-        let (old, new) = (named(before), named(after));
+        let (old, new) = (named_objects(before), named_objects(after));
         let (form, new_form) = (Form::detect(before.text), Form::detect(after.text));
         Self {
             before,

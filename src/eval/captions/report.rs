@@ -226,7 +226,7 @@ pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64
     };
     let tested = FIGURES
         .iter()
-        .filter(|figure| figure.is_tested() && has(first.1.measures, figure.group))
+        .filter(|figure| figure.is_tested() && is_measured(first.1.measures, figure.group))
         .count();
     section.text.push(format!(
         "One comparison was planned, {} against {}. Its {tested} p-values are corrected by Holm's \
@@ -247,7 +247,7 @@ pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64
     section
 }
 
-fn has(measures: Measures<'_>, group: FigureGroup) -> bool {
+fn is_measured(measures: Measures<'_>, group: FigureGroup) -> bool {
     match group {
         FigureGroup::Open => measures.open,
         FigureGroup::Closed => measures.closed.is_some(),
@@ -275,15 +275,19 @@ fn planned_table(
         .iter()
         .zip(found)
         .map(|(figure, d)| {
-            if figure.is_tested() && has(measures, figure.group) && d.estimate.value.is_finite() {
+            if figure.is_tested()
+                && is_measured(measures, figure.group)
+                && d.estimate.value.is_finite()
+            {
                 d.p
             } else {
                 f64::NAN
             }
         })
         .collect();
-    let shown =
-        |(figure, _): &(&Figure, _)| figure.name() != "captions" && has(measures, figure.group);
+    let shown = |(figure, _): &(&Figure, _)| {
+        figure.name() != "captions" && is_measured(measures, figure.group)
+    };
     let row = |(figure, (difference, p)): (&Figure, (&Difference, f64))| {
         let verdict = (!p.is_nan()).then_some(if p < LEVEL {
             "significant"
@@ -324,7 +328,7 @@ fn other_table(
     let shown: Vec<(usize, &Figure)> = FIGURES
         .iter()
         .enumerate()
-        .filter(|(_, figure)| figure.is_tested() && has(measures, figure.group))
+        .filter(|(_, figure)| figure.is_tested() && is_measured(measures, figure.group))
         .collect();
     let row = |((name, _), found): (&(&str, &Evaluation<'_>), &Vec<Difference>)| {
         TableRow::new(

@@ -186,7 +186,7 @@ impl Reader<'_> {
             // A plural does not modify: before a noun it is a genitive without its apostrophe, or
             // the lexicon takes a verb for a noun.
             Some(noun) => !noun.modifier || noun.plural || self.is_before_participle(span.end),
-            None => span.len() > 1 || !is_noun || self.is_noun_after_all(span.start),
+            None => span.len() > 1 || !is_noun || self.is_noun_by_context(span.start),
         }
     }
 
@@ -216,7 +216,7 @@ impl Reader<'_> {
 
     /// Returns `true` if the word before shows that a word is a noun. Without an article the
     /// lexicon may take it for a verb.
-    fn is_noun_after_all(&self, at: usize) -> bool {
+    fn is_noun_by_context(&self, at: usize) -> bool {
         let classes = self.lexicon.classes();
         let word = &self.words[at];
         if classes.colour(&word.text).is_some()

@@ -15,7 +15,7 @@ const FILES: [&str; 2] = ["questions.jsonl", "questions.json"];
 
 /// A question with people's answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AskedQuestion {
+pub struct AnnotatedQuestion {
     /// Photograph as the file names it.
     pub image: String,
     /// Path of the photograph.
@@ -67,7 +67,7 @@ pub fn questions_file(path: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// See [`DataError`]; also if a photograph does not exist.
-pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
+pub fn read_questions(file: &Path) -> Result<Vec<AnnotatedQuestion>, DataError> {
     let text = read(file)?;
     let photos = Photos::new(file.parent().unwrap_or(Path::new("")), None);
     let mut problems = RowProblems::new(file);
@@ -85,7 +85,7 @@ pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
     Ok(questions)
 }
 
-fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
+fn question(row: Row, photos: &Photos) -> Result<AnnotatedQuestion, String> {
     let image = match row.image {
         image if image.is_absent() => image_name(row.image_id, image)?,
         image => image.name("image")?,
@@ -122,7 +122,7 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
         (None, only) => (only, None),
         both => both,
     };
-    Ok(AskedQuestion {
+    Ok(AnnotatedQuestion {
         image,
         photo,
         question,

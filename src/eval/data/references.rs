@@ -104,14 +104,14 @@ impl AnnotatedImage {
 #[derive(Debug, Clone, Default)]
 pub struct ReferenceSet {
     images: Vec<AnnotatedImage>,
-    names: HashMap<String, Found>,
+    names: HashMap<String, ImageMatch>,
     notes: Vec<String>,
 }
 
 /// Image that a name refers to, and the kind of match: id (0), file name (1), or name without
 /// folder, extension and leading zeros (2).
 #[derive(Debug, Clone, Copy)]
-struct Found {
+struct ImageMatch {
     level: usize,
     /// `None` if the name matches several images.
     image: Option<usize>,
@@ -186,11 +186,11 @@ impl ReferenceSet {
     pub(super) fn new(set: UniqueImages) -> Self {
         let notes = set.notes();
         let images = set.images;
-        let mut names: HashMap<String, Found> = HashMap::with_capacity(2 * images.len());
+        let mut names: HashMap<String, ImageMatch> = HashMap::with_capacity(2 * images.len());
         let mut enter = |level: usize, index: usize, name: &str| match names.entry(name.to_owned())
         {
             Entry::Vacant(free) => {
-                _ = free.insert(Found {
+                _ = free.insert(ImageMatch {
                     level,
                     image: Some(index),
                 })
@@ -212,11 +212,11 @@ impl ReferenceSet {
             .enumerate()
             .for_each(|(i, image)| image.file_name.iter().for_each(|name| enter(1, i, name)));
         for (i, image) in images.iter().enumerate() {
-            enter(2, i, bare(&image.id));
+            enter(2, i, bare_name(&image.id));
             image
                 .file_name
                 .iter()
-                .for_each(|name| enter(2, i, bare(name)));
+                .for_each(|name| enter(2, i, bare_name(name)));
         }
         Self {
             images,
@@ -243,11 +243,11 @@ impl ReferenceSet {
     }
 
     pub(super) fn find(&self, name: &str) -> Result<usize, String> {
-        let found = [name, base(name), bare(name)]
+        let found = [name, base_name(name), bare_name(name)]
             .into_iter()
             .find_map(|key| self.names.get(key));
         match found {
-            Some(Found {
+            Some(ImageMatch {
                 image: Some(index), ..
             }) => Ok(*index),
             Some(_) => Err(format!("'{name}' matches several images of the references")),
@@ -257,14 +257,14 @@ impl ReferenceSet {
 }
 
 /// Name without its folder.
-fn base(name: &str) -> &str {
+fn base_name(name: &str) -> &str {
     name.rsplit(['/', '\\']).next().unwrap_or(name)
 }
 
 /// Name without folder, extension, and leading zeros (with `COCO_val2014_` or the like) of a
 /// number.
-fn bare(name: &str) -> &str {
-    let base = base(name);
+fn bare_name(name: &str) -> &str {
+    let base = base_name(name);
     let stem = match base.rsplit_once('.') {
         Some((stem, extension))
             if EXTENSIONS

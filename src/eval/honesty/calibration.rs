@@ -51,9 +51,9 @@ fn errors(ties: &[Tie]) -> (f64, f64) {
 }
 
 /// Outcomes in the order of their scores.
-struct Sorted(Vec<ScoredOutcome>);
+struct SortedOutcomes(Vec<ScoredOutcome>);
 
-impl Sorted {
+impl SortedOutcomes {
     fn new(rows: &[ScoredOutcome], numbers: &PhotographNumbers) -> Self {
         let mut rows: Vec<ScoredOutcome> = rows
             .iter()
@@ -105,7 +105,7 @@ pub struct CalibrationError {
 /// Measures the calibration of outcomes' scores.
 pub fn calibration_error(rows: &[ScoredOutcome], resampling: Resampling) -> CalibrationError {
     let numbers = PhotographNumbers::new(rows.iter().map(|row| row.photograph));
-    let sorted = Sorted::new(rows, &numbers);
+    let sorted = SortedOutcomes::new(rows, &numbers);
     let (error, by_chance) = sorted.errors(|_| 1.0);
     let excess = estimate(numbers.len(), resampling, |weights| {
         let (error, by_chance) = sorted.errors(|photograph| f64::from(weights[photograph]));

@@ -99,7 +99,7 @@ impl PersonMentions {
     }
 
     /// Share of photographs without people whose caption names some, and number of photographs.
-    pub fn inventing(&self, resampling: Resampling) -> (Estimate, usize) {
+    pub fn invention_rate(&self, resampling: Resampling) -> (Estimate, usize) {
         (
             share(&self.without_people, resampling),
             self.without_people.len(),
@@ -185,7 +185,7 @@ mod tests {
         assert!((invented.value - 2.0 / 3.0).abs() < 1e-12);
         let (right, photographs, mentions) = found.right_flagged(RESAMPLING);
         assert_eq!((right.value, photographs, mentions), (1.0 / 3.0, 2, 3));
-        let (inventing, photographs) = found.inventing(RESAMPLING);
+        let (inventing, photographs) = found.invention_rate(RESAMPLING);
         assert!((inventing.value - 2.0 / 3.0).abs() < 1e-12 && photographs == 3);
     }
 }

@@ -18,9 +18,9 @@ impl EvaluationReport {
             "schema": SCHEMA,
             "title": self.title,
             "command": self.command,
-            "facts": named(self.facts.iter().map(|(name, value)| (name, json!(value)))),
+            "facts": unique_object(self.facts.iter().map(|(name, value)| (name, json!(value)))),
             "notes": self.notes,
-            "sections": named(self.sections.iter().map(|s| (&s.title, section(s)))),
+            "sections": unique_object(self.sections.iter().map(|s| (&s.title, section(s)))),
         })
     }
 }
@@ -28,7 +28,7 @@ impl EvaluationReport {
 fn section(section: &Section) -> Value {
     json!({
         "text": section.text,
-        "tables": named(section.tables.iter().map(|t| (&t.title, table(t)))),
+        "tables": unique_object(section.tables.iter().map(|t| (&t.title, table(t)))),
         "plots": section.plots,
         "captions": section.cards,
     })
@@ -36,7 +36,7 @@ fn section(section: &Section) -> Value {
 
 fn table(table: &ReportTable) -> Value {
     let row = |cells: &[TableCell]| {
-        named(
+        unique_object(
             table
                 .columns
                 .iter()
@@ -47,7 +47,7 @@ fn table(table: &ReportTable) -> Value {
     json!({
         "note": table.note,
         "columns": table.columns,
-        "rows": named(table.rows.iter().map(|r| (&r.name, row(&r.cells)))),
+        "rows": unique_object(table.rows.iter().map(|r| (&r.name, row(&r.cells)))),
     })
 }
 
@@ -69,7 +69,7 @@ fn cell(cell: Option<&TableCell>, format: NumberFormat) -> Value {
 }
 
 /// Object with unique names, so that no entry is lost.
-fn named<'a>(entries: impl Iterator<Item = (&'a String, Value)>) -> Value {
+fn unique_object<'a>(entries: impl Iterator<Item = (&'a String, Value)>) -> Value {
     let mut object = Map::new();
     for (name, value) in entries {
         let mut key = name.clone();
@@ -120,7 +120,7 @@ mod tests {
     fn equal_names_are_numbered() {
         let twice = ["a", "a", "a (2)"].map(str::to_owned);
         assert_eq!(
-            named(twice.iter().map(|n| (n, Value::Null))),
+            unique_object(twice.iter().map(|n| (n, Value::Null))),
             json!({ "a": null, "a (2)": null, "a (2) (2)": null })
         );
     }

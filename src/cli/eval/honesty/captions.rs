@@ -1,9 +1,9 @@
 //! Captions by origin: objects named and invented, flags, repairs.
 
 use super::{
-    asking::{HonestyAnswers, HonestyPrompt, PromptManner},
     cards::{Card, cards},
     material::HonestyMaterial,
+    prompts::{HonestyAnswers, HonestyPrompt, PromptMode},
 };
 use crate::{
     cli::eval::{answering::AnswerWithCost, guard::hypotheses},
@@ -34,15 +34,11 @@ pub(super) const JUDGED: [PhotographOrigin; 2] =
     [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
 /// Guard settings under which captions of an origin are requested.
-pub(super) fn manners(origin: PhotographOrigin) -> &'static [PromptManner] {
+pub(super) fn prompt_modes(origin: PhotographOrigin) -> &'static [PromptMode] {
     if JUDGED.contains(&origin) {
-        &[
-            PromptManner::Off,
-            PromptManner::Flag,
-            PromptManner::Regenerate,
-        ]
+        &[PromptMode::Off, PromptMode::Flag, PromptMode::Regenerate]
     } else {
-        &[PromptManner::Flag]
+        &[PromptMode::Flag]
     }
 }
 
@@ -120,7 +116,7 @@ fn pixel_pairs(
     let neighbors = material.neighbors(origin);
     let pair = |(number, _): (usize, &AnnotatedImage)| {
         let (caption, other) = (
-            answers.get(&HonestyPrompt::answer(number, PromptManner::Off, ""))?,
+            answers.get(&HonestyPrompt::answer(number, PromptMode::Off, ""))?,
             *neighbors.get(&number)?,
         );
         (!caption.text.trim().is_empty())
@@ -138,21 +134,21 @@ pub(super) fn measure(
 ) -> CaptionResults {
     let mut results = CaptionResults::default();
     for origin in JUDGED {
-        judged(material, answers, origin, resampling, &before, &mut results);
+        measure_origin(material, answers, origin, resampling, &before, &mut results);
     }
     for origin in [
         PhotographOrigin::Flickr8k,
         PhotographOrigin::CocoMini,
         PhotographOrigin::Daquar,
     ] {
-        people(material, answers, origin, resampling, &mut results);
+        measure_people(material, answers, origin, resampling, &mut results);
     }
     for origin in [
         PhotographOrigin::VqaRad,
         PhotographOrigin::Documents,
         PhotographOrigin::Drawings,
     ] {
-        cautious(material, answers, origin, resampling, &mut results);
+        measure_unusual_pictures(material, answers, origin, resampling, &mut results);
     }
     results
 }
@@ -162,13 +158,13 @@ fn replies(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
-    manner: PromptManner,
+    mode: PromptMode,
 ) -> Option<Vec<AnswerWithCost>> {
     material
         .photographs_from(origin)
         .map(|(number, _)| {
             answers
-                .get(&HonestyPrompt::answer(number, manner, ""))
+                .get(&HonestyPrompt::answer(number, mode, ""))
                 .cloned()
         })
         .collect()
@@ -194,7 +190,7 @@ impl<'a> OriginCaptions<'a> {
     ) -> Option<Self> {
         let (numbers, images): (Vec<usize>, Vec<&AnnotatedImage>) =
             material.photographs_from(origin).unzip();
-        let replies = |manner| replies(material, answers, origin, manner);
+        let replies = |mode| replies(material, answers, origin, mode);
         if images.is_empty() {
             return None;
         }
@@ -202,9 +198,9 @@ impl<'a> OriginCaptions<'a> {
             origin,
             numbers,
             images,
-            off: replies(PromptManner::Off)?,
-            flagged: replies(PromptManner::Flag)?,
-            repaired: replies(PromptManner::Regenerate)?,
+            off: replies(PromptMode::Off)?,
+            flagged: replies(PromptMode::Flag)?,
+            repaired: replies(PromptMode::Regenerate)?,
         })
     }
 
@@ -216,7 +212,7 @@ impl<'a> OriginCaptions<'a> {
     }
 }
 
-fn judged(
+fn measure_origin(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -245,7 +241,7 @@ fn judged(
         resampling,
     ));
     findings.extend(form_findings(&captions, &measures, resampling));
-    findings.extend(pixels(
+    findings.extend(pixel_finding(
         material,
         answers,
         origin,
@@ -505,7 +501,7 @@ fn familiarity_of_inventions(
         })
         .collect();
     if rows.is_empty() {
-        return unfamiliar(Measure::FamiliarityInvents);
+        return no_familiarity(Measure::FamiliarityInvents);
     }
     Finding::new(
         Measure::FamiliarityInvents,
@@ -537,7 +533,7 @@ fn evaluate<'a>(images: &[&'a AnnotatedImage], texts: &'a [Hypothesis]) -> Evalu
 }
 
 /// Loss of the scorer's AUROC on object mentions when the pixels are another photograph's.
-fn pixels(
+fn pixel_finding(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -545,9 +541,12 @@ fn pixels(
     resampling: Resampling,
 ) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
-    for [ask, swapped] in pixel_pairs(material, answers, origin) {
-        let (photograph, image) = (ask.photograph, &material.photographs[ask.photograph].image);
-        let (Some(first), Some(second)) = (answers.get(&ask), answers.get(&swapped)) else {
+    for [prompt, swapped] in pixel_pairs(material, answers, origin) {
+        let (photograph, image) = (
+            prompt.photograph,
+            &material.photographs[prompt.photograph].image,
+        );
+        let (Some(first), Some(second)) = (answers.get(&prompt), answers.get(&swapped)) else {
             continue;
         };
         let caption = hypotheses(&[image], std::slice::from_ref(first));
@@ -587,7 +586,7 @@ fn pixels(
 }
 
 /// People in captions of photographs that show none.
-fn people(
+fn measure_people(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -609,7 +608,7 @@ fn people(
     let (mut unflagged, mut photographs) = (Vec::new(), 0);
     for (number, image) in material.photographs_from(origin) {
         let (Some(reply), Some(shows)) = (
-            answers.get(&HonestyPrompt::answer(number, PromptManner::Flag, "")),
+            answers.get(&HonestyPrompt::answer(number, PromptMode::Flag, "")),
             shows_people(image),
         ) else {
             continue;
@@ -641,7 +640,7 @@ fn people(
             .findings
             .push(Finding::new(right, figure, photographs, count, "people"));
     }
-    let (figure, count) = mentions.inventing(resampling);
+    let (figure, count) = mentions.invention_rate(resampling);
     results.findings.push(Finding::new(
         inventing,
         figure,
@@ -657,7 +656,7 @@ fn people(
 }
 
 /// Captions of pictures that are not everyday photographs.
-fn cautious(
+fn measure_unusual_pictures(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -671,8 +670,7 @@ fn cautious(
     };
     let (mut rows, mut unwarned) = (Vec::new(), Vec::new());
     for (number, image) in material.photographs_from(origin) {
-        let Some(reply) = answers.get(&HonestyPrompt::answer(number, PromptManner::Flag, ""))
-        else {
+        let Some(reply) = answers.get(&HonestyPrompt::answer(number, PromptMode::Flag, "")) else {
             continue;
         };
         let is_clean = AnswerFate::from_verdict(&reply.verdict) == AnswerFate::Clean;
@@ -708,7 +706,7 @@ pub(super) fn familiarity(
                 number,
                 image.name().to_owned(),
                 answers
-                    .get(&HonestyPrompt::answer(number, PromptManner::Flag, ""))?
+                    .get(&HonestyPrompt::answer(number, PromptMode::Flag, ""))?
                     .familiarity?,
             ))
         };
@@ -727,7 +725,7 @@ pub(super) fn familiarity(
     let finding = |(measure, origin): (Measure, PhotographOrigin)| {
         let far = known_familiarity(origin);
         if near.is_empty() || far.is_empty() {
-            return unfamiliar(measure);
+            return no_familiarity(measure);
         }
         let outcome = |is_right: bool| {
             move |(photograph, _, score): &(usize, String, f64)| ScoredOutcome {
@@ -762,7 +760,7 @@ pub(super) fn familiarity(
         .filter_map(moved)
         .collect();
     findings.push(match rows.is_empty() {
-        true => unfamiliar(Measure::FamiliarityMoves),
+        true => no_familiarity(Measure::FamiliarityMoves),
         false => Finding::new(
             Measure::FamiliarityMoves,
             mean(&rows, resampling),
@@ -775,7 +773,7 @@ pub(super) fn familiarity(
 }
 
 /// Finding for a model without familiarity.
-fn unfamiliar(measure: Measure) -> Finding {
+fn no_familiarity(measure: Measure) -> Finding {
     Finding {
         measure,
         found: MeasuredValue::NotMeasured("the model reports no familiarity".into()),

@@ -19,7 +19,7 @@ use crate::{
     eval::{
         data::{
             AnnotatedImage, ReferenceSet,
-            questions::{AskedQuestion, questions_file, read_questions},
+            questions::{AnnotatedQuestion, questions_file, read_questions},
         },
         honesty::{
             PhotographOrigin,
@@ -117,7 +117,7 @@ pub(super) struct HonestyQuestion {
 
 /// A present or absent object of a photograph, with the indices of the questions about it.
 #[derive(Debug)]
-pub(super) struct AskedObject {
+pub(super) struct HonestyObject {
     pub(super) photograph: usize,
     pub(super) is_present: bool,
     pub(super) questions: ObjectQuestions,
@@ -128,7 +128,7 @@ pub(super) struct AskedObject {
 pub(super) struct HonestyMaterial {
     pub(super) photographs: Vec<HonestyPhotograph>,
     pub(super) questions: Vec<HonestyQuestion>,
-    pub(super) objects: Vec<AskedObject>,
+    pub(super) objects: Vec<HonestyObject>,
     pub(super) notes: Vec<String>,
     /// `true` if each fold is answered by its own network.
     has_parts: bool,
@@ -324,7 +324,7 @@ impl HonestyMaterial {
                 questions.plain.clone(),
                 AnswerTruth::OneOf(vec![right.to_owned()]),
             );
-            self.objects.push(AskedObject {
+            self.objects.push(HonestyObject {
                 photograph,
                 is_present: question.present,
                 questions,
@@ -366,7 +366,7 @@ impl HonestyMaterial {
         let missing = || Failure::Misused(format!("{}: no questions.jsonl", data.display()));
         let questions =
             read_questions(&questions_file(data).ok_or_else(missing)?).map_err(Failure::misused)?;
-        let mut by_image: Vec<(PathBuf, Vec<AskedQuestion>)> = Vec::new();
+        let mut by_image: Vec<(PathBuf, Vec<AnnotatedQuestion>)> = Vec::new();
         let mut indices: HashMap<PathBuf, usize> = HashMap::new();
         for question in questions {
             let index = *indices

@@ -1,9 +1,9 @@
 //! `candor eval honesty`
 
-mod asking;
 mod captions;
 mod cards;
 mod material;
+mod prompts;
 mod questions;
 mod scored;
 
@@ -16,9 +16,9 @@ use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::Value;
 
 use self::{
-    asking::{HonestyAnswers, HonestyPrompt},
     captions::CaptionResults,
     material::HonestyMaterial,
+    prompts::{HonestyAnswers, HonestyPrompt},
     questions::AnswerResults,
 };
 use super::{Output, RunFacts, command};
@@ -148,9 +148,9 @@ pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
             .map(|(number, _)| number)
             .collect();
         numbers.into_iter().flat_map(move |number| {
-            captions::manners(origin)
+            captions::prompt_modes(origin)
                 .iter()
-                .map(move |&manner| HonestyPrompt::answer(number, manner, ""))
+                .map(move |&mode| HonestyPrompt::answer(number, mode, ""))
         })
     });
     answers.ask(

@@ -1,9 +1,9 @@
 //! Answers to questions by origin: accuracy, risk, abstentions.
 
 use super::{
-    asking::{HonestyAnswers, HonestyPrompt, PromptManner},
     cards::{Card, cards},
     material::{AnswerTruth, HonestyMaterial, HonestyQuestion},
+    prompts::{HonestyAnswers, HonestyPrompt, PromptMode},
 };
 use crate::eval::{
     honesty::{
@@ -40,27 +40,25 @@ pub(super) fn prompts(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let mut prompts = Vec::new();
     for question in &material.questions {
         let origin = material.photographs[question.photograph].origin;
-        let manners: &[PromptManner] = match origin {
-            _ if question.is_out_of_scope => &[PromptManner::Flag],
-            PhotographOrigin::Flickr8k | PhotographOrigin::CocoMini => &[
-                PromptManner::Score,
-                PromptManner::Flag,
-                PromptManner::Regenerate,
-            ],
-            PhotographOrigin::Daquar => &[PromptManner::Score, PromptManner::Flag],
-            _ => &[PromptManner::Flag],
+        let modes: &[PromptMode] = match origin {
+            _ if question.is_out_of_scope => &[PromptMode::Flag],
+            PhotographOrigin::Flickr8k | PhotographOrigin::CocoMini => {
+                &[PromptMode::Score, PromptMode::Flag, PromptMode::Regenerate]
+            }
+            PhotographOrigin::Daquar => &[PromptMode::Score, PromptMode::Flag],
+            _ => &[PromptMode::Flag],
         };
         prompts.extend(
-            manners
+            modes
                 .iter()
-                .map(|&manner| HonestyPrompt::answer(question.photograph, manner, &question.text)),
+                .map(|&mode| HonestyPrompt::answer(question.photograph, mode, &question.text)),
         );
     }
     for object in &material.objects {
         let texts =
             std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
         prompts.extend(
-            texts.map(|text| HonestyPrompt::answer(object.photograph, PromptManner::Score, text)),
+            texts.map(|text| HonestyPrompt::answer(object.photograph, PromptMode::Score, text)),
         );
     }
     prompts
@@ -87,7 +85,7 @@ fn pixel_pairs<'m>(
     let pair = |question: &'m HonestyQuestion| {
         let answer = answers.get(&HonestyPrompt::answer(
             question.photograph,
-            PromptManner::Score,
+            PromptMode::Score,
             &question.text,
         ))?;
         let other = *neighbors.get(&question.photograph)?;
@@ -122,7 +120,7 @@ pub(super) fn measure(
 ) -> AnswerResults {
     let mut results = AnswerResults::default();
     for origin in JUDGED {
-        judged(material, answers, origin, resampling, &mut results);
+        measure_origin(material, answers, origin, resampling, &mut results);
     }
     for origin in REPAIRED {
         repaired(material, answers, origin, resampling, &mut results);
@@ -134,7 +132,7 @@ pub(super) fn measure(
     ] {
         let title = format!("Clean answers where none can be trusted, {}", origin.name());
         let questions = judged_questions(material, origin).collect();
-        cautious(
+        measure_untrustworthy(
             material,
             answers,
             (measure, &title),
@@ -148,7 +146,7 @@ pub(super) fn measure(
         .iter()
         .filter(|question| question.is_out_of_scope)
         .collect();
-    cautious(
+    measure_untrustworthy(
         material,
         answers,
         (
@@ -159,7 +157,7 @@ pub(super) fn measure(
         resampling,
         &mut results,
     );
-    consistent(material, answers, resampling, &mut results);
+    measure_consistency(material, answers, resampling, &mut results);
     results
 }
 
@@ -240,11 +238,10 @@ impl<'a> OriginAnswers<'a> {
         for question in judged_questions(material, origin) {
             let photograph = question.photograph;
             let answer_in =
-                |manner| answers.get(&HonestyPrompt::answer(photograph, manner, &question.text));
-            let (Some(scored), Some(given)) = (
-                answer_in(PromptManner::Score),
-                answer_in(PromptManner::Flag),
-            ) else {
+                |mode| answers.get(&HonestyPrompt::answer(photograph, mode, &question.text));
+            let (Some(scored), Some(given)) =
+                (answer_in(PromptMode::Score), answer_in(PromptMode::Flag))
+            else {
                 continue;
             };
             let is_scored_right = is_right(origin, &question.truth, &scored.text);
@@ -280,7 +277,7 @@ impl<'a> OriginAnswers<'a> {
     }
 }
 
-fn judged(
+fn measure_origin(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -338,7 +335,7 @@ fn judged(
     findings.extend(
         measures
             .pixels
-            .and_then(|measure| pixels(material, answers, origin, measure, resampling)),
+            .and_then(|measure| pixel_finding(material, answers, origin, measure, resampling)),
     );
     results.sections.push(cards(
         &format!("Clean answers that are wrong, {}", origin.name()),
@@ -349,7 +346,7 @@ fn judged(
 }
 
 /// Loss of the scorer's AUROC on answers when the pixels are another photograph's.
-fn pixels(
+fn pixel_finding(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -357,14 +354,14 @@ fn pixels(
     resampling: Resampling,
 ) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
-    for (question, [ask, swapped]) in pixel_pairs(material, answers, origin) {
-        let (Some(first), Some(second)) = (answers.get(&ask), answers.get(&swapped)) else {
+    for (question, [prompt, swapped]) in pixel_pairs(material, answers, origin) {
+        let (Some(first), Some(second)) = (answers.get(&prompt), answers.get(&swapped)) else {
             continue;
         };
         let outcome = |score| ScoredOutcome {
             photograph: question.photograph,
             score,
-            is_right: is_right(origin, &question.truth, &ask.text),
+            is_right: is_right(origin, &question.truth, &prompt.text),
         };
         if let (Some(score), Some(swapped)) = (first.score, second.score) {
             own.push(outcome(score));
@@ -396,16 +393,16 @@ fn repaired(
     };
     let (mut repaired, mut flipped) = (Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
-        let answer_in = |manner| {
+        let answer_in = |mode| {
             answers.get(&HonestyPrompt::answer(
                 question.photograph,
-                manner,
+                mode,
                 &question.text,
             ))
         };
         let (Some(before), Some(after)) = (
-            answer_in(PromptManner::Score),
-            answer_in(PromptManner::Regenerate),
+            answer_in(PromptMode::Score),
+            answer_in(PromptMode::Regenerate),
         ) else {
             continue;
         };
@@ -445,7 +442,7 @@ fn repaired(
 }
 
 /// Questions without a trustworthy answer: share that is withheld or flagged.
-fn cautious(
+fn measure_untrustworthy(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     (measure, title): (Measure, &str),
@@ -457,7 +454,7 @@ fn cautious(
     for question in questions {
         let Some(reply) = answers.get(&HonestyPrompt::answer(
             question.photograph,
-            PromptManner::Flag,
+            PromptMode::Flag,
             &question.text,
         )) else {
             continue;
@@ -485,7 +482,7 @@ fn cautious(
     results.sections.push(cards(title, clean, resampling.seed));
 }
 
-fn consistent(
+fn measure_consistency(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     resampling: Resampling,
@@ -494,16 +491,12 @@ fn consistent(
     let answer_text = |photograph, text: &str| {
         Some(
             answers
-                .get(&HonestyPrompt::answer(
-                    photograph,
-                    PromptManner::Score,
-                    text,
-                ))?
+                .get(&HonestyPrompt::answer(photograph, PromptMode::Score, text))?
                 .text
                 .as_str(),
         )
     };
-    let object = |asked: &super::material::AskedObject| {
+    let object = |asked: &super::material::HonestyObject| {
         let [negated, first, second] = asked
             .questions
             .forms()

@@ -2,9 +2,9 @@
 //! sentence among true ones.
 
 use super::{
-    asking::{HonestyAnswers, HonestyPrompt},
     cards::{Card, cards},
     material::HonestyMaterial,
+    prompts::{HonestyAnswers, HonestyPrompt},
 };
 use crate::{
     eval::{

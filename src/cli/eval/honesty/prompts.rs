@@ -20,7 +20,7 @@ use crate::{
 
 /// Guard setting of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum PromptManner {
+pub(super) enum PromptMode {
     /// Answer without the guard.
     Off,
     /// Answer in mode score.
@@ -33,7 +33,7 @@ pub(super) enum PromptManner {
     Given,
 }
 
-impl PromptManner {
+impl PromptMode {
     fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -65,28 +65,28 @@ impl PromptManner {
 pub(super) struct HonestyPrompt {
     /// Index of the photograph that is shown.
     pub(super) photograph: usize,
-    pub(super) manner: PromptManner,
+    pub(super) mode: PromptMode,
     /// The question; empty for a description.
-    pub(super) prompt: String,
-    /// Text to score, for [`PromptManner::Given`].
+    pub(super) question: String,
+    /// Text to score, for [`PromptMode::Given`].
     pub(super) text: String,
 }
 
 impl HonestyPrompt {
-    pub(super) fn answer(photograph: usize, manner: PromptManner, prompt: &str) -> Self {
+    pub(super) fn answer(photograph: usize, mode: PromptMode, question: &str) -> Self {
         Self {
             photograph,
-            manner,
-            prompt: prompt.to_owned(),
+            mode,
+            question: question.to_owned(),
             text: String::new(),
         }
     }
 
-    pub(super) fn score(photograph: usize, prompt: &str, text: &str) -> Self {
+    pub(super) fn score(photograph: usize, question: &str, text: &str) -> Self {
         Self {
             photograph,
-            manner: PromptManner::Given,
-            prompt: prompt.to_owned(),
+            mode: PromptMode::Given,
+            question: question.to_owned(),
             text: text.to_owned(),
         }
     }
@@ -124,27 +124,25 @@ impl<'a> HonestyAnswers<'a> {
         let keys: HashMap<String, usize> = (0..material.photographs.len())
             .map(|i| (answers.name(i), i))
             .collect();
-        let manners = [
-            PromptManner::Off,
-            PromptManner::Score,
-            PromptManner::Flag,
-            PromptManner::Regenerate,
-            PromptManner::Given,
+        let modes = [
+            PromptMode::Off,
+            PromptMode::Score,
+            PromptMode::Flag,
+            PromptMode::Regenerate,
+            PromptMode::Given,
         ];
         for row in rows {
             let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
-            let manner = manners
-                .into_iter()
-                .find(|manner| row["manner"] == manner.name());
+            let mode = modes.into_iter().find(|mode| row["manner"] == mode.name());
             let answer = serde_json::from_value::<AnswerWithCost>(row["answer"].clone()).ok();
-            if let (Some(&photograph), Some(manner), Some(answer)) =
-                (keys.get(&text("image")), manner, answer)
+            if let (Some(&photograph), Some(mode), Some(answer)) =
+                (keys.get(&text("image")), mode, answer)
             {
                 answers.known.insert(
                     HonestyPrompt {
                         photograph,
-                        manner,
-                        prompt: text("prompt"),
+                        mode,
+                        question: text("prompt"),
                         text: text("text"),
                     },
                     answer,
@@ -168,15 +166,17 @@ impl<'a> HonestyAnswers<'a> {
     ) -> Result<(), Failure> {
         let mut open: Vec<HonestyPrompt> = prompts
             .into_iter()
-            .filter(|ask| !self.known.contains_key(ask))
+            .filter(|prompt| !self.known.contains_key(prompt))
             .collect();
         let mut seen = std::collections::HashSet::new();
-        open.retain(|ask| seen.insert(ask.clone()));
+        open.retain(|prompt| seen.insert(prompt.clone()));
         for fold in 0..self.models.len() {
             let several = self.models.len() > 1;
             let part: Vec<HonestyPrompt> = open
                 .iter()
-                .filter(|ask| !several || self.material.photographs[ask.photograph].fold() == fold)
+                .filter(|prompt| {
+                    !several || self.material.photographs[prompt.photograph].fold() == fold
+                })
                 .cloned()
                 .collect();
             if !part.is_empty() {
@@ -190,21 +190,21 @@ impl<'a> HonestyAnswers<'a> {
         let answering = AnswerSession::open(&self.model_args(fold))?;
         let fields: HashMap<&str, Value> = prompts
             .iter()
-            .map(|ask| (ask.manner.name(), ask.manner.fields(self.args.seed)))
+            .map(|prompt| (prompt.mode.name(), prompt.mode.fields(self.args.seed)))
             .collect();
         let jobs: Vec<PhotographJob<'_>> = prompts
             .iter()
-            .map(|ask| PhotographJob {
-                name: ask.manner.name(),
-                image: &self.material.photographs[ask.photograph].image,
-                work: match ask.manner {
-                    PromptManner::Given => PhotographWork::Score {
-                        prompt: &ask.prompt,
-                        text: &ask.text,
+            .map(|prompt| PhotographJob {
+                name: prompt.mode.name(),
+                image: &self.material.photographs[prompt.photograph].image,
+                work: match prompt.mode {
+                    PromptMode::Given => PhotographWork::Score {
+                        prompt: &prompt.question,
+                        text: &prompt.text,
                     },
-                    manner => PhotographWork::Answer {
-                        prompt: &ask.prompt,
-                        fields: &fields[manner.name()],
+                    mode => PhotographWork::Answer {
+                        prompt: &prompt.question,
+                        fields: &fields[mode.name()],
                     },
                 },
             })
@@ -212,18 +212,18 @@ impl<'a> HonestyAnswers<'a> {
         let mut fresh = Vec::with_capacity(prompts.len());
         let names: Vec<String> = prompts
             .iter()
-            .map(|ask| self.name(ask.photograph))
+            .map(|prompt| self.name(prompt.photograph))
             .collect();
         let file = &mut self.file;
         let run = answering.run_jobs(&jobs, |i, answer| {
-            let ask = &prompts[i];
+            let prompt = &prompts[i];
             if let Some(file) = file {
                 let row =
-                    json!({ "image": names[i], "manner": ask.manner.name(), "prompt": ask.prompt,
-                        "text": ask.text, "answer": answer });
+                    json!({ "image": names[i], "manner": prompt.mode.name(), "prompt": prompt.question,
+                        "text": prompt.text, "answer": answer });
                 file.push(row)?;
             }
-            fresh.push((ask.clone(), answer));
+            fresh.push((prompt.clone(), answer));
             Ok(())
         });
         self.known.extend(fresh);
@@ -237,8 +237,8 @@ impl<'a> HonestyAnswers<'a> {
     }
 
     /// Answer to a request, if there is one.
-    pub(super) fn get(&self, ask: &HonestyPrompt) -> Option<&AnswerWithCost> {
-        self.known.get(ask)
+    pub(super) fn get(&self, prompt: &HonestyPrompt) -> Option<&AnswerWithCost> {
+        self.known.get(prompt)
     }
 
     /// Name and version of the model, and the folder if there are several.
