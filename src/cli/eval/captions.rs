@@ -1,6 +1,9 @@
 //! `candor eval captions`
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::json;
@@ -20,7 +23,7 @@ use crate::{
         bootstrap::REPEATS,
         captions::{Evaluation, ImageCaption, Measures, report},
         chair::{ChairVocabulary, ContrastCaption, MatchStyle, contrast},
-        data::{AnnotatedImage, Hypotheses, ReferenceSet, pair},
+        data::{AnnotatedImage, Hypotheses, Pairs, ReferenceSet, pair},
         report::{Column, NumberFormat, ReportTable, Section, TableRow},
     },
 };
@@ -221,16 +224,7 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         description: described,
     };
     let mut pairs = pair(&references, &hypotheses, args.partial).map_err(Failure::misused)?;
-    let chosen: std::collections::HashSet<*const AnnotatedImage> = references
-        .images()
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| args.half.has(*i))
-        .map(|(_, image)| std::ptr::from_ref(image))
-        .collect();
-    pairs
-        .pairs
-        .retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
+    retain_half(&mut pairs, &references, args.half);
     let evaluation = Evaluation::new(&pairs.pairs, measures);
     let name = |path: &Path| {
         path.file_stem().map_or_else(
@@ -280,6 +274,20 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         .notes
         .extend(notes(&references, &pairs.pairs, chair, has_captions));
     args.output.show(&report)
+}
+
+/// Drops the pairs whose image is not in a part of the references.
+fn retain_half(pairs: &mut Pairs<'_>, references: &ReferenceSet, half: Part) {
+    let chosen: HashSet<*const AnnotatedImage> = references
+        .images()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| half.has(*i))
+        .map(|(_, image)| std::ptr::from_ref(image))
+        .collect();
+    pairs
+        .pairs
+        .retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
 }
 
 /// Captions of `--against` in the order of the hypotheses' pairs.

@@ -503,11 +503,11 @@ fn cost(settings: &[Setting], answers: &[Vec<AnswerWithCost>]) -> ReportTable {
         let n = answers[i].len().max(1) as f64;
         let share =
             |verdict: &str| answers[i].iter().filter(|a| a.verdict == verdict).count() as f64 / n;
-        let kept = answers[i].iter().map(|a| a.tokens).sum::<u64>() as f64 / n;
+        let given = answers[i].iter().map(|a| a.tokens).sum::<u64>() as f64 / n;
         let cells = vec![
             ratio(answers, i).into(),
             (decoded(&answers[i]) / n).into(),
-            kept.into(),
+            given.into(),
             share("clean").into(),
             share("repaired").into(),
             share("flagged").into(),

@@ -170,49 +170,195 @@ impl Figure {
     }
 }
 
-macro_rules! figures {
-    ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $value:expr;)*) => {
-        /// All figures, in the order of tables.
-        pub(super) const FIGURES: &[Figure] =
-            &[$(Figure { group: FigureGroup::$group, name: $name, format: $format, better: $better,
-                help: $help, value: $value }),*];
-    };
-}
-
 const LOWER: Option<GoodDirection> = Some(GoodDirection::Lower);
 const HIGHER: Option<GoodDirection> = Some(GoodDirection::Higher);
 
-figures! {
-    Open "CHAIR_i" NumberFormat::Percent, LOWER, "share of object mentions that no reference \
-                                                  supports", |s| s.rate(OPEN + 3, OPEN + 2);
-    Open "CHAIR_s" NumberFormat::Percent, LOWER, "share of captions with such a mention", |s| s.rate(OPEN + 1, OPEN);
-    Open "recall" NumberFormat::Percent, HIGHER, "share of the nouns named by at least two people \
-                                                  that the caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
-    Open "wrong colours" NumberFormat::Percent, LOWER, "share of colors that all references \
-                                                        contradict", |s| s.rate(OPEN + 7, OPEN + 6);
-    Open "wrong counts" NumberFormat::Percent, LOWER, "share of numbers that all references \
-                                                       contradict", |s| s.rate(OPEN + 9, OPEN + 8);
-    Open "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
-                                            less", |s| s.rate(OPEN + 10, OPEN);
-    Open "captions" NumberFormat::Count, None, "captions judged", |s| s.0[OPEN];
-    Closed "CHAIR_i" NumberFormat::Percent, LOWER, "share of object mentions whose object is not \
-                                                    in the image", |s| s.rate(CLOSED + 3, CLOSED + 2);
-    Closed "CHAIR_s" NumberFormat::Percent, LOWER, "share of captions with such a mention", |s| s.rate(CLOSED + 1, CLOSED);
-    Closed "recall" NumberFormat::Percent, HIGHER, "share of all images' objects that their \
-                                                    captions mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
-    Closed "cover" NumberFormat::Percent, HIGHER, "mean share of its image's objects that a \
-                                                   caption mentions (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
-    Closed "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
-                                              less", |s| s.rate(CLOSED + 7, CLOSED);
-    Closed "captions" NumberFormat::Count, None, "captions judged", |s| s.0[CLOSED];
-    Description "BLEU-1" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(0);
-    Description "BLEU-2" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(1);
-    Description "BLEU-3" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(2);
-    Description "BLEU-4" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(3);
-    Description "ROUGE-L" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap \
-        1.2", |s| s.rate(TEXT + 10, TEXT + 12);
-    Description "CIDEr-D" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies \
-        of the references evaluated", |s| s.rate(TEXT + 11, TEXT + 12);
-    Description "words" NumberFormat::Decimal(1), None, "mean length", |s| s.rate(WORDS, WORDS + 1);
-    Description "captions" NumberFormat::Count, None, "captions judged", |s| s.0[TEXT + 12];
+const fn figure(
+    group: FigureGroup,
+    name: &'static str,
+    format: NumberFormat,
+    better: Option<GoodDirection>,
+    help: &'static str,
+    value: fn(&Sums) -> f64,
+) -> Figure {
+    Figure {
+        group,
+        name,
+        format,
+        better,
+        help,
+        value,
+    }
 }
+
+/// All figures, in the order of tables.
+pub(super) const FIGURES: &[Figure] = &[
+    figure(
+        FigureGroup::Open,
+        "CHAIR_i",
+        NumberFormat::Percent,
+        LOWER,
+        "share of object mentions that no reference supports",
+        |s| s.rate(OPEN + 3, OPEN + 2),
+    ),
+    figure(
+        FigureGroup::Open,
+        "CHAIR_s",
+        NumberFormat::Percent,
+        LOWER,
+        "share of captions with such a mention",
+        |s| s.rate(OPEN + 1, OPEN),
+    ),
+    figure(
+        FigureGroup::Open,
+        "recall",
+        NumberFormat::Percent,
+        HIGHER,
+        "share of the nouns named by at least two people that the caption supports",
+        |s| s.rate(OPEN + 5, OPEN + 4),
+    ),
+    figure(
+        FigureGroup::Open,
+        "wrong colours",
+        NumberFormat::Percent,
+        LOWER,
+        "share of colors that all references contradict",
+        |s| s.rate(OPEN + 7, OPEN + 6),
+    ),
+    figure(
+        FigureGroup::Open,
+        "wrong counts",
+        NumberFormat::Percent,
+        LOWER,
+        "share of numbers that all references contradict",
+        |s| s.rate(OPEN + 9, OPEN + 8),
+    ),
+    figure(
+        FigureGroup::Open,
+        "words",
+        NumberFormat::Decimal(1),
+        None,
+        "mean length: a model that says less hallucinates less",
+        |s| s.rate(OPEN + 10, OPEN),
+    ),
+    figure(
+        FigureGroup::Open,
+        "captions",
+        NumberFormat::Count,
+        None,
+        "captions judged",
+        |s| s.0[OPEN],
+    ),
+    figure(
+        FigureGroup::Closed,
+        "CHAIR_i",
+        NumberFormat::Percent,
+        LOWER,
+        "share of object mentions whose object is not in the image",
+        |s| s.rate(CLOSED + 3, CLOSED + 2),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "CHAIR_s",
+        NumberFormat::Percent,
+        LOWER,
+        "share of captions with such a mention",
+        |s| s.rate(CLOSED + 1, CLOSED),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "recall",
+        NumberFormat::Percent,
+        HIGHER,
+        "share of all images' objects that their captions mention",
+        |s| s.rate(CLOSED + 5, CLOSED + 4),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "cover",
+        NumberFormat::Percent,
+        HIGHER,
+        "mean share of its image's objects that a caption mentions (AMBER)",
+        |s| s.rate(CLOSED + 8, CLOSED + 6),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "words",
+        NumberFormat::Decimal(1),
+        None,
+        "mean length: a model that says less hallucinates less",
+        |s| s.rate(CLOSED + 7, CLOSED),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "captions",
+        NumberFormat::Count,
+        None,
+        "captions judged",
+        |s| s.0[CLOSED],
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-1",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(0),
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-2",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(1),
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-3",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(2),
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-4",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(3),
+    ),
+    figure(
+        FigureGroup::Description,
+        "ROUGE-L",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.rate(TEXT + 10, TEXT + 12),
+    ),
+    figure(
+        FigureGroup::Description,
+        "CIDEr-D",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2; document frequencies of the references evaluated",
+        |s| s.rate(TEXT + 11, TEXT + 12),
+    ),
+    figure(
+        FigureGroup::Description,
+        "words",
+        NumberFormat::Decimal(1),
+        None,
+        "mean length",
+        |s| s.rate(WORDS, WORDS + 1),
+    ),
+    figure(
+        FigureGroup::Description,
+        "captions",
+        NumberFormat::Count,
+        None,
+        "captions judged",
+        |s| s.0[TEXT + 12],
+    ),
+];

@@ -80,42 +80,45 @@ fn is_verb(word: &str) -> bool {
         || inflected("ed")
 }
 
+/// Shares of fragments and loops among `captions`, which has one entry per image.
+fn form_row(name: &str, captions: &[Vec<&str>], repeats: usize, seed: u64) -> TableRow {
+    let counts: Vec<[f64; 5]> = captions
+        .iter()
+        .map(|texts| {
+            let forms: Vec<Form> = texts.iter().map(|text| Form::detect(text)).collect();
+            let count =
+                |test: fn(&Form) -> bool| forms.iter().filter(|form| test(form)).count() as f64;
+            [
+                texts.len() as f64,
+                count(|f| f.is_fragment()),
+                count(|f| f.is_short),
+                count(|f| f.is_unfinished),
+                count(|f| f.is_loop),
+            ]
+        })
+        .collect();
+    let shares = |weights: &[u32]| {
+        let sum = |i: usize| {
+            counts
+                .iter()
+                .zip(weights)
+                .map(|(c, &w)| c[i] * f64::from(w))
+                .sum::<f64>()
+        };
+        (1..5).map(|i| sum(i) / sum(0)).collect()
+    };
+    let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
+    let mut cells: Vec<TableCell> = estimates(counts.len(), repeats, seed, shares)
+        .into_iter()
+        .map(TableCell::from)
+        .collect();
+    cells.extend(whole.map(TableCell::from));
+    TableRow::new(name, cells)
+}
+
 /// Builds the table of fragments and loops, with a row per model and one for people.
 pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> ReportTable {
-    let row = |name: &str, captions: &[Vec<&str>]| {
-        let counts: Vec<[f64; 5]> = captions
-            .iter()
-            .map(|texts| {
-                let forms: Vec<Form> = texts.iter().map(|text| Form::detect(text)).collect();
-                let count =
-                    |test: fn(&Form) -> bool| forms.iter().filter(|form| test(form)).count() as f64;
-                [
-                    texts.len() as f64,
-                    count(|f| f.is_fragment()),
-                    count(|f| f.is_short),
-                    count(|f| f.is_unfinished),
-                    count(|f| f.is_loop),
-                ]
-            })
-            .collect();
-        let shares = |weights: &[u32]| {
-            let sum = |i: usize| {
-                counts
-                    .iter()
-                    .zip(weights)
-                    .map(|(c, &w)| c[i] * f64::from(w))
-                    .sum::<f64>()
-            };
-            (1..5).map(|i| sum(i) / sum(0)).collect()
-        };
-        let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
-        let mut cells: Vec<TableCell> = estimates(counts.len(), repeats, seed, shares)
-            .into_iter()
-            .map(TableCell::from)
-            .collect();
-        cells.extend(whole.map(TableCell::from));
-        TableRow::new(name, cells)
-    };
+    let row = |name: &str, captions: &[Vec<&str>]| form_row(name, captions, repeats, seed);
     let mut rows: Vec<TableRow> = models
         .iter()
         .map(|(name, evaluation)| {

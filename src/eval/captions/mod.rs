@@ -163,54 +163,12 @@ fn judge<'a>(
         open = Some(judgment);
     }
     if let Some(vocabulary) = measures.closed {
-        let instances = || image.objects.iter().flatten();
-        // Each person's objects are read once: for the ground truth, and for the ground truth
-        // without that person.
-        let named: Vec<BTreeSet<String>> = image
-            .captions
-            .iter()
-            .map(|c| vocabulary.objects(None::<&str>, [c]))
-            .collect();
-        let annotated = vocabulary.objects(instances(), None::<&str>);
-        let truth = |without: Option<usize>| {
-            let others = named
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| Some(*i) != without)
-                .flat_map(|(_, objects)| objects);
-            annotated
-                .iter()
-                .chain(others)
-                .cloned()
-                .collect::<BTreeSet<String>>()
-        };
-        let present = truth(None);
-        let judged = chair::judge(vocabulary, text, &present);
-        sums.closed(&judged.stats);
-        let mentions: Vec<(Range<usize>, &str, bool)> = judged
-            .mentions
-            .into_iter()
-            .map(|(mention, is_present)| (mention.range, mention.object, is_present))
-            .collect();
-        let naming = |object: &String| {
-            mentions
-                .iter()
-                .filter(|m| m.1 == object)
-                .map(|m| m.0.clone())
-                .collect()
-        };
-        let present = present
-            .iter()
-            .filter(|name| vocabulary.object(name) == Some(name))
-            .map(naming)
-            .collect();
-        closed = Some(ClosedObjects { mentions, present });
-        if image.captions.len() > 1 {
-            let stats = |(i, caption): (usize, &String)| {
-                chair::judge(vocabulary, caption, &truth(Some(i))).stats
-            };
-            people.closed(&image.captions.iter().enumerate().map(stats).sum());
-        }
+        closed = Some(judge_closed(
+            image,
+            text,
+            vocabulary,
+            (&mut sums, &mut people),
+        ));
     }
     if let Some(scores) = scores {
         sums.description(&scores);
@@ -234,6 +192,63 @@ fn judge<'a>(
         sums,
         people,
     }
+}
+
+/// Judges a caption by the closed vocabulary, and people's captions each by the others.
+fn judge_closed<'a>(
+    image: &AnnotatedImage,
+    text: &str,
+    vocabulary: &'a ChairVocabulary,
+    (sums, people): (&mut Sums, &mut Sums),
+) -> ClosedObjects<'a> {
+    let instances = || image.objects.iter().flatten();
+    // Each person's objects are read once: for the ground truth, and for the ground truth
+    // without that person.
+    let named: Vec<BTreeSet<String>> = image
+        .captions
+        .iter()
+        .map(|c| vocabulary.objects(None::<&str>, [c]))
+        .collect();
+    let annotated = vocabulary.objects(instances(), None::<&str>);
+    let truth = |without: Option<usize>| {
+        let others = named
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| Some(*i) != without)
+            .flat_map(|(_, objects)| objects);
+        annotated
+            .iter()
+            .chain(others)
+            .cloned()
+            .collect::<BTreeSet<String>>()
+    };
+    let present = truth(None);
+    let judged = chair::judge(vocabulary, text, &present);
+    sums.closed(&judged.stats);
+    let mentions: Vec<(Range<usize>, &str, bool)> = judged
+        .mentions
+        .into_iter()
+        .map(|(mention, is_present)| (mention.range, mention.object, is_present))
+        .collect();
+    let naming = |object: &String| {
+        mentions
+            .iter()
+            .filter(|m| m.1 == object)
+            .map(|m| m.0.clone())
+            .collect()
+    };
+    let present = present
+        .iter()
+        .filter(|name| vocabulary.object(name) == Some(name))
+        .map(naming)
+        .collect();
+    if image.captions.len() > 1 {
+        let stats = |(i, caption): (usize, &String)| {
+            chair::judge(vocabulary, caption, &truth(Some(i))).stats
+        };
+        people.closed(&image.captions.iter().enumerate().map(stats).sum());
+    }
+    ClosedObjects { mentions, present }
 }
 
 #[cfg(test)]

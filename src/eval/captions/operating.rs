@@ -68,10 +68,31 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     let kinds: Vec<usize> = (0..MentionKind::ALL.len())
         .filter(|kind| measured(*kind))
         .collect();
+    let (table, plots) = (settings_table(points, &kinds), plots(points, &kinds));
+    let text = "Points further down hallucinate less; points further right name more of what is \
+                there, or cost more tokens. The table after the plots has every number, and the \
+                settings that would crowd them.";
+    [
+        Section {
+            title: "Trade-off".into(),
+            text: vec![text.into()],
+            plots,
+            ..Section::default()
+        },
+        Section {
+            title: "Trade-off in numbers".into(),
+            tables: vec![table],
+            ..Section::default()
+        },
+    ]
+}
+
+/// Table of every setting's cost, hallucination and recall over the vocabularies of `kinds`.
+fn settings_table(points: &[OperatingPoint], kinds: &[usize]) -> ReportTable {
     let name = |kind: usize| MentionKind::ALL[kind].name();
     let mut columns =
         vec![Column::new("decoded, ratio", NumberFormat::Decimal(2)).better(GoodDirection::Lower)];
-    for &kind in &kinds {
+    for &kind in kinds {
         columns.push(
             Column::new(format!("CHAIR_i, {}", name(kind)), NumberFormat::Percent)
                 .better(GoodDirection::Lower),
@@ -96,7 +117,7 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
             ..TableRow::new(point.name.clone(), cells)
         }
     };
-    let table = ReportTable {
+    ReportTable {
         title: "Every setting".into(),
         note:
             "The numbers of the plots; intervals are in Figures. In rows of flag, flagged object \
@@ -105,9 +126,14 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
                 .into(),
         columns,
         rows: points.iter().map(row).collect(),
-    };
+    }
+}
+
+/// Plots of hallucination against recall and against cost, for the vocabularies of `kinds`.
+fn plots(points: &[OperatingPoint], kinds: &[usize]) -> Vec<Plot> {
+    let name = |kind: usize| MentionKind::ALL[kind].name();
     let mut plots = Vec::new();
-    for &kind in &kinds {
+    for &kind in kinds {
         let rates = |point: &OperatingPoint| point.rates[kind];
         let y = || Axis {
             label: "CHAIR_i, % (lower is better)".into(),
@@ -137,22 +163,7 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
             |point, _| point.decoded,
         ));
     }
-    let text = "Points further down hallucinate less; points further right name more of what is \
-                there, or cost more tokens. The table after the plots has every number, and the \
-                settings that would crowd them.";
-    [
-        Section {
-            title: "Trade-off".into(),
-            text: vec![text.into()],
-            plots,
-            ..Section::default()
-        },
-        Section {
-            title: "Trade-off in numbers".into(),
-            tables: vec![table],
-            ..Section::default()
-        },
-    ]
+    plots
 }
 
 fn series(

@@ -792,8 +792,10 @@ fn real_flickr8k_folder_is_read() {
 
 proptest! {
     #[test]
-    fn any_caption_survives_a_round_trip(rows in prop::collection::btree_map("[a-z0-9]{1,8}", "\\PC{0,30}",
-        1..10), array in any::<bool>()) {
+    fn any_caption_survives_a_round_trip(
+        rows in prop::collection::btree_map("[a-z0-9]{1,8}", "\\PC{0,30}", 1..10),
+        array in any::<bool>(),
+    ) {
         let json: Vec<String> = rows.iter()
             .map(|(image, caption)| serde_json::json!({"image": image, "caption": caption})
                 .to_string()).collect();

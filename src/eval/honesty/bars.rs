@@ -57,8 +57,12 @@ macro_rules! bars {
             /// Returns the definition of the figure.
             pub fn bar(self) -> HonestyBar {
                 match self {
-                    $(Self::$key => HonestyBar { name: $name, table: BarTable::$table, limit: $limit,
-                        goal: $goal }),*
+                    $(Self::$key => HonestyBar {
+                        name: $name,
+                        table: BarTable::$table,
+                        limit: $limit,
+                        goal: $goal,
+                    }),*
                 }
             }
         }

@@ -73,7 +73,7 @@ fn pairs<'a>(
                 .map_or(&[][..], Vec::as_slice),
         };
         let free = |other: &&&str| {
-            !objects.contains(**other) && pairs.iter().all(|(_, asked)| asked != *other)
+            !objects.contains(**other) && pairs.iter().all(|(_, chosen)| chosen != *other)
         };
         let Some(&absent) = best.iter().chain(&drawn).find(free) else {
             break;

@@ -204,10 +204,10 @@ fn from_row(
         *by_id.get(&id).ok_or_else(|| format!("no question {id}"))?
     };
     if !row.question.is_absent() {
-        let (said, asked) = (row.question.text("question")?, &questions[index].text);
-        if !said.to_lowercase().starts_with(&asked.to_lowercase()) {
+        let (given, expected) = (row.question.text("question")?, &questions[index].text);
+        if !given.to_lowercase().starts_with(&expected.to_lowercase()) {
             return Err(format!(
-                "answers '{said}', but question {} is '{asked}'",
+                "answers '{given}', but question {} is '{expected}'",
                 questions[index].id
             ));
         }

@@ -280,8 +280,13 @@ proptest! {
     }
 
     #[test]
-    fn counts_of_answers_add_up(rounds in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50)) {
-        let sum: PopeCounts = rounds.iter().map(|&(present, yes)| PopeCounts::from_answer(present, yes)).sum();
+    fn counts_of_answers_add_up(
+        rounds in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50),
+    ) {
+        let sum: PopeCounts = rounds
+            .iter()
+            .map(|&(present, yes)| PopeCounts::from_answer(present, yes))
+            .sum();
         prop_assert_eq!(sum.total(), rounds.len());
         prop_assert_eq!(sum.yes_rate(),
             (!rounds.is_empty()).then(|| rounds.iter().filter(|r| r.1)

@@ -394,21 +394,21 @@ mod tests {
         }
         .html()
         .unwrap();
-        let place = |part: &str| {
+        let position = |part: &str| {
             page.find(part)
                 .unwrap_or_else(|| panic!("{part} in {page}"))
         };
         assert!(
-            place(">Before<") < place(">and a frisbee</del>")
-                && place("</del>") < place(">After<")
-                && place(">After<") < place(">runs</ins>")
+            position(">Before<") < position(">and a frisbee</del>")
+                && position("</del>") < position(">After<")
+                && position(">After<") < position(">runs</ins>")
         );
         for part in [
             "<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>",
             "title=\"removed, not in the references\"",
             "<b>Right answer:</b> A &amp; B",
         ] {
-            place(part);
+            position(part);
         }
     }
 

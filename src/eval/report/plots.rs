@@ -633,7 +633,9 @@ mod tests {
         fn drawing_of_any_numbers_is_finite(points in prop::collection::vec((any::<f64>(),
             any::<f64>()), 0..20), marks in any::<bool>()) {
             well_formed(&one_series(points.clone(), marks));
-            let bars = points.iter().map(|p| PlotBar { name: "b".to_owned(), value: p.0, text: None })
+            let bars = points
+                .iter()
+                .map(|p| PlotBar { name: "b".to_owned(), value: p.0, text: None })
                 .collect();
             well_formed(&draw(&Plot::Bars { title: String::new(), label: String::new(),
                 bars }).svg);

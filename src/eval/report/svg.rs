@@ -84,9 +84,9 @@ pub(super) fn drawable(value: f64) -> bool {
 
 /// Range of an axis: as requested, or that of the data with a margin that does not extend beyond
 /// zero.
-pub(super) fn range(asked: Option<(f64, f64)>, data: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn range(requested: Option<(f64, f64)>, data: impl Iterator<Item = f64>) -> (f64, f64) {
     if let Some((low, high)) =
-        asked.filter(|&(low, high)| drawable(low) && drawable(high) && high - low > 1e-12)
+        requested.filter(|&(low, high)| drawable(low) && drawable(high) && high - low > 1e-12)
     {
         return (low, high);
     }

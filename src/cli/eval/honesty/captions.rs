@@ -57,7 +57,7 @@ struct CaptionMeasures {
     unflagged: Measure,
     right_flagged: Measure,
     count: Measure,
-    kept: Measure,
+    count_ratio: Measure,
     repaired: [Measure; 3],
     form: [Measure; 2],
     form_off: Measure,
@@ -73,7 +73,7 @@ impl CaptionMeasures {
                 unflagged: UnflaggedFlickr,
                 right_flagged: RightFlaggedFlickr,
                 count: MentionsCountFlickr,
-                kept: MentionsKeptFlickr,
+                count_ratio: MentionsKeptFlickr,
                 repaired: [RepairChairFlickr, RepairRecallFlickr, RepairCiderFlickr],
                 form: [FragmentsFlickr, LoopsFlickr],
                 form_off: FragmentsOffFlickr,
@@ -84,7 +84,7 @@ impl CaptionMeasures {
                 unflagged: UnflaggedCoco,
                 right_flagged: RightFlaggedCoco,
                 count: MentionsCountCoco,
-                kept: MentionsKeptCoco,
+                count_ratio: MentionsKeptCoco,
                 repaired: [RepairChairCoco, RepairRecallCoco, RepairCiderCoco],
                 form: [FragmentsCoco, LoopsCoco],
                 form_off: FragmentsOffCoco,
@@ -350,7 +350,7 @@ fn count_findings(
         |measure, figure| Finding::new(measure, figure, rows.len(), rows.len(), "captions");
     let ratio = match before(measures.count) {
         Some(known) => finding(
-            measures.kept,
+            measures.count_ratio,
             Estimate {
                 value: per_caption.value / known,
                 interval: per_caption
@@ -359,7 +359,7 @@ fn count_findings(
             },
         ),
         None => Finding {
-            measure: measures.kept,
+            measure: measures.count_ratio,
             found: MeasuredValue::NotMeasured("needs an earlier run: --against".into()),
             photographs: rows.len(),
             counted: String::new(),

@@ -218,10 +218,8 @@ impl<'a> HonestyAnswers<'a> {
         let run = answering.run_jobs(&jobs, |i, answer| {
             let prompt = &prompts[i];
             if let Some(file) = file {
-                let row =
-                    json!({ "image": names[i], "manner": prompt.mode.name(), "prompt": prompt.question,
-                        "text": prompt.text, "answer": answer });
-                file.push(row)?;
+                file.push(json!({ "image": names[i], "manner": prompt.mode.name(),
+                    "prompt": prompt.question, "text": prompt.text, "answer": answer }))?;
             }
             fresh.push((prompt.clone(), answer));
             Ok(())

@@ -2,7 +2,7 @@
 
 use super::{
     cards::{Card, cards},
-    material::{AnswerTruth, HonestyMaterial, HonestyQuestion},
+    material::{AnswerTruth, HonestyMaterial, HonestyObject, HonestyQuestion},
     prompts::{HonestyAnswers, HonestyPrompt, PromptMode},
 };
 use crate::eval::{
@@ -167,7 +167,7 @@ struct AnswerMeasures {
     right: Measure,
     risk: Measure,
     coverage: Measure,
-    kept: Option<Measure>,
+    clean_right: Option<Measure>,
     pixels: Option<Measure>,
 }
 
@@ -180,7 +180,7 @@ impl AnswerMeasures {
                 right: RightFlickr,
                 risk: CleanRiskFlickr,
                 coverage: CoverageFlickr,
-                kept: Some(RightKeptFlickr),
+                clean_right: Some(RightKeptFlickr),
                 pixels: Some(PixelsAnswersFlickr),
             },
             PhotographOrigin::CocoMini => Self {
@@ -188,7 +188,7 @@ impl AnswerMeasures {
                 right: RightCoco,
                 risk: CleanRiskCoco,
                 coverage: CoverageCoco,
-                kept: None,
+                clean_right: None,
                 pixels: None,
             },
             _ => Self {
@@ -196,7 +196,7 @@ impl AnswerMeasures {
                 right: RightDaquar,
                 risk: CleanRiskDaquar,
                 coverage: CoverageDaquar,
-                kept: Some(RightKeptDaquar),
+                clean_right: Some(RightKeptDaquar),
                 pixels: Some(PixelsAnswersDaquar),
             },
         }
@@ -322,7 +322,7 @@ fn measure_origin(
         "answers",
         resampling,
     ));
-    findings.extend(measures.kept.map(|measure| {
+    findings.extend(measures.clean_right.map(|measure| {
         share_among(
             measure,
             &given,
@@ -496,20 +496,20 @@ fn measure_consistency(
                 .as_str(),
         )
     };
-    let object = |asked: &super::material::HonestyObject| {
-        let [negated, first, second] = asked
+    let parse = |object: &HonestyObject| {
+        let [negated, first, second] = object
             .questions
             .forms()
-            .map(|text| answer_text(asked.photograph, text));
-        let plain = answer_text(asked.photograph, &asked.questions.plain)?;
+            .map(|text| answer_text(object.photograph, text));
+        let plain = answer_text(object.photograph, &object.questions.plain)?;
         Some(ObjectAnswers::parse(
-            asked.photograph,
-            asked.is_present,
+            object.photograph,
+            object.is_present,
             plain,
             [negated?, first?, second?],
         ))
     };
-    let found: Vec<ObjectAnswers> = material.objects.iter().filter_map(object).collect();
+    let found: Vec<ObjectAnswers> = material.objects.iter().filter_map(parse).collect();
     if !found.is_empty() {
         results
             .findings
