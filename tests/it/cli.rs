@@ -747,7 +747,7 @@ fn dash_is_standard_input_and_output() {
     ] {
         let (code, _, err) = run_with(args, &file);
         assert!(
-            code == Some(2) && err.contains("can be read once"),
+            code == Some(2) && err.contains("can be read only once"),
             "{args:?}: {err}"
         );
     }

@@ -358,8 +358,12 @@ fn error_in_a_list_names_file_and_line() {
         ("dog, , puppy", 1, "empty word"),
         ("# ours\ndog\ncat, kitten,", 3, "empty word"),
         ("dog\ncat\nDog, puppy", 3, "object `dog`"),
-        ("dog, pet\ncat, Pet", 2, "`pet` names `dog`"),
-        ("-, hot tub\nbath, hot tub", 2, "`hot tub` names `-`"),
+        ("dog, pet\ncat, Pet", 2, "`pet` already names `dog`"),
+        (
+            "-, hot tub\nbath, hot tub",
+            2,
+            "`hot tub` already names `-`",
+        ),
         ("tv, tv/monitor", 1, "`tv/monitor`"),
     ] {
         let message = error(MatchStyle::Plain, text);

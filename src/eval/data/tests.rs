@@ -296,7 +296,7 @@ fn image_is_found_by_any_of_its_names() {
     ] {
         assert_eq!(set.get(name).map(|image| image.id.as_str()), id, "{name}");
     }
-    assert!(set.find("one").unwrap_err().contains("fits several"));
+    assert!(set.find("one").unwrap_err().contains("matches several"));
     let zero = references("r.jsonl", &row("\"z\"", "000.jpg")).unwrap();
     assert!(zero.get("0").is_some());
     let shadow = references(

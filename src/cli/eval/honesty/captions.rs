@@ -51,7 +51,7 @@ pub(super) struct CaptionResults {
     pub(super) mentions: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
-/// Findings on one origin's captions.
+/// Measures of one origin's captions.
 struct CaptionMeasures {
     mentions: Measure,
     unflagged: Measure,

@@ -161,7 +161,7 @@ pub(super) fn measure(
     results
 }
 
-/// Findings on one origin's answers.
+/// Measures of one origin's answers.
 struct AnswerMeasures {
     ranked: Measure,
     right: Measure,
