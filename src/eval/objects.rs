@@ -12,8 +12,6 @@ use std::{
     ops::Range,
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, ReferenceTexts, Support};
 
 /// Number of references that must name a noun for it to count for recall.
@@ -140,7 +138,7 @@ fn count(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Option<(Range<usize>, bool)>
 }
 
 /// Sums over many captions. Rates are `None` if there was nothing to count.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectScores {
     /// Captions judged.
     pub captions: usize,

@@ -393,12 +393,12 @@ fn ask_with_json_prints_the_api_response() {
 #[test]
 fn score_of_any_text_marks_low_reward_words() {
     let cat = photo("cat.jpg");
-    let doubted = candor(&["score", &cat, "A Dog chases a cat."])
+    let flagged = candor(&["score", &cat, "A Dog chases a cat."])
         .env("CANDOR_GUARD__THRESHOLD", "1")
         .output()
         .unwrap();
-    let out = String::from_utf8(doubted.stdout).unwrap();
-    assert_eq!(doubted.status.code(), Some(0));
+    let out = String::from_utf8(flagged.stdout).unwrap();
+    assert_eq!(flagged.status.code(), Some(0));
     assert!(
         out.starts_with("A [Dog chases a cat?0.") && out.ends_with("].\n"),
         "{out}"
