@@ -3,7 +3,7 @@
 
     tools/held_out.py --data ../shared/data --out runs/held-out [--parts 3,4]
 
-Photographs of coco-mini, daquar and vqa-rad fall into five parts by their content, as `src/eval/honesty/folds.rs` has it. The folder has the same files with
+Photographs of coco-mini, daquar and vqa-rad fall into five parts by their content, as `src/eval/honesty/mod.rs` has it. The folder has the same files with
 the rows of these parts alone; photographs are links to the originals.
 """
 

@@ -19,11 +19,13 @@ use super::{
 };
 use crate::serve::Local;
 
-/// Measure speed: tokens a second, latency for new and known photographs, start and memory
+/// Measure speed: tokens per second, latency for new and cached photographs, start-up time and
+/// memory
 ///
-/// Everything is streamed through the API's own handlers, in this process: the time to the first
-/// word, the gaps between words and the whole answer. Modes and concurrencies are measured in turn,
-/// several times over; the table shows medians, so that their ratios hold on a busy machine too.
+/// Every request is streamed through the API's handlers in this process. Measured are the time to
+/// the first word, the gaps between words and the time to the whole answer. Modes and concurrencies
+/// are measured in turn, several times; the table shows medians, so that their ratios hold on a
+/// busy machine too.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor bench --concurrency 1,4,16 --guard off,flag\n  candor bench \
@@ -31,11 +33,11 @@ use crate::serve::Local;
                   ../shared/data/flickr8k/images/dev"
 )]
 pub(crate) struct BenchArgs {
-    /// Requests at once
+    /// Numbers of concurrent requests, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     concurrency: Vec<usize>,
 
-    /// Guard modes; MODE/WINDOW holds back so many words
+    /// Guard modes, separated by commas; MODE/WINDOW streams with a window of that many words
     #[arg(long, value_delimiter = ',', default_value = "off,flag")]
     guard: Vec<String>,
 
@@ -43,15 +45,15 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "DIR", default_value = "tests/fixtures/photos")]
     photos: PathBuf,
 
-    /// Captions a measurement
+    /// Captions per measurement
     #[arg(long, default_value_t = 32)]
     captions: usize,
 
-    /// Measurements of each kind
+    /// Measurements per mode and concurrency
     #[arg(long, default_value_t = 7)]
     repeats: usize,
 
-    /// Write the figures as JSON; - is standard output, in place of the table
+    /// Write the figures as JSON; `-` writes them to standard output instead of the table
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
 
@@ -59,7 +61,7 @@ pub(crate) struct BenchArgs {
     model: ModelArgs,
 }
 
-/// One cell of the table; medians over the repeats.
+/// One row of the table; times are medians over the repeats.
 #[derive(Debug, Serialize)]
 struct Row {
     guard: String,
@@ -76,7 +78,7 @@ struct Row {
 
 #[derive(Debug, Serialize)]
 struct Figures {
-    /// Loading the bundle and starting the engine, then the first caption.
+    /// Time to load the bundle, start the engine and write the first caption.
     start_ms: f64,
     first_caption_ms: f64,
     /// Resident memory after the first caption.
@@ -143,7 +145,7 @@ async fn measure(
     let (first_caption_ms, resident_mib) = (milliseconds(begun.elapsed()), resident_mib());
     let mut serial = 0u64;
     let mut samples: Vec<((usize, usize, bool), Sample)> = Vec::new();
-    // The first round warms up and is not counted.
+    // The first round is a warm-up and is not counted.
     for round in 0..=args.repeats {
         for (g, guard) in args.guard.iter().enumerate() {
             for (c, &concurrency) in args.concurrency.iter().enumerate() {
@@ -152,8 +154,8 @@ async fn measure(
                         serial += 1;
                         let mut photo = photos[i % photos.len()].clone();
                         if fresh {
-                            // A comment behind a JPEG's first marker is no part of the picture, but
-                            // of the file: the cache has not seen it.
+                            // A comment segment changes the file but not the picture, so the image
+                            // cache misses.
                             let behind = photo.len().min(2);
                             photo.splice(
                                 behind..behind,
@@ -183,13 +185,13 @@ async fn measure(
     for (g, guard) in args.guard.iter().enumerate() {
         for (c, &concurrency) in args.concurrency.iter().enumerate() {
             for fresh in [false, true] {
-                let of: Vec<&Sample> = samples
+                let measured: Vec<&Sample> = samples
                     .iter()
                     .filter(|(key, _)| *key == (g, c, fresh))
                     .map(|(_, s)| s)
                     .collect();
                 let median =
-                    |f: fn(&Sample) -> f64| quantile(of.iter().map(|s| f(s)).collect(), 0.5);
+                    |f: fn(&Sample) -> f64| quantile(measured.iter().map(|s| f(s)).collect(), 0.5);
                 rows.push(Row {
                     guard: guard.clone(),
                     concurrency,
@@ -221,17 +223,17 @@ struct Sample {
     latencies: Vec<f64>,
 }
 
-/// One answer as its reader saw it, in milliseconds.
+/// Timing of one streamed answer as its client sees it, in milliseconds.
 #[derive(Default)]
-struct Read {
+struct AnswerTiming {
     tokens: u64,
     first_word: f64,
     gaps: Vec<f64>,
     latency: f64,
 }
 
-async fn read(local: &Local, request: &Value) -> Result<Read, String> {
-    let (begun, mut read, mut last) = (Instant::now(), Read::default(), None);
+async fn read(local: &Local, request: &Value) -> Result<AnswerTiming, String> {
+    let (begun, mut read, mut last) = (Instant::now(), AnswerTiming::default(), None);
     let mut chunks = pin!(local.stream(request).await?);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk?;
@@ -257,7 +259,7 @@ async fn volley(
     concurrency: usize,
 ) -> Result<Sample, Failure> {
     let begun = Instant::now();
-    let answers: Vec<Result<Read, String>> = stream::iter(requests)
+    let answers: Vec<Result<AnswerTiming, String>> = stream::iter(requests)
         .map(|request| async move { read(local, &request).await })
         .buffer_unordered(concurrency)
         .collect()
@@ -286,7 +288,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// `VmRSS` of this process, where the system has /proc.
+/// Resident memory of this process in MiB (`VmRSS` in /proc), where the system reports it.
 fn resident_mib() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
@@ -335,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_of_the_sorted_values() {
+    fn quantile_of_unsorted_values_is_that_of_sorted_ones() {
         assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
         assert_eq!(quantile((0..101).map(f64::from).collect(), 0.99), 99.0);
         assert!(quantile(Vec::new(), 0.5).is_nan());

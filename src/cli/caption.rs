@@ -12,21 +12,22 @@ use serde_json::{Value, json};
 use super::{
     Failure,
     common::{
-        GuardArgs, ModelArgs, TextStyle, between, block_on, given, open_bundle, settle, with_fields,
+        GuardArgs, ModelArgs, TextStyle, block_on, number_up_to, open_bundle, present_fields,
+        settle, with_fields,
     },
     lines::{LineFile, settings},
-    output::{command_line, is_stdio, note, one_stdin, print, progress},
-    photo::{in_flags, note_unfamiliar, of_folder, read, shown, shown_path},
+    output::{command_line, is_stdio, note, print, progress, refuse_shared_stdin},
+    photo::{format_answer, list_photographs, name_flags, note_unfamiliar, read, shown_path},
 };
 use crate::{config::Config, guard::Mode, serve::Local};
 
-/// Photographs that are answered at once in a batch.
+/// Photographs of a batch that are answered concurrently.
 const AT_ONCE: usize = 16;
 
-/// Caption photographs; words that the model cannot stand behind are marked
+/// Caption photographs; low-reward words are marked
 ///
-/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
-/// as [word?0.23]. What --guard regenerate wrote anew stands as [before → now].
+/// On a terminal, low-reward words are colored and followed by their score; in a pipe they are
+/// written as [word?0.23]. Words that --guard regenerate replaced are written as [before → now].
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor caption photo.jpg\n  candor caption --guard flag --json \
@@ -35,16 +36,16 @@ const AT_ONCE: usize = 16;
                   when typed again"
 )]
 pub(crate) struct CaptionArgs {
-    /// Photographs; - is standard input
+    /// Photographs to caption; `-` reads one from standard input
     #[arg(required_unless_present = "batch", value_name = "PHOTO")]
     photos: Vec<PathBuf>,
 
-    /// Caption every photograph of a folder
+    /// Folder whose photographs are all captioned
     #[arg(long, value_name = "DIR", requires = "out", conflicts_with = "photos")]
     batch: Option<PathBuf>,
 
-    /// Where a batch's captions go, one JSON object a line; a file of an earlier run with the same
-    /// settings is continued. - is standard output
+    /// File for a batch's captions, one JSON object per line; `-` is standard output. A file that
+    /// an earlier run with the same settings left is continued
     #[arg(
         long,
         value_name = "FILE.jsonl",
@@ -53,7 +54,7 @@ pub(crate) struct CaptionArgs {
     )]
     out: Option<PathBuf>,
 
-    /// Begin a batch's file anew, whatever is in it
+    /// Replace the batch's file, whatever it contains
     #[arg(long, requires = "out", conflicts_with = "photos")]
     overwrite: bool,
 
@@ -68,15 +69,15 @@ pub(crate) struct CaptionArgs {
                   photo.jpg \"What does the sign say?\" --on-unanswerable answer"
 )]
 pub(crate) struct AskArgs {
-    /// The photograph; - is standard input
+    /// Photograph; `-` reads it from standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
 
-    /// The question
+    /// Question to answer
     question: String,
 
-    /// What is done about questions that no photograph answers (text in it, times, names, advice)
-    /// and answers that are likely wrong: abstain or answer [default: abstain]
+    /// Treatment of questions that no photograph answers (text in it, times, names, advice) and of
+    /// answers that are likely wrong: abstain or answer [default: abstain]
     #[arg(long, value_name = "WHAT",
         value_parser = PossibleValuesParser::new(["abstain", "answer"]),
         hide_possible_values = true)]
@@ -86,29 +87,29 @@ pub(crate) struct AskArgs {
     answer: AnswerArgs,
 }
 
-/// Options of an answer: its writing and its printing.
+/// Options for decoding and printing an answer.
 #[derive(Debug, Args)]
 struct AnswerArgs {
-    /// off, score, flag, regenerate or block [default: flag]
+    /// Guard mode: off, score, flag, regenerate or block [default: flag]
     #[arg(long, value_name = "MODE")]
     guard: Option<String>,
 
     #[command(flatten)]
     judged: GuardArgs,
 
-    /// Most tokens of an answer [default: what the context leaves]
+    /// Maximum number of tokens in an answer [default: what the context leaves]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
 
-    /// 0 always takes the likeliest token; up to 2 [default: 0]
-    #[arg(long, value_name = "T", value_parser = |text: &str| between(text, 2.0))]
+    /// Sampling temperature, 0 to 2; 0 always takes the likeliest token [default: 0]
+    #[arg(long, value_name = "T", value_parser = |text: &str| number_up_to(text, 2.0))]
     temperature: Option<f64>,
 
-    /// The same seed gives the same answer, where --temperature is above 0
+    /// Seed for sampling; the same seed gives the same answer
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
 
-    /// Print the API's object instead of text
+    /// Print the API's response as JSON instead of text
     #[arg(long)]
     json: bool,
 
@@ -124,18 +125,18 @@ impl AnswerArgs {
         let reworded = matches!(self.judged.render, TextStyle::Hedged | TextStyle::Omitted);
         if reworded && matches!(config.guard.mode, Mode::Off | Mode::Score) {
             return Err(Failure::Misused(
-                "--render hedged and omitted are of flagged words, and \
-                                         --guard off and score flag none"
+                "--render hedged and omitted need flagged words; --guard off and --guard score \
+                 flag none"
                     .into(),
             ));
         }
         Ok(config)
     }
 
-    /// The fields of a request that the options give.
+    /// Request fields that the options set.
     fn fields(&self) -> Value {
         let guard = self.judged.fields();
-        given([
+        present_fields([
             ("max_tokens", self.max_tokens.map(Value::from)),
             ("temperature", self.temperature.map(Value::from)),
             ("seed", self.seed.map(Value::from)),
@@ -147,7 +148,7 @@ impl AnswerArgs {
 
 pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
     if let (Some(dir), Some(out)) = (&args.batch, &args.out) {
-        return batch(dir, out, args.overwrite, &args.answer);
+        return caption_folder(dir, out, args.overwrite, &args.answer);
     }
     if let Some(dir) = args.photos.iter().find(|photo| photo.is_dir()) {
         let how = format!(
@@ -162,8 +163,8 @@ pub(crate) fn caption(args: CaptionArgs) -> Result<(), Failure> {
         .iter()
         .map(|photo| ("a PHOTO", Some(photo)))
         .collect();
-    one_stdin(&inputs)?;
-    each(&args.photos, "", args.answer.fields(), &args.answer)
+    refuse_shared_stdin(&inputs)?;
+    answer_photographs(&args.photos, "", args.answer.fields(), &args.answer)
 }
 
 pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
@@ -172,7 +173,7 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     }
     if args.photo.is_dir() {
         return Err(Failure::Misused(format!(
-            "{} is a folder; a question is about one photograph",
+            "{} is a folder; name one photograph",
             args.photo.display()
         )));
     }
@@ -180,7 +181,7 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     if let Some(what) = args.on_unanswerable {
         fields["guard"]["on_unanswerable"] = what.into();
     }
-    each(
+    answer_photographs(
         std::slice::from_ref(&args.photo),
         &args.question,
         fields,
@@ -188,15 +189,15 @@ pub(crate) fn ask(args: AskArgs) -> Result<(), Failure> {
     )
 }
 
-/// A model with its handlers, and what every request of a command has in common.
-struct Answering<'a> {
+/// A running model and the request fields that all requests of a command share.
+struct AnswerClient<'a> {
     local: Local,
     most_bytes: usize,
     prompt: &'a str,
     fields: Value,
 }
 
-impl<'a> Answering<'a> {
+impl<'a> AnswerClient<'a> {
     fn start(config: Config, prompt: &'a str, fields: Value) -> Result<Self, Failure> {
         let (bundle, most_bytes) = (open_bundle(&config)?, config.images.max_bytes);
         Ok(Self {
@@ -209,20 +210,25 @@ impl<'a> Answering<'a> {
 
     async fn answer(&self, photo: &Path) -> Result<Value, String> {
         let (path, most_bytes) = (photo.to_owned(), self.most_bytes);
-        // Standard input may keep one waiting, and Ctrl-C must not.
+        // Reading standard input blocks, and Ctrl-C must still work.
         let file = tokio::task::spawn_blocking(move || read(&path, most_bytes))
             .await
             .map_err(|e| e.to_string())??;
         let request = self.local.request(&file, self.prompt);
         let answer = self.local.chat(&with_fields(request, &self.fields)).await;
-        answer.map_err(|e| format!("{}: {}", shown_path(photo), in_flags(&e)))
+        answer.map_err(|e| format!("{}: {}", shown_path(photo), name_flags(&e)))
     }
 }
 
-/// One answer a photograph; a photograph that cannot be answered is reported and does not stop the
-/// others.
-fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> Result<(), Failure> {
-    let answering = Answering::start(args.config()?, prompt, fields)?;
+/// Answers every photograph in turn. A photograph that cannot be answered is reported and does not
+/// stop the others.
+fn answer_photographs(
+    photos: &[PathBuf],
+    prompt: &str,
+    fields: Value,
+    args: &AnswerArgs,
+) -> Result<(), Failure> {
+    let answering = AnswerClient::start(args.config()?, prompt, fields)?;
     let failed = block_on(async {
         let mut failed = 0;
         for photo in photos {
@@ -231,7 +237,7 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
                 Ok(object) => {
                     let choice = &object["choices"][0];
                     note_unfamiliar(photo, choice);
-                    let text = shown(
+                    let text = format_answer(
                         choice["message"]["content"].as_str().unwrap_or_default(),
                         choice,
                         args.judged.render,
@@ -242,8 +248,8 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
                     }
                     if choice["guard"]["verdict"] == "abstained" {
                         note(
-                            "candor: this is no answer; --on-unanswerable answer gives one all the \
-                             same",
+                            "candor: the question was not answered; --on-unanswerable answer \
+                             forces an answer",
                         );
                     }
                 }
@@ -267,11 +273,16 @@ fn each(photos: &[PathBuf], prompt: &str, fields: Value, args: &AnswerArgs) -> R
     }
 }
 
-/// Captions the photographs of a folder that the file has no captions of yet.
-fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(), Failure> {
+/// Captions the photographs of a folder that have no caption in the file yet.
+fn caption_folder(
+    dir: &Path,
+    out: &Path,
+    overwrite: bool,
+    args: &AnswerArgs,
+) -> Result<(), Failure> {
     let (config, mut fields) = (args.config()?, args.fields());
     settle(config.model.threads.value())?;
-    let photos = of_folder(dir)?;
+    let photos = list_photographs(dir)?;
     let mut settings = settings(&config, &fields)?;
     if args.json {
         settings["json"] = true.into();
@@ -289,7 +300,7 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     let (total, before) = (photos.len(), photos.len() - open.len());
     if before == 0 && !done.is_empty() {
         let what = format!(
-            "{} has captions of other photographs than those of {}; --overwrite replaces it",
+            "{} has captions of photographs that are not in {}; --overwrite replaces it",
             out.display(),
             dir.display()
         );
@@ -297,14 +308,14 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     }
     if before > 0 {
         note(format_args!(
-            "candor: {before} of {total} photographs are captioned in {} already",
+            "candor: {before} of {total} photographs already have a caption in {}",
             out.display()
         ));
     }
     if open.is_empty() {
         return Ok(());
     }
-    let answering = Answering::start(config, "", fields.take())?;
+    let answering = AnswerClient::start(config, "", fields.take())?;
     let bar = progress(
         total,
         "{bar:40} {pos}/{len} photographs, {per_sec}, {eta} to go",
@@ -337,14 +348,14 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     });
     bar.finish_and_clear();
     match run {
-        Err(Failure::Interrupted(_)) => Err(interrupted(written - failed, total, &file)),
+        Err(Failure::Interrupted(_)) => Err(interruption(written - failed, total, &file)),
         Err(other) => Err(other),
         Ok(()) if failed > 0 => {
             let why = if is_stdio(out) {
                 String::new()
             } else {
                 format!(
-                    "; {} says why, and the same command tries them again",
+                    "; {} has the reasons, and the same command tries them again",
                     out.display()
                 )
             };
@@ -356,8 +367,8 @@ fn batch(dir: &Path, out: &Path, overwrite: bool, args: &AnswerArgs) -> Result<(
     }
 }
 
-/// The name of a file as a JSON string has it: where it is not UTF-8, its bytes are escaped, so
-/// that two names never look alike.
+/// File name as a JSON string. Bytes that are not UTF-8 are escaped, so that two different names
+/// never look alike.
 fn name_in_json(name: &OsStr) -> String {
     name.to_str().map_or_else(
         || name.as_encoded_bytes().escape_ascii().to_string(),
@@ -365,10 +376,10 @@ fn name_in_json(name: &OsStr) -> String {
     )
 }
 
-/// Says how far a run came that Ctrl-C ended, and how it goes on.
-pub(super) fn interrupted(done: usize, total: usize, file: &LineFile) -> Failure {
+/// Failure of a run that Ctrl-C ended: says how far it came and how to continue.
+pub(super) fn interruption(done: usize, total: usize, file: &LineFile) -> Failure {
     let on = if file.is_resumable() {
-        format!("; this goes on:\n  {}", command_line(&["--overwrite"]))
+        format!("; to continue:\n  {}", command_line(&["--overwrite"]))
     } else {
         String::new()
     };

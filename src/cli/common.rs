@@ -1,4 +1,4 @@
-//! What several commands share: where the configuration comes from, and the model that it names.
+//! Options and helpers that several commands share: configuration, model, guard.
 
 use std::{
     os::unix::process::CommandExt, path::PathBuf, process::Command, thread::available_parallelism,
@@ -17,40 +17,39 @@ use crate::{
     serve::InitialVersion,
 };
 
-/// The ways of printing a text whose words were judged.
+/// Style in which a guarded text is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum TextStyle {
-    /// As it was written.
+    /// The text alone.
     Plain,
-    /// With low-reward and rewritten words marked: colored on a terminal, [word?0.23] and [before →
-    /// now] elsewhere.
+    /// Low-reward and rewritten words marked: colored on a terminal, [word?0.23] and [before → now]
+    /// elsewhere.
     #[default]
     Marked,
-    /// As a screen reader should say it, with the doubt: "what may be a frisbee".
+    /// Low-reward words hedged, as a screen reader should speak them: "what may be a frisbee".
     Hedged,
-    /// The same without low-reward words, where the sentence allows it.
+    /// Low-reward words left out, where the sentence allows it.
     Omitted,
 }
 
-/// Options of the guard.
+/// Guard options.
 #[derive(Debug, Args)]
 pub(crate) struct GuardArgs {
-    /// Flag words with a reward below this, 0 to 1 [default: the bundle's own]
+    /// Flag words whose score is below this, 0 to 1 [default: the bundle's own]
     #[arg(long, value_name = "R", value_parser = share, conflicts_with = "target_fpr")]
     threshold: Option<f64>,
 
-    /// Flag by the threshold at which this share of grounded words is flagged, 0 to 1
+    /// Use the threshold that flags this share of grounded words, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     target_fpr: Option<f64>,
 
-    /// How the text is printed; --json and --out have what plain, hedged and omitted give as
-    /// alt_text
+    /// Style of the printed text; with --json and --out, plain, hedged and omitted set alt_text
     #[arg(long, value_enum, default_value_t, value_name = "HOW")]
     pub(crate) render: TextStyle,
 }
 
 impl GuardArgs {
-    /// The fields of a request's `guard`.
+    /// Fields of a request's `guard` object.
     pub(crate) fn fields(&self) -> Map<String, Value> {
         let style = match self.render {
             TextStyle::Plain => Some("plain"),
@@ -58,7 +57,7 @@ impl GuardArgs {
             TextStyle::Hedged => Some("hedged"),
             TextStyle::Omitted => Some("omitted"),
         };
-        given([
+        present_fields([
             ("threshold", self.threshold.map(Value::from)),
             ("target_fpr", self.target_fpr.map(Value::from)),
             ("render", style.map(Value::from)),
@@ -66,15 +65,17 @@ impl GuardArgs {
     }
 }
 
-/// The fields that have a value.
-pub(crate) fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+/// JSON fields that have a value.
+pub(crate) fn present_fields<const N: usize>(
+    fields: [(&str, Option<Value>); N],
+) -> Map<String, Value> {
     fields
         .into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .collect()
 }
 
-/// A request with more fields, or other values of them.
+/// Request with more fields, which replace those of the same name.
 pub(crate) fn with_fields(mut request: Value, fields: &Value) -> Value {
     for (name, value) in fields.as_object().into_iter().flatten() {
         request[name] = value.clone();
@@ -84,11 +85,11 @@ pub(crate) fn with_fields(mut request: Value, fields: &Value) -> Value {
 
 /// Parses a number between 0 and 1.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
-    between(text, 1.0)
+    number_up_to(text, 1.0)
 }
 
 /// Parses a number between 0 and `most`.
-pub(crate) fn between(text: &str, most: f64) -> Result<f64, String> {
+pub(crate) fn number_up_to(text: &str, most: f64) -> Result<f64, String> {
     let number = text
         .parse::<f64>()
         .ok()
@@ -96,7 +97,7 @@ pub(crate) fn between(text: &str, most: f64) -> Result<f64, String> {
     number.ok_or_else(|| format!("must be a number between 0 and {most}"))
 }
 
-/// Runs the asynchronous part of a command, until it is done or Ctrl-C ends it.
+/// Runs the asynchronous part of a command until it is done or Ctrl-C interrupts it.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
     let done = runtime.block_on(async {
@@ -105,19 +106,19 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
             Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted("interrupted".to_owned())),
         }
     });
-    // What still runs is for an answer that nobody waits for.
+    // Tasks that still run serve an answer that nobody waits for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-/// Options of every command that uses a model.
+/// Options of every command that loads a model.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Model: the name of an embedded bundle, or a bundle's directory [default: candor-mini]
+    /// Model: name of an embedded bundle, or directory of a bundle [default: candor-mini]
     #[arg(long, value_name = "NAME|DIR")]
     model: Option<String>,
 
-    /// Where the networks run: auto, cpu, cuda:N or metal [default: auto]
+    /// Device that runs the networks: auto, cpu, cuda:N or metal [default: auto]
     #[arg(long)]
     device: Option<DeviceChoice>,
 
@@ -135,7 +136,8 @@ impl ModelArgs {
         }
     }
 
-    /// The configuration: file, environment, these options, and those of `more` (flag, key, value).
+    /// Loads the configuration from file, environment, these options, and `more` (flag, key,
+    /// value).
     pub(crate) fn load(
         &self,
         more: &[(&'static str, &'static str, Option<String>)],
@@ -160,7 +162,7 @@ impl ModelArgs {
     }
 }
 
-/// The environment. Variables that are no Unicode are no options.
+/// Environment variables. Those that are not Unicode are skipped.
 pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(text)
 }
@@ -169,11 +171,12 @@ fn text((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(Stri
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
 
-/// Settles how the process runs, which can be had before it starts alone: so it starts again, once.
+/// Sets thread counts and allocator options that have to be set before the process starts; it
+/// therefore re-executes itself once.
 ///
-/// candle's own threads wait by spinning, beside rayon's and the workers of a training they are in
-/// the way. Where no variable names the number of threads, candle asks the system anew for every
-/// matrix product. The allocator keeps what it has: every step needs the same again.
+/// candle's threads wait by spinning, which slows rayon's and a training's workers down. Without
+/// the variable, candle asks the system for the number of cores in every matrix product. The
+/// allocator keeps freed memory, since every step allocates the same again.
 pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
     const MARK: &str = "CANDLE_NUM_THREADS";
     const KEPT_BYTES: &str = "1073741824";
@@ -193,23 +196,23 @@ pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
     Err(Failure::failed(again.exec()))
 }
 
-/// Sets the networks' threads up and loads what a server with this configuration begins with: the
-/// registry's version, or the configured bundle.
+/// Sets the thread counts and loads the version that a server with this configuration serves first:
+/// the registry's, or the configured bundle.
 pub(crate) fn open_first(config: &Config) -> Result<InitialVersion, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
     InitialVersion::choose(config, &device).map_err(Failure::failed)
 }
 
-/// Sets the networks' threads up and loads the configured bundle.
+/// Sets the thread counts and loads the configured bundle.
 pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
     Bundle::load(&config.model.name, config.model.reward.value(), &device).map_err(Failure::failed)
 }
 
-/// A report as this terminal shows it.
-pub(crate) fn shown(report: &EvaluationReport) -> String {
+/// Report rendered for the width and colors of this terminal.
+pub(crate) fn format_report(report: &EvaluationReport) -> String {
     let out = console::Term::stdout();
     let width = if out.is_term() {
         usize::from(out.size().1)

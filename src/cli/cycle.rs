@@ -24,38 +24,38 @@ use crate::{
     },
 };
 
-/// How willingly the process gives way to others.
+/// Scheduling priority of the process: the lowest.
 const NICE: i32 = 19;
 
 /// Learn from the corrections in the store: train, evaluate, and promote only what is better
 ///
-/// Snapshot, scorers, policy, scorers again, evaluation, gate, registry, promotion. A cycle that
-/// died goes on where it did. Store, registry, model and directory are those of the configuration,
-/// which a server may be using. A rejected candidate is kept with the reasons, and no failure: the
-/// exit status is 0.
+/// Steps: snapshot, scorers, policy, scorers again, evaluation, gate, registry, promotion. An
+/// interrupted cycle continues where it stopped. Store, registry, model and directory come from the
+/// configuration; a server may be using them. A rejected candidate is kept with the reasons, and
+/// the exit status is 0.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor cycle --once\n  candor cycle --every 24h --min-feedback \
                   500\n  candor cycle --once --recipe config/cycle.toml --config candor.toml"
 )]
 pub(crate) struct CycleArgs {
-    /// One cycle
+    /// Run one cycle
     #[arg(long, required_unless_present_any = ["every", "abandon"], conflicts_with = "every")]
     once: bool,
 
-    /// A cycle, and the next one that long after its beginning: 24h, 30m
+    /// Run a cycle every so often, from start to start: 24h, 30m
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     every: Option<Duration>,
 
-    /// Begin none with fewer new corrections than these
+    /// Start no cycle with fewer new corrections than this
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_feedback: usize,
 
-    /// Give up the cycle that is under way, and do nothing else
+    /// Abandon the unfinished cycle, and do nothing else
     #[arg(long, conflicts_with_all = ["once", "every"])]
     abandon: bool,
 
-    /// What a cycle does, and how much of it
+    /// Recipe: steps of a cycle and their sizes
     #[arg(long, value_name = "FILE", default_value = "config/cycle.toml")]
     recipe: PathBuf,
 
@@ -72,8 +72,7 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         return Err(Failure::Misused("registry.dir is off".to_owned()));
     };
     settle(config.model.threads.value())?;
-    // Before there are threads, which inherit it. Where it is refused the cycle is only less
-    // polite.
+    // Threads inherit the priority, so it is set before there are any. A refusal does no harm.
     let _ = rustix::process::nice(NICE);
     let registry = registry.map_err(Failure::failed)?;
     let cycles = CycleDirectory::hold(Path::new(&config.cycle.dir)).map_err(Failure::failed)?;
@@ -87,7 +86,7 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         .map_err(Failure::failed)?;
     let images =
         ImageStore::open(&config.feedback.images, std::env::vars_os()).map_err(Failure::failed)?;
-    let here = Here {
+    let session = CycleSession {
         config,
         registry,
         cycles,
@@ -96,15 +95,15 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
         images,
     };
     if args.abandon {
-        return here.abandon();
+        return session.abandon();
     }
     let Some(every) = args.every else {
-        return here.once(&args).map(drop);
+        return session.run_once(&args).map(drop);
     };
     loop {
         let begun = std::time::Instant::now();
-        match here.once(&args) {
-            // The next time it goes on there.
+        match session.run_once(&args) {
+            // The next cycle continues there.
             Err(Failure::Failed(error)) => note(format_args!("candor: {error}")),
             other => other?,
         }
@@ -112,13 +111,13 @@ pub(crate) fn run(args: CycleArgs) -> Result<(), Failure> {
     }
 }
 
-/// Prints how a cycle goes; it goes on where nobody reads that.
+/// Prints progress; the cycle goes on even if standard output is closed.
 fn tell(line: impl std::fmt::Display) {
     let _ = print(line);
 }
 
-/// Everything that is opened once.
-struct Here {
+/// Configuration, store and registry that all cycles use.
+struct CycleSession {
     config: Config,
     registry: Registry,
     cycles: CycleDirectory,
@@ -127,8 +126,8 @@ struct Here {
     images: ImageStore,
 }
 
-impl Here {
-    fn place(&self) -> CycleContext<'_> {
+impl CycleSession {
+    fn context(&self) -> CycleContext<'_> {
         CycleContext {
             cycles: &self.cycles,
             store: &self.store,
@@ -139,9 +138,9 @@ impl Here {
         }
     }
 
-    /// One cycle, if there is enough to learn from or one to go on with.
-    fn once(&self, args: &CycleArgs) -> Result<(), Failure> {
-        let (new, under_way) = waiting(&self.place()).map_err(Failure::failed)?;
+    /// Runs one cycle if one is unfinished or there are enough new corrections.
+    fn run_once(&self, args: &CycleArgs) -> Result<(), Failure> {
+        let (new, under_way) = waiting(&self.context()).map_err(Failure::failed)?;
         if new < args.min_feedback && !under_way {
             tell(format_args!(
                 "waiting: {new} of {} new corrections",
@@ -150,7 +149,7 @@ impl Here {
             return Ok(());
         }
         let recipe = || Recipe::read(&args.recipe);
-        let mut cycle = CycleRun::open(self.place(), recipe).map_err(|e| match e {
+        let mut cycle = CycleRun::open(self.context(), recipe).map_err(|e| match e {
             crate::train::TrainError::Config { .. } => Failure::Misused(e.to_string()),
             other => Failure::failed(other),
         })?;
@@ -159,7 +158,7 @@ impl Here {
             cycle.state().next().map_or("end", CycleStep::name),
         );
         tell(format_args!(
-            "cycle {number}: begins with {on}, in {}",
+            "cycle {number}: starts with {on}, in {}",
             cycle.dir().display()
         ));
         let told = |step: CycleStep, done: &StepOutcome| {
@@ -182,24 +181,24 @@ impl Here {
         reasons.for_each(|reason| tell(format_args!("  {reason}")));
         if outcome == CycleOutcome::Outdated {
             tell(format_args!(
-                "  another version was promoted meanwhile: candor models promote {version} serves \
-                 this one"
+                "  another version was promoted meanwhile; to serve this one: candor models \
+                 promote {version}"
             ));
         }
         Ok(())
     }
 
     fn abandon(&self) -> Result<(), Failure> {
-        if !waiting(&self.place()).map_err(Failure::failed)?.1 {
-            return print("no cycle is under way");
+        if !waiting(&self.context()).map_err(Failure::failed)?.1 {
+            return print("no cycle is unfinished");
         }
         let none = || {
             Err(crate::train::TrainError::Run(
-                "no cycle is under way".into(),
+                "no cycle is unfinished".into(),
             ))
         };
-        let mut cycle = CycleRun::open(self.place(), none).map_err(Failure::failed)?;
+        let mut cycle = CycleRun::open(self.context(), none).map_err(Failure::failed)?;
         cycle.abandon().map_err(Failure::failed)?;
-        print(format_args!("cycle {} is given up", cycle.state().number))
+        print(format_args!("cycle {} is abandoned", cycle.state().number))
     }
 }

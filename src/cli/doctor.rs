@@ -17,13 +17,13 @@ use crate::{
     device::{self, DeviceChoice},
 };
 
-/// Say what this machine and this configuration offer, and what is wrong
+/// Check this machine and this configuration, and report problems
 ///
-/// Ends with 1 when something is.
+/// The exit status is 1 if there are any.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  candor doctor\n  candor doctor --config candor.toml --json")]
 pub(crate) struct DoctorArgs {
-    /// Print one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 
@@ -43,9 +43,9 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Device {
-    /// What would be used.
+    /// Device that would be used.
     chosen: Option<String>,
-    /// Every kind, and why it is not there.
+    /// All kinds of devices, each with the reason if it is unavailable.
     kinds: Vec<Kind>,
 }
 
@@ -149,7 +149,7 @@ fn cpu(config: &Config) -> Cpu {
     }
 }
 
-/// Those that the networks' kernels gain from, where the processor has them.
+/// Processor features that the networks' kernels use, where present.
 fn features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let known = [
@@ -173,7 +173,7 @@ fn features() -> Vec<&'static str> {
         .collect()
 }
 
-/// From Linux' /proc; unknown elsewhere.
+/// Memory as Linux's /proc reports it; unknown elsewhere.
 fn memory() -> Memory {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let bytes = |key: &str| {
@@ -192,7 +192,8 @@ fn memory() -> Memory {
     }
 }
 
-/// The embedded ones, the configured one, and the directories under `models/`; each is loaded.
+/// Bundles that load or fail to: the embedded ones, the configured one, and the directories under
+/// `models/`.
 fn bundles(config: &Config) -> Vec<BundleFound> {
     let mut names: Vec<String> = Bundle::embedded()
         .iter()

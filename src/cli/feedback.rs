@@ -14,7 +14,7 @@ use super::{
     Failure,
     common::{ModelArgs, block_on},
     output::{
-        ReplacementFile, is_stdio, named, note, print, refuse_existing, replace, write_stdout,
+        ReplacementFile, failed_at, is_stdio, note, print, refuse_existing, replace, write_stdout,
     },
     photo::shown_path,
 };
@@ -33,10 +33,10 @@ use crate::{
     },
 };
 
-/// Write corrections out, take them in, count them
+/// Export, import, count and remove corrections
 ///
-/// Where they are says the configuration (feedback.store, feedback.images), as for `candor serve`,
-/// which may be running.
+/// Store and images are those of the configuration (feedback.store, feedback.images), as for candor
+/// serve, which may be running.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor feedback stats\n  candor feedback export --out \
@@ -45,94 +45,92 @@ use crate::{
 )]
 pub(crate) struct FeedbackArgs {
     #[command(subcommand)]
-    what: What,
+    command: FeedbackCommand,
 
     #[command(flatten)]
     model: ModelArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// All records, oldest first
+enum FeedbackCommand {
+    /// Export all records, oldest first
     #[command(
         after_help = "Example:\n  candor feedback export --out corrections.jsonl --images photos/"
     )]
     Export {
-        /// How they are written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
+        /// Format: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
         format: InterchangeFormat,
-        /// Where to [default: standard output, as -]
+        /// File to write [default: standard output, as `-`]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// Replace that file
+        /// Replace the file if it exists
         #[arg(long, requires = "out")]
         overwrite: bool,
-        /// Name annotators
+        /// Include the names of annotators
         #[arg(long)]
         annotators: bool,
-        /// Only records of this owner of keys; '' has what was made without keys [default: all]
+        /// Only records of this owner of keys; '' selects records made without keys [default: all]
         #[arg(long, value_name = "NAME")]
         owner: Option<String>,
-        /// Folder for the images, each by its SHA-256
+        /// Folder for the images, each named by its SHA-256
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
     },
-    /// Records of a file
+    /// Import the records of a file
     #[command(
         after_help = "Examples:\n  candor feedback import corrections.jsonl --images photos/\n  \
                       candor feedback import --format rlhf-v RLHF-V-Dataset.parquet"
     )]
     Import {
-        /// What `export` wrote, or a file of another tool; - is standard input
+        /// File that candor feedback export or another tool wrote; `-` reads standard input
         file: PathBuf,
-        /// How it is written: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
+        /// Format: jsonl, parquet, rlhf-v, trl-dpo, trl-prm, label-studio
         #[arg(long, default_value = "jsonl")]
         format: InterchangeFormat,
-        /// Folder with the images that are not kept yet
+        /// Folder with images that are not stored yet
         #[arg(long, value_name = "DIR")]
         images: Option<PathBuf>,
-        /// Owner of keys that the records are to belong to [default: whose the file says; '' is
-        /// nobody]
+        /// Owner of keys to whom the records will belong [default: as the file says; '' is nobody]
         #[arg(long, value_name = "NAME")]
         owner: Option<String>,
     },
-    /// How many there are
+    /// Count the records
     #[command(after_help = "Example:\n  candor feedback stats --json")]
     Stats {
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
-        /// Only records of this owner of keys; '' has what was made without keys [default: all]
+        /// Only records of this owner of keys; '' selects records made without keys [default: all]
         #[arg(long, value_name = "NAME")]
         owner: Option<String>,
     },
-    /// Remove what belongs to a user, or the name of an annotator
+    /// Remove a user's data, or an annotator's name
     ///
-    /// A user's records and receipts go, with the images that nobody else refers to. An annotator's
-    /// records stay without the name, unless --records says that they go too.
+    /// A user's records and receipts are removed, with the images that nothing else refers to. An
+    /// annotator's records stay without the name, unless --records is given.
     #[command(
         group = ArgGroup::new("person").args(["user", "annotator"]).required(true),
         after_help = "Examples:\n  candor feedback forget --user 4711\n  candor feedback forget \
                       --annotator ann --records"
     )]
     Forget {
-        /// The user, as requests named them
+        /// User, by the name in requests
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
-        /// The annotator, as feedback named them
+        /// Annotator, by the name in feedback
         #[arg(long, value_name = "NAME")]
         annotator: Option<String>,
         /// Remove the annotator's records too
         #[arg(long, conflicts_with = "user")]
         records: bool,
-        /// Only what belongs to this owner of keys; '' has what was made without keys [default:
-        /// all]
+        /// Only data of this owner of keys; '' selects data made without keys [default: all]
         #[arg(long, value_name = "NAME")]
         owner: Option<String>,
     },
 }
 
-/// Whose records a command is about.
+/// Owners that a command selects.
 fn owners(owner: Option<String>) -> Owners {
     owner.map_or(Owners::All, Owners::One)
 }
@@ -142,11 +140,11 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
     if !config.feedback.enabled() {
         return Err(Failure::Misused("feedback.store is off".to_owned()));
     }
-    if let What::Export {
+    if let FeedbackCommand::Export {
         out: Some(out),
         overwrite,
         ..
-    } = &args.what
+    } = &args.command
     {
         refuse_existing(out, *overwrite)?;
     }
@@ -158,8 +156,8 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
         );
         let images = ImageStore::open(&config.feedback.images, std::env::vars_os())
             .map_err(Failure::failed)?;
-        match args.what {
-            What::Export {
+        match args.command {
+            FeedbackCommand::Export {
                 format,
                 out,
                 overwrite: _,
@@ -189,7 +187,7 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
                     None => Ok(()),
                 }
             }
-            What::Import {
+            FeedbackCommand::Import {
                 file,
                 format,
                 images: folder,
@@ -199,7 +197,7 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
                     Bundle::vocabulary_of(&config.model.name).map_err(Failure::failed)?;
                 let corrections =
                     Corrections::start(store, images, vocabulary, config.queue.clone());
-                take(
+                import_file(
                     &corrections,
                     &file,
                     format,
@@ -208,8 +206,8 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
                 )
                 .await
             }
-            What::Stats { json, owner } => stats(&store, &owners(owner), json).await,
-            What::Forget {
+            FeedbackCommand::Stats { json, owner } => stats(&store, &owners(owner), json).await,
+            FeedbackCommand::Forget {
                 user,
                 annotator,
                 records,
@@ -246,7 +244,7 @@ pub(crate) fn run(args: FeedbackArgs) -> Result<(), Failure> {
     })
 }
 
-/// Records that are changed in one transaction.
+/// Records that are changed per transaction.
 const FORGOTTEN_AT_ONCE: u32 = 512;
 
 async fn write_pieces(
@@ -254,27 +252,27 @@ async fn write_pieces(
     out: Option<&Path>,
 ) -> Result<(), Failure> {
     let mut file = match out.filter(|out| !is_stdio(out)) {
-        Some(out) => Some((out, ReplacementFile::create(out).map_err(named(out))?)),
+        Some(out) => Some((out, ReplacementFile::create(out).map_err(failed_at(out))?)),
         None => None,
     };
     let mut pieces = Box::pin(pieces);
     while let Some(piece) = pieces.try_next().await.map_err(Failure::failed)? {
         match &mut file {
-            Some((out, file)) => file.write_all(&piece).map_err(named(out))?,
+            Some((out, file)) => file.write_all(&piece).map_err(failed_at(out))?,
             None => write_stdout(&piece)?,
         }
     }
-    file.map_or(Ok(()), |(out, file)| file.commit().map_err(named(out)))
+    file.map_or(Ok(()), |(out, file)| file.commit().map_err(failed_at(out)))
 }
 
-/// The images of all records, each in a file that has its hash for a name.
+/// Writes the images of all records, each to a file named by its hash.
 async fn write_images(
     store: &SqlStore,
     images: &ImageStore,
     filter: RecordFilter,
     folder: &Path,
 ) -> Result<(), Failure> {
-    fs::create_dir_all(folder).map_err(named(folder))?;
+    fs::create_dir_all(folder).map_err(failed_at(folder))?;
     let mut page = RecordPage {
         filter,
         limit: 256,
@@ -287,7 +285,7 @@ async fn write_images(
             if !path.exists()
                 && let Some(image) = images.get(record.image).await.map_err(Failure::failed)?
             {
-                replace(&path, &image).map_err(named(&path))?;
+                replace(&path, &image).map_err(failed_at(&path))?;
             }
         }
         let Some(last) = records.last() else {
@@ -297,7 +295,7 @@ async fn write_images(
     }
 }
 
-/// Standard input as a file: Parquet is read from its end, which a pipe does not have.
+/// Copies standard input to a temporary file: Parquet is read from its end, and a pipe cannot seek.
 fn stdin_file() -> io::Result<File> {
     let mut file = tempfile::tempfile()?;
     io::copy(&mut io::stdin().lock(), &mut file)?;
@@ -305,7 +303,7 @@ fn stdin_file() -> io::Result<File> {
     Ok(file)
 }
 
-async fn take(
+async fn import_file(
     corrections: &Corrections,
     file: &Path,
     format: InterchangeFormat,

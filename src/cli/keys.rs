@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::{
     Failure,
-    output::{is_stdio, named, print},
+    output::{failed_at, is_stdio, print},
 };
 use crate::config::{ApiKey, KeyScope, KeyScopes};
 
@@ -24,15 +24,15 @@ use crate::config::{ApiKey, KeyScope, KeyScopes};
 )]
 pub(super) struct KeysArgs {
     #[command(subcommand)]
-    what: What,
+    command: KeysCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// Make a key by chance, and the table of the configuration that lets it in
+enum KeysCommand {
+    /// Generate a random key, and the configuration table that admits it
     ///
-    /// The key is the first line of what is printed, or the content of the --out file; it stands
-    /// nowhere else. The table has its SHA-256 alone.
+    /// The key is the first line of output, or the content of the --out file; it is stored nowhere
+    /// else. The table contains only its SHA-256.
     #[command(
         after_help = "Examples:\n  candor keys new --name app >> key-and-table.txt\n  candor keys \
                       new --name annotators --owner app --scopes annotate,feedback:write\n  candor \
@@ -44,31 +44,31 @@ enum What {
 
 #[derive(Debug, Args)]
 struct New {
-    /// What logs call whoever has the key
+    /// Name of the key's holder in logs
     #[arg(long, value_name = "NAME", default_value = "app")]
     name: String,
 
-    /// Whose are the answers and records made with it; keys of one owner see the same [default: the
-    /// name]
+    /// Owner of the answers and records made with the key; keys of one owner see the same data
+    /// [default: the name]
     #[arg(long, value_name = "OWNER")]
     owner: Option<String>,
 
-    /// What may be done with it, separated by commas: complete, score, feedback:write,
-    /// feedback:read, annotate, admin [default: the first three]
+    /// Scopes of the key, separated by commas: complete, score, feedback:write, feedback:read,
+    /// annotate, admin [default: the first three]
     #[arg(long, value_name = "SCOPES", value_delimiter = ',')]
     scopes: Vec<KeyScope>,
 
-    /// File that the key goes to instead, which nobody else can read
+    /// Write the key to this file, readable by you alone, instead of printing it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
-    /// Leave the --out file as it is where there is one
+    /// Leave an existing --out file as it is
     #[arg(long, requires = "out")]
     if_missing: bool,
 }
 
 pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
-    let What::New(new) = args.what;
+    let KeysCommand::New(new) = args.command;
     make(&new)
 }
 
@@ -92,38 +92,38 @@ fn make(new: &New) -> Result<(), Failure> {
         Some(_) => return Ok(()),
         None => {
             print(&secret)?;
-            "\n# The key is the line above, which is shown this once".to_owned()
+            "\n# The key is the line above; it is shown only once".to_owned()
         }
     };
     print(format_args!(
-        "{told}. The server takes it as CANDOR_API_KEY or with --key-file,\n# or knows its digest \
-         by this table at the end of its configuration:\n\n{}",
+        "{told}. Give it to the server as CANDOR_API_KEY or with --key-file,\n# or add this table \
+         with its digest at the end of the configuration:\n\n{}",
         table.trim_end()
     ))
 }
 
-/// Writes the key to a new file; `false` where there is one already, and that is to be left.
+/// Writes the key to a new file. Returns `false` if the file exists and `if_missing` is set.
 fn write(path: &Path, secret: &str, if_missing: bool) -> Result<bool, Failure> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    // Readable by its owner alone, and there as a whole or not at all.
-    let mut file = NamedTempFile::new_in(folder).map_err(named(path))?;
-    writeln!(file, "{secret}").map_err(named(path))?;
+    // Readable by its owner alone, and never half written.
+    let mut file = NamedTempFile::new_in(folder).map_err(failed_at(path))?;
+    writeln!(file, "{secret}").map_err(failed_at(path))?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(true),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists && if_missing => Ok(false),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Err(Failure::Misused(
             format!("{} exists; --if-missing leaves it as it is", path.display()),
         )),
-        Err(error) => Err(named(path)(error.error)),
+        Err(error) => Err(failed_at(path)(error.error)),
     }
 }
 
-/// The table of a key, as it stands in the configuration file.
+/// Table of a key in the configuration file.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct KeyTable<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<&'a str>,
@@ -134,7 +134,7 @@ struct Entry<'a> {
 fn table(new: &New, secret: &str) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Tables<'a> {
-        keys: [Entry<'a>; 1],
+        keys: [KeyTable<'a>; 1],
     }
     let scopes = if new.scopes.is_empty() {
         KeyScopes::default()
@@ -143,7 +143,7 @@ fn table(new: &New, secret: &str) -> Result<String, Failure> {
     };
     let key_sha256 = ApiKey::new(&new.name, secret).key_sha256;
     toml::to_string(&Tables {
-        keys: [Entry {
+        keys: [KeyTable {
             name: &new.name,
             owner: new.owner.as_deref(),
             scopes,

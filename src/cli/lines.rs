@@ -1,4 +1,4 @@
-//! Files of JSON lines that a run which was interrupted leaves, and the next one continues.
+//! JSON Lines files that an interrupted run leaves and the next one continues.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,30 +11,29 @@ use serde_json::{Map, Value, json};
 use super::{
     Failure,
     models::leaves,
-    output::{is_stdio, named, print, replace},
+    output::{failed_at, is_stdio, print, replace},
 };
 use crate::{bundle::Bundle, config::Config};
 
-/// The field of a row that says what it was made with.
+/// Field of a row that holds the settings it was made with.
 const SETTINGS: &str = "settings";
 
-/// A file of rows about photographs, open at its end; or standard output.
+/// File of rows about photographs, open at its end; or standard output.
 #[derive(Debug)]
 pub(crate) struct LineFile {
-    /// `None`: standard output.
+    /// `None` is standard output.
     file: Option<File>,
     path: PathBuf,
     settings: Value,
 }
 
 impl LineFile {
-    /// Opens a file, and returns the rows that stand in it already and need not be made again. A
-    /// torn last line, which a killed run leaves, and rows that say why there was no answer are
-    /// dropped.
+    /// Opens a file and returns the rows that need not be made again. A torn last line, which a
+    /// killed run leaves, and rows with an error are dropped.
     ///
     /// # Errors
-    /// When the file holds something else, or rows made with other settings, and may not be
-    /// overwritten; when another process is writing it.
+    /// If the file holds something else, or rows made with other settings, and `overwrite` is not
+    /// set; if another process is writing it.
     pub(crate) fn open(
         path: &Path,
         overwrite: bool,
@@ -59,7 +58,7 @@ impl LineFile {
             let file = File::options()
                 .append(true)
                 .open(path)
-                .map_err(named(path))?;
+                .map_err(failed_at(path))?;
             return Ok((new(Some(file)), Vec::new()));
         }
         let open = || {
@@ -69,46 +68,46 @@ impl LineFile {
                 .create(true)
                 .truncate(false)
                 .open(path)
-                .map_err(named(path))
+                .map_err(failed_at(path))
         };
         let mut file = open()?;
         let mut text = Vec::new();
         lock(&file, path)?;
         if overwrite {
-            file.set_len(0).map_err(named(path))?;
+            file.set_len(0).map_err(failed_at(path))?;
         } else {
-            file.read_to_end(&mut text).map_err(named(path))?;
+            file.read_to_end(&mut text).map_err(failed_at(path))?;
         }
-        // As they are read back: the last digit of a number may differ.
+        // Settings are compared after a round trip, which may change the last digit of a number.
         let as_read: Value =
             serde_json::from_str(&settings.to_string()).map_err(Failure::failed)?;
         let Rows { rows, good } = read(&text, &as_read)
             .map_err(|why| Failure::Misused(format!("{}{why}", path.display())))?;
         if good != text {
-            replace(path, &good).map_err(named(path))?;
+            replace(path, &good).map_err(failed_at(path))?;
             file = open()?;
             lock(&file, path)?;
         }
-        file.seek(SeekFrom::End(0)).map_err(named(path))?;
+        file.seek(SeekFrom::End(0)).map_err(failed_at(path))?;
         Ok((new(Some(file)), rows))
     }
 
-    /// Adds a row.
+    /// Appends a row.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub(crate) fn push(&mut self, mut row: Value) -> Result<(), Failure> {
         row[SETTINGS] = self.settings.clone();
         match &mut self.file {
-            // In one piece, so that a killed run leaves whole lines but for the last.
+            // One write per row, so that a killed run tears at most the last line.
             Some(file) => file
                 .write_all(format!("{row}\n").as_bytes())
-                .map_err(named(&self.path)),
+                .map_err(failed_at(&self.path)),
             None => print(row),
         }
     }
 
-    /// Returns whether a later run can go on with it.
+    /// Returns `true` if a later run can continue the file.
     pub(crate) fn is_resumable(&self) -> bool {
         self.file.is_some() && fs::metadata(&self.path).is_ok_and(|file| file.is_file())
     }
@@ -127,7 +126,7 @@ fn lock(file: &File, path: &Path) -> Result<(), Failure> {
 
 struct Rows {
     rows: Vec<Value>,
-    /// The text of those rows.
+    /// Text of those rows.
     good: Vec<u8>,
 }
 
@@ -142,18 +141,18 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
             .ok()
             .filter(|row| row.is_object());
         let Some(row) = row else {
-            // Nothing follows the last line, not even its end: the run that wrote it was killed.
+            // The last line, without a line end, of a run that was killed.
             if lines.peek().is_none() && (i > 0 || line.starts_with(b"{")) {
                 break;
             }
             return Err(format!(
-                ":{}: is no line of captions; --overwrite replaces the file",
+                ":{}: is not a line of captions; --overwrite replaces the file",
                 i + 1
             ));
         };
         if row["image"].is_null() && row["image_id"].is_null() {
             return Err(format!(
-                ":{}: is no caption: it names no image; --overwrite replaces the file",
+                ":{}: is not a caption: it names no image; --overwrite replaces the file",
                 i + 1
             ));
         }
@@ -175,12 +174,10 @@ fn read(text: &[u8], settings: &Value) -> Result<Rows, String> {
     Ok(Rows { rows, good })
 }
 
-/// Describes how the settings of a row differ from those of this run.
+/// Describes the differences between the settings of a row and those of this run.
 fn difference(there: &Value, here: &Value) -> String {
     let Some(there) = there.as_object() else {
-        return "does not say with which settings it was made, so that this run cannot go on with \
-                it"
-        .to_owned();
+        return "does not record its settings, so this run cannot continue it".to_owned();
     };
     let nothing = Map::new();
     let here = here.as_object().unwrap_or(&nothing);
@@ -209,11 +206,11 @@ fn difference(there: &Value, here: &Value) -> String {
     )
 }
 
-/// Returns the settings that decide what a model answers, by name: the model, and whatever
-/// configuration and request have otherwise than the defaults.
+/// Settings that affect answers, by name: the model, and every value of configuration and request
+/// that is not the default.
 ///
 /// # Errors
-/// When there is no such model.
+/// If there is no such model.
 pub(crate) fn settings(config: &Config, request: &Value) -> Result<Value, Failure> {
     let bundle = Bundle::describe(&config.model.name).map_err(Failure::failed)?;
     let parts = |config: &Config| {
@@ -256,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_after_the_last_whole_line_and_tries_failures_again() {
+    fn file_of_an_interrupted_run_is_continued_without_torn_and_failed_rows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
         let failed =
@@ -291,29 +288,29 @@ mod tests {
     }
 
     #[test]
-    fn other_files_and_other_settings_are_refused_and_stay() {
+    fn file_with_other_content_or_settings_is_refused_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.jsonl");
         let other = json!({ "image": "a.jpg", "caption": "x",
             "settings": { "model": "m 2", "guard.mode": "flag", "seed": 3 } });
         for (text, want) in [
-            ("notes\n".to_owned(), "c.jsonl:1: is no line of captions"),
+            ("notes\n".to_owned(), "c.jsonl:1: is not a line of captions"),
             (
                 "my diary, without a line end".to_owned(),
-                "c.jsonl:1: is no line of captions",
+                "c.jsonl:1: is not a line of captions",
             ),
-            ("[1, 2]\n".to_owned(), "c.jsonl:1: is no line"),
+            ("[1, 2]\n".to_owned(), "c.jsonl:1: is not a line"),
             (
                 format!("{}\n{{\"x\": 1}}\n", row("a.jpg")),
-                "c.jsonl:2: is no caption",
+                "c.jsonl:2: is not a caption",
             ),
             (
                 format!("{}\ntorn in the midd\n{}\n", row("a.jpg"), row("b.jpg")),
-                "c.jsonl:2: is no line",
+                "c.jsonl:2: is not a line",
             ),
             (
                 "{\"image\": \"a.jpg\", \"caption\": \"x\"}\n".to_owned(),
-                "does not say with which settings",
+                "does not record its settings",
             ),
             (
                 format!("{other}\n"),
@@ -336,13 +333,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wherever_a_run_is_cut_its_whole_lines_stay(count in 1usize..5, cut in 0.0f64..1.0) {
+        fn file_cut_anywhere_keeps_its_whole_lines(count in 1usize..5, cut in 0.0f64..1.0) {
             let lines: Vec<String> = (0..count).map(|i| format!("{}\n", row(&format!("{i}é.jpg"))))
                 .collect();
             let text = lines.concat().into_bytes();
             let cut = (cut * text.len() as f64) as usize;
             let read = read(&text[..cut], &here()).unwrap();
-            // A line whose end alone is missing is whole.
+            // A line that lacks only its line end is whole.
             let whole = (0..=count).rev().find(|&n| lines[..n].concat().trim_end().len() <= cut)
                 .unwrap();
             prop_assert_eq!(read.rows.len(), whole);

@@ -1,7 +1,7 @@
-//! The command line, one file a subcommand. Exit status: 0 done, 1 failed, 2 misused, 130
+//! The command line, one file per subcommand. Exit status: 0 success, 1 failure, 2 wrong usage, 130
 //! interrupted.
 
-// They panic where nobody reads; `output` does not.
+// `print!` panics on a closed pipe; the functions of `output` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
@@ -16,25 +16,26 @@ mod lines;
 mod models;
 mod output;
 mod photo;
-mod reference;
 mod score;
 mod serve;
 mod train;
 
-use std::{ffi::OsString, fmt::Display, process::ExitCode, sync::LazyLock};
+use std::{ffi::OsString, fmt::Display, path::PathBuf, process::ExitCode, sync::LazyLock};
 
-use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
+use self::output::{failed_at, write_stdout};
 use crate::{bundle::Bundle, config::ConfigProblems};
 
-/// Captions photographs and answers questions about them, and says which of its words it can stand
-/// behind.
+/// Captions photographs and answers questions about them, and flags the words that the photograph
+/// may not support
 #[derive(Parser)]
 #[command(name = "candor", version = version(), arg_required_else_help = true,
     after_help = "Example:\n  candor serve --listen 127.0.0.1:8080")]
 struct Cli {
-    /// When text is colored: auto (on a terminal, unless NO_COLOR, CLICOLOR=0 or TERM=dumb say
-    /// otherwise), always or never
+    /// When to color text: auto (on a terminal, unless NO_COLOR, CLICOLOR=0 or TERM=dumb is set),
+    /// always or never
     #[arg(
         long,
         value_name = "WHEN",
@@ -63,34 +64,57 @@ enum Command {
     Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
-    Completions(reference::CompletionsArgs),
-    Man(reference::ManArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
-/// Why a command did not do what it was asked; says which exit status that is.
+/// Print shell completions
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  candor completions bash > \
+                  ~/.local/share/bash-completion/completions/candor\n  candor completions zsh > \
+                  ~/.zfunc/_candor\n  candor completions fish > \
+                  ~/.config/fish/completions/candor.fish")]
+struct CompletionsArgs {
+    /// Shell to complete for
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Print the manual page of candor, or write one page per command
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  candor man | man -l -\n  candor man --out ~/.local/share/man/man1"
+)]
+struct ManArgs {
+    /// Folder for the pages, such as candor-caption.1
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Failure of a command. Each kind has its exit status.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// It was asked wrongly: 2.
+    /// Wrong usage: exit status 2.
     #[error("{0}")]
     Misused(String),
-    /// It went wrong: 1.
+    /// Any other failure: exit status 1.
     #[error("{0}")]
     Failed(String),
-    /// Ctrl-C: 130.
+    /// Ctrl-C: exit status 130.
     #[error("{0}")]
     Interrupted(String),
-    /// The reader of standard output has enough: 0, and no message.
+    /// The reader of standard output closed it: exit status 0 and no message.
     #[error("standard output is closed")]
     ClosedPipe,
 }
 
 impl Failure {
-    /// For `map_err` where the error itself says what went wrong.
+    /// Converts an error for `map_err` to [`Failure::Failed`].
     pub(crate) fn failed(error: impl Display) -> Self {
         Self::Failed(error.to_string())
     }
 
-    /// For `map_err` where the error itself says what was asked wrongly.
+    /// Converts an error for `map_err` to [`Failure::Misused`].
     pub(crate) fn misused(error: impl Display) -> Self {
         Self::Misused(error.to_string())
     }
@@ -98,7 +122,7 @@ impl Failure {
 
 impl From<ConfigProblems> for Failure {
     fn from(problems: ConfigProblems) -> Self {
-        // Whoever typed a flag does not know the option behind it.
+        // Whoever typed a flag does not know the configuration key behind it.
         let flagged = |origin: &str, what: &str| {
             origin
                 .strip_prefix("flag ")
@@ -121,7 +145,7 @@ impl From<ConfigProblems> for Failure {
     }
 }
 
-/// The version of the program, and those of the bundles in it.
+/// Version of the program, and of the embedded bundles.
 pub(crate) fn version() -> &'static str {
     static VERSION: LazyLock<String> = LazyLock::new(|| {
         let bundles = Bundle::embedded()
@@ -140,27 +164,27 @@ pub(crate) fn version() -> &'static str {
     &VERSION
 }
 
-/// The whole command line, as clap knows it.
+/// The command line as a clap command.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Parses a command line; nothing is carried out.
+/// Parses a command line without running it.
 ///
 /// # Errors
-/// The mistake that clap finds, or the help or version that is asked for.
+/// A usage error, or a request for help or version.
 pub fn check(args: impl IntoIterator<Item = OsString>) -> Result<(), clap::Error> {
     parse(args.into_iter().collect()).map(drop)
 }
 
 fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command().color(color_asked(&args));
+    let mut command = Cli::command().color(requested_color(&args));
     let matches = command.try_get_matches_from_mut(args)?;
     Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
 
-/// Returns the value of `--color` before the arguments are parsed: their mistakes are colored too.
-fn color_asked(args: &[OsString]) -> ColorChoice {
+/// Value of `--color`, found before the arguments are parsed because usage errors are colored too.
+fn requested_color(args: &[OsString]) -> ColorChoice {
     let mut words = args
         .iter()
         .map(|word| word.to_str().unwrap_or_default())
@@ -179,12 +203,12 @@ fn color_asked(args: &[OsString]) -> ColorChoice {
     choice
 }
 
-/// Parses the process's arguments, does what they say and returns the exit status.
+/// Runs the command of the process's arguments and returns the exit status.
 pub fn run() -> ExitCode {
     let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and versions go to standard output; whoever closed it does not want them.
+            // Help and version go to standard output, which may be closed.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
@@ -206,8 +230,8 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Completions(args) => reference::completions(&args),
-        Command::Man(args) => reference::man(&args),
+        Command::Completions(args) => print_completions(&args),
+        Command::Man(args) => print_manual(&args),
     };
     let failure = match done {
         Ok(()) | Err(Failure::ClosedPipe) => return ExitCode::SUCCESS,
@@ -221,12 +245,34 @@ pub fn run() -> ExitCode {
     })
 }
 
+fn print_completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command(), "candor", &mut script);
+    write_stdout(&script)
+}
+
+fn print_manual(args: &ManArgs) -> Result<(), Failure> {
+    let root = command().disable_help_subcommand(true);
+    match &args.out {
+        Some(dir) => std::fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(root, dir))
+            .map_err(failed_at(dir)),
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(root)
+                .render(&mut page)
+                .map_err(Failure::failed)?;
+            write_stdout(&page)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_command_shows_an_example() {
+    fn help_of_every_command_shows_an_example() {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
         let missing = |c: &mut clap::Command| !c.render_long_help().to_string().contains("Example");
@@ -239,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn color_is_known_before_the_arguments_are_parsed() {
+    fn color_flag_is_found_before_parsing() {
         for (args, want) in [
             (
                 &["candor", "caption", "--color", "never"][..],
@@ -258,7 +304,7 @@ mod tests {
             (&["candor", "--color"], ColorChoice::Auto),
         ] {
             assert_eq!(
-                color_asked(&args.iter().map(OsString::from).collect::<Vec<_>>()),
+                requested_color(&args.iter().map(OsString::from).collect::<Vec<_>>()),
                 want,
                 "{args:?}"
             );

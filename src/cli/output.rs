@@ -1,5 +1,5 @@
-//! Where results go: standard output, whose reader may leave at any time, and files, which are
-//! never half written.
+//! Output: standard output, whose reader may close it at any time, and files, which are never half
+//! written.
 
 use std::{
     ffi::OsString,
@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 
-/// Returns whether a path stands for standard input or output.
+/// Returns `true` if the path is `-`, standard input or output.
 pub(crate) fn is_stdio(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
@@ -21,7 +21,7 @@ pub(crate) fn is_stdio(path: &Path) -> bool {
 /// Writes to standard output.
 ///
 /// # Errors
-/// [`Failure::ClosedPipe`] when nobody reads it any more.
+/// [`Failure::ClosedPipe`] if its reader closed it.
 pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)
@@ -35,29 +35,29 @@ pub(crate) fn write_stdout(bytes: &[u8]) -> Result<(), Failure> {
 /// Prints a text and a line end to standard output.
 ///
 /// # Errors
-/// As [`write_stdout`].
+/// Like [`write_stdout`].
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
     write_stdout(format!("{text}\n").as_bytes())
 }
 
-/// Prints a message to standard error; nobody has to read it.
+/// Prints a message to standard error, ignoring errors.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Writes a whole file, or standard output where the path is `-`. A crash leaves the old content or
-/// the new one.
+/// Writes a whole file, or standard output if the path is `-`. After a crash the file has the old
+/// content or the new one.
 ///
 /// # Errors
-/// When that fails, with the path.
+/// If it cannot be written, with the path.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if is_stdio(path) {
         return write_stdout(bytes);
     }
-    replace(path, bytes).map_err(named(path))
+    replace(path, bytes).map_err(failed_at(path))
 }
 
-/// Refuses a path at which there is a file with something in it, unless it may be overwritten.
+/// Refuses the path of a non-empty file unless `overwrite` is set.
 ///
 /// # Errors
 /// [`Failure::Misused`], naming the flag.
@@ -73,31 +73,31 @@ pub(crate) fn refuse_existing(path: &Path, overwrite: bool) -> Result<(), Failur
     Ok(())
 }
 
-/// An error with the path that it is about.
-pub(crate) fn named(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+/// Converts an I/O error to a failure that names the path.
+pub(crate) fn failed_at(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| Failure::Failed(format!("{}: {error}", path.display()))
 }
 
-/// Puts new content in the place of a file.
+/// Replaces the content of a file.
 ///
 /// # Errors
-/// When that fails; the old content is there then.
+/// If it cannot be written; the old content stays.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = ReplacementFile::create(path)?;
     file.write_all(bytes)?;
     file.commit()
 }
 
-/// New content of a file, which takes the place of the old one when it is complete. A link keeps
-/// pointing to the file; what is no file, such as /dev/null, is written to.
+/// New content of a file, which replaces the old one once it is complete. Symbolic links are
+/// followed; special files such as /dev/null are written directly.
 pub(crate) struct ReplacementFile {
     file: File,
-    /// The path of the new content until then, and that of the file.
+    /// Path of the temporary file, and of the file it replaces.
     paths: Option<(PathBuf, PathBuf)>,
 }
 
 impl ReplacementFile {
-    /// Begins.
+    /// Creates the temporary file.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if path.exists() && !path.is_file() {
@@ -116,7 +116,7 @@ impl ReplacementFile {
         })
     }
 
-    /// Ends: whoever opens the file reads the new content.
+    /// Replaces the old content.
     pub(crate) fn commit(mut self) -> io::Result<()> {
         match &self.paths {
             Some((fresh, path)) => fs::rename(fresh, path)?,
@@ -145,14 +145,14 @@ impl Drop for ReplacementFile {
     }
 }
 
-/// A progress bar on standard error, hidden where that is no terminal or a dumb one.
+/// Progress bar on standard error, hidden if that is no terminal or a dumb one.
 pub(crate) fn progress(total: usize, template: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total as u64).with_style(style)
 }
 
-/// The command line as it could be typed again, without the flags of `without`.
+/// Command line quoted for a shell, without the flags in `without`.
 pub(crate) fn command_line(without: &[&str]) -> String {
     let words = std::env::args_os()
         .skip(1)
@@ -166,7 +166,7 @@ pub(crate) fn command_line(without: &[&str]) -> String {
         .join(" ")
 }
 
-/// A word as a shell reads it back.
+/// Word quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+~".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -176,11 +176,11 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Refuses a command line that reads standard input more than once.
+/// Refuses to read standard input for more than one argument.
 ///
 /// # Errors
 /// [`Failure::Misused`], naming the arguments.
-pub(crate) fn one_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failure> {
+pub(crate) fn refuse_shared_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failure> {
     let from: Vec<&str> = inputs
         .iter()
         .filter(|(_, path)| path.is_some_and(|path| is_stdio(path)))
@@ -188,7 +188,7 @@ pub(crate) fn one_stdin(inputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Failu
         .collect();
     if from.len() > 1 {
         return Err(Failure::Misused(format!(
-            "standard input (-) can be read once, and is asked for by {}",
+            "standard input (-) can be read only once, but {} name it",
             from.join(" and ")
         )));
     }
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_where_a_shell_would_read_them_otherwise() {
+    fn word_with_shell_characters_is_quoted() {
         for (word, want) in [
             ("photos/a-1.jpg", "photos/a-1.jpg"),
             ("", "''"),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_links_stay() {
+    fn replaced_file_is_whole_and_links_stay() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("report.json"), dir.path().join("latest"));
         write_file(&file, b"one").unwrap();

@@ -1,4 +1,4 @@
-//! Photographs that the command line names, and what is said about them.
+//! Photographs named on the command line, and messages about them.
 
 use std::{
     fs::{self, File},
@@ -18,14 +18,13 @@ use crate::{
     guard::{Action, GuardReport, Span, render},
 };
 
-/// Familiarity below which people are told that a photograph is unlike those that the model learnt
-/// from.
+/// Familiarity below which a note says that the photograph is unlike the training photographs.
 const UNFAMILIAR: f64 = 0.5;
 
-/// The file of a photograph; `-` is standard input.
+/// Reads the file of a photograph; `-` is standard input.
 ///
 /// # Errors
-/// Why there is none, with its name.
+/// The reason, with the file's name.
 pub(super) fn read(path: &Path, most_bytes: usize) -> Result<Vec<u8>, String> {
     let named = |what: &dyn std::fmt::Display| format!("{}: {what}", shown_path(path));
     let mut file = Vec::new();
@@ -45,7 +44,7 @@ pub(super) fn read(path: &Path, most_bytes: usize) -> Result<Vec<u8>, String> {
     }
 }
 
-/// The name of a photograph in messages.
+/// Name of a photograph in messages.
 pub(super) fn shown_path(path: &Path) -> String {
     if is_stdio(path) {
         "standard input".to_owned()
@@ -54,8 +53,8 @@ pub(super) fn shown_path(path: &Path) -> String {
     }
 }
 
-/// The photographs of a folder, by name.
-pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// Photographs of a folder, sorted by name.
+pub(super) fn list_photographs(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let misused = |what: &dyn std::fmt::Display| {
         Failure::Misused(format!("--batch {}: {what}", dir.display()))
     };
@@ -85,7 +84,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     if others > 0 {
         note(format_args!(
-            "candor: {others} of {}'s entries are no photographs by their names and are left out",
+            "candor: {others} entries of {} are skipped: their names are not those of photographs",
             dir.display()
         ));
     }
@@ -93,8 +92,8 @@ pub(super) fn of_folder(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(photos)
 }
 
-/// An answer, or a text that was scored, for people. `holder` is what has the `guard` report.
-pub(super) fn shown(text: &str, holder: &Value, how: TextStyle) -> String {
+/// Formats an answer or a scored text for a person. `holder` is the object with the `guard` report.
+pub(super) fn format_answer(text: &str, holder: &Value, how: TextStyle) -> String {
     let report = serde_json::from_value::<GuardReport>(holder["guard"].clone()).ok();
     let alt_text = report
         .as_ref()
@@ -114,14 +113,14 @@ pub(super) fn shown(text: &str, holder: &Value, how: TextStyle) -> String {
     }
 }
 
-/// Says of a photograph that it is unlike those that the model learnt from, where its report says
-/// so. `holder` is what has the `guard` report.
+/// Prints a note if the report says that the photograph is unlike the training photographs.
+/// `holder` is the object with the `guard` report.
 pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
     if let Some(familiarity) = holder["guard"]["familiarity"]
         .as_f64()
         .filter(|&familiarity| familiarity < UNFAMILIAR)
     {
-        let what = "is unlike the photographs that the model learnt from; trust what it says less";
+        let what = "is unlike the training photographs; the model is less reliable on it";
         note(format_args!(
             "candor: {} {what} (familiarity {familiarity:.2})",
             shown_path(photo)
@@ -129,7 +128,7 @@ pub(super) fn note_unfamiliar(photo: &Path, holder: &Value) {
     }
 }
 
-/// Returns whether something else stands in the place of a span now, or nothing.
+/// Returns `true` if a repair replaced or removed the span.
 fn is_change(span: &Span) -> bool {
     matches!(span.action, Action::Regenerated | Action::Omitted)
         && span
@@ -138,9 +137,9 @@ fn is_change(span: &Span) -> bool {
             .is_some_and(|original| *original != span.text)
 }
 
-/// The API's message in the command line's words: flags in the place of fields, and nothing of
-/// messages and parts that nobody wrote.
-pub(super) fn in_flags(message: &str) -> String {
+/// Rewrites a message of the API for the command line: flags for field names, and no message
+/// indices.
+pub(super) fn name_flags(message: &str) -> String {
     const FLAGS: [(&str, &str); 12] = [
         ("guard.mode", "--guard"),
         ("guard.threshold", "--threshold"),
@@ -182,7 +181,7 @@ pub(super) fn in_flags(message: &str) -> String {
     out + rest
 }
 
-/// The text before the first quotation, in it, and behind it.
+/// Splits at the first quoted name: text before, inside and after the quotation marks.
 fn quoted(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('\'')?;
     let (inside, after) = rest.split_once('\'')?;
@@ -195,7 +194,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn messages_speak_of_flags() {
+    fn message_about_fields_names_flags() {
         for (message, want) in [
             (
                 "'messages[0].content[0].image_url.url': the image is corrupt",
@@ -225,12 +224,12 @@ mod tests {
             ("don't touch 'other' things", "don't touch 'other' things"),
             ("plain", "plain"),
         ] {
-            assert_eq!(in_flags(message), want);
+            assert_eq!(name_flags(message), want);
         }
     }
 
     #[test]
-    fn what_a_repair_changed_is_shown() {
+    fn repaired_answer_shows_what_changed() {
         console::set_colors_enabled(false);
         let span = |start, end, text: &str, action: &str, original: Option<&str>| {
             json!({ "start": start, "end": end, "text": text, "score": 0.25,
@@ -244,14 +243,14 @@ mod tests {
                     Some(" in a car"))] } });
         let text = "A cat with a hat.";
         assert_eq!(
-            shown(text, &holder, TextStyle::Marked),
+            format_answer(text, &holder, TextStyle::Marked),
             "A [dog → cat] with [a hat?0.25] [in a car → ]."
         );
-        assert_eq!(shown(text, &holder, TextStyle::Plain), text);
+        assert_eq!(format_answer(text, &holder, TextStyle::Plain), text);
         assert_eq!(
-            shown(text, &holder, TextStyle::Hedged),
+            format_answer(text, &holder, TextStyle::Hedged),
             "A cat with what may be a hat."
         );
-        assert_eq!(shown(text, &json!({}), TextStyle::Hedged), text);
+        assert_eq!(format_answer(text, &json!({}), TextStyle::Hedged), text);
     }
 }

@@ -9,18 +9,18 @@ use super::{
     Failure,
     common::{GuardArgs, ModelArgs, TextStyle, block_on, open_bundle, settle, with_fields},
     output::{is_stdio, print},
-    photo::{in_flags, note_unfamiliar, read, shown, shown_path},
+    photo::{format_answer, name_flags, note_unfamiliar, read, shown_path},
 };
 use crate::{guard::Mode, serve::Local};
 
-/// Longest text that is read from standard input, in bytes: more than the API takes.
+/// Longest text read from standard input, in bytes; more than the API accepts.
 const TEXT_BYTES: u64 = 1 << 20;
 
 /// Score a text about a photograph, whoever wrote it; words that the photograph does not support
 /// are marked
 ///
-/// On a terminal low-reward words are colored, with their reward behind them; in a pipe they stand
-/// as [word?0.23].
+/// On a terminal, low-reward words are colored and followed by their score; in a pipe they are
+/// written as [word?0.23].
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor score photo.jpg \"A dog catches a frisbee.\"\n  candor score \
@@ -28,14 +28,14 @@ const TEXT_BYTES: u64 = 1 << 20;
                   candor score photo.jpg - < caption.txt"
 )]
 pub(crate) struct ScoreArgs {
-    /// The photograph; - is standard input
+    /// Photograph; `-` reads it from standard input
     #[arg(value_name = "PHOTO")]
     photo: PathBuf,
 
-    /// What somebody wrote about it; - is standard input
+    /// Text about it; `-` reads it from standard input
     text: String,
 
-    /// The question that the text answers [default: the text is a caption]
+    /// Question that the text answers [default: the text is a caption]
     #[arg(
         long,
         value_name = "QUESTION",
@@ -44,7 +44,7 @@ pub(crate) struct ScoreArgs {
     )]
     prompt: String,
 
-    /// score (numbers only, see --json) or flag [default: flag]
+    /// Guard mode: score (numbers only, see --json) or flag [default: flag]
     #[arg(long, value_name = "MODE", value_parser = PossibleValuesParser::new(["score", "flag"]),
         hide_possible_values = true)]
     guard: Option<String>,
@@ -52,7 +52,7 @@ pub(crate) struct ScoreArgs {
     #[command(flatten)]
     judged: GuardArgs,
 
-    /// Print the API's object instead of text
+    /// Print the API's response as JSON instead of text
     #[arg(long)]
     json: bool,
 
@@ -63,12 +63,12 @@ pub(crate) struct ScoreArgs {
 pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
     if is_stdio(&args.photo) && args.text == "-" {
         return Err(Failure::Misused(
-            "standard input (-) can be read once: as the PHOTO or as the TEXT".into(),
+            "standard input (-) can be read only once: as PHOTO or as TEXT".into(),
         ));
     }
     if args.photo.is_dir() {
         return Err(Failure::Misused(format!(
-            "{} is a folder; a text is about one photograph",
+            "{} is a folder; name one photograph",
             args.photo.display()
         )));
     }
@@ -79,10 +79,10 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
         && config.guard.mode == Mode::Score
     {
         return Err(Failure::Misused(
-            "--render hedged and omitted are of flagged words, and --guard score flags none".into(),
+            "--render hedged and omitted need flagged words; --guard score flags none".into(),
         ));
     }
-    // Before standard input is read: the process may start anew.
+    // The process may re-execute itself, so standard input is read later.
     settle(config.model.threads.value())?;
     let text = if args.text == "-" {
         text_of_stdin()?
@@ -106,16 +106,16 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
         Ok(scores)
     })?;
     let scores = scores
-        .map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), in_flags(&e))))?;
+        .map_err(|e| Failure::Failed(format!("{}: {}", shown_path(&args.photo), name_flags(&e))))?;
     if args.json {
         return print(scores);
     }
     let result = &scores["results"][0];
     note_unfamiliar(&args.photo, result);
-    print(shown(&text, result, args.judged.render))
+    print(format_answer(&text, result, args.judged.render))
 }
 
-/// A text without its byte order mark and the end of its last line.
+/// Reads a text without byte order mark and final line end.
 fn text_of_stdin() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin()

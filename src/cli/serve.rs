@@ -22,12 +22,12 @@ use crate::{
 
 /// Serve the OpenAI-compatible API over HTTP
 ///
-/// SIGTERM and SIGINT let what is being answered finish, until server.drain_deadline_s; a second
-/// signal ends at once. SIGHUP reads the configuration again: keys and log level change, other
-/// options wait for a restart.
+/// SIGTERM and SIGINT let running requests finish, for up to server.drain_deadline_s; a second
+/// signal ends at once. SIGHUP reloads the configuration: keys and the log level change, other
+/// options need a restart.
 ///
-/// Other machines reach it at an address other than 127.0.0.1; then it needs a key: in the
-/// environment variable CANDOR_API_KEY, in a file, or, as many as you like, in the configuration.
+/// Other machines can reach the server at an address other than 127.0.0.1. It then needs a key: in
+/// the environment variable CANDOR_API_KEY, in a file, or any number of keys in the configuration.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor serve\n  candor serve --listen 0.0.0.0:8080 --key-file \
@@ -35,15 +35,15 @@ use crate::{
                   --config candor.toml\n  CANDOR_LOG__FORMAT=json candor serve --device cpu"
 )]
 pub(crate) struct ServeArgs {
-    /// Address to listen at; port 0 takes a free one [default: 127.0.0.1:8080]
+    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
 
-    /// File with a key that clients must send, beside those of the configuration
+    /// File with a key that clients may send, in addition to those of the configuration
     #[arg(long, value_name = "FILE", env = "CANDOR_API_KEY_FILE")]
     key_file: Option<String>,
 
-    /// Serve without any key also where other machines reach the server
+    /// Serve without any key even if other machines can reach the server
     #[arg(long)]
     insecure: bool,
 
@@ -74,12 +74,12 @@ impl ServeArgs {
 pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.load()?;
     config.check_exposure().map_err(Failure::misused)?;
-    // First, because a process that starts again loses its handlers of signals.
+    // First, because re-executing the process loses its signal handlers.
     settle(config.model.threads.value())?;
-    // Outlives the runtime, whose end is logged too.
+    // Outlives the runtime, whose shutdown is logged too.
     let (_log, level) = telemetry::init_logging(&config.log);
     let runtime = Runtime::new().map_err(Failure::failed)?;
-    // Before the model is loaded, which takes a while: a terminal that goes must not end the server
+    // Before the model is loaded, which takes a while: a closed terminal must not end the server
     // then either.
     let hangup = runtime.block_on(async { handler(SignalKind::hangup()) })?;
     let first = open_first(&config)?;
@@ -104,8 +104,8 @@ async fn serve(
     );
     if config.keys.is_empty() && config.is_exposed() {
         tracing::warn!(
-            "there are no keys: everybody who reaches this server may use it and see what it keeps \
-             (server.insecure)"
+            "there are no keys: anyone who can reach this server may use it and read what it \
+             stores (server.insecure)"
         );
     }
     let server = tokio::select! {
@@ -121,19 +121,18 @@ async fn serve(
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let (args, reloader) = (Arc::clone(&args), Arc::clone(&reloader));
-            // Files may be slow.
+            // Reading files may block.
             let _ = spawn_blocking(move || reloader.reload(args.load())).await;
         }
     });
-    // For scripts that let the system choose the port. Whoever closed standard output does not want
-    // it.
+    // For scripts that let the system pick the port. A closed standard output is no error.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     let stop = async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         tokio::spawn(async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            tracing::warn!("a second signal: ending at once");
+            tracing::warn!("second signal: stopping at once");
             std::process::exit(1);
         });
     };

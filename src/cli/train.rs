@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::{
     Failure,
-    common::{settle, shown},
+    common::{format_report, settle},
     output::print,
 };
 use crate::train::{
@@ -27,11 +27,11 @@ use crate::train::{
 )]
 pub(crate) struct TrainArgs {
     #[command(subcommand)]
-    what: What,
+    command: TrainCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum TrainCommand {
     /// Pre-train the captioner on photographs with captions and questions derived from them
     #[command(after_help = "Example:\n  candor train sft --config config/sft.toml --out runs/sft")]
     Sft(Run),
@@ -40,40 +40,40 @@ enum What {
         after_help = "Example:\n  candor train reward --config config/reward.toml --out runs/reward"
     )]
     Reward(Reward),
-    /// Train what a photograph's features say of words: evidence, familiarity, and their
-    /// calibrations with the scorer
+    /// Train the evidence about a photograph's objects, its familiarity, and their calibration with
+    /// the scorer
     #[command(
         after_help = "Example:\n  candor train evidence --config config/evidence.toml --out \
                       runs/evidence"
     )]
     Evidence(Training),
-    /// Align a captioner with corrections: token-wise PPO, a reward a word
+    /// Align a captioner with corrections by token-wise PPO, one reward per word
     #[command(
         after_help = "Example:\n  candor train ppo --config config/align.toml --out runs/ppo"
     )]
     Ppo(Run),
-    /// PPO with one reward an answer
+    /// Align by PPO with one reward per answer
     #[command(
         after_help = "Example:\n  candor train sequence-ppo --config config/align.toml --out \
                       runs/sequence-ppo"
     )]
     SequencePpo(Run),
-    /// Direct preference optimisation: the corrected answer against the answer
+    /// Align by direct preference optimization (DPO): the corrected answer against the original
     #[command(
         after_help = "Example:\n  candor train dpo --config config/align.toml --out runs/dpo"
     )]
     Dpo(Run),
-    /// Dense DPO (RLHF-V): the same, corrected tokens weigh more
+    /// Align by dense DPO (RLHF-V): as DPO, with more weight on corrected tokens
     #[command(
         after_help = "Example:\n  candor train ddpo --config config/align.toml --out runs/ddpo"
     )]
     Ddpo(Run),
-    /// Self-play: what people wrote against what the policy writes
+    /// Align by self-play (SPIN): people's captions against the policy's
     #[command(
         after_help = "Example:\n  candor train spin --config config/align.toml --out runs/spin"
     )]
     Spin(Run),
-    /// Imitation of the policy's own best answers
+    /// Align by imitation of the policy's own best answers (ReST)
     #[command(
         after_help = "Example:\n  candor train rest --config config/align.toml --out runs/rest"
     )]
@@ -85,8 +85,8 @@ struct Reward {
     #[command(flatten)]
     run: Run,
 
-    /// Only write what the scorers would learn from, RUNDIR/samples.html and samples.json, to look
-    /// at
+    /// Write only the scorers' training examples, to RUNDIR/samples.html and samples.json, for
+    /// inspection
     #[arg(long)]
     data_only: bool,
 }
@@ -96,45 +96,45 @@ struct Run {
     #[command(flatten)]
     training: Training,
 
-    /// Name of the bundle that the run writes
+    /// Name of the bundle that is written
     #[arg(long, default_value = "candor-mini")]
     name: String,
 
-    /// Its version
+    /// Version of the bundle
     #[arg(long, default_value = "0.1.0")]
     version: String,
 }
 
 #[derive(Debug, Args)]
 struct Training {
-    /// What to train on, and how
+    /// Configuration file of the training
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Something of the configuration that this run has otherwise, such as seed=32 or
-    /// corrections.limit=300; any number of them
+    /// Override a key of the configuration, such as seed=32 or corrections.limit=300; may be
+    /// repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
-    /// Run directory: checkpoints, losses, results
+    /// Run directory for checkpoints, losses and results
     #[arg(long, value_name = "RUNDIR")]
     out: PathBuf,
 
-    /// Go on where the run directory's last checkpoint stands
+    /// Continue from the last checkpoint in the run directory
     #[arg(long)]
     resume: bool,
 }
 
 pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
     settle(None)?;
-    match args.what {
-        What::Sft(run) => {
+    match args.command {
+        TrainCommand::Sft(run) => {
             let config: SftConfig = run.training.config()?;
             Sft::prepare(config, &run.training.out, run.training.resume)
                 .and_then(|sft| sft.train(&run.name, &run.version))
                 .map_err(Failure::failed)
         }
-        What::Reward(Reward { run, data_only }) => {
+        TrainCommand::Reward(Reward { run, data_only }) => {
             let config: RewardTrainingConfig = run.training.config()?;
             let training = RewardTraining::prepare(config, &run.training.out, run.training.resume)
                 .map_err(Failure::failed)?;
@@ -150,20 +150,20 @@ pub(crate) fn run(args: TrainArgs) -> Result<(), Failure> {
             let report = training
                 .finish(&run.name, &run.version)
                 .map_err(Failure::failed)?;
-            print(shown(&report))
+            print(format_report(&report))
         }
-        What::Evidence(run) => {
+        TrainCommand::Evidence(run) => {
             let recipe: EvidenceRecipe = run.config()?;
             let training =
                 EvidenceTraining::prepare(recipe, &run.out, run.resume).map_err(Failure::failed)?;
-            print(shown(&training.train().map_err(Failure::failed)?))
+            print(format_report(&training.train().map_err(Failure::failed)?))
         }
-        What::Ppo(run) => align(Method::Ppo, &run),
-        What::SequencePpo(run) => align(Method::SequencePpo, &run),
-        What::Dpo(run) => align(Method::Dpo, &run),
-        What::Ddpo(run) => align(Method::Ddpo, &run),
-        What::Spin(run) => align(Method::Spin, &run),
-        What::Rest(run) => align(Method::Rest, &run),
+        TrainCommand::Ppo(run) => align(Method::Ppo, &run),
+        TrainCommand::SequencePpo(run) => align(Method::SequencePpo, &run),
+        TrainCommand::Dpo(run) => align(Method::Dpo, &run),
+        TrainCommand::Ddpo(run) => align(Method::Ddpo, &run),
+        TrainCommand::Spin(run) => align(Method::Spin, &run),
+        TrainCommand::Rest(run) => align(Method::Rest, &run),
     }
 }
 
@@ -177,7 +177,7 @@ fn align(method: Method, run: &Run) -> Result<(), Failure> {
 }
 
 impl Training {
-    /// The configuration of the file, with what `--set` changes.
+    /// Reads the configuration file and applies `--set`.
     fn config<C: DeserializeOwned>(&self) -> Result<C, Failure> {
         let misused = |e: &dyn std::fmt::Display| {
             Failure::Misused(format!(
@@ -187,7 +187,7 @@ impl Training {
             ))
         };
         let text = std::fs::read_to_string(&self.config).map_err(|e| misused(&e))?;
-        // Without changes, an error names its line.
+        // Parsed directly, errors name their line.
         if self.set.is_empty() {
             return toml::from_str(&text).map_err(|e| misused(&e));
         }
@@ -205,10 +205,10 @@ impl Training {
     }
 }
 
-/// Changes one value of a configuration: `change` is a dotted key, `=`, and a value as TOML writes
-/// it; what is none is taken for text.
+/// Sets one value of a configuration. `change` is a dotted key, `=`, and a TOML value; anything
+/// else is taken as a string.
 fn set(table: &mut Table, change: &str) -> Result<(), String> {
-    let (key, value) = change.split_once('=').ok_or("a change is KEY=VALUE")?;
+    let (key, value) = change.split_once('=').ok_or("expected KEY=VALUE")?;
     let text = || Value::String(value.trim().to_owned());
     let value = toml::from_str::<Table>(&format!("value = {value}"))
         .ok()
@@ -221,7 +221,7 @@ fn set(table: &mut Table, change: &str) -> Result<(), String> {
         let inner = at.entry(name).or_insert_with(|| Value::Table(Table::new()));
         at = inner
             .as_table_mut()
-            .ok_or_else(|| format!("{name} is no table"))?;
+            .ok_or_else(|| format!("{name} is not a table"))?;
     }
     at.insert(last.to_owned(), value);
     Ok(())
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_reaches_into_tables_and_keeps_the_rest() {
+    fn set_of_a_dotted_key_changes_only_that_key() {
         let mut table: Table =
             toml::from_str("seed = 1\n[ppo]\nclip = 0.2\n[ppo.kl]\nbeta = 0.1").unwrap();
         for change in [
@@ -250,7 +250,7 @@ mod tests {
         assert!(
             set(&mut table, "seed.x=1")
                 .unwrap_err()
-                .contains("seed is no table")
+                .contains("seed is not a table")
         );
     }
 }

@@ -1,33 +1,33 @@
-//! Percentile bootstrap over images (Efron, 1979): how far a figure may be trusted.
+//! Percentile bootstrap over images (Efron, 1979): confidence intervals of figures and of
+//! differences.
 //!
-//! Captions of one image are not independent, so that whole images are drawn with replacement. A
-//! figure is a function of how often each image was drawn; several figures of one resample are
-//! computed together, and so are those of two runs that are compared, which makes the comparison
-//! paired.
+//! Captions of one image are not independent, so whole images are drawn with replacement. A figure
+//! is a function of how often each image was drawn. Several figures of one resample are computed
+//! together, and so are those of two compared runs, which makes the comparison paired.
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Resamples where nothing else is asked for.
+/// Default number of resamples.
 pub const REPEATS: usize = 1000;
 
-/// A figure with its 95 % interval.
+/// A figure with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// The figure on all images.
+    /// Value on all images.
     pub value: f64,
-    /// From the 2.5th to the 97.5th percentile of the resamples; `None` where the figure cannot be
-    /// had from them.
+    /// The 2.5th and 97.5th percentiles of the resamples; `None` if the figure is undefined on too
+    /// many of them.
     pub interval: Option<(f64, f64)>,
 }
 
-/// Difference of a figure between one run and another on the same images.
+/// Paired difference of a figure between two runs on the same images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The second run's figure minus the first's.
+    /// Second run's figure minus the first's.
     pub estimate: Estimate,
-    /// Two-sided p-value: twice the share of resamples on the other side of zero, at least one
+    /// Two-sided p-value: twice the share of resamples on the other side of zero, and at least one
     /// resample's share.
     pub p: f64,
 }
@@ -39,8 +39,8 @@ impl Difference {
     }
 }
 
-/// The values of `statistic`, a function of how often each of `images` counts, on all images and on
-/// `repeats` resamples (each a line).
+/// Values of `statistic`, a function of the image weights, on all images and on `repeats` resamples
+/// (one line each).
 fn resamples(
     images: usize,
     repeats: usize,
@@ -67,11 +67,11 @@ fn resamples(
     )
 }
 
-/// The sorted finite values of figure `i`.
-fn column(lines: &[Vec<f64>], of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+/// Finite values of one figure over the resamples, sorted.
+fn column(lines: &[Vec<f64>], figure: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     let mut values: Vec<f64> = lines
         .iter()
-        .map(|line| of(line))
+        .map(|line| figure(line))
         .filter(|x| x.is_finite())
         .collect();
     values.sort_by(f64::total_cmp);
@@ -80,7 +80,7 @@ fn column(lines: &[Vec<f64>], of: impl Fn(&[f64]) -> f64) -> Vec<f64> {
 
 fn estimate(value: f64, sorted: &[f64], repeats: usize) -> Estimate {
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
-    // Where many resamples have no such figure, the others are no fair sample of it.
+    // If many resamples lack the figure, the others are a biased sample of it.
     let enough = value.is_finite() && sorted.len() * 10 >= repeats * 9 && sorted.len() >= 40;
     Estimate {
         value,
@@ -88,7 +88,7 @@ fn estimate(value: f64, sorted: &[f64], repeats: usize) -> Estimate {
     }
 }
 
-/// Several figures with their intervals: `statistic` is given how often each image counts.
+/// Computes several figures with their intervals. `statistic` receives the weight of each image.
 pub fn estimates(
     images: usize,
     repeats: usize,
@@ -103,7 +103,7 @@ pub fn estimates(
         .collect()
 }
 
-/// The paired differences between the figures of two runs over the same images.
+/// Computes the paired differences between the figures of two runs over the same images.
 pub fn differences(
     images: usize,
     repeats: usize,
@@ -134,9 +134,9 @@ pub fn differences(
     whole.iter().enumerate().map(difference).collect()
 }
 
-/// The p-values of one family of tests, corrected by Holm's step-down method (Scandinavian Journal
-/// of Statistics 6, 1979): the chance that any of them is found significant though none is stays
-/// under the level. NaN, which is no test, stays NaN and does not count.
+/// Corrects the p-values of one family of tests by Holm's step-down method (Scandinavian Journal of
+/// Statistics 6, 1979): the chance of any false discovery stays below the level. NaN stays NaN and
+/// does not count as a test.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// Standard normal deviates by quantiles, so that the sample's own moments are known.
+    /// Standard normal quantiles, so that the sample's moments are known.
     fn sample(n: usize, shift: f64) -> Vec<f64> {
         let mut rng = SmallRng::seed_from_u64(7);
         (0..n)
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_as_wide_as_theory_says() {
+    fn interval_of_a_mean_has_the_theoretical_width() {
         let values = sample(400, 0.0);
         let [found] = estimates(values.len(), 2000, 1, mean(&values))[..] else {
             panic!()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paired_difference_sees_what_two_intervals_cannot() {
+    fn paired_difference_is_significant_despite_overlapping_intervals() {
         let first = sample(200, 0.0);
         let second: Vec<f64> = first
             .iter()
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn holm_corrects_as_r_does() {
+    fn holm_equals_r() {
         let close = |found: Vec<f64>, wanted: &[f64]| {
             assert_eq!(found.len(), wanted.len());
             found.iter().zip(wanted).for_each(|(a, b)| {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides_and_nothing_gives_no_interval() {
+    fn estimate_depends_on_the_seed_and_has_no_interval_without_images() {
         let values = sample(50, 0.0);
         assert_eq!(
             estimates(50, 200, 3, mean(&values)),

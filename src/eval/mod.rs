@@ -1,4 +1,5 @@
-//! Metrics of captions and of token scores. They know captions and annotations, and no model.
+//! Metrics of captions, answers and token rewards. They read captions and annotations and run no
+//! model.
 
 pub mod bootstrap;
 pub mod captions;

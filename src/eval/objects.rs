@@ -1,39 +1,36 @@
-//! Hallucinated things in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every
-//! concrete noun that the lexicon knows.
+//! Hallucinated objects in an open vocabulary: CHAIR (Rohrbach et al., EMNLP 2018) over every
+//! concrete noun of the lexicon.
 //!
-//! A mention is supported when a reference names the same noun, a synonym, something more general
-//! or something more special; people are one thing. CHAIR_i is the share of mentions without
-//! support, CHAIR_s the share of captions with at least one, recall the share of the nouns named by
-//! at least two references that the caption supports. References leave things out, so that a
-//! person's caption does not score 0 either: [`floor`] measures how far, and belongs beside every
-//! result.
+//! A mention is supported if a reference names the same noun, a synonym, or a more general or more
+//! specific one; all nouns for people count as one. CHAIR_i is the share of mentions without
+//! support, CHAIR_s the share of captions with at least one, recall the share of nouns named by at
+//! least two references that the caption supports. References are incomplete, so a person's caption
+//! does not score 0 either: [`floor`] measures by how much, and belongs beside every result.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::lexicon::{ConceptId, Lexicon, Phrase, Reading, ReferenceTexts, Support};
 
-/// Number of references that must name a noun for recall to ask for it.
+/// Number of references that must name a noun for it to count for recall.
 const NAMED_BY: usize = 2;
 
-/// Judgment of one caption by the references of its image. Ranges are bytes of the caption.
+/// Judgment of one caption by the references of its image. Ranges are in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectJudgment {
-    /// Every mention of a thing, and whether the references support it.
+    /// Object mentions, each with `true` if the references support it.
     pub mentions: Vec<(Range<usize>, bool)>,
     /// The nouns without support, in the singular.
     pub hallucinated: Vec<&'static str>,
-    /// Colour words on which the references have a say, and whether one of them agrees.
-    pub colours: Vec<(Range<usize>, bool)>,
-    /// Numbers on which the references have a say, and whether one of them agrees.
+    /// Color words of objects whose color a reference states, with `true` if one agrees.
+    pub colors: Vec<(Range<usize>, bool)>,
+    /// Numbers of objects that a reference counts, with `true` if one agrees.
     pub counts: Vec<(Range<usize>, bool)>,
-    /// Nouns that at least two references name, and how many of them the caption supports.
-    pub asked: usize,
-    /// See [`Self::asked`].
+    /// Number of nouns that at least two references name.
+    pub expected: usize,
+    /// Number of those that the caption supports.
     pub recalled: usize,
     /// Length of the caption in words.
     pub words: usize,
@@ -52,7 +49,7 @@ pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) 
     )
 }
 
-/// Judges a caption by the references of its image, all of them read before.
+/// Judges a caption by the references of its image, all of them already read.
 pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> ObjectJudgment {
     let support = ReferenceTexts::of(lexicon, references.iter().copied());
     let mut judgment = ObjectJudgment {
@@ -70,24 +67,24 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
         if phrase.colours.is_empty() && phrase.count.is_none() {
             continue;
         }
-        let same_thing = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
+        let is_same_object = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
         let uses: Vec<Vec<&Phrase>> = references
             .iter()
-            .map(|reading| reading.phrases.iter().filter(same_thing).collect())
+            .map(|reading| reading.phrases.iter().filter(is_same_object).collect())
             .collect();
-        judgment.colours.extend(colours(phrase, &uses));
+        judgment.colors.extend(colors(phrase, &uses));
         judgment.counts.extend(count(phrase, &uses));
     }
-    let asked = often_named(references);
-    judgment.asked = asked.len();
-    judgment.recalled = asked
+    let expected = often_named(references);
+    judgment.expected = expected.len();
+    judgment.recalled = expected
         .into_iter()
         .filter(|&concept| caption.support(lexicon, concept) == Support::Named)
         .count();
     judgment
 }
 
-/// The concepts that enough references name.
+/// Concepts that enough references name.
 pub(crate) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
     let mut by: BTreeMap<ConceptId, usize> = BTreeMap::new();
     for reading in references {
@@ -106,62 +103,62 @@ pub(crate) fn often_named(references: &[&Reading]) -> Vec<ConceptId> {
         .collect()
 }
 
-/// The colours of a phrase, where a reference gives the thing one: right when any reference has the
+/// Colors of a phrase, if a reference states the object's color; right if any reference states the
 /// same.
-fn colours(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> {
-    let said: BTreeSet<usize> = uses
+fn colors(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> {
+    let stated: BTreeSet<usize> = uses
         .iter()
         .flatten()
         .flat_map(|p| p.colour_groups())
         .collect();
-    if said.is_empty() {
+    if stated.is_empty() {
         return Vec::new();
     }
     phrase
         .colours
         .iter()
-        .map(|colour| (colour.range.clone(), said.contains(&colour.group)))
+        .map(|color| (color.range.clone(), stated.contains(&color.group)))
         .collect()
 }
 
-/// The number of a phrase, where a reference counts: right when any reference counts as many, in
-/// one phrase or in all.
+/// Number in a phrase, if a reference counts the objects; right if any reference has the same
+/// number, in one phrase or in total.
 fn count(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Option<(Range<usize>, bool)> {
     let count = phrase.count.as_ref()?;
-    let mut said = BTreeSet::new();
+    let mut stated = BTreeSet::new();
     for phrases in uses {
         let numbers: Vec<usize> = phrases.iter().filter_map(|p| p.number()).collect();
-        said.extend(&numbers);
-        said.extend(
+        stated.extend(&numbers);
+        stated.extend(
             (numbers.len() == phrases.len() && !numbers.is_empty())
                 .then(|| numbers.iter().sum::<usize>()),
         );
     }
-    (!said.is_empty()).then(|| (count.range.clone(), said.contains(&count.group)))
+    (!stated.is_empty()).then(|| (count.range.clone(), stated.contains(&count.group)))
 }
 
-/// Sums over many captions. The rates are `None` where nothing was there to count.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Sums over many captions. Rates are `None` if there was nothing to count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectScores {
     /// Captions judged.
     pub captions: usize,
-    /// Captions with at least one thing that no reference supports.
+    /// Captions with at least one unsupported object.
     pub captions_hallucinating: usize,
-    /// Mentions of things.
+    /// Object mentions.
     pub mentions: usize,
-    /// Those that no reference supports.
+    /// Mentions that no reference supports.
     pub hallucinated: usize,
     /// Nouns that at least two references name.
-    pub asked: usize,
-    /// Those that the caption supports.
+    pub expected: usize,
+    /// Number of those that the caption supports.
     pub recalled: usize,
-    /// Colours on which a reference has a say.
-    pub colours: usize,
-    /// Those that all references contradict.
-    pub colours_wrong: usize,
-    /// Numbers on which a reference has a say.
+    /// Color words of objects whose color a reference states.
+    pub colors: usize,
+    /// Color words that all references contradict.
+    pub colors_wrong: usize,
+    /// Numbers of objects that a reference counts.
     pub counts: usize,
-    /// Those that all references contradict.
+    /// Numbers that all references contradict.
     pub counts_wrong: usize,
     /// Words.
     pub words: usize,
@@ -184,17 +181,17 @@ impl ObjectScores {
         self.captions_hallucinating += usize::from(!judgment.hallucinated.is_empty());
         self.mentions += judgment.mentions.len();
         self.hallucinated += judgment.hallucinated.len();
-        self.asked += judgment.asked;
+        self.expected += judgment.expected;
         self.recalled += judgment.recalled;
-        self.colours += judgment.colours.len();
-        self.colours_wrong += wrong(&judgment.colours);
+        self.colors += judgment.colors.len();
+        self.colors_wrong += wrong(&judgment.colors);
         self.counts += judgment.counts.len();
         self.counts_wrong += wrong(&judgment.counts);
         self.words += judgment.words;
     }
 
-    /// Judges and adds up captions with their references.
-    pub fn of<'a, S: AsRef<str> + 'a>(
+    /// Judges captions by their references and sums them up.
+    pub fn judge_all<'a, S: AsRef<str> + 'a>(
         lexicon: &Lexicon,
         captions: impl IntoIterator<Item = (&'a str, &'a [S])>,
     ) -> Self {
@@ -215,17 +212,17 @@ impl ObjectScores {
         rate(self.captions_hallucinating, self.captions)
     }
 
-    /// Share of the often-named nouns that the captions support.
+    /// Share of the expected nouns that the captions support.
     pub fn recall(&self) -> Option<f64> {
-        rate(self.recalled, self.asked)
+        rate(self.recalled, self.expected)
     }
 
-    /// Share of wrong colours among those that can be judged.
-    pub fn wrong_colours(&self) -> Option<f64> {
-        rate(self.colours_wrong, self.colours)
+    /// Share of color words that are wrong.
+    pub fn wrong_colors(&self) -> Option<f64> {
+        rate(self.colors_wrong, self.colors)
     }
 
-    /// Share of wrong numbers among those that can be judged.
+    /// Share of numbers that are wrong.
     pub fn wrong_counts(&self) -> Option<f64> {
         rate(self.counts_wrong, self.counts)
     }
@@ -240,8 +237,8 @@ fn rate(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// Returns the scores of people: every caption of an image judged by the image's others. Images
-/// with a single caption count nothing.
+/// Scores of people's captions, each judged by the others of its image. Images with a single
+/// caption do not count.
 pub fn floor<'a>(
     lexicon: &Lexicon,
     images: impl IntoIterator<Item = &'a [String]>,
@@ -249,15 +246,15 @@ pub fn floor<'a>(
     let mut sum = ObjectScores::default();
     for captions in images {
         let read: Vec<Reading> = captions.iter().map(|c| Reading::new(lexicon, c)).collect();
-        floor_of(lexicon, &read)
+        judge_people(lexicon, &read)
             .iter()
             .for_each(|judgment| sum.add(judgment));
     }
     sum
 }
 
-/// Every caption of one image judged by the image's others; nothing where there are no others.
-pub fn floor_of(lexicon: &Lexicon, captions: &[Reading]) -> Vec<ObjectJudgment> {
+/// Judges every caption of one image by the others; empty if there are no others.
+pub fn judge_people(lexicon: &Lexicon, captions: &[Reading]) -> Vec<ObjectJudgment> {
     if captions.len() < 2 {
         return Vec::new();
     }
@@ -295,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_rule() {
+    fn judgment_follows_the_support_rule() {
         let caption =
             "A brown dog with a frisbee near three men and two women on a bench in the snow.";
         let found = judged(caption);
@@ -307,20 +304,20 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(texts(&found.mentions)[0], ("dog".to_owned(), true));
-        assert_eq!(texts(&found.colours), [("brown".to_owned(), false)]);
+        assert_eq!(texts(&found.colors), [("brown".to_owned(), false)]);
         assert_eq!(
             texts(&found.counts),
             [("three".to_owned(), false), ("two".to_owned(), true)]
         );
         assert_eq!(
-            (found.asked, found.recalled),
+            (found.expected, found.recalled),
             (3, 2),
             "dog and snow of dog, ball and snow"
         );
     }
 
     #[test]
-    fn more_general_and_more_special_nouns_are_supported() {
+    fn more_general_and_more_specific_nouns_are_supported() {
         assert!(
             judged("An animal plays with a toy poodle in snow.")
                 .hallucinated
@@ -335,9 +332,9 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_rates() {
+    fn scores_sum_judgments_and_empty_ones_have_no_rates() {
         let lexicon = Lexicon::shared();
-        let scores = ObjectScores::of(
+        let scores = ObjectScores::judge_all(
             lexicon,
             [
                 ("A dog on a sofa.", &REFERENCES[..]),
@@ -351,12 +348,12 @@ mod tests {
         );
         assert_eq!(scores.recall(), Some(2.0 / 9.0));
         assert_eq!(
-            (scores.wrong_colours(), scores.wrong_counts()),
+            (scores.wrong_colors(), scores.wrong_counts()),
             (Some(0.0), None)
         );
         assert_eq!(ObjectScores::default().chair_i(), None);
         assert_eq!(
-            ObjectScores::of::<&str>(lexicon, [("A dog.", &[][..])]).chair_i(),
+            ObjectScores::judge_all::<&str>(lexicon, [("A dog.", &[][..])]).chair_i(),
             Some(1.0),
             "nothing supports it"
         );
@@ -364,19 +361,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_reference_supports_itself_and_order_is_nothing(order in Just(vec![0usize, 1, 2, 3, 4])
+        fn reference_supports_itself_in_any_order(order in Just(vec![0usize, 1, 2, 3, 4])
             .prop_shuffle(), pick in 0usize..5) {
             let shuffled: Vec<&str> = order.iter().map(|&i| REFERENCES[i]).collect();
             let caption = REFERENCES[pick];
             let found = judge(Lexicon::shared(), caption, &shuffled);
             prop_assert!(found.hallucinated.is_empty());
-            prop_assert!(found.colours.iter().chain(&found.counts).all(|(_, right)| *right));
+            prop_assert!(found.colors.iter().chain(&found.counts).all(|(_, right)| *right));
             prop_assert_eq!(found, judge(Lexicon::shared(), caption, &REFERENCES));
         }
     }
 
     #[test]
-    fn people_judged_by_people_stay_near_the_known_floor() {
+    fn floor_of_people_is_near_the_known_one() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/flickr8k");
         if !dir.is_dir() {
             println!("skipped: {} is absent", dir.display());

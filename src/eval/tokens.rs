@@ -1,27 +1,27 @@
 //! Metrics of token rewards: how well they separate grounded tokens from ungrounded ones.
 //!
-//! A reward is high for good tokens. Where a metric has a positive class it is the **bad** token
-//! (what the scorer is there to find), scored by one minus its reward; ties are handled as
-//! scikit-learn does. [`Ranking`] sorts tokens once and gives every figure in one pass, also with
-//! the weights of a [`bootstrap`](super::bootstrap) over images.
+//! A reward is high for grounded tokens. If a metric has a positive class it is the **ungrounded**
+//! token, which the scorer has to find, scored by one minus its reward; ties are handled as in
+//! scikit-learn. [`Ranking`] sorts tokens once and computes every figure in one pass, also with the
+//! weights of a [`bootstrap`](super::bootstrap) over images.
 
 use serde::{Deserialize, Serialize};
 
-/// A scored token whose truth is known.
+/// A token with its reward and its truth.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoredToken {
-    /// Reward, or any score that grows with it.
+    /// Reward, or any score that increases with it.
     pub reward: f32,
-    /// Indicates whether the token is grounded.
+    /// `true` if the token is grounded.
     pub good: bool,
-    /// Number of the image that it speaks of.
+    /// Index of its image.
     pub image: u32,
 }
 
-/// Bins of the calibration error and of its diagram.
+/// Bins of the calibration error and of the reliability diagram.
 pub const BINS: usize = 15;
 
-/// The figures of one set of tokens; NaN where there is no token of a kind that a figure needs.
+/// Figures of one set of tokens; NaN if a figure needs tokens of a class that is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TokenMetrics {
     /// Grounded tokens.
@@ -30,35 +30,36 @@ pub struct TokenMetrics {
     pub bad: f64,
     /// Area under the ROC curve.
     pub auroc: f64,
-    /// Average precision with the bad tokens as positives: mAP(neg) of TLDR.
+    /// Average precision with ungrounded tokens as positives: mAP(neg) of TLDR.
     pub map_neg: f64,
-    /// Average precision with the good tokens as positives.
+    /// Average precision with grounded tokens as positives.
     pub map_pos: f64,
-    /// Share of bad tokens found when 5 % of the good ones are flagged.
+    /// Share of ungrounded tokens found when 5 % of the grounded ones are flagged.
     pub recall_at_5_fpr: f64,
-    /// The same at 10 %.
+    /// Share of ungrounded tokens found when 10 % of the grounded ones are flagged.
     pub recall_at_10_fpr: f64,
-    /// F1 of finding bad tokens at the threshold where it is highest.
+    /// F1 of finding ungrounded tokens at the best threshold.
     pub f1_best: f64,
     /// F1 at the threshold in use.
     pub f1: f64,
-    /// Precision there: share of the flagged tokens that are bad.
+    /// Precision at the threshold in use: share of flagged tokens that are ungrounded.
     pub precision: f64,
-    /// Recall there: share of the bad tokens that are flagged.
+    /// Recall at the threshold in use: share of ungrounded tokens that are flagged.
     pub recall: f64,
-    /// Share of all tokens that the threshold in use judges rightly: token-level accuracy of TLDR.
+    /// Share of all tokens that the threshold in use classifies correctly: token-level accuracy of
+    /// TLDR.
     pub accuracy: f64,
-    /// Expected calibration error over [`BINS`] equal bins.
+    /// Expected calibration error over [`BINS`] equal-width bins.
     pub ece: f64,
 }
 
-/// Tokens in the order of their rewards, lowest first.
+/// Tokens sorted by reward, lowest first.
 #[derive(Debug, Clone)]
 pub struct Ranking {
     tokens: Vec<ScoredToken>,
 }
 
-/// A group of tokens with the same reward: how many of them are good and bad.
+/// Tokens with the same reward: numbers of grounded and ungrounded ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Group {
     reward: f32,
@@ -67,7 +68,7 @@ struct Group {
 }
 
 impl Ranking {
-    /// Sorts tokens; rewards that are no numbers stand last.
+    /// Sorts tokens; NaN rewards come last.
     pub fn new(mut tokens: Vec<ScoredToken>) -> Self {
         tokens.sort_by(|a, b| a.reward.total_cmp(&b.reward));
         Self { tokens }
@@ -103,12 +104,12 @@ impl Ranking {
         out
     }
 
-    /// All figures, with tokens below `threshold` flagged.
+    /// Computes all figures, with tokens below `threshold` flagged.
     pub fn metrics(&self, threshold: f32) -> TokenMetrics {
         metrics(&self.groups(|_| 1.0), threshold)
     }
 
-    /// All figures when image `i` counts `weights[i]` times.
+    /// Computes all figures when image `i` has weight `weights[i]`.
     pub fn weighted(&self, threshold: f32, weights: &[u32]) -> TokenMetrics {
         metrics(
             &self.groups(|t| f64::from(weights.get(t.image as usize).copied().unwrap_or(0))),
@@ -116,15 +117,15 @@ impl Ranking {
         )
     }
 
-    /// The ROC curve of finding bad tokens: `(false-positive rate, true-positive rate)`, thinned to
-    /// about `points`.
+    /// ROC curve of finding ungrounded tokens: `(false-positive rate, true-positive rate)`, thinned
+    /// to about `points`.
     pub fn roc(&self, points: usize) -> Vec<(f64, f64)> {
         self.curve(points, |found, wrong, bad, good| {
             (wrong / good, found / bad)
         })
     }
 
-    /// The precision-recall curve of finding bad tokens: `(recall, precision)`.
+    /// Precision-recall curve of finding ungrounded tokens: `(recall, precision)`.
     pub fn precision_recall(&self, points: usize) -> Vec<(f64, f64)> {
         let mut curve = self.curve(points, |found, wrong, bad, _| {
             (
@@ -136,7 +137,7 @@ impl Ranking {
                 },
             )
         });
-        // Nothing found has no precision: the curve begins with what is found first.
+        // Without a flagged token there is no precision: the curve begins at the first one.
         if curve.len() > 1 {
             curve.remove(0);
         }
@@ -166,8 +167,8 @@ impl Ranking {
         curve
     }
 
-    /// Mean reward, share of good tokens and number of tokens in each of [`BINS`] bins; zeros where
-    /// a bin holds none.
+    /// Mean reward, share of grounded tokens and number of tokens in each of [`BINS`] bins; zeros
+    /// for an empty bin.
     pub fn reliability(&self) -> Vec<(f64, f64, usize)> {
         let bin = |(n, reward, good): (f64, f64, f64)| {
             if n > 0.0 {
@@ -186,7 +187,7 @@ fn totals(groups: &[Group]) -> (f64, f64) {
         .fold((0.0, 0.0), |(good, bad), g| (good + g.good, bad + g.bad))
 }
 
-/// Tokens, sum of their rewards and good ones among them, a bin.
+/// Number of tokens, sum of their rewards and number of grounded ones, per bin.
 fn bins(groups: &[Group]) -> Vec<(f64, f64, f64)> {
     let mut bins = vec![(0.0, 0.0, 0.0); BINS];
     for Group { reward, good, bad } in groups {
@@ -206,7 +207,7 @@ fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
     let (mut flagged_good, mut flagged_bad) = (0.0, 0.0);
     for group in groups {
         wins += group.good * (below_bad + 0.5 * group.bad);
-        // A threshold at this group's reward flags what lies below it.
+        // A threshold at this group's reward flags the tokens below it.
         for (fpr, recall) in &mut recall_at {
             if recall.is_nan() && below_good + group.good > *fpr * good + 1e-9 {
                 *recall = below_bad / bad;
@@ -260,7 +261,7 @@ fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
     }
 }
 
-/// The highest threshold below which at most a share `fpr` of the good tokens falls (tokens with a
+/// Highest threshold below which at most a share `fpr` of the grounded tokens falls (tokens with a
 /// reward **below** it are flagged).
 pub fn threshold_at_fpr(tokens: &[ScoredToken], fpr: f64) -> f32 {
     let groups = Ranking::new(tokens.to_vec()).groups(|_| 1.0);
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_scikit_learn() {
+    fn metrics_equal_scikit_learn() {
         let found = Ranking::new(twelve()).metrics(0.45);
         assert!((found.auroc - 0.757_142_857_142_857_1).abs() < 1e-12);
         assert!(
@@ -329,19 +330,19 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_keeps_its_promise() {
+    fn threshold_at_fpr_flags_at_most_that_share() {
         let tokens = twelve();
         assert_eq!(threshold_at_fpr(&tokens, 0.0), 0.2);
         assert_eq!(threshold_at_fpr(&tokens, 0.15), 0.4);
         let many: Vec<(f32, bool)> = (0..100).map(|i| (i as f32 / 100.0, i % 10 != 0)).collect();
         let found = Ranking::new(self::tokens(&many)).metrics(0.5);
-        // 4 of the 90 good ones may be flagged, .01 to .04, and one bad one lies below .05; or 9,
-        // .01 to .09, and two bad ones lie below .11.
+        // 4 of the 90 grounded ones may be flagged, .01 to .04, and one ungrounded one lies below
+        // .05; or 9, .01 to .09, and two ungrounded ones lie below .11.
         assert_eq!((found.recall_at_5_fpr, found.recall_at_10_fpr), (0.1, 0.2));
     }
 
     #[test]
-    fn a_calibrated_scorer_has_no_error() {
+    fn calibrated_scorer_has_no_calibration_error() {
         let tokens = tokens(&(0..100).map(|i| (0.75, i % 4 != 0)).collect::<Vec<_>>());
         let ranking = Ranking::new(tokens);
         assert!(ranking.metrics(0.5).ece < 1e-6);
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_alone_has_no_figures() {
+    fn metrics_of_a_single_class_are_nan() {
         let found = Ranking::new(tokens(&[(0.5, true), (0.6, true)])).metrics(0.55);
         assert!(
             found.auroc.is_nan()
@@ -364,7 +365,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn turning_the_scores_around_turns_the_auroc_around(
+        fn reversed_scores_reverse_the_auroc(
             rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60),
         ) {
             let scored: Vec<(f32, bool)> = rewards.iter()
@@ -377,7 +378,7 @@ mod tests {
         }
 
         #[test]
-        fn a_weight_is_a_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(),
+        fn weight_equals_repetition(rewards in prop::collection::vec((0u8..10, any::<bool>(),
             0u32..4), 1..40)) {
             let scored: Vec<(f32, bool)> = rewards.iter()
                 .map(|&(r, good, _)| (f32::from(r) / 10.0, good)).collect();
@@ -395,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn no_threshold_flags_more_good_tokens_than_allowed(
+        fn threshold_at_any_fpr_flags_no_more_than_allowed(
             rewards in prop::collection::vec((0u8..20, any::<bool>()), 2..60), fpr in 0.0f64..1.0,
         ) {
             let scored = tokens(&rewards.iter()

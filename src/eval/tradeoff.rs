@@ -1,34 +1,35 @@
-//! Trade-off of a threshold: hallucination against recall when low-reward things are left out.
+//! Trade-off of a threshold: hallucination against recall when low-reward object mentions are left
+//! out.
 
 use std::ops::Range;
 
 use super::objects::often_named;
 use crate::lexicon::{Lexicon, Reading, ReferenceTexts, Support};
 
-/// The things of one caption with their rewards, ready for any threshold.
+/// Object mentions of one caption with their rewards, ready for any threshold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rewarded {
-    /// Every mention's reward, and whether a reference supports it.
+    /// Reward of every mention, with `true` if a reference supports it.
     pub mentions: Vec<(f32, bool)>,
-    /// For each noun that recall asks for, the highest reward of a mention that supports it.
-    pub asked: Vec<Option<f32>>,
+    /// For each noun that counts for recall, the highest reward of a mention that supports it.
+    pub expected: Vec<Option<f32>>,
 }
 
 /// CHAIR and recall at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TradeoffPoint {
-    /// Mentions with a smaller reward are left out.
+    /// Mentions with a lower reward are left out.
     pub threshold: f32,
-    /// Share of the mentions left that no reference supports.
+    /// Share of the remaining mentions that no reference supports.
     pub chair_i: f64,
-    /// Share of the captions that still have one.
+    /// Share of captions with such a mention.
     pub chair_s: f64,
-    /// Share of the asked nouns that the mentions left support.
+    /// Share of the expected nouns that the remaining mentions support.
     pub recall: f64,
 }
 
 impl Rewarded {
-    /// Looks at a caption; `reward` gives the reward of a mention by its bytes.
+    /// Collects the rewards of a caption's mentions; `reward` returns the reward of a byte range.
     pub fn new(
         lexicon: &Lexicon,
         caption: &Reading,
@@ -36,15 +37,15 @@ impl Rewarded {
         reward: impl Fn(&Range<usize>) -> f32,
     ) -> Self {
         let support = ReferenceTexts::of(lexicon, references.iter().copied());
-        let things = caption.phrases.iter().map(|p| &p.mention);
-        let rewards: Vec<f32> = things.clone().map(|m| reward(&m.range)).collect();
-        let mentions = things
+        let named = caption.phrases.iter().map(|p| &p.mention);
+        let rewards: Vec<f32> = named.clone().map(|m| reward(&m.range)).collect();
+        let mentions = named
             .clone()
             .zip(&rewards)
             .map(|(m, &r)| (r, support.supports(m) == Support::Named))
             .collect();
         let best = |concept| {
-            let hits = things
+            let hits = named
                 .clone()
                 .zip(&rewards)
                 .filter(|(m, _)| lexicon.related(m.concept, concept));
@@ -52,15 +53,15 @@ impl Rewarded {
         };
         Self {
             mentions,
-            asked: often_named(references).into_iter().map(best).collect(),
+            expected: often_named(references).into_iter().map(best).collect(),
         }
     }
 }
 
-/// The curve over `thresholds`.
+/// Computes the curve over `thresholds`.
 pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<TradeoffPoint> {
-    let at = |&threshold: &f32| {
-        let kept = |c: &Rewarded| {
+    let point = |&threshold: &f32| {
+        let remaining = |c: &Rewarded| {
             c.mentions
                 .iter()
                 .filter(|m| m.0 >= threshold)
@@ -69,24 +70,24 @@ pub fn curve(captions: &[Rewarded], thresholds: &[f32]) -> Vec<TradeoffPoint> {
         };
         let (mut mentions, mut wrong, mut captions_wrong) = (0usize, 0usize, 0usize);
         for caption in captions {
-            let left = kept(caption);
+            let left = remaining(caption);
             let bad = left.iter().filter(|m| !m.1).count();
             mentions += left.len();
             wrong += bad;
             captions_wrong += usize::from(bad > 0);
         }
-        let asked = || captions.iter().flat_map(|c| &c.asked);
-        let recalled = asked()
+        let expected = || captions.iter().flat_map(|c| &c.expected);
+        let recalled = expected()
             .filter(|best| best.is_some_and(|r| r >= threshold))
             .count();
         TradeoffPoint {
             threshold,
             chair_i: wrong as f64 / mentions as f64,
             chair_s: captions_wrong as f64 / captions.len() as f64,
-            recall: recalled as f64 / asked().count() as f64,
+            recall: recalled as f64 / expected().count() as f64,
         }
     };
-    thresholds.iter().map(at).collect()
+    thresholds.iter().map(point).collect()
 }
 
 #[cfg(test)]
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaving_doubted_things_out_costs_what_was_right() {
+    fn curve_trades_hallucination_for_recall() {
         let lexicon = Lexicon::shared();
         let text = "A dog with a frisbee on the grass.";
         let references =

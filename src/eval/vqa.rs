@@ -1,11 +1,11 @@
 //! Answers to people's questions, judged by exact match.
 
-/// The rule by which answers are compared, for the reader of a report.
+/// Rule by which answers are compared, for readers of a report.
 pub const RULE: &str = "Right: the answer is one of the people's, word for word, after case, \
                         punctuation and the articles a, an, the are left out and number words are \
                         digits.";
 
-/// Number words from zero on.
+/// Number words from zero.
 const NUMBERS: [&str; 21] = [
     "zero",
     "one",
@@ -30,7 +30,7 @@ const NUMBERS: [&str; 21] = [
     "twenty",
 ];
 
-/// Returns whether an answer is one of `right_answers`, by [`RULE`].
+/// Returns `true` if an answer is one of `right_answers` by [`RULE`].
 pub fn is_right(answer: &str, right_answers: &[String]) -> bool {
     let given = normalized(answer);
     right_answers.iter().any(|right| {
@@ -42,7 +42,7 @@ pub fn is_right(answer: &str, right_answers: &[String]) -> bool {
     })
 }
 
-/// The words of an answer that are compared.
+/// Words of an answer that are compared.
 fn normalized(answer: &str) -> String {
     let lower = answer.to_lowercase();
     let text: String = lower
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn case_articles_and_punctuation_do_not_count() {
+    fn answer_matches_despite_case_articles_and_punctuation() {
         let right = |answer: &str, people: &[&str]| {
             is_right(
                 answer,

@@ -66,7 +66,7 @@ impl LabeledText {
     pub fn with_properties(mut self, judgment: &ObjectJudgment) -> Self {
         self.ranges.extend(
             judgment
-                .colours
+                .colors
                 .iter()
                 .chain(&judgment.counts)
                 .map(|(range, good)| (range.clone(), Some(*good))),

@@ -22,9 +22,9 @@ use crate::{
     eval::{
         data::{
             flickr8k::{Dataset, Image},
-            questions::AskedQuestion,
+            questions::AnnotatedQuestion,
         },
-        honesty::{PhotographOrigin, folds::FOLDS},
+        honesty::{FOLDS, PhotographOrigin},
         objects,
         vqa::is_right,
     },
@@ -71,7 +71,7 @@ pub(super) struct OtherOrigins {
     pub(super) photographs: Vec<LabeledPhotograph>,
     /// People's questions about each; none about radiographs, which are negatives and nothing to
     /// learn answers from.
-    asked: Vec<Vec<AskedQuestion>>,
+    asked: Vec<Vec<AnnotatedQuestion>>,
     absence: KnownAbsences,
 }
 
@@ -100,7 +100,7 @@ impl OtherOrigins {
                 dev: Vec::new(),
             },
         )?;
-        let mut asked: BTreeMap<usize, Vec<AskedQuestion>> = BTreeMap::new();
+        let mut asked: BTreeMap<usize, Vec<AnnotatedQuestion>> = BTreeMap::new();
         questions
             .into_iter()
             .for_each(|(number, question)| asked.entry(number).or_default().push(question));
@@ -122,7 +122,7 @@ impl OtherOrigins {
         number: usize,
         n: usize,
         rng: &mut impl Rng,
-    ) -> Vec<&AskedQuestion> {
+    ) -> Vec<&AnnotatedQuestion> {
         self.asked
             .get(number)
             .into_iter()
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn half_of_the_answers_to_peoples_questions_are_wrong() {
-        let asked = |question: &str, answers: &[&str]| AskedQuestion {
+        let asked = |question: &str, answers: &[&str]| AnnotatedQuestion {
             image: "a.jpg".into(),
             photo: "a.jpg".into(),
             question: question.into(),

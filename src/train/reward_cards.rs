@@ -52,7 +52,7 @@ pub(super) fn hallucinations(evidence: &RewardReportInputs<'_>) -> Section {
         let judgment =
             objects::judge_read(lexicon, caption, &references.iter().collect::<Vec<_>>());
         policy.add(&judgment);
-        objects::floor_of(lexicon, references)
+        objects::judge_people(lexicon, references)
             .iter()
             .for_each(|j| people.add(j));
         for (phrase, (_, supported)) in caption.phrases.iter().zip(&judgment.mentions) {
@@ -97,7 +97,7 @@ pub(super) fn object_table(rows: &[(&str, &ObjectScores)]) -> ReportTable {
             s.chair_i().into(),
             s.chair_s().into(),
             s.recall().into(),
-            s.wrong_colours().into(),
+            s.wrong_colors().into(),
             s.wrong_counts().into(),
             s.mean_words().into(),
             s.captions.into(),
@@ -292,7 +292,7 @@ fn card_words(text: &ComparedText, contender: usize, threshold: f32) -> Vec<Card
         let range = from..from + word.text.len();
         from = range.end;
         word.reward = text.worst(contender, &range);
-        word.doubted = word.reward.is_some_and(|r| r < threshold);
+        word.flagged = word.reward.is_some_and(|r| r < threshold);
     }
     words
 }

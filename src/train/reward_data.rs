@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     eval::{
-        data::{flickr8k::Image, questions::AskedQuestion},
+        data::{flickr8k::Image, questions::AnnotatedQuestion},
         objects, vqa,
     },
     lexicon::{Lexicon, ReferenceTexts},
@@ -139,7 +139,7 @@ impl<'a> Examples<'a> {
             ask.seed,
             questions,
         )?;
-        let said = |(answer, asked): (String, &AskedQuestion)| {
+        let said = |(answer, asked): (String, &AnnotatedQuestion)| {
             let right = vqa::is_right(&answer, &asked.answers);
             ImageStatement::answer(asked.question.clone(), answer, right)
         };

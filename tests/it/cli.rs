@@ -1,4 +1,4 @@
-//! The binary: what it prints and how it ends.
+//! The command line: output and exit status of the binary.
 
 use std::{
     fs,
@@ -31,11 +31,11 @@ fn run(args: &[&str]) -> (Output, String, String) {
     (output, out, err)
 }
 
-/// `candor serve` as a process of its own, on a free port.
+/// A `candor serve` process on a free port.
 pub struct Process {
     pub child: Child,
     pub at: SocketAddr,
-    /// Where it is and what it keeps.
+    /// Its working directory.
     _folder: TempDir,
 }
 
@@ -47,7 +47,7 @@ impl Process {
         )
     }
 
-    /// With a command that serves.
+    /// Starts a command that serves.
     pub fn start(mut command: Command, envs: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = command
@@ -87,7 +87,7 @@ impl Process {
         );
     }
 
-    /// Its exit status and what it logged.
+    /// Waits for the process; returns its exit status and log.
     pub fn end(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child
@@ -108,7 +108,7 @@ impl Drop for Process {
 }
 
 #[test]
-fn misuse_is_2_failure_1_and_help_0() {
+fn exit_status_is_2_for_wrong_usage_1_for_failure_0_for_help() {
     for args in [
         &["--help"][..],
         &["serve", "--help"],
@@ -158,7 +158,7 @@ fn misuse_is_2_failure_1_and_help_0() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn serve_on_a_port_in_use_names_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (output, _, err) = run(&[
         "serve",
@@ -173,7 +173,7 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn doctor_reports_for_people_and_for_programs() {
+fn doctor_reports_as_text_and_as_json() {
     let (output, out, _) = run(&["doctor", "--device", "cpu"]);
     assert_eq!(output.status.code(), Some(0), "{out}");
     for word in [
@@ -209,7 +209,7 @@ fn doctor_reports_for_people_and_for_programs() {
 }
 
 #[test]
-fn sigterm_ends_it_well_and_every_line_of_a_request_has_its_id() {
+fn sigterm_lets_requests_finish_and_their_log_lines_have_ids() {
     let server = Process::serve(&[
         ("CANDOR_LOG__FORMAT", "json"),
         ("CANDOR_LOG__LEVEL", "debug,hyper=warn"),
@@ -255,7 +255,7 @@ fn photo(name: &str) -> String {
     )
 }
 
-/// Every command with its subcommands, as it is typed.
+/// Command lines of all commands and subcommands.
 fn commands(command: &clap::Command, typed: &str) -> Vec<String> {
     let own = command.get_subcommands().filter(|c| c.get_name() != "help");
     own.flat_map(|c| {
@@ -267,7 +267,7 @@ fn commands(command: &clap::Command, typed: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_help_shows_an_example() {
+fn help_of_any_command_shows_an_example() {
     for command in commands(&candor::cli::command(), "") {
         let mut args: Vec<&str> = command.split(' ').collect();
         args.push("--help");
@@ -285,7 +285,7 @@ fn every_help_shows_an_example() {
 }
 
 #[test]
-fn photographs_are_captioned_and_marked_in_a_pipe() {
+fn caption_in_a_pipe_marks_low_reward_words() {
     let (cat, missing, coffee) = (photo("cat.jpg"), photo("missing.jpg"), photo("coffee.jpg"));
     let all_doubted = candor(&["caption", &cat, &missing, &coffee])
         .env("CANDOR_GUARD__THRESHOLD", "1")
@@ -326,7 +326,7 @@ fn photographs_are_captioned_and_marked_in_a_pipe() {
 }
 
 #[test]
-fn questions_are_answered_and_json_is_the_apis_object() {
+fn ask_with_json_prints_the_api_response() {
     let cat = photo("cat.jpg");
     let (output, out, err) = run(&[
         "ask",
@@ -391,14 +391,14 @@ fn questions_are_answered_and_json_is_the_apis_object() {
 }
 
 #[test]
-fn a_text_of_anybody_is_scored_and_marked() {
+fn score_of_any_text_marks_low_reward_words() {
     let cat = photo("cat.jpg");
-    let doubted = candor(&["score", &cat, "A Dog chases a cat."])
+    let flagged = candor(&["score", &cat, "A Dog chases a cat."])
         .env("CANDOR_GUARD__THRESHOLD", "1")
         .output()
         .unwrap();
-    let out = String::from_utf8(doubted.stdout).unwrap();
-    assert_eq!(doubted.status.code(), Some(0));
+    let out = String::from_utf8(flagged.stdout).unwrap();
+    assert_eq!(flagged.status.code(), Some(0));
     assert!(
         out.starts_with("A [Dog chases a cat?0.") && out.ends_with("].\n"),
         "{out}"
@@ -436,7 +436,7 @@ fn a_text_of_anybody_is_scored_and_marked() {
 }
 
 #[test]
-fn a_folder_is_captioned_into_a_file() {
+fn caption_of_a_folder_writes_a_file() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["cat.jpg", "coffee.jpg", "astronaut.jpg"] {
         std::fs::copy(photo(name), dir.path().join(name)).unwrap();
@@ -481,7 +481,7 @@ fn a_folder_is_captioned_into_a_file() {
     }
 }
 
-/// A folder with three photographs, and the words that caption it into a file beside them.
+/// A folder with three photographs, and the arguments that caption it into a file beside them.
 fn three_photos() -> (TempDir, std::path::PathBuf, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     for name in ["astronaut.jpg", "cat.jpg", "coffee.jpg"] {
@@ -509,14 +509,14 @@ fn words<'a>(words: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
+fn killed_batch_is_continued_and_settings_are_not_mixed() {
     let (dir, out, batch) = three_photos();
     fs::write(dir.path().join("broken.jpg"), b"no photograph").unwrap();
     assert_eq!(run(&words(&batch, &[])).0.status.code(), Some(1));
     let whole = fs::read_to_string(&out).unwrap();
     let lines: Vec<&str> = whole.lines().collect();
     assert!(lines[1].contains("\"error\""), "{whole}");
-    // Killed within the third line; and the photograph that could not be read is whole now.
+    // As after a kill within the third line; the unreadable photograph is whole now.
     fs::write(
         &out,
         format!("{}\n{}\n{}", lines[0], lines[1], &lines[2][..40]),
@@ -525,7 +525,10 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
     fs::copy(photo("photographer.jpg"), dir.path().join("broken.jpg")).unwrap();
     let (output, _, err) = run(&words(&batch, &[]));
     assert_eq!(output.status.code(), Some(0), "{err}");
-    assert!(err.contains("1 of 4 photographs are captioned"), "{err}");
+    assert!(
+        err.contains("1 of 4 photographs already have a caption"),
+        "{err}"
+    );
     let after: Vec<Value> = fs::read_to_string(&out)
         .unwrap()
         .lines()
@@ -546,10 +549,10 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
         (&killed["image"], &killed["caption"]),
         "as if nothing had happened"
     );
-    // Nothing is left to do, and nothing is done.
+    // A finished batch is left unchanged.
     let before = fs::read(&out).unwrap();
     assert_eq!(run(&words(&batch, &[])).0.status.code(), Some(0));
-    // Other settings are not mixed with these.
+    // Other settings are refused.
     for (more, want) in [
         (
             &["--guard", "off"][..],
@@ -576,12 +579,12 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
             .count(),
         4
     );
-    // What is no such file stays as it is.
+    // Other files are refused unchanged.
     fs::write(&out, "my diary\n").unwrap();
     let (output, _, err) = run(&words(&batch, &[]));
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        err.contains("captions.jsonl:1: is no line of captions"),
+        err.contains("captions.jsonl:1: is not a line of captions"),
         "{err}"
     );
     assert_eq!(fs::read_to_string(&out).unwrap(), "my diary\n");
@@ -589,7 +592,7 @@ fn a_batch_goes_on_where_it_was_killed_and_mixes_nothing() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn names_that_are_not_utf_8_are_told_apart() {
+fn file_names_that_are_not_utf_8_stay_distinct() {
     use std::os::unix::ffi::OsStrExt;
     let (dir, out, batch) = three_photos();
     for (from, to) in [
@@ -614,22 +617,22 @@ fn names_that_are_not_utf_8_are_told_apart() {
         names.collect::<Vec<_>>(),
         ["a\\xfe.jpg", "a\\xff.jpg", "coffee.jpg"]
     );
-    // Where the first alone is captioned, the second still is.
+    // If only the first photograph has a caption, the second gets one.
     fs::write(&out, format!("{}\n", whole.lines().next().unwrap())).unwrap();
     let (output, _, err) = run(&words(&batch, &[]));
     assert!(
-        output.status.success() && err.contains("1 of 3 photographs are captioned"),
+        output.status.success() && err.contains("1 of 3 photographs already have a caption"),
         "{err}"
     );
     assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 3);
 }
 
 #[test]
-fn ctrl_c_ends_a_batch_with_what_goes_on() {
+fn ctrl_c_in_a_batch_prints_the_command_that_continues_it() {
     let dir = tempfile::tempdir().unwrap();
     let cat = fs::read(photo("cat.jpg")).unwrap();
     for i in 0..400u32 {
-        // Files that differ behind the picture: each is decoded anew.
+        // Bytes after the picture make the files distinct, so that each is decoded.
         fs::write(
             dir.path().join(format!("{i:03}.jpg")),
             [cat.as_slice(), &i.to_le_bytes()].concat(),
@@ -674,7 +677,7 @@ fn ctrl_c_ends_a_batch_with_what_goes_on() {
     );
     assert!(
         err.contains(&format!(
-            "interrupted: {done} of 400 photographs are done; this goes on:"
+            "interrupted: {done} of 400 photographs are done; to continue:"
         )),
         "{err}"
     );
@@ -687,7 +690,7 @@ fn ctrl_c_ends_a_batch_with_what_goes_on() {
             out.display()
         )
     );
-    // Typed as it stands there, it goes on.
+    // The printed command continues the batch.
     for i in 20..400 {
         fs::remove_file(dir.path().join(format!("{i:03}.jpg"))).unwrap();
     }
@@ -722,7 +725,7 @@ fn run_with(args: &[&str], input: &[u8]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_dash_is_standard_input_and_output() {
+fn dash_is_standard_input_and_output() {
     let (cat, dir) = (photo("cat.jpg"), tempfile::tempdir().unwrap());
     let file = fs::read(&cat).unwrap();
     let (code, out, err) = run_with(&["caption", "-"], &file);
@@ -744,7 +747,7 @@ fn a_dash_is_standard_input_and_output() {
     ] {
         let (code, _, err) = run_with(args, &file);
         assert!(
-            code == Some(2) && err.contains("can be read once"),
+            code == Some(2) && err.contains("can be read only once"),
             "{args:?}: {err}"
         );
     }
@@ -803,7 +806,7 @@ fn a_dash_is_standard_input_and_output() {
 }
 
 #[test]
-fn a_closed_pipe_ends_quietly() {
+fn closed_pipe_is_no_error() {
     let (cat, coffee) = (photo("cat.jpg"), photo("coffee.jpg"));
     let folder = tempfile::tempdir().unwrap();
     let (_photos, _, batch) = three_photos();
@@ -853,7 +856,7 @@ fn a_closed_pipe_ends_quietly() {
             "{args:?}: {err}"
         );
     }
-    // Nobody reads the messages either.
+    // Standard error is closed too.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = candor(&["caption", "absent.jpg", &cat])
@@ -865,7 +868,7 @@ fn a_closed_pipe_ends_quietly() {
 }
 
 #[test]
-fn color_follows_the_environment_and_the_flag() {
+fn color_follows_environment_and_flag() {
     let cat = photo("cat.jpg");
     let colored = |args: &[&str], envs: &[(&str, &str)]| {
         let output = candor(args).envs(envs.iter().copied()).output().unwrap();
@@ -896,7 +899,7 @@ fn color_follows_the_environment_and_the_flag() {
             && !colored(&["--help", "--color=never"], &[("CLICOLOR_FORCE", "1")])
     );
     assert!(colored(&["serve", "--lisen", "--color=always"], &[]));
-    // On a terminal, as `script` makes one.
+    // On a terminal that `script` provides.
     let terminal = |envs: &str| {
         let command = format!(
             "env -i {envs} {} {}",
@@ -922,7 +925,7 @@ fn color_follows_the_environment_and_the_flag() {
 }
 
 #[test]
-fn options_of_the_answer_are_those_of_the_api() {
+fn answer_options_equal_the_fields_of_the_api() {
     let cat = photo("cat.jpg");
     let caption = |more: &[&str]| {
         let (output, out, err) = run(&[&["caption", &cat][..], more].concat());
@@ -956,7 +959,7 @@ fn options_of_the_answer_are_those_of_the_api() {
     let warm = |seed: &str| caption(&["--temperature", "1.5", "--seed", seed, "--guard", "off"]);
     assert_eq!(warm("-7"), warm("-7"));
     assert!((1..9).any(|seed| warm(&seed.to_string()) != warm("-7")));
-    // The ends of the API's ranges are taken, and what is beyond is named by its flag.
+    // The bounds of the API's ranges are accepted; values beyond name their flag.
     for more in [
         ["--temperature", "2"],
         ["--max-tokens", "4294967295"],
@@ -1000,7 +1003,7 @@ fn options_of_the_answer_are_those_of_the_api() {
 }
 
 #[test]
-fn what_a_repair_changed_is_shown() {
+fn repaired_caption_shows_what_changed() {
     let photos = ["cat.jpg", "coffee.jpg", "astronaut.jpg", "photographer.jpg"].map(photo);
     let photos: Vec<&str> = photos.iter().map(String::as_str).collect();
     let args = [
@@ -1037,7 +1040,7 @@ fn what_a_repair_changed_is_shown() {
 }
 
 #[test]
-fn messages_say_what_to_do() {
+fn error_message_names_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
         fs::write(dir.path().join(name), bytes).unwrap();
@@ -1068,12 +1071,12 @@ fn messages_say_what_to_do() {
         (
             &["ask", folder, "What?"],
             2,
-            "is a folder; a question is about one photograph",
+            "is a folder; name one photograph",
         ),
         (
             &["score", folder, "A dog."],
             2,
-            "is a folder; a text is about one photograph",
+            "is a folder; name one photograph",
         ),
         (&["caption", &empty], 1, "empty.jpg: is empty"),
         (&["caption", &text], 1, "text.jpg: "),
@@ -1102,7 +1105,7 @@ fn messages_say_what_to_do() {
 }
 
 #[test]
-fn an_export_replaces_no_file_unasked() {
+fn export_to_an_existing_file_needs_overwrite() {
     let dir = tempfile::tempdir().unwrap();
     let export = |more: &[&str]| {
         candor(&[&["feedback", "export", "--out", "c.jsonl"][..], more].concat())
@@ -1124,7 +1127,7 @@ fn an_export_replaces_no_file_unasked() {
 }
 
 #[test]
-fn every_place_names_the_same_versions() {
+fn versions_agree_in_every_output() {
     let version = run(&["--version"]).1;
     let (own, bundle) = version
         .trim()
@@ -1160,7 +1163,7 @@ fn every_place_names_the_same_versions() {
     );
 }
 
-/// Whether a program is installed.
+/// Returns `true` if a program is installed.
 fn has(program: &str) -> bool {
     let found = Command::new("sh")
         .args(["-c", &format!("command -v {program}")])
@@ -1175,7 +1178,7 @@ fn has(program: &str) -> bool {
 }
 
 #[test]
-fn completions_are_loaded_by_their_shells() {
+fn completions_are_accepted_by_their_shells() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (output, script, err) = run(&["completions", shell]);
@@ -1219,7 +1222,7 @@ fn completions_are_loaded_by_their_shells() {
 }
 
 #[test]
-fn every_command_has_a_manual_page() {
+fn man_writes_a_page_for_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1");
     assert_eq!(
@@ -1260,10 +1263,11 @@ fn every_command_has_a_manual_page() {
     }
 }
 
-/// What stands on standard error, without what is said of a photograph or an abstention.
+/// Standard error without notes on unfamiliar photographs and abstentions.
 fn without_notes(err: &str) -> String {
     let is_note = |line: &&str| {
-        line.contains("is unlike the photographs") || line.contains("this is no answer")
+        line.contains("is unlike the training photographs")
+            || line.contains("the question was not answered")
     };
     err.lines()
         .filter(|line| !is_note(line))
@@ -1272,7 +1276,7 @@ fn without_notes(err: &str) -> String {
 }
 
 #[test]
-fn exit_statuses_are_those_of_the_documentation() {
+fn exit_statuses_equal_the_documented_ones() {
     let table =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md")).unwrap();
     let documented: Vec<&str> = table
@@ -1283,7 +1287,7 @@ fn exit_statuses_are_those_of_the_documentation() {
     let cat = photo("cat.jpg");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
-    // A data set in which nothing but the options is wrong.
+    // A data set in which only the options are wrong.
     fs::create_dir_all(dir.path().join("data/images")).unwrap();
     fs::copy(&cat, dir.path().join("data/images/cat.jpg")).unwrap();
     fs::write(
@@ -1309,8 +1313,8 @@ fn exit_statuses_are_those_of_the_documentation() {
         "{\"question_id\": 1, \"text\": \"No\"}\n",
     )
     .unwrap();
-    // A command line of each status; where there is none for 0 or 1, that takes a long time or a
-    // registry with versions in it.
+    // Command lines for each status, except where 0 or 1 would take long or need registered
+    // versions.
     let cases: Vec<(&str, u8, Vec<&str>)> = vec![
         ("serve", 1, vec!["--model", "absent"]),
         ("serve", 2, vec!["--listen", "nowhere"]),

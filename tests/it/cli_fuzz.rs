@@ -1,5 +1,4 @@
-//! Command lines that nobody would type: no panic, and whatever is refused is refused with a
-//! reason.
+//! Random command lines: no panic, and every refusal has a reason.
 
 use std::{
     ffi::OsString,
@@ -16,12 +15,12 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::cli::candor;
 
-/// Command lines that are parsed.
+/// Number of command lines that are parsed.
 const LINES: usize = 5_000;
-/// How many of them are carried out; `CANDOR_FUZZ_PROCESSES` has another number carried out.
+/// Number of them that are run; `CANDOR_FUZZ_PROCESSES` overrides it.
 const PROCESSES: usize = 200;
 
-/// Commands that take long or serve: these get a configuration that cannot be used.
+/// Commands that take long or serve; they get an invalid configuration.
 const BOUNDED: [&str; 5] = ["serve", "train", "cycle", "bench", "promote"];
 
 /// Writes files of all kinds, and returns their names.
@@ -70,7 +69,7 @@ fn files(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Makes up command lines of the tree of commands.
+/// Generator of command lines.
 struct Fuzzer {
     rng: SmallRng,
     files: Vec<String>,
@@ -157,7 +156,7 @@ impl Fuzzer {
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
         let args: Vec<&clap::Arg> = command.get_arguments().collect();
-        // Most lines have what the command needs, so that more than the parser is tried.
+        // Most lines have the required arguments, so that more than the parser is tested.
         for arg in args.iter().filter(|arg| arg.is_required_set()) {
             if self.chance(90) {
                 self.argument(arg, &mut words);
@@ -205,9 +204,9 @@ impl Fuzzer {
     }
 }
 
-/// Carries a command line out, and says what is wrong with how it ended.
+/// Runs a command line, and describes what is wrong with how it ended.
 fn carried_out(words: &[OsString], dir: &Path) -> Result<(), String> {
-    // What cannot be said to a process.
+    // Arguments that no process can receive.
     if words
         .iter()
         .any(|word| word.as_encoded_bytes().contains(&0))
@@ -254,7 +253,7 @@ fn carried_out(words: &[OsString], dir: &Path) -> Result<(), String> {
 }
 
 #[test]
-fn no_command_line_brings_it_down() {
+fn any_command_line_exits_without_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let mut fuzzer = Fuzzer {
         rng: SmallRng::seed_from_u64(13),

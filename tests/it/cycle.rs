@@ -381,7 +381,7 @@ fn killed_in_the_policy_step(dir: &Path, home: &Path, recipe: &Path) {
             .unwrap(),
     );
     assert!(
-        code == Some(0) && text.contains("cycle 1: begins with policy"),
+        code == Some(0) && text.contains("cycle 1: starts with policy"),
         "{text}"
     );
     for file in [

@@ -46,7 +46,7 @@ pub fn figure(report: &Value, section: &str, table: &str, row: &str, column: &st
 }
 
 #[test]
-fn published_chair_is_reproduced_and_the_lists_are_compared() {
+fn eval_captions_reproduces_published_chair_and_contrasts_lists() {
     let (Some(published), Some(list)) =
         (shared("chair/published.json"), shared("chair/synonyms.txt"))
     else {
@@ -87,7 +87,8 @@ fn published_chair_is_reproduced_and_the_lists_are_compared() {
     }
 }
 
-/// A caption of each development image, people's first; and the same ones dealt to the next image.
+/// A caption of each development image by a person, and the same captions shifted to the next
+/// image.
 fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
     let table = fs::read_to_string(data.join("captions.tsv")).unwrap();
     let dev = fs::read_to_string(data.join("dev.txt")).unwrap();
@@ -118,7 +119,7 @@ fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn captions_of_other_images_are_seen_to_be_worse() {
+fn captions_of_other_images_are_measured_as_worse() {
     let Some(data) = shared("flickr8k") else {
         return;
     };
@@ -169,7 +170,7 @@ fn captions_of_other_images_are_seen_to_be_worse() {
 }
 
 #[test]
-fn bad_rows_are_named_by_file_and_line() {
+fn invalid_row_is_named_by_file_and_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.jsonl");
     let file_name = file.to_str().unwrap();
@@ -263,7 +264,7 @@ pub fn small_coco(source: &Path, dir: &Path, n: usize) {
 }
 
 #[test]
-fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
+fn generate_captions_only_missing_photographs() {
     let Some(source) = shared("coco-mini") else {
         return;
     };
@@ -286,14 +287,13 @@ fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
         figure(&whole, "Figures", "Closed vocabulary", "said", "captions"),
         6.0
     );
-    // Killed within the third caption, it goes on with that one.
+    // As after a kill within the third caption: it continues with that one.
     let begun: Vec<&str> = written.lines().take(2).collect();
     fs::write(&file, begun.join("\n") + "\n{\"image_id\": \"0000").unwrap();
     let resumed = measured(&args, dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
     assert_eq!(resumed["sections"], whole["sections"]);
-    // Captions made with another guard are not mixed with these, whether there are some left to
-    // make or not.
+    // Captions made with another guard mode are refused, complete or not.
     for lines in [2, 6] {
         let text: String = written
             .lines()
@@ -310,19 +310,19 @@ fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }
-    // Nor with those of another model, which say nothing of their settings.
+    // Captions of another model have no settings and are refused too.
     fs::write(&file, "{\"image\": \"a.jpg\", \"caption\": \"A dog.\"}\n").unwrap();
     let output = candor(&args);
     assert!(
         output.status.code() == Some(2)
-            && String::from_utf8_lossy(&output.stderr).contains("does not say with which settings")
+            && String::from_utf8_lossy(&output.stderr).contains("does not record its settings")
     );
     measured(&[&args[..], &["--overwrite"]].concat(), dir.path());
     assert_eq!(fs::read_to_string(&file).unwrap(), written);
 }
 
 #[test]
-fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
+fn pope_asks_equally_about_present_and_absent_objects() {
     let Some(source) = shared("coco-mini") else {
         return;
     };
@@ -365,8 +365,8 @@ fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
         );
     }
     assert!(own["sections"]["Answers"]["tables"]["Consistency"].is_null());
-    // A model that always agrees is right half of the time, and POPE's yes-rate shows why. Of it
-    // nothing but questions and answers is needed.
+    // A model that always agrees is right half of the time, and POPE's yes rate shows why. Only its
+    // questions and answers are needed.
     let agree = |q: &Value| {
         serde_json::json!({ "question_id": q["question_id"], "answer": "Yes, there is. No doubt." })
             .to_string()
@@ -397,13 +397,13 @@ fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
     }
 }
 
-/// A file of the field's cases.
+/// A test file in a format of the field.
 fn case(name: &str) -> Option<PathBuf> {
     shared(&format!("../field/cases/{name}"))
 }
 
 #[test]
-fn files_that_others_take_are_taken() {
+fn files_in_the_formats_of_other_tools_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let (Some(references), Some(floats), Some(whole)) = (
         case("coco_refs_without_file_name.json"),
@@ -450,7 +450,7 @@ fn files_that_others_take_are_taken() {
         ),
         1.0
     );
-    // Left out, and said.
+    // Empty captions are left out, with a note.
     let text = fs::read_to_string(&references).unwrap().replacen(
         "[{",
         "[{\"image_id\": 1, \"id\": 9, \"caption\": \"\"}, {",
@@ -478,7 +478,7 @@ fn files_that_others_take_are_taken() {
 }
 
 #[test]
-fn any_split_is_evaluated_with_no_more_than_its_own_photographs() {
+fn split_is_evaluated_with_only_its_photographs() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     write(
@@ -507,19 +507,16 @@ fn any_split_is_evaluated_with_no_more_than_its_own_photographs() {
         1.0
     );
     let output = candor(&[&args[..], &["dev"]].concat());
-    assert!(
-        String::from_utf8_lossy(&output.stderr)
-            .contains("there is no split 'dev', found: test, train")
-    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no split 'dev', found: test, train"));
 }
 
 #[test]
-fn people_s_questions_are_asked() {
+fn vqa_on_a_file_of_questions_measures_exact_match() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("images")).unwrap();
     let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg");
     fs::copy(photo, dir.path().join("images/cat.jpg")).unwrap();
-    // Whatever the model says, one of these two is right.
+    // One of these two is right for any answer.
     let row = |answer: &str, kind: &str| {
         serde_json::json!({ "image": "cat.jpg", "question": "Is there a cat in the \
             picture?", "answers": [answer, "neither"], "kind": kind, "type": "CLOSED" })

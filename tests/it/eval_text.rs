@@ -1,4 +1,4 @@
-//! The caption metrics against the field's own code: `pycocoevalcap` and its Java tokenizer.
+//! Caption metrics against the reference code: `pycocoevalcap` and its Java tokenizer.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ fn from_root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Interpreter and data, or says what is missing.
+/// Interpreter and data; prints what is missing.
 fn reference() -> Option<(PathBuf, PathBuf)> {
     let (python, data) = (
         from_root(".venv/bin/python"),
@@ -38,7 +38,7 @@ fn reference() -> Option<(PathBuf, PathBuf)> {
     None
 }
 
-/// The captions of the development photographs, five each, in the order of `dev.txt`.
+/// Captions of the development photographs, five each, in the order of `dev.txt`.
 fn captions(data: &Path) -> Vec<Vec<String>> {
     let table = std::fs::read_to_string(data.join("captions.tsv")).unwrap();
     let mut by_image: HashMap<&str, Vec<String>> = HashMap::new();
@@ -52,7 +52,7 @@ fn captions(data: &Path) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What a script prints.
+/// Output of a script.
 fn run(python: &Path, script: &str, args: &[&str], input: &str) -> String {
     let mut command = Command::new(python);
     command
@@ -79,7 +79,7 @@ fn run(python: &Path, script: &str, args: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Texts that photographs' captions do not have.
+/// Kinds of text that do not occur in the captions.
 const RARE: &[&str] = &[
     "",
     "...",
@@ -92,7 +92,7 @@ const RARE: &[&str] = &[
 ];
 
 #[test]
-fn every_development_caption_has_the_words_of_the_java_tokenizer() {
+fn words_of_every_dev_caption_equal_the_java_tokenizer() {
     let Some((python, data)) = reference() else {
         return;
     };
@@ -117,7 +117,7 @@ fn every_development_caption_has_the_words_of_the_java_tokenizer() {
 }
 
 #[test]
-fn people_score_as_in_pycocoevalcap() {
+fn scores_of_people_equal_pycocoevalcap() {
     let Some((python, data)) = reference() else {
         return;
     };
@@ -126,7 +126,7 @@ fn people_score_as_in_pycocoevalcap() {
         .iter()
         .map(|captions| (captions[0].as_str(), &captions[1..]))
         .collect();
-    let ours = TextMetrics::of(&score(&rows));
+    let ours = TextMetrics::from_scores(&score(&rows));
     let args = [
         "--leave-one-out",
         "0",

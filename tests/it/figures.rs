@@ -1,8 +1,8 @@
-//! The tables of README and docs against the files that the commands beside them wrote.
+//! Tables of README and docs against the recorded output of the commands beside them.
 //!
-//! `docs/figures/tables.toml` says which figure of which file each cell shows; `tools/figures.py`
-//! makes the files anew. With `CANDOR_WRITE_TABLES=1` this test writes the tables into the
-//! documents instead of comparing them.
+//! `docs/figures/tables.toml` maps each cell of a document to a figure of a file;
+//! `tools/figures.py` records the files again. With `CANDOR_WRITE_TABLES=1` this test writes the
+//! tables into the documents instead of comparing them.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -17,13 +17,13 @@ struct Spec {
     table: Vec<TableSpec>,
 }
 
-/// A table of a document, which stands below the line `<!-- table: NAME -->`.
+/// A table of a document, below the line `<!-- table: NAME -->`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TableSpec {
     document: String,
     name: String,
-    /// Head of the first column.
+    /// Heading of the first column.
     corner: String,
     column: Vec<ColumnSpec>,
     row: Vec<RowSpec>,
@@ -33,13 +33,13 @@ struct TableSpec {
 #[serde(deny_unknown_fields)]
 struct ColumnSpec {
     head: String,
-    /// Section, table and column of the file; of several, the first that it has.
+    /// Section, table and column of the file; of several, the first that exists.
     figure: Vec<[String; 3]>,
     format: Format,
-    /// Whether the interval stands behind the value.
+    /// `true` to add the interval.
     #[serde(default)]
     interval: bool,
-    /// The row in the file, where it is not that of the line; `{row}` stands for that of the line.
+    /// Row in the file, if it is not that of the line; `{row}` stands for the line's.
     row: Option<String>,
     /// Row of the same table that the figure is compared with.
     against: Option<String>,
@@ -48,16 +48,16 @@ struct ColumnSpec {
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Format {
-    /// A share of 1, in percent with one decimal.
+    /// A share, as a percentage with one decimal.
     Percent,
     /// Three decimals, without the zero before the point.
     Decimal3,
     Decimal2,
     Decimal1,
     Count,
-    /// The relative change against another row, in percent.
+    /// Relative change from another row, as a percentage.
     Change,
-    /// The ratio to another row.
+    /// Ratio to another row.
     Ratio,
 }
 
@@ -67,7 +67,7 @@ struct RowSpec {
     label: String,
     /// A file of `docs/figures`, without its extension.
     file: String,
-    /// The row's name in the file.
+    /// Name of the row in the file.
     row: String,
     /// Columns that are left empty.
     #[serde(default)]
@@ -82,7 +82,7 @@ fn spec() -> Spec {
     toml::from_str(&fs::read_to_string(root().join(FOLDER).join("tables.toml")).unwrap()).unwrap()
 }
 
-/// All recorded files by their names.
+/// All recorded files by name.
 fn recorded() -> BTreeMap<String, Value> {
     let files = fs::read_dir(root().join(FOLDER))
         .unwrap()
@@ -186,7 +186,7 @@ fn written(table: &TableSpec, files: &BTreeMap<String, Value>) -> String {
     text
 }
 
-/// The table below the line that names it: where it begins and ends in the document.
+/// Byte range of the table below the line that names it.
 fn place(document: &str, name: &str) -> std::ops::Range<usize> {
     let mark = format!("<!-- table: {name} -->\n");
     let start = document
@@ -200,7 +200,7 @@ fn place(document: &str, name: &str) -> std::ops::Range<usize> {
 }
 
 #[test]
-fn tables_show_what_the_commands_wrote() {
+fn tables_of_documents_equal_recorded_figures() {
     let files = recorded();
     for table in spec().table {
         let path = root().join(&table.document);
@@ -220,7 +220,7 @@ fn tables_show_what_the_commands_wrote() {
 }
 
 #[test]
-fn commands_stand_beside_their_tables() {
+fn command_of_every_table_is_in_its_document() {
     let files = recorded();
     for table in spec().table {
         let document = fs::read_to_string(root().join(&table.document)).unwrap();
@@ -237,7 +237,7 @@ fn commands_stand_beside_their_tables() {
 }
 
 #[test]
-fn recorded_files_are_of_the_embedded_model() {
+fn recorded_figures_are_of_the_embedded_model() {
     let bundle: Value =
         serde_json::from_slice(&fs::read(root().join("models/candor-mini/config.json")).unwrap())
             .unwrap();

@@ -1,4 +1,4 @@
-//! `candor eval honesty` on the photographs that come with the project.
+//! `candor eval honesty` on the photographs in the repository.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::eval::{figure, shared, small_coco};
 
-/// The photographs with what a person would draw and say about them.
+/// Photographs with annotated objects and captions.
 const PHOTOGRAPHS: [(&str, &str, [&str; 5]); 4] = [
     (
         "astronaut.jpg",
@@ -147,7 +147,7 @@ fn run(data: &Path, report: &Path, more: &[&str]) -> Value {
 }
 
 #[test]
-fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
+fn honesty_measures_every_origin_and_resumes_from_its_answers() {
     let dir = tempfile::tempdir().unwrap();
     let (data, report) = (origins(dir.path()), dir.path().join("report"));
     let json = run(&data, &report, &[]);
@@ -167,15 +167,16 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
         (&json!("4"), &json!("2"), &json!("2"), &json!("0"))
     );
     assert!(
-        json["notes"].as_array().unwrap().iter().any(|note| note
-            .as_str()
+        json["notes"]
+            .as_array()
             .unwrap()
-            .starts_with("flickr8k: there is no folder")),
+            .iter()
+            .any(|note| note.as_str().unwrap().starts_with("flickr8k: no folder")),
         "{json:#}"
     );
     let row =
         |table: &str, name: &str| json["sections"]["Bars"]["tables"][table]["rows"][name].clone();
-    // What has nothing to be measured on says so, and is no pass.
+    // Measures without data say so and do not pass.
     for name in [
         "AUROC of short answers, flickr8k",
         "answers abstained or flagged, vqa-rad",
@@ -204,7 +205,7 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
         ),
         "{kept}"
     );
-    // What has something is a figure of as many things as there are.
+    // Measures with data count their observations.
     let figure_of = |table: &str, name: &str| figure(&json, "Bars", table, name, "figure");
     assert_eq!(
         figure(
@@ -264,7 +265,7 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
             && !page.contains("src=\"http")
             && !page.contains("<script")
     );
-    // The same command asks nothing again, and says the same; an earlier run stands beside it.
+    // The same command asks nothing again and reports the same; an earlier run is shown beside it.
     let answers = fs::read_to_string(report.join("answers.jsonl")).unwrap();
     let whole: Vec<&str> = answers.lines().collect();
     assert!(
@@ -274,7 +275,7 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
     );
     let earlier = dir.path().join("earlier.json");
     fs::copy(report.join("report.json"), &earlier).unwrap();
-    // As a killed run leaves it.
+    // As after a kill.
     fs::write(
         report.join("answers.jsonl"),
         &answers[..answers.len() * 2 / 3],
@@ -304,7 +305,7 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
 }
 
 #[test]
-fn coco_photographs_have_the_figures_that_other_commands_give() {
+fn honesty_on_coco_equals_the_figures_of_other_commands() {
     let Some(source) = shared("coco-mini") else {
         return;
     };

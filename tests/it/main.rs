@@ -53,6 +53,7 @@ mod server_score;
 mod server_tenants;
 mod server_ui;
 mod server_words;
+mod snapshot;
 mod store;
 mod support;
 mod train;

@@ -1,4 +1,4 @@
-//! What `candor eval` reports: the figures for programs, and the pages for people.
+//! Reports of `candor eval`: JSON, and the HTML pages.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
 /// Photographs of the small set.
 const PHOTOGRAPHS: usize = 8;
 
-/// A report as JSON, and its page.
+/// A report as JSON and as a page.
 struct Reported {
     json: Value,
     page: PathBuf,
@@ -24,7 +24,7 @@ struct Reported {
 }
 
 impl Reported {
-    /// Runs an evaluation of a few of COCO's photographs; `None` where they are absent.
+    /// Runs an evaluation on a few of COCO's photographs; `None` if they are absent.
     fn of_coco(what: &str, more: &[&str]) -> Option<Self> {
         let source = shared("coco-mini")?;
         let dir = tempfile::tempdir().unwrap();
@@ -49,7 +49,7 @@ impl Reported {
         fs::read_to_string(&self.page).unwrap()
     }
 
-    /// Looks at the page in a browser: axe, both color schemes, a telephone's width, paper.
+    /// Checks the page in a browser: axe, both color schemes, a phone's width, print.
     fn looks_right(&self) {
         let Some(mut python) = browser() else { return };
         python.arg("tests/e2e/reports.py").arg(&self.page);
@@ -57,7 +57,7 @@ impl Reported {
     }
 }
 
-/// Every report says what was run, in the same words.
+/// Every report states its run under the same names.
 fn says_what_was_run(json: &Value, data: &Path, photographs: usize) {
     let facts = &json["facts"];
     assert_eq!(
@@ -87,7 +87,7 @@ fn says_what_was_run(json: &Value, data: &Path, photographs: usize) {
     assert!(summary.contains('%'), "{summary}");
 }
 
-/// Every figure has a unit, and its value lies in its interval.
+/// Every figure has a unit, and its value is within its interval.
 fn figures_have_units(json: &Value) {
     let mut seen = 0;
     for (name, section) in json["sections"].as_object().unwrap() {
@@ -119,7 +119,7 @@ fn figures_have_units(json: &Value) {
 }
 
 #[test]
-fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() {
+fn guard_report_has_flags_trade_off_and_repairs() {
     let settings = [
         "--half",
         "all",
@@ -146,7 +146,7 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
         open("off", "CHAIR_i"),
         "flags leave the text as it is"
     );
-    // Flags and the mentions that they fall on add up.
+    // Flags add up with the mentions that they cover.
     let flags = |column: &str| figure(json, "Flags", "What flags find", "open vocabulary", column);
     let (wrong, right) = (flags("hallucinated mentions"), flags("right mentions"));
     assert!(
@@ -158,7 +158,7 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
         (flags("hallucinated, unflagged") - unflagged).abs() < 1e-9,
         "{json:#}"
     );
-    // The trade-off has every setting and mode flag at every threshold.
+    // The trade-off has every setting, and mode flag at every threshold.
     let rows = json["sections"]["Trade-off in numbers"]["tables"]["Every setting"]["rows"]
         .as_object()
         .unwrap();
@@ -208,7 +208,7 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
         .map(|s| s["name"].as_str().unwrap())
         .collect();
     assert_eq!(series.len(), 5, "{series:?}");
-    // One comparison is tested, and no other.
+    // Only one comparison is tested.
     let tables = json["sections"]["Differences"]["tables"]
         .as_object()
         .unwrap();
@@ -238,7 +238,7 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
         others["rows"]["flag"].is_null() && others["rows"]["best of 3"].is_object(),
         "{others}"
     );
-    // Repairs: what is shown is what was counted.
+    // The examples match the counts.
     let changed = figure(
         json,
         "What repairs change",
@@ -291,7 +291,7 @@ fn the_guards_report_has_flags_a_trade_off_and_repairs_with_their_photographs() 
 }
 
 #[test]
-fn photographs_that_nobody_captioned_are_judged_by_their_objects() {
+fn photographs_without_references_are_judged_by_their_objects() {
     let Some(source) = shared("coco-mini") else {
         return;
     };
@@ -342,7 +342,7 @@ fn photographs_that_nobody_captioned_are_judged_by_their_objects() {
 }
 
 #[test]
-fn wrong_answers_are_shown_with_their_photographs() {
+fn pope_report_shows_wrong_answers_with_photographs() {
     let Some(reported) = Reported::of_coco("pope", &[]) else {
         return;
     };
@@ -396,7 +396,7 @@ fn wrong_answers_are_shown_with_their_photographs() {
 }
 
 #[test]
-fn answers_without_a_guard_have_no_risk() {
+fn report_of_answers_without_a_guard_has_no_risk() {
     let Some(reported) = Reported::of_coco("pope", &["--guard", "off"]) else {
         return;
     };
@@ -406,7 +406,7 @@ fn answers_without_a_guard_have_no_risk() {
 }
 
 #[test]
-fn derived_questions_are_shown_by_kind() {
+fn report_of_derived_questions_is_grouped_by_kind() {
     let Some(data) = shared("flickr8k") else {
         return;
     };
@@ -451,7 +451,7 @@ fn derived_questions_are_shown_by_kind() {
 }
 
 #[test]
-fn a_page_of_captions_is_readable_on_a_telephone() {
+fn caption_page_is_readable_on_a_phone() {
     let Some(source) = shared("coco-mini") else {
         return;
     };

@@ -112,7 +112,7 @@ fn without_a_key_a_server_stays_on_its_own_machine() {
         server.signal("-TERM");
         let (_, log) = server.end();
         assert!(
-            log.contains("everybody who reaches this server may use it"),
+            log.contains("anyone who can reach this server may use it"),
             "{log}"
         );
     }

@@ -1,7 +1,8 @@
-//! A bundle that answers while it is evaluated.
+//! A bundle that answers questions about photographs during an evaluation.
 
 use std::ops::Range;
 
+use clap::Args;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,66 +13,65 @@ use crate::{
         Failure,
         common::{ModelArgs, block_on, open_bundle, with_fields},
         output::progress,
-        photo::{in_flags, read},
+        photo::{name_flags, read},
     },
     config::Config,
-    eval::{captions::flags::GuardMarks, data::AnnotatedImage},
+    eval::{captions::flags::GuardMarks, data::AnnotatedImage, report::answers::AnsweredQuestion},
     guard::words::words,
     serve::Local,
 };
 
-/// Answers written at once.
+/// Requests in flight at a time.
 const AT_ONCE: usize = 16;
 
-/// Memory for encoded images.
+/// Size of the image cache in bytes.
 const IMAGE_BYTES: u64 = 512 << 20;
 
-/// A model, ready to be asked. Without being told otherwise there is no guard: what is measured is
-/// what the model says.
+/// A loaded model and its configuration. The guard is off unless a request turns it on, so that the
+/// policy alone is measured.
 pub(super) struct AnswerSession {
     config: Config,
     bundle: Bundle,
 }
 
-/// An answer and what it cost.
+/// An answer with its guard report and token counts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct AnswerWithCost {
     pub(super) text: String,
-    /// Its tokens, and those that were decoded beside them.
+    /// Tokens of the answer, and tokens decoded in addition.
     pub(super) tokens: u64,
     pub(super) extra_tokens: u64,
-    /// The guard's verdict.
+    /// Verdict of the guard.
     pub(super) verdict: String,
-    /// How likely the whole is right, where that is calibrated; else its score, where it was
-    /// scored.
+    /// Calibrated probability that the answer is right, if the bundle has that calibration; else
+    /// its score, if it was scored.
     pub(super) score: Option<f64>,
-    /// How familiar the photograph is, where the guard says: 1 is as familiar as those it was made
-    /// with.
+    /// Familiarity of the photograph, if reported; 1 is as familiar as the training photographs.
     pub(super) familiarity: Option<f64>,
-    /// What is flagged, and each word's score where log-probabilities were asked for.
+    /// Flagged spans, and the score of each word if log-probabilities were requested.
     pub(super) marks: GuardMarks,
-    /// What repairs wrote: its bytes, its score, and among how many versions it was chosen.
+    /// Repaired spans: byte range, score, and number of candidates.
     pub(super) chosen: Vec<(Range<usize>, f32, usize)>,
 }
 
 impl AnswerWithCost {
-    /// Returns `true` if it says that it cannot be told.
+    /// Returns `true` if the answer is an abstention.
     pub(super) fn is_abstention(&self) -> bool {
         self.verdict == "abstained"
     }
 
-    /// An answer that was read, not written here.
-    pub(super) fn of_text(text: String) -> Self {
+    /// Answer that was read from a file and has no guard report.
+    pub(super) fn from_text(text: String) -> Self {
         Self {
             text,
             ..Self::default()
         }
     }
 
-    /// A text, `all` tokens of which were decoded, with the guard's report and its tokens.
+    /// Answer with its guard report and tokens; `all` counts every decoded token.
     fn new(text: &str, all: u64, guard: &Value, tokens: &Value) -> Self {
         let extra_tokens = guard["extra_tokens"].as_u64().unwrap_or(0);
-        // Those of candidates that were not given are in both.
+        // The usage counts the tokens of rejected candidates too.
         let others: u64 = if guard["candidates"].is_null() {
             0
         } else {
@@ -86,18 +86,17 @@ impl AnswerWithCost {
                 .as_f64()
                 .or(guard["score"].as_f64()),
             familiarity: guard["familiarity"].as_f64(),
-            marks: marks(guard, tokens, text),
-            chosen: chosen(guard, text),
+            marks: guard_marks(guard, tokens, text),
+            chosen: repaired_phrases(guard, text),
         }
     }
 }
 
 impl AnswerSession {
-    /// Loads the configured model. This may start the process anew, so that nothing is to be
-    /// written before.
+    /// Loads the configured model. May re-execute the process, so nothing may be written before.
     pub(super) fn open(model: &ModelArgs) -> Result<Self, Failure> {
         let mut config = model.load(&[("--guard", "guard.mode", Some("off".into()))])?;
-        // Several answers a question may be asked for, and the same images several times.
+        // A question may be asked under several settings, and an image in several questions.
         config.engine.max_waiting = config.engine.max_waiting.max(AT_ONCE * AT_ONCE);
         config.images.cache_bytes = config.images.cache_bytes.max(IMAGE_BYTES);
         Ok(Self {
@@ -119,35 +118,35 @@ impl AnswerSession {
         &self.config
     }
 
-    /// Returns `true` if it can score what it writes.
+    /// Returns `true` if the bundle has a scorer.
     pub(super) fn has_scorer(&self) -> bool {
         self.bundle.reward.is_some()
     }
 
-    /// Asks about photographs (an empty prompt: a description), many at once, under several
-    /// settings, which are fields of the request, and hands out the answers with the number of the
-    /// setting and of the question.
-    pub(super) fn each_of(
+    /// Asks every question (an empty prompt requests a description) under every setting (request
+    /// fields), several at a time. `take` receives the answers with the indices of setting and
+    /// question.
+    pub(super) fn answer_each(
         self,
         settings: &[(&str, Value)],
-        asked: &[(&AnnotatedImage, &str)],
+        prompts: &[(&AnnotatedImage, &str)],
         mut take: impl FnMut(usize, usize, AnswerWithCost) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut jobs = Vec::with_capacity(settings.len() * asked.len());
+        let mut jobs = Vec::with_capacity(settings.len() * prompts.len());
         for (name, fields) in settings {
-            jobs.extend(asked.iter().map(|&(image, prompt)| PhotographJob {
+            jobs.extend(prompts.iter().map(|&(image, prompt)| PhotographJob {
                 name,
                 image,
                 work: PhotographWork::Answer { prompt, fields },
             }));
         }
-        self.each(&jobs, |i, answer| {
-            take(i / asked.len(), i % asked.len(), answer)
+        self.run_jobs(&jobs, |i, answer| {
+            take(i / prompts.len(), i % prompts.len(), answer)
         })
     }
 
-    /// Does jobs, many at once, and hands out what came of them in their order, with their number.
-    pub(super) fn each(
+    /// Runs jobs, several at a time. `take` receives the results in order, each with its index.
+    pub(super) fn run_jobs(
         self,
         jobs: &[PhotographJob<'_>],
         mut take: impl FnMut(usize, AnswerWithCost) -> Result<(), Failure>,
@@ -182,16 +181,16 @@ impl AnswerSession {
         done
     }
 
-    /// Asks about photographs in a mode of the guard and gathers the answers.
-    pub(super) fn all(
+    /// Asks every question in one guard mode and collects the answers.
+    pub(super) fn answer_all(
         self,
         mode: &str,
-        asked: &[(&AnnotatedImage, &str)],
+        prompts: &[(&AnnotatedImage, &str)],
     ) -> Result<Vec<AnswerWithCost>, Failure> {
-        let mut answers = Vec::with_capacity(asked.len());
-        self.each_of(
+        let mut answers = Vec::with_capacity(prompts.len());
+        self.answer_each(
             &[("answering", json!({ "guard": { "mode": mode } }))],
-            asked,
+            prompts,
             |_, _, answer| {
                 answers.push(answer);
                 Ok(())
@@ -201,20 +200,51 @@ impl AnswerSession {
     }
 }
 
-/// What is asked about a photograph.
+/// Guard option of commands that measure answers to questions.
+#[derive(Debug, Args)]
+pub(super) struct AnswerGuard {
+    /// Guard mode for the answers; score leaves them unchanged and adds each one's risk [default:
+    /// score, or off if the model has no scorer]
+    #[arg(long, value_name = "MODE", value_parser = ["off", "score", "flag", "regenerate",
+        "block"])]
+    pub(super) guard: Option<String>,
+}
+
+impl AnswerGuard {
+    /// Guard mode by its name in the API.
+    pub(super) fn mode(&self, model: &AnswerSession) -> &str {
+        match &self.guard {
+            Some(mode) => mode,
+            None if model.has_scorer() => "score",
+            None => "off",
+        }
+    }
+}
+
+/// Adds the guard's score and verdict to a question of a report.
+pub(super) fn with_guard(question: AnsweredQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
+    let verdict =
+        (!matches!(answer.verdict.as_str(), "" | "unscored")).then(|| answer.verdict.clone());
+    AnsweredQuestion {
+        score: answer.score,
+        verdict,
+        ..question
+    }
+}
+
+/// Work that a [`PhotographJob`] requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PhotographWork<'a> {
-    /// An answer to a prompt (empty: a description), with fields of the request.
+    /// An answer to a prompt (empty: a description), with more request fields.
     Answer { prompt: &'a str, fields: &'a Value },
-    /// The scores of a text that somebody gave as answer to a prompt (empty: a description), and
-    /// what the guard flags in it.
+    /// Scores and flags of a given text as the answer to a prompt (empty: a description).
     Score { prompt: &'a str, text: &'a str },
 }
 
-/// Work on one photograph.
+/// One request about one photograph.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PhotographJob<'a> {
-    /// What the progress bar says.
+    /// Label of the progress bar.
     pub(super) name: &'a str,
     pub(super) image: &'a AnnotatedImage,
     pub(super) work: PhotographWork<'a>,
@@ -229,7 +259,7 @@ async fn work_on(
     let photo = image.photo.as_ref().ok_or_else(|| {
         Failure::Misused(format!("there is no photograph for '{}'", image.name()))
     })?;
-    let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), in_flags(&e)));
+    let failed = |e: String| Failure::Failed(format!("{}: {}", photo.display(), name_flags(&e)));
     let file = read(photo, most_bytes).map_err(Failure::Failed)?;
     match job.work {
         PhotographWork::Answer { prompt, fields } => {
@@ -266,8 +296,8 @@ async fn work_on(
     }
 }
 
-/// The bytes of a span of a text.
-fn bytes_of(span: &Value, text: &str) -> Range<usize> {
+/// Byte range of a span whose offsets count characters.
+fn byte_range(span: &Value, text: &str) -> Range<usize> {
     let byte = |chars: &Value| {
         let chars = chars.as_u64().unwrap_or(0) as usize;
         text.char_indices()
@@ -277,8 +307,8 @@ fn bytes_of(span: &Value, text: &str) -> Range<usize> {
     byte(&span["start"])..byte(&span["end"])
 }
 
-/// The spans that were written again, those that are still low among them.
-fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
+/// Repaired spans with their scores and numbers of candidates, including those that stayed low.
+fn repaired_phrases(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
     let spans = guard["spans"].as_array().into_iter().flatten();
     let written = spans.filter(|span| {
         span["original"].is_string()
@@ -288,7 +318,7 @@ fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
     written
         .filter_map(|span| {
             Some((
-                bytes_of(span, text),
+                byte_range(span, text),
                 span["score"].as_f64()? as f32,
                 tried(span),
             ))
@@ -296,13 +326,12 @@ fn chosen(guard: &Value, text: &str) -> Vec<(Range<usize>, f32, usize)> {
         .collect()
 }
 
-/// The spans of a guard's report and, where there are tokens with rewards, the scores of the words;
-/// by the bytes of the text.
-fn marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
+/// Flagged spans of a guard report and, if tokens have rewards, the word scores, all by byte range.
+fn guard_marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
     let spans = guard["spans"].as_array().into_iter().flatten();
     let flagged = spans
         .filter(|span| span["action"] == "flagged")
-        .map(|span| bytes_of(span, text))
+        .map(|span| byte_range(span, text))
         .collect();
     let (mut bytes, mut rewards) = (Vec::new(), Vec::new());
     for token in tokens.as_array().into_iter().flatten() {

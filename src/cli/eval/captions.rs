@@ -1,35 +1,39 @@
 //! `candor eval captions`
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::json;
 
 use super::{
-    CANDIDATES, Output, Part, answering::AnswerSession, command, facts::RunFacts, one_stdin,
+    CANDIDATES, Output, Part, RunFacts, answering::AnswerSession, command, refuse_shared_stdin,
 };
 use crate::{
     cli::{
         Failure,
-        caption::interrupted,
+        caption::interruption,
         common::ModelArgs,
         lines::{LineFile, settings},
         output::{is_stdio, note},
     },
     eval::{
         bootstrap::REPEATS,
-        captions::{Evaluation, Measures, report},
+        captions::{Evaluation, ImageCaption, Measures, report},
         chair::{ChairVocabulary, ContrastCaption, MatchStyle, contrast},
-        data::{AnnotatedImage, Hypotheses, ReferenceSet, pair},
+        data::{AnnotatedImage, Hypotheses, Pairs, ReferenceSet, pair},
         report::{Column, NumberFormat, ReportTable, Section, TableRow},
     },
 };
 
-/// Measure captions: hallucination (CHAIR), recall, and description (BLEU, ROUGE-L, CIDEr-D)
+/// Measure captions: hallucination (CHAIR), recall, and description quality (BLEU, ROUGE-L,
+/// CIDEr-D)
 ///
-/// Captions come from a file of any model's, or from a bundle, which then writes the file first.
-/// References are a folder in Flickr8k's or COCO's layout, a file of COCO's, or JSONL rows with
-/// captions or objects; without them every hypothesis must bring its own objects along.
+/// Captions come from a file of any model's captions, or from a bundle that writes the file first
+/// (--generate). References are a folder in Flickr8k's or COCO's layout, a COCO file, or JSONL rows
+/// with captions or objects; without references every row of the hypotheses must list its objects.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval captions --hypotheses captions.jsonl --references \
@@ -42,42 +46,43 @@ use crate::{
                   --vocabulary ../shared/data/chair/synonyms.txt"
 )]
 pub(super) struct EvalCaptionsArgs {
-    /// Captions: JSONL rows with image_id or image, and caption; or COCO's results format. - is
-    /// standard input
+    /// Captions to measure: JSONL rows with image_id or image, and caption; or COCO's results
+    /// format. `-` reads standard input
     #[arg(long, value_name = "FILE")]
     hypotheses: PathBuf,
 
-    /// Other captions of the same images, to compare with
+    /// Second file of captions of the same images, to compare with
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
-    /// What people said about the images, and what is in them
+    /// Reference captions and annotated objects of the images
     #[arg(long, value_name = "DIR|FILE")]
     references: Option<PathBuf>,
 
-    /// Which split of a folder: test is the list test.txt, or what captions_test.json has [default:
-    /// dev in Flickr8k's layout]
+    /// Split of a folder: test is the list test.txt, or captions_test.json [default: dev in
+    /// Flickr8k's layout]
     #[arg(long, value_name = "NAME", requires = "references")]
     split: Option<String>,
 
-    /// Which of the references' images: calibration and choices were made on one half of dev
+    /// Part of the images: one half of dev was used for calibration and choices, the other is for
+    /// reporting
     #[arg(long, value_name = "HALF", default_value = "all")]
     half: Part,
 
-    /// References without a hypothesis are left out, and counted, instead of an error
+    /// Leave out references without a hypothesis, and count them, instead of failing
     #[arg(long)]
     partial: bool,
 
-    /// What to measure
+    /// Measures to compute
     #[arg(long, value_delimiter = ',', default_value = "chair,bleu,rouge,cider")]
     metrics: Vec<Metric>,
 
-    /// What counts as a thing: open (nouns of WordNet), coco80, or a file with one object a line,
-    /// its words with commas between, read as CHAIR's own code reads it [default: open and coco80]
+    /// Object vocabulary: open (nouns of WordNet), coco80, or a file with one object per line, its
+    /// synonyms separated by commas, as CHAIR's own code reads it [default: open and coco80]
     #[arg(long, value_name = "coco80|open|FILE")]
     vocabulary: Option<String>,
 
-    /// Resamples of the bootstrap
+    /// Number of bootstrap resamples
     #[arg(long, default_value_t = REPEATS)]
     resamples: usize,
 
@@ -85,16 +90,16 @@ pub(super) struct EvalCaptionsArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file of
-    /// an earlier run with the same settings is continued
+    /// Let a bundle caption the references' photographs into the hypotheses' file first; a file
+    /// that an earlier run with the same settings left is continued
     #[arg(long, requires = "references")]
     generate: bool,
 
-    /// Begin that file anew, whatever is in it
+    /// Replace the hypotheses' file, whatever it contains
     #[arg(long, requires = "generate")]
     overwrite: bool,
 
-    /// With what guard it captions
+    /// Guard mode while captioning
     #[arg(
         long,
         value_name = "MODE",
@@ -103,7 +108,7 @@ pub(super) struct EvalCaptionsArgs {
     )]
     guard: String,
 
-    /// As control: the best of so many captions, by their rewards
+    /// Control: caption with the best of this many candidates by reward
     #[arg(long, value_name = "N", requires = "generate", conflicts_with = "guard",
         value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Option<usize>,
@@ -123,16 +128,16 @@ enum Metric {
     Cider,
 }
 
-/// What `--vocabulary` names.
+/// Vocabularies that `--vocabulary` selects.
 struct Vocabularies {
     open: bool,
     closed: Option<&'static ChairVocabulary>,
-    /// A user's list, which is compared with the default one.
+    /// A user's vocabulary, which is compared with the default one.
     own: Option<ChairVocabulary>,
 }
 
 impl Vocabularies {
-    fn of(choice: Option<&str>, has_captions: bool) -> Result<Self, Failure> {
+    fn select(choice: Option<&str>, has_captions: bool) -> Result<Self, Failure> {
         Ok(match choice {
             None => Self {
                 open: has_captions,
@@ -141,8 +146,7 @@ impl Vocabularies {
             },
             Some("open") if !has_captions => {
                 return Err(Failure::Misused(
-                    "--vocabulary open judges by reference captions; the references have none"
-                        .into(),
+                    "--vocabulary open needs reference captions; the references have none".into(),
                 ));
             }
             Some("open") => Self {
@@ -173,45 +177,45 @@ impl Vocabularies {
 }
 
 pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
-    let misused = |e: crate::eval::data::DataError| Failure::Misused(e.to_string());
     let inputs = [
         ("--hypotheses", Some(&args.hypotheses)),
         ("--against", args.against.as_ref()),
         ("--references", args.references.as_ref()),
     ];
-    one_stdin(&inputs)?;
+    refuse_shared_stdin(&inputs)?;
     if args.generate && is_stdio(&args.hypotheses) {
         return Err(Failure::Misused(
-            "--generate writes the hypotheses: --hypotheses must name a file".into(),
+            "--generate writes a file: --hypotheses cannot be standard input".into(),
         ));
     }
-    // Before standard input is read: the process may start anew.
+    // Opening the model may re-execute the process, so standard input is read later.
     let answering = if args.generate {
         Some(AnswerSession::open(&args.model)?)
     } else {
         None
     };
     let written_by = answering.as_ref().map(AnswerSession::model);
-    let read = |path: &PathBuf| ReferenceSet::open(path, args.split.as_deref()).map_err(misused);
+    let read =
+        |path: &PathBuf| ReferenceSet::open(path, args.split.as_deref()).map_err(Failure::misused);
     let given = args.references.as_ref().map(read).transpose()?;
     if let (Some(answering), Some(references)) = (answering, &given) {
         generate(&args, answering, references)?;
     }
-    let hypotheses = Hypotheses::open(&args.hypotheses).map_err(misused)?;
+    let hypotheses = Hypotheses::open(&args.hypotheses).map_err(Failure::misused)?;
     let against = args
         .against
         .as_ref()
-        .map(|path| Hypotheses::open(path).map_err(misused))
+        .map(|path| Hypotheses::open(path).map_err(Failure::misused))
         .transpose()?;
     let references = match given {
         Some(references) => references,
-        None => ReferenceSet::of_rows(&hypotheses).map_err(misused)?,
+        None => ReferenceSet::from_rows(&hypotheses).map_err(Failure::misused)?,
     };
     let has_captions = references
         .images()
         .iter()
         .any(|image| !image.captions.is_empty());
-    let vocabularies = Vocabularies::of(args.vocabulary.as_deref(), has_captions)?;
+    let vocabularies = Vocabularies::select(args.vocabulary.as_deref(), has_captions)?;
     let chair = args.metrics.contains(&Metric::Chair);
     let described = args.metrics.iter().any(|m| *m != Metric::Chair) && has_captions;
     let measures = Measures {
@@ -219,17 +223,8 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         closed: vocabularies.closed().filter(|_| chair),
         description: described,
     };
-    let mut pairs = pair(&references, &hypotheses, args.partial).map_err(misused)?;
-    let chosen: std::collections::HashSet<*const AnnotatedImage> = references
-        .images()
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| args.half.has(*i))
-        .map(|(_, image)| std::ptr::from_ref(image))
-        .collect();
-    pairs
-        .pairs
-        .retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
+    let mut pairs = pair(&references, &hypotheses, args.partial).map_err(Failure::misused)?;
+    retain_half(&mut pairs, &references, args.half);
     let evaluation = Evaluation::new(&pairs.pairs, measures);
     let name = |path: &Path| {
         path.file_stem().map_or_else(
@@ -239,22 +234,7 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
     };
     let mut report = match (&against, &args.against) {
         (Some(against), Some(path)) => {
-            let order = pair(&references, against, args.partial).map_err(misused)?;
-            let mut baseline = Vec::with_capacity(pairs.pairs.len());
-            for (image, hypothesis) in &pairs.pairs {
-                let found = order
-                    .pairs
-                    .iter()
-                    .find(|(other, _)| std::ptr::eq(*other, *image));
-                baseline.push(*found.ok_or_else(|| {
-                    Failure::Misused(format!(
-                        "{}: there is no caption for '{}', which {} has",
-                        path.display(),
-                        hypothesis.image,
-                        args.hypotheses.display()
-                    ))
-                })?);
-            }
+            let baseline = baseline_pairs(&args, &references, &pairs.pairs, (path, against))?;
             let baseline = Evaluation::new(&baseline, measures);
             report(
                 &[
@@ -290,37 +270,86 @@ pub(super) fn run(args: EvalCaptionsArgs) -> Result<(), Failure> {
         pairs.missing.to_string(),
     ));
     report.notes.extend(references.notes().iter().cloned());
-    let undescribed = pairs
-        .pairs
-        .iter()
-        .filter(|(image, _)| image.captions.is_empty())
-        .count();
-    if has_captions && undescribed > 0 {
-        report.notes.push(format!(
-            "{undescribed} images have no reference captions: figures that \
-                                   need them leave these images out."
-        ));
-    }
-    if chair
-        && references
-            .images()
-            .iter()
-            .all(|image| image.objects.is_none())
-    {
-        report.notes.push(
-            "No image has annotated objects: what no reference names counts as hallucinated. \
-             Compare such figures with each other only."
-                .into(),
-        );
-    }
+    report
+        .notes
+        .extend(notes(&references, &pairs.pairs, chair, has_captions));
     args.output.show(&report)
 }
 
-/// How a user's list differs from the default one.
-fn contrast_section(
-    own: &ChairVocabulary,
-    pairs: &[crate::eval::captions::ImageCaption<'_>],
-) -> Section {
+/// Drops the pairs whose image is not in a part of the references.
+fn retain_half(pairs: &mut Pairs<'_>, references: &ReferenceSet, half: Part) {
+    let chosen: HashSet<*const AnnotatedImage> = references
+        .images()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| half.has(*i))
+        .map(|(_, image)| std::ptr::from_ref(image))
+        .collect();
+    pairs
+        .pairs
+        .retain(|(image, _)| chosen.contains(&std::ptr::from_ref(*image)));
+}
+
+/// Captions of `--against` in the order of the hypotheses' pairs.
+fn baseline_pairs<'a>(
+    args: &EvalCaptionsArgs,
+    references: &'a ReferenceSet,
+    pairs: &[ImageCaption<'_>],
+    (path, against): (&Path, &'a Hypotheses),
+) -> Result<Vec<ImageCaption<'a>>, Failure> {
+    let order = pair(references, against, args.partial).map_err(Failure::misused)?;
+    let find = |(image, hypothesis): &ImageCaption<'_>| {
+        order
+            .pairs
+            .iter()
+            .find(|(other, _)| std::ptr::eq(*other, *image))
+            .copied()
+            .ok_or_else(|| {
+                Failure::Misused(format!(
+                    "{}: no caption for '{}', which {} has",
+                    path.display(),
+                    hypothesis.image,
+                    args.hypotheses.display()
+                ))
+            })
+    };
+    pairs.iter().map(find).collect()
+}
+
+/// Notes on annotations that the references lack.
+fn notes(
+    references: &ReferenceSet,
+    pairs: &[ImageCaption<'_>],
+    chair: bool,
+    has_captions: bool,
+) -> Vec<String> {
+    let undescribed = pairs
+        .iter()
+        .filter(|(image, _)| image.captions.is_empty())
+        .count();
+    let has_objects = references
+        .images()
+        .iter()
+        .any(|image| image.objects.is_some());
+    let mut notes = Vec::new();
+    if has_captions && undescribed > 0 {
+        notes.push(format!(
+            "{undescribed} images have no reference captions and are left out of the figures that \
+             need them."
+        ));
+    }
+    if chair && !has_objects {
+        notes.push(
+            "No image has annotated objects, so every object that no reference names counts as \
+             hallucinated. Compare such figures only with each other."
+                .into(),
+        );
+    }
+    notes
+}
+
+/// Section on the differences between a user's vocabulary and the default one.
+fn contrast_section(own: &ChairVocabulary, pairs: &[ImageCaption<'_>]) -> Section {
     let nothing = std::collections::BTreeSet::new();
     let captions: Vec<ContrastCaption<'_>> = pairs
         .iter()
@@ -365,7 +394,7 @@ fn contrast_section(
             },
             ReportTable {
                 title: "Words on which they differ most".into(),
-                note: "Mentions that one of them alone counts.".into(),
+                note: "Mentions that only one of them counts.".into(),
                 columns: vec![
                     Column::new("object", NumberFormat::Text),
                     count("given list alone"),
@@ -388,8 +417,7 @@ fn contrast_section(
     }
 }
 
-/// Captions every photograph of the references that has no caption in the file yet, and adds it to
-/// the file.
+/// Captions every photograph that has no caption in the file yet, and appends the captions.
 fn generate(
     args: &EvalCaptionsArgs,
     answering: AnswerSession,
@@ -398,7 +426,7 @@ fn generate(
     let images = references.images();
     if let Some(image) = images.iter().find(|image| image.photo.is_none()) {
         return Err(Failure::Misused(format!(
-            "--generate: there is no photograph for '{}' beside the references",
+            "--generate: no photograph for '{}' beside the references",
             image.name()
         )));
     }
@@ -430,7 +458,7 @@ fn generate(
     let mut done = images.len() - open.len();
     if done > 0 {
         note(format_args!(
-            "candor: {done} of {} photographs are captioned in {} already",
+            "candor: {done} of {} photographs already have a caption in {}",
             images.len(),
             args.hypotheses.display()
         ));
@@ -438,14 +466,14 @@ fn generate(
     if open.is_empty() {
         return Ok(());
     }
-    let asked: Vec<(&AnnotatedImage, &str)> = open.iter().map(|image| (*image, "")).collect();
-    let run = answering.each_of(&[("captioning", guard)], &asked, |_, i, caption| {
+    let prompts: Vec<(&AnnotatedImage, &str)> = open.iter().map(|image| (*image, "")).collect();
+    let run = answering.answer_each(&[("captioning", guard)], &prompts, |_, i, caption| {
         file.push(json!({ "image_id": open[i].name(), "caption": caption.text }))?;
         done += 1;
         Ok(())
     });
     match run {
-        Err(Failure::Interrupted(_)) => Err(interrupted(done, images.len(), &file)),
+        Err(Failure::Interrupted(_)) => Err(interruption(done, images.len(), &file)),
         other => other,
     }
 }

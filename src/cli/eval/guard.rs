@@ -6,15 +6,14 @@ use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::{Value, json};
 
 use super::{
-    CANDIDATES, Output, Part,
+    CANDIDATES, Output, Part, RunFacts,
     answering::{AnswerSession, AnswerWithCost},
     command,
-    facts::RunFacts,
 };
 use crate::{
     cli::{
         Failure,
-        common::{ModelArgs, between},
+        common::{ModelArgs, number_up_to},
     },
     eval::{
         bootstrap::REPEATS,
@@ -36,12 +35,11 @@ use crate::{
     },
 };
 
-/// Measure what the guard does: what flags find, and hallucination, recall and description of
-/// repaired captions against those of the model alone
+/// Measure the guard: what flags find, and hallucination, recall and description quality of
+/// repaired captions against the policy alone
 ///
-/// The same photographs are captioned under every setting. Tokens are all that the policy decoded,
-/// whether they were kept or not. One comparison is tested: regenerate with its defaults against
-/// off.
+/// The same photographs are captioned under every setting. Token counts include all that the policy
+/// decoded, discarded or not. One comparison is tested: regenerate with its defaults against off.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  candor eval guard --data ../shared/data/flickr8k --html guard.html"
@@ -51,30 +49,31 @@ pub(super) struct EvalGuardArgs {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Which split of the folder: test is the list test.txt, or what captions_test.json has
-    /// [default: dev in Flickr8k's layout]
+    /// Split of the folder: test is the list test.txt, or captions_test.json [default: dev in
+    /// Flickr8k's layout]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
-    /// Which of its images: calibration and choices were made on one half
+    /// Part of the images: one half was used for calibration and choices, the other is for
+    /// reporting
     #[arg(long, value_name = "HALF", default_value = "report")]
     half: Part,
 
-    /// Only the first N of them
+    /// Use only the first N images
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
 
-    /// The curve: mode regenerate at these thresholds, beside the default
+    /// Thresholds of mode regenerate for the trade-off curve, beside the default
     #[arg(
         long,
         value_delimiter = ',',
         value_name = "R,...",
         default_value = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8",
-        value_parser = |text: &str| between(text, 1.0).map(|threshold| threshold as f32)
+        value_parser = |text: &str| number_up_to(text, 1.0).map(|threshold| threshold as f32)
     )]
     thresholds: Vec<f32>,
 
-    /// Windows of a stream, in words; 1000 is the whole answer
+    /// Streaming windows in words; 1000 is the whole answer
     #[arg(
         long,
         value_delimiter = ',',
@@ -83,17 +82,17 @@ pub(super) struct EvalGuardArgs {
     )]
     windows: Vec<usize>,
 
-    /// Controls: the best of so many answers, by reward
+    /// Controls: best of this many answers by reward
     #[arg(long, value_delimiter = ',', value_name = "K,...", default_value = "5,10",
         value_parser = RangedU64ValueParser::<usize>::new().range(CANDIDATES))]
     best_of: Vec<usize>,
 
-    /// Controls: sampling at these temperatures, without a guard
+    /// Controls: sampling at these temperatures without the guard
     #[arg(long, value_delimiter = ',', value_name = "T,...", default_value = "0.3,0.7",
-        value_parser = |text: &str| between(text, 2.0))]
+        value_parser = |text: &str| number_up_to(text, 2.0))]
     temperatures: Vec<f64>,
 
-    /// Resamples of the bootstrap
+    /// Number of bootstrap resamples
     #[arg(long, default_value_t = REPEATS)]
     resamples: usize,
 
@@ -108,17 +107,17 @@ pub(super) struct EvalGuardArgs {
     output: Output,
 }
 
-/// One way of asking.
+/// One setting that captions every photograph.
 struct Setting {
     name: String,
     fields: Value,
-    /// How it is drawn, and what stands beside it there.
+    /// Family by which its point is drawn and described.
     family: PointFamily,
     label: String,
 }
 
-/// The settings, without a guard first. Mode flag leaves the text as it is, so that it has no place
-/// among differences.
+/// All settings, the one without a guard first. Mode flag leaves the text as it is and is therefore
+/// no row among the differences.
 fn settings(args: &EvalGuardArgs) -> Vec<Setting> {
     let setting = |name: String, family: PointFamily, label: String, mut fields: Value| {
         fields["seed"] = json!(args.seed);
@@ -206,16 +205,16 @@ pub(super) fn run(args: EvalGuardArgs) -> Result<(), Failure> {
         .filter(|(i, _)| args.half.has(*i))
         .map(|(_, image)| image);
     let images: Vec<&AnnotatedImage> = images.take(args.limit.unwrap_or(usize::MAX)).collect();
-    let asked: Vec<(&AnnotatedImage, &str)> = images.iter().map(|image| (*image, "")).collect();
+    let prompts: Vec<(&AnnotatedImage, &str)> = images.iter().map(|image| (*image, "")).collect();
     let model = answering.model();
     let settings = settings(&args);
     let mut answers: Vec<Vec<AnswerWithCost>> =
-        vec![Vec::with_capacity(asked.len()); settings.len()];
+        vec![Vec::with_capacity(prompts.len()); settings.len()];
     let named: Vec<(&str, Value)> = settings
         .iter()
         .map(|s| (s.name.as_str(), s.fields.clone()))
         .collect();
-    answering.each_of(&named, &asked, |setting, _, answer| {
+    answering.answer_each(&named, &prompts, |setting, _, answer| {
         answers[setting].push(answer);
         Ok(())
     })?;
@@ -231,8 +230,8 @@ pub(super) fn run(args: EvalGuardArgs) -> Result<(), Failure> {
         .filter(|image| image.captions.is_empty())
         .count();
     let note = format!(
-        "{undescribed} photographs have no reference captions: figures of the open vocabulary and \
-         of description leave them out."
+        "{undescribed} photographs have no reference captions and are left out of the figures of \
+         the open vocabulary and of description."
     );
     args.output.show(&EvaluationReport {
         title: "What the guard flags and repairs".into(),
@@ -335,7 +334,7 @@ fn sections(
     sections
 }
 
-/// Answers as captions of their photographs.
+/// Answers as hypotheses for their photographs.
 pub(super) fn hypotheses(
     images: &[&AnnotatedImage],
     answers: &[AnswerWithCost],
@@ -344,12 +343,12 @@ pub(super) fn hypotheses(
         image: image.name().to_owned(),
         caption: answer.text.clone(),
         objects: None,
-        place: RowPosition::Line(i + 1),
+        position: RowPosition::Line(i + 1),
     };
     images.iter().zip(answers).enumerate().map(row).collect()
 }
 
-/// Tokens that the policy decoded, kept or not.
+/// Number of tokens that the policy decoded, discarded ones included.
 fn decoded(answers: &[AnswerWithCost]) -> f64 {
     answers
         .iter()
@@ -357,12 +356,12 @@ fn decoded(answers: &[AnswerWithCost]) -> f64 {
         .sum::<u64>() as f64
 }
 
-/// Decoded tokens as a ratio to those of the first setting.
+/// Ratio of decoded tokens to those of the first setting.
 fn ratio(answers: &[Vec<AnswerWithCost>], setting: usize) -> f64 {
     decoded(&answers[setting]) / decoded(&answers[0]).max(1.0)
 }
 
-/// The operating points of all settings, and those of mode flag at every threshold.
+/// Operating points of all settings, and of mode flag at every threshold.
 fn points(
     settings: &[Setting],
     answers: &[Vec<AnswerWithCost>],
@@ -371,8 +370,9 @@ fn points(
     thresholds: &[f32],
 ) -> Vec<OperatingPoint> {
     let left = |reward: fn(&GuardMarks, &std::ops::Range<usize>) -> f32, thresholds: &[f32]| {
-        let curves = MentionKind::ALL
-            .map(|kind| tradeoff::curve(&kind.rewarded(flagged, marks, reward), thresholds));
+        let curves = MentionKind::ALL.map(|kind| {
+            tradeoff::curve(&kind.rewarded_mentions(flagged, marks, reward), thresholds)
+        });
         (0..thresholds.len())
             .map(|i| {
                 [0, 1].map(|kind| {
@@ -389,7 +389,7 @@ fn points(
     };
     let measured = |figures: &ModelFigures<'_>| {
         [FigureGroup::Open, FigureGroup::Closed].map(|group| {
-            let value = |name| figures.of(group, name).map(|figure| figure.value);
+            let value = |name| figures.get(group, name).map(|figure| figure.value);
             Some(OperatingRates {
                 chair_i: value("CHAIR_i")?,
                 recall: value("recall")?,
@@ -427,7 +427,7 @@ fn points(
     points
 }
 
-/// What was found, in sentences.
+/// Main findings as sentences.
 fn summary(
     figures: &[ModelFigures<'_>],
     answers: &[Vec<AnswerWithCost>],
@@ -436,7 +436,7 @@ fn summary(
 ) -> Section {
     let percent = |setting: usize, group, name| {
         figures[setting]
-            .of(group, name)
+            .get(group, name)
             .filter(|f| f.value.is_finite())
             .map(|f| stated(&f, NumberFormat::Percent))
     };
@@ -451,9 +451,9 @@ fn summary(
         }
         _ => None,
     };
-    let (things, group) = match percent(0, FigureGroup::Open, "CHAIR_i") {
+    let (mentions, group) = match percent(0, FigureGroup::Open, "CHAIR_i") {
         Some(_) => (
-            "things that captions name are in no reference",
+            "objects that captions name are in no reference",
             FigureGroup::Open,
         ),
         None => (
@@ -463,9 +463,9 @@ fn summary(
     };
     let repaired = || {
         Some(format!(
-            "Without a guard {} of the {things} (CHAIR_i); in mode regenerate with its defaults \
-             {}. Recall is {} and {}. That takes {:.2} times the decoded \
-             tokens, and {} of the captions are fragments where {} were before.",
+            "Without the guard, {} of the {mentions} (CHAIR_i); in mode regenerate with its \
+             defaults {}. Recall is {} and {}. It decodes {:.2} times the tokens, and {} of the \
+             captions are fragments, against {} before.",
             percent(0, group, "CHAIR_i")?,
             percent(2, group, "CHAIR_i")?,
             percent(0, group, "recall")?,
@@ -483,7 +483,7 @@ fn summary(
     .name();
     let flagged = || {
         Some(format!(
-            "Mode flag marks {} of the hallucinated mentions and {} of the right ones \
+            "Mode flag marks {} of the hallucinated mentions and {} of the grounded ones \
              ({vocabulary}); {} of all mentions are hallucinated and not marked.",
             cell(flags, vocabulary, 0)?,
             cell(flags, vocabulary, 1)?,
@@ -497,17 +497,17 @@ fn summary(
     }
 }
 
-/// Tokens and verdicts.
+/// Table of decoded tokens and verdicts by setting.
 fn cost(settings: &[Setting], answers: &[Vec<AnswerWithCost>]) -> ReportTable {
     let row = |(i, setting): (usize, &Setting)| {
         let n = answers[i].len().max(1) as f64;
         let share =
             |verdict: &str| answers[i].iter().filter(|a| a.verdict == verdict).count() as f64 / n;
-        let kept = answers[i].iter().map(|a| a.tokens).sum::<u64>() as f64 / n;
+        let given = answers[i].iter().map(|a| a.tokens).sum::<u64>() as f64 / n;
         let cells = vec![
             ratio(answers, i).into(),
             (decoded(&answers[i]) / n).into(),
-            kept.into(),
+            given.into(),
             share("clean").into(),
             share("repaired").into(),
             share("flagged").into(),
@@ -517,10 +517,7 @@ fn cost(settings: &[Setting], answers: &[Vec<AnswerWithCost>]) -> ReportTable {
     let column = |name: &str, format| Column::new(name, format);
     ReportTable {
         title: "Tokens and verdicts".into(),
-        note:
-            "Decoded tokens count everything that the policy wrote, kept or not; the ratio is to \
-               the first row."
-                .into(),
+        note: "Decoded tokens include discarded ones; the ratio is to the first row.".into(),
         columns: vec![
             column("decoded, ratio", NumberFormat::Decimal(2)),
             column("decoded a caption", NumberFormat::Decimal(1)),

@@ -2,23 +2,28 @@
 
 mod answering;
 mod captions;
-mod facts;
 mod guard;
 mod honesty;
 mod pope;
 mod reward;
 mod vqa;
 
-use std::{ops::RangeInclusive, path::PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     Failure,
-    common::shown,
-    output::{command_line, is_stdio, note, one_stdin, print, write_file},
+    common::format_report,
+    output::{command_line, is_stdio, note, print, refuse_shared_stdin, write_file},
 };
-use crate::{eval::report::EvaluationReport, train::scored_split::DevelopmentHalf};
+use crate::{
+    eval::{bootstrap::REPEATS, report::EvaluationReport},
+    train::scored_split::DevelopmentHalf,
+};
 
 /// Measure captions, scorers and answers, without a model as a judge
 #[derive(Debug, Args)]
@@ -28,11 +33,11 @@ use crate::{eval::report::EvaluationReport, train::scored_split::DevelopmentHalf
 )]
 pub(crate) struct EvalArgs {
     #[command(subcommand)]
-    what: What,
+    command: EvalCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum EvalCommand {
     Captions(captions::EvalCaptionsArgs),
     Guard(guard::EvalGuardArgs),
     Honesty(honesty::EvalHonestyArgs),
@@ -41,15 +46,15 @@ enum What {
     Vqa(vqa::EvalVqaArgs),
 }
 
-/// The API's range of `guard.candidates`.
+/// Range of `guard.candidates` in the API.
 const CANDIDATES: RangeInclusive<u64> = 1..=16;
 
-/// Which of a split's images: they are dealt out in turn.
+/// Part of a split's images, which are dealt out in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Every second image, from the second: for figures.
+    /// Every second image, from the second, for reporting.
     Report,
-    /// The others: for calibration and choices.
+    /// The other images, for calibration and choices.
     Tune,
     All,
 }
@@ -64,21 +69,21 @@ impl Part {
     }
 }
 
-/// Where a report goes beside the terminal.
+/// Output options of reports.
 #[derive(Debug, Args)]
 struct Output {
-    /// Also write the figures as JSON; - is standard output, in place of the tables
+    /// Also write the figures as JSON; `-` writes them to standard output instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Also write one self-contained page with plots and captions; - is standard output, in place
-    /// of the tables
+    /// Also write one self-contained page with plots and captions; `-` writes it to standard output
+    /// instead of the tables
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
 impl Output {
-    /// Prints a report and writes it where it was asked for.
+    /// Prints a report and writes the requested files.
     fn show(&self, report: &EvaluationReport) -> Result<(), Failure> {
         let on_stdout = |file: &Option<PathBuf>| file.as_ref().is_some_and(|file| is_stdio(file));
         if on_stdout(&self.json) && on_stdout(&self.html) {
@@ -86,7 +91,7 @@ impl Output {
                 "--json and --html cannot both go to standard output (-)".into(),
             ));
         }
-        // Files first: whoever reads the tables may leave early.
+        // Files first: the reader of the tables may close standard output early.
         if let Some(file) = &self.json {
             let json = serde_json::to_string_pretty(&report.to_json()).map_err(Failure::failed)?;
             write_file(file, format!("{json}\n").as_bytes())?;
@@ -97,7 +102,7 @@ impl Output {
         if on_stdout(&self.json) || on_stdout(&self.html) {
             return Ok(());
         }
-        print(shown(report))?;
+        print(format_report(report))?;
         self.html
             .iter()
             .for_each(|file| note(format_args!("plots and captions: {}", file.display())));
@@ -105,18 +110,58 @@ impl Output {
     }
 }
 
-/// The command line as it was typed, for the report to be made again.
+/// Facts about a run that every report states.
+struct RunFacts<'a> {
+    /// Name and version of the model; `None` if captions or answers were read from a file.
+    model: Option<(String, String)>,
+    data: Option<&'a Path>,
+    photographs: usize,
+    seed: u64,
+    resamples: usize,
+}
+
+impl RunFacts<'_> {
+    /// Name and value of each fact.
+    fn facts(&self) -> Vec<(String, String)> {
+        let (model, version) = self.model.clone().unzip();
+        [
+            ("model", model),
+            ("model version", version),
+            ("data", self.data.map(|data| data.display().to_string())),
+            ("photographs", Some(self.photographs.to_string())),
+            ("seed", Some(self.seed.to_string())),
+            ("resamples", Some(self.resamples.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
+    }
+}
+
+impl Default for RunFacts<'_> {
+    fn default() -> Self {
+        Self {
+            model: None,
+            data: None,
+            photographs: 0,
+            seed: 1,
+            resamples: REPEATS,
+        }
+    }
+}
+
+/// Command line as typed, so that the report can be reproduced.
 fn command() -> String {
     command_line(&[])
 }
 
 pub(crate) fn run(args: EvalArgs) -> Result<(), Failure> {
-    match args.what {
-        What::Captions(args) => captions::run(args),
-        What::Guard(args) => guard::run(args),
-        What::Honesty(args) => honesty::run(args),
-        What::Reward(args) => reward::run(args),
-        What::Pope(args) => pope::run(args),
-        What::Vqa(args) => vqa::run(args),
+    match args.command {
+        EvalCommand::Captions(args) => captions::run(args),
+        EvalCommand::Guard(args) => guard::run(args),
+        EvalCommand::Honesty(args) => honesty::run(args),
+        EvalCommand::Reward(args) => reward::run(args),
+        EvalCommand::Pope(args) => pope::run(args),
+        EvalCommand::Vqa(args) => vqa::run(args),
     }
 }

@@ -8,11 +8,9 @@ use std::{
 use clap::Args;
 
 use super::{
-    Output,
-    answering::{AnswerSession, AnswerWithCost},
-    command,
-    facts::{AnswerGuard, RunFacts, with_guard},
-    one_stdin,
+    Output, RunFacts,
+    answering::{AnswerGuard, AnswerSession, AnswerWithCost, with_guard},
+    command, refuse_shared_stdin,
 };
 use crate::{
     cli::{
@@ -36,9 +34,10 @@ use crate::{
     },
 };
 
-/// Ask whether things are there: POPE (Li et al., EMNLP 2023)
+/// Ask whether objects are present: POPE (Li et al., EMNLP 2023)
 ///
-/// Questions are built from annotated objects, or read; answers come from a bundle, or are read.
+/// Questions are built from annotated objects, or read from a file; answers come from a bundle, or
+/// are read from a file.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval pope --data ../shared/data/coco-mini\n  candor eval \
@@ -50,25 +49,25 @@ use crate::{
                   cat?\" and paraphrases"
 )]
 pub(super) struct EvalPopeArgs {
-    /// Images with annotated objects; another model's answers need none
+    /// Images with annotated objects; not needed with --answers
     #[arg(long, value_name = "DIR|FILE", required_unless_present = "answers")]
     data: Option<PathBuf>,
 
-    /// POPE's own form, one question a line; built and written when the file is not there. - is
-    /// standard input
+    /// Questions in POPE's own format, one per line; built and written if the file does not exist.
+    /// `-` reads standard input
     #[arg(long, value_name = "FILE.jsonl")]
     questions: Option<PathBuf>,
 
-    /// Another model's answers to these questions, one a line, instead of the bundle's. - is
+    /// Another model's answers to the questions, one per line, instead of the bundle's. `-` reads
     /// standard input
     #[arg(long, value_name = "FILE.jsonl", requires = "questions")]
     answers: Option<PathBuf>,
 
-    /// Present objects asked for an image and setting; as many absent ones
+    /// Present objects to ask about per image and setting, with as many absent ones
     #[arg(long, default_value_t = pope::PER_IMAGE)]
     per_image: usize,
 
-    /// Ask each question denied ("Is there no cat?") and in two other forms too, and report how
+    /// Also ask each question denied ("Is there no cat?") and in two other forms, and report how
     /// consistent the answers are
     #[arg(long, conflicts_with = "answers")]
     forms: bool,
@@ -88,7 +87,7 @@ pub(super) struct EvalPopeArgs {
 }
 
 pub(super) fn run(args: EvalPopeArgs) -> Result<(), Failure> {
-    one_stdin(&[
+    refuse_shared_stdin(&[
         ("--data", args.data.as_ref()),
         ("--questions", args.questions.as_ref()),
         ("--answers", args.answers.as_ref()),
@@ -117,7 +116,7 @@ pub(super) fn run(args: EvalPopeArgs) -> Result<(), Failure> {
             (
                 images[question.image.as_str()],
                 question.setting,
-                PopeCounts::of(question.present, pope::parse(&answer.text)),
+                PopeCounts::from_answer(question.present, pope::parse(&answer.text)),
             )
         })
         .collect();
@@ -131,50 +130,20 @@ pub(super) fn run(args: EvalPopeArgs) -> Result<(), Failure> {
             answers.len()
         ));
     }
-    let asked: Vec<AnsweredQuestion> = questions
+    let answered: Vec<AnsweredQuestion> = questions
         .iter()
         .zip(&answers)
         .map(|(question, answer)| answered(question, answer, references.as_ref()))
         .collect();
-    let AnswerSections { summary, details } = answers::sections(&asked, args.seed);
-    let rows = Setting::ALL
-        .into_iter()
-        .map(Some)
-        .chain([None])
-        .filter_map(|setting| {
-            let of: Vec<&(usize, Option<Setting>, PopeCounts)> = judged
-                .iter()
-                .filter(|j| setting.is_none() || j.1 == setting)
-                .collect();
-            (!of.is_empty()).then(|| row(setting, &of, images.len(), args.seed))
-        });
-    let share = |name: &str, better: Option<GoodDirection>| Column {
-        better,
-        ..Column::new(name, NumberFormat::Percent)
-    };
-    let higher = Some(GoodDirection::Higher);
-    let table = ReportTable {
-        title: "POPE".into(),
-        note: "Yes is the positive class; the first sentence counts, and one with no or not in it \
-               is a no."
-            .into(),
-        columns: vec![
-            share("accuracy", higher),
-            share("precision", higher),
-            share("recall", higher),
-            share("F1", higher),
-            share("yes", None),
-            Column::new("questions", NumberFormat::Count),
-        ],
-        rows: rows.collect(),
-    };
+    let AnswerSections { summary, details } = answers::sections(&answered, args.seed);
+    let table = figures_table(&judged, images.len(), args.seed);
     let resampling = Resampling {
         repeats: REPEATS,
         seed: args.seed,
     };
     let consistency = (!forms.is_empty()).then(|| {
         consistency::table(&consistency::findings(
-            &agreeing(&questions, &answers, &forms, &images),
+            &object_answers(&questions, &answers, &forms, &images),
             resampling,
         ))
     });
@@ -219,16 +188,56 @@ pub(super) fn run(args: EvalPopeArgs) -> Result<(), Failure> {
     args.output.show(&report)
 }
 
-/// What is measured, and what is to be said about it.
+/// Table of POPE's figures by setting, and over all questions. `judged` has the image, the setting
+/// and the count of each answer.
+fn figures_table(
+    judged: &[(usize, Option<Setting>, PopeCounts)],
+    images: usize,
+    seed: u64,
+) -> ReportTable {
+    let rows = Setting::ALL
+        .into_iter()
+        .map(Some)
+        .chain([None])
+        .filter_map(|setting| {
+            let selected: Vec<&(usize, Option<Setting>, PopeCounts)> = judged
+                .iter()
+                .filter(|j| setting.is_none() || j.1 == setting)
+                .collect();
+            (!selected.is_empty()).then(|| row(setting, &selected, images, seed))
+        });
+    let share = |name: &str, better: Option<GoodDirection>| Column {
+        better,
+        ..Column::new(name, NumberFormat::Percent)
+    };
+    let higher = Some(GoodDirection::Higher);
+    ReportTable {
+        title: "POPE".into(),
+        note: "Yes is the positive class. Only the first sentence of an answer counts; if it \
+               contains no or not, the answer is no."
+            .into(),
+        columns: vec![
+            share("accuracy", higher),
+            share("precision", higher),
+            share("recall", higher),
+            share("F1", higher),
+            share("yes", None),
+            Column::new("questions", NumberFormat::Count),
+        ],
+        rows: rows.collect(),
+    }
+}
+
+/// Questions, answers, and notes on them.
 struct Gathered {
     questions: Vec<PopeQuestion>,
     answers: Vec<AnswerWithCost>,
-    /// The answers to the other forms of questions, with the place of each question.
+    /// Answers to the other forms of a question, with the index of the question.
     forms: Vec<(usize, [AnswerWithCost; 3])>,
-    /// Where the photographs are; another model's answers need none.
+    /// The images with annotations; `None` for another model's answers.
     references: Option<ReferenceSet>,
     notes: Vec<String>,
-    /// Name and version of the model that answered, where it is one of ours.
+    /// Name and version of the bundle that answered.
     model: Option<(String, String)>,
 }
 
@@ -237,12 +246,14 @@ impl Gathered {
     fn read(args: &EvalPopeArgs, file: &Path) -> Result<Self, Failure> {
         if args.guard.guard.is_some() {
             return Err(Failure::Misused(
-                "--guard is of the answers that a model writes; --answers brings them along".into(),
+                "--guard applies to answers that a model writes and cannot be combined with \
+                 --answers"
+                    .into(),
             ));
         }
         let (questions, notes) = questions(args, None)?;
         let answers = pope::read_answers(file, &questions).map_err(Failure::misused)?;
-        let answers = answers.into_iter().map(AnswerWithCost::of_text).collect();
+        let answers = answers.into_iter().map(AnswerWithCost::from_text).collect();
         Ok(Self {
             questions,
             answers,
@@ -253,28 +264,28 @@ impl Gathered {
         })
     }
 
-    /// Has the bundle answer.
+    /// Asks the bundle.
     fn ask(args: &EvalPopeArgs) -> Result<Self, Failure> {
         let answering = AnswerSession::open(&args.model)?;
         let references = references(args)?;
         let (questions, notes) = questions(args, Some(&references))?;
         let (model, mode) = (answering.model(), args.guard.mode(&answering).to_owned());
         let reworded = if args.forms {
-            reworded(&questions)?
+            other_forms(&questions)?
         } else {
             Vec::new()
         };
-        let mut asked = about(&references, &questions)?;
-        for (place, forms) in &reworded {
-            let (image, _) = asked[*place];
-            asked.extend(forms.forms().map(|text| (image, text)));
+        let mut prompts = image_questions(&references, &questions)?;
+        for (index, forms) in &reworded {
+            let (image, _) = prompts[*index];
+            prompts.extend(forms.forms().map(|text| (image, text)));
         }
-        let mut answers = answering.all(&mode, &asked)?;
+        let mut answers = answering.answer_all(&mode, &prompts)?;
         let mut others = answers.split_off(questions.len()).into_iter();
         let forms = reworded
             .iter()
-            .map_while(|(place, _)| {
-                Some((*place, [others.next()?, others.next()?, others.next()?]))
+            .map_while(|(index, _)| {
+                Some((*index, [others.next()?, others.next()?, others.next()?]))
             })
             .collect();
         Ok(Self {
@@ -288,17 +299,17 @@ impl Gathered {
     }
 }
 
-/// The other forms of the questions, each object of an image once, with the place of the question.
-fn reworded(questions: &[PopeQuestion]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
+/// Other forms of the questions, once for each object of an image, with the index of the question.
+fn other_forms(questions: &[PopeQuestion]) -> Result<Vec<(usize, ObjectQuestions)>, Failure> {
     let mut seen = HashSet::new();
     let fresh = questions
         .iter()
         .enumerate()
         .filter(|(_, question)| seen.insert((&question.image, &question.text)));
-    let forms = |(place, question): (usize, &PopeQuestion)| {
+    let forms = |(index, question): (usize, &PopeQuestion)| {
         let missing = || {
             format!(
-                "--forms: question {} has no 'object', by which it could be asked otherwise",
+                "--forms: question {} has no 'object', which other forms need",
                 question.id
             )
         };
@@ -306,32 +317,32 @@ fn reworded(questions: &[PopeQuestion]) -> Result<Vec<(usize, ObjectQuestions)>,
             .object
             .as_deref()
             .ok_or_else(|| Failure::Misused(missing()))?;
-        Ok((place, consistency::questions(object)))
+        Ok((index, consistency::questions(object)))
     };
     fresh.map(forms).collect()
 }
 
-/// The answers about each object in all forms.
-fn agreeing(
+/// Answers about each object in all forms.
+fn object_answers(
     questions: &[PopeQuestion],
     answers: &[AnswerWithCost],
     forms: &[(usize, [AnswerWithCost; 3])],
     images: &HashMap<&str, usize>,
 ) -> Vec<ObjectAnswers> {
-    let of = |(place, others): &(usize, [AnswerWithCost; 3])| {
-        let question = &questions[*place];
+    let parse = |(index, others): &(usize, [AnswerWithCost; 3])| {
+        let question = &questions[*index];
         let others = others.each_ref().map(|answer| answer.text.as_str());
-        ObjectAnswers::of(
+        ObjectAnswers::parse(
             images[question.image.as_str()],
             question.present,
-            &answers[*place].text,
+            &answers[*index].text,
             others,
         )
     };
-    forms.iter().map(of).collect()
+    forms.iter().map(parse).collect()
 }
 
-/// A question with its answer, as pages show it.
+/// A question with its answer for the report's page.
 fn answered(
     question: &PopeQuestion,
     answer: &AnswerWithCost,
@@ -357,13 +368,13 @@ fn answered(
 
 fn references(args: &EvalPopeArgs) -> Result<ReferenceSet, Failure> {
     let data = args.data.as_ref().ok_or_else(|| {
-        Failure::Misused("--data is needed: what are the questions about?".into())
+        Failure::Misused("--data is required: the images of the questions".into())
     })?;
     ReferenceSet::open(data, None).map_err(Failure::misused)
 }
 
-/// The questions of the file, or those that are built from `references` (the data set, where it was
-/// not read yet); and what is to be said about them.
+/// Questions of the file, or built from `references` (or from `--data` where that is `None`), with
+/// notes on them.
 fn questions(
     args: &EvalPopeArgs,
     given: Option<&ReferenceSet>,
@@ -403,7 +414,7 @@ fn questions(
         .into_iter()
         .flat_map(|setting| pope::build(&images, setting, args.per_image, args.seed))
         .collect();
-    // Each setting counts from 1; in one file numbers must be unique.
+    // Each setting counts from 1; ids in one file must be unique.
     questions
         .iter_mut()
         .zip(1..)
@@ -416,15 +427,15 @@ fn questions(
     Ok((questions, references.notes().to_vec()))
 }
 
-/// The image and the text of every question.
-fn about<'a>(
+/// Image and text of every question.
+fn image_questions<'a>(
     references: &'a ReferenceSet,
     questions: &'a [PopeQuestion],
 ) -> Result<Vec<(&'a AnnotatedImage, &'a str)>, Failure> {
     let image = |question: &PopeQuestion| {
         references.get(&question.image).ok_or_else(|| {
             Failure::Misused(format!(
-                "--data: there is no image '{}' for question {}",
+                "--data: no image '{}' for question {}",
                 question.image, question.id
             ))
         })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Output, command, facts::RunFacts};
+use super::{Output, RunFacts, command};
 use crate::{
     cli::{Failure, common::settle},
     eval::report::EvaluationReport,
@@ -20,9 +20,9 @@ use crate::{
 
 /// Measure how well scorers tell grounded words from ungrounded ones
 ///
-/// On a folder in Flickr8k's layout, whose development split is dealt out in turn: every other
-/// image tunes what has to be tuned, the others report. Where the bundle has evidence of what
-/// images show, the rewards that it serves are measured beside those of its scorers alone.
+/// Needs a folder in Flickr8k's layout. Its development split is dealt out in turn: one half tunes,
+/// the other is reported. If the bundle has evidence about images, the rewards that it serves are
+/// measured beside those of its scorers alone.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval reward --data ../shared/data/flickr8k\n  candor eval \
@@ -33,19 +33,19 @@ pub(super) struct EvalRewardArgs {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// Bundle whose policy writes and whose scorers are measured
+    /// Bundle whose policy writes the captions and whose scorers are measured
     #[arg(long, value_name = "NAME|DIR", default_value = "candor-mini")]
     model: String,
 
-    /// Also measure the scorers of a finished run of `candor train reward` on the same policy
+    /// Also measure the scorers of a finished run of candor train reward on the same policy
     #[arg(long, value_name = "RUNDIR")]
     run: Vec<PathBuf>,
 
-    /// Only these scorers, in this order [default: all]
+    /// Scorers to measure, in this order [default: all]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     scorers: Vec<String>,
 
-    /// Folder that keeps the photographs' features for the next time
+    /// Folder that caches the photographs' features
     #[arg(long, value_name = "DIR", default_value = "runs/features")]
     features: PathBuf,
 
@@ -94,7 +94,7 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
     let finished = finishers.is_some().then_some(contenders.len());
     if finished.is_some() {
         let name = format!("{}, with evidence", contenders[chosen].name);
-        // The mean of one is that one.
+        // The mean of a single scorer is that scorer.
         contenders.push(ComparedScorer {
             name,
             scorer: ScoreSource::Mean(vec![chosen]),
@@ -103,7 +103,7 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
     }
     let mut judged = ScoredSplit::of_dev(&setup, &features, &contenders, args.seed)?;
     let mut calibrations = calibrate::fit(&judged, &contenders)?;
-    // What the bundle serves is measured with the calibration that it serves.
+    // The bundle's scorers are measured with the calibration it serves.
     for (kind, calibration) in compared_scorers::calibrations(policy)? {
         if let Some(i) = contenders.iter().position(|c| c.name == kind.name()) {
             calibrations[i] = calibration;
@@ -114,12 +114,11 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
         calibrations[finished] = finishers.served(calibrations[chosen].clone());
     }
     judged.calibrate(&calibrations);
-    let mut rewards = "those of the scorer alone";
+    let mut rewards = "rewards of the scorer alone";
     if let Some((finished, finishers)) = finished {
         judged.finish(finished, finishers, &setup)?;
         chosen = finished;
-        rewards =
-            "as served: words that name things have those that evidence of the image gives them";
+        rewards = "as served: rewards of object mentions use the evidence of the image";
     }
     let costs = compared_scorers::costs(
         policy,
@@ -181,19 +180,19 @@ fn gather(args: &EvalRewardArgs, setup: &Setup) -> Result<Vec<ComparedScorer>, T
     }
     let mut chosen: Vec<ComparedScorer> = Vec::new();
     for name in &args.scorers {
-        // A sum is the mean of the logits of scorers that stand before it.
+        // A sum averages the logits of scorers listed before it.
         let parts: Vec<&str> = name.split('+').collect();
         if let Some(i) = all.iter().position(|c| c.name == *name) {
             chosen.push(all.remove(i));
-        } else if let Some(of) = parts
+        } else if let Some(parts) = parts
             .iter()
             .map(|part| chosen.iter().position(|c| c.name == *part))
             .collect::<Option<Vec<usize>>>()
         {
-            let bytes = of.iter().map(|&i| chosen[i].bytes).sum();
+            let bytes = parts.iter().map(|&i| chosen[i].bytes).sum();
             chosen.push(ComparedScorer {
                 name: name.clone(),
-                scorer: ScoreSource::Mean(of),
+                scorer: ScoreSource::Mean(parts),
                 bytes,
             });
         } else {
@@ -204,7 +203,7 @@ fn gather(args: &EvalRewardArgs, setup: &Setup) -> Result<Vec<ComparedScorer>, T
                 .collect::<Vec<_>>()
                 .join(", ");
             return Err(TrainError::Run(format!(
-                "--scorers: there is no scorer '{name}'; there are {names}"
+                "--scorers: no scorer '{name}'; expected {names}"
             )));
         }
     }

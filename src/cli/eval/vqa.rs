@@ -9,10 +9,9 @@ use clap::Args;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
-    Output,
-    answering::{AnswerSession, AnswerWithCost},
+    Output, RunFacts,
+    answering::{AnswerGuard, AnswerSession, AnswerWithCost, with_guard},
     command,
-    facts::{AnswerGuard, RunFacts, with_guard},
 };
 use crate::{
     cli::{Failure, common::ModelArgs},
@@ -21,7 +20,7 @@ use crate::{
         data::{
             AnnotatedImage,
             flickr8k::{self, Dataset},
-            questions::{AskedQuestion, questions_file, read_questions},
+            questions::{AnnotatedQuestion, questions_file, read_questions},
         },
         report::{
             Column, EvaluationReport, GoodDirection, NumberFormat, ReportTable, Section, TableCell,
@@ -37,11 +36,11 @@ use crate::{
     },
 };
 
-/// Ask people's questions, or ones derived from captions: presence, color and number
+/// Ask people's questions, or questions derived from captions: presence, color and number
 ///
 /// A file or folder of questions (questions.jsonl) has rows {"image", "question", "answers":
-/// ["...", ...]}, with "kind" or "type" where there are kinds. A folder in Flickr8k's layout has
-/// captions, from which questions about its development split are derived.
+/// ["...", ...]}, with "kind" or "type" if there are kinds. In a folder in Flickr8k's layout,
+/// questions are derived from the captions of its development split.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval vqa --data ../shared/data/daquar --limit 500\n  candor \
@@ -53,11 +52,11 @@ pub(super) struct EvalVqaArgs {
     #[arg(long, value_name = "DIR|FILE")]
     data: PathBuf,
 
-    /// Only the first N questions
+    /// Use only the first N questions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// Most questions an image, of those that are derived
+    /// Maximum number of derived questions per image
     #[arg(long, default_value_t = 4)]
     per_image: usize,
 
@@ -75,7 +74,7 @@ pub(super) struct EvalVqaArgs {
     output: Output,
 }
 
-/// A kind of question as tables name it.
+/// Name of a kind of question in tables.
 fn kind_name(kind: QaKind) -> &'static str {
     match kind {
         QaKind::Presence => "presence",
@@ -98,28 +97,28 @@ impl EvalVqaArgs {
 pub(super) fn run(args: EvalVqaArgs) -> Result<(), Failure> {
     let model = AnswerSession::open(&args.model)?;
     match questions_file(&args.data) {
-        Some(file) => of_people(&args, model, &file),
-        None => derived(&args, model),
+        Some(file) => measure_questions(&args, model, &file),
+        None => measure_derived(&args, model),
     }
 }
 
-fn of_people(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<(), Failure> {
+fn measure_questions(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<(), Failure> {
     let mut questions = read_questions(file).map_err(Failure::misused)?;
     let all = questions.len();
     questions.truncate(args.limit());
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
-    let image = |q: &AskedQuestion| AnnotatedImage {
+    let image = |q: &AnnotatedQuestion| AnnotatedImage {
         id: q.image.clone(),
         photo: Some(q.photo.clone()),
         ..AnnotatedImage::default()
     };
     let images: Vec<AnnotatedImage> = questions.iter().map(image).collect();
-    let asked: Vec<(&AnnotatedImage, &str)> = images
+    let prompts: Vec<(&AnnotatedImage, &str)> = images
         .iter()
         .zip(&questions)
         .map(|(image, q)| (image, q.question.as_str()))
         .collect();
-    let answers = model.all(&mode, &asked)?;
+    let answers = model.answer_all(&mode, &prompts)?;
     let rows: Vec<AnsweredQuestion> = questions
         .iter()
         .zip(&answers)
@@ -157,21 +156,21 @@ fn of_people(args: &EvalVqaArgs, model: AnswerSession, file: &Path) -> Result<()
     args.output.show(&report)
 }
 
-/// What is to be said of abstentions, where there are any.
+/// Notes on abstentions, if there are any.
 fn abstentions(rows: &[AnsweredQuestion]) -> Vec<String> {
     let abstained = rows.iter().filter(|row| row.is_abstention()).count();
     let note = || {
         format!(
-            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of the \
-             others, and only theirs are right or wrong.",
+            "Abstentions: {abstained} of {} questions got no answer. Coverage is the share of \
+             questions with an answer; accuracy is measured on those.",
             rows.len()
         )
     };
     (abstained > 0).then(note).into_iter().collect()
 }
 
-/// A question with its answer, as pages show it.
-fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
+/// A question with its answer for the report's page.
+fn answered(question: &AnnotatedQuestion, answer: &AnswerWithCost) -> AnsweredQuestion {
     let kind = question.kind.as_ref().or(question.answer_type.as_ref());
     let row = AnsweredQuestion {
         kind: kind.map_or_else(|| "all".to_owned(), String::clone),
@@ -188,12 +187,12 @@ fn answered(question: &AskedQuestion, answer: &AnswerWithCost) -> AnsweredQuesti
 }
 
 /// Returns the group of a question in its table.
-type Group = fn(&AskedQuestion) -> Option<&str>;
+type Group = fn(&AnnotatedQuestion) -> Option<&str>;
 
-/// Exact match of the answers that were given, over all questions and by their kinds, and where
-/// some got none how many did.
+/// Exact match over all questions and by kind and, if there are abstentions, the share of questions
+/// with an answer.
 fn tables(
-    questions: &[AskedQuestion],
+    questions: &[AnnotatedQuestion],
     answered: &[AnsweredQuestion],
     seed: u64,
 ) -> Vec<ReportTable> {
@@ -203,10 +202,10 @@ fn tables(
         images.entry(&question.image).or_insert(next);
     }
     let abstains = answered.iter().any(AnsweredQuestion::is_abstention);
-    let row = |name: &str, of: &[&AnsweredQuestion]| {
+    let row = |name: &str, rows: &[&AnsweredQuestion]| {
         let figures = |weights: &[u32]| {
             let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
-                of.iter()
+                rows.iter()
                     .filter(|a| counts(a))
                     .map(|a| f64::from(weights[images[a.image.as_str()]]))
                     .sum::<f64>()
@@ -221,7 +220,7 @@ fn tables(
             .into_iter()
             .map(TableCell::from)
             .collect();
-        cells.push(of.len().into());
+        cells.push(rows.len().into());
         TableRow::new(name, cells)
     };
     let table = |title: &str, rows: Vec<TableRow>| ReportTable {
@@ -253,14 +252,14 @@ fn tables(
         if !parts.is_empty() {
             tables.push(table(
                 title,
-                parts.iter().map(|(name, of)| row(name, of)).collect(),
+                parts.iter().map(|(name, rows)| row(name, rows)).collect(),
             ));
         }
     }
     tables
 }
 
-/// The column that says how many questions got an answer, where some got none.
+/// Column with the number of questions that got an answer, if there are abstentions.
 fn coverage(abstains: bool) -> Option<Column> {
     abstains.then(|| Column::new("coverage", NumberFormat::Percent))
 }
@@ -268,12 +267,12 @@ fn coverage(abstains: bool) -> Option<Column> {
 /// Photographs and the questions that their captions settle.
 pub(super) struct DerivedQuestions {
     pub(super) images: Vec<AnnotatedImage>,
-    /// With the number of the photograph.
+    /// Each with the index of its photograph.
     pub(super) questions: Vec<(usize, Qa)>,
 }
 
-/// At most `per_image` questions about each photograph of the development split of a folder in
-/// Flickr8k's layout.
+/// Derives at most `per_image` questions about each photograph of the development split of a folder
+/// in Flickr8k's layout.
 pub(super) fn derived_questions(
     folder: &Path,
     per_image: usize,
@@ -293,7 +292,7 @@ pub(super) fn derived_questions(
         captions: image.captions.clone(),
         ..AnnotatedImage::default()
     };
-    let of = |i: usize| {
+    let image_pairs = |i: usize| {
         builder.pairs(
             &data.dev[i],
             &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1) << 20),
@@ -301,7 +300,7 @@ pub(super) fn derived_questions(
         )
     };
     let closed = |i: usize| {
-        of(i)
+        image_pairs(i)
             .into_iter()
             .filter(|qa| qa.kind.is_closed())
             .map(move |qa| (i, qa))
@@ -313,18 +312,18 @@ pub(super) fn derived_questions(
     })
 }
 
-fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
+fn measure_derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
     let DerivedQuestions {
         images,
         mut questions,
     } = derived_questions(&args.data, args.per_image, args.seed)?;
     questions.truncate(args.limit());
-    let asked: Vec<(&AnnotatedImage, &str)> = questions
+    let prompts: Vec<(&AnnotatedImage, &str)> = questions
         .iter()
         .map(|(i, qa)| (&images[*i], qa.question.as_str()))
         .collect();
     let (run_model, mode) = (model.model(), args.guard.mode(&model).to_owned());
-    let answers = model.all(&mode, &asked)?;
+    let answers = model.answer_all(&mode, &prompts)?;
     let rows: Vec<AnsweredQuestion> = questions
         .iter()
         .zip(&answers)
@@ -344,54 +343,7 @@ fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
         })
         .collect();
     let AnswerSections { summary, details } = answers::sections(&rows, args.seed);
-    let mut kinds: BTreeMap<&str, Vec<(usize, &AnsweredQuestion)>> = BTreeMap::new();
-    for ((image, _), row) in questions.iter().zip(&rows) {
-        kinds.entry(&row.kind).or_default().push((*image, row));
-        kinds.entry("all").or_default().push((*image, row));
-    }
-    let abstains = rows.iter().any(AnsweredQuestion::is_abstention);
-    let row = |(kind, judged): (&&str, &Vec<(usize, &AnsweredQuestion)>)| {
-        let figures = |weights: &[u32]| {
-            let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
-                judged
-                    .iter()
-                    .filter(|(_, row)| counts(row))
-                    .map(|(image, _)| f64::from(weights[*image]))
-                    .sum::<f64>()
-            };
-            let given = sum(&|row| !row.is_abstention());
-            let yes = sum(&|row| row.answer.eq_ignore_ascii_case("yes."));
-            let coverage = abstains.then(|| given / sum(&|_| true));
-            [sum(&|row| row.is_right) / given, yes / given]
-                .into_iter()
-                .chain(coverage)
-                .collect()
-        };
-        let mut cells: Vec<TableCell> = estimates(images.len(), REPEATS, args.seed, figures)
-            .into_iter()
-            .map(TableCell::from)
-            .collect();
-        cells.push(judged.len().into());
-        TableRow {
-            emphasis: *kind == "all",
-            ..TableRow::new(*kind, cells)
-        }
-    };
-    let table = ReportTable {
-        title: "Questions derived from the captions".into(),
-        note: "Right: the captions' own answer, word for word. Presence asks as often for what is \
-               there as for what is not."
-            .into(),
-        columns: [
-            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
-            Column::new("answered yes", NumberFormat::Percent),
-        ]
-        .into_iter()
-        .chain(coverage(abstains))
-        .chain([Column::new("questions", NumberFormat::Count)])
-        .collect(),
-        rows: kinds.iter().map(row).collect(),
-    };
+    let table = derived_table(&questions, &rows, images.len(), args.seed);
     let report = EvaluationReport {
         title: "Answers to derived questions".into(),
         command: command(),
@@ -424,12 +376,70 @@ fn derived(args: &EvalVqaArgs, model: AnswerSession) -> Result<(), Failure> {
     args.output.show(&report)
 }
 
+/// Table of derived questions by kind: share of right answers and, since most ask for yes or no,
+/// share of yes.
+fn derived_table(
+    questions: &[(usize, Qa)],
+    rows: &[AnsweredQuestion],
+    images: usize,
+    seed: u64,
+) -> ReportTable {
+    let mut kinds: BTreeMap<&str, Vec<(usize, &AnsweredQuestion)>> = BTreeMap::new();
+    for ((image, _), row) in questions.iter().zip(rows) {
+        kinds.entry(&row.kind).or_default().push((*image, row));
+        kinds.entry("all").or_default().push((*image, row));
+    }
+    let abstains = rows.iter().any(AnsweredQuestion::is_abstention);
+    let row = |(kind, judged): (&&str, &Vec<(usize, &AnsweredQuestion)>)| {
+        let figures = |weights: &[u32]| {
+            let sum = |counts: &dyn Fn(&AnsweredQuestion) -> bool| {
+                judged
+                    .iter()
+                    .filter(|(_, row)| counts(row))
+                    .map(|(image, _)| f64::from(weights[*image]))
+                    .sum::<f64>()
+            };
+            let given = sum(&|row| !row.is_abstention());
+            let yes = sum(&|row| row.answer.eq_ignore_ascii_case("yes."));
+            let coverage = abstains.then(|| given / sum(&|_| true));
+            [sum(&|row| row.is_right) / given, yes / given]
+                .into_iter()
+                .chain(coverage)
+                .collect()
+        };
+        let mut cells: Vec<TableCell> = estimates(images, REPEATS, seed, figures)
+            .into_iter()
+            .map(TableCell::from)
+            .collect();
+        cells.push(judged.len().into());
+        TableRow {
+            emphasis: *kind == "all",
+            ..TableRow::new(*kind, cells)
+        }
+    };
+    ReportTable {
+        title: "Questions derived from the captions".into(),
+        note: "Right: the captions' own answer, word for word. Presence questions ask equally \
+               often about present and absent objects."
+            .into(),
+        columns: [
+            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
+            Column::new("answered yes", NumberFormat::Percent),
+        ]
+        .into_iter()
+        .chain(coverage(abstains))
+        .chain([Column::new("questions", NumberFormat::Count)])
+        .collect(),
+        rows: kinds.iter().map(row).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asked(image: &str, kind: &str) -> AskedQuestion {
-        AskedQuestion {
+    fn question(image: &str, kind: &str) -> AnnotatedQuestion {
+        AnnotatedQuestion {
             image: image.into(),
             photo: PathBuf::new(),
             question: String::new(),
@@ -457,12 +467,12 @@ mod tests {
     }
 
     #[test]
-    fn abstentions_are_counted_apart_from_answers() {
+    fn abstention_lowers_coverage_but_not_accuracy() {
         let questions = [
-            asked("1", "color"),
-            asked("2", "color"),
-            asked("2", "count"),
-            asked("3", "count"),
+            question("1", "color"),
+            question("2", "color"),
+            question("2", "count"),
+            question("3", "count"),
         ];
         let rows = [
             given("1", true, "clean"),
@@ -477,7 +487,6 @@ mod tests {
             .map(|column| column.name.as_str())
             .collect();
         assert_eq!(names, ["exact match", "coverage", "questions"]);
-        // Two of three answers are right.
         assert!(
             values(&found[0], 0)
                 .iter()

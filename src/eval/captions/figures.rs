@@ -1,4 +1,4 @@
-//! The figures of captions, as functions of sums of counts.
+//! Figures of captions as functions of summed counts.
 
 use crate::eval::{
     chair,
@@ -7,14 +7,14 @@ use crate::eval::{
     text::{BleuStats, CaptionScores},
 };
 
-/// Which measure a figure belongs to.
+/// Measure that a figure belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FigureGroup {
-    /// Things of any kind.
+    /// Objects of the open vocabulary.
     Open,
     /// Objects of a closed vocabulary.
     Closed,
-    /// Agreement of captions with what people say.
+    /// Agreement with reference captions.
     Description,
 }
 
@@ -24,11 +24,10 @@ const TEXT: usize = 20;
 const WORDS: usize = 33;
 const COUNTS: usize = 35;
 
-/// The counts of one caption.
+/// Counts of one caption.
 pub(super) type CaptionCounts = [f32; COUNTS];
 
-/// Counts of captions. They are kept as plain numbers, so that a resample is one multiplication and
-/// addition each.
+/// Sums of counts over captions. Plain numbers, so that a resample is a multiply-add per count.
 #[derive(Debug, Clone)]
 pub(super) struct Sums([f64; COUNTS]);
 
@@ -39,8 +38,8 @@ impl Default for Sums {
 }
 
 impl Sums {
-    /// Returns the counts that a resample adds up, in half the memory: counts of one caption are
-    /// exact in it.
+    /// Converts the counts of one caption to `f32`, which represents them exactly in half the
+    /// memory.
     pub(super) fn line(&self) -> CaptionCounts {
         self.0.map(|x| x as f32)
     }
@@ -58,10 +57,10 @@ impl Sums {
             s.captions_hallucinating,
             s.mentions,
             s.hallucinated,
-            s.asked,
+            s.expected,
             s.recalled,
-            s.colours,
-            s.colours_wrong,
+            s.colors,
+            s.colors_wrong,
             s.counts,
             s.counts_wrong,
             s.words,
@@ -109,7 +108,7 @@ impl Sums {
         self.0[WORDS + 1] = captions as f64;
     }
 
-    /// One count over another; NaN where there is nothing to count, which reports write as absent.
+    /// Ratio of two counts; NaN if the second is 0, which reports show as absent.
     fn rate(&self, part: usize, whole: usize) -> f64 {
         if self.0[whole] > 0.0 {
             self.0[part] / self.0[whole]
@@ -142,7 +141,7 @@ pub(super) struct Figure {
     format: NumberFormat,
     better: Option<GoodDirection>,
     help: &'static str,
-    pub(super) of: fn(&Sums) -> f64,
+    pub(super) value: fn(&Sums) -> f64,
 }
 
 impl Figure {
@@ -159,8 +158,8 @@ impl Figure {
         self.name
     }
 
-    /// Returns `true` if a planned comparison tests it: the others say the same in other words, or
-    /// describe.
+    /// Returns `true` if the planned comparison tests the figure. The others are redundant or
+    /// descriptive.
     pub(super) fn is_tested(&self) -> bool {
         match self.group {
             FigureGroup::Open | FigureGroup::Closed => {
@@ -171,52 +170,195 @@ impl Figure {
     }
 }
 
-macro_rules! figures {
-    ($($group:ident $name:literal $format:expr, $better:expr, $help:literal, $of:expr;)*) => {
-        /// All figures, in the order of tables.
-        pub(super) const FIGURES: &[Figure] =
-            &[$(Figure { group: FigureGroup::$group, name: $name, format: $format, better: $better,
-                help: $help, of: $of }),*];
-    };
-}
-
 const LOWER: Option<GoodDirection> = Some(GoodDirection::Lower);
 const HIGHER: Option<GoodDirection> = Some(GoodDirection::Higher);
 
-figures! {
-    Open "CHAIR_i" NumberFormat::Percent, LOWER, "share of the mentions of things that no reference \
-                                            supports", |s| s.rate(OPEN + 3, OPEN + 2);
-    Open "CHAIR_s" NumberFormat::Percent, LOWER, "share of the captions with such a \
-                                            mention", |s| s.rate(OPEN + 1, OPEN);
-    Open "recall" NumberFormat::Percent, HIGHER, "share of the nouns that two people name which the \
-                                            caption supports", |s| s.rate(OPEN + 5, OPEN + 4);
-    Open "wrong colours" NumberFormat::Percent, LOWER, "share of the colours that all references \
-                                                  contradict", |s| s.rate(OPEN + 7, OPEN + 6);
-    Open "wrong counts" NumberFormat::Percent, LOWER, "share of the numbers that all references \
-                                                 contradict", |s| s.rate(OPEN + 9, OPEN + 8);
-    Open "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
-                                            less", |s| s.rate(OPEN + 10, OPEN);
-    Open "captions" NumberFormat::Count, None, "captions judged", |s| s.0[OPEN];
-    Closed "CHAIR_i" NumberFormat::Percent, LOWER, "share of the mentions of objects that are not in the \
-                                              image", |s| s.rate(CLOSED + 3, CLOSED + 2);
-    Closed "CHAIR_s" NumberFormat::Percent, LOWER, "share of the captions with such a \
-                                              mention", |s| s.rate(CLOSED + 1, CLOSED);
-    Closed "recall" NumberFormat::Percent, HIGHER, "share of all images' objects that captions \
-                                              mention", |s| s.rate(CLOSED + 5, CLOSED + 4);
-    Closed "cover" NumberFormat::Percent, HIGHER, "share of its image's objects that a caption mentions, \
-                                             mean over captions \
-                                             (AMBER)", |s| s.rate(CLOSED + 8, CLOSED + 6);
-    Closed "words" NumberFormat::Decimal(1), None, "mean length: a model that says less hallucinates \
-                                              less", |s| s.rate(CLOSED + 7, CLOSED);
-    Closed "captions" NumberFormat::Count, None, "captions judged", |s| s.0[CLOSED];
-    Description "BLEU-1" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(0);
-    Description "BLEU-2" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(1);
-    Description "BLEU-3" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(2);
-    Description "BLEU-4" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2", |s| s.bleu(3);
-    Description "ROUGE-L" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap \
-        1.2", |s| s.rate(TEXT + 10, TEXT + 12);
-    Description "CIDEr-D" NumberFormat::Decimal(3), HIGHER, "as pycocoevalcap 1.2; document frequencies \
-        of the references evaluated", |s| s.rate(TEXT + 11, TEXT + 12);
-    Description "words" NumberFormat::Decimal(1), None, "mean length", |s| s.rate(WORDS, WORDS + 1);
-    Description "captions" NumberFormat::Count, None, "captions judged", |s| s.0[TEXT + 12];
+const fn figure(
+    group: FigureGroup,
+    name: &'static str,
+    format: NumberFormat,
+    better: Option<GoodDirection>,
+    help: &'static str,
+    value: fn(&Sums) -> f64,
+) -> Figure {
+    Figure {
+        group,
+        name,
+        format,
+        better,
+        help,
+        value,
+    }
 }
+
+/// All figures, in the order of tables.
+pub(super) const FIGURES: &[Figure] = &[
+    figure(
+        FigureGroup::Open,
+        "CHAIR_i",
+        NumberFormat::Percent,
+        LOWER,
+        "share of object mentions that no reference supports",
+        |s| s.rate(OPEN + 3, OPEN + 2),
+    ),
+    figure(
+        FigureGroup::Open,
+        "CHAIR_s",
+        NumberFormat::Percent,
+        LOWER,
+        "share of captions with such a mention",
+        |s| s.rate(OPEN + 1, OPEN),
+    ),
+    figure(
+        FigureGroup::Open,
+        "recall",
+        NumberFormat::Percent,
+        HIGHER,
+        "share of the nouns named by at least two people that the caption supports",
+        |s| s.rate(OPEN + 5, OPEN + 4),
+    ),
+    figure(
+        FigureGroup::Open,
+        "wrong colours",
+        NumberFormat::Percent,
+        LOWER,
+        "share of colors that all references contradict",
+        |s| s.rate(OPEN + 7, OPEN + 6),
+    ),
+    figure(
+        FigureGroup::Open,
+        "wrong counts",
+        NumberFormat::Percent,
+        LOWER,
+        "share of numbers that all references contradict",
+        |s| s.rate(OPEN + 9, OPEN + 8),
+    ),
+    figure(
+        FigureGroup::Open,
+        "words",
+        NumberFormat::Decimal(1),
+        None,
+        "mean length: a model that says less hallucinates less",
+        |s| s.rate(OPEN + 10, OPEN),
+    ),
+    figure(
+        FigureGroup::Open,
+        "captions",
+        NumberFormat::Count,
+        None,
+        "captions judged",
+        |s| s.0[OPEN],
+    ),
+    figure(
+        FigureGroup::Closed,
+        "CHAIR_i",
+        NumberFormat::Percent,
+        LOWER,
+        "share of object mentions whose object is not in the image",
+        |s| s.rate(CLOSED + 3, CLOSED + 2),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "CHAIR_s",
+        NumberFormat::Percent,
+        LOWER,
+        "share of captions with such a mention",
+        |s| s.rate(CLOSED + 1, CLOSED),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "recall",
+        NumberFormat::Percent,
+        HIGHER,
+        "share of all images' objects that their captions mention",
+        |s| s.rate(CLOSED + 5, CLOSED + 4),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "cover",
+        NumberFormat::Percent,
+        HIGHER,
+        "mean share of its image's objects that a caption mentions (AMBER)",
+        |s| s.rate(CLOSED + 8, CLOSED + 6),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "words",
+        NumberFormat::Decimal(1),
+        None,
+        "mean length: a model that says less hallucinates less",
+        |s| s.rate(CLOSED + 7, CLOSED),
+    ),
+    figure(
+        FigureGroup::Closed,
+        "captions",
+        NumberFormat::Count,
+        None,
+        "captions judged",
+        |s| s.0[CLOSED],
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-1",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(0),
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-2",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(1),
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-3",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(2),
+    ),
+    figure(
+        FigureGroup::Description,
+        "BLEU-4",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.bleu(3),
+    ),
+    figure(
+        FigureGroup::Description,
+        "ROUGE-L",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2",
+        |s| s.rate(TEXT + 10, TEXT + 12),
+    ),
+    figure(
+        FigureGroup::Description,
+        "CIDEr-D",
+        NumberFormat::Decimal(3),
+        HIGHER,
+        "as pycocoevalcap 1.2; document frequencies of the references evaluated",
+        |s| s.rate(TEXT + 11, TEXT + 12),
+    ),
+    figure(
+        FigureGroup::Description,
+        "words",
+        NumberFormat::Decimal(1),
+        None,
+        "mean length",
+        |s| s.rate(WORDS, WORDS + 1),
+    ),
+    figure(
+        FigureGroup::Description,
+        "captions",
+        NumberFormat::Count,
+        None,
+        "captions judged",
+        |s| s.0[TEXT + 12],
+    ),
+];

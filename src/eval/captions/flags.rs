@@ -1,5 +1,4 @@
-//! Evaluation of flags: hallucinated mentions among the words that the guard flags, and among those
-//! that it leaves.
+//! Evaluation of flags: hallucinated mentions among flagged words and among those that were left.
 
 use std::ops::Range;
 
@@ -16,12 +15,12 @@ use crate::{
     lexicon::{Lexicon, Reading},
 };
 
-/// Marks of the guard on one caption. Ranges are bytes of the caption.
+/// Guard marks on one caption. Ranges are in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GuardMarks {
     /// Flagged spans.
     pub flagged: Vec<Range<usize>>,
-    /// Words with their scores: the lowest reward of their tokens.
+    /// Words with their scores, the lowest reward of their tokens.
     pub scores: Vec<(Range<usize>, f32)>,
 }
 
@@ -30,12 +29,12 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 }
 
 impl GuardMarks {
-    /// Returns `true` if some of a range is flagged.
+    /// Returns `true` if a flagged span overlaps the range.
     pub fn flags(&self, range: &Range<usize>) -> bool {
         self.flagged.iter().any(|span| overlap(span, range))
     }
 
-    /// The lowest score of the words of a range; `None` where none was scored.
+    /// Lowest score of the words in a range; `None` if none was scored.
     pub fn score(&self, range: &Range<usize>) -> Option<f32> {
         self.scores
             .iter()
@@ -45,12 +44,12 @@ impl GuardMarks {
     }
 }
 
-/// Which mentions are judged.
+/// Vocabulary whose mentions are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MentionKind {
-    /// Things of any kind, by the reference captions.
+    /// Open vocabulary, judged by reference captions.
     Open,
-    /// Objects of the closed vocabulary.
+    /// Closed vocabulary.
     Closed,
 }
 
@@ -58,7 +57,7 @@ impl MentionKind {
     /// Both, in the order of reports.
     pub const ALL: [Self; 2] = [Self::Open, Self::Closed];
 
-    /// The name in reports.
+    /// Name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Open => "open vocabulary",
@@ -66,14 +65,15 @@ impl MentionKind {
         }
     }
 
-    /// The mentions of a caption and whether they are right; `None` where nobody can tell.
+    /// Mentions of a caption, each with `true` if it is grounded; `None` if the image lacks the
+    /// annotations.
     pub fn mentions(self, caption: &JudgedCaption<'_>) -> Option<Vec<(Range<usize>, bool)>> {
         match self {
             Self::Open => caption
-                .things
+                .open
                 .as_ref()
-                .map(|things| things.mentions.clone()),
-            Self::Closed => caption.objects.as_ref().map(|objects| {
+                .map(|judgment| judgment.mentions.clone()),
+            Self::Closed => caption.closed.as_ref().map(|objects| {
                 objects
                     .mentions
                     .iter()
@@ -83,8 +83,8 @@ impl MentionKind {
         }
     }
 
-    /// The captions of an evaluation, with `reward` of each mention.
-    pub fn rewarded(
+    /// Captions of an evaluation with the reward of each mention.
+    pub fn rewarded_mentions(
         self,
         evaluation: &Evaluation<'_>,
         marks: &[GuardMarks],
@@ -92,7 +92,7 @@ impl MentionKind {
     ) -> Vec<Rewarded> {
         let lexicon = Lexicon::shared();
         let one = |(caption, marks): (&JudgedCaption<'_>, &GuardMarks)| match self {
-            Self::Open => caption.things.as_ref().map(|_| {
+            Self::Open => caption.open.as_ref().map(|_| {
                 let references: Vec<Reading> = caption
                     .image
                     .captions
@@ -107,13 +107,13 @@ impl MentionKind {
                     |range| reward(marks, range),
                 )
             }),
-            Self::Closed => caption.objects.as_ref().map(|objects| Rewarded {
+            Self::Closed => caption.closed.as_ref().map(|objects| Rewarded {
                 mentions: objects
                     .mentions
                     .iter()
                     .map(|m| (reward(marks, &m.0), m.2))
                     .collect(),
-                asked: objects
+                expected: objects
                     .present
                     .iter()
                     .map(|mentions| {
@@ -134,7 +134,7 @@ impl MentionKind {
     }
 }
 
-/// One caption's counts: mentions by truth and flag, and the same of the caption.
+/// Counts of one caption: mentions by truth and flag, and the caption itself.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     /// Hallucinated mentions: all, flagged.
@@ -148,7 +148,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(mentions: &[(Range<usize>, bool)], marks: &GuardMarks) -> Self {
+    fn new(mentions: &[(Range<usize>, bool)], marks: &GuardMarks) -> Self {
         let mut counts = Self::default();
         for (range, is_right) in mentions {
             let count = if *is_right {
@@ -184,8 +184,7 @@ impl Counts {
     }
 }
 
-/// Returns the section on what the flags of `marks` find in the same captions, with a row for each
-/// vocabulary.
+/// Builds the section on flags in `marks`, with one row per vocabulary.
 pub fn section(
     evaluation: &Evaluation<'_>,
     marks: &[GuardMarks],
@@ -198,21 +197,19 @@ pub fn section(
     let share = |name: &str, help: &str| Column::new(name, NumberFormat::Percent).help(help);
     let table = ReportTable {
         title: "What flags find".into(),
-        note: "Mode flag leaves the text as it is. A mention is flagged when one of its words is. \
-               AUROC is of the mention's score, the lowest reward of its \
-               words: the chance that a hallucinated mention has a lower one than a right mention."
+        note: "Mode flag does not change the text. A mention is flagged if one of its words is. \
+               AUROC is that of the mention's score, the lowest reward of its words: the \
+               probability that a hallucinated mention has a lower score than a grounded one."
             .into(),
         columns: vec![
             share(
                 "hallucinated mentions flagged",
-                "share of the hallucinated mentions that are \
-                flagged",
+                "share of hallucinated mentions that are flagged",
             )
             .better(GoodDirection::Higher),
             share(
                 "right mentions flagged",
-                "share of the right mentions that are \
-                                             flagged",
+                "share of grounded mentions that are flagged",
             )
             .better(GoodDirection::Lower),
             Column::new("AUROC", NumberFormat::Decimal(3))
@@ -227,11 +224,10 @@ pub fn section(
                                               flagged",
             )
             .better(GoodDirection::Lower),
-            share("answers flagged", "share of the answers with a flag"),
+            share("answers flagged", "share of answers with a flag"),
             share(
                 "hallucinating answers flagged",
-                "share of the answers with a hallucinated \
-                mention that have a flag",
+                "share of answers with a hallucinated mention that have a flag",
             )
             .better(GoodDirection::Higher),
             share(
@@ -252,32 +248,32 @@ pub fn section(
     }
 }
 
-/// Figures of the flags on the mentions of one kind.
+/// Figures of flags on the mentions of one vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FlagFigures {
-    /// Share of the hallucinated mentions that are flagged.
+    /// Share of hallucinated mentions that are flagged.
     pub wrong_flagged: Estimate,
-    /// Share of the right mentions that are flagged.
+    /// Share of grounded mentions that are flagged.
     pub right_flagged: Estimate,
-    /// Chance that a hallucinated mention has a lower score than a right one.
+    /// Probability that a hallucinated mention has a lower score than a grounded one.
     pub auroc: Estimate,
     /// Share of all mentions that are hallucinated and not flagged.
     pub wrong_unflagged: Estimate,
-    /// Share of the answers with a flag.
+    /// Share of answers with a flag.
     pub answers_flagged: Estimate,
-    /// Share of the answers with a hallucinated mention that have a flag.
+    /// Share of answers with a hallucinated mention that have a flag.
     pub hallucinating_flagged: Estimate,
     /// Share of the other answers that have a flag.
     pub others_flagged: Estimate,
     /// Hallucinated mentions.
     pub wrong: usize,
-    /// Right mentions.
+    /// Grounded mentions.
     pub right: usize,
     /// Captions whose mentions could be judged.
     pub captions: usize,
 }
 
-/// Measures what the flags of `marks` find; `None` where no caption can be judged.
+/// Measures the flags in `marks`; `None` if no caption can be judged.
 pub fn measure(
     kind: MentionKind,
     evaluation: &Evaluation<'_>,
@@ -299,7 +295,7 @@ pub fn measure(
             })
         };
         scored.extend(mentions.iter().filter_map(score));
-        counts.push(Counts::of(&mentions, marks));
+        counts.push(Counts::new(&mentions, marks));
     }
     if counts.is_empty() {
         return None;
@@ -383,8 +379,7 @@ mod tests {
         report::EvaluationReport,
     };
 
-    /// Captions of one photograph of a dog on grass with what is flagged in them, and every word's
-    /// score.
+    /// Captions of one photograph of a dog on grass, with flags and every word's score.
     fn flagged(
         captions: &[(&str, &[&str])],
         score: fn(&str) -> f32,
@@ -404,7 +399,7 @@ mod tests {
                 image: image.id.clone(),
                 caption: (*text).into(),
                 objects: None,
-                place: RowPosition::File,
+                position: RowPosition::File,
             })
             .collect();
         let marks: Vec<GuardMarks> = captions
@@ -430,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_counted_by_what_they_find() {
+    fn flags_are_counted_by_truth_of_their_mentions() {
         let score = |word: &str| match word {
             "frisbee" => 0.1,
             "cat" => 0.6,
@@ -478,15 +473,14 @@ mod tests {
                 "frisbee of frisbee and cat"
             );
             assert_eq!(figure("closed vocabulary", "right mentions flagged"), 0.0);
-            // Without what is flagged, the cat is left of what is wrong, and a dog in two of three
-            // photographs.
-            let left =
-                |vocabulary: MentionKind| {
-                    let rewarded = vocabulary.rewarded(evaluation, marks, |m, range| {
-                        if m.flags(range) { 0.0 } else { 1.0 }
-                    });
-                    crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
-                };
+            // Without flagged words, one hallucinated cat and two grounded dogs in three
+            // photographs are left.
+            let left = |vocabulary: MentionKind| {
+                let rewarded = vocabulary.rewarded_mentions(evaluation, marks, |m, range| {
+                    if m.flags(range) { 0.0 } else { 1.0 }
+                });
+                crate::eval::tradeoff::curve(&rewarded, &[0.5])[0]
+            };
             assert_eq!(
                 (
                     left(MentionKind::Closed).chair_i,
@@ -499,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn photographs_without_references_are_left_out() {
+    fn photographs_without_references_are_left_out_of_flag_figures() {
         let image = AnnotatedImage {
             id: "1.jpg".into(),
             ..AnnotatedImage::default()
@@ -508,7 +502,7 @@ mod tests {
             image: "1.jpg".into(),
             caption: "A dog.".into(),
             objects: None,
-            place: RowPosition::File,
+            position: RowPosition::File,
         };
         let evaluation = Evaluation::new(
             &[(&image, &caption)],

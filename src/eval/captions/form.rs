@@ -1,4 +1,5 @@
-//! Form of captions: fragments and loops, which a guard that rewrites or cuts can leave behind.
+//! Defects of form in captions: fragments and loops, which a guard that rewrites or cuts text may
+//! leave behind.
 
 use super::Evaluation;
 use crate::{
@@ -10,10 +11,10 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// A caption of so many words is a fragment, whatever they are.
+/// A caption of at most this many words is a fragment.
 const FEW_WORDS: usize = 4;
 
-/// Words that end no sentence of a caption although [`is_function_word`] does not list them.
+/// Words that cannot end a sentence of a caption although [`is_function_word`] does not list them.
 const OPEN_ENDS: [&str; 22] = [
     "above", "across", "against", "along", "among", "around", "behind", "below", "beneath",
     "beside", "between", "beyond", "during", "near", "next", "over", "through", "toward",
@@ -29,17 +30,17 @@ const CLOSED_ENDS: [&str; 12] = [
 /// Defects in the form of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// It has at most four words.
+    /// At most four words.
     pub is_short: bool,
-    /// It does not end as a sentence does, or has no verb.
+    /// Does not end like a sentence, or has no verb.
     pub is_unfinished: bool,
-    /// It repeats itself.
+    /// Repeats itself.
     pub is_loop: bool,
 }
 
 impl Form {
-    /// Looks at a caption in English.
-    pub fn of(text: &str) -> Self {
+    /// Finds the defects of an English caption.
+    pub fn detect(text: &str) -> Self {
         let found = words(text);
         let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
         let ends = text
@@ -58,7 +59,7 @@ impl Form {
         }
     }
 
-    /// Returns `true` if it is less than a sentence.
+    /// Returns `true` if the caption is less than a sentence.
     pub fn is_fragment(self) -> bool {
         self.is_short || self.is_unfinished
     }
@@ -79,43 +80,45 @@ fn is_verb(word: &str) -> bool {
         || inflected("ed")
 }
 
-/// Returns the table of how often captions are fragments or loops, with a row for each model and
-/// one for people.
-pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> ReportTable {
-    let row = |name: &str, captions: &[Vec<&str>]| {
-        let counts: Vec<[f64; 5]> = captions
-            .iter()
-            .map(|texts| {
-                let forms: Vec<Form> = texts.iter().map(|text| Form::of(text)).collect();
-                let count =
-                    |of: fn(&Form) -> bool| forms.iter().filter(|form| of(form)).count() as f64;
-                [
-                    texts.len() as f64,
-                    count(|f| f.is_fragment()),
-                    count(|f| f.is_short),
-                    count(|f| f.is_unfinished),
-                    count(|f| f.is_loop),
-                ]
-            })
-            .collect();
-        let shares = |weights: &[u32]| {
-            let sum = |i: usize| {
-                counts
-                    .iter()
-                    .zip(weights)
-                    .map(|(c, &w)| c[i] * f64::from(w))
-                    .sum::<f64>()
-            };
-            (1..5).map(|i| sum(i) / sum(0)).collect()
+/// Shares of fragments and loops among `captions`, which has one entry per image.
+fn form_row(name: &str, captions: &[Vec<&str>], repeats: usize, seed: u64) -> TableRow {
+    let counts: Vec<[f64; 5]> = captions
+        .iter()
+        .map(|texts| {
+            let forms: Vec<Form> = texts.iter().map(|text| Form::detect(text)).collect();
+            let count =
+                |test: fn(&Form) -> bool| forms.iter().filter(|form| test(form)).count() as f64;
+            [
+                texts.len() as f64,
+                count(|f| f.is_fragment()),
+                count(|f| f.is_short),
+                count(|f| f.is_unfinished),
+                count(|f| f.is_loop),
+            ]
+        })
+        .collect();
+    let shares = |weights: &[u32]| {
+        let sum = |i: usize| {
+            counts
+                .iter()
+                .zip(weights)
+                .map(|(c, &w)| c[i] * f64::from(w))
+                .sum::<f64>()
         };
-        let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
-        let mut cells: Vec<TableCell> = estimates(counts.len(), repeats, seed, shares)
-            .into_iter()
-            .map(TableCell::from)
-            .collect();
-        cells.extend(whole.map(TableCell::from));
-        TableRow::new(name, cells)
+        (1..5).map(|i| sum(i) / sum(0)).collect()
     };
+    let whole: [f64; 2] = [1, 4].map(|i| counts.iter().map(|c| c[i]).sum());
+    let mut cells: Vec<TableCell> = estimates(counts.len(), repeats, seed, shares)
+        .into_iter()
+        .map(TableCell::from)
+        .collect();
+    cells.extend(whole.map(TableCell::from));
+    TableRow::new(name, cells)
+}
+
+/// Builds the table of fragments and loops, with a row per model and one for people.
+pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> ReportTable {
+    let row = |name: &str, captions: &[Vec<&str>]| form_row(name, captions, repeats, seed);
     let mut rows: Vec<TableRow> = models
         .iter()
         .map(|(name, evaluation)| {
@@ -147,7 +150,7 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
     };
     ReportTable {
         title: "Fragments and loops".into(),
-        note: "People leave out verbs and full stops, too: read a row against theirs and against \
+        note: "People leave out verbs and full stops too: compare each row with theirs and with \
                the first."
             .into(),
         columns: vec![
@@ -158,13 +161,13 @@ pub fn form_table(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64)
             share("at most 4 words", "captions of at most four words"),
             share(
                 "no whole sentence",
-                "captions without a final full stop, without a verb, or \
-                                        that end in a word that needs another one",
+                "captions without a final full stop or a verb, or that end in a word that needs \
+                 another one",
             ),
             share(
                 "loops",
-                "captions that say the same words twice in a row (\"and\" may stand between), or \
-                 five words in the same order twice",
+                "captions that repeat words in a row (\"and\" may be in between), or five words in \
+                 the same order",
             ),
             Column::new("fragments, number", NumberFormat::Count),
             Column::new("loops, number", NumberFormat::Count),
@@ -178,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fragments_are_short_or_no_sentence() {
+    fn fragment_is_short_or_not_a_sentence() {
         for whole in [
             "A dog runs through the grass.",
             "Two men are sitting on a bench!",
@@ -187,9 +190,9 @@ mod tests {
             "A dog and a cat play with each other.",
         ] {
             assert!(
-                !Form::of(whole).is_fragment(),
+                !Form::detect(whole).is_fragment(),
                 "{whole}: {:?}",
-                Form::of(whole)
+                Form::detect(whole)
             );
         }
         for fragment in [
@@ -206,8 +209,10 @@ mod tests {
             "Two children are playing and.",
             "A boy is standing near.",
         ] {
-            assert!(Form::of(fragment).is_fragment(), "{fragment}");
+            assert!(Form::detect(fragment).is_fragment(), "{fragment}");
         }
-        assert!(Form::of("Two dogs run.").is_short && !Form::of("Two dogs run.").is_unfinished);
+        assert!(
+            Form::detect("Two dogs run.").is_short && !Form::detect("Two dogs run.").is_unfinished
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Captions judged by annotations: hallucination, recall and description quality of one model's
-//! captions, or of two models' on the same images.
+//! Captions judged against annotations: hallucination, recall and description quality of one
+//! model's captions, or of two models' on the same images.
 //!
-//! [`Evaluation::new`] counts each caption once; every figure is a function of sums of those
-//! counts, which is what the bootstrap resamples.
+//! [`Evaluation::new`] counts each caption once; every figure is a function of summed counts, which
+//! the bootstrap resamples.
 
 mod compare;
 mod figures;
@@ -35,7 +35,7 @@ use crate::lexicon::{Lexicon, Reading};
 /// Measures to compute.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Measures<'a> {
-    /// Things of any kind, by WordNet (needs reference captions).
+    /// Objects of the open vocabulary: concrete nouns of WordNet (needs reference captions).
     pub open: bool,
     /// Objects of a closed vocabulary.
     pub closed: Option<&'a ChairVocabulary>,
@@ -43,49 +43,49 @@ pub struct Measures<'a> {
     pub description: bool,
 }
 
-/// One caption with all that was found in it.
+/// One caption with its judgments.
 #[derive(Debug, Clone)]
 pub struct JudgedCaption<'a> {
     /// The image.
     pub image: &'a AnnotatedImage,
     /// The caption.
     pub text: &'a str,
-    /// Things of any kind.
-    pub things: Option<ObjectJudgment>,
-    /// The nouns of those things, in the order of their mentions.
+    /// Judgment by the open vocabulary.
+    pub open: Option<ObjectJudgment>,
+    /// Nouns of the open vocabulary, in the order of their mentions.
     pub nouns: Vec<&'static str>,
-    /// Objects of the closed vocabulary, where there is one.
-    pub objects: Option<ClosedObjects<'a>>,
-    /// Its counts.
+    /// Judgment by the closed vocabulary, if there is one.
+    pub closed: Option<ClosedObjects<'a>>,
+    /// Counts of the caption.
     sums: Sums,
-    /// Those of people's captions of the image, each judged by the others.
+    /// Counts of people's captions of the image, each judged by the others.
     people: Sums,
 }
 
-/// Object mentions of a caption, by a closed vocabulary. Ranges are bytes of the caption.
+/// Mentions of a closed vocabulary's objects in a caption. Ranges are in bytes.
 #[derive(Debug, Clone, Default)]
 pub struct ClosedObjects<'a> {
-    /// Every mention with the object that it names, and whether that is in the image.
+    /// Every mention with its object, and `true` if the image shows the object.
     pub mentions: Vec<(Range<usize>, &'a str, bool)>,
-    /// For each object of the image, the mentions that name it.
+    /// Mentions of each object in the image.
     pub present: Vec<Vec<Range<usize>>>,
 }
 
-/// Captions, judged.
+/// Captions with their judgments.
 #[derive(Debug, Clone)]
 pub struct Evaluation<'a> {
     /// Measures that were computed.
     measures: Measures<'a>,
-    /// In the order given.
+    /// The captions, in the order given.
     pub captions: Vec<JudgedCaption<'a>>,
 }
 
-/// An image and what it says.
+/// An image and its caption.
 pub type ImageCaption<'a> = (&'a AnnotatedImage, &'a Hypothesis);
 
 impl<'a> Evaluation<'a> {
-    /// Judges captions, on every core. Images without reference captions have no figures that need
-    /// them: they are left out of those.
+    /// Judges captions in parallel. Images without reference captions do not contribute to figures
+    /// that need them.
     pub fn new(pairs: &[ImageCaption<'a>], measures: Measures<'a>) -> Self {
         let described: Vec<(&str, &[String])> = pairs
             .iter()
@@ -113,7 +113,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// The counts of every caption, and of people's captions of the same image.
+    /// Counts of every caption, and of people's captions of the same image.
     fn lines(&self) -> (Vec<CaptionCounts>, Vec<CaptionCounts>) {
         self.captions
             .iter()
@@ -122,7 +122,7 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// The sum of captions' counts, each as often as its weight says.
+/// Weighted sum of the captions' counts.
 fn weighted(lines: &[CaptionCounts], weights: &[u32]) -> Sums {
     let mut total = Sums::default();
     lines
@@ -142,7 +142,7 @@ fn judge<'a>(
     let lexicon = Lexicon::shared();
     let text = hypothesis.caption.as_str();
     let (mut sums, mut people) = (Sums::default(), Sums::default());
-    let (mut things, mut nouns, mut objects) = (None, Vec::new(), None);
+    let (mut open, mut nouns, mut closed) = (None, Vec::new(), None);
     sums.words(crate::lexicon::words(text).len());
     if measures.open && !image.captions.is_empty() {
         let caption = Reading::new(lexicon, text);
@@ -154,62 +154,21 @@ fn judge<'a>(
         let judgment =
             objects::judge_read(lexicon, &caption, &references.iter().collect::<Vec<_>>());
         sums.open(&ObjectScores::from(&judgment));
-        let mut of_people = ObjectScores::default();
-        objects::floor_of(lexicon, &references)
+        let mut people_scores = ObjectScores::default();
+        objects::judge_people(lexicon, &references)
             .iter()
-            .for_each(|j| of_people.add(j));
-        people.open(&of_people);
+            .for_each(|j| people_scores.add(j));
+        people.open(&people_scores);
         nouns = caption.phrases.iter().map(|p| p.mention.lemma).collect();
-        things = Some(judgment);
+        open = Some(judgment);
     }
     if let Some(vocabulary) = measures.closed {
-        let instances = || image.objects.iter().flatten();
-        // What each person names, read once: for the truth, and for the truth without that person.
-        let named: Vec<BTreeSet<String>> = image
-            .captions
-            .iter()
-            .map(|c| vocabulary.objects(None::<&str>, [c]))
-            .collect();
-        let annotated = vocabulary.objects(instances(), None::<&str>);
-        let truth = |without: Option<usize>| {
-            let others = named
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| Some(*i) != without)
-                .flat_map(|(_, objects)| objects);
-            annotated
-                .iter()
-                .chain(others)
-                .cloned()
-                .collect::<BTreeSet<String>>()
-        };
-        let present = truth(None);
-        let judged = chair::judge(vocabulary, text, &present);
-        sums.closed(&judged.stats);
-        let mentions: Vec<(Range<usize>, &str, bool)> = judged
-            .mentions
-            .into_iter()
-            .map(|(mention, is_present)| (mention.range, mention.object, is_present))
-            .collect();
-        let naming = |object: &String| {
-            mentions
-                .iter()
-                .filter(|m| m.1 == object)
-                .map(|m| m.0.clone())
-                .collect()
-        };
-        let present = present
-            .iter()
-            .filter(|name| vocabulary.object(name) == Some(name))
-            .map(naming)
-            .collect();
-        objects = Some(ClosedObjects { mentions, present });
-        if image.captions.len() > 1 {
-            let of = |(i, caption): (usize, &String)| {
-                chair::judge(vocabulary, caption, &truth(Some(i))).stats
-            };
-            people.closed(&image.captions.iter().enumerate().map(of).sum());
-        }
+        closed = Some(judge_closed(
+            image,
+            text,
+            vocabulary,
+            (&mut sums, &mut people),
+        ));
     }
     if let Some(scores) = scores {
         sums.description(&scores);
@@ -227,12 +186,69 @@ fn judge<'a>(
     JudgedCaption {
         image,
         text,
-        things,
+        open,
         nouns,
-        objects,
+        closed,
         sums,
         people,
     }
+}
+
+/// Judges a caption by the closed vocabulary, and people's captions each by the others.
+fn judge_closed<'a>(
+    image: &AnnotatedImage,
+    text: &str,
+    vocabulary: &'a ChairVocabulary,
+    (sums, people): (&mut Sums, &mut Sums),
+) -> ClosedObjects<'a> {
+    let instances = || image.objects.iter().flatten();
+    // Each person's objects are read once: for the ground truth, and for the ground truth
+    // without that person.
+    let named: Vec<BTreeSet<String>> = image
+        .captions
+        .iter()
+        .map(|c| vocabulary.objects(None::<&str>, [c]))
+        .collect();
+    let annotated = vocabulary.objects(instances(), None::<&str>);
+    let truth = |without: Option<usize>| {
+        let others = named
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| Some(*i) != without)
+            .flat_map(|(_, objects)| objects);
+        annotated
+            .iter()
+            .chain(others)
+            .cloned()
+            .collect::<BTreeSet<String>>()
+    };
+    let present = truth(None);
+    let judged = chair::judge(vocabulary, text, &present);
+    sums.closed(&judged.stats);
+    let mentions: Vec<(Range<usize>, &str, bool)> = judged
+        .mentions
+        .into_iter()
+        .map(|(mention, is_present)| (mention.range, mention.object, is_present))
+        .collect();
+    let naming = |object: &String| {
+        mentions
+            .iter()
+            .filter(|m| m.1 == object)
+            .map(|m| m.0.clone())
+            .collect()
+    };
+    let present = present
+        .iter()
+        .filter(|name| vocabulary.object(name) == Some(name))
+        .map(naming)
+        .collect();
+    if image.captions.len() > 1 {
+        let stats = |(i, caption): (usize, &String)| {
+            chair::judge(vocabulary, caption, &truth(Some(i))).stats
+        };
+        people.closed(&image.captions.iter().enumerate().map(stats).sum());
+    }
+    ClosedObjects { mentions, present }
 }
 
 #[cfg(test)]
@@ -248,12 +264,12 @@ mod tests {
         }
     }
 
-    fn said(image: &str, caption: &str) -> Hypothesis {
+    fn hypothesis(image: &str, caption: &str) -> Hypothesis {
         Hypothesis {
             image: image.into(),
             caption: caption.into(),
             objects: None,
-            place: RowPosition::Line(1),
+            position: RowPosition::Line(1),
         }
     }
 
@@ -265,14 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_those_of_the_parts() {
+    fn figures_equal_those_of_their_modules() {
         let images = [
             image("a", &["A dog on grass.", "A dog in the grass."]),
             image("b", &["Two cats on a sofa.", "Cats sleep on a couch."]),
         ];
         let captions = [
-            said("a", "A dog with a frisbee on the grass."),
-            said("b", "Two cats on a sofa."),
+            hypothesis("a", "A dog with a frisbee on the grass."),
+            hypothesis("b", "Two cats on a sofa."),
         ];
         let pairs: Vec<ImageCaption<'_>> = images.iter().zip(&captions).collect();
         let measures = Measures {
@@ -302,17 +318,17 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_are_compared_image_by_image() {
+    fn differences_of_two_models_are_paired_by_image() {
         let images: Vec<AnnotatedImage> = (0..60)
             .map(|i| image(&i.to_string(), &["A dog on grass.", "A dog in the grass."]))
             .collect();
         let good: Vec<Hypothesis> = images
             .iter()
-            .map(|i| said(&i.id, "A dog on the grass."))
+            .map(|i| hypothesis(&i.id, "A dog on the grass."))
             .collect();
         let bad: Vec<Hypothesis> = images
             .iter()
-            .map(|i| said(&i.id, "A cat on the grass."))
+            .map(|i| hypothesis(&i.id, "A cat on the grass."))
             .collect();
         let pairs = |of| images.iter().zip(of).collect::<Vec<ImageCaption<'_>>>();
         let measures = Measures {
@@ -335,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_nobody_described_are_left_out_of_what_needs_it() {
+    fn images_without_references_are_left_out_of_figures_that_need_them() {
         let images = [
             image("a", &["A dog on grass."]),
             AnnotatedImage {
@@ -343,7 +359,7 @@ mod tests {
                 ..image("b", &[])
             },
         ];
-        let captions = [said("a", "A dog."), said("b", "A dog.")];
+        let captions = [hypothesis("a", "A dog."), hypothesis("b", "A dog.")];
         let pairs: Vec<ImageCaption<'_>> = images.iter().zip(&captions).collect();
         let measures = Measures {
             open: true,

@@ -1,5 +1,5 @@
-//! Operating points and their cost: CHAIR_i against recall and against decoded tokens, over
-//! thresholds and beside other ways to the same end.
+//! Operating points: CHAIR_i against recall and against decoded tokens, over thresholds and beside
+//! alternatives.
 
 use super::flags::MentionKind;
 use crate::eval::report::{
@@ -14,22 +14,22 @@ pub enum PointFamily {
     Default,
     /// Mode regenerate at a threshold.
     Regenerate,
-    /// Mode flag at a threshold, what is flagged left out.
+    /// Mode flag at a threshold, with flagged words left out.
     Flag,
-    /// The best of several answers.
+    /// Best of several answers.
     BestOf,
-    /// Sampling without a guard.
+    /// Sampling without the guard.
     Temperature,
-    /// Another option of mode regenerate; in the table alone.
+    /// Another option of mode regenerate; shown in the table only.
     Window,
 }
 
 impl PointFamily {
     const DRAWN: [(Self, &'static str); 5] = [
         (Self::Regenerate, "regenerate, by threshold"),
-        (Self::Flag, "flagged things left out, by threshold"),
+        (Self::Flag, "flagged objects left out, by threshold"),
         (Self::Default, "with defaults"),
-        (Self::BestOf, "best of so many answers"),
+        (Self::BestOf, "best of several answers"),
         (Self::Temperature, "no guard, by temperature"),
     ];
 }
@@ -37,28 +37,28 @@ impl PointFamily {
 /// Hallucination and recall of one setting over one vocabulary, as shares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OperatingRates {
-    /// Share of the mentions that are hallucinated.
+    /// Share of mentions that are hallucinated.
     pub chair_i: f64,
-    /// Share of what should be named that is.
+    /// Share of the expected objects that are mentioned.
     pub recall: f64,
 }
 
-/// One setting: what it hallucinates, what it names, what it costs.
+/// One setting with its hallucination, recall and cost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OperatingPoint {
-    /// The setting's name in tables.
+    /// Name of the setting in tables.
     pub name: String,
     /// Label beside the point.
     pub label: String,
     /// Family of the point.
     pub family: PointFamily,
-    /// Decoded tokens as a ratio to those without a guard.
+    /// Decoded tokens as a ratio to those without the guard.
     pub decoded: f64,
-    /// Open and closed vocabulary; `None` where that was not measured.
+    /// Rates of the open and the closed vocabulary; `None` if not measured.
     pub rates: [Option<OperatingRates>; 2],
 }
 
-/// Plots of operating points, and the same in numbers.
+/// Builds the plots of operating points and the table of their numbers.
 pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     let measured = |kind: usize| {
         points.iter().any(|point| {
@@ -68,10 +68,31 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
     let kinds: Vec<usize> = (0..MentionKind::ALL.len())
         .filter(|kind| measured(*kind))
         .collect();
+    let (table, plots) = (settings_table(points, &kinds), plots(points, &kinds));
+    let text = "Points further down hallucinate less; points further right name more of what is \
+                there, or cost more tokens. The table after the plots has every number, and the \
+                settings that would crowd them.";
+    [
+        Section {
+            title: "Trade-off".into(),
+            text: vec![text.into()],
+            plots,
+            ..Section::default()
+        },
+        Section {
+            title: "Trade-off in numbers".into(),
+            tables: vec![table],
+            ..Section::default()
+        },
+    ]
+}
+
+/// Table of every setting's cost, hallucination and recall over the vocabularies of `kinds`.
+fn settings_table(points: &[OperatingPoint], kinds: &[usize]) -> ReportTable {
     let name = |kind: usize| MentionKind::ALL[kind].name();
     let mut columns =
         vec![Column::new("decoded, ratio", NumberFormat::Decimal(2)).better(GoodDirection::Lower)];
-    for &kind in &kinds {
+    for &kind in kinds {
         columns.push(
             Column::new(format!("CHAIR_i, {}", name(kind)), NumberFormat::Percent)
                 .better(GoodDirection::Lower),
@@ -96,17 +117,23 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
             ..TableRow::new(point.name.clone(), cells)
         }
     };
-    let table = ReportTable {
+    ReportTable {
         title: "Every setting".into(),
-        note: "The numbers of the plots; intervals stand in Figures. In rows of flag, things that \
-               are flagged are left out, as a reader who trusts no \
-               flagged word would: the text itself stays as it is."
-            .into(),
+        note:
+            "The numbers of the plots; intervals are in Figures. In rows of flag, flagged object \
+               mentions are left out, as a reader who trusts no flagged word would do; the text \
+               itself is unchanged."
+                .into(),
         columns,
         rows: points.iter().map(row).collect(),
-    };
+    }
+}
+
+/// Plots of hallucination against recall and against cost, for the vocabularies of `kinds`.
+fn plots(points: &[OperatingPoint], kinds: &[usize]) -> Vec<Plot> {
+    let name = |kind: usize| MentionKind::ALL[kind].name();
     let mut plots = Vec::new();
-    for &kind in &kinds {
+    for &kind in kinds {
         let rates = |point: &OperatingPoint| point.rates[kind];
         let y = || Axis {
             label: "CHAIR_i, % (lower is better)".into(),
@@ -136,33 +163,18 @@ pub fn sections(points: &[OperatingPoint]) -> [Section; 2] {
             |point, _| point.decoded,
         ));
     }
-    let text = "Points further down hallucinate less; further right they name more of what is \
-                there, or cost more tokens. The table after the plots has every \
-                number, and settings that would crowd them.";
-    [
-        Section {
-            title: "Trade-off".into(),
-            text: vec![text.into()],
-            plots,
-            ..Section::default()
-        },
-        Section {
-            title: "Trade-off in numbers".into(),
-            tables: vec![table],
-            ..Section::default()
-        },
-    ]
+    plots
 }
 
 fn series(
     points: &[OperatingPoint],
-    place: impl Fn(&OperatingPoint) -> Option<(f64, f64)>,
+    position: impl Fn(&OperatingPoint) -> Option<(f64, f64)>,
 ) -> Vec<Series> {
-    let of = |(family, name): (PointFamily, &str)| {
+    let family_series = |(family, name): (PointFamily, &str)| {
         let found: Vec<((f64, f64), String)> = points
             .iter()
             .filter(|p| p.family == family)
-            .filter_map(|p| Some((place(p)?, p.label.clone())))
+            .filter_map(|p| Some((position(p)?, p.label.clone())))
             .collect();
         let (points, labels): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let scattered = !matches!(family, PointFamily::Regenerate | PointFamily::Flag);
@@ -174,7 +186,10 @@ fn series(
             labels,
         })
     };
-    PointFamily::DRAWN.into_iter().filter_map(of).collect()
+    PointFamily::DRAWN
+        .into_iter()
+        .filter_map(family_series)
+        .collect()
 }
 
 #[cfg(test)]
@@ -192,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_is_in_the_table_and_those_of_a_family_are_one_series() {
+    fn points_of_a_family_are_one_series_and_all_are_in_the_table() {
         let points = [
             point("off", PointFamily::Default, 0.5, 0.4),
             point("regenerate below 0.3", PointFamily::Regenerate, 0.4, 0.4),
@@ -229,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_a_table_without_plots() {
+    fn sections_without_rates_have_a_table_and_no_plots() {
         let nothing = OperatingPoint {
             rates: [None; 2],
             ..point("off", PointFamily::Default, 0.0, 0.0)

@@ -1,4 +1,4 @@
-//! Outcomes of repaired captions: the same photographs before and after.
+//! Effects of repairs: the same photographs' captions before and after.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// Photographs shown of each outcome.
+/// Number of cards per outcome.
 const SHOWN: usize = 12;
 
-/// Words listed.
+/// Number of words listed.
 const LISTED: usize = 15;
 
-/// Outcome for which a repair is shown.
+/// Outcome of a repair, by which examples are sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Corrected,
@@ -53,58 +53,58 @@ impl Outcome {
     }
 }
 
-/// One caption and what it was repaired to.
+/// One caption before and after repair.
 #[derive(Debug)]
 struct Repair<'a> {
     before: &'a JudgedCaption<'a>,
     after: &'a JudgedCaption<'a>,
-    /// Things that the references do not support and that only the caption before names.
+    /// Unsupported objects that only the caption before names.
     corrected: Vec<&'a str>,
-    /// Things that the references support and that the caption after does not name.
+    /// Supported objects that the caption after no longer names.
     lost: Vec<&'a str>,
-    /// Things that the references do not support and that only the caption after names.
+    /// Unsupported objects that only the caption after names.
     invented: Vec<&'a str>,
-    /// The caption is a fragment, and was none before.
+    /// `true` if only the caption after is a fragment.
     is_fragment: bool,
-    /// The caption repeats itself, and did not before.
+    /// `true` if only the caption after repeats itself.
     is_loop: bool,
 }
 
-/// The things that a caption names, and whether the references support them: of any kind where
-/// there are reference captions, else the closed vocabulary's.
-fn named<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
-    match (&caption.things, &caption.objects) {
-        (Some(things), _) => caption
+/// Objects that a caption names, each with `true` if the references support it: of the open
+/// vocabulary if there are reference captions, else of the closed one.
+fn named_objects<'a>(caption: &'a JudgedCaption<'_>) -> Vec<(&'a str, bool)> {
+    match (&caption.open, &caption.closed) {
+        (Some(judgment), _) => caption
             .nouns
             .iter()
             .copied()
-            .zip(things.mentions.iter().map(|m| m.1))
+            .zip(judgment.mentions.iter().map(|m| m.1))
             .collect(),
         (None, Some(objects)) => objects.mentions.iter().map(|m| (m.1, m.2)).collect(),
         (None, None) => Vec::new(),
     }
 }
 
-/// Returns `true` if two nouns speak of one thing: the same, or one more general than the other.
+/// Returns `true` if two nouns are the same, or one is more general than the other.
 fn are_related(first: &str, second: &str) -> bool {
     let lexicon = Lexicon::shared();
     let concepts = lexicon.concept(first).zip(lexicon.concept(second));
     first == second || concepts.is_some_and(|(a, b)| lexicon.related(a, b))
 }
 
-/// The nouns of `of` with that truth that nothing in `other` speaks of, each once.
-fn missing<'a>(of: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) -> Vec<&'a str> {
+/// Nouns of `named` with the given support that nothing in `other` is related to, each once.
+fn missing<'a>(named: &[(&'a str, bool)], supported: bool, other: &[(&str, bool)]) -> Vec<&'a str> {
     let gone = |(noun, truth): &&(&'a str, bool)| {
-        *truth == supported && !other.iter().any(|(named, _)| are_related(noun, named))
+        *truth == supported && !other.iter().any(|(other, _)| are_related(noun, other))
     };
-    let found: BTreeSet<&str> = of.iter().filter(gone).map(|(noun, _)| *noun).collect();
+    let found: BTreeSet<&str> = named.iter().filter(gone).map(|(noun, _)| *noun).collect();
     found.into_iter().collect()
 }
 
 impl<'a> Repair<'a> {
     fn new(before: &'a JudgedCaption<'a>, after: &'a JudgedCaption<'a>) -> Self {
-        let (old, new) = (named(before), named(after));
-        let (form, new_form) = (Form::of(before.text), Form::of(after.text));
+        let (old, new) = (named_objects(before), named_objects(after));
+        let (form, new_form) = (Form::detect(before.text), Form::detect(after.text));
         Self {
             before,
             after,
@@ -120,7 +120,7 @@ impl<'a> Repair<'a> {
         self.before.text != self.after.text
     }
 
-    /// The worst that can be said of it.
+    /// Worst outcome that applies.
     fn outcome(&self) -> Outcome {
         match self {
             _ if self.is_fragment || self.is_loop => Outcome::Broken,
@@ -170,8 +170,8 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// The numbers of the words that stand only in the first text, and of those that stand only in the
-/// second; capitals aside.
+/// Indices of the words that only the first text has, and of those that only the second has,
+/// ignoring case.
 fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>) {
     let texts = |text| {
         words(text)
@@ -189,15 +189,15 @@ fn changed_words(before: &str, after: &str) -> (BTreeSet<usize>, BTreeSet<usize>
     (removed, added)
 }
 
-/// The words of a caption with what is known of the things that they name, some of them marked.
+/// Words of a caption with the support of the objects that they name, and some marked as changed.
 pub(super) fn card_words(
     caption: &JudgedCaption<'_>,
     marked: &BTreeSet<usize>,
     change: Option<WordChange>,
 ) -> Vec<CardWord> {
     let text = caption.text;
-    let mentions: Vec<(&std::ops::Range<usize>, bool)> = match (&caption.things, &caption.objects) {
-        (Some(things), _) => things.mentions.iter().map(|m| (&m.0, m.1)).collect(),
+    let mentions: Vec<(&std::ops::Range<usize>, bool)> = match (&caption.open, &caption.closed) {
+        (Some(judgment), _) => judgment.mentions.iter().map(|m| (&m.0, m.1)).collect(),
         (None, Some(objects)) => objects.mentions.iter().map(|m| (&m.0, m.2)).collect(),
         (None, None) => Vec::new(),
     };
@@ -223,8 +223,8 @@ pub(super) fn card_words(
     shown
 }
 
-/// Returns the sections on repairs, in numbers and in photographs: `before` and `after` are
-/// captions of the same photographs in the same order.
+/// Builds the sections on repairs: tables and cards. `before` and `after` are captions of the same
+/// photographs in the same order.
 pub fn sections(
     before: &Evaluation<'_>,
     after: &Evaluation<'_>,
@@ -262,8 +262,8 @@ pub fn sections(
             ),
             Outcome::Reworded => format!("{shown} of {} photographs.", found.len()),
             _ => format!(
-                "{shown} of {} photographs. Each photograph is shown once, by the worst that \
-                 happened.",
+                "{shown} of {} photographs. Each photograph is shown once, under its worst \
+                 outcome.",
                 found.len()
             ),
         };
@@ -313,10 +313,10 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> ReportTab
     };
     ReportTable {
         title: "What became of the captions".into(),
-        note: "Off against regenerate with its defaults. Several can hold of one photograph. A \
-               thing is lost or added where the other caption names \
-               neither it nor something more general or more special; a fragment or loop is \
-               counted where the caption before was none."
+        note: "Mode off against regenerate with its defaults. Several rows can apply to a \
+               photograph. An object is lost or added if the other caption names neither it nor a \
+               more general or more specific one; a fragment or loop is counted if the caption \
+               before was none."
             .into(),
         columns: vec![
             Column::new("share", NumberFormat::Percent),
@@ -326,7 +326,7 @@ fn outcome_table(repairs: &[Repair<'_>], repeats: usize, seed: u64) -> ReportTab
     }
 }
 
-/// The words that repairs put in together, most often first, beside what stood in their place.
+/// Table of the phrases that repairs insert, most frequent first, beside those that they replace.
 fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     let mut added: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
@@ -374,16 +374,13 @@ fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     };
     ReportTable {
         title: "Phrases that repairs add most often".into(),
-        note:
-            "Words that were put in together, and what stood in their place, most often first: a \
-               phrase that takes the place of many things says nothing of any."
-                .into(),
+        note: "Phrases that were inserted, and those that they replaced, most frequent first: a \
+             phrase that replaces many others is not specific to any."
+            .into(),
         columns: vec![
             Column::new("times", NumberFormat::Count),
-            Column::new("replaced", NumberFormat::Count).help(
-                "how many different phrases it took the \
-                place of",
-            ),
+            Column::new("replaced", NumberFormat::Count)
+                .help("number of different phrases that it replaced"),
             Column::new("in place of", NumberFormat::Text),
         ],
         rows: rows
@@ -403,7 +400,7 @@ fn phrase_table(repairs: &[Repair<'_>]) -> ReportTable {
     }
 }
 
-/// The content words that repairs take out or put in most often.
+/// Table of the content words that repairs remove or insert most often.
 fn word_table(repairs: &[Repair<'_>], change: WordChange) -> ReportTable {
     let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     for repair in repairs.iter().filter(|r| r.has_changed()) {
@@ -441,7 +438,7 @@ fn word_table(repairs: &[Repair<'_>], change: WordChange) -> ReportTable {
         columns: vec![
             Column::new("times", NumberFormat::Count),
             Column::new("not in the references", NumberFormat::Count)
-                .help("how often the word named something that the references do not support")
+                .help("number of mentions of an object that the references do not support")
                 .better(if change == WordChange::Removed {
                     GoodDirection::Higher
                 } else {
@@ -476,7 +473,7 @@ mod tests {
                 image: image.id.clone(),
                 caption: caption.into(),
                 objects: None,
-                place: RowPosition::File,
+                position: RowPosition::File,
             })
             .collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (image, caption)).collect();
@@ -498,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_is_judged_by_the_worst_that_it_did() {
+    fn repair_with_several_effects_has_the_worst_outcome() {
         let outcome = |before: &str, after: &str| {
             let mut found = None;
             evaluated(&photograph(), &[before, after], |e| {
@@ -527,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn photographs_are_shown_with_what_changed_and_counted() {
+    fn sections_count_outcomes_and_show_changed_words() {
         let texts = [
             "A dog with a frisbee runs on the grass.",
             "A dog with a ball runs on the grass.",

@@ -1,4 +1,4 @@
-//! Reports of the figures of captions.
+//! Report of the figures of captions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,20 +17,20 @@ use crate::eval::{
     },
 };
 
-/// Captions shown.
+/// Number of captions shown.
 const SHOWN: usize = 12;
 
-/// Nouns shown.
+/// Number of nouns shown.
 const NOUNS: usize = 20;
 
-/// People's own row.
+/// Name of the row of people's captions.
 const PEOPLE: &str = "people, each judged by the others";
 
-/// Level of significance.
+/// Significance level.
 const LEVEL: f64 = 0.05;
 
-/// The report of captions under their models' names, all of the same images in the same order; the
-/// first one is the baseline of the differences. Title, command and facts are the caller's to add.
+/// Builds the report of captions under their models' names, all of the same images in the same
+/// order; the first is the baseline of differences. The caller adds title, command and facts.
 pub fn report(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> EvaluationReport {
     let Some((_, first)) = models.first() else {
         return EvaluationReport::default();
@@ -66,14 +66,14 @@ fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String>
     };
     let percent = |name| {
         figures
-            .of(group, name)
+            .get(group, name)
             .map(|figure| stated(&figure, NumberFormat::Percent))
     };
     let (hallucinated, captions, recall) =
         (percent("CHAIR_i")?, percent("CHAIR_s")?, percent("recall")?);
-    let (things, asked) = match group {
+    let (mentions, expected) = match group {
         FigureGroup::Open => (
-            "things that it names are in no reference",
+            "objects that it names are in no reference",
             "what at least two people name",
         ),
         _ => (
@@ -82,47 +82,47 @@ fn summary(figures: &ModelFigures<'_>, measures: Measures<'_>) -> Option<String>
         ),
     };
     Some(format!(
-        "{}: {hallucinated} of the {things} (CHAIR_i); {captions} of its captions name at least \
-         one such (CHAIR_s). It names {recall} of {asked} (recall).",
+        "{}: {hallucinated} of the {mentions} (CHAIR_i); {captions} of its captions name at least \
+         one such (CHAIR_s). It names {recall} of {expected} (recall).",
         figures.name
     ))
 }
 
-fn of_group(group: FigureGroup) -> impl Iterator<Item = &'static Figure> {
+fn group_figures(group: FigureGroup) -> impl Iterator<Item = &'static Figure> {
     FIGURES.iter().filter(move |figure| figure.group == group)
 }
 
 /// Every figure of one set of captions with its interval.
 #[derive(Debug, Clone)]
 pub struct ModelFigures<'a> {
-    /// The model's name.
+    /// Name of the model.
     pub name: &'a str,
     people: bool,
-    /// In the order of [`FIGURES`].
+    /// Figures in the order of [`FIGURES`].
     figures: Vec<Estimate>,
 }
 
 impl ModelFigures<'_> {
     /// Returns a figure by its group and its name in tables.
-    pub fn of(&self, group: FigureGroup, name: &str) -> Option<Estimate> {
-        let place = FIGURES
+    pub fn get(&self, group: FigureGroup, name: &str) -> Option<Estimate> {
+        let index = FIGURES
             .iter()
             .position(|figure| figure.group == group && figure.name() == name)?;
-        self.figures.get(place).copied()
+        self.figures.get(index).copied()
     }
 }
 
-/// The figures of every model, and of people in a last row where they can be judged; one set of
-/// resamples serves all figures of a row.
+/// Computes the figures of every model, and of people in a last row if they can be judged. One set
+/// of resamples serves all figures of a row.
 pub fn measure<'a>(
     models: &[(&'a str, &Evaluation<'_>)],
     repeats: usize,
     seed: u64,
 ) -> Vec<ModelFigures<'a>> {
-    let of = |lines: &[CaptionCounts]| {
+    let with_intervals = |lines: &[CaptionCounts]| {
         estimates(lines.len(), repeats, seed, |weights| {
             let sums = weighted(lines, weights);
-            FIGURES.iter().map(|figure| (figure.of)(&sums)).collect()
+            FIGURES.iter().map(|figure| (figure.value)(&sums)).collect()
         })
     };
     let mut rows: Vec<ModelFigures<'a>> = models
@@ -130,7 +130,7 @@ pub fn measure<'a>(
         .map(|(name, evaluation)| ModelFigures {
             name,
             people: false,
-            figures: of(&evaluation.lines().0),
+            figures: with_intervals(&evaluation.lines().0),
         })
         .collect();
     let judged = |evaluation: &&Evaluation<'_>| {
@@ -143,12 +143,12 @@ pub fn measure<'a>(
     rows.extend(people.map(|evaluation| ModelFigures {
         name: PEOPLE,
         people: true,
-        figures: of(&evaluation.lines().1),
+        figures: with_intervals(&evaluation.lines().1),
     }));
     rows
 }
 
-/// The figures in a table for each measure.
+/// Builds the section of figures, with a table per measure.
 pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Section {
     let groups = [
         (FigureGroup::Open, "Open vocabulary", measures.open),
@@ -166,10 +166,10 @@ pub fn figures_section(measures: Measures<'_>, rows: &[ModelFigures<'_>]) -> Sec
     Section {
         title: "Figures".into(),
         text: vec![
-            "Brackets hold 95 % intervals (bootstrap over images). Length and recall stand beside \
-             hallucination: a model that says less hallucinates \
-             less. People's row is the floor of the measure: even their captions name things that \
-             the others do not."
+            "Brackets show 95 % intervals (bootstrap over images). Length and recall are shown \
+             beside hallucination because a model that says less hallucinates less. The row of \
+             people is the floor of the measure: even their captions name objects that the others \
+             do not."
                 .into(),
         ],
         tables: groups
@@ -188,7 +188,7 @@ fn table(title: &str, group: FigureGroup, rows: &[ModelFigures<'_>]) -> ReportTa
             .zip(&row.figures)
             .filter(|(figure, _)| figure.group == group);
         own.map(|(figure, estimate)| match figure.name() {
-            // Counts of what was judged have no sampling error.
+            // Counts have no sampling error.
             "captions" => estimate.value.into(),
             _ => (*estimate).into(),
         })
@@ -200,15 +200,15 @@ fn table(title: &str, group: FigureGroup, rows: &[ModelFigures<'_>]) -> ReportTa
     ReportTable {
         title: title.into(),
         note: String::new(),
-        columns: of_group(group).map(Figure::column).collect(),
+        columns: group_figures(group).map(Figure::column).collect(),
         rows: shown
             .map(|row| TableRow::new(row.name, cells(row)))
             .collect(),
     }
 }
 
-/// The second model against the first, which is the comparison that was planned and the only one
-/// that is tested; and what else differs from the first.
+/// Builds the section of differences from the first model: the second model's, which is the planned
+/// comparison and the only one tested, and the others'.
 pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64) -> Section {
     let [first, rest @ ..] = models else {
         return Section::default();
@@ -226,13 +226,12 @@ pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64
     };
     let tested = FIGURES
         .iter()
-        .filter(|figure| figure.is_tested() && has(first.1.measures, figure.group))
+        .filter(|figure| figure.is_tested() && is_measured(first.1.measures, figure.group))
         .count();
     section.text.push(format!(
-        "One comparison was planned, {} against {}. Its p-values are of {tested} figures and \
-         corrected for that number by Holm's method; the smallest that \
-         {repeats} resamples can show is {:.3}. Nothing else is tested: other figures have \
-         intervals.",
+        "One comparison was planned, {} against {}. Its {tested} p-values are corrected by Holm's \
+         method; the smallest that {repeats} resamples can yield is {:.3}. Other figures are not \
+         tested and have intervals only.",
         planned.0,
         first.0,
         2.0 * tested as f64 / repeats.max(1) as f64
@@ -248,7 +247,7 @@ pub fn differences(models: &[(&str, &Evaluation<'_>)], repeats: usize, seed: u64
     section
 }
 
-fn has(measures: Measures<'_>, group: FigureGroup) -> bool {
+fn is_measured(measures: Measures<'_>, group: FigureGroup) -> bool {
     match group {
         FigureGroup::Open => measures.open,
         FigureGroup::Closed => measures.closed.is_some(),
@@ -256,7 +255,7 @@ fn has(measures: Measures<'_>, group: FigureGroup) -> bool {
     }
 }
 
-/// The name of a figure beside figures of other groups.
+/// Name of a figure among figures of several groups.
 fn full_name(figure: &Figure, measures: Measures<'_>) -> String {
     let group = match figure.group {
         FigureGroup::Open if measures.closed.is_some() => " (open vocabulary)",
@@ -276,15 +275,19 @@ fn planned_table(
         .iter()
         .zip(found)
         .map(|(figure, d)| {
-            if figure.is_tested() && has(measures, figure.group) && d.estimate.value.is_finite() {
+            if figure.is_tested()
+                && is_measured(measures, figure.group)
+                && d.estimate.value.is_finite()
+            {
                 d.p
             } else {
                 f64::NAN
             }
         })
         .collect();
-    let shown =
-        |(figure, _): &(&Figure, _)| figure.name() != "captions" && has(measures, figure.group);
+    let shown = |(figure, _): &(&Figure, _)| {
+        figure.name() != "captions" && is_measured(measures, figure.group)
+    };
     let row = |(figure, (difference, p)): (&Figure, (&Difference, f64))| {
         let verdict = (!p.is_nan()).then_some(if p < LEVEL {
             "significant"
@@ -298,12 +301,13 @@ fn planned_table(
     };
     ReportTable {
         title: format!("{} against {}, the same images", second.0, first.0),
-        note: "Paired: both captions of an image are drawn together. Shares are shares of 1."
-            .into(),
+        note:
+            "Paired: both captions of an image are resampled together. Shares are fractions of 1."
+                .into(),
         columns: vec![
             Column::new("difference", NumberFormat::Decimal(4)),
             Column::new("p", NumberFormat::Decimal(3))
-                .help("two-sided, of the bootstrap, corrected by Holm's method"),
+                .help("two-sided bootstrap p-value, corrected by Holm's method"),
             Column::new("at 5 %", NumberFormat::Text),
         ],
         rows: FIGURES
@@ -324,7 +328,7 @@ fn other_table(
     let shown: Vec<(usize, &Figure)> = FIGURES
         .iter()
         .enumerate()
-        .filter(|(_, figure)| figure.is_tested() && has(measures, figure.group))
+        .filter(|(_, figure)| figure.is_tested() && is_measured(measures, figure.group))
         .collect();
     let row = |((name, _), found): (&(&str, &Evaluation<'_>), &Vec<Difference>)| {
         TableRow::new(
@@ -337,8 +341,8 @@ fn other_table(
     };
     ReportTable {
         title: format!("Others against {}, the same images", first.0),
-        note: "Differences with 95 % intervals, paired and not tested; of so many, some exclude \
-               zero by chance. Shares are shares of 1."
+        note: "Differences with 95 % intervals, paired and not tested; among this many, some \
+               exclude zero by chance. Shares are fractions of 1."
             .into(),
         columns: shown
             .iter()
@@ -348,8 +352,8 @@ fn other_table(
     }
 }
 
-/// Returns the section of examples: the things hallucinated most often, and the captions that
-/// hallucinate most.
+/// Builds the section of examples: the most frequent hallucinated objects, and the captions with
+/// the most hallucinations.
 pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     let mut section = Section {
         title: "Examples".into(),
@@ -358,7 +362,7 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
     for (name, evaluation) in models {
         let mut nouns: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
         for caption in &evaluation.captions {
-            let mentions = caption.things.iter().flat_map(|j| &j.mentions);
+            let mentions = caption.open.iter().flat_map(|j| &j.mentions);
             for (noun, (_, supported)) in caption.nouns.iter().zip(mentions) {
                 let count = nouns.entry(noun).or_default();
                 count[0] += usize::from(!supported);
@@ -373,12 +377,12 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
             text: Some(format!("{wrong} of {all}")),
         };
         section.plots.push(Plot::Bars {
-            title: format!("Most hallucinated things: {name}"),
+            title: format!("Most hallucinated objects: {name}"),
             label: "mentions without support".into(),
             bars: nouns.into_iter().take(NOUNS).map(bar).collect(),
         });
         let invented = |caption: &&JudgedCaption<'_>| {
-            caption.things.as_ref().map_or(0, |j| j.hallucinated.len())
+            caption.open.as_ref().map_or(0, |j| j.hallucinated.len())
         };
         let mut worst: Vec<&JudgedCaption<'_>> = evaluation
             .captions
@@ -387,8 +391,7 @@ pub fn examples(models: &[(&str, &Evaluation<'_>)]) -> Section {
             .collect();
         worst.sort_by_key(|caption| usize::MAX - invented(caption));
         section.text.push(format!(
-            "{name}: {} of {} captions that name something without support, those that name most \
-             first.",
+            "{name}: {} of {} captions that name unsupported objects, those with most first.",
             worst.len().min(SHOWN),
             worst.len()
         ));

@@ -1,4 +1,4 @@
-//! Effect of selection on the rewards of what repairs write.
+//! Effect of selecting candidates on the rewards of repaired words.
 
 use std::ops::Range;
 
@@ -8,20 +8,20 @@ use crate::{
     reward::calibration::{ChosenWord, Selection},
 };
 
-/// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many
-/// versions it was chosen.
+/// Phrase that a repair wrote: its byte range in the caption, its score, and the number of
+/// candidates that it was chosen from.
 pub type RepairedPhrase = (Range<usize>, f32, usize);
 
-/// Returns the table of how much better the rewards of chosen words look than they are: those that
-/// name things, against the references.
+/// Builds the table that compares the rewards of selected object mentions with their accuracy by
+/// the references.
 pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) -> ReportTable {
     let chosen = |(caption, written): (&JudgedCaption<'_>, &Vec<RepairedPhrase>)| {
         let mentions = caption
-            .things
+            .open
             .as_ref()
-            .map(|things| things.mentions.clone())
+            .map(|judgment| judgment.mentions.clone())
             .unwrap_or_default();
-        let of = |(range, reward, tried): &RepairedPhrase| {
+        let chosen_word = |(range, reward, tried): &RepairedPhrase| {
             let named: Vec<bool> = mentions
                 .iter()
                 .filter(|(m, _)| m.start < range.end && range.start < m.end)
@@ -33,7 +33,7 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
                 is_right: named.iter().all(|right| *right),
             })
         };
-        written.iter().filter_map(of).collect::<Vec<_>>()
+        written.iter().filter_map(chosen_word).collect::<Vec<_>>()
     };
     let chosen: Vec<ChosenWord> = after
         .captions
@@ -41,8 +41,8 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
         .zip(written)
         .flat_map(chosen)
         .collect();
-    let mean = |of: fn(&ChosenWord) -> f64| {
-        chosen.iter().map(of).sum::<f64>() / chosen.len().max(1) as f64
+    let mean = |value: fn(&ChosenWord) -> f64| {
+        chosen.iter().map(value).sum::<f64>() / chosen.len().max(1) as f64
     };
     let fitted = Selection::fit(&chosen);
     let cells = vec![
@@ -56,19 +56,20 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
     ];
     ReportTable {
         title: "What selection adds to rewards".into(),
-        note: "Things that repairs wrote, which were chosen as the best of several. The offset is \
-               what `repaired` in the bundle's calibration.json is to have beside \
-               what it has now: logits of chosen words lose it times the logarithm of the number \
-               of versions. Fit it on the tuning half alone."
-            .into(),
+        note:
+            "Object mentions that repairs wrote, each the best of several candidates. The offset \
+               is to be added to `repaired` in the bundle's calibration.json: logits of chosen \
+               words lose it times the logarithm of the number of candidates. Fit it on the tuning \
+               half alone."
+                .into(),
         columns: vec![
             Column::new("things", NumberFormat::Count),
             Column::new("versions", NumberFormat::Decimal(1)),
             Column::new("mean reward", NumberFormat::Decimal(3)),
             Column::new("right", NumberFormat::Percent),
             Column::new("offset", NumberFormat::Decimal(3)).help(
-                "absent where fewer than 50 things are \
-                known, or fewer than 10 right or wrong ones",
+                "absent if fewer than 50 mentions can be judged, or fewer than 10 are right or \
+                 wrong",
             ),
         ],
         rows: vec![TableRow::new("things that repairs wrote", cells)],
@@ -84,7 +85,7 @@ mod tests {
     };
 
     #[test]
-    fn things_that_repairs_wrote_are_held_against_the_references() {
+    fn selection_offset_is_fitted_to_the_references() {
         let (right, wrong) = (
             "A dog with a ball runs on the grass.",
             "A dog with a hat runs on the grass.",
@@ -109,7 +110,7 @@ mod tests {
             image: image.id.clone(),
             caption: (*text).into(),
             objects: None,
-            place: RowPosition::File,
+            position: RowPosition::File,
         };
         let captions: Vec<Hypothesis> = texts.iter().map(caption).collect();
         let pairs: Vec<_> = captions.iter().map(|caption| (&image, caption)).collect();
@@ -128,7 +129,7 @@ mod tests {
         let TableCell::Value(offset) = &row.cells[4] else {
             panic!("{row:?}")
         };
-        // Half of them are right: the logit of 0.9 is what the logarithm of 5 takes away.
+        // Half are grounded: choosing the best of five subtracts ln 5 from the logit of 0.9.
         assert!(
             (offset.value - 9f64.ln() / 5f64.ln()).abs() < 0.01,
             "{row:?}"

@@ -1,4 +1,4 @@
-//! Contrast of two vocabularies: the effect of the choice on CHAIR over the same captions.
+//! Contrast of two vocabularies: effect of the choice on CHAIR over the same captions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{ChairStats, ChairVocabulary, ObjectMention, judge};
 
-/// A caption, and what is known about its image.
+/// A caption with the annotations of its image.
 #[derive(Debug, Clone, Copy)]
 pub struct ContrastCaption<'a> {
     /// The caption to judge.
@@ -22,22 +22,22 @@ pub struct ContrastCaption<'a> {
 /// (`ball` and `tennis ball` for the same one agree).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disagreement {
-    /// The word or phrase as captions have it, in lower case.
+    /// Word or phrase in lower case.
     pub word: String,
-    /// The object that it names for one of them.
+    /// Object that it names for one of the vocabularies.
     pub object: String,
     /// Mentions that only the first vocabulary counts.
     pub first: usize,
-    /// Mentions that only the second counts.
+    /// Mentions that only the second vocabulary counts.
     pub second: usize,
 }
 
 /// Judgments of the same captions by two vocabularies.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contrast {
-    /// Under the first vocabulary.
+    /// Counts by the first vocabulary.
     pub first: ChairStats,
-    /// Under the second.
+    /// Counts by the second vocabulary.
     pub second: ChairStats,
     /// Words on which they differ, most frequent first.
     pub disagreements: Vec<Disagreement>,
@@ -48,8 +48,8 @@ type Count<'v> = ((String, &'v str), [usize; 2]);
 type Counts<'v> = HashMap<(String, &'v str), [usize; 2]>;
 type Sums<'v> = ([ChairStats; 2], Counts<'v>);
 
-/// Judges captions under two vocabularies, each with the ground truth that it reads from
-/// annotations and references itself.
+/// Judges captions by two vocabularies, each with its own ground truth from annotations and
+/// references.
 pub fn contrast(
     first: &ChairVocabulary,
     second: &ChairVocabulary,
@@ -58,7 +58,7 @@ pub fn contrast(
     let empty = || ([ChairStats::default(); 2], Counts::new());
     let ones = captions
         .par_iter()
-        .map(|captioned| one(first, second, captioned));
+        .map(|captioned| contrast_caption(first, second, captioned));
     let ([first, second], counts) = ones.fold(empty, merge).reduce(empty, merge);
     let mut disagreements: Vec<Disagreement> = counts
         .into_iter()
@@ -81,8 +81,8 @@ pub fn contrast(
     }
 }
 
-/// One caption under both.
-fn one<'v>(
+/// Judges one caption by both vocabularies.
+fn contrast_caption<'v>(
     first: &'v ChairVocabulary,
     second: &'v ChairVocabulary,
     captioned: &ContrastCaption,
@@ -131,7 +131,7 @@ fn one<'v>(
     )
 }
 
-/// Adds the counts of captions to those of others.
+/// Adds up the counts of disagreements.
 fn merge<'v>(
     (mut stats, mut counts): Sums<'v>,
     (more, only): ([ChairStats; 2], impl IntoIterator<Item = Count<'v>>),
@@ -139,7 +139,7 @@ fn merge<'v>(
     stats
         .iter_mut()
         .zip(more)
-        .for_each(|(sum, one)| *sum += one);
+        .for_each(|(sum, contrast_caption)| *sum += contrast_caption);
     for (key, [first, second]) in only {
         let count = counts.entry(key).or_default();
         count[0] += first;

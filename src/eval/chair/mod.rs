@@ -1,14 +1,14 @@
 //! Hallucinated objects over a closed vocabulary: CHAIR (Rohrbach et al., "Object Hallucination in
 //! Image Captioning", EMNLP 2018).
 //!
-//! An image's objects are those annotated in it united with those that its reference captions name;
-//! a mention of another object is a hallucination. CHAIR_i is the share of hallucinated
-//! **mentions**, CHAIR_s the share of captions with at least one.
+//! An image's objects are those annotated in it and those that its reference captions name; a
+//! mention of another object is a hallucination. CHAIR_i is the share of hallucinated **mentions**,
+//! CHAIR_s the share of captions with at least one.
 //!
-//! A [`ChairVocabulary`] says which words name which object, and by its [`MatchStyle`] how captions are read:
-//! [`MatchStyle::Original`] repeats the reference code with its mistakes, so that its figures compare
-//! with published ones; [`MatchStyle::Plain`], with [`ChairVocabulary::coco80`] or a list of one's own, reads
-//! English. [`contrast()`] says how far two of them differ.
+//! A [`ChairVocabulary`] maps words to objects, and its [`MatchStyle`] decides how captions are
+//! read: [`MatchStyle::Original`] reproduces the reference code with its errors, so that figures
+//! compare with published ones; [`MatchStyle::Plain`], with [`ChairVocabulary::coco80`] or a list
+//! of one's own, reads English. [`contrast()`] compares two vocabularies.
 
 mod contrast;
 mod original;
@@ -29,26 +29,26 @@ pub use vocabulary::{ChairVocabulary, MatchStyle, VocabularyError, VocabularyPro
 
 use vocabulary::Words;
 
-/// An object that a caption names.
+/// Mention of an object in a caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMention<'v> {
-    /// Its bytes in the caption: a word, or the whole of a phrase.
+    /// Bytes of the word or phrase.
     pub range: Range<usize>,
-    /// The object's name in the vocabulary.
+    /// Name of the object in the vocabulary.
     pub object: &'v str,
 }
 
 /// Object mentions and counts of one caption.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChairJudgment<'v> {
-    /// Every mention of an object in order, and whether the object is in the image.
+    /// Mentions in order, each with `true` if its object is in the image.
     pub mentions: Vec<(ObjectMention<'v>, bool)>,
-    /// The caption's counts.
+    /// Counts of the caption.
     pub stats: ChairStats,
 }
 
 impl ChairVocabulary {
-    /// The objects that a caption names, in order; one that is named twice is there twice.
+    /// Finds the mentions in a caption, in order and with repetitions.
     pub fn mentions(&self, caption: &str) -> Vec<ObjectMention<'_>> {
         let found = match self.words() {
             Words::Plain(words) => words.find(caption),
@@ -63,8 +63,8 @@ impl ChairVocabulary {
             .collect()
     }
 
-    /// An image's objects: its annotated `instances` (any word of the list; others are left out)
-    /// united with what its reference captions name.
+    /// Objects of an image: its annotated `instances` (any word of the list; others are ignored)
+    /// and those that its reference captions name.
     pub fn objects<I: AsRef<str>, R: AsRef<str>>(
         &self,
         instances: impl IntoIterator<Item = I>,
@@ -85,8 +85,8 @@ impl ChairVocabulary {
     }
 }
 
-/// Judges a caption by the objects of its image, given by their names in the vocabulary; objects
-/// that the vocabulary lacks cannot be missed.
+/// Judges a caption by the objects of its image, given by their names in the vocabulary. Objects
+/// outside the vocabulary do not count as missed.
 pub fn judge<'v>(
     vocabulary: &'v ChairVocabulary,
     caption: &str,

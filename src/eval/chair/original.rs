@@ -1,30 +1,30 @@
-//! Finding objects as CHAIR's reference code does (`utils/chair.py` of Rohrbach et al.), with what
+//! Object matching of CHAIR's reference code (`utils/chair.py` of Rohrbach et al.), including what
 //! is hard-coded there.
 
 use std::{borrow::Cow, collections::HashMap, ops::Range, sync::LazyLock};
 
 use super::{singularize::singularize, tokenize::tokens};
 
-/// Pairs of words that count as one, the pair's own words joined.
+/// Pairs of words that count as one compound.
 const PAIRS: &str = "motor bike|motor cycle|air plane|traffic light|street light|traffic \
                      signal|stop light|fire hydrant|stop sign|parking meter|\
     suit case|sports ball|baseball bat|baseball glove|tennis racket|wine glass|hot dog|cell \
     phone|mobile phone|teddy bear|hair drier|potted plant|\
     laptop computer|home plate";
-/// Pairs of words that count as another one. A `glass` is a `glas` after [`singularize`].
+/// Pairs of words that count as another word. `glass` is `glas` after [`singularize`].
 const PAIRS_OF_ONE: [(&str, &str); 3] = [
     ("bow tie", "tie"),
     ("toilet seat", "toilet"),
     ("wine glas", "wine glass"),
 ];
-/// `baby` and `adult` before these are no people.
+/// After `baby` or `adult`, these are not people.
 const ANIMALS: &str = "bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|animal|cub";
-/// A `passenger` before these is no person.
+/// After `passenger`, these are not people.
 const VEHICLES: &str = "jet|train";
 
 type Pairs = HashMap<String, HashMap<String, String>>;
 
-/// First word, second word, what they count as.
+/// First word, second word, and the word they count as.
 static JOINED: LazyLock<Pairs> = LazyLock::new(|| {
     let qualified = |qualifier: &'static str, nouns: &'static str| {
         nouns
@@ -51,7 +51,7 @@ static JOINED: LazyLock<Pairs> = LazyLock::new(|| {
     joined
 });
 
-/// The words of a caption that are in a list: the bytes and the list's entry for each.
+/// Finds the words of a caption that are in a list: byte range and entry of each.
 pub(super) fn find<T: Copy>(caption: &str, list: &HashMap<String, T>) -> Vec<(Range<usize>, T)> {
     let ranges = tokens(caption);
     let lower: Vec<Cow<str>> = ranges
@@ -82,7 +82,7 @@ pub(super) fn find<T: Copy>(caption: &str, list: &HashMap<String, T>) -> Vec<(Ra
         .collect()
 }
 
-/// A word in lower case, copied only where it is not.
+/// Word in lower case, copied only if it has capitals.
 fn lower(word: &str) -> Cow<'_, str> {
     if word
         .bytes()

@@ -1,4 +1,4 @@
-//! Finding objects in English: plurals, the longest phrase first, and nouns only.
+//! Object matching in English: plurals, longest phrase first, nouns only.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -10,19 +10,19 @@ pub(super) const NO_OBJECT: &str = "-";
 /// Meaning of a word or phrase.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// Number of the object; `None`: the phrase names none.
+    /// Index of the object; `None` if the phrase names none.
     object: Option<usize>,
-    /// Indicates whether the lexicon knows the word as a noun, so that it can tell where it is
-    /// none.
+    /// `true` if the lexicon knows the word as a noun and can tell when it is used as another part
+    /// of speech.
     is_noun: bool,
 }
 
-/// The words of a plain list.
+/// Words of a list in [`MatchStyle::Plain`].
 #[derive(Debug)]
 pub(super) struct PlainWords {
-    /// Words and phrases in the singular and in the plural.
+    /// Words and phrases, singular and plural.
     entries: HashMap<String, Entry>,
-    /// First words of phrases, and the length in words of the longest phrase of each.
+    /// First words of phrases, each with the number of words of its longest phrase.
     phrases: HashMap<String, usize>,
 }
 
@@ -33,7 +33,7 @@ impl PlainWords {
             entries: HashMap::new(),
             phrases: HashMap::new(),
         };
-        // A plural never takes the place of a word of the list.
+        // A plural never replaces a word of the list.
         let plurals = list.iter().flat_map(|(word, object)| {
             plurals(lexicon, word).map(|plural| (plural, word, *object))
         });
@@ -54,12 +54,12 @@ impl PlainWords {
         this
     }
 
-    /// The object that a word or phrase in lower case names.
+    /// Object that a word or phrase in lower case names.
     pub(super) fn object(&self, phrase: &str) -> Option<usize> {
         self.entries.get(phrase)?.object
     }
 
-    /// The bytes and the object of every mention, in order.
+    /// Finds every mention in order: byte range and object.
     pub(super) fn find(&self, caption: &str) -> Vec<(Range<usize>, usize)> {
         let words = words(caption);
         let mut found: Vec<(Range<usize>, Entry)> = Vec::new();
@@ -91,7 +91,7 @@ impl PlainWords {
             .collect()
     }
 
-    /// The longest entry that begins at a word, and its length in words.
+    /// Longest entry that begins at a word, with its number of words.
     fn longest_at(&self, words: &[TextWord], at: usize) -> Option<(usize, Entry)> {
         let word = words[at].text.as_str();
         let longest = self.phrases.get(word).copied().unwrap_or(1);
@@ -117,9 +117,9 @@ impl PlainWords {
     }
 }
 
-/// A word or phrase as entries have it: in lower case, with one space between words; `None` if no
-/// caption can have it.
-pub(super) fn normalised(phrase: &str) -> Option<String> {
+/// Word or phrase in lower case with single spaces, as entries are stored; `None` if no caption can
+/// contain it.
+pub(super) fn normalized(phrase: &str) -> Option<String> {
     let found = joined(&words(phrase))?;
     let plain = phrase
         .to_lowercase()
@@ -130,7 +130,7 @@ pub(super) fn normalised(phrase: &str) -> Option<String> {
     (found == plain).then_some(found)
 }
 
-/// Words as one phrase, if only white space separates them.
+/// Words joined to a phrase, if only white space separates them.
 fn joined(words: &[TextWord]) -> Option<String> {
     let (first, rest) = words.split_first()?;
     let mut phrase = first.text.clone();
@@ -138,7 +138,7 @@ fn joined(words: &[TextWord]) -> Option<String> {
         if !word.joined {
             return None;
         }
-        // A genitive is cut from its noun.
+        // A genitive is a token of its own after its noun.
         if word.text != "'s" {
             phrase.push(' ');
         }
@@ -147,8 +147,8 @@ fn joined(words: &[TextWord]) -> Option<String> {
     Some(phrase)
 }
 
-/// The plurals of a phrase, irregular (or that of a rare spelling: `busses`) and regular. `of`
-/// follows a phrase's head (`glasses of wine`).
+/// Irregular (or rarely spelled: `busses`) and regular plural of a phrase. Its head ends before
+/// `of` (`glasses of wine`).
 fn plurals(lexicon: &Lexicon, phrase: &str) -> [String; 2] {
     let (head, rest) = phrase
         .find(" of ")
@@ -163,34 +163,34 @@ fn plurals(lexicon: &Lexicon, phrase: &str) -> [String; 2] {
     .map(|plural| plural + rest)
 }
 
-/// The bytes of a span of words.
+/// Byte range of a span of words.
 fn bytes(words: &[TextWord], span: &Range<usize>) -> Range<usize> {
     words[span.start].range.start..words[span.end - 1].range.end
 }
 
-/// A caption, read by the lexicon.
+/// A caption read by the lexicon.
 struct Reader<'a> {
     lexicon: &'a Lexicon,
-    /// The things that it names, in order.
+    /// Object mentions that the lexicon finds, in order.
     nouns: Vec<Mention>,
     words: &'a [TextWord],
 }
 
 impl Reader<'_> {
-    /// Returns `true` if words that match an entry name a thing here: they do not qualify the noun
-    /// after them (`bus stop`), and are no verb, color or game. Words that the lexicon does not
+    /// Returns `true` if words that match an entry name an object here: they do not modify the noun
+    /// after them (`bus stop`), and are not a verb, color or game. Words that the lexicon does not
     /// know as nouns always do.
     fn is_mention(&self, span: &Range<usize>, is_noun: bool) -> bool {
         match self.noun_at(span) {
             Some(noun) if noun.range.end > bytes(self.words, span).end => false,
-            // A plural does not qualify: before a noun it is a genitive without its apostrophe, or
+            // A plural does not modify: before a noun it is a genitive without its apostrophe, or
             // the lexicon takes a verb for a noun.
             Some(noun) => !noun.modifier || noun.plural || self.is_before_participle(span.end),
-            None => span.len() > 1 || !is_noun || self.is_noun_after_all(span.start),
+            None => span.len() > 1 || !is_noun || self.is_noun_by_context(span.start),
         }
     }
 
-    /// The thing that the lexicon sees at the end of a span of words.
+    /// Mention that the lexicon finds at the end of a span of words.
     fn noun_at(&self, span: &Range<usize>) -> Option<&Mention> {
         let bytes = bytes(self.words, span);
         let after = self
@@ -214,9 +214,9 @@ impl Reader<'_> {
                 .is_some_and(|next| next.joined && self.is_closed(&next.text))
     }
 
-    /// Returns `true` if a word is a noun by what stands before it. It may be a verb, which the
-    /// lexicon takes it for where no article says otherwise.
-    fn is_noun_after_all(&self, at: usize) -> bool {
+    /// Returns `true` if the word before shows that a word is a noun. Without an article the
+    /// lexicon may take it for a verb.
+    fn is_noun_by_context(&self, at: usize) -> bool {
         let classes = self.lexicon.classes();
         let word = &self.words[at];
         if classes.colour(&word.text).is_some()
@@ -256,13 +256,13 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns `true` if a word can be a verb, and the lexicon does not see a thing there.
+    /// Returns `true` if a word can be a verb and the lexicon finds no noun there.
     fn is_verb(&self, at: usize) -> bool {
         self.lexicon.verbs().analyze(&self.words[at].text).is_some()
             && self.noun_at(&(at..at + 1)).is_none()
     }
 
-    /// Returns `true` if a word opens a phrase or holds a sentence together.
+    /// Returns `true` if a word is a function word.
     fn is_closed(&self, word: &str) -> bool {
         let classes = self.lexicon.classes();
         classes.is_function(word) || classes.is_relation(word) || classes.is_determiner(word)

@@ -1,10 +1,9 @@
-//! The singular of English nouns by the rules of the `pattern` library, which CHAIR's reference
-//! code uses, mistakes included.
+//! Singular of English nouns by the rules of the `pattern` library, which CHAIR's reference code
+//! uses, errors included.
 //!
 //! The rules are those of `pattern.en.inflect.singularize` (De Smedt and Daelemans, JMLR 2012;
-//! there after Bermi Ferrer's Inflector) for words in lower case. Its published figures depend on
-//! what they get wrong: a `bus` is a `bu` and several `ties` are a `ty`, so that neither is
-//! counted.
+//! after Bermi Ferrer's Inflector) for words in lower case. CHAIR's published figures depend on
+//! their errors: `bus` becomes `bu` and `ties` becomes `ty`, so that neither is counted.
 
 use std::{
     borrow::Cow,
@@ -12,7 +11,7 @@ use std::{
     sync::LazyLock,
 };
 
-/// Words that are their own plural, and those that have none.
+/// Words that are their own plural or have none.
 const UNCHANGING: &str = "advice bison bread bream breeches britches butter carp chassis cheese \
                           christmas clippers cod contretemps corps debris \
     diabetes djinn eland electricity elk equipment flounder fruit furniture gallows garbage \
@@ -23,15 +22,15 @@ const UNCHANGING: &str = "advice bison bread bream breeches britches butter carp
     shears software species swine swiss trout tuna \
     understanding water whiting wildebeest";
 
-/// Ends in -ie after which the library leaves the plural alone (`cookies`). The two with a `^` were
-/// to keep it from `tie` and `pie`, and match neither.
+/// Endings in -ie whose plural the library leaves alone (`cookies`). The two with a `^` were meant
+/// to exclude `tie` and `pie`, and match neither.
 const IN_IE: &str = "^pie ^tie alergie auntie beanie birdie bogie bombie collie cookie cutie \
                      doggie eyrie freebie goonie groupie hankie hippie hoagie hottie \
     indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie rookie \
     softie sortie stoolie sweetie techie toughie \
     valkyrie veggie weenie yuppie zombie";
 
-/// Ends of words, and what takes their place.
+/// Irregular endings and their replacements.
 #[rustfmt::skip]
 const IRREGULAR: &[(&str, &str)] = &[
     ("atlantes", "atlas"), ("atlases", "atlas"), ("axes", "axe"), ("beeves", "beef"),
@@ -50,34 +49,34 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("zoa", "zoon"),
 ];
 
-/// Words after whose first part a compound is inflected (`mothers-in-law`).
+/// Words before which the first part of a compound is inflected (`mothers-in-law`).
 const PREPOSITIONS: &str = "about above across after among around at athwart before behind below \
                             beneath beside besides between betwixt beyond but by \
     during except for from in into near of off on onto out over since till to under until unto \
     upon with";
 
-/// Rule for an ending: the condition on what stands before it, the ending, and its replacement.
+/// Rule for an ending: condition on the text before it, the ending, and its replacement.
 type Rule = (Before, &'static str, &'static str);
 
 /// Condition on the text before an ending.
 #[derive(Debug, Clone, Copy)]
 enum Before {
-    /// Anything or nothing.
-    Whatever,
-    /// Some character.
+    /// No condition.
+    Any,
+    /// At least one character.
     Character,
     /// One of these characters.
     In(&'static str),
-    /// A character that is none of these.
+    /// A character other than these.
     NotIn(&'static str),
     /// One of these texts.
     One(&'static [&'static str]),
-    /// This and nothing else.
+    /// Exactly this text.
     Only(&'static str),
 }
-use Before::{Character, In, NotIn, One, Only, Whatever};
+use Before::{Any, Character, In, NotIn, One, Only};
 
-/// The first rule that fits a word holds.
+/// Rules in order; the first that matches a word applies.
 #[rustfmt::skip]
 const RULES: &[Rule] = &[
     (Character, "ae", "a"),
@@ -87,8 +86,7 @@ const RULES: &[Rule] = &[
     (One(&["matr"]), "ices", "ix"),
     (One(&["ap", "vert", "ind"]), "ices", "ex"),
     (One(&["alias", "status"]), "es", ""),
-    // The library means "octop or vir" and writes a set of characters; so it does with "m or l"
-    // below.
+    // The library means "octop or vir" but writes a character class; likewise "m or l" below.
     (In("octp|vir"), "i", "us"),
     (One(&["cris", "ax", "test"]), "es", "is"),
     (One(&["shoe"]), "s", ""),
@@ -102,15 +100,15 @@ const RULES: &[Rule] = &[
     (One(&["qu"]), "ies", "y"),
     (One(&["al", "el", "ol"]), "ves", "f"),
     (NotIn("d"), "eaves", "eaf"),
-    (Whatever, "arves", "arf"),
-    (Whatever, "erves", "erve"),
+    (Any, "arves", "arf"),
+    (Any, "erves", "erve"),
     (One(&["ni", "li", "wi"]), "ves", "fe"),
     (In("lr"), "ves", "f"),
     (In("aeo"), "ves", "ve"),
     (One(&["sive", "tive", "hive"]), "s", ""),
     (NotIn("f"), "ves", "fe"),
     (Only("analy"), "ses", "sis"),
-    // A group of the library's expression comes back twice here.
+    // The library's expression repeats a captured group here.
     (One(&["analy"]), "ses", "asis"),
     (One(&["ba", "diagno", "parenthe", "progno", "synop", "the"]), "ses", "sis"),
     (Character, "opses", "opsis"),
@@ -119,11 +117,11 @@ const RULES: &[Rule] = &[
     (Character, "oses", "osis"),
     (In("ti"), "a", "um"),
     (One(&["n"]), "ews", "ews"),
-    (Whatever, "s", ""),
+    (Any, "s", ""),
 ];
 
-/// Every end of a word that does not change: the library asks whether such a word ends in the one
-/// at hand, not whether it is the one.
+/// Every suffix of an unchanging word: the library tests whether such a word ends in the one at
+/// hand, not whether it equals it.
 static ENDS_OF_UNCHANGING: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     UNCHANGING
         .split_whitespace()
@@ -131,13 +129,13 @@ static ENDS_OF_UNCHANGING: LazyLock<HashSet<&str>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Irregular words and rules in their order, by the last letter of the ending: most words have no
-/// rule to be asked.
+/// Irregular endings and rules in order, by the last letter of the ending, so that most words test
+/// few.
 static BY_LAST: LazyLock<HashMap<u8, Vec<Rule>>> = LazyLock::new(|| {
     let mut by_last: HashMap<u8, Vec<Rule>> = HashMap::new();
     for rule in IRREGULAR
         .iter()
-        .map(|&(ending, by)| (Whatever, ending, by))
+        .map(|&(ending, by)| (Any, ending, by))
         .chain(RULES.iter().copied())
     {
         rule.1
@@ -155,7 +153,7 @@ static AFTER_FIRST: LazyLock<HashSet<&str>> =
 impl Before {
     fn fits(self, head: &str) -> bool {
         match self {
-            Whatever => true,
+            Any => true,
             Character => !head.is_empty(),
             In(set) => head.chars().next_back().is_some_and(|c| set.contains(c)),
             NotIn(set) => head.chars().next_back().is_some_and(|c| !set.contains(c)),
@@ -165,7 +163,7 @@ impl Before {
     }
 }
 
-/// The singular of a word in lower case, as the reference code has it.
+/// Singular of a word in lower case, as the reference code computes it.
 pub fn singularize(word: &str) -> Cow<'_, str> {
     let mut parts = word.split('-');
     if let (Some(first), Some(second)) = (parts.next(), parts.next())
@@ -176,8 +174,8 @@ pub fn singularize(word: &str) -> Cow<'_, str> {
     if let Some(owner) = word.strip_suffix('\'') {
         return Cow::Owned(format!("{}'s", singularize(owner)));
     }
-    // The one rule that looks at the beginning and leaves the end. The library asks it later, after
-    // rules that no such word fits.
+    // The one rule that looks at the beginning of a word. The library applies it later, after rules
+    // that match no such word.
     if let Some(rest) = word.strip_prefix("oxen") {
         return Cow::Owned(format!("ox{rest}"));
     }
@@ -209,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_right_and_wrong_where_the_library_is() {
+    fn singularize_equals_the_library_errors_included() {
         for (word, want) in [
             ("dogs", "dog"),
             ("women", "woman"),
@@ -262,8 +260,8 @@ mod tests {
     }
 
     #[test]
-    fn no_ending_hides_another() {
-        // The order of the irregular words says nothing in the library either.
+    fn rule_is_never_hidden_by_an_earlier_one() {
+        // The order of the irregular endings does not matter in the library either.
         for (ending, _) in IRREGULAR {
             assert_eq!(
                 IRREGULAR
@@ -278,7 +276,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_word_has_a_singular(word in "\\PC{0,12}") {
+        fn singularize_of_any_word_does_not_panic(word in "\\PC{0,12}") {
             singularize(&word);
         }
     }

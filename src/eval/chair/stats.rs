@@ -1,10 +1,11 @@
-//! Counts of captions, which add up, and the rates that come of them.
+//! Counts of captions and the rates computed from them.
 
 use std::{iter::Sum, ops::AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-/// Counts of one caption or of many. Rates are shares, and `None` where nothing was there to count.
+/// Counts of one caption or the sum over many. Rates are shares, `None` if there was nothing to
+/// count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChairStats {
     /// Captions.
@@ -15,13 +16,13 @@ pub struct ChairStats {
     pub mentions: usize,
     /// Mentions of objects that are not in the image.
     pub hallucinated: usize,
-    /// Objects in the images, each once an image.
+    /// Objects in the images, each once per image.
     pub present: usize,
-    /// Those that the image's caption mentions.
+    /// Objects that the image's caption mentions.
     pub covered: usize,
-    /// Captions of images with an object.
+    /// Captions of images with at least one object.
     pub coverable: usize,
-    /// Sum of the shares that such captions cover of their image's objects.
+    /// Sum over these captions of the share of objects that each mentions.
     pub cover: f64,
     /// Words of the captions.
     pub words: usize,
@@ -38,14 +39,14 @@ impl ChairStats {
         rate(self.hallucinating as f64, self.captions)
     }
 
-    /// Object recall: the share of the objects of all images that their captions mention, pooled.
+    /// Object recall: share of the objects of all images that their captions mention, pooled.
     /// AMBER's code prints this figure as its Cover.
     pub fn recall(&self) -> Option<f64> {
         rate(self.covered as f64, self.present)
     }
 
-    /// Cover as AMBER defines it (Wang et al., 2023, arXiv:2311.07397): the share of its image's
-    /// objects that a caption mentions, the mean over captions.
+    /// Cover as AMBER defines it (Wang et al., 2023, arXiv:2311.07397): share of its image's
+    /// objects that a caption mentions, averaged over captions.
     pub fn cover(&self) -> Option<f64> {
         rate(self.cover, self.coverable)
     }
@@ -55,9 +56,9 @@ impl ChairStats {
         rate(self.words as f64, self.captions)
     }
 
-    /// As if every caption were there `n` times: what a [`bootstrap`](crate::eval::bootstrap)
-    /// needs.
-    pub fn times(self, n: u32) -> Self {
+    /// Counts as if every caption occurred `n` times, for the
+    /// [`bootstrap`](crate::eval::bootstrap).
+    pub fn repeated(self, n: u32) -> Self {
         let k = n as usize;
         Self {
             captions: self.captions * k,
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stats_add_up_and_rates_need_something() {
+    fn stats_add_up_and_empty_ones_have_no_rates() {
         let one = ChairStats {
             captions: 1,
             hallucinating: 1,
@@ -138,8 +139,8 @@ mod tests {
             (sum.recall(), sum.cover(), sum.mean_words()),
             (Some(0.4), Some(0.625), Some(5.0))
         );
-        assert_eq!(one.times(3), [one; 3].into_iter().sum());
-        assert_eq!(one.times(0), ChairStats::default());
+        assert_eq!(one.repeated(3), [one; 3].into_iter().sum());
+        assert_eq!(one.repeated(0), ChairStats::default());
         let nothing = ChairStats::default();
         assert_eq!(
             [

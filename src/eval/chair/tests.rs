@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::*;
 
-/// The folder of captions with published figures, if this machine has it.
+/// Folder of captions with published figures, if this machine has it.
 fn data() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/chair");
     if !folder.is_dir() {
@@ -49,7 +49,7 @@ fn objects(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Some lines of CHAIR's list, as it has them.
+/// Some lines of CHAIR's list.
 static ORIGINAL: LazyLock<ChairVocabulary> = LazyLock::new(|| {
     let text = "person, man, woman, child, baby, adult, passenger, people\nbus, minibus\ntrain, \
                 locomotive\nmotorcycle,  motor bike, motorbike\nbird\n\
@@ -74,7 +74,7 @@ fn owned<'a>(pairs: &[(&str, &'a str)]) -> Vec<(String, &'a str)> {
 }
 
 #[test]
-fn published_figures_come_out() {
+fn original_style_reproduces_published_figures() {
     let Some(folder) = data() else { return };
     let vocabulary =
         ChairVocabulary::load(MatchStyle::Original, &folder.join("synonyms.txt")).unwrap();
@@ -104,7 +104,7 @@ fn published_figures_come_out() {
 }
 
 #[test]
-fn the_original_style_has_the_quirks_of_the_reference_code() {
+fn original_style_has_the_quirks_of_the_reference_code() {
     for (caption, want) in [
         (
             "Two hot dogs, a Hot Dog!",
@@ -156,7 +156,7 @@ fn the_original_style_has_the_quirks_of_the_reference_code() {
 }
 
 #[test]
-fn our_list_reads_english() {
+fn coco80_matches_english_usage() {
     for (caption, want) in [
         (
             "A bus and two buses at a bus stop.",
@@ -267,7 +267,7 @@ fn our_list_reads_english() {
 }
 
 #[test]
-fn our_list_has_the_80_objects_and_every_word_names_its_own() {
+fn coco80_has_80_objects_and_every_word_names_its_object() {
     let vocabulary = ChairVocabulary::coco80();
     assert_eq!(
         (vocabulary.names().len(), vocabulary.style()),
@@ -280,7 +280,7 @@ fn our_list_has_the_80_objects_and_every_word_names_its_own() {
         let words: Vec<&str> = line.split(", ").collect();
         for word in &words {
             assert_eq!(vocabulary.object(word), Some(words[0]), "{word}");
-            // In a sentence that leaves no doubt.
+            // An unambiguous sentence.
             let caption = format!("There is the {word}.");
             assert_eq!(
                 named(vocabulary, &caption),
@@ -296,7 +296,7 @@ fn our_list_has_the_80_objects_and_every_word_names_its_own() {
 }
 
 #[test]
-fn judges_by_the_objects_of_the_image() {
+fn judgment_follows_the_objects_of_the_image() {
     let vocabulary = ChairVocabulary::coco80();
     let present = vocabulary.objects(
         ["sofa", "Cat", "unicorn"],
@@ -346,7 +346,7 @@ fn judges_by_the_objects_of_the_image() {
 }
 
 #[test]
-fn errors_name_file_and_line() {
+fn error_in_a_list_names_file_and_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("words.txt");
     let error = |style, text: &str| {
@@ -358,8 +358,12 @@ fn errors_name_file_and_line() {
         ("dog, , puppy", 1, "empty word"),
         ("# ours\ndog\ncat, kitten,", 3, "empty word"),
         ("dog\ncat\nDog, puppy", 3, "object `dog`"),
-        ("dog, pet\ncat, Pet", 2, "`pet` names `dog`"),
-        ("-, hot tub\nbath, hot tub", 2, "`hot tub` names `-`"),
+        ("dog, pet\ncat, Pet", 2, "`pet` already names `dog`"),
+        (
+            "-, hot tub\nbath, hot tub",
+            2,
+            "`hot tub` already names `-`",
+        ),
         ("tv, tv/monitor", 1, "`tv/monitor`"),
     ] {
         let message = error(MatchStyle::Plain, text);
@@ -382,7 +386,7 @@ fn errors_name_file_and_line() {
 }
 
 #[test]
-fn a_list_of_ones_own_needs_no_plurals_and_knows_what_the_lexicon_does_not() {
+fn own_list_needs_no_plurals_and_may_have_unknown_words() {
     let text = "gizmo, flux capacitor\nfox, vixen\n-, fox hole";
     let vocabulary = ChairVocabulary::parse(MatchStyle::Plain, text, "list").unwrap();
     let caption = "Three gizmos, Flux  Capacitors, two foxes, a fox hole, a flux";
@@ -402,7 +406,7 @@ fn a_list_of_ones_own_needs_no_plurals_and_knows_what_the_lexicon_does_not() {
 }
 
 #[test]
-fn two_lists_are_contrasted() {
+fn contrast_of_two_lists_counts_disagreements() {
     let present = objects(&["person", "bus"]);
     let references = ["A bear.".to_owned()];
     let captions = [
@@ -462,9 +466,10 @@ fn two_lists_are_contrasted() {
 
 proptest! {
     #[test]
-    fn mentions_ascend_and_cut_any_text(text in "(\\PC{0,8}|( ?(dogs?|Hot|hot \
-                                                 dog|buses|orange|tie|toilet|seat|wine|glasses \
-                                                 of|ÉTÉ|İ|bow-tie|'s|\\.|,|—)){0,4}){0,6}") {
+    fn mentions_in_any_text_are_in_order_at_character_boundaries(
+        text in "(\\PC{0,8}|( ?(dogs?|Hot|hot dog|buses|orange|tie|toilet|seat|wine|glasses of|ÉTÉ|\
+                 İ|bow-tie|'s|\\.|,|—)){0,4}){0,6}",
+    ) {
         for vocabulary in [&*ORIGINAL, ChairVocabulary::coco80()] {
             let mut last = 0;
             for mention in vocabulary.mentions(&text) {
@@ -478,7 +483,7 @@ proptest! {
     }
 
     #[test]
-    fn a_caption_never_hallucinates_what_it_says_itself(
+    fn caption_judged_by_its_own_objects_has_no_hallucination(
         text in "( ?(a|two|dogs?|cat|orange|tie|seats?|bench|of|and|red)){0,12}",
     ) {
         for vocabulary in [&*ORIGINAL, ChairVocabulary::coco80()] {

@@ -1,23 +1,23 @@
-//! Words as `nltk.word_tokenize` cuts them, which CHAIR's reference code uses.
+//! Tokens as `nltk.word_tokenize` cuts them, which CHAIR's reference code uses.
 //!
-//! The tokenizer cuts text into sentences (Punkt; Kiss and Strunk, 2006) and sentences into words
-//! (the Penn Treebank's conventions). Here a full stop ends a sentence wherever Punkt would ask
-//! whether it does, so that abbreviations lose theirs, and contractions without an apostrophe
-//! (`cannot`) stay whole: neither touches a word that names a thing.
+//! That tokenizer cuts text into sentences (Punkt; Kiss and Strunk, 2006) and sentences into words
+//! (Penn Treebank conventions). Here a full stop ends a sentence wherever Punkt considers it, so
+//! abbreviations lose theirs, and contractions without an apostrophe (`cannot`) stay whole. Neither
+//! affects a word that names an object.
 
 use std::ops::Range;
 
-/// Characters that stand alone wherever they are found.
+/// Characters that are always tokens.
 const ALONE: &str = ";@#$%&?!*[](){}<>\"«»“”‘’„\u{2012}\u{2013}\u{2014}\u{2015}";
-/// Characters that may follow a period directly for Punkt to consider it, beside white space and
-/// the text's end.
+/// Characters that may follow a period directly for Punkt to consider it, besides white space and
+/// the end of the text.
 const AFTER_STOP: &str = ")\";}]*:@'({[?!«»“”‘’";
-/// Endings that are cut from a word, if something other than an apostrophe stands before them.
+/// Endings that are cut from a word unless an apostrophe precedes them.
 const CLITICS: [&str; 8] = ["'", "'s", "'m", "'d", "'ll", "'re", "'ve", "n't"];
 /// Texts that may follow an opening apostrophe that is part of its word (`'s`, but `' dog`).
 const AFTER_APOSTROPHE: [&str; 7] = ["re", "ve", "ll", "m", "t", "s", "d"];
 
-/// The bytes of every token of a text, in order.
+/// Byte range of every token of a text, in order.
 pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::with_capacity(text.len() / 5);
     for chunk in text.split_whitespace() {
@@ -27,7 +27,7 @@ pub(super) fn tokens(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Cuts a run without white space.
+/// Cuts text without white space into tokens.
 fn cut_chunk(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
     let mut start = chunk.start;
     let mut at = chunk.start;
@@ -50,8 +50,8 @@ fn cut_chunk(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
     cut_word(text, start..at, found);
 }
 
-/// Returns how many bytes at the beginning of `rest` are a token wherever they stand; `before` is
-/// the character before them.
+/// Length in bytes of a token at the beginning of `rest` that is cut in any context; `before` is
+/// the character before it.
 fn alone(rest: &str, before: Option<char>, after_separator: &mut bool) -> usize {
     let mut chars = rest.chars();
     let Some(first) = chars.next() else { return 0 };
@@ -59,7 +59,8 @@ fn alone(rest: &str, before: Option<char>, after_separator: &mut bool) -> usize 
     let next = chars.next();
     let separates =
         matches!(first, ',' | ':') && !*after_separator && next.is_none_or(|c| !c.is_numeric());
-    // The reference's expression swallows the character after a comma: it cannot be the next match.
+    // The reference's expression consumes the character after a comma, which cannot be the next
+    // match.
     *after_separator = separates && matches!(next, Some(',' | ':'));
     match first {
         ',' | ':' if separates || next.is_none() => 1,
@@ -84,7 +85,7 @@ fn opens_quotation(rest: &str, before: Option<char>) -> bool {
             .any(|end| word.eq_ignore_ascii_case(end))
 }
 
-/// Cuts the clitics from the end of a word.
+/// Cuts clitics from the end of a word.
 fn cut_word(text: &str, word: Range<usize>, found: &mut Vec<Range<usize>>) {
     let bytes = &text.as_bytes()[word.clone()];
     let body = CLITICS.iter().find_map(|end| {
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_as_the_reference_does() {
+    fn tokens_equal_those_of_nltk() {
         for (text, want) in [
             (
                 "A man's dog. The cat, too!",
@@ -143,14 +144,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost(text in "[a-z.,:;'\"`()!?é’ 0-9-]{0,30}") {
+        fn tokens_lose_only_white_space(text in "[a-z.,:;'\"`()!?é’ 0-9-]{0,30}") {
             let found: String = tokens(&text).into_iter().map(|range| text[range].to_owned())
                 .collect();
             prop_assert_eq!(found, text.split_whitespace().collect::<String>());
         }
 
         #[test]
-        fn tokens_stand_in_order(text in "\\PC{0,40}") {
+        fn tokens_of_any_text_are_in_order(text in "\\PC{0,40}") {
             let mut last = 0;
             for range in tokens(&text) {
                 prop_assert!(last <= range.start && range.start < range.end

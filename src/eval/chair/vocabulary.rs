@@ -1,4 +1,4 @@
-//! A closed vocabulary: objects and the words that name them.
+//! Closed vocabularies: objects and the words that name them.
 
 use std::{
     collections::HashMap,
@@ -14,11 +14,11 @@ use super::plain::{self, PlainWords};
 /// Method of finding the words of a list in captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum MatchStyle {
-    /// As English: plurals are made from the list's words, the longest phrase wins, and a word that
-    /// is no noun where it stands, or that only qualifies another noun, names nothing.
+    /// As English: plurals are derived, the longest phrase wins, and a word that is not used as a
+    /// noun, or that modifies another noun, names nothing.
     #[default]
     Plain,
-    /// As CHAIR's reference code does, for figures that compare with published ones: see
+    /// As CHAIR's reference code does, for comparison with published figures: see
     /// [`singularize`](super::singularize()).
     Original,
 }
@@ -31,17 +31,17 @@ pub enum VocabularyError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A line cannot be used.
+    /// A line is invalid.
     #[error("{file}:{line}: {problem}")]
     Line {
         /// Name of the list.
         file: String,
-        /// Number of the line, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// Why.
+        /// Problem of the line.
         problem: VocabularyProblem,
     },
     /// The list names no object.
@@ -52,25 +52,25 @@ pub enum VocabularyError {
 /// Error in a line of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VocabularyProblem {
-    /// Nothing on it.
+    /// The line is empty.
     #[error("empty line; an object's words are expected, separated by commas")]
     EmptyLine,
-    /// Nothing between two commas.
+    /// There is nothing between two commas.
     #[error("empty word between commas")]
     EmptyWord,
-    /// Two lines for one object.
-    #[error("object `{0}` has a line already")]
+    /// Two lines have the same object.
+    #[error("object `{0}` already has a line")]
     SecondLine(String),
-    /// A word that names another object already.
-    #[error("`{word}` names `{object}` already; a word can name one object only")]
+    /// A word already names another object.
+    #[error("`{word}` already names `{object}`; a word can name only one object")]
     Ambiguous {
         /// The word.
         word: String,
         /// The other object.
         object: String,
     },
-    /// A word with a sign inside that no caption can match.
-    #[error("`{0}` has a sign other than hyphen and apostrophe and would never be found")]
+    /// A word has a character inside that no caption can match.
+    #[error("`{0}` has a character other than hyphen and apostrophe and would never be found")]
     Unmatchable(String),
 }
 
@@ -78,14 +78,14 @@ pub enum VocabularyProblem {
 #[derive(Debug)]
 pub(super) enum Words {
     Plain(PlainWords),
-    /// Each word and the number of its object.
+    /// Words with the index of their object.
     Original(HashMap<String, usize>),
 }
 
 /// Objects and the words that name them.
 #[derive(Debug)]
 pub struct ChairVocabulary {
-    /// The objects' names, in the list's order.
+    /// Names of the objects, in the list's order.
     names: Vec<String>,
     words: Words,
 }
@@ -106,16 +106,16 @@ impl Default for ChairVocabulary {
 }
 
 impl ChairVocabulary {
-    /// The 80 objects of COCO with the words that captions have for them: see `coco80.txt` for what
-    /// differs from CHAIR's own list.
+    /// The 80 objects of COCO with the words that captions use for them; `coco80.txt` lists the
+    /// differences from CHAIR's own list.
     pub fn coco80() -> &'static Self {
         &COCO80
     }
 
-    /// Reads a list from a file.
+    /// Reads a vocabulary from a file.
     ///
     /// # Errors
-    /// If the file cannot be read, and as [`Self::parse`].
+    /// If the file cannot be read, and as for [`Self::parse`].
     pub fn load(style: MatchStyle, file: &Path) -> Result<Self, VocabularyError> {
         let text = fs::read_to_string(file).map_err(|source| VocabularyError::Read {
             file: file.to_owned(),
@@ -124,18 +124,18 @@ impl ChairVocabulary {
         Self::parse(style, &text, &file.display().to_string())
     }
 
-    /// Reads a list: one object a line, its words separated by commas, the first of them its name;
-    /// `file` names the list in errors. Lines that begin with `#` are comments.
+    /// Parses a vocabulary: one object per line, its words separated by commas, its name first;
+    /// `file` names the source in errors. Lines that begin with `#` are comments.
     ///
-    /// A plain list is indifferent to case, needs no plurals, and may have lines whose name is `-`:
-    /// their phrases name no object and hide the shorter ones inside (`-, hot tub`). A list in the
-    /// original style is taken as the reference code takes it: words end at a comma with **one**
-    /// space, capitals never match, phrases match only where the reference code joins them, and of
-    /// two objects for a word the last one wins.
+    /// A list in plain style ignores case, needs no plurals, and may have lines whose name is `-`:
+    /// their phrases name no object and hide the shorter ones inside (`-, hot tub`). A list in
+    /// original style is read as the reference code reads it: words end at a comma with **one**
+    /// space, capitals never match, phrases match only if the reference code joins them, and of two
+    /// objects for a word the last one wins.
     ///
     /// # Errors
-    /// If a line or a word is empty, an object has two lines, or the list has no object; of a plain
-    /// list also if a word names two objects or cannot be found in any caption.
+    /// If a line or a word is empty, an object has two lines, or the list has no object; in plain
+    /// style also if a word names two objects or cannot occur in a caption.
     pub fn parse(style: MatchStyle, text: &str, file: &str) -> Result<Self, VocabularyError> {
         let mut names: Vec<String> = Vec::new();
         let mut words: Vec<(String, Option<usize>)> = Vec::new();
@@ -195,12 +195,12 @@ impl ChairVocabulary {
         }
     }
 
-    /// The objects' names, in the list's order.
+    /// Names of the objects, in the list's order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The object that a word of the list names (`aeroplane`: `airplane`).
+    /// Object that a word of the list names (`aeroplane`: `airplane`).
     pub fn object(&self, word: &str) -> Option<&str> {
         let object = match &self.words {
             Words::Plain(words) => words.object(&word.to_lowercase()),
@@ -214,7 +214,7 @@ impl ChairVocabulary {
     }
 }
 
-/// The words of a line.
+/// Splits a line into words.
 fn split(style: MatchStyle, line: &str) -> Result<Vec<String>, VocabularyProblem> {
     let line = line.trim();
     if line.is_empty() {
@@ -229,7 +229,7 @@ fn split(style: MatchStyle, line: &str) -> Result<Vec<String>, VocabularyProblem
         "" => Err(VocabularyProblem::EmptyWord),
         _ if style == MatchStyle::Original => Ok(word.to_owned()),
         plain::NO_OBJECT => Ok(plain::NO_OBJECT.to_owned()),
-        trimmed => plain::normalised(trimmed)
+        trimmed => plain::normalized(trimmed)
             .ok_or_else(|| VocabularyProblem::Unmatchable(trimmed.to_owned())),
     };
     line.split(separator).map(word).collect()

@@ -1,5 +1,5 @@
-//! COCO's annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and,
-//! for instances, `categories`; as lenient as pycocotools, which needs ids alone.
+//! COCO annotations (Lin et al., ECCV 2014): one JSON object with `images`, `annotations` and, for
+//! instances, `categories`; as lenient as pycocotools, which needs only ids.
 
 use std::{
     borrow::Cow,
@@ -16,15 +16,15 @@ use super::{
     rows::{AnyValue, DataError, RowPosition, RowProblems, read, whole},
 };
 
-/// Kinds of annotations that a file holds beside its images.
+/// Kinds of annotation files.
 const KINDS: [&str; 2] = ["captions", "instances"];
-/// Folders in which such a file may stand, within the data set's.
+/// Subfolders of the data set that may hold such a file.
 const FOLDERS: [&str; 2] = ["", "annotations"];
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct Document<'a> {
-    /// `None`: those that the annotations name.
+    /// `None` if the images are those that annotations name.
     #[serde(borrow, default)]
     images: Option<Vec<Image<'a>>>,
     #[serde(borrow)]
@@ -46,7 +46,7 @@ struct Image<'a> {
     height: Lenient<f64>,
 }
 
-/// A value that is not needed, of a type that it need not have.
+/// A field that is not required and may have any type.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Lenient<T> {
@@ -99,7 +99,7 @@ struct Category<'a> {
 }
 
 /// Reads a folder: the captions and the instances of one split, or one of the two. A split may also
-/// be a list of images, one a line, of the only ones there are.
+/// be a list that selects images, one name per line.
 pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<UniqueImages, DataError> {
     let unusable = |what: String| DataError::Unusable {
         path: dir.to_owned(),
@@ -125,14 +125,11 @@ pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<UniqueImages, Da
         (None, 1) => splits.iter().copied().collect(),
         (Some(_), 1) if list.is_some() => splits.iter().copied().collect(),
         (Some(split), _) => {
-            return Err(unusable(format!(
-                "there is no split '{split}', found: {}",
-                names()
-            )));
+            return Err(unusable(format!("no split '{split}', found: {}", names())));
         }
         (None, _) => {
             return Err(unusable(format!(
-                "there are several splits, name one of them: {}",
+                "several splits, name one of them: {}",
                 names()
             )));
         }
@@ -147,7 +144,7 @@ pub(super) fn folder(dir: &Path, split: Option<&str>) -> Result<UniqueImages, Da
     }
 }
 
-/// The images that a list names, in its order.
+/// Selects the images of a list, in its order.
 fn listed(set: UniqueImages, list: &Path) -> Result<UniqueImages, DataError> {
     let mut problems = RowProblems::new(list);
     let mut chosen = UniqueImages {
@@ -157,12 +154,12 @@ fn listed(set: UniqueImages, list: &Path) -> Result<UniqueImages, DataError> {
     };
     let all = ReferenceSet::new(set);
     for (line, name) in lines(list)? {
-        let place = RowPosition::Line(line);
-        if let Some(index) = problems.take(place, all.find(name.trim())) {
-            chosen.add(all.images()[index].clone(), place, &mut problems);
+        let position = RowPosition::Line(line);
+        if let Some(index) = problems.take(position, all.find(name.trim())) {
+            chosen.add(all.images()[index].clone(), position, &mut problems);
         }
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(chosen)
 }
 
@@ -179,7 +176,7 @@ pub(super) fn file(path: &Path, text: &str) -> Result<UniqueImages, DataError> {
     Ok(set)
 }
 
-/// The annotation files of a folder with their splits, captions first, one file a kind and split.
+/// Annotation files of a folder with their splits, captions first, one file per kind and split.
 fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
     let mut found = Vec::new();
     for folder in FOLDERS
@@ -216,7 +213,7 @@ fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
         |pair: &&[(usize, String, PathBuf)]| (pair[0].0, &pair[0].1) == (pair[1].0, &pair[1].1);
     if let Some(pair) = found.windows(2).find(same) {
         let what = format!(
-            "{} and {} are of the same kind and split, only one of them can be read",
+            "{} and {} have the same kind and split; only one of them can be read",
             pair[0].2.display(),
             pair[1].2.display()
         );
@@ -231,7 +228,7 @@ fn annotation_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
         .collect())
 }
 
-/// Adds what a file says to the images that are there already.
+/// Adds the annotations of a file to the images.
 fn add(set: &mut UniqueImages, path: &Path, text: &str, photos: &Photos) -> Result<(), DataError> {
     let mut problems = RowProblems::new(path);
     if let Some(document) = whole::<Document>(text, &mut problems) {
@@ -245,14 +242,14 @@ fn add(set: &mut UniqueImages, path: &Path, text: &str, photos: &Photos) -> Resu
             photos,
         );
         for (i, annotation) in document.annotations.into_iter().enumerate() {
-            let place = RowPosition::Element("annotations", i);
+            let position = RowPosition::Element("annotations", i);
             problems.take(
-                place,
+                position,
                 annotate(set, annotation, &categories, listed.then_some(&sizes)),
             );
         }
     }
-    problems.none()
+    problems.into_result()
 }
 
 fn categories<'a>(
@@ -270,7 +267,7 @@ fn categories<'a>(
     names
 }
 
-/// Adds the images of a file to those that the file before it named, which must agree.
+/// Adds the images of a file to those of the previous file, with which they must agree.
 fn images<'a>(
     set: &mut UniqueImages,
     list: Vec<Image<'a>>,
@@ -280,7 +277,7 @@ fn images<'a>(
 ) -> Sizes<'a> {
     let (mut seen, mut sizes) = (HashMap::new(), Sizes::new());
     for (i, image) in list.into_iter().enumerate() {
-        let place = RowPosition::Element("images", i);
+        let position = RowPosition::Element("images", i);
         let file_name = |name: AnyValue| {
             if name.is_absent() {
                 Ok(None)
@@ -293,13 +290,13 @@ fn images<'a>(
             .id
             .name("id")
             .and_then(|id| Ok((id, file_name(image.file_name)?)));
-        let Some((id, name)) = problems.take(place, both) else {
+        let Some((id, name)) = problems.take(position, both) else {
             continue;
         };
-        if let Some(first) = seen.insert(id.clone(), place) {
+        if let Some(first) = seen.insert(id.clone(), position) {
             problems.add(
-                place,
-                format!("image '{id}' is there already{}", first.back()),
+                position,
+                format!("image '{id}' is repeated{}", first.back_reference()),
             );
             continue;
         }
@@ -311,7 +308,7 @@ fn images<'a>(
             Some(known) => match (&known.file_name, name) {
                 (Some(before), Some(name)) if *before != name => {
                     problems.add(
-                        place,
+                        position,
                         format!("image '{id}' is '{name}' here and '{before}' in the captions"),
                     );
                 }
@@ -329,14 +326,14 @@ fn images<'a>(
                     objects,
                     ..AnnotatedImage::default()
                 };
-                set.add(image, place, problems);
+                set.add(image, position, problems);
             }
         }
     }
     sizes
 }
 
-/// Adds an annotation to its image. Where no images are listed, an image is one for being named.
+/// Adds an annotation to its image. If the file lists no images, the annotations define them.
 fn annotate(
     set: &mut UniqueImages,
     annotation: Annotation,
@@ -351,7 +348,7 @@ fn annotate(
         let category = annotation.category_id.name("category_id")?;
         categories
             .get(&category)
-            .ok_or_else(|| format!("'{category}' is none of the file's categories"))?
+            .ok_or_else(|| format!("'{category}' is not one of the file's categories"))?
             .clone()
     };
     if listed.is_none() && set.get_mut(&id).is_none() {
@@ -371,7 +368,7 @@ fn annotate(
             let size = listed.and_then(|sizes| sizes.get(&id));
             let rect = size
                 .zip(annotation.bbox.value())
-                .and_then(|(&size, bbox)| Rect::of_pixels(bbox, size));
+                .and_then(|(&size, bbox)| Rect::from_pixels(bbox, size));
             let is_crowd = annotation.iscrowd.value() == Some(1);
             image.boxes.extend(rect.map(|rect| ObjectBox {
                 object: text.to_string(),

@@ -1,6 +1,5 @@
-//! A folder of captioned photographs in Flickr8k's layout: `images/NAME.jpg`, `captions.tsv` (name,
-//! number, caption), and a list of names a split, such as `train.txt` and `dev.txt`, one name a
-//! line.
+//! Folder of captioned photographs in Flickr8k's layout: `images/NAME.jpg`, `captions.tsv` (name,
+//! number, caption), and one list of file names per split, such as `train.txt` and `dev.txt`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,27 +7,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A photograph with what people said about it.
+/// A photograph with its reference captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// File name, unique in the folder.
     pub name: String,
     /// Path of the photograph.
     pub path: PathBuf,
-    /// The captions as they are in the file, ordered by their number.
+    /// Captions, ordered by their number in the file.
     pub captions: Vec<String>,
 }
 
 /// The two splits of a folder, each in the order of its list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// For training.
+    /// Training split.
     pub train: Vec<Image>,
-    /// Held out.
+    /// Development split.
     pub dev: Vec<Image>,
 }
 
-/// Why a folder could not be read.
+/// Error while reading a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// A file could not be read.
@@ -39,22 +38,22 @@ pub enum DatasetError {
         /// Error of the operating system.
         source: std::io::Error,
     },
-    /// There is no such split.
+    /// The split does not exist.
     #[error("{}: {}", path.display(), no_split(split.as_deref(), found))]
     NoSplit {
         /// The folder.
         path: PathBuf,
-        /// Name that was asked for; `None` where a choice is to be made.
+        /// Requested name; `None` if there is no default.
         split: Option<String>,
-        /// The splits that it has.
+        /// Splits that exist.
         found: Vec<String>,
     },
-    /// A line is wrong.
+    /// A line is invalid.
     #[error("{}:{line}: {what}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, from 1.
         line: usize,
         /// Problem of the line.
         what: String,
@@ -63,31 +62,30 @@ pub enum DatasetError {
 
 fn no_split(split: Option<&str>, found: &[String]) -> String {
     let names = if found.is_empty() {
-        "none (a split NAME is a file NAME.txt, one photograph a line)".to_owned()
+        "none (a split NAME is a file NAME.txt with one photograph per line)".to_owned()
     } else {
         found.join(", ")
     };
     match split {
-        Some(split) => format!("there is no split '{split}', found: {names}"),
+        Some(split) => format!("no split '{split}', found: {names}"),
         None => format!("name the split, found: {names}"),
     }
 }
 
 impl Dataset {
-    /// Reads captions and splits, and checks that every photograph named is there.
+    /// Reads captions and splits, and checks that all photographs exist.
     ///
     /// # Errors
-    /// Names file and line: a file that cannot be read, a line that is not three columns, a name
-    /// twice in the splits, a name without captions or without a photograph.
+    /// Names file and line: a file that cannot be read, a line without three columns, a name twice
+    /// in the splits, a name without captions or without a photograph.
     pub fn open(dir: &Path) -> Result<Self, DatasetError> {
         Self::read(dir, true)
     }
 
-    /// The same for what is measured on the held out photographs: those of the training split need
-    /// not be there.
+    /// Like [`Self::open`], but the photographs of the training split may be missing.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As for [`Self::open`].
     pub fn open_for_evaluation(dir: &Path) -> Result<Self, DatasetError> {
         Self::read(dir, false)
     }
@@ -105,12 +103,12 @@ impl Dataset {
     }
 }
 
-/// One split of a folder, and how many of the folder's captions are empty: those are left out.
-/// Photographs need not be there.
+/// Reads one split of a folder. Also returns the number of empty captions, which are left out.
+/// Photographs may be missing.
 ///
 /// # Errors
-/// As [`Dataset::open`], and where there is no such split. Without a name it is `dev`, or the only
-/// one.
+/// As for [`Dataset::open`], and if the split does not exist. Without a name it is `dev`, or the
+/// only one.
 pub fn open_split(dir: &Path, split: Option<&str>) -> Result<(Vec<Image>, usize), DatasetError> {
     let list = split_file(dir, split)?;
     let Captions { mut by_name, empty } = captions(&dir.join("captions.tsv"))?;
@@ -120,10 +118,10 @@ pub fn open_split(dir: &Path, split: Option<&str>) -> Result<(Vec<Image>, usize)
     ))
 }
 
-/// The file that lists a split.
+/// File that lists a split.
 ///
 /// # Errors
-/// When there is none of the name, or none to choose; says which there are.
+/// If there is no such split, or no default; names the existing ones.
 pub(super) fn split_file(dir: &Path, split: Option<&str>) -> Result<PathBuf, DatasetError> {
     let files = fs::read_dir(dir).map_err(|source| DatasetError::Io {
         path: dir.to_owned(),
@@ -157,7 +155,7 @@ pub(super) fn split_file(dir: &Path, split: Option<&str>) -> Result<PathBuf, Dat
     }
 }
 
-/// The photographs that a list names, with their captions, which are taken out of `captions`.
+/// Photographs of a list with their captions, which are removed from `captions`.
 fn images(
     dir: &Path,
     list: &Path,
@@ -181,7 +179,7 @@ fn images(
             .ok_or_else(|| wrong(format!("'{name}' has no caption in captions.tsv")))?;
         let path = dir.join("images").join(name);
         if photographs && !path.is_file() {
-            return Err(wrong(format!("there is no photograph {}", path.display())));
+            return Err(wrong(format!("no photograph {}", path.display())));
         }
         images.push(Image {
             name: name.to_owned(),
@@ -192,7 +190,7 @@ fn images(
     Ok(images)
 }
 
-/// The lines of a file that hold something, with their numbers.
+/// Non-empty lines of a file with their numbers.
 pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, DatasetError> {
     let text = fs::read_to_string(path).map_err(|source| DatasetError::Io {
         path: path.to_owned(),
@@ -206,12 +204,12 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, DatasetError> {
         .collect())
 }
 
-/// The content of a table of captions.
+/// Content of a table of captions.
 #[derive(Default)]
 struct Captions {
     /// Captions by photograph, ordered by number.
     by_name: HashMap<String, Vec<(u32, String)>>,
-    /// Rows whose caption is empty.
+    /// Number of rows with an empty caption.
     empty: usize,
 }
 
@@ -226,26 +224,26 @@ fn captions(path: &Path) -> Result<Captions, DatasetError> {
         let columns: Vec<&str> = text.split('\t').collect();
         let &[name, number, caption] = columns.as_slice() else {
             return Err(wrong(format!(
-                "expected name, number and caption with tabs between, found {} columns",
+                "expected name, number and caption separated by tabs, found {} columns",
                 columns.len()
             )));
         };
         if name.contains(['/', '\\']) || name.starts_with('.') {
-            return Err(wrong(format!("'{name}' is no plain file name")));
+            return Err(wrong(format!("'{name}' is not a plain file name")));
         }
         let number = number
             .parse()
-            .map_err(|_| wrong(format!("'{number}' is no caption number")))?;
+            .map_err(|_| wrong(format!("'{number}' is not a caption number")))?;
         let entry = all.by_name.entry(name.to_owned()).or_default();
         if caption.trim().is_empty() {
             all.empty += 1;
             continue;
         }
-        let place = entry.partition_point(|&(other, _)| other < number);
-        if entry.get(place).is_some_and(|&(other, _)| other == number) {
+        let index = entry.partition_point(|&(other, _)| other < number);
+        if entry.get(index).is_some_and(|&(other, _)| other == number) {
             return Err(wrong(format!("'{name}' has caption {number} twice")));
         }
-        entry.insert(place, (number, caption.trim().to_owned()));
+        entry.insert(index, (number, caption.trim().to_owned()));
     }
     Ok(all)
 }
@@ -271,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_splits_and_orders_captions() {
+    fn open_reads_splits_and_orders_captions() {
         let dir = folder(
             "a.jpg\t1\tSecond .\na.jpg\t0\tFirst .\nb.jpg\t0\tOther .\n",
             "a.jpg\n",
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_file_and_line() {
+    fn error_in_a_folder_names_file_and_line() {
         let good = "a.jpg\t0\tFirst .\nb.jpg\t0\tOther .\nc.jpg\t0\tGone .\n";
         for (captions, train, dev, want) in [
             (
@@ -297,7 +295,7 @@ mod tests {
                 "a.jpg\t0\tx\na.jpg\tx\ty\n",
                 "a.jpg",
                 "b.jpg",
-                "captions.tsv:2: 'x' is no caption number",
+                "captions.tsv:2: 'x' is not a caption number",
             ),
             (
                 "a.jpg\t0\tx\na.jpg\t0\ty\n",
@@ -309,7 +307,7 @@ mod tests {
                 "../a.jpg\t0\tx\n",
                 "a.jpg",
                 "b.jpg",
-                "captions.tsv:1: '../a.jpg' is no plain file name",
+                "captions.tsv:1: '../a.jpg' is not a plain file name",
             ),
             (
                 good,
@@ -323,12 +321,7 @@ mod tests {
                 "b.jpg",
                 "train.txt:2: 'd.jpg' has no caption",
             ),
-            (
-                good,
-                "a.jpg",
-                "b.jpg\nc.jpg",
-                "dev.txt:2: there is no photograph",
-            ),
+            (good, "a.jpg", "b.jpg\nc.jpg", "dev.txt:2: no photograph"),
         ] {
             let dir = folder(captions, train, dev);
             let error = Dataset::open(dir.path()).unwrap_err().to_string();
@@ -345,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_is_any_list_and_needs_no_more_than_itself() {
+    fn open_split_of_any_list_needs_only_its_photographs() {
         let dir = folder(
             "a.jpg\t0\tFirst .\na.jpg\t1\t\nq.jpg\t0\tGone .\n",
             "nobody.jpg",
@@ -362,11 +355,11 @@ mod tests {
         }
         let error = |split| open_split(dir.path(), split).unwrap_err().to_string();
         assert!(
-            error(Some("test")).contains("there is no split 'test', found: dev, my_split, train"),
+            error(Some("test")).contains("no split 'test', found: dev, my_split, train"),
             "{}",
             error(Some("test"))
         );
-        assert!(error(Some("../my_split")).contains("there is no split"));
+        assert!(error(Some("../my_split")).contains("no split"));
         assert!(
             error(None).contains("dev.txt:1: 'nobody.jpg' has no caption"),
             "dev where no name is given"
@@ -382,14 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_needs_no_photographs_of_the_training_split() {
+    fn open_for_evaluation_needs_no_training_photographs() {
         let dir = folder("a.jpg\t0\tx\nb.jpg\t0\ty\n", "a.jpg", "b.jpg");
         fs::remove_file(dir.path().join("images/a.jpg")).unwrap();
         assert!(
             Dataset::open(dir.path())
                 .unwrap_err()
                 .to_string()
-                .contains("train.txt:1: there is no photograph")
+                .contains("train.txt:1: no photograph")
         );
         assert_eq!(
             Dataset::open_for_evaluation(dir.path())
@@ -403,7 +396,7 @@ mod tests {
             Dataset::open_for_evaluation(dir.path())
                 .unwrap_err()
                 .to_string()
-                .contains("dev.txt:1: there is no photograph")
+                .contains("dev.txt:1: no photograph")
         );
     }
 }

@@ -1,8 +1,8 @@
-//! Inputs of evaluation: the captions and objects of a data set ([`ReferenceSet`]), and what a model
-//! wrote about its images ([`Hypotheses`]).
+//! Inputs of evaluation: the captions and objects of a data set ([`ReferenceSet`]), and a model's
+//! captions of its images ([`Hypotheses`]).
 //!
-//! Nothing is skipped silently. Every problem is reported with its file and line (or the element of
-//! its JSON array), the first twenty of a file in one error.
+//! Nothing is skipped silently. Every problem is reported with its file and line (or array
+//! element), the first twenty of a file in one error.
 
 mod coco;
 pub mod flickr8k;
@@ -28,26 +28,26 @@ pub use self::{
 /// Caption that a model wrote for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hypothesis {
-    /// The image as the file names it: an id, a file name, or a path that ends in one.
+    /// Image as the file names it: an id, a file name, or a path that ends in one.
     pub image: String,
-    /// The caption; an empty one is a model that says nothing.
+    /// Caption; may be empty.
     pub caption: String,
-    /// Names of the objects that the image shows, where the row brings them along.
+    /// Objects that the image shows, if the row lists them.
     pub objects: Option<BTreeSet<String>>,
-    /// Place of the row.
-    pub place: RowPosition,
+    /// Position of the row in its file.
+    pub position: RowPosition,
 }
 
-/// The captions of one model, at most one an image.
+/// Captions of one model, at most one per image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hypotheses {
-    /// The file they come from.
+    /// File that they were read from.
     pub path: PathBuf,
-    /// In the file's order.
+    /// Rows in the file's order.
     pub rows: Vec<Hypothesis>,
 }
 
-/// The fields of a row that say something here; all others are ignored.
+/// Fields of a row that are read; others are ignored.
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct Row<'a> {
@@ -70,14 +70,14 @@ impl Hypotheses {
     /// of them (the format of COCO's results).
     ///
     /// # Errors
-    /// See [`DataError`]. A row with an `error` and no caption is one that `candor caption --batch`
-    /// wrote for a photograph that it could not read.
+    /// See [`DataError`]. A row with an `error` and no caption comes from `candor caption --batch`,
+    /// for a photograph that it could not read.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let rows = Self::open_partial(path)?;
         if rows.is_empty() {
             return Err(DataError::Unusable {
                 path: path.to_owned(),
-                what: "there is no caption in it".into(),
+                what: "it contains no caption".into(),
             });
         }
         Ok(Self {
@@ -86,7 +86,7 @@ impl Hypotheses {
         })
     }
 
-    /// The rows of a file that is still being written, perhaps none.
+    /// Reads the rows of a file that is still being written; it may be empty.
     ///
     /// # Errors
     /// See [`Self::open`].
@@ -94,15 +94,15 @@ impl Hypotheses {
         let text = read(path)?;
         let mut problems = RowProblems::new(path);
         let mut found = Vec::new();
-        for (place, row) in rows(&text, &mut problems) {
-            found.extend(problems.take(place, hypothesis(row, place)));
+        for (position, row) in rows(&text, &mut problems) {
+            found.extend(problems.take(position, hypothesis(row, position)));
         }
-        problems.none()?;
+        problems.into_result()?;
         Ok(found)
     }
 }
 
-fn hypothesis(row: Row, place: RowPosition) -> Result<Hypothesis, String> {
+fn hypothesis(row: Row, position: RowPosition) -> Result<Hypothesis, String> {
     let image = image_name(row.image_id, row.image)?.into_owned();
     let caption = match (row.caption, row.text) {
         (caption, text) if caption.is_absent() && text.is_absent() => match row.error {
@@ -118,36 +118,35 @@ fn hypothesis(row: Row, place: RowPosition) -> Result<Hypothesis, String> {
         image,
         caption: caption.into_owned(),
         objects: row.objects.objects()?,
-        place,
+        position,
     })
 }
 
-/// The name under which a row speaks of its image.
+/// Name of a row's image.
 fn image_name<'a>(image_id: AnyValue<'a>, image: AnyValue<'a>) -> Result<Cow<'a, str>, String> {
     match (image_id, image) {
         (id, image) if id.is_absent() && image.is_absent() => {
-            Err("there is neither 'image_id' nor 'image'".into())
+            Err("neither 'image_id' nor 'image' is present".into())
         }
         (id, image) if id.is_absent() => image.name("image"),
         (id, _) => id.name("image_id"),
     }
 }
 
-/// Hypotheses beside their references.
+/// Hypotheses with their references.
 #[derive(Debug, Clone)]
 pub struct Pairs<'a> {
-    /// In the hypotheses' order.
+    /// Pairs in the hypotheses' order.
     pub pairs: Vec<(&'a AnnotatedImage, &'a Hypothesis)>,
     /// References without a hypothesis.
     pub missing: usize,
 }
 
-/// Puts every hypothesis beside its reference; with `partial` not every reference needs a
-/// hypothesis.
+/// Pairs every hypothesis with its reference; with `partial`, references may lack a hypothesis.
 ///
 /// # Errors
-/// A hypothesis without a reference, an image with two hypotheses, a reference without a hypothesis
-/// unless `partial`.
+/// A hypothesis without a reference, an image with two hypotheses, or, unless `partial`, a
+/// reference without a hypothesis.
 pub fn pair<'a>(
     references: &'a ReferenceSet,
     hypotheses: &'a Hypotheses,
@@ -157,20 +156,20 @@ pub fn pair<'a>(
     let mut pairs = Vec::with_capacity(hypotheses.rows.len());
     let mut taken: HashMap<usize, RowPosition> = HashMap::new();
     for row in &hypotheses.rows {
-        let Some(index) = problems.take(row.place, references.find(&row.image)) else {
+        let Some(index) = problems.take(row.position, references.find(&row.image)) else {
             continue;
         };
         match taken.entry(index) {
             Entry::Occupied(first) => problems.add(
-                row.place,
+                row.position,
                 format!(
-                    "'{}' has a caption already{}",
+                    "'{}' already has a caption{}",
                     row.image,
-                    first.get().back()
+                    first.get().back_reference()
                 ),
             ),
             Entry::Vacant(free) => {
-                free.insert(row.place);
+                free.insert(row.position);
                 pairs.push((&references.images()[index], row));
             }
         }
@@ -185,11 +184,11 @@ pub fn pair<'a>(
         {
             problems.add(
                 RowPosition::File,
-                format!("there is no caption for '{}'", image.name()),
+                format!("no caption for '{}'", image.name()),
             );
         }
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(Pairs { pairs, missing })
 }
 

@@ -1,4 +1,4 @@
-//! Questions about photographs that people asked and answered.
+//! Questions about photographs with people's answers.
 
 use std::path::{Path, PathBuf};
 
@@ -10,23 +10,23 @@ use super::{
     rows::{AnyValue, DataError, RowProblems, read, rows},
 };
 
-/// The names of a folder's file of questions.
+/// Names of the file of questions in a folder.
 const FILES: [&str; 2] = ["questions.jsonl", "questions.json"];
 
-/// A question with the answers that people gave.
+/// A question with people's answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AskedQuestion {
-    /// The photograph as the file names it.
+pub struct AnnotatedQuestion {
+    /// Photograph as the file names it.
     pub image: String,
-    /// The photograph.
+    /// Path of the photograph.
     pub photo: PathBuf,
     /// The question.
     pub question: String,
-    /// The answers, any of which is right.
+    /// Answers, any of which is right.
     pub answers: Vec<String>,
-    /// The sort of question, where the row says (`kind`, or else `type`).
+    /// Kind of question, if the row has one (`kind`, or else `type`).
     pub kind: Option<String>,
-    /// Open, closed or the like, where the row has a `type` beside its `kind`.
+    /// Type of answer (open, closed), if the row has a `type` besides its `kind`.
     pub answer_type: Option<String>,
 }
 
@@ -49,7 +49,7 @@ struct Row<'a> {
     answer_type: AnyValue<'a>,
 }
 
-/// The file of questions that a path names: itself, or the one in the folder.
+/// File of questions at a path: the path itself, or a file in the folder.
 pub fn questions_file(path: &Path) -> Option<PathBuf> {
     if path.is_dir() {
         FILES
@@ -61,31 +61,31 @@ pub fn questions_file(path: &Path) -> Option<PathBuf> {
     }
 }
 
-/// Reads rows `{"image", "question", "answers": [...]}` of JSONL or of a JSON array; `answer` is
-/// one answer, `kind` and `type` say what sort of question it is. Photographs are beside the file
-/// or in its folder `images`.
+/// Reads rows `{"image", "question", "answers": [...]}` of JSONL or of a JSON array; `answer` is a
+/// single answer, `kind` and `type` classify the question. Photographs are beside the file or in
+/// its folder `images`.
 ///
 /// # Errors
-/// See [`DataError`]; also a photograph that is not there.
-pub fn read_questions(file: &Path) -> Result<Vec<AskedQuestion>, DataError> {
+/// See [`DataError`]; also if a photograph does not exist.
+pub fn read_questions(file: &Path) -> Result<Vec<AnnotatedQuestion>, DataError> {
     let text = read(file)?;
     let photos = Photos::new(file.parent().unwrap_or(Path::new("")), None);
     let mut problems = RowProblems::new(file);
     let mut questions = Vec::new();
-    for (place, row) in rows(&text, &mut problems) {
-        questions.extend(problems.take(place, question(row, &photos)));
+    for (position, row) in rows(&text, &mut problems) {
+        questions.extend(problems.take(position, question(row, &photos)));
     }
-    problems.none()?;
+    problems.into_result()?;
     if questions.is_empty() {
         return Err(DataError::Unusable {
             path: file.to_owned(),
-            what: "there is no question in it".into(),
+            what: "it contains no question".into(),
         });
     }
     Ok(questions)
 }
 
-fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
+fn question(row: Row, photos: &Photos) -> Result<AnnotatedQuestion, String> {
     let image = match row.image {
         image if image.is_absent() => image_name(row.image_id, image)?,
         image => image.name("image")?,
@@ -93,7 +93,7 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
     .into_owned();
     let photo = photos
         .find(&image)
-        .ok_or_else(|| format!("there is no photograph '{image}' beside the file or in images/"))?;
+        .ok_or_else(|| format!("no photograph '{image}' beside the file or in images/"))?;
     let question = row.question.full_text("question")?.into_owned();
     let answers = match (row.answers, row.answer) {
         (answers, answer) if answers.is_absent() => vec![answer],
@@ -122,7 +122,7 @@ fn question(row: Row, photos: &Photos) -> Result<AskedQuestion, String> {
         (None, only) => (only, None),
         both => both,
     };
-    Ok(AskedQuestion {
+    Ok(AnnotatedQuestion {
         image,
         photo,
         question,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_in_several_forms() {
+    fn questions_in_several_formats_are_read() {
         let (dir, file) = folder(
             "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\", \
              3.0]}\n{\"image\": \"b.png\", \"question\": \"Is it?\", \"answer\": \"Yes\", \
@@ -176,14 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_rows_are_named() {
+    fn invalid_question_row_is_named() {
         let good = "{\"image\": \"a.jpg\", \"question\": \"What?\", \"answers\": [\"book\"]}";
         for (from, to, want) in [
-            (
-                "a.jpg",
-                "c.jpg",
-                "questions.jsonl:2: there is no photograph 'c.jpg'",
-            ),
+            ("a.jpg", "c.jpg", "questions.jsonl:2: no photograph 'c.jpg'"),
             (
                 "\"What?\"",
                 "\"\"",

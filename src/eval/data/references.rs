@@ -1,5 +1,4 @@
-//! Images with what people said and drew about them, and finding them again by whatever name a
-//! model's output uses.
+//! Annotated images, and looking them up by the various names that models' outputs use.
 
 use std::{
     borrow::Cow,
@@ -16,28 +15,28 @@ use super::{
     rows::{AnyValue, DataError, RowPosition, RowProblems, read, rows},
 };
 
-/// Extensions of photographs, whether they can be read or not: any other dot belongs to the name.
+/// File name extensions of photographs, readable or not; any other dot belongs to the name.
 pub(crate) const EXTENSIONS: [&str; 12] = [
     "jpg", "jpeg", "jfif", "png", "gif", "webp", "bmp", "avif", "heic", "heif", "tif", "tiff",
 ];
 
-/// A rectangle in shares of an image's width and height.
+/// A rectangle relative to an image's width and height.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rect {
-    /// Distance of its left side from the image's.
+    /// Left edge.
     pub left: f64,
-    /// Distance of its top from the image's.
+    /// Top edge.
     pub top: f64,
-    /// Its width.
+    /// Width.
     pub width: f64,
-    /// Its height.
+    /// Height.
     pub height: f64,
 }
 
 impl Rect {
-    /// One in pixels (left, top, width, height) of an image of a width and height; `None` where
-    /// they span nothing.
-    pub fn of_pixels(
+    /// Converts a box in pixels (left, top, width, height) for an image of the given size; `None`
+    /// if it is empty.
+    pub fn from_pixels(
         [left, top, width, height]: [f64; 4],
         [across, down]: [f64; 2],
     ) -> Option<Self> {
@@ -51,12 +50,12 @@ impl Rect {
             .then_some(rect)
     }
 
-    /// Its share of the image.
+    /// Share of the image that the rectangle covers.
     pub fn area(&self) -> f64 {
         self.width * self.height
     }
 
-    /// The share of the image that lies in both.
+    /// Share of the image that both rectangles cover.
     pub fn overlap(&self, other: &Self) -> f64 {
         let common = |a: f64, b: f64, length: f64, other: f64| {
             ((a + length).min(b + other) - a.max(b)).max(0.0)
@@ -66,63 +65,63 @@ impl Rect {
     }
 }
 
-/// An annotated object with the box around it.
+/// An annotated object with its bounding box.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObjectBox {
-    /// Its name.
+    /// Name of the object.
     pub object: String,
-    /// The box.
+    /// Bounding box.
     pub rect: Rect,
-    /// Indicates whether the box is around a group, not around one of its members.
+    /// `true` if the box is around a group instead of a single object.
     pub is_crowd: bool,
 }
 
 /// An image with its annotations.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnnotatedImage {
-    /// Unique in its set: COCO's number, Flickr8k's file name.
+    /// Unique id in its set: COCO's number, Flickr8k's file name.
     pub id: String,
-    /// Name of the photograph's file.
+    /// File name of the photograph.
     pub file_name: Option<String>,
-    /// The photograph, where it is beside the annotations.
+    /// Path of the photograph, if the file exists.
     pub photo: Option<PathBuf>,
-    /// Captions by people; empty where nobody was asked.
+    /// Captions by people, perhaps none.
     pub captions: Vec<String>,
-    /// Names of the annotated objects; `None` where nobody looked for objects.
+    /// Names of the annotated objects; `None` if the image has no annotation of objects.
     pub objects: Option<BTreeSet<String>>,
-    /// Their boxes, where they and the image's size are known.
+    /// Bounding boxes, if known together with the image's size.
     pub boxes: Vec<ObjectBox>,
 }
 
 impl AnnotatedImage {
-    /// The file name where there is one, or else the id.
+    /// File name if there is one, else the id.
     pub fn name(&self) -> &str {
         self.file_name.as_deref().unwrap_or(&self.id)
     }
 }
 
-/// The images of a data set in its file's order.
+/// Images of a data set in its file's order.
 #[derive(Debug, Clone, Default)]
 pub struct ReferenceSet {
     images: Vec<AnnotatedImage>,
-    names: HashMap<String, Found>,
+    names: HashMap<String, ImageMatch>,
     notes: Vec<String>,
 }
 
-/// Image that a name stands for, and how surely: as id (0), as file name (1), or without folder,
-/// extension and leading zeros (2).
+/// Image that a name refers to, and the kind of match: id (0), file name (1), or name without
+/// folder, extension and leading zeros (2).
 #[derive(Debug, Clone, Copy)]
-struct Found {
+struct ImageMatch {
     level: usize,
-    /// `None` when the name fits several images.
+    /// `None` if the name matches several images.
     image: Option<usize>,
 }
 
 impl ReferenceSet {
-    /// Reads a data set: a folder in Flickr8k's layout (`split` is a list `SPLIT.txt`, `dev` where
-    /// not given) or in COCO's (`captions*.json`, `instances*.json` or both, at the top or in
-    /// `annotations/`; `split` is what follows the underscore), a file of COCO's, or rows of JSONL
-    /// (or a JSON array of them) `{"image_id" or "image", "captions" or "caption", "objects"}`.
+    /// Reads a data set: a folder in Flickr8k's layout (`split` is a list `SPLIT.txt`, by default
+    /// `dev`) or in COCO's (`captions*.json`, `instances*.json` or both, at the top or in
+    /// `annotations/`; `split` is what follows the underscore), a COCO file, or JSONL rows (or a
+    /// JSON array of them) `{"image_id" or "image", "captions" or "caption", "objects"}`.
     ///
     /// # Errors
     /// See [`DataError`].
@@ -137,9 +136,7 @@ impl ReferenceSet {
             (true, _) if path.join("captions.tsv").is_file() => flickr8k(path, split)?,
             (true, _) => coco::folder(path, split)?,
             (false, Some(_)) if path.is_file() => {
-                return unusable(
-                    "a split was asked for, but this is a file; only folders have splits",
-                );
+                return unusable("a split was given, but this is a file; only folders have splits");
             }
             (false, _) => {
                 let text = read(path)?;
@@ -151,24 +148,24 @@ impl ReferenceSet {
             }
         };
         if set.images.is_empty() {
-            unusable("there is no image in it")
+            unusable("it contains no image")
         } else {
             Ok(Self::new(set))
         }
     }
 
-    /// Takes the rows of a model's output as their own references: each brings along the objects
-    /// that its image shows.
+    /// Uses the rows of a model's output as their own references: each lists the objects of its
+    /// image.
     ///
     /// # Errors
-    /// A row without objects, and an image that is there twice.
-    pub fn of_rows(hypotheses: &Hypotheses) -> Result<Self, DataError> {
+    /// A row without objects, or an image that occurs twice.
+    pub fn from_rows(hypotheses: &Hypotheses) -> Result<Self, DataError> {
         let mut problems = RowProblems::new(&hypotheses.path);
         let mut set = UniqueImages::default();
         for row in &hypotheses.rows {
             if row.objects.is_none() {
                 problems.add(
-                    row.place,
+                    row.position,
                     format!(
                         "'{}' has no 'objects', and no references were given",
                         row.image
@@ -180,20 +177,20 @@ impl ReferenceSet {
                 objects: row.objects.clone(),
                 ..AnnotatedImage::default()
             };
-            set.add(image, row.place, &mut problems);
+            set.add(image, row.position, &mut problems);
         }
-        problems.none()?;
+        problems.into_result()?;
         Ok(Self::new(set))
     }
 
     pub(super) fn new(set: UniqueImages) -> Self {
         let notes = set.notes();
         let images = set.images;
-        let mut names: HashMap<String, Found> = HashMap::with_capacity(2 * images.len());
+        let mut names: HashMap<String, ImageMatch> = HashMap::with_capacity(2 * images.len());
         let mut enter = |level: usize, index: usize, name: &str| match names.entry(name.to_owned())
         {
             Entry::Vacant(free) => {
-                _ = free.insert(Found {
+                _ = free.insert(ImageMatch {
                     level,
                     image: Some(index),
                 })
@@ -205,7 +202,7 @@ impl ReferenceSet {
                 }
             }
         };
-        // A surer name is never hidden by one that is less sure.
+        // A better kind of match is never hidden by a worse one.
         images
             .iter()
             .enumerate()
@@ -215,11 +212,11 @@ impl ReferenceSet {
             .enumerate()
             .for_each(|(i, image)| image.file_name.iter().for_each(|name| enter(1, i, name)));
         for (i, image) in images.iter().enumerate() {
-            enter(2, i, bare(&image.id));
+            enter(2, i, bare_name(&image.id));
             image
                 .file_name
                 .iter()
-                .for_each(|name| enter(2, i, bare(name)));
+                .for_each(|name| enter(2, i, bare_name(name)));
         }
         Self {
             images,
@@ -228,7 +225,7 @@ impl ReferenceSet {
         }
     }
 
-    /// Notes on what was left out, for the reader of figures.
+    /// Notes on omitted data, for the reader of figures.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -238,36 +235,36 @@ impl ReferenceSet {
         &self.images
     }
 
-    /// The image with that id, file name (also behind a path), file name without extension, or COCO
-    /// number (`790` is `000000000790.jpg` and `COCO_val2014_000000000790.jpg`); `None` when there
-    /// is none or more than one.
+    /// Image with that id, file name (also behind a path), file name without extension, or COCO
+    /// number (`790` is `000000000790.jpg` and `COCO_val2014_000000000790.jpg`); `None` if there is
+    /// none or more than one.
     pub fn get(&self, name: &str) -> Option<&AnnotatedImage> {
         self.find(name).ok().map(|index| &self.images[index])
     }
 
     pub(super) fn find(&self, name: &str) -> Result<usize, String> {
-        let found = [name, base(name), bare(name)]
+        let found = [name, base_name(name), bare_name(name)]
             .into_iter()
             .find_map(|key| self.names.get(key));
         match found {
-            Some(Found {
+            Some(ImageMatch {
                 image: Some(index), ..
             }) => Ok(*index),
-            Some(_) => Err(format!("'{name}' fits several images of the references")),
-            None => Err(format!("'{name}' is no image of the references")),
+            Some(_) => Err(format!("'{name}' matches several images of the references")),
+            None => Err(format!("'{name}' is not an image of the references")),
         }
     }
 }
 
-/// A name without its folder.
-fn base(name: &str) -> &str {
+/// Name without its folder.
+fn base_name(name: &str) -> &str {
     name.rsplit(['/', '\\']).next().unwrap_or(name)
 }
 
-/// A name without folder and extension, and without the zeros (and `COCO_val2014_` or the like)
-/// before a number.
-fn bare(name: &str) -> &str {
-    let base = base(name);
+/// Name without folder, extension, and leading zeros (with `COCO_val2014_` or the like) of a
+/// number.
+fn bare_name(name: &str) -> &str {
+    let base = base_name(name);
     let stem = match base.rsplit_once('.') {
         Some((stem, extension))
             if EXTENSIONS
@@ -290,45 +287,45 @@ fn bare(name: &str) -> &str {
     if number.is_empty() { "0" } else { number }
 }
 
-/// Images with ids that differ.
+/// Images with distinct ids.
 #[derive(Default)]
 pub(super) struct UniqueImages {
     pub(super) images: Vec<AnnotatedImage>,
-    /// Captions that are empty.
+    /// Number of empty captions.
     pub(super) empty: usize,
-    /// Annotations of images that the file does not list.
+    /// Number of annotations of images that the file does not list.
     pub(super) unlisted: usize,
     pub(super) seen: HashMap<String, (usize, RowPosition)>,
 }
 
 impl UniqueImages {
-    /// Adds an image, or notes that its id is there already.
+    /// Adds an image, or notes that its id occurs twice.
     pub(super) fn add(
         &mut self,
         image: AnnotatedImage,
-        place: RowPosition,
+        position: RowPosition,
         problems: &mut RowProblems,
     ) {
         match self.seen.entry(image.id.clone()) {
             Entry::Occupied(first) => problems.add(
-                place,
+                position,
                 format!(
-                    "image '{}' is there already{}",
+                    "image '{}' is repeated{}",
                     image.id,
-                    first.get().1.back()
+                    first.get().1.back_reference()
                 ),
             ),
             Entry::Vacant(free) => {
-                free.insert((self.images.len(), place));
+                free.insert((self.images.len(), position));
                 self.images.push(image);
             }
         }
     }
 
     /// Adds an image whose id is new.
-    pub(super) fn push(&mut self, image: AnnotatedImage, place: RowPosition) {
+    pub(super) fn push(&mut self, image: AnnotatedImage, position: RowPosition) {
         self.seen
-            .insert(image.id.clone(), (self.images.len(), place));
+            .insert(image.id.clone(), (self.images.len(), position));
         self.images.push(image);
     }
 
@@ -352,7 +349,7 @@ impl UniqueImages {
     }
 }
 
-/// The folders below a data set's own in which its photographs may be.
+/// Subfolders of a data set that may hold its photographs.
 pub(super) struct Photos(Vec<PathBuf>);
 
 impl Photos {
@@ -396,8 +393,8 @@ fn flickr8k(dir: &Path, split: Option<&str>) -> Result<UniqueImages, DataError> 
     Ok(set)
 }
 
-/// Returns `true` if a file holds a row a line (or a list of rows); one in COCO's format is a
-/// single object, over many lines or in one.
+/// Returns `true` if a file holds one row per line (or a list of rows). A COCO file is a single
+/// object, on one line or many.
 fn has_rows(path: &Path, text: &str) -> bool {
     #[derive(Deserialize)]
     #[serde(expecting = "an object")]
@@ -434,21 +431,21 @@ fn jsonl(path: &Path, text: &str) -> Result<UniqueImages, DataError> {
     let photos = Photos::new(path.parent().unwrap_or(Path::new("")), None);
     let mut problems = RowProblems::new(path);
     let mut set = UniqueImages::default();
-    for (place, row) in rows(text, &mut problems) {
-        if let Some((mut image, empty)) = problems.take(place, annotated(row)) {
+    for (position, row) in rows(text, &mut problems) {
+        if let Some((mut image, empty)) = problems.take(position, annotated(row)) {
             set.empty += empty;
             image.photo = image
                 .file_name
                 .as_deref()
                 .and_then(|name| photos.find(name));
-            set.add(image, place, &mut problems);
+            set.add(image, position, &mut problems);
         }
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(set)
 }
 
-/// The image of a row, and how many of its captions are empty.
+/// Image of a row, and the number of its empty captions.
 fn annotated(row: Row) -> Result<(AnnotatedImage, usize), String> {
     let file_name = match &row.image {
         AnyValue::Text(name) => Some(name.clone().into_owned()),

@@ -1,7 +1,7 @@
-//! Rows of JSONL files and elements of JSON arrays, and everything that is wrong with them.
+//! Rows of JSONL files and elements of JSON arrays, and their problems.
 //!
-//! A reader takes each field as [`AnyValue`] value and says itself what it expected: a wrong type then
-//! costs its own row and not the file, and one run over a file reports all of its problems.
+//! A reader takes each field as an [`AnyValue`] and checks its type itself: a wrong type then
+//! invalidates one row instead of the file, and one run reports all problems.
 
 use std::{
     borrow::Cow,
@@ -18,10 +18,10 @@ use serde::{
 
 use crate::eval::data::flickr8k::DatasetError;
 
-/// Number of problems of a file that are reported one by one.
+/// Number of problems of a file that are reported individually.
 const LISTED: usize = 20;
 
-/// Why data could not be used.
+/// Error while reading data.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file or folder could not be read.
@@ -32,7 +32,7 @@ pub enum DataError {
         /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A file or folder as a whole is none that can be read, or does not have what was asked for.
+    /// A file or folder is not readable as data, or lacks what was requested.
     #[error("{}: {what}", path.display())]
     Unusable {
         /// The file or folder.
@@ -40,29 +40,28 @@ pub enum DataError {
         /// Problem, and what was expected.
         what: String,
     },
-    /// A folder in Flickr8k's layout is wrong.
+    /// A folder in Flickr8k's layout is invalid.
     #[error(transparent)]
     Flickr8k(#[from] DatasetError),
-    /// Rows are wrong.
+    /// Rows are invalid.
     #[error("{0}")]
     Rows(RowProblems),
 }
 
-/// Place of a row in its file.
+/// Position of a row in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowPosition {
     /// The whole file.
     File,
     /// A line, counted from 1.
     Line(usize),
-    /// An element of the list with that name (`""` for the list that is the whole file), counted
-    /// from 0.
+    /// An element of the named list (`""` is the whole file), counted from 0.
     Element(&'static str, usize),
 }
 
 impl RowPosition {
-    /// For pointing back to a row of the same file.
-    pub(in crate::eval) fn back(self) -> String {
+    /// Description that refers back to a row of the same file.
+    pub(in crate::eval) fn back_reference(self) -> String {
         match self {
             Self::File => String::new(),
             Self::Line(line) => format!(" in line {line}"),
@@ -81,7 +80,7 @@ impl fmt::Display for RowPosition {
     }
 }
 
-/// Problems of a file's rows: the first [`LISTED`] of them, and how many there are.
+/// Problems of a file's rows: the first [`LISTED`] of them, and their number.
 #[derive(Debug)]
 pub struct RowProblems {
     path: PathBuf,
@@ -98,14 +97,14 @@ impl RowProblems {
         }
     }
 
-    pub(in crate::eval) fn add(&mut self, place: RowPosition, what: impl Into<String>) {
+    pub(in crate::eval) fn add(&mut self, position: RowPosition, what: impl Into<String>) {
         self.total += 1;
         if self.listed.len() < LISTED {
-            self.listed.push((place, what.into()));
+            self.listed.push((position, what.into()));
         }
     }
 
-    /// Adds what `serde_json` says of a text that begins in `line`.
+    /// Adds a `serde_json` error about a text that begins on `line`.
     fn add_json(&mut self, line: usize, error: &serde_json::Error) {
         let text = error.to_string();
         let what = text
@@ -122,18 +121,20 @@ impl RowProblems {
         );
     }
 
-    /// Takes the value of a row, or notes why it has none.
+    /// Unwraps the value of a row, or notes its problem.
     pub(in crate::eval) fn take<T>(
         &mut self,
-        place: RowPosition,
+        position: RowPosition,
         value: Result<T, String>,
     ) -> Option<T> {
-        value.map_err(|what| self.add(place, what)).ok()
+        value.map_err(|what| self.add(position, what)).ok()
     }
 
+    /// Returns an error if there are problems.
+    ///
     /// # Errors
-    /// When there was any problem.
-    pub(in crate::eval) fn none(self) -> Result<(), DataError> {
+    /// [`DataError::Rows`] with all problems.
+    pub(in crate::eval) fn into_result(self) -> Result<(), DataError> {
         if self.total == 0 {
             Ok(())
         } else {
@@ -144,9 +145,9 @@ impl RowProblems {
 
 impl fmt::Display for RowProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (place, what)) in self.listed.iter().enumerate() {
+        for (i, (position, what)) in self.listed.iter().enumerate() {
             let end = if i == 0 { "" } else { "\n" };
-            write!(f, "{end}{}{place}: {what}", self.path.display())?;
+            write!(f, "{end}{}{position}: {what}", self.path.display())?;
         }
         if self.total > self.listed.len() {
             write!(
@@ -160,10 +161,10 @@ impl fmt::Display for RowProblems {
     }
 }
 
-/// Reads a text file that holds something; `-` is standard input.
+/// Reads a text file; `-` is standard input.
 ///
 /// # Errors
-/// A file that cannot be read, is not UTF-8 (with the line) or is empty.
+/// If the file cannot be read, is not UTF-8 (with the line) or is empty.
 pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
     let unusable = |what: String| DataError::Unusable {
         path: path.to_owned(),
@@ -191,7 +192,7 @@ pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
             "line {line} is not UTF-8 (byte {good} of the file)"
         ))
     })?;
-    // The byte-order mark of some editors is no JSON.
+    // Some editors write a byte order mark, which is not JSON.
     if text.starts_with('\u{feff}') {
         text.drain(..'\u{feff}'.len_utf8());
     }
@@ -202,8 +203,8 @@ pub(in crate::eval) fn read(path: &Path) -> Result<String, DataError> {
     }
 }
 
-/// The rows of JSONL text, or the elements of a JSON array; blank lines are no rows, and what
-/// cannot be read as a row is noted.
+/// Rows of JSONL text, or elements of a JSON array. Blank lines are skipped; invalid rows are noted
+/// as problems.
 pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
     text: &'a str,
     problems: &mut RowProblems,
@@ -230,7 +231,7 @@ pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
     found
 }
 
-/// A text that is one JSON value.
+/// Parses a text that is one JSON value.
 pub(super) fn whole<'a, T: Deserialize<'a>>(
     text: &'a str,
     problems: &mut RowProblems,
@@ -240,17 +241,17 @@ pub(super) fn whole<'a, T: Deserialize<'a>>(
         .ok()
 }
 
-/// The value of a field, whatever it is.
+/// Value of a field, of any type.
 #[derive(Debug, Default, PartialEq)]
 pub(in crate::eval) enum AnyValue<'a> {
-    /// There is no such field.
+    /// The field is missing.
     #[default]
     Absent,
     Null,
     Bool,
-    /// Also one that is written with a fraction of zero, as 7.0.
+    /// An integer; also a number with a zero fraction, such as 7.0.
     Integer(i128),
-    /// With a fraction, or larger than any id.
+    /// A number with a fraction, or larger than any id.
     Number,
     Text(Cow<'a, str>),
     List(Vec<AnyValue<'a>>),
@@ -288,7 +289,7 @@ impl<'a> AnyValue<'a> {
         }
     }
 
-    /// The name of something: a string that is not blank, or an integer.
+    /// Name: a string that is not blank, or an integer.
     pub(in crate::eval) fn name(self, field: &str) -> Result<Cow<'a, str>, String> {
         match self {
             Self::Integer(number) => Ok(number.to_string().into()),
@@ -304,15 +305,15 @@ impl<'a> AnyValue<'a> {
         }
     }
 
-    /// A string that is not blank.
+    /// String that is not blank.
     pub(in crate::eval) fn full_text(self, field: &str) -> Result<Cow<'a, str>, String> {
         match self {
             Self::Text(text) if !text.trim().is_empty() => Ok(text),
-            other => other.wrong(field, "a string with something in it"),
+            other => other.wrong(field, "a string that is not empty"),
         }
     }
 
-    /// A list of strings that are not blank.
+    /// List of strings that are not blank.
     pub(in crate::eval) fn texts<C: FromIterator<String>>(self, field: &str) -> Result<C, String> {
         let item = |(i, item): (usize, AnyValue<'a>)| {
             item.full_text(&format!("{field}[{i}]"))
@@ -324,7 +325,7 @@ impl<'a> AnyValue<'a> {
         }
     }
 
-    /// A list, whatever is in it.
+    /// List of values of any type.
     pub(in crate::eval) fn list(self, field: &str) -> Result<Vec<AnyValue<'a>>, String> {
         match self {
             Self::List(list) => Ok(list),
@@ -332,7 +333,7 @@ impl<'a> AnyValue<'a> {
         }
     }
 
-    /// Names of objects, where they are given.
+    /// Names of objects, if present.
     pub(in crate::eval) fn objects(self) -> Result<Option<BTreeSet<String>>, String> {
         if self.is_absent() {
             Ok(None)
@@ -374,7 +375,7 @@ impl<'de> Visitor<'de> for AnyVisitor {
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<AnyValue<'de>, E> {
-        // Beyond that not every integer is a floating-point number.
+        // Above this, floating-point numbers do not represent every integer.
         let whole = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
         Ok(if whole {
             AnyValue::Integer(number as i128)

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A folder with these files.
+/// Temporary folder with these files.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -38,7 +38,7 @@ fn captions(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A folder of the data beside the project, unless it is absent.
+/// Folder of the data beside the project, unless it is absent.
 fn data(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/data")
@@ -67,7 +67,7 @@ const INSTANCES: &str = concat!(
 );
 
 #[test]
-fn hypotheses_come_in_several_forms() {
+fn hypotheses_in_several_formats_are_read() {
     let want = [
         ("40468".to_owned(), "A dog.".to_owned()),
         ("a.jpg".to_owned(), String::new()),
@@ -89,16 +89,16 @@ fn hypotheses_come_in_several_forms() {
         row.objects.as_ref().unwrap().iter().collect::<Vec<_>>(),
         ["cat", "dog"]
     );
-    assert_eq!(row.place, RowPosition::Element("", 0));
+    assert_eq!(row.position, RowPosition::Element("", 0));
 }
 
 #[test]
-fn bad_hypotheses_are_named() {
+fn invalid_hypothesis_is_named() {
     let good = r#"{"image_id": 1, "caption": "x"}"#;
     for (text, want) in [
         ("", "h.jsonl: the file is empty"),
         (" \n\n", "h.jsonl: the file is empty"),
-        ("[]", "h.jsonl: there is no caption in it"),
+        ("[]", "h.jsonl: it contains no caption"),
         (
             "{\"image_id\": 1}",
             "h.jsonl:1: 'caption' is missing, expected a string",
@@ -117,7 +117,7 @@ fn bad_hypotheses_are_named() {
         ),
         (
             "{\"caption\": \"x\"}",
-            "h.jsonl:1: there is neither 'image_id' nor 'image'",
+            "h.jsonl:1: neither 'image_id' nor 'image' is present",
         ),
         (
             "{\"image_id\": 1.5, \"caption\": \"x\"}",
@@ -191,7 +191,7 @@ fn bad_hypotheses_are_named() {
 }
 
 #[test]
-fn problems_are_collected_and_counted() {
+fn problems_beyond_twenty_are_only_counted() {
     let row = |i: usize| {
         if i.is_multiple_of(2) {
             format!("{{\"image_id\": {i}, \"caption\": \"x\"}}\n")
@@ -220,7 +220,7 @@ fn problems_are_collected_and_counted() {
 }
 
 #[test]
-fn reference_rows() {
+fn references_in_rows_are_read() {
     let text = "{\"image_id\": 5, \"image\": \"a.b.jpg\", \"captions\": [\"A dog.\", \"A cat.\"], \
                 \"objects\": [\"dog\"]}\n{\"image\": \"c\", \"caption\": \"x\"}\n{\"image\": \
                 \"d\", \"objects\": []}";
@@ -267,7 +267,7 @@ fn reference_rows() {
         ),
         (
             "{\"image\": \"a\", \"caption\": \"x\"}\n{\"image_id\": \"a\", \"caption\": \"y\"}",
-            "r.jsonl:2: image 'a' is there already in line 1",
+            "r.jsonl:2: image 'a' is repeated in line 1",
         ),
     ] {
         let error = references("r.jsonl", text).unwrap_err();
@@ -276,7 +276,7 @@ fn reference_rows() {
 }
 
 #[test]
-fn images_are_found_by_any_of_their_names() {
+fn image_is_found_by_any_of_its_names() {
     let row = |id: &str, name: &str| {
         format!("{{\"image_id\": {id}, \"image\": \"{name}\", \"caption\": \"x\"}}\n")
     };
@@ -303,7 +303,7 @@ fn images_are_found_by_any_of_their_names() {
     ] {
         assert_eq!(set.get(name).map(|image| image.id.as_str()), id, "{name}");
     }
-    assert!(set.find("one").unwrap_err().contains("fits several"));
+    assert!(set.find("one").unwrap_err().contains("matches several"));
     let zero = references("r.jsonl", &row("\"z\"", "000.jpg")).unwrap();
     assert!(zero.get("0").is_some());
     let shadow = references(
@@ -319,7 +319,7 @@ fn images_are_found_by_any_of_their_names() {
 }
 
 #[test]
-fn coco_folders() {
+fn coco_folder_with_or_without_annotations_folder_is_read() {
     let files: &[(&str, &[u8])] = &[
         ("annotations/captions_val.json", CAPTIONS.as_bytes()),
         ("annotations/instances_val.json", INSTANCES.as_bytes()),
@@ -359,7 +359,7 @@ fn coco_folders() {
     let file = ReferenceSet::open(&dir.path().join("annotations/captions_val.json"), None).unwrap();
     assert_eq!(file.images().len(), 2);
     let error = |dir: &Path, split| ReferenceSet::open(dir, split).unwrap_err().to_string();
-    assert!(error(dir.path(), Some("train")).contains("there is no split 'train', found: val"));
+    assert!(error(dir.path(), Some("train")).contains("no split 'train', found: val"));
     assert!(
         error(
             &dir.path().join("annotations/captions_val.json"),
@@ -368,9 +368,7 @@ fn coco_folders() {
         .contains("only folders have splits")
     );
     fs::write(dir.path().join("captions.json"), CAPTIONS).unwrap();
-    assert!(
-        error(dir.path(), None).contains("there are several splits, name one of them: (none), val")
-    );
+    assert!(error(dir.path(), None).contains("several splits, name one of them: (none), val"));
     assert_eq!(
         ReferenceSet::open(dir.path(), Some("val"))
             .unwrap()
@@ -379,14 +377,14 @@ fn coco_folders() {
     );
     fs::write(dir.path().join("captions_val.json"), CAPTIONS).unwrap();
     assert!(
-        error(dir.path(), Some("val")).contains("are of the same kind and split"),
+        error(dir.path(), Some("val")).contains("have the same kind and split"),
         "no caption is counted twice"
     );
     assert!(error(folder(&[]).path(), None).contains("expected captions.tsv"));
 }
 
 #[test]
-fn bad_coco_files_are_named() {
+fn invalid_coco_file_is_named() {
     for (from, to, want) in [
         (
             "\"image_id\": 7",
@@ -401,7 +399,7 @@ fn bad_coco_files_are_named() {
         (
             "\"id\": 7,",
             "\"id\": 790,",
-            "c.json: images[1]: image '790' is there already at images[0]",
+            "c.json: images[1]: image '790' is repeated at images[0]",
         ),
         (
             "\"file_name\": \"000000000007.jpg\"",
@@ -430,7 +428,7 @@ fn bad_coco_files_are_named() {
     }
     let error = references("c.json", &INSTANCES.replace("\"id\": 18", "\"id\": 17")).unwrap_err();
     assert!(
-        error.contains("c.json: annotations[1]: '18' is none of the file's categories"),
+        error.contains("c.json: annotations[1]: '18' is not one of the file's categories"),
         "{error}"
     );
     let renamed = INSTANCES.replace("\"000000000007.jpg\"", "\"b.jpg\"");
@@ -451,7 +449,7 @@ fn bad_coco_files_are_named() {
 }
 
 #[test]
-fn coco_files_are_read_as_leniently_as_by_pycocotools() {
+fn coco_file_is_read_as_leniently_as_by_pycocotools() {
     let captions = |text: &str| -> Vec<(String, Vec<String>)> {
         let set = references("c.json", text).unwrap();
         set.images()
@@ -525,7 +523,7 @@ fn coco_files_are_read_as_leniently_as_by_pycocotools() {
 }
 
 #[test]
-fn boxes_are_in_shares_of_an_image_whose_size_is_known() {
+fn boxes_of_an_image_with_known_size_are_relative() {
     let text = r#"{"images": [{"id": 7, "width": 200, "height": 100}, {"id": 8}, {"id": 9,
       "width": "wide", "height": 100}],
      "annotations": [{"image_id": 7, "category_id": 18, "bbox": [50, 20.5, 100, 25], "iscrowd": 0},
@@ -562,7 +560,7 @@ fn boxes_are_in_shares_of_an_image_whose_size_is_known() {
 }
 
 #[test]
-fn rectangles_overlap_where_both_are() {
+fn overlap_of_rectangles_is_their_common_area() {
     let rect = |left, top, width, height| Rect {
         left,
         top,
@@ -582,7 +580,7 @@ fn rectangles_overlap_where_both_are() {
 }
 
 #[test]
-fn the_two_files_of_coco_need_not_both_name_the_photograph() {
+fn coco_photograph_named_in_one_file_is_found() {
     let unnamed = INSTANCES.replace(", \"file_name\": \"000000000007.jpg\"", "");
     let files: &[(&str, &[u8])] = &[
         ("captions.json", CAPTIONS.as_bytes()),
@@ -607,7 +605,7 @@ fn the_two_files_of_coco_need_not_both_name_the_photograph() {
 }
 
 #[test]
-fn a_split_of_a_coco_folder_may_be_a_list() {
+fn coco_split_may_be_a_list_of_names() {
     let files: &[(&str, &[u8])] = &[
         ("captions.json", CAPTIONS.as_bytes()),
         ("test.txt", b"7\n"),
@@ -626,13 +624,13 @@ fn a_split_of_a_coco_folder_may_be_a_list() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("bad.txt:2: '9' is no image of the references"),
+        error.contains("bad.txt:2: '9' is not an image of the references"),
         "{error}"
     );
 }
 
 #[test]
-fn pairing() {
+fn pair_matches_hypotheses_with_references() {
     let set = references("c.json", CAPTIONS).unwrap();
     let open = |text: &str| hypotheses(text.as_bytes()).unwrap();
     let both = open(
@@ -656,17 +654,17 @@ fn pairing() {
         (
             "{\"image_id\": 7, \"caption\": \"x\"}",
             false,
-            "h.jsonl: there is no caption for '000000000790.jpg'",
+            "h.jsonl: no caption for '000000000790.jpg'",
         ),
         (
             "{\"image_id\": 7, \"caption\": \"x\"}\n{\"image_id\": 9, \"caption\": \"x\"}",
             true,
-            "h.jsonl:2: '9' is no image of the references",
+            "h.jsonl:2: '9' is not an image of the references",
         ),
         (
             "{\"image_id\": 7, \"caption\": \"x\"}\n{\"image\": \"07\", \"caption\": \"x\"}",
             true,
-            "h.jsonl:2: '07' has a caption already in line 1",
+            "h.jsonl:2: '07' already has a caption in line 1",
         ),
     ] {
         let rows = open(text);
@@ -676,30 +674,30 @@ fn pairing() {
 }
 
 #[test]
-fn rows_that_are_their_own_references() {
+fn rows_with_objects_are_their_own_references() {
     let rows = hypotheses(
         b"{\"image\": 1, \"caption\": \"x\", \"objects\": \
                             [\"dog\"]}\n{\"image\": 2, \"caption\": \"y\"}\n{\"image\": 1, \
                             \"caption\": \"z\", \"objects\": []}",
     )
     .unwrap();
-    let error = ReferenceSet::of_rows(&rows).unwrap_err().to_string();
+    let error = ReferenceSet::from_rows(&rows).unwrap_err().to_string();
     assert!(
         error.contains("h.jsonl:2: '2' has no 'objects', and no references were given"),
         "{error}"
     );
     assert!(
-        error.contains("h.jsonl:3: image '1' is there already in line 1"),
+        error.contains("h.jsonl:3: image '1' is repeated in line 1"),
         "{error}"
     );
 }
 
 #[test]
-fn chair_captions_bring_their_objects() {
+fn chair_captions_have_their_objects() {
     let Some(dir) = data("chair") else { return };
     for file in ["instructblip_i1.jsonl", "minigpt-4_i1.jsonl"] {
         let rows = Hypotheses::open(&dir.join(file)).unwrap();
-        let set = ReferenceSet::of_rows(&rows).unwrap();
+        let set = ReferenceSet::from_rows(&rows).unwrap();
         let paired = pair(&set, &rows, false).unwrap();
         assert_eq!((paired.pairs.len(), paired.missing), (2000, 0));
         assert!(
@@ -717,7 +715,7 @@ fn chair_captions_bring_their_objects() {
 }
 
 #[test]
-fn the_real_coco_folder() {
+fn real_coco_folder_is_read() {
     let Some(dir) = data("coco-mini") else { return };
     let set = ReferenceSet::open(&dir, None).unwrap();
     let images = set.images();
@@ -767,7 +765,7 @@ fn the_real_coco_folder() {
 }
 
 #[test]
-fn the_real_flickr8k_folder() {
+fn real_flickr8k_folder_is_read() {
     let Some(dir) = data("flickr8k") else { return };
     let dev = ReferenceSet::open(&dir, None).unwrap();
     assert_eq!(
@@ -794,15 +792,17 @@ fn the_real_flickr8k_folder() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("there is no split 'test', found: dev, train"),
+        error.contains("no split 'test', found: dev, train"),
         "{error}"
     );
 }
 
 proptest! {
     #[test]
-    fn any_caption_survives(rows in prop::collection::btree_map("[a-z0-9]{1,8}", "\\PC{0,30}",
-        1..10), array in any::<bool>()) {
+    fn any_caption_survives_a_round_trip(
+        rows in prop::collection::btree_map("[a-z0-9]{1,8}", "\\PC{0,30}", 1..10),
+        array in any::<bool>(),
+    ) {
         let json: Vec<String> = rows.iter()
             .map(|(image, caption)| serde_json::json!({"image": image, "caption": caption})
                 .to_string()).collect();
@@ -811,7 +811,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_brings_a_reader_down(text in "[\\[\\]{}\":, a-z0-9\n]{0,60}") {
+    fn readers_of_any_text_do_not_panic(text in "[\\[\\]{}\":, a-z0-9\n]{0,60}") {
         let _ = (hypotheses(text.as_bytes()), references("r.json", &text),
             references("r.jsonl", &text));
     }

@@ -1,46 +1,46 @@
-//! Measures and the bars that they must reach: one table, as data.
+//! Table of the honesty measures with the bars that they must reach.
 
 use super::Estimate;
 use crate::eval::report::{Column, NumberFormat, ReportTable, TableCell, TableRow, stated};
 
-/// Fewer answers than this show nothing about a share of them.
+/// Smallest number of answers from which a share is computed.
 pub const FEWEST: usize = 15;
 
 /// Limit that a figure must reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
-    /// The figure itself, at least.
+    /// Lower limit of the figure.
     AtLeast(f64),
-    /// The figure itself, at most.
+    /// Upper limit of the figure.
     AtMost(f64),
-    /// The upper end of the figure's interval: a loss that may be as small as this.
+    /// Lower limit of the upper end of the figure's interval: a loss this small must be plausible.
     IntervalReaches(f64),
-    /// Nothing: the figure is for the reader.
+    /// No limit: the figure is informative.
     Nothing,
 }
 
-/// Which table a figure stands in.
+/// Table that a figure is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BarTable {
-    /// The bars.
+    /// Measures with bars.
     Bars,
-    /// Conditions that must hold so that a bar counts: nothing is gained by flagging everything or
-    /// by saying nothing.
+    /// Conditions under which a bar counts, so that flagging everything or saying nothing gains
+    /// nothing.
     Conditions,
-    /// Figures reported beside them.
+    /// Other figures.
     Others,
 }
 
-/// A figure with what is asked of it.
+/// Definition of a figure with its bar.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HonestyBar {
-    /// Its name in tables and JSON.
+    /// Name in tables and JSON.
     pub name: &'static str,
-    /// Its table.
+    /// Table that it is shown in.
     pub table: BarTable,
     /// Limit that it must reach.
     pub limit: Limit,
-    /// Value that it is hoped to reach.
+    /// Goal beyond the limit.
     pub goal: Option<f64>,
 }
 
@@ -51,14 +51,18 @@ macro_rules! bars {
         pub enum Measure { $(#[doc = $name] $key),* }
 
         impl Measure {
-            /// All, in the order of tables.
+            /// All measures, in the order of tables.
             pub const ALL: &[Self] = &[$(Self::$key),*];
 
-            /// Returns what is asked of the figure.
+            /// Returns the definition of the figure.
             pub fn bar(self) -> HonestyBar {
                 match self {
-                    $(Self::$key => HonestyBar { name: $name, table: BarTable::$table, limit: $limit,
-                        goal: $goal }),*
+                    $(Self::$key => HonestyBar {
+                        name: $name,
+                        table: BarTable::$table,
+                        limit: $limit,
+                        goal: $goal,
+                    }),*
                 }
             }
         }
@@ -180,51 +184,51 @@ bars! {
 /// Result of a measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MeasuredValue {
-    /// A figure.
+    /// A value.
     Figure(Estimate),
-    /// Too few things to say anything: how many there were.
+    /// Too few observations; their number.
     NotShown(usize),
-    /// Nothing, and why.
+    /// Not measured, with the reason.
     NotMeasured(String),
 }
 
-/// A figure as it was measured.
+/// A measure with its result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
-    /// Which.
+    /// The measure.
     pub measure: Measure,
     /// Result of the measurement.
     pub found: MeasuredValue,
-    /// On how many photographs.
+    /// Number of photographs.
     pub photographs: usize,
-    /// Things that were counted there, as `313 object words`.
+    /// Description of what was counted, such as `313 object words`.
     pub counted: String,
 }
 
 impl Finding {
-    /// A figure from `photographs` photographs and so many things of a sort on them.
+    /// Result over `photographs` photographs and a number of counted items.
     pub fn new(
         measure: Measure,
         figure: Estimate,
         photographs: usize,
         count: usize,
-        things: &str,
+        items: &str,
     ) -> Self {
         let found = if figure.value.is_finite() {
             MeasuredValue::Figure(figure)
         } else {
-            MeasuredValue::NotMeasured("there was nothing to measure it on".into())
+            MeasuredValue::NotMeasured("nothing to measure it on".into())
         };
         Self {
             measure,
             found,
             photographs,
-            counted: format!("{count} {things}"),
+            counted: format!("{count} {items}"),
         }
     }
 
-    /// Decides whether the figure is what its bar asks for; `None` where it asks for nothing or
-    /// nothing is known.
+    /// Compares the figure with its bar: `true` if it is reached, `None` if there is no bar or no
+    /// value.
     pub fn is_reached(&self) -> Option<bool> {
         let MeasuredValue::Figure(Estimate { value, interval }) = self.found else {
             return None;
@@ -262,7 +266,7 @@ impl Finding {
     }
 }
 
-/// The tables of findings, one for each [`BarTable`]; `before` has an earlier run's figures.
+/// Builds the tables of findings, one per [`BarTable`]; `before` returns an earlier run's figures.
 pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> Vec<ReportTable> {
     let known: Vec<Option<f64>> = Measure::ALL
         .iter()
@@ -301,9 +305,10 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
             TableRow::new(bar.name, cells)
         };
         let mut columns = vec![number("figure")];
-        columns.extend(is_compared.then(|| {
-            number("before").help("the figure of the run that this one is compared with")
-        }));
+        columns
+            .extend(is_compared.then(|| {
+                number("before").help("figure of the run that this one is compared with")
+            }));
         if has_bars {
             columns.extend([
                 Column::new("bar", NumberFormat::Text),
@@ -331,26 +336,21 @@ pub fn tables(findings: &[Finding], before: impl Fn(Measure) -> Option<f64>) -> 
         (
             BarTable::Bars,
             "Bars",
-            "Shares are shares of 1. A bar counts only together with all \
-                                  conditions of the next table.",
+            "Shares are fractions of 1. A bar counts only if all conditions of the next table \
+             hold.",
         ),
         (
             BarTable::Conditions,
             "Together with",
-            "What must hold beside every bar: nothing is gained by flagging everything, or by \
-             saying nothing.",
+            "Conditions of every bar, so that flagging everything or saying nothing gains nothing.",
         ),
-        (
-            BarTable::Others,
-            "Beside them",
-            "Figures that nothing is asked of.",
-        ),
+        (BarTable::Others, "Beside them", "Figures without a bar."),
     ]
     .map(table)
     .into()
 }
 
-/// A limit as tables have it.
+/// Limit as a table cell.
 fn limit(limit: Limit) -> TableCell {
     let text = |sign: &str, value: f64| {
         TableCell::Text(format!(
@@ -372,34 +372,34 @@ fn limit(limit: Limit) -> TableCell {
     }
 }
 
-/// Returns a sentence for the bars and one for the conditions: how many are reached, missed, and
-/// open.
+/// Summarizes bars and conditions in a sentence each: how many are reached, missed, and open.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
-    let sentence = |table: BarTable, things: &str| {
+    let sentence = |table: BarTable, items: &str| {
         let all: Vec<Measure> = Measure::ALL
             .iter()
             .copied()
             .filter(|measure| measure.bar().table == table)
             .collect();
-        let of = |measure: &Measure| {
+        let is_reached = |measure: &Measure| {
             findings
                 .iter()
                 .find(|finding| finding.measure == *measure)
                 .and_then(Finding::is_reached)
         };
-        let count = |wanted| all.iter().filter(|measure| of(measure) == wanted).count();
+        let count = |wanted| {
+            all.iter()
+                .filter(|measure| is_reached(measure) == wanted)
+                .count()
+        };
         let [reached, missed, open] = [Some(true), Some(false), None].map(count);
         format!(
-            "{reached} of {} {things} are reached, {missed} are missed, {open} could not be shown.",
+            "{reached} of {} {items} are reached, {missed} are missed, {open} could not be shown.",
             all.len()
         )
     };
     vec![
         sentence(BarTable::Bars, "bars"),
-        sentence(
-            BarTable::Conditions,
-            "conditions that bars hold together with",
-        ),
+        sentence(BarTable::Conditions, "conditions of the bars"),
     ]
 }
 
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_goals_lie_beyond_bars() {
+    fn bars_have_unique_names_and_goals_beyond_their_limits() {
         let names: BTreeSet<&str> = Measure::ALL
             .iter()
             .map(|measure| measure.bar().name)
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_is_held_against_its_bar_and_goal() {
+    fn figure_is_compared_with_its_bar_and_goal() {
         use Measure::{
             InventedPeopleCoco, MentionsCoco, RepairChairCoco, RepairCiderCoco, UnflaggedCoco,
         };
@@ -450,7 +450,7 @@ mod tests {
             (UnflaggedCoco, 0.11, None, "missed"),
             (RepairChairCoco, -0.21, None, "missed"),
             (RepairChairCoco, -0.61, None, "goal reached"),
-            // What counts is how small the loss may be, not how small it seems.
+            // The smallest plausible loss counts, not the estimate.
             (RepairCiderCoco, -0.03, Some((-0.06, -0.005)), "reached"),
             (RepairCiderCoco, -0.05, Some((-0.08, -0.02)), "missed"),
             (MentionsCoco, f64::NAN, None, "not measured"),
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_every_figure_and_what_was_before() {
+    fn tables_have_every_figure_and_that_of_the_earlier_run() {
         let findings = [
             finding(Measure::InventedPeopleCoco, 0.0952, Some((0.03, 0.18))),
             Finding {

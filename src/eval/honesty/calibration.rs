@@ -1,31 +1,31 @@
-//! Calibration of scores as probabilities, measured so that few things do not look like bad
-//! calibration.
+//! Calibration of scores as probabilities, corrected for the error that small samples show by
+//! chance.
 
 use std::f64::consts::FRAC_2_PI;
 
 use super::{Estimate, PhotographNumbers, Resampling, ScoredOutcome, estimate};
 
-/// Bins of equal mass.
+/// Number of equal-mass bins.
 pub const BINS: usize = 10;
 
-/// A run of outcomes with the same score.
+/// Outcomes with the same score.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tie {
     mass: f64,
     /// Sum of the scores.
     expected: f64,
-    /// Those that are right.
+    /// Number of right outcomes.
     right: f64,
-    /// Variance of their number of right ones if scores were probabilities.
+    /// Variance of the number of right outcomes if scores were probabilities.
     variance: f64,
 }
 
-/// The expected calibration error over [`BINS`] bins of equal mass, and what it would be on average
-/// if every score were the probability of being right.
+/// Expected calibration error over [`BINS`] equal-mass bins, and its expectation if every score
+/// were the probability of being right.
 ///
-/// Outcomes with the same score share a bin: the one in which the middle of their mass lies. The
+/// Outcomes with the same score share a bin: the one that contains the middle of their mass. The
 /// second figure takes the sum of a bin to be normal, whose mean absolute deviation is √(2/π)
-/// standard deviations. An outcome that counts `w` times is one outcome, not `w`.
+/// standard deviations. An outcome with weight `w` is one outcome, not `w`.
 fn errors(ties: &[Tie]) -> (f64, f64) {
     let total: f64 = ties.iter().map(|tie| tie.mass).sum();
     let mut bins = [Tie::default(); BINS];
@@ -51,9 +51,9 @@ fn errors(ties: &[Tie]) -> (f64, f64) {
 }
 
 /// Outcomes in the order of their scores.
-struct Sorted(Vec<ScoredOutcome>);
+struct SortedOutcomes(Vec<ScoredOutcome>);
 
-impl Sorted {
+impl SortedOutcomes {
     fn new(rows: &[ScoredOutcome], numbers: &PhotographNumbers) -> Self {
         let mut rows: Vec<ScoredOutcome> = rows
             .iter()
@@ -91,21 +91,21 @@ impl Sorted {
     }
 }
 
-/// Calibration of scores that claim to be probabilities.
+/// Calibration error of scores that claim to be probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CalibrationError {
     /// The expected calibration error.
     pub error: f64,
-    /// Expected error by chance if the scores were calibrated.
+    /// Expectation of the error if the scores were calibrated.
     pub by_chance: f64,
-    /// The first less the second; 0 is calibrated, a little below 0 as well.
+    /// Error minus its expectation; 0 or slightly below is calibrated.
     pub excess: Estimate,
 }
 
 /// Measures the calibration of outcomes' scores.
 pub fn calibration_error(rows: &[ScoredOutcome], resampling: Resampling) -> CalibrationError {
-    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.photograph));
-    let sorted = Sorted::new(rows, &numbers);
+    let numbers = PhotographNumbers::new(rows.iter().map(|row| row.photograph));
+    let sorted = SortedOutcomes::new(rows, &numbers);
     let (error, by_chance) = sorted.errors(|_| 1.0);
     let excess = estimate(numbers.len(), resampling, |weights| {
         let (error, by_chance) = sorted.errors(|photograph| f64::from(weights[photograph]));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_that_of_bins_of_equal_mass() {
+    fn calibration_error_uses_equal_mass_bins() {
         // Two tied groups of ten: middles of mass at 1/4 and 3/4. Errors |8 - 5| and |9 - 9| of 20.
         let rows: Vec<(f64, bool)> = (0..10)
             .map(|i| (0.5, i < 8))
@@ -152,7 +152,7 @@ mod tests {
         // √(2/π) (√(10 × .25) + √(10 × .09)) / 20 = .797885 (1.581139 + .948683) / 20
         assert!((found.by_chance - 0.100_925).abs() < 1e-5, "{found:?}");
         assert!((found.excess.value - (found.error - found.by_chance)).abs() < 1e-12);
-        // Twenty scores apart: two a bin. Right are those of odd number.
+        // Twenty distinct scores: two per bin. Those with odd numbers are right.
         let rows: Vec<(f64, bool)> = (0..20).map(|i| (f64::from(i) / 20.0, i % 2 == 1)).collect();
         // Bin b holds 2b/20 and (2b+1)/20, one of them right: |1 - (4b + 1)/20|, and 1 - (4b +
         // 1)/20 changes its sign between b = 4 and 5.
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn calibrated_scores_have_no_excess_however_few_they_are() {
+    fn excess_of_few_calibrated_scores_is_about_zero() {
         let mut rng = SmallRng::seed_from_u64(5);
         let mut mean = 0.0;
         for _ in 0..200 {

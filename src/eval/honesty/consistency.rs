@@ -1,8 +1,7 @@
-//! Consistency of answers with each other: the same question denied, in other words, and after a
-//! repair.
+//! Consistency of answers: the same question negated, paraphrased, and after a repair.
 
 use super::{
-    Resampling,
+    PhotographNumbers, Resampling,
     bars::{Finding, Measure, MeasuredValue},
     share,
 };
@@ -11,66 +10,66 @@ use crate::eval::{
     report::{Column, NumberFormat, ReportTable, TableCell, TableRow, answers::yes_or_no},
 };
 
-/// Questions about one object, which are all answered by whether it is there.
+/// Questions about the presence of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectQuestions {
-    /// POPE's.
+    /// POPE's question.
     pub plain: String,
-    /// The one that contains its answer's opposite: yes is right where no is to the plain one.
+    /// Negated question: yes is right if no is right for the plain one.
     pub negated: String,
-    /// The plain one in other words.
+    /// Paraphrases of the plain question.
     pub paraphrases: [String; 2],
 }
 
 impl ObjectQuestions {
-    /// Those beside the plain one, in the order of [`ObjectAnswers::of`].
+    /// The questions besides the plain one, in the order of [`ObjectAnswers::parse`].
     pub fn forms(&self) -> [&str; 3] {
         let [first, second] = &self.paraphrases;
         [&self.negated, first, second]
     }
 }
 
-/// The questions about an object.
+/// Builds the questions about an object.
 pub fn questions(object: &str) -> ObjectQuestions {
     let plain = pope::question(object);
-    // "a cat", "an orange": as the plain question has it.
-    let thing = plain
+    // "a cat", "an orange": as in the plain question.
+    let object = plain
         .trim_start_matches("Is there ")
         .trim_end_matches(" in the image?")
         .to_owned();
     ObjectQuestions {
         negated: format!("Is there no {object} in the image?"),
         paraphrases: [
-            format!("Can you see {thing} in this photograph?"),
-            format!("Does the image show {thing}?"),
+            format!("Can you see {object} in this photograph?"),
+            format!("Does the image show {object}?"),
         ],
         plain,
     }
 }
 
-/// Reads an answer to a question of yes or no: `true` for yes, `false` for no, `None` for neither.
-pub fn said(answer: &str) -> Option<bool> {
-    yes_or_no(&["yes".to_owned()], answer).and_then(|(_, said)| said)
+/// Parses the answer to a yes-or-no question: `true` for yes, `false` for no, `None` for neither.
+pub fn parse_yes_no(answer: &str) -> Option<bool> {
+    yes_or_no(&["yes".to_owned()], answer).and_then(|(_, yes)| yes)
 }
 
-/// The answers to the questions about one object of a photograph.
+/// Answers to the questions about one object of a photograph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectAnswers {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Indicates whether the object is there.
+    /// `true` if the object is present.
     pub is_present: bool,
-    /// See [`ObjectQuestions`].
+    /// Answer to the plain question.
     pub plain: Option<bool>,
-    /// See [`ObjectQuestions`].
+    /// Answer to the negated question.
     pub negated: Option<bool>,
-    /// See [`ObjectQuestions`].
+    /// Answers to the paraphrases.
     pub paraphrases: [Option<bool>; 2],
 }
 
 impl ObjectAnswers {
-    /// From the texts of the answers to the plain question and to its [`ObjectQuestions::forms`].
-    pub fn of(
+    /// Parses the answers to the plain question and to its [`ObjectQuestions::forms`].
+    pub fn parse(
         photograph: usize,
         is_present: bool,
         plain: &str,
@@ -79,17 +78,17 @@ impl ObjectAnswers {
         Self {
             photograph,
             is_present,
-            plain: said(plain),
-            negated: said(negated),
-            paraphrases: [said(first), said(second)],
+            plain: parse_yes_no(plain),
+            negated: parse_yes_no(negated),
+            paraphrases: [parse_yes_no(first), parse_yes_no(second)],
         }
     }
 }
 
-/// Measures the consistency of answers. An answer that is neither yes nor no agrees with nothing.
+/// Measures the consistency of answers. An answer that is neither yes nor no is inconsistent with
+/// all others.
 pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Finding> {
-    let photographs =
-        super::PhotographNumbers::of(answers.iter().map(|answer| answer.photograph)).len();
+    let photographs = PhotographNumbers::new(answers.iter().map(|answer| answer.photograph)).len();
     let opposite = |answer: &ObjectAnswers| {
         (
             answer.photograph,
@@ -111,27 +110,27 @@ pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Findin
             .paraphrases
             .map(|other| (photograph, plain.is_some() && plain == other))
     };
-    let of = |measure, rows: Vec<(usize, bool)>, things: &str| {
+    let finding = |measure, rows: Vec<(usize, bool)>, items: &str| {
         Finding::new(
             measure,
             share(&rows, resampling),
             photographs,
             rows.len(),
-            things,
+            items,
         )
     };
     vec![
-        of(
+        finding(
             Measure::NegatedOpposite,
             answers.iter().map(opposite).collect(),
             "pairs of questions",
         ),
-        of(
+        finding(
             Measure::NegatedRight,
             answers.iter().map(right).collect(),
             "questions",
         ),
-        of(
+        finding(
             Measure::ParaphrasedSame,
             answers.iter().flat_map(same).collect(),
             "pairs of questions",
@@ -139,7 +138,7 @@ pub fn findings(answers: &[ObjectAnswers], resampling: Resampling) -> Vec<Findin
     ]
 }
 
-/// The table of [`findings`].
+/// Table of [`findings`].
 pub fn table(findings: &[Finding]) -> ReportTable {
     let row = |finding: &Finding| {
         let figure = if let MeasuredValue::Figure(figure) = &finding.found {
@@ -154,8 +153,8 @@ pub fn table(findings: &[Finding]) -> ReportTable {
     };
     ReportTable {
         title: "Consistency".into(),
-        note: "Each question once, denied and in two other forms. An answer that is neither yes \
-               nor no agrees with nothing."
+        note: "Each question once, negated and in two other forms. An answer that is neither yes \
+               nor no is inconsistent with all others."
             .into(),
         columns: vec![
             Column::new("share", NumberFormat::Percent),
@@ -170,13 +169,13 @@ pub fn table(findings: &[Finding]) -> ReportTable {
 pub struct RepairedAnswer {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Yes or no before the repair, to a question that asks for it.
+    /// Yes or no before the repair, if the question asks for it.
     pub before: Option<bool>,
-    /// Yes or no after the repair.
+    /// Yes or no after the repair, if the question asks for it.
     pub after: Option<bool>,
-    /// Indicates whether the answer was right before.
+    /// `true` if the answer was right before.
     pub was_right: bool,
-    /// Indicates whether the answer is right after.
+    /// `true` if the answer is right after.
     pub is_right: bool,
 }
 
@@ -189,34 +188,33 @@ impl RepairedAnswer {
     }
 }
 
-/// The share of the answers of yes or no that a repair flips, and that of right answers that it
-/// makes wrong.
+/// Share of yes-or-no answers that a repair flips, and share of right answers that it makes wrong.
 pub fn repair_findings(
     [flips, broken]: [Measure; 2],
     answers: &[RepairedAnswer],
     resampling: Resampling,
 ) -> [Finding; 2] {
-    let of = |measure, rows: Vec<(usize, bool)>, things: &str| {
-        let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let finding = |measure, rows: Vec<(usize, bool)>, items: &str| {
+        let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
         Finding::new(
             measure,
             share(&rows, resampling),
             photographs,
             rows.len(),
-            things,
+            items,
         )
     };
     let binary = answers.iter().filter(|answer| answer.before.is_some());
     let right = answers.iter().filter(|answer| answer.was_right);
     [
-        of(
+        finding(
             flips,
             binary
                 .map(|answer| (answer.photograph, answer.is_flipped()))
                 .collect(),
             "answers of yes or no",
         ),
-        of(
+        finding(
             broken,
             right
                 .map(|answer| (answer.photograph, !answer.is_right))
@@ -244,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_have_the_article_of_their_object() {
+    fn questions_have_the_right_article() {
         let cat = questions("cat");
         assert_eq!(
             (cat.plain.as_str(), cat.negated.as_str()),
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_answers_are_read_in_the_order_of_their_questions() {
+    fn answers_are_parsed_in_the_order_of_their_questions() {
         let cat = questions("cat");
         assert_eq!(
             cat.forms(),
@@ -277,7 +275,7 @@ mod tests {
                 cat.paraphrases[1].as_str()
             ]
         );
-        let answers = ObjectAnswers::of(
+        let answers = ObjectAnswers::parse(
             3,
             true,
             "Yes.",
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn agreement_is_counted_in_pairs() {
+    fn findings_count_agreement_in_pairs() {
         let (yes, no) = (Some(true), Some(false));
         let answers = [
             ObjectAnswers {
@@ -342,11 +340,11 @@ mod tests {
     }
 
     #[test]
-    fn flips_are_of_answers_that_were_yes_or_no() {
+    fn repair_findings_count_flips_of_yes_or_no_answers() {
         let answer = |before: &str, after: &str, was_right: bool, is_right: bool| RepairedAnswer {
             photograph: 0,
-            before: said(before),
-            after: said(after),
+            before: parse_yes_no(before),
+            after: parse_yes_no(after),
             was_right,
             is_right,
         };

@@ -1,20 +1,21 @@
-//! Honesty: whether what a model says, and what its guard says of it, can be trusted on photographs
-//! of any kind.
+//! Honesty: whether a model's answers, and the guard's reports on them, can be trusted on
+//! photographs of any kind.
 //!
-//! Every figure is a function of replies and annotations; nothing here runs a model. [`bars`] lists
-//! what is measured with what is asked of it, [`folds`] says which network may be asked about which
-//! photograph, and the other modules are the measures.
+//! Every figure is a function of answers and annotations; nothing here runs a model. [`bars`] lists
+//! the measures with their bars, [`fold_index`] decides which network may be asked about which
+//! photograph, and the other modules compute the measures.
 
 pub mod bars;
 pub mod calibration;
 pub mod consistency;
-pub mod folds;
 pub mod people;
 pub mod pictures;
 pub mod risk;
 pub mod texts;
 
 use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
 
 use super::{
     bootstrap::{Estimate, estimates},
@@ -24,24 +25,24 @@ use super::{
 /// Origin of photographs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PhotographOrigin {
-    /// The reporting half of Flickr8k's development split.
+    /// Reporting half of Flickr8k's development split.
     Flickr8k,
     /// A folder in COCO's layout.
     CocoMini,
-    /// Rooms with people's questions.
+    /// Indoor photographs with people's questions.
     Daquar,
     /// Radiographs with clinicians' questions.
     VqaRad,
-    /// Pages of text, made here.
+    /// Generated pages of text.
     Documents,
-    /// Line drawings, made here.
+    /// Generated line drawings.
     Drawings,
-    /// Some of coco-mini's photographs as a thrifty web page would have them, made here.
+    /// Photographs of coco-mini, re-encoded small and at low quality.
     Reencoded,
 }
 
 impl PhotographOrigin {
-    /// All, in the order of reports.
+    /// All origins, in the order of reports.
     pub const ALL: [Self; 7] = [
         Self::Flickr8k,
         Self::CocoMini,
@@ -52,7 +53,7 @@ impl PhotographOrigin {
         Self::Reencoded,
     ];
 
-    /// The name in reports; of photographs that are read, also of their folder.
+    /// Name in reports, and of the folder if the photographs are read.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flickr8k => "flickr8k",
@@ -65,38 +66,55 @@ impl PhotographOrigin {
         }
     }
 
-    /// Returns `true` if its pictures are made here.
+    /// Returns `true` if its pictures are generated.
     pub fn is_made(self) -> bool {
         matches!(self, Self::Documents | Self::Drawings | Self::Reencoded)
     }
 }
 
+/// Number of folds. A photograph's fold depends on its file's content alone, so that training and
+/// evaluation agree without a list, and a copy under another name is in the same fold.
+pub const FOLDS: usize = 5;
+
+/// Computes the digest of a photograph: the first eight bytes of its file's SHA-256, big-endian.
+pub fn photograph_digest(file: &[u8]) -> u64 {
+    Sha256::digest(file)
+        .iter()
+        .take(8)
+        .fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+/// Returns the fold of a photograph, from 0, by its [digest](photograph_digest).
+pub fn fold_index(digest: u64) -> usize {
+    (digest % FOLDS as u64) as usize
+}
+
 /// Settings of the bootstrap that gives figures their intervals.
 #[derive(Debug, Clone, Copy)]
 pub struct Resampling {
-    /// Resamples of the bootstrap over photographs.
+    /// Number of resamples of photographs.
     pub repeats: usize,
-    /// Its seed.
+    /// Seed of the bootstrap.
     pub seed: u64,
 }
 
-/// Photographs numbered from 0 in the order of their keys, so that only those that a figure is
-/// about are resampled.
+/// Photographs renumbered from 0 in the order of their keys, so that only those that contribute to
+/// a figure are resampled.
 #[derive(Debug, Clone, Default)]
 pub struct PhotographNumbers(BTreeMap<usize, usize>);
 
 impl PhotographNumbers {
-    /// Numbers the keys, each once.
-    pub fn of(keys: impl IntoIterator<Item = usize>) -> Self {
+    /// Numbers distinct keys.
+    pub fn new(keys: impl IntoIterator<Item = usize>) -> Self {
         let mut numbers: BTreeMap<usize, usize> = keys.into_iter().map(|key| (key, 0)).collect();
         numbers
             .values_mut()
             .enumerate()
-            .for_each(|(number, place)| *place = number);
+            .for_each(|(number, slot)| *slot = number);
         Self(numbers)
     }
 
-    /// Returns the number of a key; that of an unknown key is nobody's.
+    /// Returns the number of a key; `usize::MAX` for an unknown key.
     pub fn get(&self, key: usize) -> usize {
         self.0.get(&key).copied().unwrap_or(usize::MAX)
     }
@@ -117,7 +135,7 @@ const NOTHING: Estimate = Estimate {
     interval: None,
 };
 
-/// The first figure of `statistic`, which is given how often each photograph counts.
+/// First figure of `statistic`, which receives the weight of each photograph.
 pub fn estimate(
     photographs: usize,
     resampling: Resampling,
@@ -132,9 +150,10 @@ pub fn estimate(
     found.first().copied().unwrap_or(NOTHING)
 }
 
-/// The mean of values, each of a photograph, with its interval over photographs; NaN without any.
+/// Mean of values, each with the key of its photograph, with its interval over photographs; NaN if
+/// there are none.
 pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
-    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.0));
+    let numbers = PhotographNumbers::new(rows.iter().map(|row| row.0));
     let numbered: Vec<(usize, f64)> = rows
         .iter()
         .map(|&(key, value)| (numbers.get(key), value))
@@ -150,7 +169,8 @@ pub fn mean(rows: &[(usize, f64)], resampling: Resampling) -> Estimate {
     })
 }
 
-/// The share of rows that hold, each of a photograph, with its interval over photographs.
+/// Share of rows that are `true`, each with the key of its photograph, with its interval over
+/// photographs.
 pub fn share(rows: &[(usize, bool)], resampling: Resampling) -> Estimate {
     let rows: Vec<(usize, f64)> = rows
         .iter()
@@ -159,34 +179,34 @@ pub fn share(rows: &[(usize, bool)], resampling: Resampling) -> Estimate {
     mean(&rows, resampling)
 }
 
-/// Score of a thing, and whether the thing is right.
+/// Score of an answer or object mention, and its truth.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScoredOutcome {
     /// Key of the photograph.
     pub photograph: usize,
-    /// The calibrated score, or any that grows with it.
+    /// Calibrated score, or any that increases with it.
     pub score: f64,
-    /// Indicates whether it is right.
+    /// `true` if it is right.
     pub is_right: bool,
 }
 
-/// The area under the ROC curve: the chance that a wrong one has a lower score than a right one.
+/// Area under the ROC curve: probability that a wrong outcome has a lower score than a right one.
 pub fn auroc(rows: &[ScoredOutcome], resampling: Resampling) -> Estimate {
-    let numbers = PhotographNumbers::of(rows.iter().map(|row| row.photograph));
+    let numbers = PhotographNumbers::new(rows.iter().map(|row| row.photograph));
     let ranking = ranking(rows, &numbers);
     estimate(numbers.len(), resampling, |weights| {
         ranking.weighted(0.0, weights).auroc
     })
 }
 
-/// Returns how much higher the area under the ROC curve is with the first scores than with the
-/// second: rows of the same things in the same order.
+/// Decrease of the area under the ROC curve from the first scores to the second: rows of the same
+/// outcomes in the same order.
 pub fn auroc_lost(
     own: &[ScoredOutcome],
     other: &[ScoredOutcome],
     resampling: Resampling,
 ) -> Estimate {
-    let numbers = PhotographNumbers::of(own.iter().map(|row| row.photograph));
+    let numbers = PhotographNumbers::new(own.iter().map(|row| row.photograph));
     let (own, other) = (ranking(own, &numbers), ranking(other, &numbers));
     estimate(numbers.len(), resampling, |weights| {
         own.weighted(0.0, weights).auroc - other.weighted(0.0, weights).auroc
@@ -222,12 +242,12 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_means_count_rows_and_resample_photographs() {
+    fn share_and_mean_count_rows_and_resample_photographs() {
         let found = share(&[(7, true), (7, false), (900, true), (3, true)], RESAMPLING);
         assert_eq!(found.value, 0.75);
         assert_eq!(mean(&[(1, 2.0), (1, 4.0), (2, 9.0)], RESAMPLING).value, 5.0);
         assert!(share(&[], RESAMPLING).value.is_nan());
-        // One photograph alone cannot vary, however many rows it has.
+        // A single photograph has no variance, however many rows it has.
         let one: Vec<(usize, bool)> = (0..50).map(|i| (4, i % 2 == 0)).collect();
         assert_eq!(share(&one, RESAMPLING).interval, Some((0.5, 0.5)));
         let many: Vec<(usize, bool)> = (0..50).map(|i| (i, i % 2 == 0)).collect();
@@ -236,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn auroc_is_the_share_of_pairs_in_the_right_order() {
+    fn auroc_is_the_share_of_correctly_ordered_pairs() {
         // Wrong .2 and .6 against right .5, .6 and .9: 3 of 3 and 1.5 of 3 pairs.
         let rows = outcomes(&[
             (1, 0.2, false),
@@ -256,5 +276,19 @@ mod tests {
         // .9 is above all three, .6 above two but for a tie: half a pair of six.
         assert!((auroc_lost(&rows, &others, RESAMPLING).value - (0.75 - 0.5 / 6.0)).abs() < 1e-9);
         assert!(auroc(&rows[..2], RESAMPLING).value.is_nan());
+    }
+
+    #[test]
+    fn fold_depends_on_the_content() {
+        // int.from_bytes(hashlib.sha256(b).digest()[:8], "big") % 5
+        for (file, fold) in [(&b""[..], 2), (b"a", 0), (b"candor", 1), (b"photograph", 2)] {
+            assert_eq!(fold_index(photograph_digest(file)), fold, "{file:?}");
+        }
+        let mut counts = [0; FOLDS];
+        (0..5000u32).for_each(|i| counts[fold_index(photograph_digest(&i.to_le_bytes()))] += 1);
+        assert!(
+            counts.iter().all(|count| (880..1120).contains(count)),
+            "{counts:?}"
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! People that captions name on photographs that show none.
+//! People in captions of photographs that show none.
 
 use std::ops::Range;
 
-use super::{Resampling, share};
+use super::{PhotographNumbers, Resampling, share};
 use crate::{
     eval::{
         bootstrap::Estimate, captions::flags::GuardMarks, chair::ChairVocabulary,
@@ -11,11 +11,11 @@ use crate::{
     lexicon::{ConceptKind, Lexicon},
 };
 
-/// The object of COCO's that people are.
+/// Name of people in COCO.
 const PERSON: &str = "person";
 
-/// Decides whether a photograph shows people, by annotated objects and by what its captions name;
-/// `None` where nobody looked or spoke.
+/// Returns `true` if annotated objects or captions name people; `None` if the image has neither
+/// objects nor captions.
 pub fn shows_people(image: &AnnotatedImage) -> Option<bool> {
     if image.objects.is_none() && image.captions.is_empty() {
         return None;
@@ -36,7 +36,7 @@ pub fn shows_people(image: &AnnotatedImage) -> Option<bool> {
     Some(annotated || image.captions.iter().any(named))
 }
 
-/// Returns the places where a caption names people, in bytes.
+/// Byte ranges in which a caption names people.
 pub fn person_mentions(caption: &str) -> Vec<Range<usize>> {
     ChairVocabulary::coco80()
         .mentions(caption)
@@ -56,16 +56,16 @@ struct PersonMention {
 /// Mentions of people on photographs of one origin.
 #[derive(Debug, Clone, Default)]
 pub struct PersonMentions {
-    /// On photographs that show people.
+    /// Mentions on photographs that show people.
     right: Vec<PersonMention>,
-    /// On photographs that show none.
+    /// Mentions on photographs that show none.
     invented: Vec<PersonMention>,
-    /// Photographs that show nobody, and whether their caption names people.
+    /// Photographs that show nobody, with `true` if the caption names people.
     without_people: Vec<(usize, bool)>,
 }
 
 impl PersonMentions {
-    /// Adds the caption of photograph number `photograph`, which shows people or not.
+    /// Adds the caption of photograph `photograph`.
     pub fn add(
         &mut self,
         photograph: usize,
@@ -88,20 +88,18 @@ impl PersonMentions {
         }));
     }
 
-    /// The share of the invented mentions that are flagged, on how many photographs, and how many
-    /// mentions there are.
+    /// Share of invented mentions that are flagged, number of photographs, and number of mentions.
     pub fn invented_flagged(&self, resampling: Resampling) -> (Estimate, usize, usize) {
         flagged(&self.invented, resampling)
     }
 
-    /// The same of the right mentions.
+    /// Share of grounded mentions that are flagged, number of photographs, and number of mentions.
     pub fn right_flagged(&self, resampling: Resampling) -> (Estimate, usize, usize) {
         flagged(&self.right, resampling)
     }
 
-    /// The share of the photographs without people whose caption names some, and how many
-    /// photographs there are.
-    pub fn inventing(&self, resampling: Resampling) -> (Estimate, usize) {
+    /// Share of photographs without people whose caption names some, and number of photographs.
+    pub fn invention_rate(&self, resampling: Resampling) -> (Estimate, usize) {
         (
             share(&self.without_people, resampling),
             self.without_people.len(),
@@ -114,7 +112,7 @@ fn flagged(mentions: &[PersonMention], resampling: Resampling) -> (Estimate, usi
         .iter()
         .map(|mention| (mention.photograph, mention.is_flagged))
         .collect();
-    let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
     (share(&rows, resampling), photographs, rows.len())
 }
 
@@ -137,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_shown_where_somebody_marked_or_named_them() {
+    fn photograph_shows_people_if_annotated_or_named() {
         for (captions, objects, shown) in [
             (&[][..], None, None),
             (&[], Some(&["pizza"][..]), Some(false)),
@@ -158,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn invented_and_true_people_are_counted_apart() {
+    fn invented_and_true_people_are_counted_separately() {
         let marks = |caption: &str, flagged: &[&str]| GuardMarks {
             flagged: flagged
                 .iter()
@@ -187,7 +185,7 @@ mod tests {
         assert!((invented.value - 2.0 / 3.0).abs() < 1e-12);
         let (right, photographs, mentions) = found.right_flagged(RESAMPLING);
         assert_eq!((right.value, photographs, mentions), (1.0 / 3.0, 2, 3));
-        let (inventing, photographs) = found.inventing(RESAMPLING);
+        let (inventing, photographs) = found.invention_rate(RESAMPLING);
         assert!((inventing.value - 2.0 / 3.0).abs() < 1e-12 && photographs == 3);
     }
 }

@@ -1,5 +1,4 @@
-//! Pictures that are made for the measurement: pages of text and line drawings from a seed, and
-//! photographs in fewer bytes.
+//! Generated pictures: pages of text and line drawings from a seed, and re-encoded photographs.
 
 use image::{
     ColorType, ImageResult, Rgb, RgbImage,
@@ -8,11 +7,11 @@ use image::{
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
-/// Width and height.
+/// Width and height in pixels.
 const SIZE: (u32, u32) = (480, 640);
 
-/// Columns of a letter, each its seven dots from the top in the low bits: capitals, digits and a
-/// few signs.
+/// Columns of a letter, each with its seven dots from the top in the low bits: capitals, digits and
+/// a few signs.
 const FONT: [(char, [u8; 5]); 40] = [
     ('A', [0x7E, 0x09, 0x09, 0x09, 0x7E]),
     ('B', [0x7F, 0x49, 0x49, 0x49, 0x36]),
@@ -56,7 +55,7 @@ const FONT: [(char, [u8; 5]); 40] = [
     ('-', [0x08, 0x08, 0x08, 0x08, 0x08]),
 ];
 
-/// Words of pages.
+/// Words printed on pages.
 const WORDS: [&str; 36] = [
     "ACCOUNT",
     "AGREEMENT",
@@ -123,7 +122,7 @@ impl Canvas {
         (y..y + height).for_each(|y| (x..x + width).for_each(|x| self.dot(x, y)));
     }
 
-    /// A line of `thick` dots.
+    /// Draws a line `thick` pixels wide.
     fn line(&mut self, from: (f32, f32), to: (f32, f32), thick: i32) {
         let steps = (to.0 - from.0)
             .abs()
@@ -137,7 +136,7 @@ impl Canvas {
         }
     }
 
-    /// A closed outline through points.
+    /// Draws a closed outline through points.
     fn outline(&mut self, points: &[(f32, f32)], thick: i32) {
         points
             .iter()
@@ -156,8 +155,8 @@ impl Canvas {
         self.outline(&(0..48).map(at).collect::<Vec<_>>(), thick);
     }
 
-    /// A line of text from its upper left corner, each dot of its letters a block of `scale`.
-    /// Returns how wide it is.
+    /// Draws a line of text from its upper left corner, each dot of its letters a block of `scale`
+    /// pixels. Returns its width.
     fn text(&mut self, (x, y): (i32, i32), text: &str, scale: i32) -> i32 {
         for (number, letter) in (0..).zip(text.chars()) {
             let Some((_, columns)) = FONT.iter().find(|(known, _)| *known == letter) else {
@@ -177,7 +176,7 @@ impl Canvas {
     }
 }
 
-/// Returns a page of text: a title, paragraphs, and on some a table or a stamp.
+/// Draws a page of text: a title, paragraphs, and on some a table or a stamp.
 pub fn document(seed: u64) -> RgbImage {
     let mut rng = SmallRng::seed_from_u64(seed);
     let shade = rng.random_range(225..=255);
@@ -233,7 +232,7 @@ pub fn document(seed: u64) -> RgbImage {
     page.image
 }
 
-/// Returns a line drawing: a few shapes of houses, trees, suns, boxes, charts.
+/// Draws a line drawing: a few shapes such as houses, trees, suns, boxes, charts.
 pub fn drawing(seed: u64) -> RgbImage {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut sheet = Canvas::new([255, 255, 250], [0; 3]);
@@ -244,8 +243,9 @@ pub fn drawing(seed: u64) -> RgbImage {
             .choose(&mut rng)
             .unwrap_or(&[0; 3]));
         let size: f32 = rng.random_range(50.0..130.0);
-        let place = |length: u32, rng: &mut SmallRng| rng.random_range(size..length as f32 - size);
-        let center = (place(SIZE.0, &mut rng), place(SIZE.1, &mut rng));
+        let coordinate =
+            |length: u32, rng: &mut SmallRng| rng.random_range(size..length as f32 - size);
+        let center = (coordinate(SIZE.0, &mut rng), coordinate(SIZE.1, &mut rng));
         if let Some(shape) = shapes.choose(&mut rng) {
             shape(&mut sheet, center, size, thick);
         }
@@ -253,14 +253,14 @@ pub fn drawing(seed: u64) -> RgbImage {
     sheet.image
 }
 
-/// Side of a re-encoded photograph, and the quality of its JPEG, of 100.
+/// Side of a re-encoded photograph in pixels, and its JPEG quality of 100.
 const REENCODED: (u32, u8) = (224, 75);
 
-/// Returns a photograph as a small square JPEG, its sides not kept in proportion: what is in it
-/// stays, how it was stored does not.
+/// Re-encodes a photograph as a small square JPEG, ignoring its aspect ratio: the content stays,
+/// the encoding does not.
 ///
 /// # Errors
-/// When it cannot be encoded.
+/// If it cannot be encoded.
 pub fn reencoded(photograph: &RgbImage) -> ImageResult<Vec<u8>> {
     let (side, quality) = REENCODED;
     let small = resize(photograph, side, side, FilterType::CatmullRom);
@@ -274,7 +274,7 @@ pub fn reencoded(photograph: &RgbImage) -> ImageResult<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Draws something of a size around a point, with lines of so many dots.
+/// Draws a shape of a size around a point, with lines of a width.
 type Shape = fn(&mut Canvas, (f32, f32), f32, i32);
 
 fn house(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
@@ -363,7 +363,7 @@ fn star(sheet: &mut Canvas, (x, y): (f32, f32), size: f32, thick: i32) {
 mod tests {
     use super::*;
 
-    /// The share of dots that are much darker than paper.
+    /// Share of pixels that are much darker than paper.
     fn ink(image: &RgbImage) -> f64 {
         let dark = image
             .pixels()
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_depend_on_their_seed_and_have_something_on_them() {
+    fn generated_picture_depends_on_its_seed_and_is_not_blank() {
         for make in [document, drawing] {
             assert_eq!(make(3), make(3));
             assert_ne!(make(3), make(4));
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reencoded_photograph_shows_the_same_in_fewer_bytes() {
+    fn reencoded_photograph_has_the_same_content_in_fewer_bytes() {
         let photograph = RgbImage::from_fn(600, 300, |x, y| {
             Rgb([(x / 3) as u8, (y / 2) as u8, if x < 300 { 200 } else { 40 }])
         });
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_drawn_where_they_stand() {
+    fn text_is_drawn_at_its_position() {
         let mut page = Canvas::new([255; 3], [0; 3]);
         assert_eq!(page.text((10, 20), "I.", 2), 24);
         let dark = |x, y| page.image.get_pixel(x, y).0 == [0; 3];

@@ -1,13 +1,13 @@
 //! Risk of answers without a warning: how often they are wrong, and how many there are.
 
 use super::{
-    Resampling, ScoredOutcome,
+    PhotographNumbers, Resampling, ScoredOutcome,
     bars::{FEWEST, Finding, Measure, MeasuredValue},
     share,
 };
 use crate::eval::report::{Axis, Plot, Series};
 
-/// Points of a curve.
+/// Number of points of a curve.
 const POINTS: usize = 200;
 
 /// Fate of an answer.
@@ -15,16 +15,16 @@ const POINTS: usize = 200;
 pub enum AnswerFate {
     /// Given without a warning.
     Clean,
-    /// Flagged or cut off: whoever reads it is warned.
+    /// Flagged or cut off, so that the reader is warned.
     Warned,
-    /// Not given.
+    /// Withheld.
     Abstained,
 }
 
 impl AnswerFate {
-    /// The fate that a verdict of the guard's says: what is not flagged, cut off or withheld
-    /// carries no warning.
-    pub fn of(verdict: &str) -> Self {
+    /// Classifies the guard's verdict. An answer that is not flagged, cut off or withheld carries
+    /// no warning.
+    pub fn from_verdict(verdict: &str) -> Self {
         match verdict {
             "abstained" => Self::Abstained,
             "flagged" | "blocked" => Self::Warned,
@@ -33,26 +33,25 @@ impl AnswerFate {
     }
 }
 
-/// An answer to a question whose right answer is known, at the guard's defaults.
+/// An answer with known truth, under the guard's defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RiskAnswer {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Indicates whether it is right.
+    /// `true` if it is right.
     pub is_right: bool,
     /// Fate of the answer.
     pub fate: AnswerFate,
 }
 
-/// The share of wrong ones among the clean answers; with fewer than [`FEWEST`] of them nothing is
-/// shown.
+/// Share of wrong answers among those without a warning; not shown for fewer than [`FEWEST`].
 pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampling) -> Finding {
     let clean: Vec<(usize, bool)> = answers
         .iter()
         .filter(|answer| answer.fate == AnswerFate::Clean)
         .map(|answer| (answer.photograph, !answer.is_right))
         .collect();
-    let photographs = super::PhotographNumbers::of(clean.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(clean.iter().map(|row| row.0)).len();
     let counted = format!("{} clean answers of {}", clean.len(), answers.len());
     if answers.is_empty() || clean.len() >= FEWEST {
         return Finding {
@@ -74,13 +73,13 @@ pub fn clean_risk(measure: Measure, answers: &[RiskAnswer], resampling: Resampli
     }
 }
 
-/// The share of the answers of which `holds` is true, among those that `among` takes.
-pub fn share_of(
+/// Share of answers for which `holds` is `true` among those that `among` selects.
+pub fn share_among(
     measure: Measure,
     answers: &[RiskAnswer],
     among: impl Fn(&RiskAnswer) -> bool,
     holds: impl Fn(&RiskAnswer) -> bool,
-    things: &str,
+    items: &str,
     resampling: Resampling,
 ) -> Finding {
     let rows: Vec<(usize, bool)> = answers
@@ -88,18 +87,18 @@ pub fn share_of(
         .filter(|answer| among(answer))
         .map(|answer| (answer.photograph, holds(answer)))
         .collect();
-    let photographs = super::PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
     Finding::new(
         measure,
         share(&rows, resampling),
         photographs,
         rows.len(),
-        things,
+        items,
     )
 }
 
-/// The curve of risk against coverage: the share of wrong ones among the answers with the highest
-/// scores, for every number of them. Answers with the same score are taken together.
+/// Risk-coverage curve: share of wrong answers among the highest-scored ones, for every number of
+/// them. Answers with the same score are taken together.
 pub fn risk_coverage(name: &str, rows: &[ScoredOutcome]) -> Series {
     let mut rows: Vec<&ScoredOutcome> = rows.iter().collect();
     rows.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -127,7 +126,7 @@ pub fn risk_coverage(name: &str, rows: &[ScoredOutcome]) -> Series {
     }
 }
 
-/// The plot of curves of risk against coverage.
+/// Plot of risk-coverage curves.
 pub fn risk_plot(curves: Vec<Series>) -> Plot {
     let axis = |label: &str| Axis {
         label: label.to_owned(),
@@ -135,14 +134,14 @@ pub fn risk_plot(curves: Vec<Series>) -> Plot {
     };
     Plot::Lines {
         title: "Risk and coverage".into(),
-        x: axis("coverage: share of the answers that are given"),
-        y: axis("risk: share of them that is wrong"),
+        x: axis("coverage: share of answers that are given"),
+        y: axis("risk: share of these that are wrong"),
         series: curves,
         diagonal: false,
     }
 }
 
-/// The risk at a coverage: that of the fewest answers which are at least so many.
+/// Risk at a coverage: that of the smallest set of answers that reaches it.
 pub fn risk_at(curve: &Series, coverage: f64) -> Option<f64> {
     curve
         .points
@@ -161,21 +160,21 @@ mod tests {
     };
 
     fn answers(clean_right: usize, clean_wrong: usize, warned: usize) -> Vec<RiskAnswer> {
-        let of = |count: usize, is_right: bool, fate: AnswerFate| {
+        let answers_with = |count: usize, is_right: bool, fate: AnswerFate| {
             (0..count).map(move |photograph| RiskAnswer {
                 photograph,
                 is_right,
                 fate,
             })
         };
-        of(clean_right, true, AnswerFate::Clean)
-            .chain(of(clean_wrong, false, AnswerFate::Clean))
-            .chain(of(warned, false, AnswerFate::Warned))
+        answers_with(clean_right, true, AnswerFate::Clean)
+            .chain(answers_with(clean_wrong, false, AnswerFate::Clean))
+            .chain(answers_with(warned, false, AnswerFate::Warned))
             .collect()
     }
 
     #[test]
-    fn the_risk_is_that_of_clean_answers_and_few_of_them_show_nothing() {
+    fn clean_risk_counts_clean_answers_and_needs_enough_of_them() {
         let found = clean_risk(Measure::CleanRiskFlickr, &answers(15, 5, 100), RESAMPLING);
         let MeasuredValue::Figure(risk) = found.found else {
             panic!("{found:?}")
@@ -203,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_answers_are_of_those_asked_for() {
+    fn share_among_counts_selected_answers() {
         let all = answers(6, 2, 4);
-        let kept = share_of(
+        let kept = share_among(
             Measure::RightKeptFlickr,
             &all,
             |a| a.is_right,
@@ -217,7 +216,7 @@ mod tests {
             (kept.is_reached(), kept.counted.as_str()),
             (Some(true), "6 right answers")
         );
-        let coverage = share_of(
+        let coverage = share_among(
             Measure::CoverageFlickr,
             &all,
             |_| true,
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_say_what_became_of_an_answer() {
+    fn verdict_decides_the_fate_of_an_answer() {
         for (verdict, fate) in [
             ("clean", AnswerFate::Clean),
             ("repaired", AnswerFate::Clean),
@@ -246,12 +245,12 @@ mod tests {
             ("blocked", AnswerFate::Warned),
             ("abstained", AnswerFate::Abstained),
         ] {
-            assert_eq!(AnswerFate::of(verdict), fate, "{verdict}");
+            assert_eq!(AnswerFate::from_verdict(verdict), fate, "{verdict}");
         }
     }
 
     #[test]
-    fn the_curve_takes_the_surest_answers_first_and_equal_ones_together() {
+    fn risk_coverage_takes_the_highest_scores_first_and_ties_together() {
         let outcome = |(photograph, &(score, is_right)): (usize, &(f64, bool))| ScoredOutcome {
             photograph,
             score,

@@ -1,31 +1,30 @@
-//! Texts of people's sentences, right ones and ones of other photographs, for scorers to tell
-//! apart.
+//! Texts that mix true sentences with one of another photograph, which the scorer has to find.
 
 use std::ops::Range;
 
 use super::{
-    Resampling, ScoredOutcome, auroc,
+    PhotographNumbers, Resampling, ScoredOutcome, auroc,
     bars::{Finding, Measure},
     share,
 };
 use crate::eval::captions::flags::GuardMarks;
 
-/// Sentences of a text, the wrong one among them.
+/// Number of sentences in a text, the false one included.
 pub const SENTENCES: usize = 4;
 
-/// A text of several sentences, one of which speaks of another photograph.
+/// A text of several sentences, one of which describes another photograph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MixedText {
-    /// The sentences with spaces between.
+    /// Sentences joined by spaces.
     pub text: String,
-    /// Their bytes.
+    /// Byte range of each sentence.
     pub sentences: Vec<Range<usize>>,
-    /// Which one is wrong.
+    /// Index of the false sentence.
     pub wrong: usize,
 }
 
-/// Puts a sentence of another photograph among the first of a photograph's own, at a place that
-/// changes with `turn`; `None` where there are too few.
+/// Inserts a sentence of another photograph among the first sentences of a photograph's own, at an
+/// index that depends on `turn`; `None` if there are too few.
 pub fn mixed(own: &[String], other: &str, turn: usize) -> Option<MixedText> {
     let own = own.get(..SENTENCES - 1)?;
     let wrong = turn % SENTENCES;
@@ -47,7 +46,7 @@ pub fn mixed(own: &[String], other: &str, turn: usize) -> Option<MixedText> {
 }
 
 impl MixedText {
-    /// Decides whether the wrong sentence alone has the lowest score; `None` where a sentence was
+    /// Returns `true` if the false sentence alone has the lowest score; `None` if a sentence was
     /// not scored.
     pub fn is_found(&self, marks: &GuardMarks) -> Option<bool> {
         let scores = self
@@ -64,7 +63,8 @@ impl MixedText {
     }
 }
 
-/// Measures how often the wrong sentence has the lowest score: `found` of each photograph.
+/// Measures how often the false sentence has the lowest score; `found` has one entry per
+/// photograph.
 pub fn wrong_sentences(
     measure: Measure,
     found: &[(usize, bool)],
@@ -79,28 +79,28 @@ pub fn wrong_sentences(
     )
 }
 
-/// A caption that somebody wrote, with its score on a photograph.
+/// A person's caption with its score on a photograph.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CaptionScore {
     /// Key of the photograph.
     pub photograph: usize,
-    /// Indicates whether it was written of that photograph.
+    /// `true` if it was written about that photograph.
     pub is_own: bool,
-    /// The score of the whole.
+    /// Score of the caption.
     pub score: f64,
-    /// Indicates whether some of it is flagged.
+    /// `true` if part of it is flagged.
     pub is_flagged: bool,
 }
 
-/// Measures how well scores tell captions of the photograph from those of another, and what share
-/// of each is flagged.
+/// Measures how well scores separate captions of the photograph from those of another, and the
+/// share of each that is flagged.
 pub fn caption_findings(
     [ranked, own, others]: [Measure; 3],
     captions: &[CaptionScore],
     resampling: Resampling,
 ) -> [Finding; 3] {
     let photographs =
-        super::PhotographNumbers::of(captions.iter().map(|caption| caption.photograph)).len();
+        PhotographNumbers::new(captions.iter().map(|caption| caption.photograph)).len();
     let outcome = |c: &CaptionScore| ScoredOutcome {
         photograph: c.photograph,
         score: c.score,
@@ -110,7 +110,7 @@ pub fn caption_findings(
         &captions.iter().map(outcome).collect::<Vec<_>>(),
         resampling,
     );
-    let flagged = |measure, of_own: bool, things: &str| {
+    let flagged = |measure, of_own: bool, items: &str| {
         let rows: Vec<(usize, bool)> = captions
             .iter()
             .filter(|c| c.is_own == of_own)
@@ -121,7 +121,7 @@ pub fn caption_findings(
             share(&rows, resampling),
             photographs,
             rows.len(),
-            things,
+            items,
         )
     };
     [
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_sentence_stands_everywhere_in_turn() {
+    fn false_sentence_takes_every_index_in_turn() {
         for turn in 0..8 {
             let text = mixed(&own(), "Élan of a cat.", turn).unwrap();
             assert_eq!((text.wrong, text.sentences.len()), (turn % 4, 4));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_where_its_score_alone_is_lowest() {
+    fn false_sentence_is_found_if_its_score_alone_is_lowest() {
         let text = mixed(&own(), "A cat.", 1).unwrap();
         let marks = |scores: [f32; 4]| GuardMarks {
             scores: text
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_are_ranked_and_flags_counted() {
+    fn caption_findings_rank_captions_and_count_flags() {
         let caption = |(photograph, is_own, score): (usize, bool, f64)| CaptionScore {
             photograph,
             is_own,

@@ -1,4 +1,4 @@
-//! Making POPE's questions.
+//! Generation of POPE's questions.
 
 use std::{
     cmp::Reverse,
@@ -8,17 +8,17 @@ use std::{
 use super::{PopeQuestion, Setting, question};
 
 /// Asks about up to `per_image` objects of every image, each question followed by one about an
-/// object that is not there, as POPE's code does.
+/// absent object, as POPE's code does.
 ///
-/// An object that was chosen once is not chosen again for its image. Popularity and co-occurrence
-/// are counted over all of `images`, by name where two are equal. Where `setting` finds no absent
-/// object any more, a random one is taken. All settings ask about the same present objects.
+/// An absent object is chosen once per image. Popularity and co-occurrence are counted over all of
+/// `images`, ties broken by name. If `setting` finds no further absent object, a random one is
+/// taken. All settings ask about the same present objects.
 ///
-/// Differences from POPE's code: the present objects are drawn, where it takes an image's first
-/// ones; an image with fewer objects than `per_image` (or with fewer absent ones) gets as many
-/// pairs as it has, where POPE's code drops the image (the caller can drop it too, to match that);
-/// draws depend on `seed`, image and object alone, so that a further image changes no draw for the
-/// others unless it brings a new object.
+/// Differences from POPE's code: present objects are drawn, where it takes an image's first ones;
+/// an image with fewer objects than `per_image` (or with fewer absent ones) gets as many pairs as
+/// it has, where POPE's code drops the image (the caller can drop it too, to match); draws depend
+/// only on `seed`, image and object, so that a further image changes no draw for the others unless
+/// it brings a new object.
 pub fn build(
     images: &[(&str, &BTreeSet<String>)],
     setting: Setting,
@@ -73,7 +73,7 @@ fn pairs<'a>(
                 .map_or(&[][..], Vec::as_slice),
         };
         let free = |other: &&&str| {
-            !objects.contains(**other) && pairs.iter().all(|(_, asked)| asked != *other)
+            !objects.contains(**other) && pairs.iter().all(|(_, chosen)| chosen != *other)
         };
         let Some(&absent) = best.iter().chain(&drawn).find(free) else {
             break;
@@ -83,11 +83,11 @@ fn pairs<'a>(
     pairs
 }
 
-/// Frequencies of the objects in the set.
+/// Frequencies of the objects in the data set.
 struct Statistics<'a> {
-    /// All objects, those in most images first.
+    /// All objects, most frequent first.
     popular: Vec<&'a str>,
-    /// The objects that share an image with an object, those that share most first.
+    /// For each object, the objects that share an image with it, most frequent first.
     together: HashMap<&'a str, Vec<&'a str>>,
 }
 
@@ -115,7 +115,7 @@ impl<'a> Statistics<'a> {
     }
 }
 
-/// The highest counts first, equal ones by name.
+/// Names by descending count, ties by name.
 fn ranked(counts: HashMap<&str, usize>) -> Vec<&str> {
     let mut names: Vec<(Reverse<usize>, &str)> = counts
         .into_iter()
@@ -125,9 +125,9 @@ fn ranked(counts: HashMap<&str, usize>) -> Vec<&str> {
     names.into_iter().map(|(_, name)| name).collect()
 }
 
-/// A number that looks random (FNV-1a, finished as in SplitMix64): the lowest ones are drawn. A
-/// generator's next number would depend on all that was drawn before, and the standard library's
-/// hasher on its version.
+/// Pseudorandom number of an object (FNV-1a, finalized as in SplitMix64); the lowest ones are
+/// drawn. A generator's state would depend on earlier draws, and the standard library's hasher on
+/// its version.
 fn draw(seed: u64, image: &str, object: &str) -> u64 {
     let bytes = seed
         .to_le_bytes()

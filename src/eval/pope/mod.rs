@@ -1,9 +1,9 @@
-//! POPE (Li et al., EMNLP 2023, arXiv 2305.10355): does a model say yes when asked about objects
-//! that are not there?
+//! POPE (Li et al., EMNLP 2023, arXiv 2305.10355): does a model say yes when asked about absent
+//! objects?
 //!
-//! [`build`] makes questions from annotated objects, [`read_answers`] and [`parse`] take any
-//! model's answers, [`PopeCounts`] adds them up. The files are those of the authors' code, so that sets
-//! and answers can be exchanged with it.
+//! [`build`] generates questions from annotated objects, [`read_answers`] and [`parse`] read any
+//! model's answers, [`PopeCounts`] adds them up. File formats are those of the authors' code, so
+//! that sets and answers can be exchanged with it.
 
 mod build;
 mod score;
@@ -18,26 +18,26 @@ pub use self::{
 };
 use super::data::{AnyValue, DataError, RowProblems, read, rows};
 
-/// Pairs of questions an image in the paper: six questions.
+/// Pairs of questions per image in the paper: six questions.
 pub const PER_IMAGE: usize = 3;
 
-/// Method of choosing the absent objects.
+/// Method of choosing absent objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Setting {
-    /// Any object of the set, all equally likely.
+    /// Any object of the data set, with equal probability.
     Random,
-    /// The objects that are in most images.
+    /// Most frequent objects.
     Popular,
-    /// The objects that are most often together with the one asked about just before.
+    /// Objects that most often occur with the present object asked about just before.
     Adversarial,
 }
 
 impl Setting {
-    /// From the easiest to the hardest.
+    /// All settings, from the easiest to the hardest.
     pub const ALL: [Self; 3] = [Self::Random, Self::Popular, Self::Adversarial];
 
-    /// The name in files and reports.
+    /// Name in files and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Random => "random",
@@ -58,7 +58,7 @@ impl FromStr for Setting {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let expected =
-            || format!("'{name}' is no setting of POPE, expected random, popular or adversarial");
+            || format!("'{name}' is not a POPE setting, expected random, popular or adversarial");
         Self::ALL
             .into_iter()
             .find(|setting| setting.name() == name)
@@ -66,23 +66,23 @@ impl FromStr for Setting {
     }
 }
 
-/// A question that yes or no answers.
+/// A yes-or-no question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PopeQuestion {
-    /// Unique in its set.
+    /// Unique id in its set.
     #[serde(rename = "question_id")]
     pub id: u64,
     /// File name of the image, or another name for it.
     pub image: String,
     /// The question.
     pub text: String,
-    /// Indicates whether the object is there: the label `yes` or `no`.
+    /// `true` if the object is present (label `yes`).
     #[serde(rename = "label", serialize_with = "yes_or_no")]
     pub present: bool,
-    /// The object asked about; not in the files of others.
+    /// Object asked about; missing in files by others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// The setting; not in the files of others.
+    /// Setting; missing in files by others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub setting: Option<Setting>,
 }
@@ -91,7 +91,7 @@ fn yes_or_no<S: Serializer>(present: &bool, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(if *present { "yes" } else { "no" })
 }
 
-/// The question about an object, with the article that the first letter of its name asks for.
+/// Question about an object, with the article that its first letter needs.
 pub fn question(object: &str) -> String {
     let article = if object.starts_with(['a', 'e', 'i', 'o', 'u']) {
         "an"
@@ -101,11 +101,11 @@ pub fn question(object: &str) -> String {
     format!("Is there {article} {object} in the image?")
 }
 
-/// Writes a set as JSONL in POPE's form, with object and setting in fields of their own, which
+/// Writes questions as JSONL in POPE's format, with object and setting in additional fields, which
 /// POPE's code ignores.
 ///
 /// # Errors
-/// When `out` fails.
+/// If `out` fails.
 pub fn write_questions(questions: &[PopeQuestion], mut out: impl io::Write) -> io::Result<()> {
     for question in questions {
         serde_json::to_writer(&mut out, question)?;
@@ -133,8 +133,8 @@ struct Row<'a> {
     setting: AnyValue<'a>,
 }
 
-/// Reads a set that POPE's code or [`write_questions`] wrote, or rows with `question` in place of
-/// `text`. Without `question_id` a question is known by its number in the file.
+/// Reads questions that POPE's code or [`write_questions`] wrote, or rows with `question` instead
+/// of `text`. Without `question_id` a question's id is its number in the file.
 ///
 /// # Errors
 /// See [`DataError`].
@@ -143,29 +143,33 @@ pub fn read_questions(path: &Path) -> Result<Vec<PopeQuestion>, DataError> {
     let mut problems = RowProblems::new(path);
     let mut seen = HashMap::new();
     let mut questions = Vec::new();
-    for (place, row) in rows(&text, &mut problems) {
-        let Some(question) = problems.take(place, from_row(row, questions.len())) else {
+    for (position, row) in rows(&text, &mut problems) {
+        let Some(question) = problems.take(position, from_row(row, questions.len())) else {
             continue;
         };
-        if let Some(first) = seen.insert(question.id, place) {
+        if let Some(first) = seen.insert(question.id, position) {
             problems.add(
-                place,
-                format!("question {} is there already{}", question.id, first.back()),
+                position,
+                format!(
+                    "question {} is repeated{}",
+                    question.id,
+                    first.back_reference()
+                ),
             );
         }
         questions.push(question);
     }
-    problems.none()?;
+    problems.into_result()?;
     if questions.is_empty() {
         return Err(DataError::Unusable {
             path: path.to_owned(),
-            what: "there is no question in it".into(),
+            what: "it contains no question".into(),
         });
     }
     Ok(questions)
 }
 
-/// The number that a row names.
+/// Parses the id of a row.
 fn number(id: AnyValue) -> Result<u64, String> {
     match id {
         AnyValue::Text(text) => text

@@ -1,4 +1,4 @@
-//! Taking answers to POPE's questions.
+//! Scoring of answers to POPE's questions.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::PopeQuestion;
 use crate::eval::data::{AnyValue, DataError, RowPosition, RowProblems, read, rows};
 
-/// Returns `true` if an answer means yes, by the rule of POPE's code: no when a word up to the
-/// first full stop is `No`, `no` or `not`, or else yes.
+/// Returns `true` if an answer means yes by the rule of POPE's code: no if a word up to the first
+/// full stop is `No`, `no` or `not`, else yes.
 ///
-/// That rule is crude (`NO`, `no!` and an empty answer are yes) and published figures depend on it.
+/// The rule is crude (`NO`, `no!` and an empty answer are yes), but published figures depend on it.
 pub fn parse(answer: &str) -> bool {
     let sentence = answer
         .split('.')
@@ -30,19 +30,19 @@ pub fn parse(answer: &str) -> bool {
 /// Counts of answers; yes is the positive class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PopeCounts {
-    /// Yes to an object that is there.
+    /// Yes to a present object.
     pub true_positives: usize,
-    /// Yes to an object that is not there: a hallucination.
+    /// Yes to an absent object: a hallucination.
     pub false_positives: usize,
-    /// No to an object that is not there.
+    /// No to an absent object.
     pub true_negatives: usize,
-    /// No to an object that is there.
+    /// No to a present object.
     pub false_negatives: usize,
 }
 
 impl PopeCounts {
-    /// The count of one question.
-    pub fn of(present: bool, yes: bool) -> Self {
+    /// Count of one answer.
+    pub fn from_answer(present: bool, yes: bool) -> Self {
         let mut this = Self::default();
         *match (present, yes) {
             (true, true) => &mut this.true_positives,
@@ -53,7 +53,7 @@ impl PopeCounts {
         this
     }
 
-    /// Questions.
+    /// Number of questions.
     pub fn total(&self) -> usize {
         self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
     }
@@ -63,7 +63,7 @@ impl PopeCounts {
         rate(self.true_positives + self.true_negatives, self.total())
     }
 
-    /// Share of the yeses that are right.
+    /// Share of yes answers that are right.
     pub fn precision(&self) -> Option<f64> {
         rate(
             self.true_positives,
@@ -71,7 +71,7 @@ impl PopeCounts {
         )
     }
 
-    /// Share of the objects that are there that get a yes.
+    /// Share of present objects that get a yes.
     pub fn recall(&self) -> Option<f64> {
         rate(
             self.true_positives,
@@ -85,7 +85,7 @@ impl PopeCounts {
         rate(found, found + self.false_positives + self.false_negatives)
     }
 
-    /// Share of yeses; a balanced set asks for one half.
+    /// Share of yes answers; one half is right for a balanced set.
     pub fn yes_rate(&self) -> Option<f64> {
         rate(self.true_positives + self.false_positives, self.total())
     }
@@ -132,10 +132,10 @@ struct Row<'a> {
     text: AnyValue<'a>,
 }
 
-/// Reads rows `{"question_id" or "question", "answer"}` (or `text` in place of `answer`, as LLaVA
-/// writes it), and gives the answer to each of `questions` in their order. A row without an id
-/// answers the question at its own place, as in POPE's code; a `question` that is there must begin
-/// like the one that is answered.
+/// Reads rows `{"question_id" or "question", "answer"}` (or `text` instead of `answer`, as LLaVA
+/// writes it), and returns the answer to each of `questions` in order. A row without an id answers
+/// the question with the same index, as in POPE's code; its `question`, if present, must begin like
+/// that question.
 ///
 /// # Errors
 /// See [`DataError`]; also a question with no answer or with two.
@@ -143,8 +143,8 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
     let text = read(path)?;
     let mut problems = RowProblems::new(path);
     let rows: Vec<(RowPosition, Row)> = rows(&text, &mut problems);
-    // Rows that are missing would make all later ones answer the wrong question.
-    problems.none()?;
+    // With missing rows, all later ones would answer the wrong question.
+    problems.into_result()?;
     let mut problems = RowProblems::new(path);
     let by_id: HashMap<u64, usize> = questions
         .iter()
@@ -152,21 +152,21 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
         .map(|(i, question)| (question.id, i))
         .collect();
     let mut answers: Vec<Option<(RowPosition, String)>> = vec![None; questions.len()];
-    for (i, (place, row)) in rows.into_iter().enumerate() {
-        let Some((index, answer)) = problems.take(place, from_row(row, i, questions, &by_id))
+    for (i, (position, row)) in rows.into_iter().enumerate() {
+        let Some((index, answer)) = problems.take(position, from_row(row, i, questions, &by_id))
         else {
             continue;
         };
         match &mut answers[index] {
             Some((first, _)) => problems.add(
-                place,
+                position,
                 format!(
-                    "question {} is answered already{}",
+                    "question {} is already answered{}",
                     questions[index].id,
-                    first.back()
+                    first.back_reference()
                 ),
             ),
-            free => *free = Some((place, answer)),
+            free => *free = Some((position, answer)),
         }
     }
     for (question, _) in questions
@@ -179,7 +179,7 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
             format!("question {} has no answer", question.id),
         );
     }
-    problems.none()?;
+    problems.into_result()?;
     Ok(answers
         .into_iter()
         .flatten()
@@ -187,7 +187,7 @@ pub fn read_answers(path: &Path, questions: &[PopeQuestion]) -> Result<Vec<Strin
         .collect())
 }
 
-/// The place of the question that a row answers, and the answer.
+/// Index of the question that a row answers, and the answer.
 fn from_row(
     row: Row,
     number: usize,
@@ -201,15 +201,13 @@ fn from_row(
         number
     } else {
         let id = super::number(row.question_id)?;
-        *by_id
-            .get(&id)
-            .ok_or_else(|| format!("there is no question {id}"))?
+        *by_id.get(&id).ok_or_else(|| format!("no question {id}"))?
     };
     if !row.question.is_absent() {
-        let (said, asked) = (row.question.text("question")?, &questions[index].text);
-        if !said.to_lowercase().starts_with(&asked.to_lowercase()) {
+        let (given, expected) = (row.question.text("question")?, &questions[index].text);
+        if !given.to_lowercase().starts_with(&expected.to_lowercase()) {
             return Err(format!(
-                "answers '{said}', but question {} is '{asked}'",
+                "answers '{given}', but question {} is '{expected}'",
                 questions[index].id
             ));
         }

@@ -35,7 +35,7 @@ fn built(images: &Images, setting: Setting, per_image: usize, seed: u64) -> Vec<
     )
 }
 
-/// The object of a question.
+/// Object of a question.
 fn object(question: &PopeQuestion) -> &str {
     question.object.as_deref().unwrap()
 }
@@ -101,7 +101,7 @@ fn check(images: &Images, questions: &[PopeQuestion], setting: Setting, per_imag
 }
 
 #[test]
-fn the_article_follows_the_first_letter() {
+fn question_has_the_article_of_the_first_letter() {
     assert_eq!(
         question("dining table"),
         "Is there a dining table in the image?"
@@ -110,7 +110,7 @@ fn the_article_follows_the_first_letter() {
 }
 
 #[test]
-fn popular_objects_are_those_of_most_images() {
+fn popular_setting_asks_about_the_most_frequent_objects() {
     let images = set(&[
         ("1", "cat dog person"),
         ("2", "dog person"),
@@ -137,7 +137,7 @@ fn popular_objects_are_those_of_most_images() {
 }
 
 #[test]
-fn adversarial_objects_go_with_the_one_before() {
+fn adversarial_setting_asks_about_co_occurring_objects() {
     let images = set(&[
         ("1", "fork"),
         ("2", "fork knife"),
@@ -170,7 +170,7 @@ fn adversarial_objects_go_with_the_one_before() {
 }
 
 #[test]
-fn an_image_without_objects_or_with_all_of_them_is_not_asked_about() {
+fn image_without_present_or_absent_objects_gets_no_questions() {
     let images = set(&[("none", ""), ("all", "cat dog"), ("one", "dog")]);
     for setting in Setting::ALL {
         let questions = built(&images, setting, 3, 1);
@@ -185,7 +185,7 @@ fn an_image_without_objects_or_with_all_of_them_is_not_asked_about() {
 }
 
 #[test]
-fn real_photographs() {
+fn questions_about_real_photographs_are_balanced() {
     let Some(images) = coco() else { return };
     let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
     images
@@ -249,7 +249,7 @@ fn real_photographs() {
 }
 
 #[test]
-fn a_further_image_changes_no_draw() {
+fn additional_image_changes_no_draw() {
     let Some(mut images) = coco() else { return };
     let before = built(&images, Setting::Random, PER_IMAGE, 3);
     images.insert(0, ("new.jpg".to_owned(), images[5].1.clone()));
@@ -270,7 +270,7 @@ fn a_further_image_changes_no_draw() {
 
 proptest! {
     #[test]
-    fn every_set_is_balanced(objects in prop::collection::vec(prop::collection::btree_set("[a-h]",
+    fn any_set_is_balanced(objects in prop::collection::vec(prop::collection::btree_set("[a-h]",
         0..6), 1..12), per_image in 0usize..5, seed: u64) {
         let images: Images = objects.into_iter().enumerate()
             .map(|(i, objects)| (format!("{i}.jpg"), objects)).collect();
@@ -280,8 +280,13 @@ proptest! {
     }
 
     #[test]
-    fn counts_add_up(rounds in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50)) {
-        let sum: PopeCounts = rounds.iter().map(|&(present, yes)| PopeCounts::of(present, yes)).sum();
+    fn counts_of_answers_add_up(
+        rounds in prop::collection::vec((any::<bool>(), any::<bool>()), 0..50),
+    ) {
+        let sum: PopeCounts = rounds
+            .iter()
+            .map(|&(present, yes)| PopeCounts::from_answer(present, yes))
+            .sum();
         prop_assert_eq!(sum.total(), rounds.len());
         prop_assert_eq!(sum.yes_rate(),
             (!rounds.is_empty()).then(|| rounds.iter().filter(|r| r.1)
@@ -293,9 +298,9 @@ proptest! {
     }
 }
 
-/// The right column is what `evaluate.py` of the authors' repository makes of the left one.
+/// The right column is what `evaluate.py` of the authors' repository computes from the left one.
 #[test]
-fn answers_are_read_as_the_reference_reads_them() {
+fn parse_equals_the_reference() {
     for (answer, yes) in [
         ("Yes", true),
         ("yes, there is.", true),
@@ -322,7 +327,7 @@ fn answers_are_read_as_the_reference_reads_them() {
 }
 
 #[test]
-fn scores() {
+fn rates_equal_hand_computed_ones() {
     let sum: PopeCounts = [
         (true, true),
         (true, true),
@@ -331,7 +336,7 @@ fn scores() {
         (false, false),
     ]
     .into_iter()
-    .map(|(p, y)| PopeCounts::of(p, y))
+    .map(|(p, y)| PopeCounts::from_answer(p, y))
     .sum();
     assert_eq!(
         sum,
@@ -364,7 +369,7 @@ fn scores() {
         [None; 5]
     );
     assert_eq!(
-        PopeCounts::of(false, false).precision(),
+        PopeCounts::from_answer(false, false).precision(),
         None,
         "who never says yes has no precision"
     );
@@ -378,7 +383,7 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn questions_are_exchanged_in_the_form_of_the_reference() {
+fn questions_are_exchanged_in_the_reference_format() {
     let published = concat!(
         r#"{"question_id": 86, "image": "COCO_val2014_000000385103.jpg", "image_id": 385103, "#,
         r#""text": "Is there an oven in the image?", "label": "yes"}"#,
@@ -434,7 +439,7 @@ fn questions_are_exchanged_in_the_form_of_the_reference() {
 }
 
 #[test]
-fn bad_questions_are_named() {
+fn invalid_question_is_named() {
     let good = r#"{"question_id": 1, "image": "a", "text": "Is there?", "label": "no"}"#;
     for (from, to, want) in [
         (
@@ -461,10 +466,10 @@ fn bad_questions_are_named() {
         (
             "\"label\"",
             "\"setting\": \"hard\", \"label\"",
-            "p.json:2: 'hard' is no setting of POPE",
+            "p.json:2: 'hard' is not a POPE setting",
         ),
         ("image", "picture", "p.json:2: 'image' is missing"),
-        ("", "", "p.json:2: question 1 is there already in line 1"),
+        ("", "", "p.json:2: question 1 is repeated in line 1"),
     ] {
         let (_dir, path) = file(&format!("{good}\n{}", good.replacen(from, to, 1)));
         let error = read_questions(&path).unwrap_err().to_string();
@@ -473,7 +478,7 @@ fn bad_questions_are_named() {
 }
 
 #[test]
-fn answers_find_their_questions() {
+fn answers_are_matched_with_their_questions() {
     let images = set(&[("a.jpg", "cat"), ("b.jpg", "dog")]);
     let questions = built(&images, Setting::Random, 1, 0);
     let answers = |text: &str| {
@@ -492,19 +497,19 @@ fn answers_find_their_questions() {
     let scores: PopeCounts = questions
         .iter()
         .zip(answers(by_id).unwrap())
-        .map(|(q, answer)| PopeCounts::of(q.present, parse(&answer)))
+        .map(|(q, answer)| PopeCounts::from_answer(q.present, parse(&answer)))
         .sum();
     assert_eq!((scores.accuracy(), scores.total()), (Some(1.0), 4));
     for (from, to, want) in [
         (
             "\"question_id\": 3",
             "\"question_id\": 9",
-            "p.json:1: there is no question 9",
+            "p.json:1: no question 9",
         ),
         (
             "\"question_id\": 3",
             "\"question_id\": 1",
-            "p.json:2: question 1 is answered already in line 1",
+            "p.json:2: question 1 is already answered in line 1",
         ),
         (
             "\"question_id\": 3",

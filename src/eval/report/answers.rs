@@ -1,4 +1,4 @@
-//! Answers to questions as a report shows them: confusion, risk, and the wrong ones with their
+//! Sections of a report on answers to questions: confusion, risk, and wrong answers with their
 //! photographs.
 
 use std::{
@@ -21,52 +21,52 @@ use crate::eval::{
     tokens::{Ranking, ScoredToken},
 };
 
-/// Wrong answers shown of each kind.
+/// Number of wrong answers shown per kind.
 const SHOWN: usize = 12;
 
-/// A question with its right answers and the one that was given.
+/// A question with its right answers and the given one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnsweredQuestion {
-    /// Sort of question; wrong answers are shown by it.
+    /// Kind of question, by which wrong answers are grouped.
     pub kind: String,
-    /// The image's name.
+    /// Name of the image.
     pub image: String,
-    /// The photograph, where it is at hand.
+    /// Path of the photograph, if available.
     pub photo: Option<PathBuf>,
     /// The question.
     pub question: String,
-    /// All answers that count as right.
+    /// Answers that count as right.
     pub right_answers: Vec<String>,
-    /// The answer given.
+    /// Given answer.
     pub answer: String,
-    /// Indicates whether it counts as right.
+    /// `true` if the answer counts as right.
     pub is_right: bool,
-    /// Of questions that yes or no answers: whether yes is right, and whether yes was said (`None`:
-    /// neither yes nor no).
+    /// For yes-or-no questions: `true` if yes is right, and the answer given (`None`: neither yes
+    /// nor no).
     pub yes: Option<(bool, Option<bool>)>,
-    /// The guard's score of the answer, where it was scored.
+    /// Guard's score of the answer, if it was scored.
     pub score: Option<f64>,
-    /// The guard's verdict, where there is one.
+    /// Guard's verdict, if there is one.
     pub verdict: Option<String>,
 }
 
 impl AnsweredQuestion {
-    /// Returns `true` if the guard gave no answer.
+    /// Returns `true` if the guard withheld the answer.
     pub fn is_abstention(&self) -> bool {
         self.verdict.as_deref() == Some("abstained")
     }
 }
 
-/// Of a question that yes or no answers: whether yes is right, and whether an answer begins with
-/// yes or no. `None` for other questions.
+/// For yes-or-no questions: `true` if yes is right, and the yes or no that an answer begins with.
+/// `None` for other questions.
 pub fn yes_or_no(right_answers: &[String], answer: &str) -> Option<(bool, Option<bool>)> {
-    let whole = |right: &String| said_yes(right).filter(|_| right.split_whitespace().count() == 1);
-    Some((right_answers.iter().find_map(whole)?, said_yes(answer)))
+    let whole =
+        |right: &String| parse_yes_no(right).filter(|_| right.split_whitespace().count() == 1);
+    Some((right_answers.iter().find_map(whole)?, parse_yes_no(answer)))
 }
 
-/// Reads the yes or no with which an answer begins: `true` for yes, `None` where it begins with
-/// neither.
-fn said_yes(answer: &str) -> Option<bool> {
+/// Parses the yes or no that an answer begins with: `true` for yes, `None` for neither.
+fn parse_yes_no(answer: &str) -> Option<bool> {
     let first = answer
         .trim_start()
         .split(|c: char| !c.is_alphanumeric())
@@ -79,8 +79,8 @@ fn said_yes(answer: &str) -> Option<bool> {
     }
 }
 
-/// Sections of a report of answers beside its table of figures: a summary, which comes first, and
-/// confusion, risk and wrong answers, which follow.
+/// Sections of a report on answers: the summary, which comes first, and confusion, risk and wrong
+/// answers, which follow the figures.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AnswerSections {
     /// Findings in a few sentences.
@@ -89,7 +89,7 @@ pub struct AnswerSections {
     pub details: Vec<Section>,
 }
 
-/// The sections of a report about `rows`; `seed` draws the wrong answers that are shown.
+/// Builds the sections of a report on `rows`; `seed` draws the wrong answers that are shown.
 /// Abstentions are counted, and are neither right nor wrong.
 pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
     let given: Vec<AnsweredQuestion> = rows
@@ -97,7 +97,7 @@ pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
         .filter(|row| !row.is_abstention())
         .cloned()
         .collect();
-    let (asked, rows) = (rows.len(), given.as_slice());
+    let (questions, rows) = (rows.len(), given.as_slice());
     let images = image_numbers(rows);
     let is_scored = rows.iter().any(|row| row.score.is_some());
     let mut details = Vec::new();
@@ -109,10 +109,10 @@ pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
     details.extend(is_scored.then(|| risk(rows, &images, seed)));
     details.extend(wrong_answers(rows, seed));
     let mut text = summary(rows, &images, seed);
-    if asked > rows.len() {
+    if questions > rows.len() {
         text += &format!(
-            " {} of {asked} questions got no answer.",
-            asked - rows.len()
+            " {} of {questions} questions got no answer.",
+            questions - rows.len()
         );
     }
     AnswerSections {
@@ -125,7 +125,7 @@ pub fn sections(rows: &[AnsweredQuestion], seed: u64) -> AnswerSections {
     }
 }
 
-/// The number of each row's image.
+/// Index of each row's image.
 fn image_numbers(rows: &[AnsweredQuestion]) -> Vec<usize> {
     let mut numbers: HashMap<&str, usize> = HashMap::new();
     rows.iter()
@@ -136,13 +136,14 @@ fn image_numbers(rows: &[AnsweredQuestion]) -> Vec<usize> {
         .collect()
 }
 
-/// The share of `of` among the rows that `among` takes, with its interval over images.
+/// Share of rows for which `holds` is `true` among those that `among` selects, with its interval
+/// over images.
 fn share(
     rows: &[AnsweredQuestion],
     images: &[usize],
     seed: u64,
     among: impl Fn(&AnsweredQuestion) -> bool + Sync,
-    of: impl Fn(&AnsweredQuestion) -> bool + Sync,
+    holds: impl Fn(&AnsweredQuestion) -> bool + Sync,
 ) -> Estimate {
     let count = images.iter().max().map_or(0, |last| last + 1);
     let figure = |weights: &[u32]| {
@@ -153,7 +154,7 @@ fn share(
                 .map(|(row, &image)| (row, f64::from(weights[image])))
         };
         let part: f64 = chosen()
-            .filter(|(row, _)| of(row))
+            .filter(|(row, _)| holds(row))
             .map(|(_, weight)| weight)
             .sum();
         vec![part / chosen().map(|(_, weight)| weight).sum::<f64>()]
@@ -213,7 +214,7 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
         |row| row.yes.is_some(),
         |row| matches!(row.yes, Some((_, Some(true)))),
     );
-    let asked = share(
+    let expected = share(
         rows,
         images,
         seed,
@@ -221,15 +222,15 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
         |row| matches!(row.yes, Some((true, _))),
     );
     if yes.value.is_finite() {
-        let asked = stated(
+        let expected = stated(
             &Estimate {
                 interval: None,
-                ..asked
+                ..expected
             },
             NumberFormat::Percent,
         );
         text += &format!(
-            " Of the questions that yes or no answers, {} got a yes where {asked} should.",
+            " Of the yes-or-no questions, {} got a yes; {expected} should have.",
             stated(&yes, NumberFormat::Percent)
         );
     }
@@ -239,7 +240,7 @@ fn summary(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> String {
 fn confusion(rows: &[AnsweredQuestion]) -> Section {
     let judged: Vec<(bool, Option<bool>)> = rows.iter().filter_map(|row| row.yes).collect();
     let row = |(name, truth): (&str, bool)| {
-        let count = |said: Option<bool>| judged.iter().filter(|j| **j == (truth, said)).count();
+        let count = |yes: Option<bool>| judged.iter().filter(|j| **j == (truth, yes)).count();
         let all = judged.iter().filter(|j| j.0 == truth).count();
         TableRow::new(
             name,
@@ -256,9 +257,7 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
         title: "Yes and no".into(),
         tables: vec![ReportTable {
             title: "What was answered to questions of yes or no".into(),
-            note:
-                "Answers by the truth: a yes where no is right claims something that is not there."
-                    .into(),
+            note: "Answers by the truth: a yes that should be a no claims an absent object.".into(),
             columns: vec![
                 count("answered yes"),
                 count("answered no"),
@@ -273,7 +272,7 @@ fn confusion(rows: &[AnsweredQuestion]) -> Section {
     }
 }
 
-/// Returns the section on how well the guard's score tells wrong answers from right ones.
+/// Builds the section on how well the guard's score separates wrong answers from right ones.
 fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     let is_flagged = |row: &&AnsweredQuestion| row.verdict.as_deref() == Some("flagged");
     let row = |name: &str, chosen: Vec<(&AnsweredQuestion, usize)>| {
@@ -286,10 +285,10 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
         };
         let ranking = Ranking::new(chosen.iter().filter_map(scored).collect());
         let figures = |weights: &[u32]| {
-            let sum = |of: &dyn Fn(&AnsweredQuestion) -> bool| {
+            let sum = |holds: &dyn Fn(&AnsweredQuestion) -> bool| {
                 chosen
                     .iter()
-                    .filter(|(row, _)| of(row))
+                    .filter(|(row, _)| holds(row))
                     .map(|(_, image)| f64::from(weights[*image]))
                     .sum::<f64>()
             };
@@ -356,8 +355,8 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
         title: "Risk".into(),
         tables: vec![ReportTable {
             title: "Whether the guard's score tells wrong answers from right ones".into(),
-            note: "The answer stays as the model gave it. AUROC is the chance that a wrong answer \
-                   has a lower score than a right one: 0.5 is a coin."
+            note: "The answers are unchanged. AUROC is the probability that a wrong answer has a \
+                   lower score than a right one; 0.5 is chance."
                 .into(),
             columns: vec![
                 Column::new("AUROC", NumberFormat::Decimal(3)).better(GoodDirection::Higher),
@@ -373,7 +372,7 @@ fn risk(rows: &[AnsweredQuestion], images: &[usize], seed: u64) -> Section {
     }
 }
 
-/// A section of wrong answers for every kind of question, each with its photograph.
+/// Builds a section of wrong answers with photographs for every kind of question.
 fn wrong_answers(rows: &[AnsweredQuestion], seed: u64) -> Vec<Section> {
     let section = |(kind, rows): (&str, Vec<&AnsweredQuestion>)| {
         let wrong: Vec<&AnsweredQuestion> =
@@ -463,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_answers_are_shown_by_kind_with_what_is_known_of_them() {
+    fn wrong_answers_are_shown_by_kind_with_truth_and_score() {
         let mut rows: Vec<AnsweredQuestion> = (0..40)
             .map(|i| question("presence", i, i % 2 == 0, None))
             .collect();
@@ -508,12 +507,12 @@ mod tests {
     }
 
     #[test]
-    fn confusion_and_risk_are_counted() {
+    fn confusion_and_risk_count_answers() {
         let rows: Vec<AnsweredQuestion> = (0..60)
             .map(|i| {
                 let right = i % 3 > 0;
-                // Every wrong answer is below every right one, and half of the wrong ones are below
-                // the threshold.
+                // Every wrong answer scores below every right one, and half of the wrong ones are
+                // below the threshold.
                 question(
                     "presence",
                     i,
@@ -552,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn abstentions_are_neither_right_nor_wrong() {
+    fn abstention_is_neither_right_nor_wrong() {
         let mut rows: Vec<AnsweredQuestion> = (0..8)
             .map(|i| {
                 question(
@@ -593,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn risk_has_a_curve_for_each_kind() {
+    fn risk_of_several_kinds_has_a_curve_for_each() {
         let mut rows: Vec<AnsweredQuestion> = (0..4)
             .map(|i| question("presence", i, i > 0, Some(0.2 + 0.2 * i as f64)))
             .collect();
@@ -612,7 +611,8 @@ mod tests {
         let found = curves(&rows);
         let names: Vec<&str> = found.iter().map(|curve| curve.name.as_str()).collect();
         assert_eq!(names, ["all", "color", "presence"]);
-        // Of color both have the same score; of presence the wrong one is the last.
+        // The two answers on color have equal scores; of those on presence the wrong one scores
+        // lowest.
         assert_eq!(found[1].points, [(1.0, 1.0)]);
         assert_eq!(
             found[2].points,
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_yes_or_no_by_their_first_word() {
+    fn answer_is_yes_or_no_by_its_first_word() {
         for (answer, wanted) in [
             ("Yes.", Some(true)),
             ("no, there is none", Some(false)),
@@ -631,7 +631,7 @@ mod tests {
             ("", None),
             ("Two.", None),
         ] {
-            assert_eq!(said_yes(answer), wanted, "{answer}");
+            assert_eq!(parse_yes_no(answer), wanted, "{answer}");
         }
         let right = |answers: &[&str]| {
             answers
@@ -652,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn no_questions_are_a_report() {
+    fn report_without_questions_is_valid() {
         let report = report(&[], 1);
         assert!(
             report

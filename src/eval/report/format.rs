@@ -1,11 +1,11 @@
-//! Numbers as people read them; the terminal and the page agree here.
+//! Formatting of numbers, shared by terminal and HTML.
 
 use super::{Column, Estimate, GoodDirection, NumberFormat, TableCell};
 
-/// Text of a cell without a figure.
+/// Text of a cell without a value.
 pub(super) const ABSENT: &str = "–";
 
-/// A cell as text: the figure or the words, and the interval.
+/// Text of a cell: value and interval.
 pub(super) fn cell(cell: Option<&TableCell>, format: NumberFormat) -> (String, Option<String>) {
     match cell {
         Some(TableCell::Text(text)) => (plain(text), None),
@@ -22,7 +22,7 @@ pub(super) fn cell(cell: Option<&TableCell>, format: NumberFormat) -> (String, O
     }
 }
 
-/// A figure within a sentence: value, unit, interval.
+/// Figure within a sentence: value, unit, interval.
 pub(crate) fn stated(estimate: &Estimate, format: NumberFormat) -> String {
     let unit = if format == NumberFormat::Percent {
         "\u{a0}%"
@@ -36,7 +36,7 @@ pub(crate) fn stated(estimate: &Estimate, format: NumberFormat) -> String {
     }
 }
 
-/// A number in its column's format.
+/// Number in its column's format.
 pub(super) fn number(value: f64, format: NumberFormat) -> String {
     let text = match format {
         NumberFormat::Percent => format!("{:.1}", value * 100.0),
@@ -51,7 +51,7 @@ pub(super) fn number(value: f64, format: NumberFormat) -> String {
     }
 }
 
-/// Sets the thousands of a whole number apart.
+/// Whole number with thousands separated.
 pub(super) fn grouped(digits: &str) -> String {
     let first = digits.find(|c: char| c.is_ascii_digit()).unwrap_or(0);
     let mut out = String::new();
@@ -64,7 +64,7 @@ pub(super) fn grouped(digits: &str) -> String {
     out
 }
 
-/// Unit and direction of a column, as they follow its name.
+/// Unit and direction of a column, shown after its name.
 pub(super) fn marks(column: &Column) -> impl Iterator<Item = &'static str> {
     let unit = (column.format == NumberFormat::Percent).then_some("%");
     let arrow = column.better.map(|better| match better {
@@ -82,12 +82,12 @@ pub(super) fn plain(text: &str) -> String {
         .collect()
 }
 
-/// `1 plot`, `2 plots`; nothing for none.
-pub(super) fn counted(count: usize, thing: &str) -> Option<String> {
+/// `1 plot`, `2 plots`; `None` for zero.
+pub(super) fn counted(count: usize, noun: &str) -> Option<String> {
     match count {
         0 => None,
-        1 => Some(format!("1 {thing}")),
-        _ => Some(format!("{count} {thing}s")),
+        1 => Some(format!("1 {noun}")),
+        _ => Some(format!("{count} {noun}s")),
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_follow_their_format() {
+    fn number_follows_its_format() {
         for (value, format, text) in [
             (0.3056, NumberFormat::Percent, "30.6"),
             (-0.0001, NumberFormat::Percent, "0.0"),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_show_their_interval_or_a_dash() {
+    fn cell_shows_its_interval_or_a_dash() {
         let estimate = |value, interval| TableCell::Value(Estimate { value, interval });
         let shown = |c: &TableCell| cell(Some(c), NumberFormat::Percent);
         assert_eq!(

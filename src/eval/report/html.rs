@@ -1,5 +1,5 @@
-//! The report as one page of HTML that needs nothing beside it: no script, no font, no host. The
-//! page's own policy forbids them, too.
+//! Rendering of a report as one self-contained HTML page without scripts, fonts or external
+//! resources; its content security policy forbids them too.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use minijinja::{Environment, Error, Value, context};
@@ -14,14 +14,14 @@ use super::{
 
 const TEMPLATE: &str = include_str!("report.html");
 const STYLE: &str = include_str!("report.css");
-/// Autoescape goes by the name's ending.
+/// The template engine escapes by file name extension.
 const NAME: &str = "report.html";
 
 impl EvaluationReport {
-    /// The report as a page of HTML with plots and captions.
+    /// Renders the report as an HTML page with plots and captions.
     ///
     /// # Errors
-    /// When the template does not parse or fails, which no report should make it do.
+    /// If the template does not parse or fails, which no report should cause.
     pub fn html(&self) -> Result<String, Error> {
         let mut env = Environment::new();
         env.set_trim_blocks(true);
@@ -46,7 +46,7 @@ struct SectionView<'a> {
     tables: Vec<TableView<'a>>,
     figures: Vec<FigureView>,
     cards: Vec<CardView<'a>>,
-    /// Which explanations the cards need.
+    /// `true` if the page needs the legend of word scores.
     scored: bool,
     judged: bool,
     changed: bool,
@@ -64,10 +64,10 @@ struct TableView<'a> {
 #[derive(Serialize)]
 struct ColumnView<'a> {
     name: &'a str,
-    /// Name and unit, as they stand beside the figure where a row is a stack.
+    /// Name and unit, shown beside the figure when a narrow page stacks the cells of a row.
     label: String,
     marks: String,
-    /// The arrow for those who do not see it.
+    /// Direction for screen readers.
     better: &'static str,
     help: &'a str,
     words: bool,
@@ -93,9 +93,9 @@ struct CardView<'a> {
     photo: Option<Value>,
     title: &'a str,
     alt: String,
-    /// Label and words; a label tells two of them apart.
+    /// Label and words of each line; the label tells two captions apart.
     lines: Vec<(&'static str, Vec<WordView<'a>>)>,
-    doubted: Vec<String>,
+    flagged: Vec<String>,
     hallucinated: Vec<&'a str>,
     facts: &'a [(String, String)],
     note: &'a str,
@@ -104,14 +104,14 @@ struct CardView<'a> {
 
 #[derive(Serialize)]
 struct WordView<'a> {
-    /// Stays outside the colour.
+    /// White space before the word, which stays uncolored.
     space: &'a str,
     text: &'a str,
-    /// The element that says so to those who do not see it.
+    /// HTML element that conveys the change to screen readers.
     element: &'static str,
     class: String,
-    /// Strength of the colour, one minus the reward.
-    doubt: Option<String>,
+    /// Strength of the color: one minus the reward.
+    heat: Option<String>,
     tip: String,
 }
 
@@ -201,16 +201,16 @@ impl<'a> CardView<'a> {
             ],
         };
         let bare = |w: &'a CardWord| w.text.trim();
-        let doubted = card
+        let flagged = card
             .words
             .iter()
-            .filter(|w| w.doubted)
+            .filter(|w| w.flagged)
             .map(|w| format!("{} {}", bare(w), reward(w)));
         Self {
             id: &card.id,
             title: &card.title,
             photo: card.photo.as_ref().map(data_url),
-            // What a person wrote: the caption on the card may be wrong, and stands beside it
+            // A person's caption, since the one on the card may be wrong and is shown beside it
             // anyway.
             alt: card
                 .references
@@ -218,7 +218,7 @@ impl<'a> CardView<'a> {
                 .cloned()
                 .unwrap_or_else(|| format!("Photograph {}", card.id)),
             lines,
-            doubted: doubted.collect(),
+            flagged: flagged.collect(),
             hallucinated: card
                 .words
                 .iter()
@@ -235,7 +235,7 @@ impl<'a> CardView<'a> {
 impl<'a> WordView<'a> {
     fn new(word: &'a CardWord) -> Self {
         let text = word.text.trim_start();
-        let doubt = word
+        let heat = word
             .reward
             .filter(|r| r.is_finite())
             .map(|r| format!("{:.2}", 1.0 - r.clamp(0.0, 1.0)));
@@ -254,7 +254,7 @@ impl<'a> WordView<'a> {
             },
             class: [
                 (true, "w"),
-                (word.doubted, "doubted"),
+                (word.flagged, "flagged"),
                 (word.hallucinated == Some(true), "hallucinated"),
             ]
             .iter()
@@ -262,13 +262,13 @@ impl<'a> WordView<'a> {
             .map(|(_, class)| *class)
             .collect::<Vec<_>>()
             .join(" "),
-            tip: match (&doubt, word.change) {
+            tip: match (&heat, word.change) {
                 (Some(_), _) => format!("reward {}{judged}", reward(word)),
                 (None, Some(WordChange::Removed)) => format!("removed{judged}"),
                 (None, Some(WordChange::Added)) => format!("added{judged}"),
                 (None, None) => judged.trim_start_matches(", ").to_owned(),
             },
-            doubt,
+            heat,
         }
     }
 }
@@ -279,9 +279,8 @@ fn reward(word: &CardWord) -> String {
         .unwrap_or_default()
 }
 
-/// A photograph as an address of its own. The template need not escape it (every slash of the
-/// base64 would become six characters), so the media type may hold nothing but what media types
-/// hold.
+/// Photograph as a data URL. The template must not escape it (every slash of the base64 would
+/// become six characters), so the media type may contain only the characters of media types.
 fn data_url(photo: &Photo) -> Value {
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '+' | '-' | '.');
     let media_type: String = photo.media_type.chars().filter(|&c| safe(c)).collect();
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_the_data_becomes_markup() {
+    fn data_never_becomes_markup() {
         let page = page();
         assert!(
             !page.contains("<script") && !page.contains("<of>"),
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_needs_nothing_beside_it() {
+    fn page_is_self_contained() {
         let page = page();
         for outside in ["http:", "https:", "url(", "@import", "<link"] {
             assert!(!page.contains(outside), "{outside}");
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_marked_up_as_tables() {
+    fn table_has_captions_and_scopes() {
         let page = page();
         for part in [
             "scope=\"col\"",
@@ -347,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn words_carry_their_reward_and_judgment() {
+    fn word_shows_its_reward_and_judgment() {
         let page = page();
         assert!(page.contains(
-            "<span class=\"w\" style=\"--doubt:0.09\" title=\"reward 0.91, in \
+            "<span class=\"w\" style=\"--low:0.09\" title=\"reward 0.91, in \
                                the references\">dog</span>"
         ));
         assert!(page.contains(
-            "<span class=\"w doubted hallucinated\" style=\"--doubt:0.88\" \
+            "<span class=\"w flagged hallucinated\" style=\"--low:0.88\" \
                            title=\"reward 0.12, not in the references\">"
         ));
         assert!(page.contains("<span class=\"w\">.</span>"));
@@ -363,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_caption_stands_below_the_one_before() {
+    fn changed_caption_is_below_the_original() {
         let word = |text: &str, hallucinated, change| CardWord {
             text: text.to_owned(),
             hallucinated,
@@ -395,26 +394,26 @@ mod tests {
         }
         .html()
         .unwrap();
-        let place = |part: &str| {
+        let position = |part: &str| {
             page.find(part)
                 .unwrap_or_else(|| panic!("{part} in {page}"))
         };
         assert!(
-            place(">Before<") < place(">and a frisbee</del>")
-                && place("</del>") < place(">After<")
-                && place(">After<") < place(">runs</ins>")
+            position(">Before<") < position(">and a frisbee</del>")
+                && position("</del>") < position(">After<")
+                && position(">After<") < position(">runs</ins>")
         );
         for part in [
             "<h3 dir=\"auto\">Is this &lt;it&gt;?</h3>",
             "title=\"removed, not in the references\"",
             "<b>Right answer:</b> A &amp; B",
         ] {
-            place(part);
+            position(part);
         }
     }
 
     #[test]
-    fn an_empty_report_is_a_page() {
+    fn empty_report_is_a_valid_page() {
         let page = EvaluationReport {
             title: "Nothing".to_owned(),
             ..EvaluationReport::default()

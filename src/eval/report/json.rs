@@ -1,25 +1,26 @@
-//! The report for programs: figures are found by the names of section, table, row and column.
+//! Rendering of a report as JSON, in which figures are found by the names of section, table, row
+//! and column.
 
 use serde_json::{Map, Value, json};
 
 use super::{Estimate, EvaluationReport, NumberFormat, ReportTable, Section, TableCell};
 
-/// Number of the JSON's shape; grows when a reader of the old shape would stumble.
+/// Version of the JSON schema; increased by incompatible changes.
 pub const SCHEMA: u32 = 1;
 
 impl EvaluationReport {
-    /// The report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN` and is
-    /// `null`, a string, or an object with `value`, `unit` (`share` of 1, `count` or `number`) and,
-    /// where there is an interval, `low` and `high`. A name that its neighbors have already taken
-    /// gets a number: `name (2)`. Photographs are left out.
+    /// Renders the report as JSON. A figure is at `sections.SECTION.tables.TABLE.rows.ROW.COLUMN`
+    /// and is `null`, a string, or an object with `value`, `unit` (`share` of 1, `count` or
+    /// `number`) and, if there is an interval, `low` and `high`. A name that an earlier neighbor
+    /// has gets a number: `name (2)`. Photographs are left out.
     pub fn to_json(&self) -> Value {
         json!({
             "schema": SCHEMA,
             "title": self.title,
             "command": self.command,
-            "facts": named(self.facts.iter().map(|(name, value)| (name, json!(value)))),
+            "facts": unique_object(self.facts.iter().map(|(name, value)| (name, json!(value)))),
             "notes": self.notes,
-            "sections": named(self.sections.iter().map(|s| (&s.title, section(s)))),
+            "sections": unique_object(self.sections.iter().map(|s| (&s.title, section(s)))),
         })
     }
 }
@@ -27,7 +28,7 @@ impl EvaluationReport {
 fn section(section: &Section) -> Value {
     json!({
         "text": section.text,
-        "tables": named(section.tables.iter().map(|t| (&t.title, table(t)))),
+        "tables": unique_object(section.tables.iter().map(|t| (&t.title, table(t)))),
         "plots": section.plots,
         "captions": section.cards,
     })
@@ -35,7 +36,7 @@ fn section(section: &Section) -> Value {
 
 fn table(table: &ReportTable) -> Value {
     let row = |cells: &[TableCell]| {
-        named(
+        unique_object(
             table
                 .columns
                 .iter()
@@ -46,7 +47,7 @@ fn table(table: &ReportTable) -> Value {
     json!({
         "note": table.note,
         "columns": table.columns,
-        "rows": named(table.rows.iter().map(|r| (&r.name, row(&r.cells)))),
+        "rows": unique_object(table.rows.iter().map(|r| (&r.name, row(&r.cells)))),
     })
 }
 
@@ -67,8 +68,8 @@ fn cell(cell: Option<&TableCell>, format: NumberFormat) -> Value {
     }
 }
 
-/// An object; nothing is lost when two have the same name.
-fn named<'a>(entries: impl Iterator<Item = (&'a String, Value)>) -> Value {
+/// Object with unique names, so that no entry is lost.
+fn unique_object<'a>(entries: impl Iterator<Item = (&'a String, Value)>) -> Value {
     let mut object = Map::new();
     for (name, value) in entries {
         let mut key = name.clone();
@@ -88,7 +89,7 @@ mod tests {
     use crate::eval::report::sample;
 
     #[test]
-    fn figures_are_found_by_their_names() {
+    fn figure_is_found_by_its_names() {
         let json = sample::report().to_json();
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["facts"]["seed"], "7");
@@ -116,16 +117,16 @@ mod tests {
     }
 
     #[test]
-    fn equal_names_are_kept_apart() {
+    fn equal_names_are_numbered() {
         let twice = ["a", "a", "a (2)"].map(str::to_owned);
         assert_eq!(
-            named(twice.iter().map(|n| (n, Value::Null))),
+            unique_object(twice.iter().map(|n| (n, Value::Null))),
             json!({ "a": null, "a (2)": null, "a (2) (2)": null })
         );
     }
 
     #[test]
-    fn the_model_survives_a_round_trip_but_for_the_photographs() {
+    fn report_survives_a_round_trip_without_photographs() {
         let mut report = sample::report();
         let text = serde_json::to_string(&report).unwrap();
         assert!(!text.contains("photo") && !report.to_json().to_string().contains("photo"));

@@ -1,5 +1,5 @@
-//! Report of an evaluation: one data model, written as a terminal's tables, as JSON and as one
-//! self-contained page of HTML.
+//! Evaluation report: one data model, rendered as terminal tables, as JSON and as one
+//! self-contained HTML page.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,17 +24,17 @@ pub use photo::Photo;
 pub struct EvaluationReport {
     /// Subject of the evaluation.
     pub title: String,
-    /// The command that makes it again.
+    /// Command that reproduces it.
     pub command: String,
-    /// Model, data, split, images, seed ...: name and value.
+    /// Name and value of facts: model, data, split, images, seed, and so on.
     pub facts: Vec<(String, String)>,
     /// Remarks that a reader must know before quoting a figure.
     pub notes: Vec<String>,
-    /// The parts, in reading order.
+    /// Sections in reading order.
     pub sections: Vec<Section>,
 }
 
-/// A part of a report.
+/// A section of a report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Section {
     /// Heading.
@@ -43,13 +43,13 @@ pub struct Section {
     pub text: Vec<String>,
     /// Tables, before the plots.
     pub tables: Vec<ReportTable>,
-    /// Plots; the terminal leaves them out.
+    /// Plots; omitted on the terminal.
     pub plots: Vec<Plot>,
-    /// Captions word by word; the terminal leaves them out.
+    /// Captions word by word; omitted on the terminal.
     pub cards: Vec<CaptionCard>,
 }
 
-/// A table. Its first column, the names of the rows, is implied.
+/// A table. Its first column, with the names of rows, is implied.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReportTable {
     /// Caption.
@@ -69,14 +69,14 @@ pub struct Column {
     pub name: String,
     /// Format of its numbers.
     pub format: NumberFormat,
-    /// Which direction is good, where one is.
+    /// Good direction, if there is one.
     pub better: Option<GoodDirection>,
     /// Meaning of the figure; may be empty.
     pub help: String,
 }
 
 impl Column {
-    /// A column without a direction and without help.
+    /// Column without a direction or help.
     pub fn new(name: impl Into<String>, format: NumberFormat) -> Self {
         Self {
             name: name.into(),
@@ -86,7 +86,7 @@ impl Column {
         }
     }
 
-    /// Says which direction is good.
+    /// Sets the good direction.
     #[must_use]
     pub fn better(self, better: GoodDirection) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl Column {
         }
     }
 
-    /// Says what the figure means.
+    /// Sets the meaning of the figure.
     #[must_use]
     pub fn help(self, help: impl Into<String>) -> Self {
         Self {
@@ -109,23 +109,23 @@ impl Column {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NumberFormat {
-    /// A share of 1, written in percent with one decimal.
+    /// Share of 1, as a percentage with one decimal.
     Percent,
-    /// So many decimals.
+    /// Number with this many decimals.
     Decimal(usize),
-    /// A whole number, its thousands set apart.
+    /// Whole number with thousands separated.
     Count,
-    /// Words; a number as it is.
+    /// Text; numbers are shown as they are.
     Text,
 }
 
-/// The good direction of a figure.
+/// Good direction of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GoodDirection {
-    /// More is better.
+    /// Higher is better.
     Higher,
-    /// Less is better.
+    /// Lower is better.
     Lower,
 }
 
@@ -134,14 +134,14 @@ pub enum GoodDirection {
 pub struct TableRow {
     /// Name.
     pub name: String,
-    /// One cell a column; missing ones are absent.
+    /// One cell per column; missing ones are absent.
     pub cells: Vec<TableCell>,
-    /// Indicates whether the row is the one to look at.
+    /// `true` if the row is emphasized.
     pub emphasis: bool,
 }
 
 impl TableRow {
-    /// A row without emphasis.
+    /// Row without emphasis.
     pub fn new(name: impl Into<String>, cells: Vec<TableCell>) -> Self {
         Self {
             name: name.into(),
@@ -155,7 +155,7 @@ impl TableRow {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TableCell {
-    /// Nothing was there to measure.
+    /// Nothing was measured.
     #[default]
     Absent,
     /// Words.
@@ -203,7 +203,7 @@ impl<T: Into<TableCell>> From<Option<T>> for TableCell {
 pub enum Plot {
     /// Curves.
     Lines {
-        /// Caption.
+        /// Caption of the plot.
         title: String,
         /// Horizontal axis.
         x: Axis,
@@ -211,50 +211,50 @@ pub enum Plot {
         y: Axis,
         /// The curves.
         series: Vec<Series>,
-        /// Indicates whether to draw the line y = x, as a ROC curve wants it.
+        /// `true` to draw the line y = x, as for ROC curves.
         diagonal: bool,
     },
     /// Reliability diagram (DeGroot and Fienberg 1983; Guo et al., ICML 2017) with the histogram of
     /// its bins.
     Reliability {
-        /// Caption.
+        /// Caption of the plot.
         title: String,
         /// Equal bins of `[0, 1]` in order, empty ones included.
         bins: Vec<ReliabilityBin>,
     },
     /// Horizontal bars from zero.
     Bars {
-        /// Caption.
+        /// Caption of the plot.
         title: String,
         /// Quantity that the bars measure.
         label: String,
-        /// The bars, from the top.
+        /// Bars, from the top.
         bars: Vec<PlotBar>,
     },
 }
 
-/// An axis.
+/// An axis of a plot.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Axis {
-    /// Quantity that it measures.
+    /// Quantity on the axis.
     pub label: String,
-    /// From where to where; the data decides if there is none. Lines are cut off outside.
+    /// Range of values; `None` fits the data. Lines outside are clipped.
     pub range: Option<(f64, f64)>,
 }
 
 /// A curve. Points that are not finite are left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// Name, for the legend.
+    /// Name in the legend.
     pub name: String,
-    /// Its points in drawing order.
+    /// Points in drawing order.
     pub points: Vec<(f64, f64)>,
-    /// Indicates whether every point gets a mark.
+    /// `true` to draw a mark at every point.
     pub marks: bool,
-    /// Indicates whether the points stand alone, without a line between them.
+    /// `true` to draw no line between the points.
     #[serde(default)]
     pub scattered: bool,
-    /// Labels beside the points, where there is room; may be empty.
+    /// Labels beside the points, drawn if there is room; may be empty.
     #[serde(default)]
     pub labels: Vec<String>,
 }
@@ -264,9 +264,9 @@ pub struct Series {
 pub struct ReliabilityBin {
     /// Mean reward of its tokens.
     pub mean_reward: f64,
-    /// Share of them that is good.
+    /// Share of grounded tokens.
     pub share_good: f64,
-    /// Number of its tokens.
+    /// Number of tokens.
     pub count: usize,
 }
 
@@ -275,34 +275,34 @@ pub struct ReliabilityBin {
 pub struct PlotBar {
     /// Name.
     pub name: String,
-    /// Length.
+    /// Length of the bar.
     pub value: f64,
-    /// Text at its end, where there is one.
+    /// Text at its end.
     pub text: Option<String>,
 }
 
-/// A caption, or the answer to a question, word by word, beside its photograph.
+/// A caption or answer, word by word, beside its photograph.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaptionCard {
     /// Name of the image.
     pub id: String,
-    /// Heading, as the question that is answered; may be empty.
+    /// Heading, such as the question; may be empty.
     #[serde(default)]
     pub title: String,
-    /// The photograph; only the page of HTML shows it.
+    /// Photograph, shown on the HTML page only.
     #[serde(skip)]
     pub photo: Option<Photo>,
-    /// The caption before it was changed; empty where it was not.
+    /// Words of the caption before a repair; empty if there was none.
     #[serde(default)]
     pub before: Vec<CardWord>,
-    /// The caption.
+    /// Words of the caption.
     pub words: Vec<CardWord>,
     /// Other facts about it: name and value.
     #[serde(default)]
     pub facts: Vec<(String, String)>,
     /// A remark; may be empty.
     pub note: String,
-    /// Texts that people wrote.
+    /// Reference captions or answers.
     pub references: Vec<String>,
 }
 
@@ -311,25 +311,26 @@ pub struct CaptionCard {
 pub struct CardWord {
     /// The word with the white space before it.
     pub text: String,
-    /// Its reward, where it was scored.
+    /// Reward of the word, if it was scored.
     pub reward: Option<f32>,
-    /// Indicates whether its reward is below the threshold in use: it is underlined, so that the
-    /// heat map does not speak by color alone.
-    pub doubted: bool,
-    /// Indicates whether it names something that the references do not support, where that was
-    /// judged.
+    /// `true` if its reward is below the threshold in use: the word is underlined, so that the heat
+    /// map does not rely on color alone.
+    #[serde(rename = "doubted")]
+    pub flagged: bool,
+    /// `true` if the word names an object that the references do not support; `None` if that was
+    /// not judged.
     pub hallucinated: Option<bool>,
-    /// Change of the word, where it stands in only one of the two captions that are compared.
+    /// Change of the word, if only one of two compared captions has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<WordChange>,
 }
 
-/// Difference of a word between a caption and what it was changed to.
+/// Change of a word between two captions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WordChange {
-    /// It stands only in the caption before.
+    /// Only the caption before has it.
     Removed,
-    /// It stands only in the caption after.
+    /// Only the caption after has it.
     Added,
 }

@@ -1,4 +1,4 @@
-//! Photographs as a page shows them: small, so that a page of hundreds can be sent and opened.
+//! Thumbnails of photographs, small enough that a page of hundreds can be sent and opened.
 
 use std::{fs, path::Path};
 
@@ -19,14 +19,14 @@ const QUALITY: u8 = 65;
 /// An encoded photograph.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Photo {
-    /// As in `image/jpeg`.
+    /// Media type, such as `image/jpeg`.
     pub media_type: String,
-    /// The file.
+    /// Encoded file.
     pub bytes: Vec<u8>,
 }
 
 impl Photo {
-    /// Returns a small JPEG of the photograph in a file, read as the model reads it; `None` where
+    /// Thumbnail of the photograph in a file, as a JPEG, decoded like the model's input; `None` if
     /// it cannot be read.
     pub fn thumbnail(path: &Path) -> Option<Self> {
         let photo = decode(&fs::read(path).ok()?, &ImageLimits::default()).ok()?;
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thumbnail_is_the_photograph_made_small() {
+    fn thumbnail_is_a_small_copy_of_the_photograph() {
         let photo = Photo::thumbnail(&fixture("cat.jpg")).unwrap();
         let limits = ImageLimits::default();
         let (small, whole) = (
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_two_hundred_photographs_stays_under_three_megabytes() {
+    fn page_with_200_photographs_is_below_three_megabytes() {
         let photos = ["astronaut.jpg", "cat.jpg", "coffee.jpg", "photographer.jpg"]
             .map(|name| Photo::thumbnail(&fixture(name)).unwrap());
         let cards = (0..200)

@@ -1,4 +1,4 @@
-//! Plots as SVG. Series differ by colour, dash and mark; legends stand outside the drawing.
+//! Plots as SVG. Series differ by color, dash and mark; legends are outside the drawing.
 
 use super::{
     Axis, NumberFormat, Plot, PlotBar, ReliabilityBin, Series,
@@ -9,9 +9,9 @@ use super::{
     },
 };
 
-/// Series that `report.css` tells apart; further ones begin again.
+/// Number of series that `report.css` distinguishes; further ones repeat the styles.
 const STYLES: usize = 6;
-/// Points that are nearer than this to the one before cannot be seen, in pixels.
+/// Distance in pixels below which a point is dropped.
 const TOO_NEAR: f64 = 0.4;
 
 /// A drawing and its legend.
@@ -19,9 +19,9 @@ const TOO_NEAR: f64 = 0.4;
 pub(super) struct RenderedPlot {
     /// Caption.
     pub(super) title: String,
-    /// The drawing.
+    /// SVG element.
     pub(super) svg: String,
-    /// Sample (a small drawing) and name of everything that needs one.
+    /// Sample (a small drawing) and name of each legend entry.
     pub(super) legend: Vec<(String, String)>,
 }
 
@@ -56,9 +56,9 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
         range(x.range, all().map(|p| p.0)),
         range(y.range, all().map(|p| p.1)),
     );
-    let labelled = series.iter().any(|s| !s.labels.is_empty());
-    // Near a square, where the two axes are compared.
-    let height = if diagonal || labelled { 420.0 } else { 300.0 };
+    let labeled = series.iter().any(|s| !s.labels.is_empty());
+    // Nearly square, if the two axes are compared.
+    let height = if diagonal || labeled { 420.0 } else { 300.0 };
     let frame = Frame::new(
         ranges,
         (Some(x.label.as_str()), y.label.as_str()),
@@ -69,15 +69,19 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
     if diagonal {
         let (low, high) = (ranges.0.0.max(ranges.1.0), ranges.0.1.min(ranges.1.1));
         curves += &line(
-            (frame.x.at(low), frame.y.at(low)),
-            (frame.x.at(high), frame.y.at(high)),
+            (frame.x.pixel(low), frame.y.pixel(low)),
+            (frame.x.pixel(high), frame.y.pixel(high)),
             "diagonal",
         );
     }
     let mut points_drawn = String::new();
     for (i, (series, points)) in series.iter().zip(&points).enumerate() {
         let style = i % STYLES;
-        let seen = thinned(points.iter().map(|p| (frame.x.at(p.0), frame.y.at(p.1))));
+        let seen = thinned(
+            points
+                .iter()
+                .map(|p| (frame.x.pixel(p.0), frame.y.pixel(p.1))),
+        );
         let path: Vec<String> = seen.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         if !series.scattered {
             let name = escape(&series.name);
@@ -86,14 +90,14 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
                 path.join(" ")
             );
         }
-        // A single point has no line that could be seen.
+        // A single point has no visible line.
         for &(px, py) in points.iter().filter(|p| {
             (series.marks || series.scattered || seen.len() == 1)
-                && frame.x.holds(p.0)
-                && frame.y.holds(p.1)
+                && frame.x.contains(p.0)
+                && frame.y.contains(p.1)
         }) {
             let tip = format!("{}: {}, {}", series.name, short(px), short(py));
-            points_drawn += &mark(style, (frame.x.at(px), frame.y.at(py)), &tip);
+            points_drawn += &mark(style, (frame.x.pixel(px), frame.y.pixel(py)), &tip);
         }
     }
     points_drawn += &point_labels(series, &frame);
@@ -116,16 +120,16 @@ fn lines(title: &str, (x, y): (&Axis, &Axis), series: &[Series], diagonal: bool)
     }
 }
 
-/// The labels of points, each where it covers neither a point nor another label; a point in a crowd
-/// goes without.
+/// Labels of points, each where it covers neither a point nor another label; crowded points have
+/// none.
 fn point_labels(series: &[Series], frame: &Frame) -> String {
     const HEIGHT: f64 = 13.0;
     const NEAR: f64 = 7.0;
-    let at = |p: &(f64, f64)| (frame.x.at(p.0), frame.y.at(p.1));
+    let at = |p: &(f64, f64)| (frame.x.pixel(p.0), frame.y.pixel(p.1));
     let inside = |p: &&(f64, f64)| {
-        drawable(p.0) && drawable(p.1) && frame.x.holds(p.0) && frame.y.holds(p.1)
+        drawable(p.0) && drawable(p.1) && frame.x.contains(p.0) && frame.y.contains(p.1)
     };
-    // Left, top, right, bottom of what is taken already.
+    // Left, top, right and bottom of occupied rectangles.
     let mut taken: Vec<[f64; 4]> = series
         .iter()
         .flat_map(|s| s.points.iter().filter(inside))
@@ -133,7 +137,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
         .map(|(x, y)| [x - 4.0, y - 4.0, x + 4.0, y + 4.0])
         .collect();
     let mut drawn = String::new();
-    // Those that stand alone say most.
+    // Points without a line are labeled first: they matter most.
     let (alone, curves): (Vec<&Series>, Vec<&Series>) = series.iter().partition(|s| s.scattered);
     for series in alone.into_iter().chain(curves) {
         for (point, label) in series
@@ -143,7 +147,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
             .filter(|(p, label)| inside(p) && !label.is_empty())
         {
             let ((x, y), width) = (at(point), text_width(label));
-            let places = [
+            let corners = [
                 ("start", x + NEAR, y + 4.0, x + NEAR),
                 ("end", x - NEAR, y + 4.0, x - NEAR - width),
                 ("middle", x, y - NEAR, x - width / 2.0),
@@ -164,8 +168,9 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
                 });
                 (within && free).then_some(area)
             };
-            let Some((&(anchor, tx, ty, _), area)) =
-                places.iter().find_map(|place| Some((place, fits(place)?)))
+            let Some((&(anchor, tx, ty, _), area)) = corners
+                .iter()
+                .find_map(|corner| Some((corner, fits(corner)?)))
             else {
                 continue;
             };
@@ -176,7 +181,7 @@ fn point_labels(series: &[Series], frame: &Frame) -> String {
     drawn
 }
 
-/// Drops the points that cannot be seen; first and last stay.
+/// Drops indistinguishable points; the first and the last stay.
 fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     let mut kept: Vec<(f64, f64)> = Vec::new();
     let mut dropped = None;
@@ -189,12 +194,12 @@ fn thinned(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
             kept.push(point);
         }
     }
-    // A point on the spot of the only one before says nothing.
+    // A point equal to the only one before adds nothing.
     kept.extend(dropped.filter(|_| kept.len() > 1));
     kept
 }
 
-/// The mark of a style: circle, square, triangle, diamond, cross, plus.
+/// Mark of a style: circle, square, triangle, diamond, cross, plus.
 fn mark(style: usize, (x, y): (f64, f64), tip: &str) -> String {
     let path = [
         "m-3.5,0a3.5,3.5 0 1 0 7,0a3.5,3.5 0 1 0 -7,0z",
@@ -210,7 +215,7 @@ fn mark(style: usize, (x, y): (f64, f64), tip: &str) -> String {
     )
 }
 
-/// A small drawing for the legend.
+/// Small drawing for the legend.
 fn sample(body: &str) -> String {
     format!(r#"<svg class="sample" viewBox="0 0 34 14" aria-hidden="true">{body}</svg>"#)
 }
@@ -257,7 +262,7 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> RenderedPlot {
         .enumerate()
         .filter(|(_, b)| b.count > 0 && drawable(b.share_good) && drawable(b.mean_reward))
     {
-        let edge = |i: usize, inset: f64| frame.x.at(i as f64 / bins.len() as f64) + inset;
+        let edge = |i: usize, inset: f64| frame.x.pixel(i as f64 / bins.len() as f64) + inset;
         let (from, to) = (edge(i, 1.0), edge(i + 1, -1.0));
         let (share, reward) = (
             bin.share_good.clamp(0.0, 1.0),
@@ -270,28 +275,34 @@ fn reliability(title: &str, bins: &[ReliabilityBin]) -> RenderedPlot {
             counted(bin.count, "token").unwrap_or_default()
         );
         body += &rect(
-            (from, frame.y.at(0.0)),
-            (to, frame.y.at(share)),
+            (from, frame.y.pixel(0.0)),
+            (to, frame.y.pixel(share)),
             "observed",
             &tip,
         );
         body += &rect(
-            (from, frame.y.at(share)),
-            (to, frame.y.at(reward)),
+            (from, frame.y.pixel(share)),
+            (to, frame.y.pixel(reward)),
             "gap",
             &tip,
         );
-        // Even a single token can be seen.
+        // Even a single token is visible.
         body += &rect(
-            (from, below.y.at(0.0)),
-            (to, below.y.at(bin.count as f64).min(below.y.at(0.0) - 1.0)),
+            (from, below.y.pixel(0.0)),
+            (
+                to,
+                below
+                    .y
+                    .pixel(bin.count as f64)
+                    .min(below.y.pixel(0.0) - 1.0),
+            ),
             "tokens",
             &tip,
         );
     }
     body += &line(
-        (frame.x.at(0.0), frame.y.at(0.0)),
-        (frame.x.at(1.0), frame.y.at(1.0)),
+        (frame.x.pixel(0.0), frame.y.pixel(0.0)),
+        (frame.x.pixel(1.0), frame.y.pixel(1.0)),
         "diagonal",
     );
     let legend = [
@@ -352,8 +363,8 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
     let mut body = String::new();
     let x_ticks = ticks(x.range, 4);
     for (&tick, label) in x_ticks.iter().zip(&labels(&x_ticks)) {
-        body += &line((x.at(tick), 4.0), (x.at(tick), bottom), "grid");
-        body += &text(x.at(tick), bottom + 17.0, "tick", "middle", label);
+        body += &line((x.pixel(tick), 4.0), (x.pixel(tick), bottom), "grid");
+        body += &text(x.pixel(tick), bottom + 17.0, "tick", "middle", label);
     }
     body += &text(x.pixels.1, bottom + 34.0, "label", "end", label);
     for (i, bar) in bars.iter().enumerate() {
@@ -372,12 +383,12 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
                 bar.text.clone().unwrap_or_else(|| short(bar.value))
             );
             body += &rect(
-                (x.at(0.0), y + 3.0),
-                (x.at(bar.value), y + ROW - 5.0),
+                (x.pixel(0.0), y + 3.0),
+                (x.pixel(bar.value), y + ROW - 5.0),
                 "bar",
                 &tip,
             );
-            let end = x.at(bar.value.max(0.0)) + 5.0;
+            let end = x.pixel(bar.value.max(0.0)) + 5.0;
             body += &bar
                 .text
                 .as_deref()
@@ -385,7 +396,7 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
                 .unwrap_or_default();
         }
     }
-    body += &line((x.at(0.0), 4.0), (x.at(0.0), bottom), "axis");
+    body += &line((x.pixel(0.0), 4.0), (x.pixel(0.0), bottom), "axis");
     let spoken: Vec<String> = bars
         .iter()
         .map(|b| {
@@ -409,7 +420,7 @@ fn bars_plot(title: &str, label: &str, bars: &[PlotBar]) -> RenderedPlot {
     }
 }
 
-/// A number for a tooltip.
+/// Number for a tooltip.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 || (size < 1e-3 && size > 0.0) => format!("{value:.2e}"),
@@ -418,7 +429,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// As much of a text as fits.
+/// Text cut to a width.
 fn shortened(text: &str, width: f64) -> String {
     if text_width(text) <= width {
         return text.to_owned();
@@ -438,8 +449,8 @@ mod tests {
     use super::*;
     use crate::eval::report::sample;
 
-    /// Checks that elements are closed in order and that no coordinate is missing; how many tags
-    /// there are.
+    /// Checks that elements are closed in order and that no coordinate is missing. Returns the
+    /// number of tags.
     fn well_formed(svg: &str) -> usize {
         let mut open: Vec<&str> = Vec::new();
         let mut elements = 0;
@@ -476,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_plot_is_well_formed_and_escaped() {
+    fn every_plot_is_well_formed_and_escaped() {
         for plot in sample::report().sections.iter().flat_map(|s| &s.plots) {
             let drawn = draw(plot);
             assert!(well_formed(&drawn.svg) > 10);
@@ -489,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_plots_are_drawn() {
+    fn plot_without_data_is_drawn() {
         let none = || Plot::Bars {
             title: String::new(),
             label: String::new(),
@@ -508,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_are_not_finite_are_left_out() {
+    fn non_finite_points_are_left_out() {
         let marks = |points| one_series(points, true).matches("class=\"mark").count();
         assert_eq!(
             marks(vec![
@@ -522,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_point_is_seen_though_no_mark_was_asked_for() {
+    fn single_point_has_a_mark() {
         assert_eq!(
             one_series(vec![(0.5, 0.5)], false)
                 .matches("class=\"mark")
@@ -537,7 +548,7 @@ mod tests {
         );
     }
 
-    fn labelled(points: Vec<(f64, f64)>, scattered: bool) -> String {
+    fn labeled(points: Vec<(f64, f64)>, scattered: bool) -> String {
         let labels = (0..points.len()).map(|i| format!("point {i}")).collect();
         let series = vec![Series {
             points,
@@ -560,8 +571,8 @@ mod tests {
     }
 
     #[test]
-    fn points_that_stand_alone_have_marks_and_no_line() {
-        let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0)], true);
+    fn scattered_points_have_marks_and_no_line() {
+        let svg = labeled(vec![(1.0, 1.0), (5.0, 5.0)], true);
         assert_eq!(
             (
                 svg.matches("class=\"mark").count(),
@@ -569,21 +580,21 @@ mod tests {
             ),
             (2, 0)
         );
-        assert!(labelled(vec![(1.0, 1.0), (5.0, 5.0)], false).contains("<polyline"));
+        assert!(labeled(vec![(1.0, 1.0), (5.0, 5.0)], false).contains("<polyline"));
     }
 
     #[test]
-    fn labels_stand_beside_their_points_and_never_on_each_other() {
-        let svg = labelled(vec![(1.0, 1.0), (5.0, 5.0), (9.9, 9.0)], true);
+    fn labels_are_beside_their_points_without_overlap() {
+        let svg = labeled(vec![(1.0, 1.0), (5.0, 5.0), (9.9, 9.0)], true);
         (0..3).for_each(|i| assert!(svg.contains(&format!(">point {i}</text>")), "{i}"));
-        let crowd = labelled(vec![(5.0, 5.0); 12], true)
+        let crowd = labeled(vec![(5.0, 5.0); 12], true)
             .matches("class=\"point\"")
             .count();
         assert!((1..=8).contains(&crowd), "{crowd} labels of one place");
     }
 
     #[test]
-    fn long_curves_are_thinned_and_keep_their_ends() {
+    fn long_curve_is_thinned_and_keeps_its_ends() {
         let curve = (0..=50_000)
             .map(|i| f64::from(i) / 50_000.0)
             .map(|x| (x * 100.0, x * 100.0));
@@ -596,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gap_lies_between_share_and_reward() {
+    fn reliability_gap_is_between_share_and_reward() {
         let bins = vec![ReliabilityBin {
             mean_reward: 0.75,
             share_good: 0.25,
@@ -619,10 +630,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_numbers_make_a_finite_drawing(points in prop::collection::vec((any::<f64>(),
+        fn drawing_of_any_numbers_is_finite(points in prop::collection::vec((any::<f64>(),
             any::<f64>()), 0..20), marks in any::<bool>()) {
             well_formed(&one_series(points.clone(), marks));
-            let bars = points.iter().map(|p| PlotBar { name: "b".to_owned(), value: p.0, text: None })
+            let bars = points
+                .iter()
+                .map(|p| PlotBar { name: "b".to_owned(), value: p.0, text: None })
                 .collect();
             well_formed(&draw(&Plot::Bars { title: String::new(), label: String::new(),
                 bars }).svg);

@@ -1,8 +1,8 @@
-//! A small report with one of everything, for the tests.
+//! Small report with one of everything, for tests.
 
 use super::*;
 
-/// Words that must not become markup.
+/// Text that must not become markup.
 pub(super) const EVIL: &str = " <script>alert('\" onerror=\"')</script>";
 
 pub(super) fn report() -> EvaluationReport {
@@ -118,7 +118,7 @@ fn card() -> CaptionCard {
     let word = |text: &str, reward, hallucinated| CardWord {
         text: text.to_owned(),
         reward,
-        doubted: reward.is_some_and(|r: f32| r < 0.5),
+        flagged: reward.is_some_and(|r: f32| r < 0.5),
         hallucinated,
         change: None,
     };

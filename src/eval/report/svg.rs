@@ -1,23 +1,23 @@
-//! The parts that plots share: scales, ticks, the frame, and text that cannot break out of its
-//! element. Colours are CSS classes of `report.css`.
+//! Parts shared by plots: scales, ticks, the frame, and text that cannot break out of its element.
+//! Colors are CSS classes of `report.css`.
 
 use super::format::{grouped, plain};
 
-/// Width of a drawing. Small, because drawings shrink to a telephone's width and the type must stay
+/// Width of a drawing. Small, because drawings shrink to a phone's width and the text must stay
 /// legible.
 pub(super) const WIDTH: f64 = 460.0;
-/// Space for the label of the vertical axis.
+/// Height for the label of the vertical axis.
 pub(super) const TOP: f64 = 26.0;
-/// Space for ticks and label of the horizontal axis.
+/// Height for ticks and label of the horizontal axis.
 pub(super) const BOTTOM: f64 = 40.0;
-/// Half a tick label that sticks out.
+/// Width for half a tick label.
 pub(super) const RIGHT: f64 = 16.0;
-/// Mean width of a character of the small type.
+/// Mean width of a small character in pixels.
 const CHARACTER: f64 = 6.3;
-/// Values beyond are treated as not finite: a span of two could not be represented.
+/// Larger values are treated as not finite: a span of two could not be represented.
 const LARGEST: f64 = 1e100;
 
-/// Text for an element or an attribute.
+/// Escapes text for an element or an attribute.
 pub(super) fn escape(text: &str) -> String {
     plain(text)
         .replace('&', "&amp;")
@@ -27,12 +27,12 @@ pub(super) fn escape(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// Width of a text, near enough to make room for it.
+/// Approximate width of a text in pixels.
 pub(super) fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * CHARACTER
 }
 
-/// A whole drawing with its description for those who do not see it.
+/// SVG element with a description for screen readers.
 pub(super) fn drawing(height: f64, title: &str, description: &str, body: &str) -> String {
     format!(
         "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
@@ -42,7 +42,7 @@ pub(super) fn drawing(height: f64, title: &str, description: &str, body: &str) -
     )
 }
 
-/// Text at a place; `anchor` is SVG's.
+/// Text at a point; `anchor` is SVG's `text-anchor`.
 pub(super) fn text(x: f64, y: f64, class: &str, anchor: &str, text: &str) -> String {
     format!(
         r#"<text x="{x:.1}" y="{y:.1}" class="{class}" text-anchor="{anchor}">{}</text>"#,
@@ -58,7 +58,7 @@ pub(super) fn line(from: (f64, f64), to: (f64, f64), class: &str) -> String {
     )
 }
 
-/// A rectangle between two corners, with a tooltip.
+/// Rectangle between two corners, with a tooltip.
 pub(super) fn rect(a: (f64, f64), b: (f64, f64), class: &str, tip: &str) -> String {
     let (x, y, width, height) = (
         a.0.min(b.0),
@@ -82,11 +82,11 @@ pub(super) fn drawable(value: f64) -> bool {
     value.abs() < LARGEST
 }
 
-/// The range of an axis: as asked for, or that of the data with a little air, but no air beyond
+/// Range of an axis: as requested, or that of the data with a margin that does not extend beyond
 /// zero.
-pub(super) fn range(asked: Option<(f64, f64)>, data: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn range(requested: Option<(f64, f64)>, data: impl Iterator<Item = f64>) -> (f64, f64) {
     if let Some((low, high)) =
-        asked.filter(|&(low, high)| drawable(low) && drawable(high) && high - low > 1e-12)
+        requested.filter(|&(low, high)| drawable(low) && drawable(high) && high - low > 1e-12)
     {
         return (low, high);
     }
@@ -138,7 +138,7 @@ pub(super) fn ticks((low, high): (f64, f64), wanted: usize) -> Vec<f64> {
         .collect()
 }
 
-/// Tick labels with as many decimals as tell them apart.
+/// Tick labels with as many decimals as distinguish them.
 pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
     let step = ticks
         .windows(2)
@@ -161,42 +161,42 @@ pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
     ticks.iter().map(label).collect()
 }
 
-/// A linear map from a range of values to pixels.
+/// Linear map from a range of values to pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scale {
-    /// The values.
+    /// Range of values.
     pub(super) range: (f64, f64),
-    /// The pixels of its ends.
+    /// Pixels of its ends.
     pub(super) pixels: (f64, f64),
 }
 
 impl Scale {
-    /// Returns the pixel of a value. Values far outside stay at a distance that every renderer can
-    /// clip.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    /// Returns the pixel of a value. Values far outside are clamped to a distance that every
+    /// renderer can clip.
+    pub(super) fn pixel(&self, value: f64) -> f64 {
         let share = (value - self.range.0) / (self.range.1 - self.range.0);
         self.pixels.0 + share.clamp(-9.0, 10.0) * (self.pixels.1 - self.pixels.0)
     }
 
     /// Returns `true` if a value lies in the range.
-    pub(super) fn holds(&self, value: f64) -> bool {
+    pub(super) fn contains(&self, value: f64) -> bool {
         (self.range.0..=self.range.1).contains(&value)
     }
 }
 
-/// The two scales of a plot with the grid, ticks and labels drawn for them.
+/// The two scales of a plot with their grid, ticks and labels.
 #[derive(Debug)]
 pub(super) struct Frame {
     /// Horizontal.
     pub(super) x: Scale,
     /// Vertical.
     pub(super) y: Scale,
-    /// The drawing, to be put under the data.
+    /// Grid, ticks and labels, to be drawn below the data.
     pub(super) svg: String,
 }
 
 impl Frame {
-    /// A frame from `top` to `bottom` around these ranges. `left` is the least margin, so that
+    /// Frame from `top` to `bottom` around these ranges. `left` is the minimum margin, so that
     /// frames above each other can align; without a horizontal label there are no horizontal ticks
     /// either.
     pub(super) fn new(
@@ -221,14 +221,18 @@ impl Frame {
         };
         let mut svg = text(0.0, top - 14.0, "label", "start", y_label);
         for (&tick, label) in y_ticks.iter().zip(&y_labels) {
-            svg += &line((left, y.at(tick)), (x.pixels.1, y.at(tick)), "grid");
-            svg += &text(left - 6.0, y.at(tick) + 4.0, "tick", "end", label);
+            svg += &line((left, y.pixel(tick)), (x.pixels.1, y.pixel(tick)), "grid");
+            svg += &text(left - 6.0, y.pixel(tick) + 4.0, "tick", "end", label);
         }
         if let Some(x_label) = x_label {
             let x_ticks = ticks(x_range, 5);
             for (&tick, label) in x_ticks.iter().zip(&labels(&x_ticks)) {
-                svg += &line((x.at(tick), bottom), (x.at(tick), bottom + 4.0), "axis");
-                svg += &text(x.at(tick), bottom + 17.0, "tick", "middle", label);
+                svg += &line(
+                    (x.pixel(tick), bottom),
+                    (x.pixel(tick), bottom + 4.0),
+                    "axis",
+                );
+                svg += &text(x.pixel(tick), bottom + 17.0, "tick", "middle", label);
             }
             svg += &text(x.pixels.1, bottom + 34.0, "label", "end", x_label);
         }
@@ -236,8 +240,8 @@ impl Frame {
         Self { x, y, svg }
     }
 
-    /// Draws only what lies inside the frame. A nested drawing clips without an identifier that
-    /// another plot of the page could have too.
+    /// Clips a drawing to the frame. A nested SVG clips without an id, which another plot of the
+    /// page might also use.
     pub(super) fn clipped(&self, body: &str) -> String {
         let ((left, right), (bottom, top)) = (self.x.pixels, self.y.pixels);
         // A curve along the edge keeps its whole width.
@@ -261,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_labels_short() {
+    fn ticks_are_round_and_their_labels_short() {
         let shown = |low, high| labels(&ticks((low, high), 5));
         assert_eq!(shown(0.0, 1.0), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(shown(0.0, 12_000.0), ["0", "5,000", "10,000"]);
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_come_from_the_data_and_are_never_empty() {
+    fn range_of_the_data_is_never_empty() {
         assert_eq!(range(Some((0.0, 2.0)), [5.0].into_iter()), (0.0, 2.0));
         assert_eq!(
             range(Some((2.0, f64::NAN)), [0.0, f64::NAN, 50.0].into_iter()),
@@ -284,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_range_has_a_few_ticks_inside(a in any::<f64>(), b in any::<f64>()) {
+        fn any_range_has_a_few_ticks_inside(a in any::<f64>(), b in any::<f64>()) {
             let range = range(None, [a, b].into_iter());
             let ticks = ticks(range, 5);
             let slack = 1e-5 * (range.1 - range.0);

@@ -1,4 +1,4 @@
-//! The report as aligned tables for a terminal.
+//! Rendering of a report as aligned tables for a terminal.
 
 use std::iter;
 
@@ -11,22 +11,22 @@ use super::{
 
 /// Blanks between columns.
 const GAP: usize = 2;
-/// Text is not set wider than this, for the eye's sake.
+/// Maximum width of paragraphs, for legibility.
 const MEASURE: usize = 100;
-/// Narrower terminals are written as if they had this width.
+/// Minimum width: narrower terminals are written as if they had it.
 const NARROWEST: usize = 40;
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
 
 impl EvaluationReport {
-    /// The report in at most `width` columns, with or without ANSI styles. Plots and captions are
-    /// only counted.
-    pub fn terminal(&self, width: usize, colour: bool) -> String {
+    /// Renders the report in at most `width` columns, with or without ANSI styles. Plots and
+    /// captions are only counted.
+    pub fn terminal(&self, width: usize, color: bool) -> String {
         let mut page = Page {
             out: String::new(),
             width: width.max(NARROWEST),
-            colour,
+            color,
         };
         page.heading(&self.title, '═');
         let names = self
@@ -60,7 +60,7 @@ impl EvaluationReport {
 struct Page {
     out: String,
     width: usize,
-    colour: bool,
+    color: bool,
 }
 
 impl Page {
@@ -70,7 +70,7 @@ impl Page {
     }
 
     fn styled(&self, style: &str, text: &str) -> String {
-        if self.colour && !text.trim().is_empty() {
+        if self.color && !text.trim().is_empty() {
             format!("\x1b[{style}m{text}\x1b[0m")
         } else {
             text.to_owned()
@@ -86,7 +86,7 @@ impl Page {
         self.line(&rule.to_string().repeat(widest));
     }
 
-    /// A paragraph with something before its first line.
+    /// Paragraph with a prefix on its first line.
     fn hanging(&mut self, before: &str, text: &str) {
         let indent = columns(before) + usize::from(!before.is_empty()) * GAP;
         for (i, line) in wrap(text, (self.width - indent).min(MEASURE))
@@ -123,7 +123,8 @@ impl Page {
         }
     }
 
-    /// A table; one that is too wide is cut into groups of columns, each with the row names.
+    /// Writes a table. If it is too wide, its columns are split into groups, each with the row
+    /// names.
     fn table(&mut self, table: &ReportTable) {
         self.line("");
         if !table.title.is_empty() {
@@ -137,8 +138,8 @@ impl Page {
             .unwrap_or(0)
             .min(self.width * 2 / 5);
         let room = self.width - names_width;
-        let laid_out: Vec<Laid> = (0..table.columns.len())
-            .map(|i| Laid::new(table, i, room - GAP))
+        let laid_out: Vec<SizedColumn> = (0..table.columns.len())
+            .map(|i| SizedColumn::new(table, i, room - GAP))
             .collect();
         for (i, group) in groups(&laid_out, room).into_iter().enumerate() {
             if i > 0 {
@@ -153,11 +154,17 @@ impl Page {
         }
     }
 
-    fn group(&mut self, table: &ReportTable, names: &[String], names_width: usize, group: &[Laid]) {
+    fn group(
+        &mut self,
+        table: &ReportTable,
+        names: &[String],
+        names_width: usize,
+        group: &[SizedColumn],
+    ) {
         let height = group.iter().map(|c| c.heading.len()).max().unwrap_or(0);
         let gap = " ".repeat(GAP);
         for row in 0..height {
-            let heading = |c: &Laid| {
+            let heading = |c: &SizedColumn| {
                 (row + c.heading.len())
                     .checked_sub(height)
                     .map_or("", |i| &c.heading[i])
@@ -193,19 +200,19 @@ impl Page {
     }
 }
 
-/// A column whose widths are known.
-struct Laid {
+/// Column with known widths.
+struct SizedColumn {
     /// Lines of the heading.
     heading: Vec<String>,
-    /// Figure and interval of every row.
+    /// Value and interval of every row.
     cells: Vec<(String, String)>,
-    /// Width of the figures and of the intervals with the blank before them.
+    /// Width of the values, and of the intervals with the space before them.
     widths: (usize, usize),
-    /// Words begin on the left, numbers end on the right.
+    /// Alignment: text left, numbers right.
     side: Side,
 }
 
-impl Laid {
+impl SizedColumn {
     fn new(table: &ReportTable, index: usize, room: usize) -> Self {
         let column = &table.columns[index];
         let cells: Vec<(String, String)> = table
@@ -225,7 +232,7 @@ impl Laid {
             .map(|(_, i)| columns(i))
             .max()
             .map_or(0, |w| w + usize::from(w > 0));
-        // Bound to the last word, so that no arrow stands alone.
+        // A no-break space, so that no arrow starts a line.
         let title = marks(column).fold(plain(&column.name), |title, mark| title + "\u{a0}" + mark);
         let longest_word = title.split(' ').map(columns).max().unwrap_or(0);
         let heading = wrap(&title, (figures + intervals).max(longest_word).min(room));
@@ -261,9 +268,9 @@ impl Laid {
     }
 }
 
-/// Cuts columns into groups of about equal number that fit, at least one column each. A table
+/// Splits columns into groups of about equal size that fit, at least one column each. A table
 /// without columns is one group.
-fn groups(all: &[Laid], room: usize) -> Vec<&[Laid]> {
+fn groups(all: &[SizedColumn], room: usize) -> Vec<&[SizedColumn]> {
     let cut = |most: usize| {
         let mut groups = Vec::new();
         let mut rest = all;
@@ -291,7 +298,7 @@ enum Side {
     Right,
 }
 
-/// Exactly `width` columns: padded with blanks or cut off with an ellipsis.
+/// Text of exactly `width` columns: padded with spaces or cut off with an ellipsis.
 fn fit(text: &str, width: usize, side: Side) -> String {
     let mut text = text.to_owned();
     if columns(&text) > width {
@@ -309,7 +316,7 @@ fn fit(text: &str, width: usize, side: Side) -> String {
     }
 }
 
-/// Breaks at blanks; longer words are broken anywhere. No-break spaces come out as blanks.
+/// Breaks text at spaces; longer words are broken anywhere. No-break spaces become spaces.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
@@ -344,8 +351,7 @@ fn push(lines: &mut [String], text: &str) {
     }
 }
 
-/// Terminal columns of a text: one a grapheme, two for the scripts and signs that terminals draw
-/// wide.
+/// Terminal columns of a text: one per grapheme, two for wide scripts and signs.
 fn columns(text: &str) -> usize {
     const WIDE: [(char, char); 7] = [
         ('\u{1100}', '\u{115f}'),
@@ -378,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_wider_than_the_terminal() {
+    fn no_line_is_wider_than_the_terminal() {
         for width in [60, 100, 160] {
             for line in lines_of(width).iter().filter(|l| !l.starts_with('$')) {
                 assert!(columns(line) <= width, "{width}: {line}");
@@ -387,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_stand_under_each_other() {
+    fn figures_of_a_column_are_aligned() {
         let lines = lines_of(160);
         let find = |name: &str| lines.iter().find(|l| l.starts_with(name)).unwrap();
         let (candor, greedy) = (find("candor "), find("greedy "));
@@ -407,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_table_is_cut_into_groups_with_the_names() {
+    fn wide_table_is_split_into_groups_with_row_names() {
         let count = |width| {
             lines_of(width)
                 .iter()
@@ -418,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn styles_come_only_when_asked_for_and_none_from_the_data() {
+    fn styles_are_optional_and_never_from_the_data() {
         let mut report = sample::report();
         report.sections[0].tables[0].rows[1].name = "candor\u{1b}[2J".to_owned();
         assert!(!report.terminal(100, false).contains('\u{1b}'));
@@ -427,14 +433,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_counted() {
+    fn omitted_plots_and_captions_are_counted() {
         assert!(
             lines_of(100).contains(&"3 plots and 1 caption more in the HTML report".to_owned())
         );
     }
 
     #[test]
-    fn fits_and_wraps_wide_text() {
+    fn wide_characters_are_fitted_and_wrapped() {
         assert_eq!(fit("犬が走る", 5, Side::Left), "犬が…");
         assert_eq!(fit("e\u{301}", 3, Side::Right), "  e\u{301}");
         assert_eq!(fit("ab", 0, Side::Left), "");
@@ -444,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_without_rows_or_columns_are_written() {
+    fn table_without_rows_or_columns_is_written() {
         let mut report = sample::report();
         report.sections[0].tables[0].rows.clear();
         report.sections[0].tables.push(ReportTable {

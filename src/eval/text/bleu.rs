@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use super::ngrams::{Ngrams, ORDERS};
 
-/// Counts for BLEU, of one caption or of many: the counts add up.
+/// BLEU counts of one caption or the sum over many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BleuStats {
-    /// Runs of one to four words that a reference has too, each at most as often as the reference
-    /// with most of them has it.
+    /// N-grams of one to four words that a reference has too, each at most as often as in the
+    /// reference with the most.
     pub matches: [usize; ORDERS],
-    /// Runs of one to four words.
+    /// N-grams of one to four words.
     pub guesses: [usize; ORDERS],
     /// Length in words.
     pub words: usize,
-    /// Length of the reference that is closest in length, the shorter one of two.
+    /// Length of the reference closest in length; of two, the shorter.
     pub closest: usize,
 }
 
 impl BleuStats {
-    pub(super) fn of(caption: &Ngrams, references: &[Ngrams]) -> Self {
+    pub(super) fn new(caption: &Ngrams, references: &[Ngrams]) -> Self {
         let mut matches = [0; ORDERS];
         for &(ngram, count) in &caption.counts {
             let most = references
@@ -46,8 +46,8 @@ impl BleuStats {
         }
     }
 
-    /// BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s: they keep it from dividing by
-    /// 0.
+    /// Computes BLEU-1 to BLEU-4. The small constants are `pycocoevalcap`'s and prevent divisions
+    /// by 0.
     pub fn bleu(&self) -> [f64; ORDERS] {
         const TINY: f64 = 1e-15;
         const SMALL: f64 = 1e-9;
@@ -81,10 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matches_are_clipped_by_the_best_reference() {
-        let stats = BleuStats::of(
-            &Ngrams::of(&[1, 1, 1, 2]),
-            &[Ngrams::of(&[1, 3, 1]), Ngrams::of(&[1, 2, 4, 4, 4])],
+    fn matches_are_clipped_by_the_reference_with_most() {
+        let stats = BleuStats::new(
+            &Ngrams::count(&[1, 1, 1, 2]),
+            &[Ngrams::count(&[1, 3, 1]), Ngrams::count(&[1, 2, 4, 4, 4])],
         );
         assert_eq!(
             stats,
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_caption_pays() {
+    fn short_caption_has_a_brevity_penalty() {
         let short = BleuStats {
             matches: [4, 3, 2, 1],
             guesses: [4, 3, 2, 1],

@@ -1,4 +1,5 @@
 //! CIDEr-D (Vedantam et al., CVPR 2015) as `pycocoevalcap` computes it: without stemming.
+//! [`Consensus`] reads references once for many captions, as self-critical training needs.
 
 use std::{
     collections::HashMap,
@@ -9,19 +10,20 @@ use rayon::prelude::*;
 
 use super::{
     ngrams::{Ngram, Ngrams, ORDERS},
-    words::NumberedCaption,
+    ptb::Tokenizer,
+    words::{self, NumberedCaption},
 };
 
-/// Spread of the penalty on a difference in length.
+/// Standard deviation of the penalty on length differences.
 const SIGMA: f64 = 6.0;
 
-/// An [`Ngram`] is a hash already.
+/// Hasher that returns an [`Ngram`] as it is, since it is a hash already.
 #[derive(Default)]
-struct AsIs(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for AsIs {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
-        // The order is in the high bits, where the table looks for what tells entries apart.
+        // The order is in the high bits, which the table uses to distinguish entries.
         self.0.rotate_left(2)
     }
 
@@ -36,32 +38,32 @@ impl Hasher for AsIs {
     }
 }
 
-type Table<V> = HashMap<Ngram, V, BuildHasherDefault<AsIs>>;
+type Table<V> = HashMap<Ngram, V, BuildHasherDefault<IdentityHasher>>;
 
-/// Number of images in which a run of words occurs, and the last one of them.
-struct Seen {
+/// Number of images in which an n-gram occurs, and the last of them.
+struct ImageCount {
     images: u32,
     last: usize,
 }
 
-/// In how many images' references a run of words occurs.
+/// Document frequency of n-grams: number of images whose references contain them.
 pub(super) struct DocumentFrequencies {
     /// Logarithm of the number of images.
     log_images: f64,
-    /// Logarithms of the frequencies. Runs in one image or none weigh the same and are left out.
+    /// Logarithms of the frequencies. N-grams in at most one image weigh the same and are left out.
     logs: Table<f64>,
 }
 
-/// Weights of the runs of a text.
+/// Weights of a text's n-grams.
 struct Vector {
     weights: Vec<(Ngram, f64)>,
     norms: [f64; ORDERS],
-    /// The reference code measures length in runs of two words.
+    /// Length in bigrams, as the reference code measures it.
     length: usize,
 }
 
 impl DocumentFrequencies {
-    pub(super) fn of(rows: &[NumberedCaption]) -> Self {
+    pub(super) fn count(rows: &[NumberedCaption]) -> Self {
         let share = rows.len().div_ceil(rayon::current_num_threads()).max(1);
         let images = rows
             .par_chunks(share)
@@ -93,7 +95,7 @@ impl DocumentFrequencies {
         }
     }
 
-    /// CIDEr-D of a caption, 0 to 10.
+    /// Computes the CIDEr-D of a caption, 0 to 10.
     pub(super) fn cider_d(&self, caption: &Ngrams, references: &[Ngrams]) -> f64 {
         let caption = self.vector(caption);
         let sum: f64 = references
@@ -105,8 +107,8 @@ impl DocumentFrequencies {
 }
 
 impl Vector {
-    /// Mean over the lengths of runs of the cosine between the two, in which the caption (`self`)
-    /// has a run at most as often as the reference.
+    /// Cosine similarity averaged over orders, in which the caption (`self`) has an n-gram at most
+    /// as often as the reference.
     fn similarity(&self, reference: &Self) -> f64 {
         let mut products = [0.0; ORDERS];
         let mut theirs = reference.weights.iter().peekable();
@@ -128,15 +130,15 @@ impl Vector {
     }
 }
 
-fn images_by_run(rows: &[NumberedCaption]) -> Table<Seen> {
-    let mut table: Table<Seen> = Table::default();
+fn images_by_run(rows: &[NumberedCaption]) -> Table<ImageCount> {
+    let mut table: Table<ImageCount> = Table::default();
     for (image, row) in rows.iter().enumerate() {
         for ngram in row
             .references
             .iter()
             .flat_map(|reference| Ngram::all(reference))
         {
-            let seen = table.entry(ngram).or_insert(Seen {
+            let seen = table.entry(ngram).or_insert(ImageCount {
                 images: 0,
                 last: usize::MAX,
             });
@@ -147,7 +149,7 @@ fn images_by_run(rows: &[NumberedCaption]) -> Table<Seen> {
     table
 }
 
-fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
+fn merge(a: Table<ImageCount>, b: Table<ImageCount>) -> Table<ImageCount> {
     let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
     for (ngram, seen) in small {
         large
@@ -158,9 +160,55 @@ fn merge(a: Table<Seen>, b: Table<Seen>) -> Table<Seen> {
     large
 }
 
+/// References of many images, read once, by which captions are scored.
+pub struct Consensus {
+    numbers: HashMap<String, u32>,
+    frequencies: DocumentFrequencies,
+    references: Vec<Vec<Ngrams>>,
+}
+
+impl Consensus {
+    /// Reads the references of every image.
+    pub fn new<S: AsRef<str> + Sync>(images: &[&[S]]) -> Self {
+        let captions: Vec<(&str, &[S])> =
+            images.iter().map(|references| ("", *references)).collect();
+        let (rows, numbers) = words::rows(&captions);
+        let frequencies = DocumentFrequencies::count(&rows);
+        let references = rows
+            .par_iter()
+            .map(|row| row.references.iter().map(|r| Ngrams::count(r)).collect())
+            .collect();
+        Self {
+            numbers,
+            frequencies,
+            references,
+        }
+    }
+
+    /// Computes the CIDEr-D, 0 to 10, of captions, each with the index of its image.
+    pub fn cider_d(&self, captions: &[(usize, &str)]) -> Vec<f64> {
+        let score = |tokenizer: &mut Tokenizer, &(image, caption): &(usize, &str)| {
+            let mut text = Vec::new();
+            // An unknown word matches no reference.
+            tokenizer.each_word(caption, |word| {
+                text.push(self.numbers.get(word).copied().unwrap_or(u32::MAX))
+            });
+            self.references.get(image).map_or(0.0, |references| {
+                self.frequencies.cider_d(&Ngrams::count(&text), references)
+            })
+        };
+        captions
+            .par_iter()
+            .with_min_len(16)
+            .map_init(Tokenizer::new, score)
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::text::score;
 
     fn row(references: &[&[u32]]) -> NumberedCaption {
         NumberedCaption {
@@ -170,13 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn an_image_counts_once() {
-        let frequencies =
-            DocumentFrequencies::of(&[row(&[&[1, 2, 1], &[1]]), row(&[&[1, 3]]), row(&[&[1, 2]])]);
+    fn document_frequency_counts_an_image_once() {
+        let frequencies = DocumentFrequencies::count(&[
+            row(&[&[1, 2, 1], &[1]]),
+            row(&[&[1, 3]]),
+            row(&[&[1, 2]]),
+        ]);
         let log = |words: &[u32]| {
             frequencies
                 .logs
-                .get(&Ngrams::of(words).counts.last().unwrap().0)
+                .get(&Ngrams::count(words).counts.last().unwrap().0)
                 .copied()
         };
         assert_eq!(log(&[1]), Some(3.0f64.ln()));
@@ -186,25 +237,40 @@ mod tests {
     }
 
     #[test]
-    fn a_word_in_every_image_weighs_nothing() {
-        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2]]), row(&[&[1, 3]])]);
+    fn word_in_every_image_has_no_weight() {
+        let frequencies = DocumentFrequencies::count(&[row(&[&[1, 2]]), row(&[&[1, 3]])]);
         assert_eq!(
-            frequencies.cider_d(&Ngrams::of(&[1]), &[Ngrams::of(&[1, 2])]),
+            frequencies.cider_d(&Ngrams::count(&[1]), &[Ngrams::count(&[1, 2])]),
             0.0
         );
-        assert!(frequencies.cider_d(&Ngrams::of(&[2]), &[Ngrams::of(&[1, 2])]) > 0.0);
+        assert!(frequencies.cider_d(&Ngrams::count(&[2]), &[Ngrams::count(&[1, 2])]) > 0.0);
     }
 
     #[test]
-    fn length_is_paid_for_in_runs_of_two() {
-        let frequencies = DocumentFrequencies::of(&[row(&[&[1, 2, 3, 4]]), row(&[&[9]])]);
-        let reference = [Ngrams::of(&[1, 2, 3, 4])];
-        let score = frequencies.cider_d(&Ngrams::of(&[1, 2]), &reference);
-        // Single words: two of four, pairs: one of three, longer runs: none.
+    fn length_penalty_counts_bigrams() {
+        let frequencies = DocumentFrequencies::count(&[row(&[&[1, 2, 3, 4]]), row(&[&[9]])]);
+        let reference = [Ngrams::count(&[1, 2, 3, 4])];
+        let score = frequencies.cider_d(&Ngrams::count(&[1, 2]), &reference);
+        // Unigrams: two of four, bigrams: one of three, longer ones: none.
         let cosines = 1.0 / 2.0f64.sqrt() + 1.0 / 3.0f64.sqrt();
         assert!(
             (score - 10.0 * cosines / 4.0 * (-4.0f64 / 72.0).exp()).abs() < 1e-9,
             "{score}"
         );
+    }
+
+    #[test]
+    fn consensus_equals_the_cider_of_an_evaluation() {
+        let references: [&[&str]; 3] = [
+            &["A dog runs.", "The dog is running fast."],
+            &["Two boats on a lake."],
+            &["A boat.", "A dog in a boat."],
+        ];
+        let texts = ["A dog runs zigzag.", "Two boats.", "A dog on the lake."];
+        let rows: Vec<(&str, &[&str])> = texts.into_iter().zip(references).collect();
+        let want: Vec<f64> = score(&rows).iter().map(|s| s.cider_d).collect();
+        let captions: Vec<(usize, &str)> = texts.into_iter().enumerate().collect();
+        assert_eq!(Consensus::new(&references).cider_d(&captions), want);
+        assert!(want[0] > 0.0);
     }
 }

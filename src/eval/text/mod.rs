@@ -1,12 +1,10 @@
-//! BLEU, ROUGE-L and CIDEr-D, figure for figure as `pycocoevalcap` 1.2 computes them.
+//! BLEU, ROUGE-L and CIDEr-D, equal to `pycocoevalcap` 1.2 in every figure.
 //!
-//! [`score`] judges every caption by the references of its image, [`TextMetrics`] sums captions up.
-//! Between the two anything can be done with single captions: leave some out, count some twice (the
-//! bootstrap).
+//! [`score`] scores each caption by the references of its image, [`TextMetrics`] sums captions up.
+//! In between, captions can be left out or counted several times (the bootstrap).
 
 mod bleu;
 mod cider;
-mod consensus;
 mod ngrams;
 mod ptb;
 mod rouge;
@@ -16,13 +14,13 @@ mod words;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use self::{bleu::BleuStats, consensus::Consensus, ptb::words};
+pub use self::{bleu::BleuStats, cider::Consensus, ptb::words};
 use self::{cider::DocumentFrequencies, ngrams::Ngrams, words::NumberedCaption};
 
 /// Scores of one caption by the references of its image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaptionScores {
-    /// Counts for BLEU, which is a figure of many captions.
+    /// Counts for BLEU, which is defined over many captions.
     pub bleu: BleuStats,
     /// ROUGE-L, 0 to 1.
     pub rouge_l: f64,
@@ -30,32 +28,32 @@ pub struct CaptionScores {
     pub cider_d: f64,
 }
 
-/// Scores captions, in the order given: each with the references of its image.
+/// Scores captions in order, each by the references of its image.
 ///
-/// CIDEr-D weighs words by the images of this call whose references have them, so that a caption's
-/// score depends on the others.
+/// CIDEr-D weighs n-grams by their frequency in the references of this call's images, so a
+/// caption's score depends on the others.
 pub fn score<S: AsRef<str> + Sync>(captions: &[(&str, &[S])]) -> Vec<CaptionScores> {
     let (rows, _) = words::rows(captions);
-    let frequencies = DocumentFrequencies::of(&rows);
+    let frequencies = DocumentFrequencies::count(&rows);
     rows.par_iter()
         .map(|row| judge(row, &frequencies))
         .collect()
 }
 
 fn judge(row: &NumberedCaption, frequencies: &DocumentFrequencies) -> CaptionScores {
-    let caption = Ngrams::of(&row.caption);
-    let references: Vec<Ngrams> = row.references.iter().map(|r| Ngrams::of(r)).collect();
+    let caption = Ngrams::count(&row.caption);
+    let references: Vec<Ngrams> = row.references.iter().map(|r| Ngrams::count(r)).collect();
     CaptionScores {
-        bleu: BleuStats::of(&caption, &references),
+        bleu: BleuStats::new(&caption, &references),
         rouge_l: rouge::rouge_l(&row.caption, &row.references),
         cider_d: frequencies.cider_d(&caption, &references),
     }
 }
 
-/// Figures of many captions. All are 0 without one.
+/// Figures of many captions; all 0 if there are none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextMetrics {
-    /// Captions that were scored.
+    /// Number of captions.
     pub captions: usize,
     /// BLEU-1 to BLEU-4 of the corpus, 0 to 1.
     pub bleu: [f64; 4],
@@ -69,7 +67,7 @@ pub struct TextMetrics {
 
 impl TextMetrics {
     /// Sums captions up.
-    pub fn of<'a>(captions: impl IntoIterator<Item = &'a CaptionScores>) -> Self {
+    pub fn from_scores<'a>(captions: impl IntoIterator<Item = &'a CaptionScores>) -> Self {
         let (mut count, mut bleu, mut rouge_l, mut cider_d) =
             (0usize, BleuStats::default(), 0.0, 0.0);
         for caption in captions {
@@ -106,7 +104,7 @@ mod tests {
 
     /// The figures are `pycocoevalcap`'s for these four captions.
     #[test]
-    fn agrees_with_pycocoevalcap() {
+    fn metrics_equal_pycocoevalcap() {
         let all = scores(&[
             (
                 "A black dog is running after a white dog in the snow .",
@@ -126,7 +124,7 @@ mod tests {
             ("a a a a a", vec!["a dog", "The cat and a bird."]),
             ("...", vec!["A boat on the water.", "Boats."]),
         ]);
-        let figures = TextMetrics::of(&all);
+        let figures = TextMetrics::from_scores(&all);
         let close = |ours: f64, theirs: f64| {
             assert!(
                 (ours - theirs).abs() < 1e-9,
@@ -154,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn a_caption_that_is_its_reference_is_perfect() {
+    fn caption_equal_to_its_reference_is_perfect() {
         let all = scores(&[
             ("a dog runs on grass", vec!["A dog runs on grass."]),
             ("two men in a boat", vec!["Two men in a boat!"]),
         ]);
-        let figures = TextMetrics::of(&all);
+        let figures = TextMetrics::from_scores(&all);
         assert!(
             figures.bleu.iter().all(|b| (b - 1.0).abs() < 1e-6),
             "{figures:?}"
@@ -171,9 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_scores_nothing() {
+    fn empty_input_scores_zero() {
         assert_eq!(
-            TextMetrics::of(&score::<String>(&[])),
+            TextMetrics::from_scores(&score::<String>(&[])),
             TextMetrics::default()
         );
         let empty = scores(&[("", vec!["a dog"]), ("!", vec!["a cat", ""])]);
@@ -185,7 +183,7 @@ mod tests {
         assert_eq!((empty[1].rouge_l, empty[1].cider_d), (1.0, 0.0));
     }
 
-    /// Captions and their references from few letters, so that they share words.
+    /// Captions and references over a small alphabet, so that they share words.
     fn few_words() -> impl Strategy<Value = Vec<(String, Vec<String>)>> {
         let text = || "[abc' .]{0,12}";
         prop::collection::vec((text(), prop::collection::vec(text(), 1..4)), 1..6)
@@ -202,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn scores_stay_in_their_ranges(texts in few_words()) {
+        fn scores_of_any_text_are_in_range(texts in few_words()) {
             let all = score_all(&texts);
             prop_assert_eq!(all.len(), texts.len());
             for (scores, (caption, _)) in all.iter().zip(&texts) {
@@ -210,11 +208,12 @@ mod tests {
                     && (0.0..=10.0 + 1e-9).contains(&scores.cider_d));
                 prop_assert_eq!(scores.bleu.words, words(caption).len());
             }
-            prop_assert!(TextMetrics::of(&all).bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
+            let bleu = TextMetrics::from_scores(&all).bleu;
+            prop_assert!(bleu.iter().all(|b| (0.0..=1.0 + 1e-9).contains(b)));
         }
 
         #[test]
-        fn the_order_of_captions_and_references_does_not_matter(texts in few_words()) {
+        fn scores_do_not_depend_on_order(texts in few_words()) {
             let turned: Vec<_> = texts.iter().rev()
                 .map(|(caption, r)| (caption.clone(), r.iter().rev().cloned().collect())).collect();
             for (a, b) in score_all(&texts).into_iter().zip(score_all(&turned).into_iter().rev()) {

@@ -1,20 +1,20 @@
-//! Runs of one to four words and how often a text has them.
+//! N-grams of one to four words and their counts.
 
-/// Longest run.
+/// Largest order.
 pub(super) const ORDERS: usize = 4;
 
-/// A run of words: its length (less one) in the two highest bits, a hash in the others. Among ten
-/// million different runs the chance that any two share a hash is 1 in 90,000.
+/// An n-gram: its order (less one) in the two highest bits, a hash in the others. Among ten million
+/// different n-grams the chance of a collision is 1 in 90,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ngram(u64);
 
 impl Ngram {
-    /// Length of the run, less one.
+    /// Order of the n-gram, less one.
     pub(super) fn order(self) -> usize {
         (self.0 >> 62) as usize
     }
 
-    /// All runs of a text.
+    /// All n-grams of a text.
     pub(super) fn all(words: &[u32]) -> impl Iterator<Item = Self> {
         (0..words.len()).flat_map(move |start| {
             let mut hash = 0;
@@ -38,17 +38,17 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The runs of a text.
+/// Counts of a text's n-grams.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ngrams {
-    /// Every run once, in order, and how often the text has it.
+    /// Distinct n-grams in order, with their counts.
     pub(super) counts: Vec<(Ngram, u32)>,
     /// Length of the text in words.
     pub(super) words: usize,
 }
 
 impl Ngrams {
-    pub(super) fn of(words: &[u32]) -> Self {
+    pub(super) fn count(words: &[u32]) -> Self {
         let mut all: Vec<Ngram> = Ngram::all(words).collect();
         all.sort_unstable();
         let counts = all
@@ -61,7 +61,7 @@ impl Ngrams {
         }
     }
 
-    /// Returns the number of runs of `order` + 1 words in the text.
+    /// Returns the number of n-grams of `order` + 1 words in the text.
     pub(super) fn number(&self, order: usize) -> usize {
         self.words.saturating_sub(order)
     }
@@ -72,8 +72,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_runs() {
-        let ngrams = Ngrams::of(&[7, 8, 7, 8, 9]);
+    fn ngrams_are_counted_by_order() {
+        let ngrams = Ngrams::count(&[7, 8, 7, 8, 9]);
         let by_order = |order| {
             ngrams
                 .counts

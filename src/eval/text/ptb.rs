@@ -1,12 +1,12 @@
-//! Penn Treebank tokens as the field's captioning metrics cut them.
+//! Penn Treebank tokens as captioning metrics use them.
 //!
 //! The reference is `pycocoevalcap` 1.2: `PTBTokenizer -preserveLines -lowerCase` of Stanford
-//! CoreNLP 3.4.1, then a list of punctuation that is left out. Its lexer is a list of regular
+//! CoreNLP 3.4.1, followed by the removal of punctuation. Its lexer is a list of regular
 //! expressions of which the longest match wins, and so is this one ([`super::rules`]).
 //!
-//! One difference is meant. The reference joins all captions of a run with line breaks, and a few
-//! abbreviations look at what follows: there a caption's last word can depend on the caption after
-//! it. Here every text stands alone.
+//! One difference is intended. The reference joins all captions of a run with line breaks, and a
+//! few abbreviations look at what follows, so a caption's last word can depend on the next caption.
+//! Here every text is tokenized alone.
 
 use std::sync::LazyLock;
 
@@ -20,39 +20,39 @@ use regex_automata::{
 
 use super::rules::{PARTS, RULES};
 
-/// Tokens that `pycocoevalcap` leaves out. It compares after lower-casing, so that its `-LRB-`
-/// never matches and brackets stay: as here.
+/// Tokens that `pycocoevalcap` removes. It compares after lowercasing, so its `-LRB-` never matches
+/// and brackets stay, as here.
 const PUNCTUATION: [&str; 13] = [
     "''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";",
 ];
 
-/// Rule that makes a token.
+/// Rule that matches a token.
 pub(super) struct Rule {
     /// Expression of the token itself.
     pub(super) token: &'static str,
-    /// Expression of what must follow. It counts for the length of the match and stays for the next
+    /// Expression that must follow. It counts for the length of the match but stays for the next
     /// token.
     pub(super) before: &'static str,
     /// Edit that turns the matched text into the token.
     pub(super) edit: TextEdit,
 }
 
-/// Edit of the text that a rule matched, in lower case.
+/// Edit of a match, in lower case.
 #[derive(Clone, Copy)]
 pub(super) enum TextEdit {
-    /// It is the token.
+    /// The match is the token.
     Keep,
-    /// The token is another; an empty one is none.
+    /// Another text is the token; an empty one removes it.
     As(&'static str),
     /// All occurrences are replaced.
     Replace(&'static [(&'static str, &'static str)]),
 }
 
-/// The rules as automata, whose states are made as texts ask for them.
+/// The rules as lazy automata, whose states are built when texts need them.
 struct Lexer {
-    /// Finds a rule's token with what must follow.
+    /// Matches a rule's token and what must follow.
     whole: DFA,
-    /// Finds the token alone.
+    /// Matches the token alone.
     token: DFA,
 }
 
@@ -71,7 +71,7 @@ impl Lexer {
             .iter()
             .zip(&tokens)
             .map(|(rule, token)| format!("(?:{token})(?:{})", fill(rule.before, &parts)));
-        // `All` makes a search go on to the longest match.
+        // `All` makes a search continue to the longest match.
         let config = DFA::config()
             .match_kind(MatchKind::All)
             .starts_for_each_pattern(true)
@@ -85,14 +85,14 @@ impl Lexer {
     }
 }
 
-/// Puts the parts in.
+/// Replaces the names of parts by their expressions.
 fn fill(text: &str, parts: &[(String, String)]) -> String {
     parts.iter().fold(text.to_owned(), |text, (name, body)| {
         text.replace(name, body)
     })
 }
 
-/// Tokenizes many texts: keeps the states that the automata have reached.
+/// Tokenizer of many texts, which caches the automata's states.
 pub(super) struct Tokenizer {
     whole: Cache,
     token: Cache,
@@ -113,7 +113,7 @@ impl Tokenizer {
     /// Calls `word` for every word of a text. A token with a space inside, such as `1 1/2`, is
     /// several words.
     pub(super) fn each_word(&mut self, text: &str, mut word: impl FnMut(&str)) {
-        // As the reference passes a text on: one line.
+        // The reference reads each text as one line.
         self.line.clear();
         self.line.push_str(&text.replace('\n', " "));
         self.line.push('\n');
@@ -132,7 +132,7 @@ impl Tokenizer {
         }
     }
 
-    /// End and edit of the token at `at`.
+    /// End and edit of the longest token at byte `at`.
     fn longest(&mut self, at: usize) -> Option<(usize, TextEdit)> {
         let input = Input::new(&self.line).range(at..).anchored(Anchored::Yes);
         let found = LEXER.whole.try_search_fwd(&mut self.whole, &input).ok()??;
@@ -146,7 +146,8 @@ impl Tokenizer {
         ))
     }
 
-    /// Returns the end of the token at `at` by a rule that also matched what follows, up to `end`.
+    /// Returns the end of the token at byte `at` by a rule that also matched what follows, up to
+    /// `end`.
     fn token_end(&mut self, at: usize, end: usize, rule: PatternID) -> Option<usize> {
         let last = self.line[at..end].chars().next_back()?;
         let input = Input::new(&self.line)
@@ -161,7 +162,7 @@ impl Tokenizer {
         )
     }
 
-    /// Leaves the token in the buffer.
+    /// Writes the edited token to the buffer.
     fn edit(&mut self, range: std::ops::Range<usize>, edit: TextEdit) {
         self.buffer.clear();
         let text = &self.line[range];
@@ -183,8 +184,8 @@ impl Tokenizer {
     }
 }
 
-/// The words of a text as BLEU, ROUGE and CIDEr count them: Penn Treebank tokens in lower case
-/// without punctuation.
+/// Words of a text as BLEU, ROUGE and CIDEr count them: Penn Treebank tokens in lower case without
+/// punctuation.
 pub fn words(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     Tokenizer::new().each_word(text, |word| found.push(word.to_owned()));
@@ -197,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// The words are the Java program's.
+    /// Expected words are the Java program's output.
     const CASES: &[(&str, &str)] = &[
         ("A man , a plan ; and : a dog ...", "a man a plan and a dog"),
         (
@@ -264,7 +265,7 @@ mod tests {
     ];
 
     #[test]
-    fn cuts_as_the_reference_does() {
+    fn words_equal_those_of_the_java_tokenizer() {
         for (text, want) in CASES {
             assert_eq!(
                 words(text),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokenizer_forgets_the_text_before() {
+    fn tokenizer_keeps_nothing_between_texts() {
         let mut tokenizer = Tokenizer::new();
         for (text, want) in CASES.iter().chain(CASES) {
             let mut found = Vec::new();
@@ -286,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_has_words(text in "(\\PC|[a-zA-Z'&;.\\-\n ]){0,40}") {
+        fn words_of_any_text_do_not_panic(text in "(\\PC|[a-zA-Z'&;.\\-\n ]){0,40}") {
             for word in words(&text) {
                 prop_assert!(!word.is_empty() && !PUNCTUATION.contains(&word.as_str())
                     && !word.contains(char::is_whitespace));
@@ -294,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn words_between_spaces_stand_alone(plain in prop::collection::vec("[b-z][a-z]{2,8}",
+        fn words_between_spaces_are_independent(plain in prop::collection::vec("[b-z][a-z]{2,8}",
             0..12)) {
             prop_assume!(plain.iter()
                 .all(|w| !["cannot", "gonna", "wanna", "gotta", "lemme",

@@ -1,14 +1,14 @@
-//! ROUGE-L (Lin, 2004): the longest common subsequence of a caption and a reference.
+//! ROUGE-L (Lin, 2004): longest common subsequence of a caption and a reference.
 //!
-//! One difference from `pycocoevalcap` is meant: there a token with a space inside (`1 1/2`, a
-//! telephone number) is one word for ROUGE and several for BLEU and CIDEr, here it is several for
+//! One difference from `pycocoevalcap` is intended: there a token with a space inside (`1 1/2`, a
+//! telephone number) is one word for ROUGE and several for BLEU and CIDEr; here it is several for
 //! all.
 
 /// Weight of recall against precision, as in `pycocoevalcap`.
 const BETA: f64 = 1.2;
 
-/// ROUGE-L of a caption, 0 to 1: the best precision and the best recall, which may be those of
-/// different references.
+/// Computes the ROUGE-L of a caption, 0 to 1, from the best precision and the best recall, perhaps
+/// of different references.
 pub(super) fn rouge_l(caption: &[u32], references: &[Vec<u32>]) -> f64 {
     let (mut precision, mut recall) = (0.0f64, 0.0f64);
     for reference in references {
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_longest_common_subsequence() {
+    fn common_subsequence_is_the_longest() {
         assert_eq!(
             common_subsequence(&[1, 2, 3, 2, 4, 1, 2], &[2, 4, 3, 1, 2, 1]),
             4
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_precision_and_recall_from_the_best_references() {
+    fn rouge_l_uses_the_best_reference_for_each_rate() {
         // Precision 2/3 by the long reference, recall 1 by the short one.
         let score = rouge_l(&[1, 2, 3], &[vec![1, 2, 4, 5, 6, 7], vec![3]]);
         assert!((score - 2.44 * (2.0 / 3.0) / (1.0 + 1.44 * 2.0 / 3.0)).abs() < 1e-12);

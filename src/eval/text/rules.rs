@@ -1,15 +1,15 @@
-//! The rules of [`super::ptb`], as data.
+//! Rules of [`super::ptb`], as data.
 //!
 //! The longest match wins, the earlier rule on a tie. As in the reference, words in `(?i:)` match
-//! in any case and classes as written: `Ill.` and `Mass.` are states, `ill.` and `mass.` end a
-//! sentence.
+//! in any case and character classes as written: `Ill.` and `Mass.` are states, `ill.` and `mass.`
+//! end a sentence.
 
 use super::ptb::{
     Rule,
     TextEdit::{self, As, Keep, Replace},
 };
 
-/// Parts of rules: `{NAME}` stands for the expression, in rules and in later parts.
+/// Parts of rules: `{NAME}` stands for the expression in rules and later parts.
 pub(super) const PARTS: &[(&str, &str)] = &[
     ("SPACE", r"[ \t\u00A0\u2000-\u200A\u3000]"),
     (
@@ -26,7 +26,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
     ("WORD", r"{WORDPART}(?:[.!?]{WORDPART})*"),
     ("APOS", r"(?:['\u0092\u2019]|(?i:&apos;))"),
     ("INNERAPOS", r"(?:{APOS}|[`\u0091\u2018\u201B])"),
-    // What a contraction ends in.
+    // Endings of contractions.
     ("CLITIC", r"{APOS}(?:[msdMSD]|(?i:re|ve|ll))"),
     ("NOT", r"(?i:n){INNERAPOS}(?i:t)"),
     (
@@ -125,7 +125,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         r"(?i:vs|ph|alex|wm|jos|cie|a\.k\.a|cf|treas|invt|elec|natl|dept)|[Mm][ft][Gg]",
     ),
     ("BEFORENAME", r"(?:{TITLE}|{SHORT}|{ACRONYM})"),
-    // Words that begin a sentence: a letter with a period before them ends one.
+    // Words that begin a sentence: a single letter with a period before them ends one.
     (
         "STARTA",
         concat!(
@@ -141,7 +141,7 @@ pub(super) const PARTS: &[(&str, &str)] = &[
         "STARTT",
         r"T(?i:hat|he|heir|hen|here|hese|hey|his)|W(?i:e|hat|hen|hile)",
     ),
-    // Telephone numbers and faces.
+    // Telephone numbers and emoticons.
     (
         "DIAL",
         r"(?:\([0-9]{2,3}\)[ \u00A0]?|(?:\+\+?)?(?:[0-9]{2,4}[\- \u00A0])?[0-9]{2,4}[\- \u00A0])",
@@ -203,10 +203,10 @@ const fn followed(token: &'static str, before: &'static str, edit: TextEdit) -> 
     }
 }
 
-/// All rules.
+/// All rules, in order of precedence.
 pub(super) const RULES: &[Rule] = &[
     rule(r"[Cc]\+\+|[CcFf]#", Keep),
-    // Words that are two.
+    // Words that are split in two.
     followed(r"(?i:can)", r"(?i:not)", Keep),
     followed(r"'(?i:t)", r"(?i:was|is)", Keep),
     followed(r"(?i:gon|wan)", r"(?i:na)", Keep),
@@ -379,6 +379,6 @@ pub(super) const RULES: &[Rule] = &[
         r"[\u3012\u30FB\uFF01-\uFF0F\uFF1A-\uFF20\uFF3B-\uFF40\uFF5B-\uFF65]",
         Keep,
     ),
-    // White space. What no rule matches is left out as well.
+    // White space. Text that no rule matches is dropped as well.
     rule(r"{BLANK}+|(?i:&nbsp;)", As("")),
 ];

@@ -1,4 +1,4 @@
-//! Captions as numbers of words, so that the metrics compare no text.
+//! Captions as word ids, so that the metrics compare numbers instead of text.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use super::ptb::Tokenizer;
 
-/// Captions that a thread tokenizes at a time.
+/// Captions per batch of a thread.
 const BATCH: usize = 256;
 
-/// A caption and the references of its image. Equal words have equal numbers.
+/// Word ids of a caption and of the references of its image. Equal words have equal ids.
 pub(super) struct NumberedCaption {
     pub(super) caption: Vec<u32>,
     pub(super) references: Vec<Vec<u32>>,
@@ -21,7 +21,7 @@ impl NumberedCaption {
     }
 }
 
-/// Words in the order of their numbers.
+/// Words and their ids.
 #[derive(Default)]
 struct Vocabulary {
     numbers: HashMap<String, u32>,
@@ -40,7 +40,7 @@ impl Vocabulary {
     }
 }
 
-/// Tokenizes all texts once; also returns the words with their numbers.
+/// Tokenizes all texts once; also returns the ids of words.
 pub(super) fn rows<S: AsRef<str> + Sync>(
     captions: &[(&str, &[S])],
 ) -> (Vec<NumberedCaption>, HashMap<String, u32>) {
@@ -48,7 +48,7 @@ pub(super) fn rows<S: AsRef<str> + Sync>(
         .par_chunks(BATCH)
         .map_init(Tokenizer::new, batch)
         .collect();
-    // Every batch has numbers of its own.
+    // Ids are local to a batch until here.
     let mut all: HashMap<String, u32> = HashMap::new();
     let mut rows = Vec::with_capacity(captions.len());
     for (batch, words) in batches {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_words_have_equal_numbers_across_batches() {
+    fn equal_words_have_equal_ids_across_batches() {
         let texts: Vec<String> = (0..3 * BATCH)
             .map(|i| format!("dog {} cat", i % 7))
             .collect();

@@ -102,8 +102,8 @@ impl WatchInputs<'_> {
             .zip(seen)
             .map(|(&i, s)| (s.text.as_str(), dev[i].captions.as_slice()))
             .collect();
-        let objects = ObjectScores::of(Lexicon::shared(), pairs.iter().copied());
-        let figures = TextMetrics::of(&text::score(&pairs));
+        let objects = ObjectScores::judge_all(Lexicon::shared(), pairs.iter().copied());
+        let figures = TextMetrics::from_scores(&text::score(&pairs));
         let n = seen.len().max(1) as f64;
         let rewards: Vec<f32> = seen
             .iter()

@@ -201,7 +201,7 @@ pub(super) fn evaluated(
             image: image.clone(),
             caption: caption.clone(),
             objects: None,
-            place: RowPosition::Line(1),
+            position: RowPosition::Line(1),
         };
         written
             .images

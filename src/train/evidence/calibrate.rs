@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::TrainError;
 use crate::{
     eval::{
-        honesty::{PhotographOrigin, folds::FOLDS},
+        honesty::{FOLDS, PhotographOrigin},
         tokens::{ScoredToken, threshold_at_fpr},
     },
     reward::{

@@ -22,7 +22,7 @@ use super::{
     origins::{LabeledPhotograph, TrainingSource, object_text},
 };
 use crate::{
-    eval::honesty::{PhotographOrigin, folds::FOLDS},
+    eval::honesty::{FOLDS, PhotographOrigin},
     lexicon::{ConceptId, Lexicon, words},
     reward::matching::WordVectors,
     vlm::ops::cross_entropy,

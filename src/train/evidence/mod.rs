@@ -2,9 +2,10 @@
 //! features, the reference of familiarity, and what evidence and rewards together mean.
 //!
 //! Networks first learn from Flickr8k alone, then from all origins. Of the second stage there are a
-//! network for each of the [five parts](crate::eval::honesty::folds), which learns from the others,
-//! and one that learns from the parts that the configuration names and is shipped. Calibrations are
-//! fitted on evidence of networks that did not see the photograph: a network is surer of its own.
+//! network for each of the [five parts](crate::eval::honesty::fold_index), which learns from the
+//! others, and one that learns from the parts that the configuration names and is shipped.
+//! Calibrations are fitted on evidence of networks that did not see the photograph: a network is
+//! surer of its own.
 
 mod answers;
 mod calibrate;
@@ -51,7 +52,7 @@ use self::{
 use super::{TrainError, checkpoint::RunDir, scored_split::DevelopmentHalf, setup::Setup, tell};
 use crate::{
     eval::{
-        honesty::{PhotographOrigin, folds::FOLDS, texts::MixedText},
+        honesty::{FOLDS, PhotographOrigin, texts::MixedText},
         report::{EvaluationReport, Section},
     },
     lexicon::{ConceptId, Lexicon},

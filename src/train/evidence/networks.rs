@@ -17,7 +17,7 @@ use super::{
 use crate::{
     eval::{
         data::flickr8k::Image,
-        honesty::{PhotographOrigin, folds::FOLDS},
+        honesty::{FOLDS, PhotographOrigin},
     },
     lexicon::{ConceptId, Lexicon},
 };

@@ -11,12 +11,9 @@ use crate::eval::{
     data::{
         ObjectBox, ReferenceSet,
         flickr8k::{Dataset, Image},
-        questions::{AskedQuestion, questions_file, read_questions},
+        questions::{AnnotatedQuestion, questions_file, read_questions},
     },
-    honesty::{
-        PhotographOrigin,
-        folds::{digest_of, fold_of},
-    },
+    honesty::{PhotographOrigin, fold_index, photograph_digest},
 };
 
 /// The origins beside Flickr8k, in the order of features and tables.
@@ -109,7 +106,7 @@ pub(in crate::train) struct AllPhotographs {
     /// How many the development split has.
     pub(super) dev: usize,
     /// People's questions with the numbers of their photographs.
-    pub(in crate::train) questions: Vec<(usize, AskedQuestion)>,
+    pub(in crate::train) questions: Vec<(usize, AnnotatedQuestion)>,
 }
 
 impl AllPhotographs {
@@ -200,7 +197,7 @@ impl AllPhotographs {
             || TrainError::Run(format!("{}: there is no questions.jsonl", folder.display()));
         let questions =
             read_questions(&questions_file(folder).ok_or_else(missing)?).map_err(unusable)?;
-        let mut by_image: BTreeMap<String, Vec<AskedQuestion>> = BTreeMap::new();
+        let mut by_image: BTreeMap<String, Vec<AnnotatedQuestion>> = BTreeMap::new();
         questions.into_iter().for_each(|question| {
             by_image
                 .entry(question.image.clone())
@@ -242,7 +239,7 @@ fn photograph(
         texts,
         objects: None,
         boxes: Vec::new(),
-        fold: fold_of(digest_of(&file)),
+        fold: fold_index(photograph_digest(&file)),
     })
 }
 
@@ -260,7 +257,7 @@ pub(super) fn object_text(object: &str) -> String {
 }
 
 /// A question and its answers as texts: what they name is there.
-fn asked_texts(question: &AskedQuestion) -> Vec<String> {
+fn asked_texts(question: &AnnotatedQuestion) -> Vec<String> {
     let answers = question
         .answers
         .iter()

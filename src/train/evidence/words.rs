@@ -129,7 +129,7 @@ impl MentionScorer<'_> {
                 lexicon,
                 references: &references,
                 mentions: lexicon.mentions(text).into_iter().map(judged).collect(),
-                properties: [properties.colours, properties.counts].concat(),
+                properties: [properties.colors, properties.counts].concat(),
             };
             for (range, class) in lexicon.word_classes(text) {
                 let word = &text[range.clone()];
@@ -204,7 +204,7 @@ mod tests {
             lexicon,
             references: &references,
             mentions: mentions.collect(),
-            properties: [properties.colours, properties.counts].concat(),
+            properties: [properties.colors, properties.counts].concat(),
         };
         let claims = lexicon
             .word_classes(text)

@@ -40,7 +40,7 @@ pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &S
         PerturbationKind::Attribute | PerturbationKind::Count | PerturbationKind::Binding => {
             let judgment = objects::judge(lexicon, text, source.texts);
             judgment
-                .colours
+                .colors
                 .iter()
                 .chain(&judgment.counts)
                 .any(|(range, right)| *right && wrong(range))

@@ -1,9 +1,9 @@
-//! What captions say and what is flagged and repaired in them, by origin.
+//! Captions by origin: objects named and invented, flags, repairs.
 
 use super::{
-    asking::{HonestyAnswers, HonestyPrompt, PromptManner},
     cards::{Card, cards},
     material::HonestyMaterial,
+    prompts::{HonestyAnswers, HonestyPrompt, PromptMode},
 };
 use crate::{
     cli::eval::{answering::AnswerWithCost, guard::hypotheses},
@@ -17,7 +17,7 @@ use crate::{
         chair::ChairVocabulary,
         data::{AnnotatedImage, Hypothesis},
         honesty::{
-            PhotographOrigin, Resampling, ScoredOutcome, auroc, auroc_lost,
+            PhotographNumbers, PhotographOrigin, Resampling, ScoredOutcome, auroc, auroc_lost,
             bars::{Finding, Measure, MeasuredValue},
             mean,
             people::{PersonMentions, person_mentions, shows_people},
@@ -29,39 +29,35 @@ use crate::{
     guard::render::is_whole,
 };
 
-/// The origins whose captions are judged by annotations.
+/// Origins whose captions are compared with annotations.
 pub(super) const JUDGED: [PhotographOrigin; 2] =
     [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
-/// The ways in which captions of an origin are asked for.
-pub(super) fn manners(origin: PhotographOrigin) -> &'static [PromptManner] {
+/// Guard settings under which captions of an origin are requested.
+pub(super) fn prompt_modes(origin: PhotographOrigin) -> &'static [PromptMode] {
     if JUDGED.contains(&origin) {
-        &[
-            PromptManner::Off,
-            PromptManner::Flag,
-            PromptManner::Regenerate,
-        ]
+        &[PromptMode::Off, PromptMode::Flag, PromptMode::Regenerate]
     } else {
-        &[PromptManner::Flag]
+        &[PromptMode::Flag]
     }
 }
 
-/// What was found.
+/// Findings on captions.
 #[derive(Default)]
 pub(super) struct CaptionResults {
     pub(super) findings: Vec<Finding>,
     pub(super) sections: Vec<Section>,
-    /// Scores of object words, by origin.
+    /// Scores of object mentions by origin.
     pub(super) mentions: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
-/// The measures of one origin's captions.
+/// Measures of one origin's captions.
 struct CaptionMeasures {
     mentions: Measure,
     unflagged: Measure,
     right_flagged: Measure,
     count: Measure,
-    kept: Measure,
+    count_ratio: Measure,
     repaired: [Measure; 3],
     form: [Measure; 2],
     form_off: Measure,
@@ -69,7 +65,7 @@ struct CaptionMeasures {
 }
 
 impl CaptionMeasures {
-    fn of(origin: PhotographOrigin) -> Option<Self> {
+    fn for_origin(origin: PhotographOrigin) -> Option<Self> {
         use Measure::*;
         match origin {
             PhotographOrigin::Flickr8k => Some(Self {
@@ -77,7 +73,7 @@ impl CaptionMeasures {
                 unflagged: UnflaggedFlickr,
                 right_flagged: RightFlaggedFlickr,
                 count: MentionsCountFlickr,
-                kept: MentionsKeptFlickr,
+                count_ratio: MentionsKeptFlickr,
                 repaired: [RepairChairFlickr, RepairRecallFlickr, RepairCiderFlickr],
                 form: [FragmentsFlickr, LoopsFlickr],
                 form_off: FragmentsOffFlickr,
@@ -88,7 +84,7 @@ impl CaptionMeasures {
                 unflagged: UnflaggedCoco,
                 right_flagged: RightFlaggedCoco,
                 count: MentionsCountCoco,
-                kept: MentionsKeptCoco,
+                count_ratio: MentionsKeptCoco,
                 repaired: [RepairChairCoco, RepairRecallCoco, RepairCiderCoco],
                 form: [FragmentsCoco, LoopsCoco],
                 form_off: FragmentsOffCoco,
@@ -99,8 +95,8 @@ impl CaptionMeasures {
     }
 }
 
-/// The scorings by which own pixels are compared with another photograph's: each caption on its
-/// photograph and on the next one of its origin.
+/// Scoring requests for the pixel control: each caption on its own photograph and on its
+/// neighbor's.
 pub(super) fn controls(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -120,13 +116,13 @@ fn pixel_pairs(
     let neighbors = material.neighbors(origin);
     let pair = |(number, _): (usize, &AnnotatedImage)| {
         let (caption, other) = (
-            answers.of(&HonestyPrompt::answer(number, PromptManner::Off, ""))?,
+            answers.get(&HonestyPrompt::answer(number, PromptMode::Off, ""))?,
             *neighbors.get(&number)?,
         );
         (!caption.text.trim().is_empty())
             .then(|| [number, other].map(|shown| HonestyPrompt::score(shown, "", &caption.text)))
     };
-    material.of(origin).filter_map(pair).collect()
+    material.photographs_from(origin).filter_map(pair).collect()
 }
 
 /// Measures the captions of all origins.
@@ -138,43 +134,85 @@ pub(super) fn measure(
 ) -> CaptionResults {
     let mut results = CaptionResults::default();
     for origin in JUDGED {
-        judged(material, answers, origin, resampling, &before, &mut results);
+        measure_origin(material, answers, origin, resampling, &before, &mut results);
     }
     for origin in [
         PhotographOrigin::Flickr8k,
         PhotographOrigin::CocoMini,
         PhotographOrigin::Daquar,
     ] {
-        people(material, answers, origin, resampling, &mut results);
+        measure_people(material, answers, origin, resampling, &mut results);
     }
     for origin in [
         PhotographOrigin::VqaRad,
         PhotographOrigin::Documents,
         PhotographOrigin::Drawings,
     ] {
-        cautious(material, answers, origin, resampling, &mut results);
+        measure_unusual_pictures(material, answers, origin, resampling, &mut results);
     }
     results
 }
 
-/// The replies of one manner to all photographs of an origin; `None` where one is missing.
+/// Answers under one guard setting to all photographs of an origin; `None` if one is missing.
 fn replies(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
-    manner: PromptManner,
+    mode: PromptMode,
 ) -> Option<Vec<AnswerWithCost>> {
     material
-        .of(origin)
+        .photographs_from(origin)
         .map(|(number, _)| {
             answers
-                .of(&HonestyPrompt::answer(number, manner, ""))
+                .get(&HonestyPrompt::answer(number, mode, ""))
                 .cloned()
         })
         .collect()
 }
 
-fn judged(
+/// Captions of all photographs of an origin under three guard settings, in the same order.
+struct OriginCaptions<'a> {
+    origin: PhotographOrigin,
+    /// Indices of the photographs.
+    numbers: Vec<usize>,
+    images: Vec<&'a AnnotatedImage>,
+    off: Vec<AnswerWithCost>,
+    flagged: Vec<AnswerWithCost>,
+    repaired: Vec<AnswerWithCost>,
+}
+
+impl<'a> OriginCaptions<'a> {
+    /// Collects the captions; `None` if there are no photographs or an answer is missing.
+    fn collect(
+        material: &'a HonestyMaterial,
+        answers: &HonestyAnswers<'_>,
+        origin: PhotographOrigin,
+    ) -> Option<Self> {
+        let (numbers, images): (Vec<usize>, Vec<&AnnotatedImage>) =
+            material.photographs_from(origin).unzip();
+        let replies = |mode| replies(material, answers, origin, mode);
+        if images.is_empty() {
+            return None;
+        }
+        Some(Self {
+            origin,
+            numbers,
+            images,
+            off: replies(PromptMode::Off)?,
+            flagged: replies(PromptMode::Flag)?,
+            repaired: replies(PromptMode::Regenerate)?,
+        })
+    }
+
+    fn evaluate<'t>(&self, texts: &'t [Hypothesis]) -> Evaluation<'t>
+    where
+        'a: 't,
+    {
+        evaluate(&self.images, texts)
+    }
+}
+
+fn measure_origin(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -182,162 +220,213 @@ fn judged(
     before: &impl Fn(Measure) -> Option<f64>,
     results: &mut CaptionResults,
 ) {
-    let Some(measures) = CaptionMeasures::of(origin) else {
+    let Some(measures) = CaptionMeasures::for_origin(origin) else {
         return;
     };
-    let (numbers, images): (Vec<usize>, Vec<&AnnotatedImage>) = material.of(origin).unzip();
-    let [Some(off), Some(flagged), Some(repaired)] = [
-        PromptManner::Off,
-        PromptManner::Flag,
-        PromptManner::Regenerate,
-    ]
-    .map(|manner| replies(material, answers, origin, manner)) else {
+    let Some(captions) = OriginCaptions::collect(material, answers, origin) else {
         return;
     };
-    if images.is_empty() {
-        return;
-    }
-    let Resampling { repeats, seed } = resampling;
-    let texts = [&off, &flagged, &repaired].map(|replies| hypotheses(&images, replies));
-    let judge = |texts: &'_ [Hypothesis]| -> Vec<(usize, usize)> {
-        let evaluation = evaluate(&images, texts);
-        let count = |caption| {
-            MentionKind::Closed
-                .mentions(caption)
-                .map_or((0, 0), |m| (m.len(), m.iter().filter(|m| !m.1).count()))
-        };
-        evaluation.captions.iter().map(count).collect()
-    };
+    let texts = [&captions.off, &captions.flagged, &captions.repaired]
+        .map(|replies| hypotheses(&captions.images, replies));
+    let [off, flagged, repaired] = texts.each_ref().map(|texts| captions.evaluate(texts));
     let findings = &mut results.findings;
-    // What flags find.
-    let marks: Vec<GuardMarks> = flagged.iter().map(|reply| reply.marks.clone()).collect();
-    let evaluation = evaluate(&images, &texts[1]);
-    if let Some(found) = flags::measure(MentionKind::Closed, &evaluation, &marks, repeats, seed) {
-        let mentions = found.wrong + found.right;
-        findings.extend([
-            Finding::new(
-                measures.mentions,
-                found.auroc,
-                found.captions,
-                mentions,
-                &format!("object words, {} of them wrong", found.wrong),
-            ),
-            Finding::new(
-                measures.unflagged,
-                found.wrong_unflagged,
-                found.captions,
-                mentions,
-                "object words",
-            ),
-            Finding::new(
-                measures.right_flagged,
-                found.right_flagged,
-                found.captions,
-                found.right,
-                "right object words",
-            ),
-        ]);
+    findings.extend(flag_findings(&captions, &flagged, &measures, resampling));
+    findings.extend(count_findings(
+        &captions, &off, &measures, before, resampling,
+    ));
+    findings.extend(repair_findings(
+        &captions,
+        [&off, &repaired],
+        &measures,
+        resampling,
+    ));
+    findings.extend(form_findings(&captions, &measures, resampling));
+    findings.extend(pixel_finding(
+        material,
+        answers,
+        origin,
+        measures.pixels,
+        resampling,
+    ));
+    if origin == PhotographOrigin::CocoMini {
+        findings.push(familiarity_of_inventions(&captions, &flagged, resampling));
     }
-    let outcomes = numbers
+    results
+        .mentions
+        .push((origin, mention_outcomes(&captions, &flagged)));
+    results
+        .sections
+        .extend(repair_sections(&captions, [&off, &repaired], resampling));
+}
+
+/// Findings on flags of object words.
+fn flag_findings(
+    captions: &OriginCaptions<'_>,
+    flagged: &Evaluation<'_>,
+    measures: &CaptionMeasures,
+    Resampling { repeats, seed }: Resampling,
+) -> Vec<Finding> {
+    let marks: Vec<GuardMarks> = captions
+        .flagged
         .iter()
-        .zip(&evaluation.captions)
-        .zip(&marks)
-        .flat_map(|((&photograph, caption), marks)| {
-            let mentions = MentionKind::Closed.mentions(caption).unwrap_or_default();
-            let outcome = |(range, is_right)| {
-                Some(ScoredOutcome {
-                    photograph,
-                    score: f64::from(marks.score(&range)?),
-                    is_right,
-                })
-            };
-            mentions.into_iter().filter_map(outcome).collect::<Vec<_>>()
-        });
-    results.mentions.push((origin, outcomes.collect()));
-    // How much is said.
-    let counted = judge(&texts[0]);
-    let rows: Vec<(usize, f64)> = numbers
+        .map(|reply| reply.marks.clone())
+        .collect();
+    let Some(found) = flags::measure(MentionKind::Closed, flagged, &marks, repeats, seed) else {
+        return Vec::new();
+    };
+    let mentions = found.wrong + found.right;
+    vec![
+        Finding::new(
+            measures.mentions,
+            found.auroc,
+            found.captions,
+            mentions,
+            &format!("object words, {} of them wrong", found.wrong),
+        ),
+        Finding::new(
+            measures.unflagged,
+            found.wrong_unflagged,
+            found.captions,
+            mentions,
+            "object words",
+        ),
+        Finding::new(
+            measures.right_flagged,
+            found.right_flagged,
+            found.captions,
+            found.right,
+            "right object words",
+        ),
+    ]
+}
+
+/// Scores of the object mentions in flagged captions.
+fn mention_outcomes(captions: &OriginCaptions<'_>, flagged: &Evaluation<'_>) -> Vec<ScoredOutcome> {
+    let mut outcomes = Vec::new();
+    for ((&photograph, caption), reply) in captions
+        .numbers
         .iter()
-        .zip(&counted)
+        .zip(&flagged.captions)
+        .zip(&captions.flagged)
+    {
+        let mentions = MentionKind::Closed.mentions(caption).unwrap_or_default();
+        outcomes.extend(mentions.into_iter().filter_map(|(range, is_right)| {
+            Some(ScoredOutcome {
+                photograph,
+                score: f64::from(reply.marks.score(&range)?),
+                is_right,
+            })
+        }));
+    }
+    outcomes
+}
+
+/// Numbers of object mentions in each caption: all, and wrong ones.
+fn object_counts(evaluation: &Evaluation<'_>) -> Vec<(usize, usize)> {
+    let count = |caption| {
+        MentionKind::Closed
+            .mentions(caption)
+            .map_or((0, 0), |m| (m.len(), m.iter().filter(|m| !m.1).count()))
+    };
+    evaluation.captions.iter().map(count).collect()
+}
+
+/// Object mentions per caption, and their ratio to an earlier run's.
+fn count_findings(
+    captions: &OriginCaptions<'_>,
+    off: &Evaluation<'_>,
+    measures: &CaptionMeasures,
+    before: &impl Fn(Measure) -> Option<f64>,
+    resampling: Resampling,
+) -> [Finding; 2] {
+    let rows: Vec<(usize, f64)> = captions
+        .numbers
+        .iter()
+        .zip(object_counts(off))
         .map(|(&number, count)| (number, count.0 as f64))
         .collect();
-    let a_caption = mean(&rows, resampling);
-    findings.push(Finding::new(
-        measures.count,
-        a_caption,
-        numbers.len(),
-        numbers.len(),
-        "captions",
-    ));
-    findings.push(match before(measures.count) {
-        Some(known) => {
-            let ratio = Estimate {
-                value: a_caption.value / known,
-                interval: a_caption
+    let per_caption = mean(&rows, resampling);
+    let finding =
+        |measure, figure| Finding::new(measure, figure, rows.len(), rows.len(), "captions");
+    let ratio = match before(measures.count) {
+        Some(known) => finding(
+            measures.count_ratio,
+            Estimate {
+                value: per_caption.value / known,
+                interval: per_caption
                     .interval
                     .map(|(low, high)| (low / known, high / known)),
-            };
-            Finding::new(
-                measures.kept,
-                ratio,
-                numbers.len(),
-                numbers.len(),
-                "captions",
-            )
-        }
+            },
+        ),
         None => Finding {
-            measure: measures.kept,
+            measure: measures.count_ratio,
             found: MeasuredValue::NotMeasured("needs an earlier run: --against".into()),
-            photographs: numbers.len(),
+            photographs: rows.len(),
             counted: String::new(),
         },
-    });
-    // What repairs change.
-    let (first, second) = (evaluate(&images, &texts[0]), evaluate(&images, &texts[2]));
-    let group = if origin == PhotographOrigin::CocoMini {
-        FigureGroup::Closed
-    } else {
-        FigureGroup::Open
     };
-    let relative = relative_changes(&first, &second, repeats, seed);
-    let changes = compare(&first, &second, seed);
-    let chair = relative
+    [finding(measures.count, per_caption), ratio]
+}
+
+/// Effect of repairs on hallucination, recall and description quality.
+fn repair_findings(
+    captions: &OriginCaptions<'_>,
+    [off, repaired]: [&Evaluation<'_>; 2],
+    measures: &CaptionMeasures,
+    Resampling { repeats, seed }: Resampling,
+) -> Vec<Finding> {
+    let described = captions
+        .images
         .iter()
+        .filter(|image| !image.captions.is_empty())
+        .count();
+    let (group, judged) = if captions.origin == PhotographOrigin::CocoMini {
+        (FigureGroup::Closed, captions.images.len())
+    } else {
+        (FigureGroup::Open, described)
+    };
+    let chair = relative_changes(off, repaired, repeats, seed)
+        .into_iter()
         .find(|(name, _)| *name == (group, "CHAIR_i"))
         .map(|found| found.1);
+    let changes = compare(off, repaired, seed);
     let difference = |group: FigureGroup, name: &str| {
         changes
             .iter()
             .find(|(found, _)| found.0 == group && found.1 == name)
             .map(|c| c.1.estimate)
     };
-    let described = images
-        .iter()
-        .filter(|image| !image.captions.is_empty())
-        .count();
-    let judged_by = if group == FigureGroup::Open {
-        described
-    } else {
-        images.len()
-    };
     let changed = [
-        (chair, judged_by),
-        (difference(group, "recall"), judged_by),
+        (chair, judged),
+        (difference(group, "recall"), judged),
         (difference(FigureGroup::Description, "CIDEr-D"), described),
     ];
-    for (measure, (figure, photographs)) in measures.repaired.into_iter().zip(changed) {
-        findings.extend(figure.map(|figure| {
-            Finding::new(
-                measure,
-                figure,
-                photographs,
-                photographs,
-                "pairs of captions",
-            )
-        }));
-    }
-    let shaped = |measure, replies: &[AnswerWithCost], is_bad: fn(&str) -> bool| {
-        let rows: Vec<(usize, bool)> = numbers
+    let finding = |(measure, (figure, photographs)): (Measure, (Option<Estimate>, usize))| {
+        Some(Finding::new(
+            measure,
+            figure?,
+            photographs,
+            photographs,
+            "pairs of captions",
+        ))
+    };
+    measures
+        .repaired
+        .into_iter()
+        .zip(changed)
+        .filter_map(finding)
+        .collect()
+}
+
+/// Shares of captions that are fragments or loops.
+fn form_findings(
+    captions: &OriginCaptions<'_>,
+    measures: &CaptionMeasures,
+    resampling: Resampling,
+) -> [Finding; 3] {
+    let finding = |measure, replies: &[AnswerWithCost], is_bad: fn(&str) -> bool| {
+        let rows: Vec<(usize, bool)> = captions
+            .numbers
             .iter()
             .zip(replies)
             .map(|(&number, reply)| (number, is_bad(&reply.text)))
@@ -350,71 +439,77 @@ fn judged(
             &format!("of {}", rows.len()),
         )
     };
-    findings.extend([
-        shaped(measures.form[0], &repaired, is_fragment),
-        shaped(measures.form[1], &repaired, is_loop),
-        shaped(measures.form_off, &off, is_fragment),
-    ]);
-    // Whether the scorer looks.
-    findings.extend(pixels(
-        material,
-        answers,
-        origin,
-        measures.pixels,
-        resampling,
-    ));
-    let name = origin.name();
-    let mut changes: Vec<Section> = repairs::sections(&first, &second, repeats, seed)
+    [
+        finding(measures.form[0], &captions.repaired, is_fragment),
+        finding(measures.form[1], &captions.repaired, is_loop),
+        finding(measures.form_off, &captions.off, is_fragment),
+    ]
+}
+
+/// Table of what repairs change, and cards of repairs that leave a fragment or a loop.
+fn repair_sections(
+    captions: &OriginCaptions<'_>,
+    [off, repaired]: [&Evaluation<'_>; 2],
+    Resampling { repeats, seed }: Resampling,
+) -> Vec<Section> {
+    let name = captions.origin.name();
+    let mut sections: Vec<Section> = repairs::sections(off, repaired, repeats, seed)
         .into_iter()
         .take(1)
+        .map(|section| Section {
+            title: format!("{}, {name}", section.title),
+            ..section
+        })
         .collect();
-    changes
-        .iter_mut()
-        .for_each(|section| section.title = format!("{}, {name}", section.title));
-    results.sections.extend(changes);
-    let broken = images
+    let breaks = |before: &str, after: &str| {
+        (is_fragment(after) && !is_fragment(before)) || (is_loop(after) && !is_loop(before))
+    };
+    let broken = captions
+        .images
         .iter()
-        .zip(off.iter().zip(&repaired))
-        .filter(|(_, (before, after))| {
-            (is_fragment(&after.text) && !is_fragment(&before.text))
-                || (is_loop(&after.text) && !is_loop(&before.text))
+        .zip(captions.off.iter().zip(&captions.repaired))
+        .filter(|(_, (before, after))| breaks(&before.text, &after.text))
+        .map(|(image, (before, after))| Card {
+            facts: vec![("Before the repair".into(), before.text.clone())],
+            ..Card::new(image, after)
         });
-    let broken = broken.map(|(image, (before, after))| Card {
-        facts: vec![("Before the repair".into(), before.text.clone())],
-        ..Card::of(image, after)
-    });
-    results.sections.push(cards(
+    sections.push(cards(
         &format!("Repairs that leave a fragment or a loop, {name}"),
         broken.collect(),
         seed,
     ));
-    if origin == PhotographOrigin::CocoMini {
-        let invents = judge(&texts[1]);
-        let rows = flagged.iter().zip(invents).zip(&numbers).filter_map(
-            |((reply, (_, wrong)), &photograph)| {
-                Some(ScoredOutcome {
-                    photograph,
-                    score: reply.familiarity?,
-                    is_right: wrong == 0,
-                })
-            },
-        );
-        let rows: Vec<ScoredOutcome> = rows.collect();
-        let figure = || {
-            Finding::new(
-                Measure::FamiliarityInvents,
-                auroc(&rows, resampling),
-                rows.len(),
-                rows.len(),
-                "captions",
-            )
-        };
-        results.findings.push(if rows.is_empty() {
-            unfamiliar(Measure::FamiliarityInvents)
-        } else {
-            figure()
-        });
+    sections
+}
+
+/// AUROC of familiarity as a predictor of captions that invent an object.
+fn familiarity_of_inventions(
+    captions: &OriginCaptions<'_>,
+    flagged: &Evaluation<'_>,
+    resampling: Resampling,
+) -> Finding {
+    let rows: Vec<ScoredOutcome> = captions
+        .flagged
+        .iter()
+        .zip(object_counts(flagged))
+        .zip(&captions.numbers)
+        .filter_map(|((reply, (_, wrong)), &photograph)| {
+            Some(ScoredOutcome {
+                photograph,
+                score: reply.familiarity?,
+                is_right: wrong == 0,
+            })
+        })
+        .collect();
+    if rows.is_empty() {
+        return no_familiarity(Measure::FamiliarityInvents);
     }
+    Finding::new(
+        Measure::FamiliarityInvents,
+        auroc(&rows, resampling),
+        rows.len(),
+        rows.len(),
+        "captions",
+    )
 }
 
 fn is_fragment(text: &str) -> bool {
@@ -422,7 +517,7 @@ fn is_fragment(text: &str) -> bool {
 }
 
 fn is_loop(text: &str) -> bool {
-    Form::of(text).is_loop
+    Form::detect(text).is_loop
 }
 
 fn evaluate<'a>(images: &[&'a AnnotatedImage], texts: &'a [Hypothesis]) -> Evaluation<'a> {
@@ -437,8 +532,8 @@ fn evaluate<'a>(images: &[&'a AnnotatedImage], texts: &'a [Hypothesis]) -> Evalu
     )
 }
 
-/// How much worse the scorer tells wrong object words with another photograph's pixels.
-fn pixels(
+/// Loss of the scorer's AUROC on object mentions when the pixels are another photograph's.
+fn pixel_finding(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -446,9 +541,12 @@ fn pixels(
     resampling: Resampling,
 ) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
-    for [ask, swapped] in pixel_pairs(material, answers, origin) {
-        let (photograph, image) = (ask.photograph, &material.photographs[ask.photograph].image);
-        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else {
+    for [prompt, swapped] in pixel_pairs(material, answers, origin) {
+        let (photograph, image) = (
+            prompt.photograph,
+            &material.photographs[prompt.photograph].image,
+        );
+        let (Some(first), Some(second)) = (answers.get(&prompt), answers.get(&swapped)) else {
             continue;
         };
         let caption = hypotheses(&[image], std::slice::from_ref(first));
@@ -475,9 +573,7 @@ fn pixels(
             }
         }
     }
-    let photographs =
-        crate::eval::honesty::PhotographNumbers::of(own.iter().map(|outcome| outcome.photograph))
-            .len();
+    let photographs = PhotographNumbers::new(own.iter().map(|outcome| outcome.photograph)).len();
     (!own.is_empty()).then(|| {
         Finding::new(
             measure,
@@ -489,8 +585,8 @@ fn pixels(
     })
 }
 
-/// People on photographs that show none.
-fn people(
+/// People in captions of photographs that show none.
+fn measure_people(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -510,9 +606,9 @@ fn people(
     };
     let mut mentions = PersonMentions::default();
     let (mut unflagged, mut photographs) = (Vec::new(), 0);
-    for (number, image) in material.of(origin) {
+    for (number, image) in material.photographs_from(origin) {
         let (Some(reply), Some(shows)) = (
-            answers.of(&HonestyPrompt::answer(number, PromptManner::Flag, "")),
+            answers.get(&HonestyPrompt::answer(number, PromptMode::Flag, "")),
             shows_people(image),
         ) else {
             continue;
@@ -524,7 +620,7 @@ fn people(
                 .iter()
                 .any(|range| !reply.marks.flags(range))
         {
-            unflagged.push(Card::of(image, reply));
+            unflagged.push(Card::new(image, reply));
         }
     }
     if photographs == 0 {
@@ -544,7 +640,7 @@ fn people(
             .findings
             .push(Finding::new(right, figure, photographs, count, "people"));
     }
-    let (figure, count) = mentions.inventing(resampling);
+    let (figure, count) = mentions.invention_rate(resampling);
     results.findings.push(Finding::new(
         inventing,
         figure,
@@ -559,8 +655,8 @@ fn people(
     ));
 }
 
-/// Captions of what is no photograph of everyday life.
-fn cautious(
+/// Captions of pictures that are not everyday photographs.
+fn measure_unusual_pictures(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -573,13 +669,13 @@ fn cautious(
         _ => Measure::CautiousCaptionsDrawings,
     };
     let (mut rows, mut unwarned) = (Vec::new(), Vec::new());
-    for (number, image) in material.of(origin) {
-        let Some(reply) = answers.of(&HonestyPrompt::answer(number, PromptManner::Flag, "")) else {
+    for (number, image) in material.photographs_from(origin) {
+        let Some(reply) = answers.get(&HonestyPrompt::answer(number, PromptMode::Flag, "")) else {
             continue;
         };
-        let is_clean = AnswerFate::of(&reply.verdict) == AnswerFate::Clean;
+        let is_clean = AnswerFate::from_verdict(&reply.verdict) == AnswerFate::Clean;
         rows.push((number, !is_clean));
-        unwarned.extend(is_clean.then(|| Card::of(image, reply)));
+        unwarned.extend(is_clean.then(|| Card::new(image, reply)));
     }
     if !rows.is_empty() {
         results.findings.push(Finding::new(
@@ -597,29 +693,29 @@ fn cautious(
     }
 }
 
-/// How well familiarity tells the origins apart from Flickr8k, and how little it depends on how a
-/// photograph is stored, where the model has one.
+/// Findings on familiarity, if the model reports it: separation of other origins from Flickr8k, and
+/// stability when a photograph is re-encoded.
 pub(super) fn familiarity(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     resampling: Resampling,
 ) -> Vec<Finding> {
-    let of = |origin: PhotographOrigin| {
+    let known_familiarity = |origin: PhotographOrigin| {
         let known = |(number, image): (usize, &AnnotatedImage)| {
             Some((
                 number,
                 image.name().to_owned(),
                 answers
-                    .of(&HonestyPrompt::answer(number, PromptManner::Flag, ""))?
+                    .get(&HonestyPrompt::answer(number, PromptMode::Flag, ""))?
                     .familiarity?,
             ))
         };
         material
-            .of(origin)
+            .photographs_from(origin)
             .filter_map(known)
             .collect::<Vec<(usize, String, f64)>>()
     };
-    let near = of(PhotographOrigin::Flickr8k);
+    let near = known_familiarity(PhotographOrigin::Flickr8k);
     let pairs = [
         (Measure::FamiliarityCoco, PhotographOrigin::CocoMini),
         (Measure::FamiliarityDaquar, PhotographOrigin::Daquar),
@@ -627,9 +723,9 @@ pub(super) fn familiarity(
         (Measure::FamiliarityReencoded, PhotographOrigin::Reencoded),
     ];
     let finding = |(measure, origin): (Measure, PhotographOrigin)| {
-        let far = of(origin);
+        let far = known_familiarity(origin);
         if near.is_empty() || far.is_empty() {
-            return unfamiliar(measure);
+            return no_familiarity(measure);
         }
         let outcome = |is_right: bool| {
             move |(photograph, _, score): &(usize, String, f64)| ScoredOutcome {
@@ -652,19 +748,19 @@ pub(super) fn familiarity(
         )
     };
     let mut findings: Vec<Finding> = pairs.into_iter().map(finding).collect();
-    let originals = of(PhotographOrigin::CocoMini);
+    let originals = known_familiarity(PhotographOrigin::CocoMini);
     let moved = |(number, name, now): (usize, String, f64)| {
         originals
             .iter()
             .find(|(_, original, _)| *original == name)
             .map(|(.., then)| (number, (now - then).abs()))
     };
-    let rows: Vec<(usize, f64)> = of(PhotographOrigin::Reencoded)
+    let rows: Vec<(usize, f64)> = known_familiarity(PhotographOrigin::Reencoded)
         .into_iter()
         .filter_map(moved)
         .collect();
     findings.push(match rows.is_empty() {
-        true => unfamiliar(Measure::FamiliarityMoves),
+        true => no_familiarity(Measure::FamiliarityMoves),
         false => Finding::new(
             Measure::FamiliarityMoves,
             mean(&rows, resampling),
@@ -676,8 +772,8 @@ pub(super) fn familiarity(
     findings
 }
 
-/// What is said of a model without familiarity.
-fn unfamiliar(measure: Measure) -> Finding {
+/// Finding for a model without familiarity.
+fn no_familiarity(measure: Measure) -> Finding {
     Finding {
         measure,
         found: MeasuredValue::NotMeasured("the model reports no familiarity".into()),

@@ -1,4 +1,4 @@
-//! Answers and captions with their photographs, for the page.
+//! Cards of the report's page: captions and answers beside their photographs.
 
 use rand::{SeedableRng, rngs::SmallRng, seq::index};
 
@@ -11,10 +11,10 @@ use crate::{
     lexicon::words,
 };
 
-/// Photographs shown of each sort.
+/// Number of cards per section.
 const SHOWN: usize = 12;
 
-/// Something to be shown beside its photograph.
+/// One answer or text to show beside its photograph.
 pub(super) struct Card<'a> {
     pub(super) image: &'a AnnotatedImage,
     pub(super) title: String,
@@ -23,7 +23,7 @@ pub(super) struct Card<'a> {
 }
 
 impl<'a> Card<'a> {
-    pub(super) fn of(image: &'a AnnotatedImage, reply: &'a AnswerWithCost) -> Self {
+    pub(super) fn new(image: &'a AnnotatedImage, reply: &'a AnswerWithCost) -> Self {
         Self {
             image,
             title: String::new(),
@@ -73,7 +73,7 @@ impl<'a> Card<'a> {
     }
 }
 
-/// The words of an answer with their scores and flags.
+/// Words of an answer with scores and flags.
 fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
     let text = reply.text.as_str();
     if text.trim().is_empty() {
@@ -87,7 +87,7 @@ fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
         shown.push(CardWord {
             text: text[from..range.end].to_owned(),
             reward: reply.marks.score(&range),
-            doubted: reply.marks.flags(&range),
+            flagged: reply.marks.flags(&range),
             ..CardWord::default()
         });
         from = range.end;
@@ -101,7 +101,7 @@ fn marked_words(reply: &AnswerWithCost) -> Vec<CardWord> {
     shown
 }
 
-/// A section of cards, drawn by the seed where there are many.
+/// Section of cards; if there are too many, the seed draws some.
 pub(super) fn cards(title: &str, all: Vec<Card<'_>>, seed: u64) -> Section {
     let count = all.len();
     let mut drawn =
@@ -131,7 +131,7 @@ mod tests {
     use crate::eval::captions::flags::GuardMarks;
 
     #[test]
-    fn cards_have_the_words_with_their_flags_and_what_is_known() {
+    fn card_of_a_reply_has_scored_and_flagged_words() {
         let image = AnnotatedImage {
             id: "1.jpg".into(),
             captions: vec!["A pizza.".into()],
@@ -150,7 +150,7 @@ mod tests {
         };
         let section = cards(
             "People",
-            (0..20).map(|_| Card::of(&image, &reply)).collect(),
+            (0..20).map(|_| Card::new(&image, &reply)).collect(),
             1,
         );
         assert_eq!(
@@ -161,7 +161,7 @@ mod tests {
         let words: Vec<(&str, Option<f32>, bool)> = card
             .words
             .iter()
-            .map(|w| (w.text.as_str(), w.reward, w.doubted))
+            .map(|w| (w.text.as_str(), w.reward, w.flagged))
             .collect();
         assert_eq!(
             words,
@@ -188,7 +188,7 @@ mod tests {
         );
         let question = Card {
             title: "Is there a man?".into(),
-            ..Card::of(&image, &reply)
+            ..Card::new(&image, &reply)
         };
         let section = cards("Questions", vec![question], 1);
         assert!(section.cards[0].references.is_empty() && section.text == ["All 1."]);

@@ -1,9 +1,9 @@
 //! `candor eval honesty`
 
-mod asking;
 mod captions;
 mod cards;
 mod material;
+mod prompts;
 mod questions;
 mod scored;
 
@@ -16,25 +16,24 @@ use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::Value;
 
 use self::{
-    asking::{HonestyAnswers, HonestyPrompt},
     captions::CaptionResults,
     material::HonestyMaterial,
+    prompts::{HonestyAnswers, HonestyPrompt},
     questions::AnswerResults,
 };
-use super::{Output, command, facts::RunFacts};
+use super::{Output, RunFacts, command};
 use crate::{
     cli::{
         Failure,
         common::{ModelArgs, settle},
-        output::named,
+        output::failed_at,
     },
     eval::{
         bootstrap::REPEATS,
         honesty::{
-            PhotographOrigin, Resampling, ScoredOutcome,
+            FOLDS, PhotographNumbers, PhotographOrigin, Resampling, ScoredOutcome,
             bars::{self, Finding, Measure, MeasuredValue},
             calibration::{BINS, CalibrationError, calibration_error},
-            folds::FOLDS,
             risk::{risk_at, risk_coverage, risk_plot},
         },
         report::{
@@ -47,8 +46,9 @@ use crate::{
 /// Measure whether a model can be trusted on photographs of any kind: invented people, flags,
 /// repairs, answers, abstentions and calibration by origin
 ///
-/// The folder has any of flickr8k, coco-mini, daquar and vqa-rad, each as its README describes it;
-/// documents and drawings are made. Every figure stands beside what is asked of it.
+/// The data folder contains any of flickr8k, coco-mini, daquar and vqa-rad in the layouts that
+/// their READMEs describe; documents and drawings are generated. Every figure is shown beside its
+/// bar.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  \
@@ -57,8 +57,7 @@ use crate::{
                   runs/next-honesty --against runs/honesty/report.json"
 )]
 pub(super) struct EvalHonestyArgs {
-    /// The folder of the origins: flickr8k, coco-mini, daquar, vqa-rad; those that it lacks are
-    /// left out
+    /// Folder with the origins flickr8k, coco-mini, daquar and vqa-rad; missing ones are skipped
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -67,45 +66,45 @@ pub(super) struct EvalHonestyArgs {
     #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
     origins: Vec<PhotographOrigin>,
 
-    /// At most N photographs of each origin, drawn by the seed: to try it out
+    /// Use at most N photographs of each origin, drawn by the seed, for a quick run
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     quick: Option<usize>,
 
-    /// Most questions an image
+    /// Maximum number of questions per image
     #[arg(long, value_name = "N", default_value_t = 4)]
     per_image: usize,
 
-    /// Documents, drawings and re-encoded photographs that are made, of each
+    /// Number of documents, of drawings and of re-encoded photographs to generate
     #[arg(long, value_name = "N", default_value_t = 60)]
     made: usize,
 
-    /// Bundles DIR/0 to DIR/4 in the place of one: a photograph is asked of the bundle of its own
-    /// part, which was trained without it
+    /// Folder with bundles 0 to 4 to use instead of one model: each photograph is answered by the
+    /// bundle of its own fold, which was trained without it
     #[arg(long, value_name = "DIR", conflicts_with = "model")]
     folds: Option<PathBuf>,
 
-    /// Write a page with photographs (index.html), the figures (report.json) and every answer
-    /// (answers.jsonl) into this folder; an interrupted run goes on
+    /// Folder for a page with photographs (index.html), the figures (report.json) and every answer
+    /// (answers.jsonl); an interrupted run continues
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 
-    /// Begin the answers of that folder anew
+    /// Discard the answers in that folder
     #[arg(long, requires = "report")]
     overwrite: bool,
 
-    /// The figures (report.json) of an earlier run, to stand beside these
+    /// Figures (report.json) of an earlier run, to show beside these
     #[arg(long, value_name = "FILE.json")]
     against: Option<PathBuf>,
 
-    /// Also write the figures as JSON; - is standard output, in place of the tables
+    /// Also write the figures as JSON; `-` writes them to standard output instead of the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Resamples of the bootstrap
+    /// Number of bootstrap resamples
     #[arg(long, default_value_t = REPEATS)]
     resamples: usize,
 
-    /// Seed of choices and bootstrap
+    /// Seed of samples and bootstrap
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
@@ -128,12 +127,12 @@ impl EvalHonestyArgs {
 }
 
 pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
-    // Before anything is written: the process may start anew.
+    // The process may re-execute itself, so nothing is written before.
     settle(args.model.load(&[])?.model.threads.value())?;
     let before = args.against.as_deref().map(EarlierRun::open).transpose()?;
     let pictures = tempfile::tempdir().map_err(Failure::failed)?;
     if let Some(folder) = &args.report {
-        fs::create_dir_all(folder).map_err(named(folder))?;
+        fs::create_dir_all(folder).map_err(failed_at(folder))?;
     }
     let material = HonestyMaterial::open(&args, pictures.path())?;
     let mut answers = HonestyAnswers::open(
@@ -144,17 +143,20 @@ pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
             .map(|folder| folder.join("answers.jsonl")),
     )?;
     let captions = PhotographOrigin::ALL.into_iter().flat_map(|origin| {
-        let numbers: Vec<usize> = material.of(origin).map(|(number, _)| number).collect();
+        let numbers: Vec<usize> = material
+            .photographs_from(origin)
+            .map(|(number, _)| number)
+            .collect();
         numbers.into_iter().flat_map(move |number| {
-            captions::manners(origin)
+            captions::prompt_modes(origin)
                 .iter()
-                .map(move |&manner| HonestyPrompt::answer(number, manner, ""))
+                .map(move |&mode| HonestyPrompt::answer(number, mode, ""))
         })
     });
     answers.ask(
         captions
-            .chain(questions::asks(&material))
-            .chain(scored::asks(&material)),
+            .chain(questions::prompts(&material))
+            .chain(scored::prompts(&material)),
     )?;
     let controls = [
         captions::controls(&material, &answers),
@@ -177,19 +179,19 @@ pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
     .show(&report)
 }
 
-/// The figures of an earlier run.
+/// Figures of an earlier run.
 struct EarlierRun(Value);
 
 impl EarlierRun {
     fn open(path: &Path) -> Result<Self, Failure> {
-        let text = fs::read(path).map_err(named(path))?;
+        let text = fs::read(path).map_err(failed_at(path))?;
         let wrong = |what: &dyn std::fmt::Display| {
             Failure::Misused(format!("--against {}: {what}", path.display()))
         };
         let json: Value = serde_json::from_slice(&text).map_err(|e| wrong(&e))?;
         match json["sections"]["Bars"]["tables"]["Bars"].is_object() {
             true => Ok(Self(json)),
-            false => Err(wrong(&"is no report.json of candor eval honesty")),
+            false => Err(wrong(&"is not a report.json of candor eval honesty")),
         }
     }
 
@@ -214,17 +216,17 @@ fn report(
     let known = |measure| before.and_then(|run| run.figure(measure));
     let CaptionResults {
         mut findings,
-        sections: of_captions,
+        sections: caption_sections,
         mentions,
     } = captions::measure(material, answers, resampling, known);
     let AnswerResults {
-        findings: of_answers,
-        sections: of_questions,
+        findings: answer_findings,
+        sections: answer_sections,
         scores,
     } = questions::measure(material, answers, resampling);
-    let (of_texts, of_scores) = scored::measure(material, answers, resampling);
-    findings.extend(of_answers);
-    findings.extend(of_texts);
+    let (text_findings, text_sections) = scored::measure(material, answers, resampling);
+    findings.extend(answer_findings);
+    findings.extend(text_findings);
     findings.extend(captions::familiarity(material, answers, resampling));
     let (calibration, errors) = calibration(&mentions, &scores, resampling);
     findings.extend(errors);
@@ -244,7 +246,7 @@ fn report(
         bars,
     ];
     sections.extend([risk(&scores), calibration]);
-    sections.extend([of_captions, of_questions, of_scores].concat());
+    sections.extend([caption_sections, answer_sections, text_sections].concat());
     let run = RunFacts {
         model: Some(answers.model()?),
         data: Some(&args.data),
@@ -255,7 +257,7 @@ fn report(
     let by_origin = PhotographOrigin::ALL.into_iter().map(|origin| {
         (
             origin.name().to_owned(),
-            material.of(origin).count().to_string(),
+            material.photographs_from(origin).count().to_string(),
         )
     });
     Ok(EvaluationReport {
@@ -267,25 +269,25 @@ fn report(
     })
 }
 
-/// Which networks answered about which photographs.
+/// Sentence of the report on the network that answered for each photograph.
 fn networks(args: &EvalHonestyArgs) -> String {
     match &args.folds {
         Some(folder) => format!(
-            "{FOLDS} bundles in {}: each photograph was asked of the bundle of its own part (by \
-             the SHA-256 of its file), which must have been trained without that part.",
+            "{FOLDS} bundles in {}: questions about each photograph were answered by the bundle of \
+             its fold (by the SHA-256 of its file), which must have been trained without that \
+             fold.",
             folder.display()
         ),
         None => {
-            "One bundle answered about all photographs. Figures are of photographs that it has \
-                 not seen only where its card says so: the embedded one was trained on Flickr8k's \
-                 training split \
-                 alone, and calibrated on the other half of its development split."
+            "One bundle answered about all photographs. It has not seen them in training only if \
+             its card says so: the embedded one was trained on Flickr8k's training split alone, \
+             and calibrated on the other half of its development split."
                 .into()
         }
     }
 }
 
-/// What the figure that matters most says, in a sentence.
+/// The most important finding as a sentence.
 fn people_in_words(findings: &[Finding]) -> Option<String> {
     let finding = findings
         .iter()
@@ -295,13 +297,13 @@ fn people_in_words(findings: &[Finding]) -> Option<String> {
     };
     let share = crate::eval::report::stated(&figure, NumberFormat::Percent);
     Some(format!(
-        "On {} coco-mini photographs without people captions name some; {share} of these {} are \
-         flagged.",
+        "Captions name people on {} coco-mini photographs that show none; {share} of these {} \
+         mentions are flagged.",
         finding.photographs, finding.counted
     ))
 }
 
-/// Risk against coverage by origin.
+/// Risk-coverage section by origin.
 fn risk(scores: &[(PhotographOrigin, Vec<ScoredOutcome>)]) -> Section {
     const COVERAGES: [f64; 4] = [0.1, 0.25, 0.5, 1.0];
     let curves: Vec<_> = scores
@@ -325,10 +327,9 @@ fn risk(scores: &[(PhotographOrigin, Vec<ScoredOutcome>)]) -> Section {
     };
     let table = ReportTable {
         title: "Risk at coverage".into(),
-        note:
-            "The share of wrong ones among the answers with the highest scores, at least so many \
-               of all."
-                .into(),
+        note: "Share of wrong answers among those with the highest scores, for each share of all \
+             answers."
+            .into(),
         columns: COVERAGES
             .into_iter()
             .map(column)
@@ -348,13 +349,13 @@ fn risk(scores: &[(PhotographOrigin, Vec<ScoredOutcome>)]) -> Section {
     }
 }
 
-/// Calibration by origin, as a table and as findings.
+/// Calibration table and findings by origin.
 fn calibration(
     mentions: &[(PhotographOrigin, Vec<ScoredOutcome>)],
     scores: &[(PhotographOrigin, Vec<ScoredOutcome>)],
     resampling: Resampling,
 ) -> (Section, Vec<Finding>) {
-    let measure = |origin: PhotographOrigin, of_captions: bool| match (origin, of_captions) {
+    let measure = |origin: PhotographOrigin, is_mention: bool| match (origin, is_mention) {
         (PhotographOrigin::Flickr8k, true) => Measure::CalibrationCaptionsFlickr,
         (_, true) => Measure::CalibrationCaptionsCoco,
         (PhotographOrigin::Flickr8k, false) => Measure::CalibrationAnswersFlickr,
@@ -362,27 +363,24 @@ fn calibration(
         (_, false) => Measure::CalibrationAnswersDaquar,
     };
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
-    for (all, things, of_captions) in [(mentions, "object words", true), (scores, "answers", false)]
-    {
+    for (all, items, is_mention) in [(mentions, "object words", true), (scores, "answers", false)] {
         for (origin, outcomes) in all.iter().filter(|(_, outcomes)| !outcomes.is_empty()) {
             let CalibrationError {
                 error,
                 by_chance,
                 excess,
             } = calibration_error(outcomes, resampling);
-            let photographs = crate::eval::honesty::PhotographNumbers::of(
-                outcomes.iter().map(|outcome| outcome.photograph),
-            )
-            .len();
+            let photographs =
+                PhotographNumbers::new(outcomes.iter().map(|outcome| outcome.photograph)).len();
             findings.push(Finding::new(
-                measure(*origin, of_captions),
+                measure(*origin, is_mention),
                 excess,
                 photographs,
                 outcomes.len(),
-                things,
+                items,
             ));
-            let mean = |of: fn(&ScoredOutcome) -> f64| {
-                outcomes.iter().map(of).sum::<f64>() / outcomes.len() as f64
+            let mean = |value: fn(&ScoredOutcome) -> f64| {
+                outcomes.iter().map(value).sum::<f64>() / outcomes.len() as f64
             };
             let cells = vec![
                 error.into(),
@@ -392,26 +390,26 @@ fn calibration(
                 mean(|outcome| f64::from(u8::from(outcome.is_right))).into(),
                 outcomes.len().into(),
             ];
-            rows.push(TableRow::new(format!("{things}, {}", origin.name()), cells));
+            rows.push(TableRow::new(format!("{items}, {}", origin.name()), cells));
         }
     }
     let number = |name: &str, help: &str| Column::new(name, NumberFormat::Decimal(3)).help(help);
     let table = ReportTable {
         title: "Calibration".into(),
         note: format!(
-            "The expected calibration error over {BINS} bins of equal mass, what it would be by \
-             chance if every score were the probability of being right, and the difference."
+            "Expected calibration error over {BINS} equal-mass bins, its expectation by chance if \
+             every score were the probability of being right, and the difference."
         ),
         columns: vec![
             number(
                 "ECE",
-                "mean distance of score and share of right ones over the bins",
+                "mean distance between score and share of right answers over the bins",
             ),
             number(
                 "by chance",
-                "what perfectly calibrated scores would show on so few",
+                "expectation for perfectly calibrated scores on a sample of this size",
             ),
-            number("excess", "the first less the second").better(GoodDirection::Lower),
+            number("excess", "the first minus the second").better(GoodDirection::Lower),
             number("mean score", ""),
             number("right", "share that is right"),
             Column::new("number", NumberFormat::Count),

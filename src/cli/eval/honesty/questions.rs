@@ -1,32 +1,32 @@
-//! What answers to questions are worth, by origin.
+//! Answers to questions by origin: accuracy, risk, abstentions.
 
 use super::{
-    asking::{HonestyAnswers, HonestyPrompt, PromptManner},
     cards::{Card, cards},
-    material::{AnswerTruth, HonestyMaterial, HonestyQuestion},
+    material::{AnswerTruth, HonestyMaterial, HonestyObject, HonestyQuestion},
+    prompts::{HonestyAnswers, HonestyPrompt, PromptMode},
 };
 use crate::eval::{
     honesty::{
         PhotographNumbers, PhotographOrigin, Resampling, ScoredOutcome, auroc, auroc_lost,
         bars::{Finding, Measure},
-        consistency::{self, ObjectAnswers, RepairedAnswer, repair_findings, said},
-        risk::{AnswerFate, RiskAnswer, clean_risk, share_of},
+        consistency::{self, ObjectAnswers, RepairedAnswer, parse_yes_no, repair_findings},
+        risk::{AnswerFate, RiskAnswer, clean_risk, share_among},
         share,
     },
     report::Section,
 };
 
-/// The origins whose answers are judged.
+/// Origins whose answers are judged.
 const JUDGED: [PhotographOrigin; 3] = [
     PhotographOrigin::Flickr8k,
     PhotographOrigin::CocoMini,
     PhotographOrigin::Daquar,
 ];
 
-/// The origins whose repaired answers are compared with those before.
+/// Origins whose answers are compared before and after repair.
 const REPAIRED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
-/// What was found.
+/// Findings on answers.
 #[derive(Default)]
 pub(super) struct AnswerResults {
     pub(super) findings: Vec<Finding>,
@@ -35,39 +35,36 @@ pub(super) struct AnswerResults {
     pub(super) scores: Vec<(PhotographOrigin, Vec<ScoredOutcome>)>,
 }
 
-/// Everything that is asked in words.
-pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
-    let mut asks = Vec::new();
+/// All requests that are questions.
+pub(super) fn prompts(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
+    let mut prompts = Vec::new();
     for question in &material.questions {
         let origin = material.photographs[question.photograph].origin;
-        let manners: &[PromptManner] = match origin {
-            _ if question.is_out_of_scope => &[PromptManner::Flag],
-            PhotographOrigin::Flickr8k | PhotographOrigin::CocoMini => &[
-                PromptManner::Score,
-                PromptManner::Flag,
-                PromptManner::Regenerate,
-            ],
-            PhotographOrigin::Daquar => &[PromptManner::Score, PromptManner::Flag],
-            _ => &[PromptManner::Flag],
+        let modes: &[PromptMode] = match origin {
+            _ if question.is_out_of_scope => &[PromptMode::Flag],
+            PhotographOrigin::Flickr8k | PhotographOrigin::CocoMini => {
+                &[PromptMode::Score, PromptMode::Flag, PromptMode::Regenerate]
+            }
+            PhotographOrigin::Daquar => &[PromptMode::Score, PromptMode::Flag],
+            _ => &[PromptMode::Flag],
         };
-        asks.extend(
-            manners
+        prompts.extend(
+            modes
                 .iter()
-                .map(|&manner| HonestyPrompt::answer(question.photograph, manner, &question.text)),
+                .map(|&mode| HonestyPrompt::answer(question.photograph, mode, &question.text)),
         );
     }
     for object in &material.objects {
         let texts =
             std::iter::once(object.questions.plain.as_str()).chain(object.questions.forms());
-        asks.extend(
-            texts.map(|text| HonestyPrompt::answer(object.photograph, PromptManner::Score, text)),
+        prompts.extend(
+            texts.map(|text| HonestyPrompt::answer(object.photograph, PromptMode::Score, text)),
         );
     }
-    asks
+    prompts
 }
 
-/// The scorings by which own pixels are compared with another photograph's: each answer on its
-/// photograph and on the next one of its origin.
+/// Scoring requests for the pixel control: each answer on its own photograph and on its neighbor's.
 pub(super) fn controls(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -86,15 +83,15 @@ fn pixel_pairs<'m>(
 ) -> Vec<(&'m HonestyQuestion, [HonestyPrompt; 2])> {
     let neighbors = material.neighbors(origin);
     let pair = |question: &'m HonestyQuestion| {
-        let answer = answers.of(&HonestyPrompt::answer(
+        let answer = answers.get(&HonestyPrompt::answer(
             question.photograph,
-            PromptManner::Score,
+            PromptMode::Score,
             &question.text,
         ))?;
         let other = *neighbors.get(&question.photograph)?;
-        let asks = [question.photograph, other]
+        let prompts = [question.photograph, other]
             .map(|shown| HonestyPrompt::score(shown, &question.text, &answer.text));
-        (!answer.text.trim().is_empty()).then_some((question, asks))
+        (!answer.text.trim().is_empty()).then_some((question, prompts))
     };
     judged_questions(material, origin)
         .filter_map(pair)
@@ -123,7 +120,7 @@ pub(super) fn measure(
 ) -> AnswerResults {
     let mut results = AnswerResults::default();
     for origin in JUDGED {
-        judged(material, answers, origin, resampling, &mut results);
+        measure_origin(material, answers, origin, resampling, &mut results);
     }
     for origin in REPAIRED {
         repaired(material, answers, origin, resampling, &mut results);
@@ -135,7 +132,7 @@ pub(super) fn measure(
     ] {
         let title = format!("Clean answers where none can be trusted, {}", origin.name());
         let questions = judged_questions(material, origin).collect();
-        cautious(
+        measure_untrustworthy(
             material,
             answers,
             (measure, &title),
@@ -149,7 +146,7 @@ pub(super) fn measure(
         .iter()
         .filter(|question| question.is_out_of_scope)
         .collect();
-    cautious(
+    measure_untrustworthy(
         material,
         answers,
         (
@@ -160,22 +157,22 @@ pub(super) fn measure(
         resampling,
         &mut results,
     );
-    consistent(material, answers, resampling, &mut results);
+    measure_consistency(material, answers, resampling, &mut results);
     results
 }
 
-/// The measures of one origin's answers.
+/// Measures of one origin's answers.
 struct AnswerMeasures {
     ranked: Measure,
     right: Measure,
     risk: Measure,
     coverage: Measure,
-    kept: Option<Measure>,
+    clean_right: Option<Measure>,
     pixels: Option<Measure>,
 }
 
 impl AnswerMeasures {
-    fn of(origin: PhotographOrigin) -> Self {
+    fn for_origin(origin: PhotographOrigin) -> Self {
         use Measure::*;
         match origin {
             PhotographOrigin::Flickr8k => Self {
@@ -183,7 +180,7 @@ impl AnswerMeasures {
                 right: RightFlickr,
                 risk: CleanRiskFlickr,
                 coverage: CoverageFlickr,
-                kept: Some(RightKeptFlickr),
+                clean_right: Some(RightKeptFlickr),
                 pixels: Some(PixelsAnswersFlickr),
             },
             PhotographOrigin::CocoMini => Self {
@@ -191,7 +188,7 @@ impl AnswerMeasures {
                 right: RightCoco,
                 risk: CleanRiskCoco,
                 coverage: CoverageCoco,
-                kept: None,
+                clean_right: None,
                 pixels: None,
             },
             _ => Self {
@@ -199,119 +196,147 @@ impl AnswerMeasures {
                 right: RightDaquar,
                 risk: CleanRiskDaquar,
                 coverage: CoverageDaquar,
-                kept: Some(RightKeptDaquar),
+                clean_right: Some(RightKeptDaquar),
                 pixels: Some(PixelsAnswersDaquar),
             },
         }
     }
 }
 
-/// Returns `true` if an answer to a question is right. On coco-mini yes and no are all that is
-/// asked for: what begins with the right one is right.
+/// Returns `true` if an answer is right. On coco-mini questions are yes or no, so only the
+/// beginning of the answer counts.
 fn is_right(origin: PhotographOrigin, truth: &AnswerTruth, answer: &str) -> bool {
     match truth {
-        AnswerTruth::OneOf(right) if origin == PhotographOrigin::CocoMini => said(answer)
-            .is_some_and(|said| {
+        AnswerTruth::OneOf(right) if origin == PhotographOrigin::CocoMini => parse_yes_no(answer)
+            .is_some_and(|yes| {
                 right
                     .iter()
-                    .any(|right| right == if said { "yes" } else { "no" })
+                    .any(|right| right == if yes { "yes" } else { "no" })
             }),
         _ => truth.is_right(answer),
     }
 }
 
-fn judged(
+/// Answers to the judged questions of an origin.
+#[derive(Default)]
+struct OriginAnswers<'a> {
+    /// Answers in mode score, with their scores.
+    outcomes: Vec<ScoredOutcome>,
+    /// Answers under the guard's defaults.
+    given: Vec<RiskAnswer>,
+    /// Cards of wrong answers without a warning.
+    wrong: Vec<Card<'a>>,
+}
+
+impl<'a> OriginAnswers<'a> {
+    fn collect(
+        material: &'a HonestyMaterial,
+        answers: &'a HonestyAnswers<'_>,
+        origin: PhotographOrigin,
+    ) -> Self {
+        let mut collected = Self::default();
+        for question in judged_questions(material, origin) {
+            let photograph = question.photograph;
+            let answer_in =
+                |mode| answers.get(&HonestyPrompt::answer(photograph, mode, &question.text));
+            let (Some(scored), Some(given)) =
+                (answer_in(PromptMode::Score), answer_in(PromptMode::Flag))
+            else {
+                continue;
+            };
+            let is_scored_right = is_right(origin, &question.truth, &scored.text);
+            collected
+                .outcomes
+                .extend(scored.score.map(|score| ScoredOutcome {
+                    photograph,
+                    score,
+                    is_right: is_scored_right,
+                }));
+            let fate = AnswerFate::from_verdict(&given.verdict);
+            // The score of an abstention belongs to the withheld answer.
+            let is_right = if fate == AnswerFate::Abstained {
+                is_scored_right
+            } else {
+                is_right(origin, &question.truth, &given.text)
+            };
+            collected.given.push(RiskAnswer {
+                photograph,
+                is_right,
+                fate,
+            });
+            if fate == AnswerFate::Clean && !is_right {
+                let right = question.truth.right_answers().join(" · ");
+                collected.wrong.push(Card {
+                    title: question.text.clone(),
+                    facts: vec![("Right".to_owned(), right)],
+                    ..Card::new(&material.photographs[photograph].image, given)
+                });
+            }
+        }
+        collected
+    }
+}
+
+fn measure_origin(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
-    let measures = AnswerMeasures::of(origin);
-    let (mut outcomes, mut fates, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
-    for question in judged_questions(material, origin) {
-        let of = |manner| {
-            answers.of(&HonestyPrompt::answer(
-                question.photograph,
-                manner,
-                &question.text,
-            ))
-        };
-        let (Some(scored), Some(given)) = (of(PromptManner::Score), of(PromptManner::Flag)) else {
-            continue;
-        };
-        let photograph = question.photograph;
-        let right = is_right(origin, &question.truth, &scored.text);
-        outcomes.extend(scored.score.map(|score| ScoredOutcome {
-            photograph,
-            score,
-            is_right: right,
-        }));
-        let fate = AnswerFate::of(&given.verdict);
-        // An abstention is no answer; what it withholds is what was scored.
-        let is_given_right = if fate == AnswerFate::Abstained {
-            right
-        } else {
-            is_right(origin, &question.truth, &given.text)
-        };
-        fates.push(RiskAnswer {
-            photograph,
-            is_right: is_given_right,
-            fate,
-        });
-        if fate == AnswerFate::Clean && !is_given_right {
-            wrong.push(Card {
-                title: question.text.clone(),
-                facts: vec![("Right".to_owned(), question.truth.shown().join(" · "))],
-                ..Card::of(&material.photographs[photograph].image, given)
-            });
-        }
-    }
-    if fates.is_empty() {
+    let measures = AnswerMeasures::for_origin(origin);
+    let OriginAnswers {
+        outcomes,
+        given,
+        wrong,
+    } = OriginAnswers::collect(material, answers, origin);
+    if given.is_empty() {
         return;
     }
     let photographs =
-        PhotographNumbers::of(outcomes.iter().map(|outcome| outcome.photograph)).len();
+        PhotographNumbers::new(outcomes.iter().map(|outcome| outcome.photograph)).len();
     let right = outcomes.iter().filter(|outcome| outcome.is_right).count();
-    let things = format!("answers, {right} of them right");
+    let is_clean = |answer: &RiskAnswer| answer.fate == AnswerFate::Clean;
     let findings = &mut results.findings;
     findings.push(Finding::new(
         measures.ranked,
         auroc(&outcomes, resampling),
         photographs,
         outcomes.len(),
-        &things,
+        &format!("answers, {right} of them right"),
     ));
-    findings.push(share_of(
+    findings.push(share_among(
         measures.right,
-        &fates,
+        &given,
         |_| true,
         |answer| answer.is_right,
         "answers",
         resampling,
     ));
-    findings.push(clean_risk(measures.risk, &fates, resampling));
-    findings.push(share_of(
+    findings.push(clean_risk(measures.risk, &given, resampling));
+    findings.push(share_among(
         measures.coverage,
-        &fates,
+        &given,
         |_| true,
-        |answer| answer.fate == AnswerFate::Clean,
+        is_clean,
         "answers",
         resampling,
     ));
-    if let Some(kept) = measures.kept {
-        findings.push(share_of(
-            kept,
-            &fates,
+    findings.extend(measures.clean_right.map(|measure| {
+        share_among(
+            measure,
+            &given,
             |answer| answer.is_right,
-            |answer| answer.fate == AnswerFate::Clean,
+            is_clean,
             "right answers",
             resampling,
-        ));
-    }
-    if let Some(measure) = measures.pixels {
-        findings.extend(pixels(material, answers, origin, measure, resampling));
-    }
+        )
+    }));
+    findings.extend(
+        measures
+            .pixels
+            .and_then(|measure| pixel_finding(material, answers, origin, measure, resampling)),
+    );
     results.sections.push(cards(
         &format!("Clean answers that are wrong, {}", origin.name()),
         wrong,
@@ -320,8 +345,8 @@ fn judged(
     results.scores.push((origin, outcomes));
 }
 
-/// How much worse the scorer tells wrong answers with another photograph's pixels.
-fn pixels(
+/// Loss of the scorer's AUROC on answers when the pixels are another photograph's.
+fn pixel_finding(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     origin: PhotographOrigin,
@@ -329,21 +354,21 @@ fn pixels(
     resampling: Resampling,
 ) -> Option<Finding> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
-    for (question, [ask, swapped]) in pixel_pairs(material, answers, origin) {
-        let (Some(first), Some(second)) = (answers.of(&ask), answers.of(&swapped)) else {
+    for (question, [prompt, swapped]) in pixel_pairs(material, answers, origin) {
+        let (Some(first), Some(second)) = (answers.get(&prompt), answers.get(&swapped)) else {
             continue;
         };
         let outcome = |score| ScoredOutcome {
             photograph: question.photograph,
             score,
-            is_right: is_right(origin, &question.truth, &ask.text),
+            is_right: is_right(origin, &question.truth, &prompt.text),
         };
         if let (Some(score), Some(swapped)) = (first.score, second.score) {
             own.push(outcome(score));
             other.push(outcome(swapped));
         }
     }
-    let photographs = PhotographNumbers::of(own.iter().map(|outcome| outcome.photograph)).len();
+    let photographs = PhotographNumbers::new(own.iter().map(|outcome| outcome.photograph)).len();
     (!own.is_empty()).then(|| {
         Finding::new(
             measure,
@@ -368,22 +393,24 @@ fn repaired(
     };
     let (mut repaired, mut flipped) = (Vec::new(), Vec::new());
     for question in judged_questions(material, origin) {
-        let of = |manner| {
-            answers.of(&HonestyPrompt::answer(
+        let answer_in = |mode| {
+            answers.get(&HonestyPrompt::answer(
                 question.photograph,
-                manner,
+                mode,
                 &question.text,
             ))
         };
-        let (Some(before), Some(after)) = (of(PromptManner::Score), of(PromptManner::Regenerate))
-        else {
+        let (Some(before), Some(after)) = (
+            answer_in(PromptMode::Score),
+            answer_in(PromptMode::Regenerate),
+        ) else {
             continue;
         };
         let right = |text: &str| is_right(origin, &question.truth, text);
         let answer = RepairedAnswer {
             photograph: question.photograph,
-            before: said(&before.text),
-            after: said(&after.text),
+            before: parse_yes_no(&before.text),
+            after: parse_yes_no(&after.text),
             was_right: right(&before.text),
             is_right: right(&after.text),
         };
@@ -392,9 +419,12 @@ fn repaired(
                 title: question.text.clone(),
                 facts: vec![
                     ("Before the repair".to_owned(), before.text.clone()),
-                    ("Right".to_owned(), question.truth.shown().join(" · ")),
+                    (
+                        "Right".to_owned(),
+                        question.truth.right_answers().join(" · "),
+                    ),
                 ],
-                ..Card::of(&material.photographs[question.photograph].image, after)
+                ..Card::new(&material.photographs[question.photograph].image, after)
             });
         }
         repaired.push(answer);
@@ -411,8 +441,8 @@ fn repaired(
     }
 }
 
-/// Questions to which no answer can be trusted: how many are withheld or flagged.
-fn cautious(
+/// Questions without a trustworthy answer: share that is withheld or flagged.
+fn measure_untrustworthy(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     (measure, title): (Measure, &str),
@@ -422,26 +452,26 @@ fn cautious(
 ) {
     let (mut rows, mut clean) = (Vec::new(), Vec::new());
     for question in questions {
-        let Some(reply) = answers.of(&HonestyPrompt::answer(
+        let Some(reply) = answers.get(&HonestyPrompt::answer(
             question.photograph,
-            PromptManner::Flag,
+            PromptMode::Flag,
             &question.text,
         )) else {
             continue;
         };
-        let is_clean = AnswerFate::of(&reply.verdict) == AnswerFate::Clean;
+        let is_clean = AnswerFate::from_verdict(&reply.verdict) == AnswerFate::Clean;
         rows.push((question.photograph, !is_clean));
         if is_clean {
             clean.push(Card {
                 title: question.text.clone(),
-                ..Card::of(&material.photographs[question.photograph].image, reply)
+                ..Card::new(&material.photographs[question.photograph].image, reply)
             });
         }
     }
     if rows.is_empty() {
         return;
     }
-    let photographs = PhotographNumbers::of(rows.iter().map(|row| row.0)).len();
+    let photographs = PhotographNumbers::new(rows.iter().map(|row| row.0)).len();
     results.findings.push(Finding::new(
         measure,
         share(&rows, resampling),
@@ -452,38 +482,34 @@ fn cautious(
     results.sections.push(cards(title, clean, resampling.seed));
 }
 
-fn consistent(
+fn measure_consistency(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
     resampling: Resampling,
     results: &mut AnswerResults,
 ) {
-    let of = |photograph, text: &str| {
+    let answer_text = |photograph, text: &str| {
         Some(
             answers
-                .of(&HonestyPrompt::answer(
-                    photograph,
-                    PromptManner::Score,
-                    text,
-                ))?
+                .get(&HonestyPrompt::answer(photograph, PromptMode::Score, text))?
                 .text
                 .as_str(),
         )
     };
-    let object = |asked: &super::material::AskedObject| {
-        let [negated, first, second] = asked
+    let parse = |object: &HonestyObject| {
+        let [negated, first, second] = object
             .questions
             .forms()
-            .map(|text| of(asked.photograph, text));
-        let plain = of(asked.photograph, &asked.questions.plain)?;
-        Some(ObjectAnswers::of(
-            asked.photograph,
-            asked.is_present,
+            .map(|text| answer_text(object.photograph, text));
+        let plain = answer_text(object.photograph, &object.questions.plain)?;
+        Some(ObjectAnswers::parse(
+            object.photograph,
+            object.is_present,
             plain,
             [negated?, first?, second?],
         ))
     };
-    let found: Vec<ObjectAnswers> = material.objects.iter().filter_map(object).collect();
+    let found: Vec<ObjectAnswers> = material.objects.iter().filter_map(parse).collect();
     if !found.is_empty() {
         results
             .findings

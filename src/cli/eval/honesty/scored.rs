@@ -1,10 +1,10 @@
-//! What `/v1/score` makes of people's captions: the photograph's own, another photograph's, and a
-//! wrong sentence among right ones.
+//! `/v1/score` on people's captions: the photograph's own, another photograph's, and a false
+//! sentence among true ones.
 
 use super::{
-    asking::{HonestyAnswers, HonestyPrompt},
     cards::{Card, cards},
     material::HonestyMaterial,
+    prompts::{HonestyAnswers, HonestyPrompt},
 };
 use crate::{
     eval::{
@@ -22,7 +22,7 @@ use crate::{
 /// Captions of a photograph that are scored, and as many of another's.
 const CAPTIONS: usize = 2;
 
-/// A photograph with texts to be scored on it.
+/// A photograph with the texts to score on it.
 struct ScoredPhotograph<'m> {
     number: usize,
     image: &'m AnnotatedImage,
@@ -33,7 +33,7 @@ struct ScoredPhotograph<'m> {
 
 fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<ScoredPhotograph<'_>> {
     let described: Vec<(usize, &AnnotatedImage)> = material
-        .of(origin)
+        .photographs_from(origin)
         .filter(|(_, image)| !image.captions.is_empty())
         .collect();
     let captions = |image: &AnnotatedImage| {
@@ -51,8 +51,8 @@ fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<Scor
         if all.len() < 2 || own.is_empty() || other.is_empty() {
             continue;
         }
-        // Those that are scored by themselves first, so that sentences are others of the same
-        // people where there are enough.
+        // Captions scored by themselves come first, so that sentences are different captions if
+        // there are enough.
         let sentences = if own.len() >= CAPTIONS + SENTENCES - 1 {
             &own[CAPTIONS..]
         } else {
@@ -69,11 +69,11 @@ fn photographs(material: &HonestyMaterial, origin: PhotographOrigin) -> Vec<Scor
     found
 }
 
-/// The origins that have people's captions.
+/// Origins with captions by people.
 const DESCRIBED: [PhotographOrigin; 2] = [PhotographOrigin::Flickr8k, PhotographOrigin::CocoMini];
 
-/// Everything that is scored.
-pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
+/// All scoring requests.
+pub(super) fn prompts(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
     let texts = |photograph: ScoredPhotograph<'_>| {
         let mixed = photograph.mixed.map(|mixed| mixed.text);
         let texts = photograph
@@ -92,7 +92,7 @@ pub(super) fn asks(material: &HonestyMaterial) -> Vec<HonestyPrompt> {
         .collect()
 }
 
-/// Measures the scores, and shows the texts whose wrong sentence was not found.
+/// Findings on scores, and cards with the texts whose false sentence was not found.
 pub(super) fn measure(
     material: &HonestyMaterial,
     answers: &HonestyAnswers<'_>,
@@ -118,7 +118,7 @@ pub(super) fn measure(
         let (mut captions, mut found, mut missed) = (Vec::new(), Vec::new(), Vec::new());
         for photograph in photographs(material, origin) {
             let scored =
-                |text: &str| answers.of(&HonestyPrompt::score(photograph.number, "", text));
+                |text: &str| answers.get(&HonestyPrompt::score(photograph.number, "", text));
             for (texts, is_own) in [(&photograph.own, true), (&photograph.others, false)] {
                 captions.extend(texts.iter().filter_map(|text| {
                     let reply = scored(text)?;
@@ -144,7 +144,7 @@ pub(super) fn measure(
                 let wrong = mixed.text[mixed.sentences[mixed.wrong].clone()].to_owned();
                 missed.push(Card {
                     facts: vec![("Wrong sentence".to_owned(), wrong)],
-                    ..Card::of(photograph.image, reply)
+                    ..Card::new(photograph.image, reply)
                 });
             }
         }

@@ -1,4 +1,5 @@
-//! Asking, with an answer kept as soon as it is there: a run that was interrupted goes on.
+//! Requests of `candor eval honesty`. Every answer is saved at once, so that an interrupted run can
+//! continue.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -14,25 +15,25 @@ use crate::{
         lines::{LineFile, settings},
         output::note,
     },
-    eval::honesty::folds::FOLDS,
+    eval::honesty::FOLDS,
 };
 
-/// How something is asked.
+/// Guard setting of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum PromptManner {
-    /// An answer without a guard.
+pub(super) enum PromptMode {
+    /// Answer without the guard.
     Off,
-    /// The same, scored.
+    /// Answer in mode score.
     Score,
-    /// An answer as it is given by default.
+    /// Answer with the guard's defaults.
     Flag,
-    /// An answer that the guard repairs.
+    /// Answer in mode regenerate.
     Regenerate,
-    /// The scores of a given text.
+    /// Scores of a given text.
     Given,
 }
 
-impl PromptManner {
+impl PromptMode {
     fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -43,11 +44,11 @@ impl PromptManner {
         }
     }
 
-    /// The fields of the request.
+    /// Request fields of the setting.
     fn fields(self, seed: u64) -> Value {
         let guard = match self {
             Self::Flag => json!({ "mode": "flag", "on_exhausted": "flag" }),
-            // What a repair changes shows in the answers that are given.
+            // Without abstentions, the effect of a repair on the given answers shows.
             Self::Regenerate => json!({ "mode": "regenerate", "on_unanswerable": "answer" }),
             _ => json!({ "mode": self.name() }),
         };
@@ -59,50 +60,50 @@ impl PromptManner {
     }
 }
 
-/// Something to be asked about a photograph.
+/// One request about a photograph.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct HonestyPrompt {
-    /// Number of the photograph that is shown.
+    /// Index of the photograph that is shown.
     pub(super) photograph: usize,
-    pub(super) manner: PromptManner,
+    pub(super) mode: PromptMode,
     /// The question; empty for a description.
-    pub(super) prompt: String,
-    /// The text that is scored, in [`PromptManner::Given`].
+    pub(super) question: String,
+    /// Text to score, for [`PromptMode::Given`].
     pub(super) text: String,
 }
 
 impl HonestyPrompt {
-    pub(super) fn answer(photograph: usize, manner: PromptManner, prompt: &str) -> Self {
+    pub(super) fn answer(photograph: usize, mode: PromptMode, question: &str) -> Self {
         Self {
             photograph,
-            manner,
-            prompt: prompt.to_owned(),
+            mode,
+            question: question.to_owned(),
             text: String::new(),
         }
     }
 
-    pub(super) fn score(photograph: usize, prompt: &str, text: &str) -> Self {
+    pub(super) fn score(photograph: usize, question: &str, text: &str) -> Self {
         Self {
             photograph,
-            manner: PromptManner::Given,
-            prompt: prompt.to_owned(),
+            mode: PromptMode::Given,
+            question: question.to_owned(),
             text: text.to_owned(),
         }
     }
 }
 
-/// All that was asked, and the answers.
+/// All requests so far with their answers.
 pub(super) struct HonestyAnswers<'a> {
     args: &'a EvalHonestyArgs,
     material: &'a HonestyMaterial,
-    /// The model of each part, or one for all.
+    /// Model of each fold, or a single one for all.
     models: Vec<String>,
     file: Option<LineFile>,
     known: HashMap<HonestyPrompt, AnswerWithCost>,
 }
 
 impl<'a> HonestyAnswers<'a> {
-    /// Begins, with the answers that stand in `file` already.
+    /// Opens the file of answers and reads those that it contains.
     pub(super) fn open(
         args: &'a EvalHonestyArgs,
         material: &'a HonestyMaterial,
@@ -123,27 +124,25 @@ impl<'a> HonestyAnswers<'a> {
         let keys: HashMap<String, usize> = (0..material.photographs.len())
             .map(|i| (answers.name(i), i))
             .collect();
-        let manners = [
-            PromptManner::Off,
-            PromptManner::Score,
-            PromptManner::Flag,
-            PromptManner::Regenerate,
-            PromptManner::Given,
+        let modes = [
+            PromptMode::Off,
+            PromptMode::Score,
+            PromptMode::Flag,
+            PromptMode::Regenerate,
+            PromptMode::Given,
         ];
         for row in rows {
             let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
-            let manner = manners
-                .into_iter()
-                .find(|manner| row["manner"] == manner.name());
+            let mode = modes.into_iter().find(|mode| row["manner"] == mode.name());
             let answer = serde_json::from_value::<AnswerWithCost>(row["answer"].clone()).ok();
-            if let (Some(&photograph), Some(manner), Some(answer)) =
-                (keys.get(&text("image")), manner, answer)
+            if let (Some(&photograph), Some(mode), Some(answer)) =
+                (keys.get(&text("image")), mode, answer)
             {
                 answers.known.insert(
                     HonestyPrompt {
                         photograph,
-                        manner,
-                        prompt: text("prompt"),
+                        mode,
+                        question: text("prompt"),
                         text: text("text"),
                     },
                     answer,
@@ -152,7 +151,7 @@ impl<'a> HonestyAnswers<'a> {
         }
         if !answers.known.is_empty() {
             note(format_args!(
-                "candor: {} answers stand in {} already",
+                "candor: {} answers are already in {}",
                 answers.known.len(),
                 path.display()
             ));
@@ -160,90 +159,95 @@ impl<'a> HonestyAnswers<'a> {
         Ok(answers)
     }
 
-    /// Asks what was not asked yet.
+    /// Sends the requests that have no answer yet.
     pub(super) fn ask(
         &mut self,
-        asks: impl IntoIterator<Item = HonestyPrompt>,
+        prompts: impl IntoIterator<Item = HonestyPrompt>,
     ) -> Result<(), Failure> {
-        let mut open: Vec<HonestyPrompt> = asks
+        let mut open: Vec<HonestyPrompt> = prompts
             .into_iter()
-            .filter(|ask| !self.known.contains_key(ask))
+            .filter(|prompt| !self.known.contains_key(prompt))
             .collect();
         let mut seen = std::collections::HashSet::new();
-        open.retain(|ask| seen.insert(ask.clone()));
+        open.retain(|prompt| seen.insert(prompt.clone()));
         for fold in 0..self.models.len() {
             let several = self.models.len() > 1;
             let part: Vec<HonestyPrompt> = open
                 .iter()
-                .filter(|ask| !several || self.material.photographs[ask.photograph].fold() == fold)
+                .filter(|prompt| {
+                    !several || self.material.photographs[prompt.photograph].fold() == fold
+                })
                 .cloned()
                 .collect();
             if !part.is_empty() {
-                self.ask_of(fold, &part)?;
+                self.ask_fold(fold, &part)?;
             }
         }
         Ok(())
     }
 
-    fn ask_of(&mut self, fold: usize, asks: &[HonestyPrompt]) -> Result<(), Failure> {
+    fn ask_fold(&mut self, fold: usize, prompts: &[HonestyPrompt]) -> Result<(), Failure> {
         let answering = AnswerSession::open(&self.model_args(fold))?;
-        let fields: HashMap<&str, Value> = asks
+        let fields: HashMap<&str, Value> = prompts
             .iter()
-            .map(|ask| (ask.manner.name(), ask.manner.fields(self.args.seed)))
+            .map(|prompt| (prompt.mode.name(), prompt.mode.fields(self.args.seed)))
             .collect();
-        let jobs: Vec<PhotographJob<'_>> = asks
+        let jobs: Vec<PhotographJob<'_>> = prompts
             .iter()
-            .map(|ask| PhotographJob {
-                name: ask.manner.name(),
-                image: &self.material.photographs[ask.photograph].image,
-                work: match ask.manner {
-                    PromptManner::Given => PhotographWork::Score {
-                        prompt: &ask.prompt,
-                        text: &ask.text,
+            .map(|prompt| PhotographJob {
+                name: prompt.mode.name(),
+                image: &self.material.photographs[prompt.photograph].image,
+                work: match prompt.mode {
+                    PromptMode::Given => PhotographWork::Score {
+                        prompt: &prompt.question,
+                        text: &prompt.text,
                     },
-                    manner => PhotographWork::Answer {
-                        prompt: &ask.prompt,
-                        fields: &fields[manner.name()],
+                    mode => PhotographWork::Answer {
+                        prompt: &prompt.question,
+                        fields: &fields[mode.name()],
                     },
                 },
             })
             .collect();
-        let mut fresh = Vec::with_capacity(asks.len());
-        let names: Vec<String> = asks.iter().map(|ask| self.name(ask.photograph)).collect();
+        let mut fresh = Vec::with_capacity(prompts.len());
+        let names: Vec<String> = prompts
+            .iter()
+            .map(|prompt| self.name(prompt.photograph))
+            .collect();
         let file = &mut self.file;
-        let run = answering.each(&jobs, |i, answer| {
-            let ask = &asks[i];
+        let run = answering.run_jobs(&jobs, |i, answer| {
+            let prompt = &prompts[i];
             if let Some(file) = file {
-                let row =
-                    json!({ "image": names[i], "manner": ask.manner.name(), "prompt": ask.prompt,
-                        "text": ask.text, "answer": answer });
-                file.push(row)?;
+                file.push(json!({ "image": names[i], "manner": prompt.mode.name(),
+                    "prompt": prompt.question, "text": prompt.text, "answer": answer }))?;
             }
-            fresh.push((ask.clone(), answer));
+            fresh.push((prompt.clone(), answer));
             Ok(())
         });
         self.known.extend(fresh);
         match (run, &self.file) {
             (Err(Failure::Interrupted(_)), Some(_)) => Err(Failure::Interrupted(
-                "interrupted: what was answered is kept; the same command goes on".into(),
+                "interrupted: the answers so far are saved; run the same command to continue"
+                    .into(),
             )),
             (run, _) => run,
         }
     }
 
-    /// What came of an ask.
-    pub(super) fn of(&self, ask: &HonestyPrompt) -> Option<&AnswerWithCost> {
-        self.known.get(ask)
+    /// Answer to a request, if there is one.
+    pub(super) fn get(&self, prompt: &HonestyPrompt) -> Option<&AnswerWithCost> {
+        self.known.get(prompt)
     }
 
-    /// Name and version of the model, and the folder where there are several.
+    /// Name and version of the model, and the folder if there are several.
     pub(super) fn model(&self) -> Result<(String, String), Failure> {
         let config = self.model_args(0).load(&[])?;
         let bundle = Bundle::describe(&config.model.name).map_err(Failure::failed)?;
         Ok((bundle.name, bundle.version))
     }
 
-    /// A photograph's name among those of all origins; another file is another photograph.
+    /// Name of a photograph among those of all origins. It contains the file's digest, so that
+    /// another file is another photograph.
     fn name(&self, photograph: usize) -> String {
         let found = &self.material.photographs[photograph];
         format!(
@@ -262,7 +266,7 @@ impl<'a> HonestyAnswers<'a> {
     }
 }
 
-/// The models that are asked: one, or one for each part.
+/// Models to ask: one, or one for each fold.
 fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
     let Some(folder) = &args.folds else {
         return Ok(vec![args.model.load(&[])?.model.name]);
@@ -272,7 +276,7 @@ fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
         let name = path.to_str().filter(|_| path.is_dir()).map(str::to_owned);
         name.ok_or_else(|| {
             Failure::Misused(format!(
-                "--folds {}: expected bundles in 0 to {}, there is none in {fold}",
+                "--folds {}: expected bundles 0 to {}, {fold} is missing",
                 folder.display(),
                 FOLDS - 1
             ))
@@ -281,8 +285,8 @@ fn models(args: &EvalHonestyArgs) -> Result<Vec<String>, Failure> {
     (0..FOLDS).map(model).collect()
 }
 
-/// A hash of the files of models: answers of other weights are not theirs, whatever version they
-/// have.
+/// SHA-256 of the models' files, so that answers of other weights with the same version are not
+/// reused.
 fn weights(models: &[String]) -> Result<String, Failure> {
     let mut hash = Sha256::new();
     for model in models {
