@@ -9,23 +9,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, try_join_all},
-};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc, oneshot},
+    sync::{RwLock, RwLockReadGuard, Semaphore, mpsc, oneshot},
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
     derive::{JudgedAnswer, RecordStamp, SubmissionRefusal, abstained, check_name, derive},
     images::ImageStore,
-    pending::{PendingReceipt, PendingReceipts},
     queue::{QueueSettings, Ranker},
+    receipts::{Keeper, PendingReceipt, PendingReceipts, Waiting},
     record::{Feedback, ImageHash, QueueDetails, Receipt, Versions},
     retention::{PIECE, Retention},
     store::{
@@ -46,8 +42,6 @@ const WAITING_KIB: usize = 128 * 1024;
 /// Longest wait for a receipt; a store that is slower than that, or cannot be reached, then holds
 /// up nobody until it has kept one again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Receipts that are kept at once.
-const TOGETHER: usize = 16;
 /// Earlier records that are looked at for what they are about.
 const LEARNT: u32 = 20 * PIECE;
 
@@ -103,9 +97,6 @@ pub struct Corrections {
     /// Until it is closed: the way to the task that keeps receipts, and the task.
     keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
 }
-
-/// A receipt's id, its share of the room, and who waits until it is kept.
-type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
 
 impl Corrections {
     /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts
@@ -487,77 +478,6 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
                                                were about");
             }
         }
-    }
-}
-
-/// Task that keeps receipts.
-struct Keeper {
-    pending: Arc<PendingReceipts>,
-    keeping: Arc<RwLock<()>>,
-    images: Arc<ImageStore>,
-    writer: StoreWriter,
-    ranker: Arc<Ranker>,
-    retention: Arc<Retention>,
-    slow: Arc<AtomicBool>,
-}
-
-impl Keeper {
-    /// Keeps them, some at once, until no more can come.
-    async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
-        let keep_one = |(id, permit, kept): Waiting| {
-            let keeper = &self;
-            async move {
-                let _room = permit;
-                let bytes = keeper.keep_one(&id).await;
-                drop(kept);
-                let bytes = match bytes {
-                    Ok(bytes) => bytes,
-                    Err(error) => {
-                        return tracing::error!(completion = id, %error, "a receipt could not be \
-                            kept");
-                    }
-                };
-                keeper.slow.store(false, Relaxed);
-                if let Err(error) = keeper.retention.count(bytes).await {
-                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be \
-                                            removed");
-                }
-            }
-        };
-        ReceiverStream::new(waiting)
-            .for_each_concurrent(TOGETHER, keep_one)
-            .await;
-    }
-
-    /// Returns how many bytes it takes; nothing where it was removed meanwhile.
-    async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
-        let _keeping = self.keeping.read().await;
-        let written = match self.pending.get(id) {
-            Some(PendingReceipt {
-                receipt,
-                image: Some(file),
-            }) => self.write(receipt, &file).await,
-            _ => Ok(0),
-        };
-        self.pending.remove(id);
-        written
-    }
-
-    /// Returns how many bytes it takes.
-    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<u64, StoreError> {
-        let _guard = self.images.put(file, receipt.image).await?;
-        let entries = self.ranker.entries(&receipt);
-        let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
-        self.writer
-            .insert(StoreEntry::Receipt(Box::new(receipt)))
-            .await?;
-        try_join_all(
-            entries
-                .into_iter()
-                .map(|entry| self.writer.insert(StoreEntry::Queue(Box::new(entry)))),
-        )
-        .await?;
-        Ok(bytes)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Corrections,
     corrections::{SubmitError, Submitter},
     derive::{brief, check_name},
-    interchange::{IncomingRecord, InterchangeFormat, incoming::RowImage},
+    interchange::{IncomingRecord, InterchangeFormat, records::RowImage},
     record::{Feedback, ImageHash},
     store::{Owners, StoreError},
 };

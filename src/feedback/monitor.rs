@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    queue::words::token_words,
+    queue::item::token_words,
     record::{CharRange, Feedback, TokenLabel},
     store::{RecordPage, Store, StoreError},
 };

@@ -23,7 +23,7 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{IncomingRecord, NumberedRows, RecordWriter, incoming::RowImage};
+use super::{IncomingRecord, NumberedRows, RecordWriter, records::RowImage};
 use crate::feedback::{record::Feedback, store::StoreError};
 
 /// A row group ends with this many bytes or rows: that much is in memory.

@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     IncomingRecord, NumberedRows, RecordWriter,
-    incoming::{RowImage, said},
-    lines::BYTE_ORDER_MARK,
+    records::{BYTE_ORDER_MARK, RowImage, said},
 };
 use crate::feedback::{
     fold::{is_blank, trim},

@@ -6,17 +6,14 @@
 //! ([`label_studio`]). What has no such form is left out.
 
 mod columns;
-pub mod incoming;
 mod label_studio;
-mod lines;
-mod pairs;
-mod records;
+pub mod records;
 mod rlhf_v;
 mod trl;
 
 use std::{fs::File, str::FromStr};
 
-pub use incoming::IncomingRecord;
+pub use records::IncomingRecord;
 
 use super::{record::Feedback, store::StoreError};
 
@@ -82,8 +79,8 @@ impl InterchangeFormat {
     /// When the columns cannot be declared.
     pub fn write(self) -> Result<Box<dyn RecordWriter>, StoreError> {
         Ok(match self {
-            Self::Jsonl => Box::new(lines::LineWriter(lines::whole)),
-            Self::TrlPrm => Box::new(lines::LineWriter(trl::steps)),
+            Self::Jsonl => Box::new(records::LineWriter(records::whole_line)),
+            Self::TrlPrm => Box::new(records::LineWriter(trl::steps)),
             Self::Parquet => Box::new(columns::TableWriter::new(
                 records::SCHEMA,
                 &records::features(),
@@ -109,8 +106,8 @@ impl InterchangeFormat {
     /// When it is no such file.
     pub fn read(self, file: File) -> Result<NumberedRows, String> {
         Ok(match self {
-            Self::Jsonl => lines::read(file, lines::record),
-            Self::TrlPrm => lines::read(file, trl::read_steps),
+            Self::Jsonl => records::read_lines(file, records::read_whole_line),
+            Self::TrlPrm => records::read_lines(file, trl::read_steps),
             Self::Parquet => columns::read(file, records::read, records::READ)?,
             Self::RlhfV => columns::read(file, rlhf_v::read, rlhf_v::READ)?,
             Self::TrlDpo => columns::read(file, trl::read, trl::READ)?,

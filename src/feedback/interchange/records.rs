@@ -1,15 +1,203 @@
-//! Whole records in Parquet: what is often asked for in columns, the record as JSON in `record`,
-//! and the image.
+//! What a file's rows hold, whatever its format: whole records, submissions, and pairs of a chosen
+//! and a rejected text; and the two formats that keep all of a record, JSON lines and Parquet.
 
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
 use parquet::record::Row;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    IncomingRecord,
+    NumberedRow, NumberedRows, RecordWriter,
     columns::{ColumnValue, field, picture, text_of},
-    incoming::RowImage,
 };
-use crate::feedback::record::Feedback;
+use crate::feedback::{
+    record::{Feedback, FeedbackSource, ImageHash, JudgedPart},
+    store::StoreError,
+    submission::{Judgment, Submission},
+};
+
+/// Something to take in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IncomingRecord {
+    /// A record as it was.
+    Record(Box<Feedback>, Option<Vec<u8>>),
+    /// A submission, to be made a record of.
+    Said(Box<Submission>, RowImage),
+    /// Something of the row that no record keeps: its name, for all rows alike.
+    LeftOut(String),
+    /// Nothing was said: somebody passed the row over.
+    Skipped,
+}
+
+/// The image of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowImage {
+    /// The file.
+    File(Vec<u8>),
+    /// Its SHA-256; the file is elsewhere.
+    Named(ImageHash),
+    /// Place of the file, for whoever wrote the row.
+    At(String),
+}
+
+impl RowImage {
+    /// A text that is a `data:` URL, or else says where the file is.
+    pub(super) fn of_text(text: &str) -> Option<Self> {
+        match text.strip_prefix("data:") {
+            Some(url) => Some(Self::File(
+                BASE64_STANDARD.decode(url.split_once(";base64,")?.1).ok()?,
+            )),
+            None => (!text.trim().is_empty()).then(|| Self::At(text.to_owned())),
+        }
+    }
+}
+
+/// A submission from a file about an answer to `prompt`.
+pub(super) fn said(prompt: String, response: String) -> Submission {
+    Submission {
+        prompt: Some(prompt),
+        response: Some(response),
+        source: Some(FeedbackSource::Import),
+        ..Submission::default()
+    }
+}
+
+/// A prompt and two answers.
+pub(super) struct PreferencePair {
+    pub(super) prompt: String,
+    pub(super) chosen: String,
+    pub(super) rejected: String,
+}
+
+impl PreferencePair {
+    /// `None` where there are no two: nothing is wrong, or nobody said what is right. Where only
+    /// the first error was looked for, both texts end with it, because nobody judged what follows.
+    pub(super) fn of(record: &Feedback) -> Option<Self> {
+        let first = record.errors.first()?;
+        let prompt = record.prompt.clone();
+        if record.scope == Some(JudgedPart::FirstError) {
+            let correction = first.correction.as_ref()?;
+            let (chosen, rejected) = (
+                first.partial_caption.clone() + correction,
+                first.partial_caption.clone() + &first.text,
+            );
+            return Some(Self {
+                prompt,
+                chosen,
+                rejected,
+            });
+        }
+        Some(Self {
+            prompt,
+            chosen: record.corrected()?,
+            rejected: record.response.clone(),
+        })
+    }
+
+    /// The segments in which the two differ are the errors; where they do not, all is right.
+    pub(super) fn said(self, picture: RowImage) -> IncomingRecord {
+        let submission = said(self.prompt, self.rejected);
+        let same = submission.response.as_ref() == Some(&self.chosen);
+        let submission = if same {
+            Submission {
+                label: Some(Judgment::Good),
+                ..submission
+            }
+        } else {
+            Submission {
+                edit: Some(self.chosen),
+                ..submission
+            }
+        };
+        IncomingRecord::Said(Box::new(submission), picture)
+    }
+}
+
+/// Most bytes of a line.
+const LINE_BYTES: u64 = 16 << 20;
+
+/// Mark with which some tools on Windows begin a file.
+pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
+
+/// Writes each record as the line that a function makes of it, where it makes one.
+pub(super) struct LineWriter(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
+
+impl RecordWriter for LineWriter {
+    fn record(
+        &mut self,
+        record: &Feedback,
+        _: Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        (self.0)(record, out).map_err(|e| StoreError::Failed(e.to_string()))
+    }
+
+    fn end(&mut self, _: &mut Vec<u8>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+pub(super) fn line(value: &impl Serialize, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// The record itself.
+pub(super) fn whole_line(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    line(record, out)
+}
+
+/// A record as [`whole_line`] writes it.
+pub(super) fn read_whole_line(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
+    let record = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    Ok(vec![IncomingRecord::Record(Box::new(record), None)])
+}
+
+/// The lines of a file; empty ones are none.
+pub(super) fn read_lines(
+    file: File,
+    parse: fn(&[u8]) -> Result<Vec<IncomingRecord>, String>,
+) -> NumberedRows {
+    let (mut lines, mut number) = (BufReader::new(file), 0);
+    let mut next = move || -> std::io::Result<Option<NumberedRow>> {
+        loop {
+            number += 1;
+            let mut line = Vec::new();
+            (&mut lines).take(LINE_BYTES).read_until(b'\n', &mut line)?;
+            if line.is_empty() {
+                return Ok(None);
+            }
+            if line.len() as u64 == LINE_BYTES && !line.ends_with(b"\n") {
+                // Not to take its rest for lines.
+                while {
+                    let part = lines.fill_buf()?;
+                    !part.is_empty() && !part.contains(&b'\n')
+                } {
+                    let length = lines.buffer().len();
+                    lines.consume(length);
+                }
+                lines.read_until(b'\n', &mut Vec::new())?;
+                return Ok(Some((
+                    number,
+                    Err(format!(
+                        "has more than the {LINE_BYTES} bytes that are taken"
+                    )),
+                )));
+            }
+            let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some((number, parse(line))));
+            }
+        }
+    };
+    Box::new(std::iter::from_fn(move || next().transpose()))
+}
 
 pub(super) const SCHEMA: &str = "message schema {
     OPTIONAL BINARY id (UTF8);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     IncomingRecord,
     columns::{ColumnValue, field, picture, text, text_of},
-    pairs::PreferencePair,
+    records::PreferencePair,
 };
 use crate::feedback::record::Feedback;
 

@@ -10,9 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{
     IncomingRecord,
     columns::{ColumnValue, field, picture, text},
-    incoming::{RowImage, said},
-    lines::line,
-    pairs::PreferencePair,
+    records::{PreferencePair, RowImage, line, said},
 };
 use crate::feedback::{
     record::{Feedback, ImageHash, JudgedPart, TokenLabel},

@@ -1,11 +1,13 @@
 //! Priority of an answer by what a correction of it would teach. Pure.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::words::{TokenWord, token_words};
+use super::item::{TokenWord, token_words};
 use crate::{
-    feedback::record::RecordedChoice,
+    feedback::record::{Feedback, RecordedChoice},
     lexicon::{ConceptId, Lexicon},
 };
 
@@ -90,6 +92,46 @@ fn closeness(reward: f32, threshold: f32) -> f64 {
     }
 }
 
+/// Records of each owner that mention each thing of the lexicon, which bounds their number.
+#[derive(Debug, Default)]
+pub struct Novelty(HashMap<String, HashMap<ConceptId, u32>>);
+
+impl Novelty {
+    /// Counts the things that the record's answer and its corrections name.
+    pub fn learn(&mut self, record: &Feedback) {
+        let corrections = record
+            .errors
+            .iter()
+            .filter_map(|error| error.correction.as_deref());
+        let texts = corrections
+            .chain(record.missing.iter().map(String::as_str))
+            .chain([record.response.as_str()]);
+        let mut things: Vec<ConceptId> = texts
+            .flat_map(|text| Lexicon::shared().mentions(text))
+            .map(|mention| mention.concept)
+            .collect();
+        things.sort_unstable();
+        things.dedup();
+        let counts = self.0.entry(record.owner.clone()).or_default();
+        for thing in things {
+            let seen = counts.entry(thing).or_default();
+            *seen = seen.saturating_add(1);
+        }
+    }
+
+    /// Returns how new a thing is to an owner, 0 to 1: the bonus of count-based exploration,
+    /// `1/√(1 + n)` (Strehl and Littman, 2008).
+    pub fn of(&self, owner: &str, thing: ConceptId) -> f64 {
+        let seen = self
+            .0
+            .get(owner)
+            .and_then(|counts| counts.get(&thing))
+            .copied()
+            .unwrap_or_default();
+        1.0 / (1.0 + f64::from(seen)).sqrt()
+    }
+}
+
 /// Numbers between 0 and 1 that are as good as random, and the same for an answer whenever it is
 /// asked: a restart changes nobody's lot.
 pub(super) struct PseudoRandom {
@@ -114,6 +156,8 @@ pub(super) fn draws(completion: &str, choice: usize) -> PseudoRandom {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{from_value, json};
+
     use super::*;
     use crate::{
         feedback::record::{ResponseToken, TokenLabel},
@@ -199,5 +243,25 @@ mod tests {
         assert!((share(|d| d.unassisted < 0.1) - 0.1).abs() < 0.02);
         assert!((share(|d| d.overlap < 0.5) - 0.5).abs() < 0.04);
         assert!((share(|d| d.rank < 0.5 && d.overlap < 0.5) - 0.25).abs() < 0.04);
+    }
+
+    #[test]
+    fn what_one_owner_has_corrected_is_new_to_others() {
+        let record: Feedback = from_value(json!({
+            "id": "fb_1", "created": 1, "owner": "a", "image": "0".repeat(64), "prompt": "",
+            "response": "A dog.", "tokens": [], "kind": "good",
+            "versions": {}
+        }))
+        .unwrap();
+        let dog = Lexicon::shared()
+            .mentions("A dog.")
+            .into_iter()
+            .next()
+            .unwrap()
+            .concept;
+        let mut novelty = Novelty::default();
+        novelty.learn(&record);
+        assert!(novelty.of("a", dog) < 1.0);
+        assert_eq!((novelty.of("b", dog), novelty.of("", dog)), (1.0, 1.0));
     }
 }

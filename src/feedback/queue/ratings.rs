@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     agreement::{AgreementFigures, figures, wilson},
-    words::token_words,
+    item::{TokenWord, token_words},
 };
 use crate::{
     feedback::record::{Correction, Feedback, JudgedPart, JudgmentKind},
@@ -221,7 +221,7 @@ fn units(
     let words = token_words(&any.response, &any.tokens)
         .into_iter()
         .filter(|word| !word.function);
-    let of_word = |word: super::words::TokenWord| {
+    let of_word = |word: TokenWord| {
         let said = by.iter().filter_map(|(name, records)| {
             Some((
                 index[name],

@@ -1,0 +1,142 @@
+//! Receipts on their way to the store.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use futures_util::{StreamExt, future::try_join_all};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    images::ImageStore,
+    queue::Ranker,
+    record::Receipt,
+    retention::Retention,
+    store::{Owners, StoreEntry, StoreError, writer::StoreWriter},
+};
+
+/// Receipts that are kept at once.
+const TOGETHER: usize = 16;
+
+/// A receipt, and its image where that is at hand.
+#[derive(Debug, Clone)]
+pub(super) struct PendingReceipt {
+    pub(super) receipt: Receipt,
+    pub(super) image: Option<Arc<[u8]>>,
+}
+
+/// By completion.
+#[derive(Default)]
+pub(super) struct PendingReceipts(Mutex<HashMap<String, PendingReceipt>>);
+
+impl PendingReceipts {
+    pub(super) fn insert(&self, receipt: Receipt, image: Arc<[u8]>) {
+        self.map().insert(
+            receipt.id.clone(),
+            PendingReceipt {
+                receipt,
+                image: Some(image),
+            },
+        );
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<PendingReceipt> {
+        self.map().get(id).cloned()
+    }
+
+    pub(super) fn remove(&self, id: &str) {
+        self.map().remove(id);
+    }
+
+    /// Forgets a user's of some owners.
+    pub(super) fn remove_user(&self, user: &str, owners: &Owners) {
+        let of_user = |receipt: &Receipt| {
+            receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner)
+        };
+        self.map()
+            .retain(|_, remembered| !of_user(&remembered.receipt));
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, PendingReceipt>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A receipt's id, its share of the room, and who waits until it is kept.
+pub(super) type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
+
+/// Task that keeps receipts.
+pub(super) struct Keeper {
+    pub(super) pending: Arc<PendingReceipts>,
+    pub(super) keeping: Arc<RwLock<()>>,
+    pub(super) images: Arc<ImageStore>,
+    pub(super) writer: StoreWriter,
+    pub(super) ranker: Arc<Ranker>,
+    pub(super) retention: Arc<Retention>,
+    pub(super) slow: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// Keeps them, some at once, until no more can come.
+    pub(super) async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
+        let keep_one = |(id, permit, kept): Waiting| {
+            let keeper = &self;
+            async move {
+                let _room = permit;
+                let bytes = keeper.keep_one(&id).await;
+                drop(kept);
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        return tracing::error!(completion = id, %error, "a receipt could not be \
+                            kept");
+                    }
+                };
+                keeper.slow.store(false, Relaxed);
+                if let Err(error) = keeper.retention.count(bytes).await {
+                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be \
+                                            removed");
+                }
+            }
+        };
+        ReceiverStream::new(waiting)
+            .for_each_concurrent(TOGETHER, keep_one)
+            .await;
+    }
+
+    /// Returns how many bytes it takes; nothing where it was removed meanwhile.
+    async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
+        let _keeping = self.keeping.read().await;
+        let written = match self.pending.get(id) {
+            Some(PendingReceipt {
+                receipt,
+                image: Some(file),
+            }) => self.write(receipt, &file).await,
+            _ => Ok(0),
+        };
+        self.pending.remove(id);
+        written
+    }
+
+    /// Returns how many bytes it takes.
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<u64, StoreError> {
+        let _guard = self.images.put(file, receipt.image).await?;
+        let entries = self.ranker.entries(&receipt);
+        let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
+        self.writer
+            .insert(StoreEntry::Receipt(Box::new(receipt)))
+            .await?;
+        try_join_all(
+            entries
+                .into_iter()
+                .map(|entry| self.writer.insert(StoreEntry::Queue(Box::new(entry)))),
+        )
+        .await?;
+        Ok(bytes)
+    }
+}
