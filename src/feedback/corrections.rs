@@ -396,6 +396,7 @@ impl Corrections {
         }
         super::derive::check_notes(submission)?;
         let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
+        let tokenizer = vocabulary.tokenizer.digest().to_owned();
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
             .await
             .map_err(|e| StoreError::Failed(e.to_string()))?;
@@ -411,6 +412,7 @@ impl Corrections {
             tokens,
             versions: Versions {
                 model: submission.model.clone(),
+                tokenizer: Some(tokenizer),
                 ..Versions::default()
             },
             unassisted: false,

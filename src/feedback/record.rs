@@ -120,6 +120,10 @@ pub struct Versions {
     /// The scorer's kind and version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<String>,
+    /// SHA-256 of the vocabulary that the token ids belong to; absent in records of earlier
+    /// versions, whose texts training tokenizes again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
 }
 
 /// A person's judgment of a token.

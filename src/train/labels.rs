@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     eval::objects::ObjectJudgment,
     lexicon::{Lexicon, Mention, ReferenceTexts, Support},
-    vlm::tokenizer::TextTokenizer,
+    vlm::tokenizer::{TextTokenizer, TokenizerError},
 };
 
 /// A response with what is known about its parts. What no range covers has the label `rest`; `None`
@@ -18,6 +18,20 @@ pub struct LabeledText {
     pub ranges: Vec<(Range<usize>, Option<bool>)>,
     /// The label of everything else.
     pub rest: Option<bool>,
+    /// Tokens of the text with labels that were recorded with it; `None` where
+    /// [`tokens`](Self::tokens) tokenizes the text and labels its tokens by the ranges.
+    pub recorded: Option<Vec<LabeledToken>>,
+}
+
+/// A token of a [`LabeledText`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabeledToken {
+    /// Vocabulary id.
+    pub id: u32,
+    /// `true` if it is grounded, `false` if not, `None` if unknown.
+    pub good: Option<bool>,
+    /// `true` if no range says more about it than the label of the text's rest.
+    pub rest: bool,
 }
 
 impl LabeledText {
@@ -27,6 +41,7 @@ impl LabeledText {
             text,
             ranges: Vec::new(),
             rest: Some(true),
+            recorded: None,
         }
     }
 
@@ -59,6 +74,7 @@ impl LabeledText {
                 .collect(),
             text,
             rest: None,
+            recorded: None,
         }
     }
 
@@ -77,6 +93,11 @@ impl LabeledText {
     /// The label of some bytes. They belong to every range that they overlap; bad outweighs
     /// unknown, which outweighs good.
     pub fn label(&self, own: &Range<usize>) -> Option<bool> {
+        self.range_label(own).unwrap_or(self.rest)
+    }
+
+    /// The label of some bytes by the ranges that they overlap; `None` where there are none.
+    fn range_label(&self, own: &Range<usize>) -> Option<Option<bool>> {
         let hits = self
             .ranges
             .iter()
@@ -87,7 +108,29 @@ impl LabeledText {
                 .iter()
                 .position(|g| g == good)
         };
-        hits.max_by_key(weight).unwrap_or(self.rest)
+        hits.max_by_key(weight)
+    }
+
+    /// Returns the tokens of the text with their labels: as recorded, or else tokenized and labeled
+    /// by the ranges. Tokens without bytes are unknown.
+    ///
+    /// # Errors
+    /// When the text has to be tokenized and the vocabulary cannot spell it.
+    pub fn tokens(&self, tokenizer: &TextTokenizer) -> Result<Vec<LabeledToken>, TokenizerError> {
+        if let Some(recorded) = &self.recorded {
+            return Ok(recorded.clone());
+        }
+        let ids = tokenizer.encode_text(&self.text)?;
+        let token = |(&id, own): (&u32, Range<usize>)| {
+            let label = (!own.is_empty()).then(|| self.range_label(&own));
+            LabeledToken {
+                id,
+                good: label.and_then(|label| label.unwrap_or(self.rest)),
+                rest: label.flatten().flatten().is_none(),
+            }
+        };
+        let ranges = self.token_ranges(tokenizer, &ids);
+        Ok(ids.iter().zip(ranges).map(token).collect())
     }
 
     /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens
@@ -142,6 +185,7 @@ mod tests {
         let labelled = LabeledText {
             ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)],
             rest: Some(true),
+            recorded: None,
             text,
         };
         let mut tokens = tokenizer.encode(&labelled.text).unwrap();
@@ -162,6 +206,36 @@ mod tests {
         );
         assert_eq!(said(None).trim(), "runs");
         assert_eq!(labels.last(), Some(&None));
+        tokens.pop();
+        let found = labelled.tokens(&tokenizer).unwrap();
+        let ids: Vec<u32> = found.iter().map(|token| token.id).collect();
+        let goods: Vec<Option<bool>> = found.iter().map(|token| token.good).collect();
+        assert_eq!((&ids, &goods[..]), (&tokens, &labels[..tokens.len()]));
+        // What the ranges `dog` and `frisbee` say is more than the label of the rest.
+        let told: Vec<u32> = found.iter().filter(|t| !t.rest).map(|t| t.id).collect();
+        assert_eq!(tokenizer.decode(&told).trim(), "dog frisbee");
+    }
+
+    #[test]
+    fn recorded_tokens_are_read_as_they_stand() {
+        let tokenizer = tokenizer();
+        let recorded: Vec<LabeledToken> = "A dog."
+            .chars()
+            .map(|letter| LabeledToken {
+                id: tokenizer.encode_text(&letter.to_string()).unwrap()[0],
+                good: (letter != '.').then_some(letter == 'A'),
+                rest: letter == 'A',
+            })
+            .collect();
+        let text = LabeledText {
+            recorded: Some(recorded.clone()),
+            ..LabeledText::all_good("A dog.".to_owned())
+        };
+        assert_ne!(
+            tokenizer.encode_text("A dog.").unwrap().len(),
+            recorded.len()
+        );
+        assert_eq!(text.tokens(&tokenizer).unwrap(), recorded);
     }
 
     #[test]

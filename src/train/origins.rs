@@ -218,7 +218,9 @@ mod tests {
 
     fn judged(photograph: &LabeledPhotograph, text: &str) -> Vec<(String, Option<bool>)> {
         let others = OtherOrigins::open(None).unwrap();
-        let LabeledText { text, ranges, rest } = others.judged(photograph, text.to_owned());
+        let LabeledText {
+            text, ranges, rest, ..
+        } = others.judged(photograph, text.to_owned());
         assert_eq!(rest, None, "what is no thing is unknown");
         ranges
             .into_iter()

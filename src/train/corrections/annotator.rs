@@ -4,14 +4,17 @@
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
-use super::{CorrectedAnswer, CorrectionScope, english};
-use crate::lexicon::{Lexicon, Phrase, ReferenceTexts, Support};
+use super::{CorrectedAnswer, english};
+use crate::{
+    feedback::record::JudgedPart,
+    lexicon::{Lexicon, Phrase, ReferenceTexts, Support},
+};
 
 /// How the annotator works.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
     /// Whether it goes on after the first error.
-    pub scope: CorrectionScope,
+    pub scope: JudgedPart,
     /// Share of answers in which it marks something else than what is wrong, 0 to 1.
     pub wrong: f64,
 }
@@ -39,7 +42,7 @@ impl Annotator {
             // It sees one error, where there is none.
             marked = marked.choose(rng).copied().into_iter().collect();
         }
-        marked.truncate(if self.scope == CorrectionScope::FirstError {
+        marked.truncate(if self.scope == JudgedPart::FirstError {
             1
         } else {
             MOST
@@ -51,11 +54,11 @@ impl Annotator {
             .collect();
         let (corrected, complete) = match (self.scope, marked.first()) {
             (_, None) => (response.to_owned(), true),
-            (CorrectionScope::FirstError, Some(phrase)) => first(response, phrase, references),
-            (CorrectionScope::AllErrors, Some(phrase)) if errs => {
+            (JudgedPart::FirstError, Some(phrase)) => first(response, phrase, references),
+            (JudgedPart::AllErrors, Some(phrase)) if errs => {
                 (whole(response, phrase, references), true)
             }
-            (CorrectionScope::AllErrors, Some(_)) => (all(response, &named, references), true),
+            (JudgedPart::AllErrors, Some(_)) => (all(response, &named, references), true),
         };
         CorrectedAnswer {
             image: image.to_owned(),
@@ -65,6 +68,7 @@ impl Annotator {
             errors,
             corrected,
             complete,
+            tokens: None,
         }
     }
 }
@@ -128,7 +132,7 @@ mod tests {
         .into()
     }
 
-    fn corrected(scope: CorrectionScope, response: &str) -> CorrectedAnswer {
+    fn corrected(scope: JudgedPart, response: &str) -> CorrectedAnswer {
         Annotator { scope, wrong: 0.0 }.correct(
             "a.jpg",
             response,
@@ -140,7 +144,7 @@ mod tests {
     #[test]
     fn what_nobody_named_is_replaced_by_what_somebody_did() {
         let found = corrected(
-            CorrectionScope::AllErrors,
+            JudgedPart::AllErrors,
             "A dog runs with a frisbee in the grass.",
         );
         assert_eq!(found.errors.len(), 2);
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn several_errors_that_end_the_sentence_leave_one_that_is_right() {
         let response = "A group of people are standing in hands take their way near a fence.";
-        let found = corrected(CorrectionScope::AllErrors, response);
+        let found = corrected(JudgedPart::AllErrors, response);
         assert!(
             objects::judge(Lexicon::shared(), &found.corrected, &references())
                 .hallucinated
@@ -168,19 +172,19 @@ mod tests {
     fn what_cannot_be_replaced_is_left_out() {
         let response = "A dog with a red ball runs up a hill through the snow near a fence.";
         assert_eq!(
-            corrected(CorrectionScope::AllErrors, response).corrected,
+            corrected(JudgedPart::AllErrors, response).corrected,
             "A dog with a red ball runs up a hill through the snow."
         );
         assert_eq!(
             corrected(
-                CorrectionScope::AllErrors,
+                JudgedPart::AllErrors,
                 "A dog with a ball runs near a fence."
             )
             .corrected,
             "A dog with a ball runs through the snow."
         );
         assert_eq!(
-            corrected(CorrectionScope::AllErrors, "A dog in the snow.").errors,
+            corrected(JudgedPart::AllErrors, "A dog in the snow.").errors,
             []
         );
     }
@@ -188,7 +192,7 @@ mod tests {
     #[test]
     fn a_first_error_says_nothing_of_what_follows() {
         let found = corrected(
-            CorrectionScope::FirstError,
+            JudgedPart::FirstError,
             "A dog runs with a frisbee in the grass.",
         );
         assert_eq!(
@@ -197,7 +201,7 @@ mod tests {
         );
         assert_eq!(found.judged().0, "A dog runs with a frisbee");
         let found = corrected(
-            CorrectionScope::FirstError,
+            JudgedPart::FirstError,
             "A dog with a ball runs up a hill in the snow near a fence in the grass.",
         );
         assert_eq!(
@@ -209,7 +213,7 @@ mod tests {
     #[test]
     fn a_wrong_annotator_marks_what_is_right() {
         let wrong = Annotator {
-            scope: CorrectionScope::AllErrors,
+            scope: JudgedPart::AllErrors,
             wrong: 1.0,
         };
         let found = wrong.correct(

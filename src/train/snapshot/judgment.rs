@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::ExclusionReason;
 use crate::{
-    feedback::record::{Feedback, JudgedPart, JudgmentKind},
-    train::corrections::{CorrectedAnswer, CorrectionScope},
+    feedback::record::{Feedback, JudgedPart, JudgmentKind, ResponseToken},
+    train::corrections::{CorrectedAnswer, RecordedTokens},
 };
 
 /// Most tokens of a response.
@@ -18,10 +18,10 @@ const PROMPT_CHARS: usize = 240;
 /// The record as a correction.
 pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, ExclusionReason> {
     let scope = match (record.scope, record.kind) {
-        (Some(JudgedPart::AllErrors), _) => CorrectionScope::AllErrors,
+        (Some(JudgedPart::AllErrors), _) => JudgedPart::AllErrors,
         // What only names a missing thing judges no token.
         (None, JudgmentKind::Missing) => return Err(ExclusionReason::NothingJudged),
-        (Some(JudgedPart::FirstError) | None, _) => CorrectionScope::FirstError,
+        (Some(JudgedPart::FirstError) | None, _) => JudgedPart::FirstError,
     };
     if record.response.trim().is_empty()
         || (record.kind == JudgmentKind::Bad && record.errors.is_empty())
@@ -49,13 +49,58 @@ pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, Exclusion
         errors: record.errors.iter().map(|e| (e.start, e.end)).collect(),
         corrected,
         complete,
+        tokens: recorded_tokens(record, scope),
     })
+}
+
+/// Tokens and labels of a record as [`derive`](crate::feedback::derive) made them; `None` where it
+/// does not name their tokenizer.
+fn recorded_tokens(record: &Feedback, scope: JudgedPart) -> Option<RecordedTokens> {
+    // Tokens behind the response's end write what was cut off it.
+    let written = record
+        .tokens
+        .iter()
+        .rposition(|token| token.start < token.end);
+    let tokens = &record.tokens[..written.map_or(0, |last| last + 1)];
+    Some(RecordedTokens {
+        tokenizer: record.versions.tokenizer.clone()?,
+        response: tokens.iter().map(|token| token.id).collect(),
+        labels: tokens.iter().map(|token| token.label).collect(),
+        corrected: corrected_tokens(record, tokens, scope),
+    })
+}
+
+/// Token ids of [`corrected`]'s text: those of the response with each error's tokens replaced by
+/// its correction's. `None` where two errors share a token.
+fn corrected_tokens(
+    record: &Feedback,
+    tokens: &[ResponseToken],
+    scope: JudgedPart,
+) -> Option<Vec<u32>> {
+    let ids = |from: usize, to: usize| {
+        let between = tokens.get(from..to)?;
+        Some(between.iter().map(|token| token.id))
+    };
+    let (mut corrected, mut at) = (Vec::new(), 0);
+    for error in &record.errors {
+        corrected.extend(ids(at, error.token_start)?);
+        if error.correction.is_none() {
+            return Some(corrected);
+        }
+        corrected.extend(error.corrected_tokens.as_ref()?);
+        if scope == JudgedPart::FirstError {
+            return Some(corrected);
+        }
+        at = error.token_end;
+    }
+    corrected.extend(ids(at, tokens.len())?);
+    Some(corrected)
 }
 
 /// How the response should read, as far as somebody said so, and whether it should end there: where
 /// only the first error was judged the text ends with what stands in its place, and where nobody
 /// said what should, before it.
-fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
+fn corrected(record: &Feedback, scope: JudgedPart) -> (String, bool) {
     let piece = |from: usize, to: usize| {
         record
             .response
@@ -71,7 +116,7 @@ fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
             return (tidy(&text), false);
         };
         text += correction;
-        if scope == CorrectionScope::FirstError {
+        if scope == JudgedPart::FirstError {
             return (tidy(&text), false);
         }
         at = error.end;
@@ -107,7 +152,7 @@ impl AnnotatorJudgment {
     fn agrees(&self, other: &Self) -> bool {
         let (a, b) = (&self.correction, &other.correction);
         match (a.scope, b.scope) {
-            (CorrectionScope::AllErrors, CorrectionScope::AllErrors) => a.errors == b.errors,
+            (JudgedPart::AllErrors, JudgedPart::AllErrors) => a.errors == b.errors,
             _ => a.errors.first() == b.errors.first(),
         }
     }
@@ -154,7 +199,7 @@ pub(super) fn settled(
         let best = judges.iter().enumerate().max_by_key(|(i, voice)| {
             (
                 with(voice),
-                voice.correction.scope == CorrectionScope::AllErrors,
+                voice.correction.scope == JudgedPart::AllErrors,
                 *i,
             )
         });
@@ -175,7 +220,7 @@ pub(super) fn settled(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feedback::record::{self, FeedbackSource, ImageHash, Versions};
+    use crate::feedback::record::{self, FeedbackSource, ImageHash, TokenLabel, Versions};
 
     fn record(
         scope: Option<JudgedPart>,
@@ -262,6 +307,71 @@ mod tests {
             read(JudgedPart::AllErrors, &[(20, 20, Some(" lying"))]),
             said("A dog with a frisbee lying on grass.", true)
         );
+    }
+
+    /// A record of "A dog on grass" with a token a word, the second replaced by token 9.
+    fn tokenized(scope: JudgedPart, tokenizer: Option<&str>) -> Feedback {
+        let token = |(id, start, end, label)| ResponseToken {
+            id,
+            text: String::new(),
+            start,
+            end,
+            logprob: None,
+            reward: None,
+            label,
+        };
+        let mut record = record(Some(scope), JudgmentKind::Bad, &[(2, 5, Some("cat"))]);
+        record.response = "A dog on grass".into();
+        record.versions.tokenizer = tokenizer.map(str::to_owned);
+        record.tokens = [
+            (1, 0, 1, TokenLabel::Good),
+            (2, 1, 5, TokenLabel::Bad),
+            (3, 5, 8, TokenLabel::None),
+            (4, 8, 14, TokenLabel::None),
+            (5, 14, 14, TokenLabel::None),
+        ]
+        .map(token)
+        .into();
+        let error = &mut record.errors[0];
+        (error.token_start, error.token_end) = (1, 2);
+        (error.error_tokens, error.corrected_tokens) = (vec![2], Some(vec![9]));
+        record
+    }
+
+    #[test]
+    fn correction_keeps_the_tokens_and_labels_of_its_record() {
+        let kept = correction(&tokenized(JudgedPart::FirstError, Some("digest")))
+            .unwrap()
+            .tokens
+            .unwrap();
+        assert_eq!(kept.tokenizer, "digest");
+        assert_eq!(kept.response, [1, 2, 3, 4], "without what was cut off");
+        assert_eq!(
+            kept.labels,
+            [
+                TokenLabel::Good,
+                TokenLabel::Bad,
+                TokenLabel::None,
+                TokenLabel::None
+            ]
+        );
+        assert_eq!(kept.corrected, Some(vec![1, 9]));
+        let whole = correction(&tokenized(JudgedPart::AllErrors, Some("digest"))).unwrap();
+        assert_eq!(whole.tokens.unwrap().corrected, Some(vec![1, 9, 3, 4]));
+    }
+
+    #[test]
+    fn correction_of_a_record_without_tokenizer_has_no_tokens() {
+        let old = correction(&tokenized(JudgedPart::AllErrors, None)).unwrap();
+        assert_eq!(old.tokens, None);
+    }
+
+    #[test]
+    fn correction_of_errors_within_one_token_has_no_corrected_tokens() {
+        let mut record = tokenized(JudgedPart::AllErrors, Some("digest"));
+        record.errors.push(record.errors[0].clone());
+        let tokens = correction(&record).unwrap().tokens.unwrap();
+        assert_eq!((tokens.response.len(), tokens.corrected), (4, None));
     }
 
     #[test]
