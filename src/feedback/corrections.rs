@@ -1,5 +1,5 @@
-//! The whole of it: records and receipts in a [`Store`], their images in [`ImageStore`], and what
-//! happens to both.
+//! Entry point of the room: stores submissions as records and remembers completions as receipts, in
+//! a [`Store`] with the images in an [`ImageStore`].
 
 use std::{
     sync::{
@@ -35,72 +35,73 @@ use super::{
 };
 use crate::guard::question::Unanswerable;
 
-/// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is
-/// kept.
+/// Receipts, and KiB of their images, that may wait for the store; completions beyond either leave
+/// no receipt.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
-/// Longest wait for a receipt; a store that is slower than that, or cannot be reached, then holds
-/// up nobody until it has kept one again.
+/// Longest wait of a request for its receipt. After one timeout nobody waits until the store has
+/// written a receipt again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Earlier records that are looked at for what they are about.
+/// Newest records whose concepts the queue learns at start-up.
 const LEARNT: u32 = 20 * PIECE;
 
-/// Why a submission made no record.
+/// Reason why a submission was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// It cannot be made.
+    /// The submission is invalid.
     #[error(transparent)]
     Refused(#[from] SubmissionRefusal),
-    /// No such completion, or not any more.
+    /// The completion is unknown, or its receipt has expired.
     #[error("there is no completion `{0}`, or its receipt has expired")]
     UnknownCompletion(String),
-    /// Something else was submitted with the same key.
+    /// Another request was sent with the same idempotency key.
     #[error("another request was sent with this Idempotency-Key")]
     KeyTaken,
-    /// It could not be kept.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A record that was made of a submission.
+/// Record that a submission made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submitted {
     /// The record.
     pub record: Feedback,
-    /// Indicates whether it was made by an earlier request with the same key.
+    /// `true` if an earlier request with the same idempotency key made it.
     pub before: bool,
 }
 
-/// Who hands in a submission.
+/// Sender of a submission.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Submitter {
-    /// The owner of their key; empty without keys.
+    /// Owner of the API key; empty without keys.
     pub owner: String,
-    /// Whose completions they may correct.
+    /// Owners whose completions may be corrected.
     pub owners: Owners,
 }
 
-/// Records, receipts and images.
+/// Records, receipts and images, and the tasks that write them.
 pub struct Corrections {
     store: Arc<dyn Store>,
     images: Arc<ImageStore>,
     writer: StoreWriter,
     vocabularies: Mutex<Vocabularies>,
     pending: Arc<PendingReceipts>,
-    /// Held while a receipt is being kept, and alone by who removes what may be among them.
+    /// Read-locked while a receipt is written; write-locked by a removal, which must see that
+    /// receipt.
     keeping: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
-    /// Indicates whether the last receipt that somebody waited for took too long.
+    /// `true` if the last wait for a receipt timed out.
     slow: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
-    /// Until it is closed: the way to the task that keeps receipts, and the task.
+    /// Channel to the task that writes receipts, and the task; `None` once closed.
     keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
 }
 
 impl Corrections {
-    /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts
-    /// that were written elsewhere.
+    /// Starts the writing tasks on the current Tokio runtime. `vocabulary` tokenizes texts that
+    /// were written elsewhere.
     pub fn start(
         store: Arc<dyn Store>,
         images: ImageStore,
@@ -149,7 +150,7 @@ impl Corrections {
         &self.store
     }
 
-    /// From now on another version of the policy is served, with this vocabulary.
+    /// Switches to the vocabulary of the policy version that is served from now on.
     pub fn serves(&self, version: &str, vocabulary: PolicyVocabulary) {
         self.vocabularies().serves(version, vocabulary);
     }
@@ -160,7 +161,7 @@ impl Corrections {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the settings of the annotation queue.
+    /// Settings of the annotation queue.
     pub fn queue(&self) -> &QueueSettings {
         &self.ranker.queue
     }
@@ -170,20 +171,20 @@ impl Corrections {
         &self.images
     }
 
-    /// Bounds the bytes of receipts and their images; where there are too many, the oldest go, of
-    /// the owners that hold most.
+    /// Bounds the bytes of receipts and their images. Beyond it the oldest receipts of the largest
+    /// owners are removed.
     pub fn limit_receipts(&self, max_bytes: u64) {
         self.retention.set_max_bytes(max_bytes);
     }
 
-    /// Returns how many bytes receipts and their images take, about.
+    /// Approximate bytes of receipts and their images.
     pub fn receipt_bytes(&self) -> u64 {
         self.retention.kept_bytes()
     }
 
-    /// Remembers a completion, soon; feedback about it can come to this process at once, and to
-    /// others on the same store when the result is ready, which takes two seconds at most. `None`
-    /// where there is no room for it.
+    /// Queues the receipt of a completion for writing. Feedback about it is accepted by this
+    /// process at once, and by others on the same store when the returned future is ready, after
+    /// two seconds at most. `None` if too many receipts are waiting.
     pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<BoxFuture<'static, ()>> {
         let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else {
@@ -211,13 +212,13 @@ impl Corrections {
         Some(wait.boxed())
     }
 
-    /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of
-    /// a submission about an answer of another server.
+    /// Stores a submission as a record, durably when it returns. `image` is the file that comes
+    /// with a submission about an answer of another server.
     ///
-    /// The same key of two owners is two.
+    /// Idempotency keys of different owners are different keys.
     ///
     /// # Errors
-    /// [`SubmitError`]: what is wrong with the submission, or the store's error.
+    /// [`SubmitError`]: the submission is invalid, or the store failed.
     pub async fn submit(
         &self,
         submission: Submission,
@@ -241,7 +242,7 @@ impl Corrections {
         {
             return submitted(None, inserted);
         }
-        // Until the record refers to the image, nobody removes it.
+        // The lock keeps the image from being removed before the record refers to it.
         let (mut subject, _guard) = match &submission.completion_id {
             Some(id) => self.of_completion(id, &submission, by).await?,
             None => self.of_text(&submission, image, by).await?,
@@ -268,7 +269,7 @@ impl Corrections {
         submitted(Some(record), inserted)
     }
 
-    /// Sets the subject's `queued` and `unassisted` if the queue gave the answer to this annotator.
+    /// Sets `queued` and `unassisted` if the annotation queue leased the answer to this annotator.
     async fn queued(
         &self,
         subject: &mut JudgedAnswer,
@@ -296,7 +297,7 @@ impl Corrections {
         Ok(())
     }
 
-    /// Keeps a record as it is, unless there is one of its id; returns whether it is new.
+    /// Stores a record unchanged and returns `true`, or returns `false` if its id exists.
     ///
     /// # Errors
     /// The store's.
@@ -347,7 +348,8 @@ impl Corrections {
             Some(file) => self.images.put(file, subject.image).await?,
             None => {
                 let guard = self.images.keep(subject.image).await;
-                // It may have gone while nobody kept it.
+                // The receipt, and with it the image, may have been removed before the lock was
+                // taken.
                 self.store.receipt(id).await?.ok_or_else(unknown)?;
                 guard
             }
@@ -423,21 +425,21 @@ impl Corrections {
         Ok((subject, guard))
     }
 
-    /// Removes what `target` says, and images that nobody refers to any more.
+    /// Removes a target, and images without any reference left.
     ///
     /// # Errors
-    /// The store's. What was not done is done by the next [`Self::sweep`].
+    /// The store's. The next [`Self::sweep`] finishes what was left undone.
     pub async fn remove(&self, target: RemovalTarget) -> Result<RemovalCounts, StoreError> {
         if let RemovalTarget::User(user, owners) = &target {
             self.pending.remove_user(user, owners);
         }
-        // Receipts that are being kept are there after this, and removed with the others.
+        // Waits for receipts that are being written, so that they are removed too.
         drop(self.keeping.write().await);
         self.retention.remove(&target).await
     }
 
-    /// Removes receipts that were made before this Unix time or take too many bytes, and images
-    /// that nobody refers to any more. Returns how many receipts were too old.
+    /// Removes receipts created before this Unix time or beyond the byte limit, and images without
+    /// any reference left. Returns the number of expired receipts.
     ///
     /// # Errors
     /// The store's.
@@ -445,7 +447,7 @@ impl Corrections {
         self.retention.expire(before).await
     }
 
-    /// Keeps the receipts that wait, and takes no more.
+    /// Writes the waiting receipts and accepts no more.
     pub async fn close(&self) {
         let keeper = self
             .keeper
@@ -459,7 +461,7 @@ impl Corrections {
     }
 }
 
-/// Teaches the ranker what the newest records are about, so that it no longer counts as new.
+/// Teaches the ranker the concepts of the newest records, which then no longer count as new.
 async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
     let mut page = RecordPage {
         limit: PIECE,
@@ -497,8 +499,8 @@ fn submitted(record: Option<Feedback>, inserted: InsertOutcome) -> Result<Submit
     }
 }
 
-/// A name and the time. Names grow with the time, also within a millisecond and while the clock is
-/// set back; the time is the clock's.
+/// Returns a new record id and the current time. Ids grow even within a millisecond and while the
+/// clock is set back.
 fn stamp(annotator_owner: String) -> RecordStamp {
     RecordStamp {
         id: format!("fb_{}", Uuid::now_v7().simple()),
@@ -514,7 +516,7 @@ pub(super) fn unix_time() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
-/// Of what was said: the same whatever the JSON looked like.
+/// Digest of a submission's content, whatever its JSON looked like.
 fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
     let said = serde_json::to_vec(&Submission {
         image: None,

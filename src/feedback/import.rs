@@ -1,4 +1,4 @@
-//! Records from files. A bad row is named and does not stop the others.
+//! Import of records from files. An invalid row is reported and skipped.
 
 use std::{
     collections::BTreeMap,
@@ -19,18 +19,18 @@ use super::{
 };
 use crate::vlm::preprocess::{self, ImageLimits};
 
-/// Outcomes of the rows of a file.
+/// Result of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportSummary {
-    /// Records that are new.
+    /// New records.
     pub taken: usize,
-    /// Records that were there.
+    /// Records that existed already.
     pub known: usize,
-    /// Rows in which nothing is said: somebody passed them over.
+    /// Rows without a judgment: an annotator skipped them.
     pub skipped: usize,
-    /// Parts of rows that no record keeps, and how often.
+    /// Parts of rows that a record has no field for, by name, with their number.
     pub left_out: BTreeMap<String, usize>,
-    /// Rows that were not taken: their numbers (of lines: the line), from 1, and why.
+    /// Invalid rows: row number (for JSON lines, line number) from 1, and the reason.
     pub refused: Vec<(usize, String)>,
 }
 
@@ -40,27 +40,27 @@ impl ImportSummary {
     }
 }
 
-/// Why an import did not go on. What was taken before stays.
+/// Error that ends an import. Records imported before it stay.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It is no file of the format.
+    /// The file is not of the format.
     #[error("{0}")]
     Form(String),
     /// The file cannot be read.
     #[error("after {0} rows: {1}")]
     Read(usize, io::Error),
-    /// The records cannot be kept.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`,
-/// by their hash. What foreign rows say becomes records as if it were submitted; the same row a
-/// second time makes nothing new. Records are the `owner`'s; where none is given, whose they say or
-/// nobody's.
+/// Imports the rows of a file. Images that are neither in the file nor stored are read from the
+/// directory `images`, named by their hash. Rows of foreign formats are submitted like feedback;
+/// importing a row twice makes one record. Records belong to `owner` or, without one, to the owner
+/// that they name.
 ///
 /// # Errors
-/// When the file cannot be read, or the records cannot be kept.
+/// When the file cannot be read, or the store fails.
 pub async fn import(
     corrections: &Corrections,
     file: File,
@@ -91,7 +91,7 @@ pub async fn import(
     Ok(summary)
 }
 
-/// Outcome of an item of a row.
+/// Outcome of one item of a row.
 enum Taken {
     New,
     Known,
@@ -105,7 +105,7 @@ impl Taken {
     }
 }
 
-/// Takes an item of a row; returns its outcome, or why it cannot be taken.
+/// Imports one item of a row; returns its outcome, or the reason why it is invalid.
 async fn take(
     corrections: &Corrections,
     item: IncomingRecord,
@@ -178,7 +178,7 @@ async fn take(
     }
 }
 
-/// The image's file, if it is one that can be decoded within the limits.
+/// Returns the file if it is an image that can be decoded within the limits.
 async fn decodable(file: Vec<u8>) -> Result<Vec<u8>, String> {
     let check = move || preprocess::check(&file, &ImageLimits::default()).map(|()| file);
     spawn_blocking(check)
@@ -199,7 +199,8 @@ async fn image(
     Ok(file.filter(|file| ImageHash::of(file) == hash))
 }
 
-/// The file of a folder that a path or a URL names: by all of the path, or by its last part.
+/// Reads the file that a path or URL names from a directory: by its whole path, or by its file
+/// name.
 fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
     let place = Path::new(place.split_once("?d=").map_or(place, |(_, path)| path));
     let inside = |path: &Path| {
@@ -212,8 +213,8 @@ fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
         .or_else(|| inside(Path::new(place.file_name()?)).flatten())
 }
 
-/// Checks that the offsets of a record are of its text, and that its names are such as others can
-/// be called.
+/// Checks that a record's offsets fit its text, that its tokens fit its errors, and that its names
+/// are valid.
 fn check(record: &Feedback) -> Result<(), String> {
     let names = [
         ("annotator", &record.annotator),

@@ -1,11 +1,11 @@
-//! Scorer monitor on recent answers and corrections: whether rewards have drifted, rank and mean
-//! what they should, and whether the guard's flags agree with what people marked.
+//! Quality of the scorer on recent answers and corrections: drift of its rewards, ranking and
+//! calibration on judged words, and agreement of the guard's flags with people's marks.
 
 use std::collections::BTreeMap;
 
 use super::{
     queue::item::token_words,
-    record::{CharRange, Feedback, TokenLabel},
+    record::{Feedback, TokenLabel},
     store::{RecordPage, Store, StoreError},
 };
 use crate::{
@@ -13,30 +13,28 @@ use crate::{
     reward::drift::{Histogram, flag_agreement},
 };
 
-/// Receipts that are looked at, the newest.
+/// Newest receipts that are read.
 const RECEIPTS: u32 = 500;
-/// Records that are looked at, the newest.
+/// Newest records that are read.
 const RECORDS: u32 = 1000;
-/// Records of a page.
+/// Records read at a time.
 const PAGE: u32 = 250;
-/// Bad words below which the scorer's figures say nothing.
+/// Fewest bad words for figures to be reported.
 const LEAST_BAD: usize = 20;
 
-/// A word that people judged.
+/// Word that a person judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JudgedWord {
-    /// Its lowest reward; absent where it was not scored.
+    /// Lowest reward of its tokens; `None` if it was not scored.
     pub reward: Option<f32>,
-    /// Indicates whether nobody marked it.
+    /// `true` if the person marked no error in it.
     pub good: bool,
-    /// Indicates whether the guard flagged it; absent where it did not look.
+    /// `true` if the guard flagged it; `None` if the answer was not scored.
     pub flagged: Option<bool>,
 }
 
-/// The words of a record that claim something and were judged as a whole.
+/// Returns the content words of a record all of whose tokens were judged.
 pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
-    let overlaps =
-        |extent: &CharRange, start: usize, end: usize| extent.start < end && start < extent.end;
     let words = token_words(&record.response, &record.tokens)
         .into_iter()
         .filter(|word| !word.function);
@@ -45,7 +43,7 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
             let own = record
                 .tokens
                 .iter()
-                .filter(|t| t.start < word.chars.end && word.chars.start < t.end);
+                .filter(|token| token.chars().overlaps(word.chars));
             let labels: Vec<TokenLabel> = own.map(|token| token.label).collect();
             let good = match labels.iter().max_by_key(|label| {
                 [TokenLabel::Good, TokenLabel::None, TokenLabel::Bad]
@@ -56,11 +54,10 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
                 TokenLabel::Bad => false,
                 TokenLabel::None => return None,
             };
-            let flagged = record.doubted.as_ref().map(|doubted| {
-                doubted
-                    .iter()
-                    .any(|d| overlaps(d, word.chars.start, word.chars.end))
-            });
+            let flagged = record
+                .doubted
+                .as_ref()
+                .map(|doubted| doubted.iter().any(|flagged| flagged.overlaps(word.chars)));
             Some(JudgedWord {
                 reward: word.reward,
                 good,
@@ -70,7 +67,7 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
         .collect()
 }
 
-/// Figures of the monitor; absent where there was too little for them.
+/// Figures of the monitor; `None` where too little was judged.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MonitorFigures {
     /// Population stability index of the rewards.
@@ -84,7 +81,7 @@ pub struct MonitorFigures {
 }
 
 impl MonitorFigures {
-    /// Of judged words and the rewards of answers.
+    /// Computes the figures of judged words and of the rewards of answers.
     pub fn of(words: &[JudgedWord], rewards: &Histogram, reference: Option<&Histogram>) -> Self {
         let scored = words.iter().filter_map(|word| {
             Some(ScoredToken {
@@ -111,7 +108,7 @@ impl MonitorFigures {
         }
     }
 
-    /// The figures that there are, by the names of their metrics.
+    /// Returns the known figures by metric name.
     pub fn figures(&self) -> BTreeMap<String, f64> {
         let named = [
             ("reward_drift_psi", self.psi),
@@ -126,8 +123,8 @@ impl MonitorFigures {
     }
 }
 
-/// Looks at the newest answers and corrections of one version of the model. `reference` is how its
-/// rewards were distributed when it was calibrated.
+/// Measures the newest answers and corrections of one policy version. `reference` is the
+/// distribution of its rewards at calibration.
 ///
 /// # Errors
 /// The store's.
@@ -159,7 +156,7 @@ pub async fn look(
     Ok(MonitorFigures::of(&words, &rewards, reference))
 }
 
-/// The rewards of the newest answers of one version.
+/// Distribution of rewards in the newest answers of one policy version.
 ///
 /// # Errors
 /// The store's.
@@ -177,11 +174,14 @@ pub async fn rewards(store: &dyn Store, version: &str) -> Result<Histogram, Stor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feedback::record::{
-        FeedbackSource, ImageHash, JudgedPart, JudgmentKind, ResponseToken, Versions,
+    use crate::{
+        feedback::record::{
+            FeedbackSource, ImageHash, JudgedPart, JudgmentKind, ResponseToken, Versions,
+        },
+        util::offsets::CharRange,
     };
 
-    /// "A dog with a frisbee", a token a word, scored `rewards` and labelled.
+    /// "A dog with a frisbee", a token a word, with these rewards and labels.
     fn record(
         rewards: [f32; 5],
         labels: [TokenLabel; 5],

@@ -1,4 +1,4 @@
-//! Receipts on their way to the store.
+//! Receipts between the end of a completion and their place in the store.
 
 use std::{
     collections::HashMap,
@@ -20,17 +20,17 @@ use super::{
     store::{Owners, StoreEntry, StoreError, writer::StoreWriter},
 };
 
-/// Receipts that are kept at once.
+/// Receipts that are written concurrently.
 const TOGETHER: usize = 16;
 
-/// A receipt, and its image where that is at hand.
+/// Receipt with its image, if that is in memory.
 #[derive(Debug, Clone)]
 pub(super) struct PendingReceipt {
     pub(super) receipt: Receipt,
     pub(super) image: Option<Arc<[u8]>>,
 }
 
-/// By completion.
+/// Receipts that are not in the store yet, by completion id.
 #[derive(Default)]
 pub(super) struct PendingReceipts(Mutex<HashMap<String, PendingReceipt>>);
 
@@ -53,7 +53,7 @@ impl PendingReceipts {
         self.map().remove(id);
     }
 
-    /// Forgets a user's of some owners.
+    /// Removes the receipts of a user that belong to some owners.
     pub(super) fn remove_user(&self, user: &str, owners: &Owners) {
         let of_user = |receipt: &Receipt| {
             receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner)
@@ -67,10 +67,10 @@ impl PendingReceipts {
     }
 }
 
-/// A receipt's id, its share of the room, and who waits until it is kept.
+/// Id of a waiting receipt, its share of the memory bound, and the channel that reports it written.
 pub(super) type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
 
-/// Task that keeps receipts.
+/// Task that writes receipts to the store.
 pub(super) struct Keeper {
     pub(super) pending: Arc<PendingReceipts>,
     pub(super) keeping: Arc<RwLock<()>>,
@@ -82,7 +82,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps them, some at once, until no more can come.
+    /// Writes receipts, several at a time, until the channel closes.
     pub(super) async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
         let keep_one = |(id, permit, kept): Waiting| {
             let keeper = &self;
@@ -109,7 +109,7 @@ impl Keeper {
             .await;
     }
 
-    /// Returns how many bytes it takes; nothing where it was removed meanwhile.
+    /// Writes a receipt and returns its bytes; 0 if it was removed meanwhile.
     async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
         let _keeping = self.keeping.read().await;
         let written = match self.pending.get(id) {
@@ -123,7 +123,7 @@ impl Keeper {
         written
     }
 
-    /// Returns how many bytes it takes.
+    /// Writes a receipt with its queue entries and returns its bytes.
     async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<u64, StoreError> {
         let _guard = self.images.put(file, receipt.image).await?;
         let entries = self.ranker.entries(&receipt);

@@ -16,10 +16,11 @@ pub struct TokenMismatch;
 /// A token's vocabulary id, its bytes, its log-probability and its reward.
 pub type ScoredPiece<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
 
-/// The tokens that write `text`, and what follows it up to the end of a token, in their places.
+/// Returns the tokens that write `text` with their positions in it. The last of them may write
+/// more.
 ///
 /// # Errors
-/// When they write something else.
+/// When the tokens write another text.
 pub fn place<'a>(
     text: &str,
     written: impl Iterator<Item = ScoredPiece<'a>>,
@@ -99,16 +100,16 @@ impl PolicyVocabulary {
     }
 }
 
-/// Versions whose vocabulary is remembered.
+/// Number of versions whose vocabulary is kept.
 const REMEMBERED: usize = 16;
 
-/// The vocabularies of the versions that were served lately: what corrects an answer is written in
-/// the tokens that the answer was written in.
+/// Vocabularies of recently served versions: corrections are tokenized like the answer that they
+/// correct.
 #[derive(Debug)]
 pub(super) struct Vocabularies {
-    /// Of the version that is served.
+    /// Vocabulary of the version that is served.
     current: PolicyVocabulary,
-    /// By version, the last one last.
+    /// Vocabularies by version, most recent last.
     of: Vec<(String, PolicyVocabulary)>,
 }
 
@@ -128,7 +129,8 @@ impl Vocabularies {
         self.current = vocabulary;
     }
 
-    /// Of that version of the policy, where it is remembered, else of the one that is served.
+    /// Returns the vocabulary of a policy version or, if it is not kept, that of the version that
+    /// is served.
     pub(super) fn of(&self, version: Option<&str>) -> PolicyVocabulary {
         let known = self
             .of

@@ -1,4 +1,4 @@
-//! Text whose tokens are known to be grounded or not.
+//! Texts with labels: grounded, not grounded, or unknown.
 
 use std::ops::Range;
 
@@ -8,34 +8,34 @@ use crate::{
     vlm::tokenizer::{TextTokenizer, TokenizerError},
 };
 
-/// A response with what is known about its parts. What no range covers has the label `rest`; `None`
-/// is unknown and never taken for good.
+/// Response with labels of its parts. Text outside of all ranges has the label `rest`. `None` means
+/// unknown and is never taken for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabeledText {
-    /// The response.
+    /// Text of the response.
     pub text: String,
-    /// Byte ranges and whether they are grounded.
+    /// Byte ranges and their labels.
     pub ranges: Vec<(Range<usize>, Option<bool>)>,
-    /// The label of everything else.
+    /// Label of the text outside of the ranges.
     pub rest: Option<bool>,
-    /// Tokens of the text with labels that were recorded with it; `None` where
-    /// [`tokens`](Self::tokens) tokenizes the text and labels its tokens by the ranges.
+    /// Recorded tokens of the text with their labels; `None` if [`tokens`](Self::tokens) is to
+    /// tokenize the text and to label tokens by the ranges.
     pub recorded: Option<Vec<LabeledToken>>,
 }
 
-/// A token of a [`LabeledText`].
+/// Token of a [`LabeledText`] with its label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LabeledToken {
     /// Vocabulary id.
     pub id: u32,
     /// `true` if it is grounded, `false` if not, `None` if unknown.
     pub good: Option<bool>,
-    /// `true` if no range says more about it than the label of the text's rest.
+    /// `true` if its label is that of the text outside of the ranges.
     pub rest: bool,
 }
 
 impl LabeledText {
-    /// A text that is grounded throughout.
+    /// Labels a text as grounded throughout.
     pub fn all_good(text: String) -> Self {
         Self {
             text,
@@ -45,9 +45,9 @@ impl LabeledText {
         }
     }
 
-    /// Returns what the references of its image say about a text that a model wrote: things that
-    /// they name, or that what they name lets expect, are grounded; things that they know nothing
-    /// of are not; all other words are unknown.
+    /// Labels a model's text by its image's references: mentions that they name are grounded,
+    /// mentions that they merely suggest are unknown, and other mentions are not grounded. All
+    /// other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &ReferenceTexts<'_>) -> Self {
         Self::by_mention(text, lexicon, |mention| {
             match references.supports(mention) {
@@ -58,8 +58,7 @@ impl LabeledText {
         })
     }
 
-    /// A text whose mentions of things are grounded, or not, or unknown, as `truth` says; all other
-    /// words are unknown.
+    /// Labels the mentions of a text by `truth`; all other words are unknown.
     pub fn by_mention(
         text: String,
         lexicon: &Lexicon,
@@ -78,7 +77,7 @@ impl LabeledText {
         }
     }
 
-    /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
+    /// Adds the judgments of colors and numbers (see [`crate::eval::objects`]).
     pub fn with_properties(mut self, judgment: &ObjectJudgment) -> Self {
         self.ranges.extend(
             judgment
@@ -90,13 +89,13 @@ impl LabeledText {
         self
     }
 
-    /// The label of some bytes. They belong to every range that they overlap; bad outweighs
-    /// unknown, which outweighs good.
+    /// Label of a byte range: the worst of all ranges that it overlaps, where bad is worse than
+    /// unknown, and unknown worse than good.
     pub fn label(&self, own: &Range<usize>) -> Option<bool> {
         self.range_label(own).unwrap_or(self.rest)
     }
 
-    /// The label of some bytes by the ranges that they overlap; `None` where there are none.
+    /// Label of a byte range by the ranges that it overlaps; `None` if there are none.
     fn range_label(&self, own: &Range<usize>) -> Option<Option<bool>> {
         let hits = self
             .ranges
@@ -111,8 +110,8 @@ impl LabeledText {
         hits.max_by_key(weight)
     }
 
-    /// Returns the tokens of the text with their labels: as recorded, or else tokenized and labeled
-    /// by the ranges. Tokens without bytes are unknown.
+    /// Returns the tokens of the text with their labels: the recorded ones, or else tokenized and
+    /// labeled by the ranges. Tokens without bytes are unknown.
     ///
     /// # Errors
     /// When the text has to be tokenized and the vocabulary cannot spell it.
@@ -133,8 +132,8 @@ impl LabeledText {
         Ok(ids.iter().zip(ranges).map(token).collect())
     }
 
-    /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens
-    /// without bytes (the end) are unknown.
+    /// Labels of `tokens`, whose bytes must make up the text. Tokens without bytes, such as the end
+    /// token, are unknown.
     pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
         self.token_ranges(tokenizer, tokens)
             .map(|own| {
@@ -147,7 +146,7 @@ impl LabeledText {
             .collect()
     }
 
-    /// The bytes of each token in the text, without a leading space, which belongs to no word.
+    /// Byte range of each token in the text, without a leading space, which belongs to no word.
     pub fn token_ranges(
         &self,
         tokenizer: &TextTokenizer,
@@ -211,7 +210,7 @@ mod tests {
         let ids: Vec<u32> = found.iter().map(|token| token.id).collect();
         let goods: Vec<Option<bool>> = found.iter().map(|token| token.good).collect();
         assert_eq!((&ids, &goods[..]), (&tokens, &labels[..tokens.len()]));
-        // What the ranges `dog` and `frisbee` say is more than the label of the rest.
+        // `dog` and `frisbee` have labels of their own.
         let told: Vec<u32> = found.iter().filter(|t| !t.rest).map(|t| t.id).collect();
         assert_eq!(tokenizer.decode(&told).trim(), "dog frisbee");
     }

@@ -18,8 +18,8 @@ use candor::{
         images::ImageStore,
         queue::QueueSettings,
         record::{
-            CharRange, Feedback, ImageHash, JudgmentKind, Receipt, RecordedChoice, ResponseToken,
-            TokenLabel, Versions,
+            Feedback, ImageHash, JudgmentKind, Receipt, RecordedChoice, ResponseToken, TokenLabel,
+            Versions,
         },
         store::{Owners, Store, StoreEntry, sql::SqlStore},
         submission::{ErrorSpan, Judgment, Submission},
@@ -27,6 +27,7 @@ use candor::{
     guard::Verdict,
     registry::{PromotionDecision, Registry},
     train::snapshot::{Snapshot, TakeConfig},
+    util::offsets::CharRange,
 };
 use serde_json::{Value, json};
 

@@ -1,39 +1,42 @@
-//! Reads what a submission says, and checks that it can be said of that response.
+//! Reads the judgment that a submission states and checks that it fits the response.
 
-use std::{fmt::Display, ops::Range};
+use std::fmt::Display;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::feedback::{
-    diff::{TextChange, diff},
-    fold::{is_blank, is_punctuation, is_spoken, reads_alike, trim},
-    record::JudgedPart,
-    submission::{ErrorSpan, Judgment, Submission},
+use crate::{
+    feedback::{
+        diff::{TextChange, diff},
+        fold::{is_blank, is_punctuation, is_spoken, reads_alike, trim},
+        record::JudgedPart,
+        submission::{ErrorSpan, Judgment, Submission},
+    },
+    util::offsets::CharRange,
 };
 
-/// Most code points of a prompt, a response or an edit.
+/// Largest number of code points in a prompt, a response or an edit.
 pub const TEXT_CHARS: usize = 16_384;
-/// Most code points of a correction, of one missing thing and of a comment.
+/// Largest number of code points in a correction, a `missing` text or a comment.
 pub const NOTE_CHARS: usize = 4096;
-/// Most code points of a name.
+/// Largest number of code points in a name.
 const NAME_CHARS: usize = 256;
-/// Most errors, and most missing things, of one record.
+/// Largest number of errors, and of `missing` texts, in a record.
 const ITEMS: usize = 256;
 
-/// A submission that makes no record.
+/// Reason why a submission is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SubmissionRefusal {
-    /// The field that is wrong, as `errors[1].end`.
+    /// Path of the invalid field, such as `errors[1].end`.
     pub field: String,
-    /// The kind, exactly.
+    /// Stable machine-readable code.
     pub code: &'static str,
-    /// Description of the problem.
+    /// Message for people.
     pub message: String,
 }
 
 impl SubmissionRefusal {
-    /// Names the field in the message too.
+    /// Makes a refusal whose message begins with the field.
     pub fn new(field: impl Into<String>, code: &'static str, what: impl Display) -> Self {
         let field = field.into();
         Self {
@@ -52,8 +55,8 @@ pub(super) fn refuse<T>(
     Err(SubmissionRefusal::new(field, code, what))
 }
 
-/// The refusal of what is said of an abstention: its words are not the model's, so that nothing is
-/// to be learned from a judgment of them.
+/// Refuses a judgment of an abstention. The model did not write its words, so a judgment of them
+/// teaches nothing.
 pub(in crate::feedback) fn abstained(field: &str) -> SubmissionRefusal {
     let what = "is an abstention, which the model did not write: there is nothing to judge. Ask \
                 again with guard.on_unanswerable 'answer' and judge that answer, \
@@ -61,10 +64,10 @@ pub(in crate::feedback) fn abstained(field: &str) -> SubmissionRefusal {
     SubmissionRefusal::new(field, "answer_abstained", what)
 }
 
-/// Which of the four things a submission says.
+/// The judgment that a submission states, in one of four ways.
 pub(super) enum SubmittedJudgment<'a> {
     Good,
-    /// Errors and the fields that name them.
+    /// Errors, each with the path of its field.
     Errors(Vec<(String, ErrorSpan)>, JudgedPart),
     Edit(&'a str),
     Missing(Vec<String>),
@@ -179,7 +182,7 @@ fn check_errors(errors: &[ErrorSpan], scope: JudgedPart) -> Result<(), Submissio
     }
 }
 
-/// The texts beside the judgment.
+/// Checks the lengths and names of a submission's texts.
 pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), SubmissionRefusal> {
     let Submission {
         annotator,
@@ -224,10 +227,10 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
     Ok(())
 }
 
-/// Refuses a name or an id that the store could not find again, or a URL not name.
+/// Refuses names and ids that the store could not look up or a URL not carry.
 ///
 /// # Errors
-/// When it is blank, longer than 256 code points, or has control characters in it.
+/// When the name is blank, longer than 256 code points, or contains control characters.
 pub fn check_name(field: &str, name: &str) -> Result<(), SubmissionRefusal> {
     within(field, name, NAME_CHARS)?;
     if name.chars().all(is_blank) || name.chars().any(char::is_control) {
@@ -251,10 +254,10 @@ fn within(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal>
     }
 }
 
-/// A part of the response and what should stand there.
+/// Part of the response that is wrong, and its correction.
 pub(super) struct MarkedError {
     pub(super) field: String,
-    pub(super) chars: Range<usize>,
+    pub(super) chars: CharRange,
     pub(super) correction: Option<String>,
 }
 
@@ -286,7 +289,7 @@ pub(super) fn check_place(
         .to_string();
         return refuse(at("end"), "out_of_range", what);
     }
-    let span = trimmed(response, text, *start..*end);
+    let span = trimmed(response, text, CharRange::new(*start, *end));
     if span.is_empty() {
         return refuse(
             at("start"),
@@ -317,8 +320,9 @@ pub(super) fn check_place(
         return refuse(at("text"), "text_mismatch", what);
     }
     let correction = check_correction(field, correction.as_deref(), *remove)?;
-    let correction = correction.map(|correction| matched(correction, text, &(*start..*end), &span));
-    let stands: String = text[span.clone()].iter().collect();
+    let correction =
+        correction.map(|correction| matched(correction, text, CharRange::new(*start, *end), span));
+    let stands: String = text[span.range()].iter().collect();
     if correction
         .as_ref()
         .is_some_and(|correction| !correction.is_empty() && reads_alike(correction, &stands))
@@ -336,10 +340,10 @@ pub(super) fn check_place(
     })
 }
 
-/// A span without the white space at its ends, and without the punctuation, which says nothing
-/// about the image; that is left where there is nothing else.
-fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
-    let spoken = trim(text, span.clone(), |c| !is_spoken(c));
+/// Trims white space and punctuation off the ends of a span; of a span of punctuation alone only
+/// white space.
+fn trimmed(response: &str, text: &[char], span: CharRange) -> CharRange {
+    let spoken = trim(text, span, |c| !is_spoken(c));
     if !spoken.is_empty()
         && is_boundary(response, spoken.start)
         && is_boundary(response, spoken.end)
@@ -349,9 +353,9 @@ fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
     trim(text, span, is_blank)
 }
 
-/// A correction without the punctuation at its ends where that of the response stays.
-fn matched(correction: String, text: &[char], given: &Range<usize>, span: &Range<usize>) -> String {
-    let signs = |range: Range<usize>| {
+/// Drops punctuation from the ends of a correction where the response keeps its own.
+fn matched(correction: String, text: &[char], given: CharRange, span: CharRange) -> String {
+    let signs = |range: std::ops::Range<usize>| {
         text.get(range)
             .is_some_and(|chars| chars.iter().copied().any(is_punctuation))
     };
@@ -399,8 +403,7 @@ fn check_correction(
     Ok(Some(trimmed.to_owned()))
 }
 
-/// Returns `true` if no character as people see it goes across this offset; what nobody sees may
-/// follow it.
+/// Returns `true` if the offset splits no grapheme cluster. Invisible code points may follow it.
 fn is_boundary(text: &str, offset: usize) -> bool {
     let mut at = 0;
     for grapheme in text.graphemes(true) {
@@ -413,12 +416,12 @@ fn is_boundary(text: &str, offset: usize) -> bool {
     at == offset
 }
 
-/// The beginning of a text that a message quotes.
+/// Beginning of a text, to quote in a message.
 pub(in crate::feedback) fn brief(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// Sorted, and none over another.
+/// Sorts errors by offset and refuses overlaps.
 pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     spans.sort_by_key(|span| span.chars.start);
     match spans
@@ -434,7 +437,7 @@ pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, 
     }
 }
 
-/// The words that an edit changes; none where it changes typography alone.
+/// Returns the words that an edit changes; none if it changes typography alone.
 pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     if edit.chars().all(is_blank) {
         return refuse(

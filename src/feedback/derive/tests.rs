@@ -13,7 +13,7 @@ use crate::{
     vlm::{casing::Casing, tokenizer::TextTokenizer},
 };
 
-/// Of the embedded bundle, whatever letters it writes.
+/// Vocabulary of the embedded bundle, with letters of any case.
 fn vocabulary() -> &'static PolicyVocabulary {
     static VOCABULARY: LazyLock<PolicyVocabulary> = LazyLock::new(|| PolicyVocabulary {
         casing: Casing::Mixed,
@@ -150,8 +150,8 @@ fn where_all_errors_are_given_the_rest_is_good() {
     assert_eq!(record.corrected(), None);
 }
 
-/// Response, what is selected, a correction; and what stands in the record: the span's text, the
-/// correction, and the labels where they are told.
+/// Response, selected text, correction; then the expected text of the record's span, its
+/// correction, and its labels where given.
 type Selection = (
     &'static str,
     &'static str,
@@ -337,7 +337,7 @@ fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
     }
 }
 
-/// The response, and the same with another typography.
+/// Pairs of a response and the same text in other typography.
 const TYPOGRAPHY: [(&str, &str); 10] = [
     ("A man's dog is here.", "A man’s dog is here."),
     ("A man's dog is here.", "A man&#39;s dog is here."),
@@ -371,7 +371,7 @@ fn an_edit_of_typography_alone_lets_the_response_stand() {
             "{response} {other}"
         );
         assert!(labels(&record).chars().all(|l| l == 'g'));
-        // Among other changes too.
+        // The same holds beside a change of a word.
         let (response, other) = (
             format!("One red ball. {response}"),
             format!("One blue ball. {other}"),
@@ -694,7 +694,7 @@ proptest! {
             prop_assert_eq!(&token.text, &chars[token.start..token.end].iter().collect::<String>());
         }
         for pair in tokens.windows(2) {
-            // Either the next begins where this ends, or both write some of one code point.
+            // Neighbors meet, or share the code point that both write bytes of.
             prop_assert!(pair[1].start == pair[0].end || pair[1].start + 1 == pair[0].end, "{:?}",
                 pair);
         }
@@ -725,7 +725,7 @@ proptest! {
             };
             prop_assert_eq!(token.label, expected, "{:?}", token);
         }
-        // The corrected tokens, in the place of the wrong ones, write the corrected text.
+        // Replacing the wrong tokens by the corrected ones spells the corrected text.
         let mut ids: Vec<u32> = record.tokens.iter().map(|t| t.id).collect();
         let corrected = error.corrected_tokens.clone().unwrap();
         let shared = |a: usize, b: usize| record.tokens.get(a).zip(record.tokens.get(b))

@@ -1,7 +1,7 @@
-//! Label Studio's tasks. A task has the image and the answer; the guard's doubts are its
-//! prediction, and what a person said its annotation: `error` labels spans of the text,
-//! `correction` says what should stand there, `missing` what is left out, and `verdict` whether all
-//! is right. The labelling configuration that goes with them is in `docs/feedback.md`.
+//! Label Studio tasks. A task carries the image and the answer; flagged spans are its prediction,
+//! and a person's judgment is its annotation: `error` labels spans of the text, `correction`
+//! replaces them, `missing` names omitted content, and `verdict` judges the whole. The matching
+//! labeling configuration is in `docs/feedback.md`.
 
 use std::{collections::BTreeMap, fs::File, io::Read};
 
@@ -13,14 +13,17 @@ use super::{
     IncomingRecord, NumberedRows, RecordWriter,
     records::{BYTE_ORDER_MARK, RowImage, said},
 };
-use crate::feedback::{
-    fold::{is_blank, trim},
-    record::{Feedback, JudgedPart, JudgmentKind},
-    store::StoreError,
-    submission::{ErrorSpan, Judgment, Submission},
+use crate::{
+    feedback::{
+        fold::{is_blank, trim},
+        record::{Feedback, JudgedPart, JudgmentKind},
+        store::StoreError,
+        submission::{ErrorSpan, Judgment, Submission},
+    },
+    util::offsets::CharRange,
 };
 
-/// Writes an array of tasks.
+/// Writer of a JSON array of tasks.
 #[derive(Default)]
 pub(super) struct TaskWriter {
     written: usize,
@@ -58,13 +61,12 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
             .collect::<String>()
     };
     let doubted = record.doubted.as_deref().map(|spans| {
-        let span = |(i, span): (usize, &crate::feedback::record::CharRange)| {
+        let span = |(i, span): (usize, &CharRange)| {
             region(
                 &format!("d{i}"),
                 "error",
                 "labels",
-                span.start,
-                span.end,
+                *span,
                 json!({ "text": slice(span.start, span.end), "labels": ["error"] }),
             )
         };
@@ -82,8 +84,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
             &id,
             "error",
             "labels",
-            error.start,
-            error.end,
+            error.chars(),
             json!({ "text": error.text, "labels": ["error"] }),
         ));
         if let Some(correction) = &error.correction {
@@ -91,8 +92,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
                 &id,
                 "correction",
                 "textarea",
-                error.start,
-                error.end,
+                error.chars(),
                 json!({ "text": [correction] }),
             ));
         }
@@ -115,9 +115,9 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
     })
 }
 
-fn region(id: &str, from: &str, kind: &str, start: usize, end: usize, mut value: Value) -> Value {
-    value["start"] = json!(start);
-    value["end"] = json!(end);
+fn region(id: &str, from: &str, kind: &str, chars: CharRange, mut value: Value) -> Value {
+    value["start"] = json!(chars.start);
+    value["end"] = json!(chars.end);
     json!({ "id": id, "from_name": from, "to_name": "text", "type": kind, "value": value })
 }
 
@@ -152,7 +152,7 @@ struct Annotation {
     was_cancelled: bool,
 }
 
-/// A result, of whatever type.
+/// Result of an annotation, of any type.
 #[derive(Deserialize)]
 struct Region {
     #[serde(default)]
@@ -166,8 +166,8 @@ struct Region {
 }
 
 impl Region {
-    /// Which part of the labeling configuration it belongs to; `None` for another, which says
-    /// nothing of the text's errors.
+    /// Returns the name of the control in the labeling configuration; `None` for a foreign one,
+    /// which says nothing about errors.
     fn part(&self) -> Option<&str> {
         let kinds: &[&str] = match self.from_name.as_deref()? {
             "error" => &["labels", "hypertextlabels"],
@@ -189,23 +189,17 @@ struct Values {
     start: Value,
     #[serde(default)]
     end: Value,
-    /// Of a text with markup, whose own offsets are paths.
+    /// Offsets in the plain text, for texts with markup.
     #[serde(default, rename = "globalOffsets")]
-    global: Option<Offsets>,
+    global: Option<CharRange>,
     #[serde(default)]
     text: Option<Texts>,
     #[serde(default)]
     choices: Vec<String>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
-struct Offsets {
-    start: usize,
-    end: usize,
-}
-
 impl Values {
-    fn offsets(&self) -> Option<(usize, usize)> {
+    fn offsets(&self) -> Option<CharRange> {
         // Tables write whole numbers as 18.0.
         let whole = |value: &Value| {
             value
@@ -219,10 +213,8 @@ impl Values {
                 .or_else(|| whole(value))
                 .and_then(|number| usize::try_from(number).ok())
         };
-        match self.global {
-            Some(Offsets { start, end }) => Some((start, end)),
-            None => number(&self.start).zip(number(&self.end)),
-        }
+        let own = || Some(CharRange::new(number(&self.start)?, number(&self.end)?));
+        self.global.or_else(own)
     }
 }
 
@@ -241,7 +233,7 @@ impl Texts {
         }
     }
 
-    /// The one text, where there are not several.
+    /// Returns the only text.
     fn one(self) -> Result<String, String> {
         let mut texts = self.all();
         match (texts.pop(), texts.len()) {
@@ -251,7 +243,7 @@ impl Texts {
     }
 }
 
-/// The tasks of a file, which is read as a whole: `JSON`, or `JSON-MIN`.
+/// Reads a whole file of tasks, exported as `JSON` or `JSON-MIN`.
 pub(super) fn read(mut file: File) -> Result<NumberedRows, String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
@@ -300,8 +292,7 @@ fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
     Ok(all)
 }
 
-/// A task as `JSON` has it, of one as `JSON-MIN` has it: data and results by their names, side by
-/// side.
+/// Converts a `JSON-MIN` task, which has data and results side by side, to the `JSON` form.
 fn whole(task: Value) -> Value {
     let Value::Object(mut min) = task else {
         return task;
@@ -323,7 +314,7 @@ fn whole(task: Value) -> Value {
             Some(value @ Value::String(_)) => vec![json!({ alone: [value] })],
             _ => continue,
         };
-        // What belongs together has the same place.
+        // Results of one region share its offsets.
         let region = |value: Value| {
             json!({ "id": format!("{} {}", value["start"], value["end"]),
             "from_name": name, "type": kind, "value": value })
@@ -334,8 +325,8 @@ fn whole(task: Value) -> Value {
     json!({ "data": min, "annotations": [{ "completed_by": annotator, "result": result }] })
 }
 
-/// Returns the submissions of an annotation (errors or that there are none, and what is left out),
-/// and the results that say nothing of it.
+/// Returns the submissions that an annotation makes (errors or a good answer; missing content), and
+/// the names of results without a counterpart.
 fn submissions(
     plain: &Submission,
     scope: Option<JudgedPart>,
@@ -354,7 +345,7 @@ fn submissions(
     let response = plain.response.as_deref().unwrap_or_default();
     let (mut errors, mut corrections, mut missing, mut good) =
         (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
-    // Where something is only added, and what.
+    // Insertions by region id: offset and text.
     let mut adds: BTreeMap<String, (usize, String)> = BTreeMap::new();
     let mut left_out = Vec::new();
     for (i, result) in annotation.result.into_iter().enumerate() {
@@ -373,12 +364,12 @@ fn submissions(
             .map_err(|e| at(format!("cannot be read: {e}")))?;
         let (offsets, text, id) = (values.offsets(), values.text, region.id.clone());
         match (part, offsets) {
-            ("error", Some((start, end))) if start == end => {
-                drop(adds.insert(id, (start, String::new())))
+            ("error", Some(chars)) if chars.start == chars.end => {
+                drop(adds.insert(id, (chars.start, String::new())))
             }
-            ("error", Some((start, end))) => {
+            ("error", Some(chars)) => {
                 let text = text.map(Texts::one).transpose().map_err(at)?;
-                drop(errors.insert(id, place(response, start, end, text)?));
+                drop(errors.insert(id, error_span(response, chars, text)?));
             }
             ("error", None) => return Err(at("has no offsets".to_owned())),
             ("correction", _) => drop(
@@ -411,7 +402,7 @@ fn submissions(
     }
     let mut all = Vec::new();
     if !adds.is_empty() {
-        // What is only added has no span: the whole text says it.
+        // An insertion has no span, so the edited text states all changes.
         all.push(Submission {
             edit: Some(edit(response, errors.into_values(), adds.into_values())?),
             ..plain.clone()
@@ -438,14 +429,10 @@ fn submissions(
     }
 }
 
-/// The span whose text stands there, white space at its ends aside. Label Studio's page counts
-/// UTF-16 units where its library counts code points, and writes a line break as `\n`.
-fn place(
-    response: &str,
-    start: usize,
-    end: usize,
-    text: Option<String>,
-) -> Result<ErrorSpan, String> {
+/// Returns the error span whose text matches, surrounding white space aside. Label Studio's page
+/// counts UTF-16 units where its library counts code points, and writes a line break as `\n`.
+fn error_span(response: &str, given: CharRange, text: Option<String>) -> Result<ErrorSpan, String> {
+    let CharRange { start, end } = given;
     let Some(text) = text else {
         return Ok(ErrorSpan {
             start,
@@ -461,9 +448,9 @@ fn place(
             .map(|text| text.chars().count())
     };
     let broken = text.replace("\\n", "\n");
-    let stands = |&(start, end): &(usize, usize)| {
+    let stands = |chars: &CharRange| {
         let span = points
-            .get(start..end)
+            .get(chars.range())
             .map(|span| span.iter().collect::<String>());
         span.is_some_and(|span| {
             [&text, &broken]
@@ -471,14 +458,15 @@ fn place(
                 .any(|text| text.trim_matches(is_blank) == span.trim_matches(is_blank))
         })
     };
-    let (start, end) = [Some((start, end)), before(start).zip(before(end))]
+    let in_units = || Some(CharRange::new(before(start)?, before(end)?));
+    let found = [Some(given), in_units()]
         .into_iter()
         .flatten()
         .find(stands)
         .ok_or_else(|| {
             format!("has an 'error' at {start} to {end} whose text does not stand there")
         })?;
-    let span = trim(&points, start..end, is_blank);
+    let span = trim(&points, found, is_blank);
     Ok(ErrorSpan {
         start: span.start,
         end: span.end,

@@ -1,5 +1,5 @@
-//! What a file's rows hold, whatever its format: whole records, submissions, and pairs of a chosen
-//! and a rejected text; and the two formats that keep all of a record, JSON lines and Parquet.
+//! Content of a file's rows in any format: whole records, submissions, and pairs of a chosen and a
+//! rejected text. Also the two formats that keep whole records, JSON lines and Parquet.
 
 use std::{
     fs::File,
@@ -21,32 +21,32 @@ use crate::feedback::{
     submission::{Judgment, Submission},
 };
 
-/// Something to take in.
+/// Item of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum IncomingRecord {
-    /// A record as it was.
+    /// Whole record, with its image if the file has it.
     Record(Box<Feedback>, Option<Vec<u8>>),
-    /// A submission, to be made a record of.
+    /// Submission that makes a record, and its image.
     Said(Box<Submission>, RowImage),
-    /// Something of the row that no record keeps: its name, for all rows alike.
+    /// Name of something in the row that a record has no field for.
     LeftOut(String),
-    /// Nothing was said: somebody passed the row over.
+    /// Row that an annotator skipped.
     Skipped,
 }
 
-/// The image of a row.
+/// Image of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowImage {
     /// The file.
     File(Vec<u8>),
-    /// Its SHA-256; the file is elsewhere.
+    /// SHA-256 of a file that is elsewhere.
     Named(ImageHash),
-    /// Place of the file, for whoever wrote the row.
+    /// Path or URL of the file.
     At(String),
 }
 
 impl RowImage {
-    /// A text that is a `data:` URL, or else says where the file is.
+    /// Reads a `data:` URL, or else a path or URL.
     pub(super) fn of_text(text: &str) -> Option<Self> {
         match text.strip_prefix("data:") {
             Some(url) => Some(Self::File(
@@ -57,7 +57,7 @@ impl RowImage {
     }
 }
 
-/// A submission from a file about an answer to `prompt`.
+/// Submission of an imported answer, without a judgment.
 pub(super) fn said(prompt: String, response: String) -> Submission {
     Submission {
         prompt: Some(prompt),
@@ -67,7 +67,7 @@ pub(super) fn said(prompt: String, response: String) -> Submission {
     }
 }
 
-/// A prompt and two answers.
+/// Prompt with a preferred and a rejected answer.
 pub(super) struct PreferencePair {
     pub(super) prompt: String,
     pub(super) chosen: String,
@@ -75,8 +75,8 @@ pub(super) struct PreferencePair {
 }
 
 impl PreferencePair {
-    /// `None` where there are no two: nothing is wrong, or nobody said what is right. Where only
-    /// the first error was looked for, both texts end with it, because nobody judged what follows.
+    /// Makes the pair of a record; `None` if nothing is wrong or no correction is known. If only
+    /// the first error was judged, both answers end with it.
     pub(super) fn of(record: &Feedback) -> Option<Self> {
         let first = record.errors.first()?;
         let prompt = record.prompt.clone();
@@ -99,7 +99,8 @@ impl PreferencePair {
         })
     }
 
-    /// The segments in which the two differ are the errors; where they do not, all is right.
+    /// Makes a submission: the words in which the answers differ are errors; equal answers are
+    /// good.
     pub(super) fn said(self, picture: RowImage) -> IncomingRecord {
         let submission = said(self.prompt, self.rejected);
         let same = submission.response.as_ref() == Some(&self.chosen);
@@ -118,13 +119,13 @@ impl PreferencePair {
     }
 }
 
-/// Most bytes of a line.
+/// Largest number of bytes in a line.
 const LINE_BYTES: u64 = 16 << 20;
 
-/// Mark with which some tools on Windows begin a file.
+/// Byte-order mark, with which some Windows tools begin a file.
 pub(super) const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
-/// Writes each record as the line that a function makes of it, where it makes one.
+/// Writer of JSON lines with a function that appends the line of a record, or nothing.
 pub(super) struct LineWriter(pub(super) fn(&Feedback, &mut Vec<u8>) -> serde_json::Result<()>);
 
 impl RecordWriter for LineWriter {
@@ -148,18 +149,18 @@ pub(super) fn line(value: &impl Serialize, out: &mut Vec<u8>) -> serde_json::Res
     Ok(())
 }
 
-/// The record itself.
+/// Appends the whole record.
 pub(super) fn whole_line(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
     line(record, out)
 }
 
-/// A record as [`whole_line`] writes it.
+/// Reads a line written by [`whole_line`].
 pub(super) fn read_whole_line(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
     let record = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     Ok(vec![IncomingRecord::Record(Box::new(record), None)])
 }
 
-/// The lines of a file; empty ones are none.
+/// Returns the lines of a file, parsed; blank lines are skipped.
 pub(super) fn read_lines(
     file: File,
     parse: fn(&[u8]) -> Result<Vec<IncomingRecord>, String>,
@@ -174,7 +175,7 @@ pub(super) fn read_lines(
                 return Ok(None);
             }
             if line.len() as u64 == LINE_BYTES && !line.ends_with(b"\n") {
-                // Not to take its rest for lines.
+                // Skips the rest of the line.
                 while {
                     let part = lines.fill_buf()?;
                     !part.is_empty() && !part.contains(&b'\n')
@@ -210,7 +211,7 @@ pub(super) const SCHEMA: &str = "message schema {
     OPTIONAL BINARY record (UTF8);
 }";
 
-/// The columns that say nothing that the record does not.
+/// Columns that are known; all but `record` and `image` repeat parts of the record.
 pub(super) const READ: &[&str] = &[
     "id",
     "created",

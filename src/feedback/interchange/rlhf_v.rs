@@ -1,6 +1,6 @@
 //! RLHF-V's data set of segment-level corrections (Yu et al., arXiv:2312.00849): Parquet with the
-//! image's file, and `text`, a JSON object of question, chosen and rejected. RLAIF-V has those
-//! three as columns of their own; both are written, and either is read.
+//! image, and a JSON object of question, chosen and rejected in `text`. RLAIF-V has those three as
+//! columns; both are written, and either is read.
 
 use std::iter::once;
 
@@ -44,7 +44,7 @@ struct Text {
     others: Map<String, Value>,
 }
 
-/// The columns that a record is made of.
+/// Columns that a record is made from.
 pub(super) const READ: &[&str] = &["image", "text", "question", "chosen", "rejected"];
 
 pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>> {
@@ -70,7 +70,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
         ColumnValue::text(text.chosen),
         ColumnValue::text(text.rejected),
         ColumnValue::text("candor"),
-        // Who wrote the rejected text.
+        // Author of the rejected text.
         ColumnValue::text(record.versions.model.clone().unwrap_or_default()),
         ColumnValue::text(&record.id),
         ColumnValue::text(path),

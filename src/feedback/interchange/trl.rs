@@ -1,5 +1,5 @@
-//! The rows of TRL's trainers: preferences for DPO, with images, and stepwise supervision for
-//! process reward models (PRM).
+//! Rows of TRL's trainers: preferences with images for DPO, and stepwise supervision for process
+//! reward models (PRM).
 
 use std::iter::once;
 
@@ -17,7 +17,7 @@ use crate::feedback::{
     submission::{ErrorSpan, Judgment, Submission},
 };
 
-/// Lists of one item each: TRL takes several images and turns.
+/// Every list has one item: TRL allows several images and turns.
 pub(super) const SCHEMA: &str = "message schema {
     OPTIONAL GROUP images (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY \
     bytes; OPTIONAL BINARY path (UTF8); } } }
@@ -29,7 +29,7 @@ pub(super) const SCHEMA: &str = "message schema {
     BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
 }";
 
-/// The columns that a record is made of.
+/// Columns that a record is made from.
 pub(super) const READ: &[&str] = &["images", "image", "prompt", "chosen", "rejected"];
 
 pub(super) fn features() -> Value {
@@ -64,9 +64,9 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
     )
 }
 
-/// A pair in any of TRL's forms: of messages or of texts, with its prompt in a column of its own or
-/// (implicit) in front of both answers. What a record cannot keep, as a second image or an earlier
-/// turn, refuses the row.
+/// Reads a preference pair in any of TRL's forms: messages or texts, with the prompt in its own
+/// column or (implicit) in front of both answers. Rows with several images or turns, which a record
+/// cannot keep, are refused.
 pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     let picture = one_picture(row)?;
     let turns = |name: &str| {
@@ -76,7 +76,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
         )
     };
     let (mut chosen, mut rejected) = (turns("chosen")?, turns("rejected")?);
-    // An answer is no part of what both were asked.
+    // The last message of each is its answer, never part of a shared prompt.
     let most = chosen.len().min(rejected.len()).saturating_sub(1);
     let shared = chosen
         .iter()
@@ -158,7 +158,7 @@ fn one_picture(row: &Row) -> Result<RowImage, String> {
     }
 }
 
-/// A message of a conversation.
+/// Message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Message {
     role: String,
@@ -178,7 +178,7 @@ impl Message {
         }
     }
 
-    /// A text without a role, where it is one that asks.
+    /// Gives the user's role to a message without one.
     fn asking(self) -> Self {
         if self.role.is_empty() {
             Self::new("user", self.content)
@@ -188,7 +188,7 @@ impl Message {
     }
 }
 
-/// The messages of a column; a text is one without a role, or a dialog as
+/// Returns the messages of a column. A text is one message without a role, or a dialog such as
 /// `\n\nHuman: ...\n\nAssistant: ...`.
 fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
     let Field::ListInternal(list) = field else {
@@ -226,12 +226,12 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
         turns.push(Message::new(role, said[..end].trim()));
         rest = said[end..].to_owned();
     }
-    // Where the answer is in another column, its mark may stand here.
+    // A prompt may end with the mark of the answer, which has its own column.
     turns.pop_if(|last| last.role == "assistant" && last.content.is_empty());
     (!turns.is_empty() && rest.is_empty()).then_some(turns)
 }
 
-/// A message's text, or that of its parts; where an image stands among them makes no difference.
+/// Returns the text of a message, its text parts joined. Image parts are skipped.
 fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
     let Some(Field::ListInternal(parts)) = field else {
         return field
@@ -256,7 +256,7 @@ fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
     parts.elements().iter().enumerate().map(part).collect()
 }
 
-/// The one answer that is left of a column.
+/// Returns the single answer that a column ends with.
 fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
     match (turns.pop(), turns.len()) {
         (Some(turn), 0) if matches!(turn.role.as_str(), "" | "assistant") => Ok(turn.content),
@@ -272,19 +272,19 @@ fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
     }
 }
 
-/// A row of stepwise supervision. TRL joins the steps; here nothing stands between them.
+/// Row of stepwise supervision. TRL joins steps with a separator; here the separator is empty.
 #[derive(Serialize, Deserialize)]
 struct Steps {
     prompt: String,
     completions: Vec<String>,
     labels: Vec<bool>,
-    /// The image's SHA-256.
+    /// SHA-256 of the image.
     image: ImageHash,
     #[serde(flatten)]
     others: Map<String, Value>,
 }
 
-/// The response cut where its labels change; what nobody judged is left out.
+/// Appends the response cut into steps where its labels change; what was not judged is left out.
 pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
     let Some(scope) = record.scope else {
         return Ok(());
@@ -332,7 +332,7 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
     )
 }
 
-/// Steps that are wrong are errors without a correction.
+/// Reads steps; wrong ones become errors without a correction.
 pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
     let Steps {
         prompt,

@@ -1,12 +1,10 @@
-//! The annotation queue: which answers people look at next, so that their minutes go where a
-//! correction teaches most.
+//! Annotation queue: picks the answers whose correction would teach most.
 //!
-//! Every answer that is remembered gets its place in the queue when its receipt is written:
-//! [`priority`] ranks it, [`novelty`] knows which things corrections have been about, and the store
-//! ([`crate::feedback::store::queue`]) hands out the first with a lease. Chance has two parts in
-//! it: some answers are shown without marks, for an unbiased estimate of the guard's recall, and
-//! some are shown to two people, to see how far they agree. From what came of those, [`ratings`]
-//! and [`agreement`] (pure) make the figures.
+//! Every answer enters the queue when its receipt is written: [`priority`] ranks it, by novelty of
+//! its concepts among other things, and the store ([`crate::feedback::store::queue`]) leases the
+//! first. Two random samples are set aside: unassisted answers, shown without marks, estimate the
+//! guard's recall without bias, and overlapping answers, shown to two annotators, measure
+//! agreement. [`ratings`] and [`agreement`] (pure) compute the figures of both.
 
 pub mod agreement;
 pub mod item;
@@ -39,27 +37,26 @@ use super::{
 };
 use crate::guard::Verdict;
 
-/// Newest records of each sample that figures are made of.
+/// Newest records of each sample that figures are computed from.
 const SAMPLE: u32 = 5000;
-/// Answers whose image is gone that are passed over before somebody is told that there is nothing.
+/// Answers without an image that are skipped before the queue is reported as empty.
 const GONE: usize = 16;
 
-/// Settings by which the queue is filled and worked on: `[queue]` of the configuration.
+/// Settings of the queue: `[queue]` in the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueSettings {
-    /// Indicates whether answers are put in the queue.
+    /// `true` if answers enter the queue.
     pub enabled: bool,
-    /// Share of the answers shown to annotators that is drawn by chance and shown without marks, 0
-    /// to 1.
+    /// Share of the items that are unassisted: drawn at random and shown without marks, 0 to 1.
     pub unassisted_share: f64,
-    /// Share of the answers that two annotators get, 0 to 1.
+    /// Share of the answers that two annotators judge, 0 to 1.
     pub overlap_share: f64,
-    /// Seconds that an annotator has for an answer before somebody else may get it.
+    /// Seconds of a lease.
     pub lease_s: u64,
-    /// An answer that this many annotators have skipped is shown to nobody any more.
+    /// Skips after which an answer is shown to nobody.
     pub max_skips: u32,
-    /// Weights of the parts of the order.
+    /// Weights of the components of an answer's priority.
     pub weights: PriorityWeights,
 }
 
@@ -76,15 +73,15 @@ impl Default for QueueSettings {
     }
 }
 
-/// Ranks receipts, and learns from feedback what is no longer new.
+/// Ranks answers, and learns from feedback which concepts are no longer new.
 pub struct Ranker {
-    /// The configuration.
+    /// Settings of the queue.
     pub queue: QueueSettings,
     novelty: Mutex<Novelty>,
 }
 
 impl Ranker {
-    /// To which everything is new.
+    /// Ranker to which every concept is new.
     pub fn new(queue: QueueSettings) -> Self {
         Self {
             queue,
@@ -92,13 +89,13 @@ impl Ranker {
         }
     }
 
-    /// Takes note of what a record is about.
+    /// Counts the concepts of a record.
     pub fn learn(&self, record: &Feedback) {
         self.novelty().learn(record);
     }
 
-    /// The places of a receipt's answers in the queue; empty answers and abstentions, which say
-    /// nothing of the photograph, have none.
+    /// Queue entries of a receipt's answers. Empty answers and abstentions have none, since they
+    /// claim nothing about the photograph.
     pub fn entries(&self, receipt: &Receipt) -> Vec<QueueEntry> {
         if !self.queue.enabled {
             return Vec::new();
@@ -149,8 +146,8 @@ impl Ranker {
 }
 
 impl Corrections {
-    /// The next of some owners' answers for an annotator at this Unix time; `None` when there is
-    /// none. They have it until the lease ends, and get the same one until then.
+    /// Leases the next answer of some owners to an annotator at this Unix time; `None` if there is
+    /// none. Until the lease ends, the annotator gets the same answer again.
     ///
     /// # Errors
     /// The store's.
@@ -177,7 +174,7 @@ impl Corrections {
             if let Some(item) = self.item(&lease).await? {
                 return Ok(Some(item));
             }
-            // Nobody can judge it.
+            // Nobody can judge an answer without its image.
             self.store()
                 .leave(&lease.place, annotator, LeaseReturn::Skip(1))
                 .await?;
@@ -209,7 +206,7 @@ impl Corrections {
         Ok(Some(QueueItem::new(lease, created, prompt, answer, url)))
     }
 
-    /// Gives an answer back for anybody to have. Whether the annotator had it.
+    /// Returns an answer to the queue, for anybody. `true` if the annotator held its lease.
     ///
     /// # Errors
     /// The store's.
@@ -223,7 +220,8 @@ impl Corrections {
             .await
     }
 
-    /// Leaves an answer to others. Whether the annotator had it.
+    /// Returns an answer to the queue, for other annotators. `true` if the annotator held its
+    /// lease.
     ///
     /// # Errors
     /// The store's.
@@ -237,7 +235,7 @@ impl Corrections {
             .await
     }
 
-    /// Returns how much there is to do of some owners' answers at this Unix time.
+    /// Returns the number of waiting and finished items of some owners at this Unix time.
     ///
     /// # Errors
     /// The store's.
@@ -245,7 +243,7 @@ impl Corrections {
         self.store().length(owners, now).await
     }
 
-    /// Returns how much an annotator has done by this Unix time.
+    /// Returns the number of records of an annotator by this Unix time.
     ///
     /// # Errors
     /// The store's.
@@ -257,8 +255,8 @@ impl Corrections {
         self.store().progress(annotator, now).await
     }
 
-    /// Returns how far annotators agree, and what the guard finds, by the newest records of some
-    /// owners. `names` says whether annotators are named.
+    /// Computes the annotators' agreement and the guard's recall from the newest records of some
+    /// owners. Annotators are named if `names` is set.
     ///
     /// # Errors
     /// The store's.

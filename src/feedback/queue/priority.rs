@@ -1,4 +1,4 @@
-//! Priority of an answer by what a correction of it would teach. Pure.
+//! Priority of an answer in the queue by the expected value of its correction. Pure.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use crate::{
     lexicon::{ConceptId, Lexicon},
 };
 
-/// Weights of the parts of the order. Only their proportions matter.
+/// Weights of the components of a priority. Only their proportions matter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PriorityWeights {
     /// Closeness of a word's reward to the threshold.
     pub closeness: f64,
-    /// Disagreement of the scorer with the policy that wrote the word.
+    /// Disagreement of the reward with the policy's own probability of the word.
     pub disagreement: f64,
-    /// Novelty of what it names.
+    /// Novelty of the concept that the word names.
     pub novelty: f64,
 }
 
@@ -33,8 +33,8 @@ impl Default for PriorityWeights {
     }
 }
 
-/// The answer's priority, 0 to 1: that of the word whose correction would teach most. `novelty`
-/// says how new a thing is, 0 to 1.
+/// Returns the priority of an answer, 0 to 1: the highest of its words. `novelty` returns the
+/// novelty of a concept, 0 to 1.
 pub fn priority(
     answer: &RecordedChoice,
     weights: &PriorityWeights,
@@ -77,7 +77,7 @@ pub fn priority(
         .fold(0.0, f64::max)
 }
 
-/// 1 at the threshold, falling evenly to 0 where the scorer is sure either way.
+/// Returns 1 at the threshold, falling linearly to 0 at rewards of 0 and 1.
 fn closeness(reward: f32, threshold: f32) -> f64 {
     let (reward, threshold) = (f64::from(reward), f64::from(threshold));
     let room = if reward < threshold {
@@ -92,12 +92,13 @@ fn closeness(reward: f32, threshold: f32) -> f64 {
     }
 }
 
-/// Records of each owner that mention each thing of the lexicon, which bounds their number.
+/// Number of records that mention a concept, by owner: an order changed by the feedback of others
+/// would reveal it.
 #[derive(Debug, Default)]
 pub struct Novelty(HashMap<String, HashMap<ConceptId, u32>>);
 
 impl Novelty {
-    /// Counts the things that the record's answer and its corrections name.
+    /// Counts the concepts that the record's answer and corrections name.
     pub fn learn(&mut self, record: &Feedback) {
         let corrections = record
             .errors
@@ -119,7 +120,7 @@ impl Novelty {
         }
     }
 
-    /// Returns how new a thing is to an owner, 0 to 1: the bonus of count-based exploration,
+    /// Returns the novelty of a concept to an owner, 0 to 1: the bonus of count-based exploration,
     /// `1/√(1 + n)` (Strehl and Littman, 2008).
     pub fn of(&self, owner: &str, thing: ConceptId) -> f64 {
         let seen = self
@@ -132,8 +133,8 @@ impl Novelty {
     }
 }
 
-/// Numbers between 0 and 1 that are as good as random, and the same for an answer whenever it is
-/// asked: a restart changes nobody's lot.
+/// Pseudo-random numbers in 0 to 1 that depend on the answer alone, so that a restart draws the
+/// same answers.
 pub(super) struct PseudoRandom {
     pub(super) unassisted: f64,
     pub(super) overlap: f64,
@@ -164,7 +165,7 @@ mod tests {
         guard::Verdict,
     };
 
-    /// An answer of words of one token each, with rewards and probabilities.
+    /// Answer with a token a word, each with a reward and a probability.
     fn answer(words: &[(&str, f32, f32)]) -> RecordedChoice {
         let mut response = String::new();
         let mut token = |&(word, reward, p): &(&str, f32, f32)| {

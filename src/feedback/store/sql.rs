@@ -1,4 +1,4 @@
-//! SQLite and PostgreSQL, in one dialect of both.
+//! Store on SQLite or PostgreSQL, in SQL that both understand.
 
 use std::{
     borrow::Cow,
@@ -30,7 +30,7 @@ use crate::{
     private_files,
 };
 
-/// Migrations of the tables, version by version. A version, once shipped, stays as it is.
+/// Schema migrations: version, name, SQL. A released version never changes.
 const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "records", include_str!("migrations/0001_records.sql")),
     (2, "queue", include_str!("migrations/0002_queue.sql")),
@@ -38,16 +38,16 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     (4, "owners", include_str!("migrations/0004_owners.sql")),
 ];
 
-/// Connections to the database.
+/// Size of the connection pool.
 const CONNECTIONS: u32 = 8;
 
-/// Most receipts that [`RemovalTarget::OldestReceipts`] removes.
+/// Largest number of receipts that one [`RemovalTarget::OldestReceipts`] removes.
 pub const OLDEST: u32 = 256;
 
-/// Longest wait of a statement for a connection, and of SQLite for another process that writes.
+/// Longest wait for a free connection, and of SQLite for another process's write lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Records and receipts in a database.
+/// Store in a database.
 pub struct SqlStore {
     pool: AnyPool,
     is_sqlite: bool,
@@ -55,11 +55,11 @@ pub struct SqlStore {
 }
 
 impl SqlStore {
-    /// Opens `sqlite:PATH` (made where it is missing, folders too) or `postgres://...`, and brings
-    /// its tables up to date.
+    /// Opens `sqlite:PATH`, created with its directories if missing, or `postgres://...`, and
+    /// migrates its schema.
     ///
     /// # Errors
-    /// When it cannot be opened, or a later version of this program made its tables.
+    /// When the database cannot be opened, or a later version of this program wrote its schema.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let fail = |error: sqlx::Error| StoreError::Unavailable(error.to_string());
         install_default_drivers();
@@ -128,7 +128,7 @@ impl SqlStore {
         &self.pool
     }
 
-    /// The answer of `work`, noted where it shows that the database is damaged.
+    /// Wraps an operation so that it notes damage of the database.
     pub(super) fn answer<'a, T: Send + 'a>(
         &'a self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
@@ -147,7 +147,7 @@ impl SqlStore {
         work.inspect(note).boxed()
     }
 
-    /// Runs `work` in a transaction.
+    /// Runs `work` in a transaction, committed if it succeeds.
     pub(super) async fn within<T, F>(&self, work: impl FnOnce(Unit) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<(T, Unit), StoreError>>,
@@ -172,7 +172,8 @@ impl SqlStore {
         body(&mut connection, sql, id).await
     }
 
-    /// Names and counts of whom `owners` admits, who is parameter 1 of `sql` where it is one alone.
+    /// Returns the rows of `sql`, each a name and a count. If `owners` is a single one, it is
+    /// parameter 1.
     pub(super) async fn counts(
         &self,
         sql: &str,
@@ -190,8 +191,8 @@ impl SqlStore {
     }
 }
 
-/// Makes sure of the file, of who may read it, and that it is a database. The pool would try again
-/// for a while what cannot succeed.
+/// Creates the file, restricts its mode, and checks that it is a database: the connection pool
+/// would retry hopeless errors for a while.
 async fn open_sqlite(
     file: &Path,
 ) -> Result<AnyConnectOptions, Box<dyn std::error::Error + Send + Sync>> {
@@ -202,7 +203,7 @@ async fn open_sqlite(
         private_files::create_dir(folder)?;
     }
     private_files::create_file(file)?;
-    // SQLite gives the others the mode of the first when it makes them.
+    // SQLite creates the other files with the mode of the first.
     for suffix in ["", "-wal", "-shm"] {
         let mut name = file.as_os_str().to_owned();
         name.push(suffix);
@@ -222,7 +223,7 @@ async fn open_sqlite(
             }
         }
     }
-    // What has a meaning in URLs.
+    // Characters with a meaning in URLs.
     let path = file
         .display()
         .to_string()
@@ -235,7 +236,8 @@ async fn open_sqlite(
     Ok(options)
 }
 
-/// Earlier versions left what was deleted in free pages. Once a database: `user_version` tells.
+/// Overwrites free pages, where earlier versions left deleted data. Runs once for a database, as
+/// `user_version` tells.
 async fn overwrite_free_pages(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let version: i64 = sqlx::query("PRAGMA user_version")
         .fetch_one(&mut *connection)
@@ -251,15 +253,14 @@ async fn overwrite_free_pages(connection: &mut AnyConnection) -> Result<(), sqlx
     Ok(())
 }
 
-/// The condition that a column has an owner that is admitted, who is the parameter of this number;
-/// empty where all are.
+/// SQL condition that `column` is the single owner, given as this parameter; empty for all owners.
 pub(super) fn owner_condition(owners: &Owners, column: &str, parameter: usize) -> String {
     owners
         .name()
         .map_or_else(String::new, |_| format!(" AND {column} = ${parameter}"))
 }
 
-/// Binds the parameter of [`owner_condition`], where it has one.
+/// Binds the parameter of [`owner_condition`], if it has one.
 pub(super) fn bind_owner<'q>(query: SqlQuery<'q>, owners: &'q Owners) -> SqlQuery<'q> {
     match owners.name() {
         Some(owner) => query.bind(owner),
@@ -267,12 +268,12 @@ pub(super) fn bind_owner<'q>(query: SqlQuery<'q>, owners: &'q Owners) -> SqlQuer
     }
 }
 
-/// A query of either database.
+/// Query of either database.
 pub(super) type SqlQuery<'q> = Query<'q, Any, sqlx::any::AnyArguments<'q>>;
 
-/// A connection in a transaction. Unless that is done, the connection is closed: after a commit
-/// that failed for want of space sqlx believes the transaction to be open, or SQLite does, and what
-/// is then committed on the connection is not.
+/// Connection in a transaction. Dropped before the commit, it closes the connection: after a commit
+/// that failed on a full disk, sqlx and SQLite may disagree on the transaction's state, and later
+/// commits on that connection would be lost.
 pub(super) struct Unit {
     pub(super) connection: PoolConnection<Any>,
     done: bool,
@@ -286,18 +287,16 @@ impl Drop for Unit {
     }
 }
 
-/// A transaction is on the disk when it has ended; readers do not wait for writers; what is deleted
-/// is overwritten.
+/// Commits reach the disk, readers do not wait for writers, and deleted data is overwritten.
 const DURABLE_SQLITE: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA \
                               synchronous = FULL; PRAGMA secure_delete = ON";
-/// While the tables are brought up to date, the log is taken over again and again: it takes little
-/// of a disk that has little room.
+/// Keeps the write-ahead log short during migrations, for nearly full disks.
 const SHORT_LOG: &str = "PRAGMA wal_autocheckpoint = 16";
-/// Takes what is in the log over into the database, and empties the log.
+/// Copies the write-ahead log into the database and empties it.
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
-/// The `user_version` of a database whose free pages have nothing in them.
+/// `user_version` of a database whose free pages were overwritten.
 const SCRUBBED: i64 = 1;
-/// As is PostgreSQL's own default; stricter settings are left alone.
+/// PostgreSQL's default; stricter settings are kept.
 const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', false) WHERE \
                                 current_setting('synchronous_commit') = 'off'";
 
@@ -605,7 +604,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|e| StoreError::Failed(e.to_string()))
 }
 
-/// Reads the JSON of the first column.
+/// Parses the JSON in the first column.
 pub(super) fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
     let body: &str = row.try_get(0).map_err(failed)?;
     serde_json::from_str(body).map_err(|e| StoreError::Failed(format!("a row cannot be read: {e}")))
@@ -622,8 +621,7 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
         ("11" | "267" | "523" | "779" | "26" | "522" | "XX001" | "XX002", _) => {
             StoreError::Damaged(error.to_string())
         }
-        // SQLITE_FULL, SQLITE_IOERR_WRITE (what it makes of a quota), SQLITE_IOERR_SHMSIZE;
-        // PostgreSQL's disk_full.
+        // SQLITE_FULL, SQLITE_IOERR_WRITE (a quota), SQLITE_IOERR_SHMSIZE; PostgreSQL's disk_full.
         ("13" | "778" | "4874" | "53100", _) => StoreError::Full,
         (
             _,
@@ -634,7 +632,7 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
             | sqlx::Error::WorkerCrashed,
         ) => StoreError::Unavailable(error.to_string()),
         // PostgreSQL: connection exceptions, and a server that starts or stops. SQLite: another
-        // process writes for too long.
+        // process holds the write lock for too long.
         (code, _)
             if code.starts_with("08")
                 || code.starts_with("57P")

@@ -1,4 +1,4 @@
-//! The annotation queue in SQLite and PostgreSQL.
+//! Annotation queue on SQLite or PostgreSQL.
 
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
@@ -14,7 +14,7 @@ use crate::feedback::record::{Feedback, item_digest};
 
 const DAY_S: u64 = 24 * 60 * 60;
 
-/// Columns of `queue q` that make a lease.
+/// Columns of `queue q` that a lease is read from.
 const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 
 impl QueueStore for SqlStore {
@@ -168,7 +168,7 @@ impl QueueStore for SqlStore {
     }
 }
 
-/// Binds an answer and an annotator, as parameters 1 to 4.
+/// Binds an answer and an annotator as parameters 1 to 4.
 fn of_annotator<'q>(
     query: SqlQuery<'q>,
     place: &'q ChoiceId,
@@ -181,7 +181,7 @@ fn of_annotator<'q>(
         .bind(&annotator.owner)
 }
 
-/// The answer that the annotator has already.
+/// Returns the annotator's running lease.
 async fn running(
     connection: &mut AnyConnection,
     wish: &LeaseRequest,
@@ -197,9 +197,8 @@ async fn running(
     wished(connection, &sql, wish).await
 }
 
-/// The first of a queue that the annotator has not done with and that still has room. What is
-/// passed over on the way there is leased, or was skipped or judged by this annotator and waits for
-/// another.
+/// Finds the first answer of a queue that the annotator neither judged nor skipped and that needs
+/// another annotator.
 async fn first(
     connection: &mut AnyConnection,
     wish: &LeaseRequest,
@@ -217,8 +216,8 @@ async fn first(
     wished(connection, &sql, wish).await
 }
 
-/// Returns the lease that a query finds whose parameters are the annotator's name and owner, the
-/// time and, where that is one, the owner whose answers they may see.
+/// Runs a query with the parameters annotator name, annotator owner, current time and, if it is a
+/// single one, the owner of the answers; returns the lease found.
 async fn wished(
     connection: &mut AnyConnection,
     sql: &str,
@@ -254,7 +253,7 @@ fn leased(row: &AnyRow, expires: u64) -> Result<Lease, sqlx::Error> {
     })
 }
 
-/// The leases of an item of the table by this name, with a condition to come.
+/// SQL that selects the leases of the items in `queue`, up to a further condition.
 fn of_item(queue: &str) -> String {
     format!(
         "FROM leases l WHERE l.completion_id = {queue}.completion_id AND l.choice = {queue}.choice \
@@ -281,7 +280,7 @@ async fn end_lease(
         > 0)
 }
 
-/// Returns the digest by which the queue knows a record's answer.
+/// Digest of a record's answer in the queue.
 pub(super) fn digest(record: &Feedback) -> String {
     item_digest(
         &record.owner,
@@ -291,13 +290,13 @@ pub(super) fn digest(record: &Feedback) -> String {
     )
 }
 
-/// Puts an answer in the queue, unless it is there; behind the same answer of another completion,
-/// where there is one.
+/// Inserts an answer into the queue unless it is there. If another completion has the same answer
+/// in the queue, the new entry waits behind it.
 pub(super) async fn enqueue(
     connection: &mut AnyConnection,
     entry: &QueueEntry,
 ) -> Result<(), StoreError> {
-    // A receipt that is gone again takes no place.
+    // Selecting from receipts leaves out entries whose receipt was removed meanwhile.
     let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, \
                wanted, owner) SELECT id, $2, $3, $4, $5, $6, \
                CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 \
@@ -328,7 +327,7 @@ pub(super) async fn enqueue(
     Ok(())
 }
 
-/// Notes at a head who has said something about its answer before, and how many are wanted still.
+/// Adds earlier judgments of an item's answer to it, and updates the number still wanted.
 async fn remember_judges(
     connection: &mut AnyConnection,
     head: &ChoiceId,
@@ -354,7 +353,8 @@ async fn remember_judges(
     Ok(())
 }
 
-/// Sets how many judgments of an answer are still wanted; one that too many have skipped stays so.
+/// Updates the number of judgments that an item still needs. Items skipped too often keep their
+/// state.
 async fn count_judges(connection: &mut AnyConnection, head: &ChoiceId) -> Result<(), StoreError> {
     let count = format!(
         "SELECT count(*) {} l.state IN ('done', 'outside')",
@@ -375,7 +375,8 @@ async fn count_judges(connection: &mut AnyConnection, head: &ChoiceId) -> Result
         .map_err(failed)
 }
 
-/// The item of a record's answer: that of the same answer of any completion, or else of its own.
+/// Returns the item that a record judges: that of the same answer in any completion, or else that
+/// of its own completion.
 async fn head(
     connection: &mut AnyConnection,
     record: &Feedback,
@@ -398,9 +399,9 @@ async fn head(
     row.map(|row| place(&row)).transpose().map_err(failed)
 }
 
-/// Counts a judgment by a named annotator, whether the queue gave out the answer or not; a second
-/// one by the same changes nothing. What the queue did not give out is `outside`: it is no part of
-/// the samples that agreement and recall are estimated from.
+/// Counts a judgment by a named annotator; a second one by the same annotator changes nothing.
+/// Judgments of answers that the queue did not lease have the state `outside` and are not sampled
+/// for agreement and recall.
 pub(super) async fn judged(
     connection: &mut AnyConnection,
     record: &Feedback,
@@ -429,7 +430,7 @@ pub(super) async fn judged(
     Ok(())
 }
 
-/// Who has made a record, where they are named.
+/// Annotator of a record, if named.
 fn annotator_of(record: &Feedback) -> Option<AnnotatorId> {
     Some(AnnotatorId {
         owner: record.annotator_owner.clone(),
@@ -437,8 +438,8 @@ fn annotator_of(record: &Feedback) -> Option<AnnotatorId> {
     })
 }
 
-/// Takes back a judgment whose record was removed: its item waits again, for its annotator too,
-/// unless enough others have judged it.
+/// Takes back the judgment of a removed record. Its item is open again, for the same annotator too,
+/// unless enough others judged it.
 pub(super) async fn reopen(
     connection: &mut AnyConnection,
     record: &Feedback,
@@ -449,7 +450,7 @@ pub(super) async fn reopen(
     let Some(head) = head(connection, record).await? else {
         return Ok(());
     };
-    // Another record of theirs about the same answer judges it still.
+    // Another record by the annotator about the same answer still counts.
     let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND \
                annotator_owner = $4 \
                AND state IN ('done', 'outside') \
@@ -468,8 +469,8 @@ pub(super) async fn reopen(
     Ok(())
 }
 
-/// Forgets what the annotators of a name have or had of some owners' answers. What they have in
-/// work is free again; what they have judged stays judged.
+/// Removes the leases that annotators of this name hold or held on some owners' answers. Judged
+/// items stay judged.
 pub(super) async fn dismiss(
     connection: &mut AnyConnection,
     annotator: &str,
@@ -487,15 +488,14 @@ pub(super) async fn dismiss(
         .map_err(failed)
 }
 
-/// An item whose place in the queue goes while the same answer of another completion waits behind
-/// it.
+/// Item that is removed while equal answers of other completions wait behind it.
 pub(super) struct LeavingHead {
     digest: String,
     wanted: i64,
     overlap: i64,
 }
 
-/// The items of some receipts that others wait behind.
+/// Returns the items of some receipts that equal answers wait behind.
 pub(super) async fn heads_with_repeats(
     connection: &mut AnyConnection,
     condition: &str,
@@ -524,7 +524,7 @@ pub(super) async fn heads_with_repeats(
         .map_err(failed)
 }
 
-/// Puts one of the same answers in the place of an item that is gone.
+/// Makes an equal answer the item in the place of a removed one.
 pub(super) async fn promote(
     connection: &mut AnyConnection,
     gone: &LeavingHead,
@@ -538,7 +538,7 @@ pub(super) async fn promote(
     let Some(next) = row.map(|row| place(&row)).transpose().map_err(failed)? else {
         return Ok(());
     };
-    // What too many have skipped stays so.
+    // Items skipped too often keep their state.
     let wanted = if gone.wanted < 0 {
         gone.wanted
     } else {

@@ -1,4 +1,4 @@
-//! Removal from SQLite and PostgreSQL, and what that does to the annotation queue.
+//! Removal of rows on SQLite or PostgreSQL, with its effects on the annotation queue.
 
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
@@ -62,7 +62,7 @@ pub(super) async fn remove(
     }
 }
 
-/// The condition that nobody has a receipt's answers in work or has judged them.
+/// SQL condition that no answer of receipt `r` is judged or leased.
 const NOBODY_JUDGES: &str = " AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.completion_id = \
                              r.id) \
                              AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.completion_id = r.id \
@@ -120,8 +120,8 @@ async fn remove_record(
     Ok(removed)
 }
 
-/// Takes the name of an annotator from some records or, where that is asked for, removes these;
-/// with the last of them goes what the queue knows of the annotator.
+/// Removes some records of an annotator, or their name on them; with the last of them also the
+/// annotator's leases.
 async fn forget(
     connection: &mut AnyConnection,
     target: &AnnotatorTarget,
@@ -163,8 +163,7 @@ async fn forget(
     Ok(removed)
 }
 
-/// Removes receipts and their places in the queue, which the same answers of other completions
-/// take.
+/// Removes receipts with their queue entries. Equal answers of other completions take over.
 async fn remove_receipts(
     connection: &mut AnyConnection,
     condition: &str,
@@ -178,7 +177,7 @@ async fn remove_receipts(
     Ok(removed)
 }
 
-/// Removes the rows for which `condition` holds, and notes their images.
+/// Removes the rows that match `condition`, and lists their images as doomed.
 async fn remove_rows(
     connection: &mut AnyConnection,
     table: &str,

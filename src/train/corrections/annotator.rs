@@ -1,6 +1,5 @@
-//! An annotator simulated from what people said about an image: it finds the things that none of
-//! them named, and corrects them with what they did name. It stands in for a person, and says
-//! nothing that those people did not say.
+//! Simulated annotator: marks objects that none of an image's reference captions name, and corrects
+//! them with objects that a caption does name.
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
@@ -10,21 +9,21 @@ use crate::{
     lexicon::{Lexicon, Phrase, ReferenceTexts, Support},
 };
 
-/// How the annotator works.
+/// Settings of the simulated annotator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
-    /// Whether it goes on after the first error.
+    /// Part of an answer that it judges.
     pub scope: JudgedPart,
-    /// Share of answers in which it marks something else than what is wrong, 0 to 1.
+    /// Share of answers in which it marks a right object instead of the wrong ones, 0 to 1.
     pub wrong: f64,
 }
 
-/// Most errors of an answer.
+/// Largest number of errors in an answer.
 const MOST: usize = 8;
 
 impl Annotator {
-    /// Judges one description of an image, of which `references` is what people said; a function of
-    /// the generator's state.
+    /// Judges one description of an image by its reference captions. Deterministic for a state of
+    /// `rng`.
     pub fn correct(
         &self,
         image: &str,
@@ -39,7 +38,7 @@ impl Annotator {
         let wrong = |phrase: &&Phrase| (named.supports(&phrase.mention) == Support::None) != errs;
         let mut marked: Vec<&Phrase> = phrases.iter().filter(wrong).collect();
         if errs {
-            // It sees one error, where there is none.
+            // A mistaken annotator marks a single error.
             marked = marked.choose(rng).copied().into_iter().collect();
         }
         marked.truncate(if self.scope == JudgedPart::FirstError {
@@ -73,7 +72,7 @@ impl Annotator {
     }
 }
 
-/// The text up to what should stand in the place of a phrase, and whether it ends there.
+/// Returns the text up to a correction of `phrase`, and `true` if the sentence is complete there.
 fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     match english::substitute(text, phrase, references) {
         Some((start, substitute)) => (format!("{}{substitute}", &text[..start]), false),
@@ -84,8 +83,8 @@ fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     }
 }
 
-/// The text with all that nobody named corrected, from the last one back: what leaves a thing out
-/// may reach back, but not forward.
+/// Corrects every object that no reference names, from the last to the first: leaving out an object
+/// may change the words before it, never those after it.
 fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
     let mut text = text.to_owned();
     for _ in 0..MOST {
@@ -101,7 +100,7 @@ fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String 
     text
 }
 
-/// The text with something else in the place of a phrase or, where nothing fits there, without it.
+/// Replaces a phrase or, if no substitute fits, leaves it out.
 fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
     if let Some((start, substitute)) = english::substitute(text, phrase, references) {
         return format!(

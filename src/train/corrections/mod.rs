@@ -1,8 +1,8 @@
-//! Corrections of captions that a policy wrote: what alignment learns from.
+//! Corrections of a policy's captions, from which alignment learns.
 //!
-//! A correction marks what is wrong in an answer and says how it should read. Either all of the
-//! answer was judged, or only what comes up to the first error; what follows it is then unknown,
-//! and never taken for good.
+//! A correction marks the errors of an answer and states how it should read. Either the whole
+//! answer was judged, or only the part up to the first error; the rest is then unknown and never
+//! taken for good.
 
 pub mod annotator;
 mod english;
@@ -25,26 +25,26 @@ use crate::{
     },
 };
 
-/// One corrected answer.
+/// Answer with its errors and correction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorrectedAnswer {
-    /// The photograph's name.
+    /// Name of the photograph.
     pub image: String,
-    /// What was asked; empty for a description.
+    /// Prompt; empty for a description.
     pub prompt: String,
-    /// What the policy answered.
+    /// Answer of the policy.
     pub response: String,
-    /// How much of it was judged.
+    /// Part of the answer that was judged.
     pub scope: JudgedPart,
-    /// First and one past the last code point of every error, in order; none where all is right.
+    /// First and one past the last code point of every error, in order; empty if all is right.
     pub errors: Vec<(usize, usize)>,
-    /// How it should read: the whole answer or, where only the first error was judged, its
-    /// beginning up to what stands in the place of that error.
+    /// Corrected text: of the whole answer or, if only the first error was judged, up to the end of
+    /// its correction.
     pub corrected: String,
-    /// `true` if the answer should end there.
+    /// `true` if the answer should end with the corrected text.
     pub complete: bool,
-    /// Its tokens as they were recorded; `None` for answers of the simulated annotator and of
-    /// records that do not name their tokenizer.
+    /// Recorded tokens; `None` for the simulated annotator's answers and for records without the
+    /// digest of their tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<RecordedTokens>,
 }
@@ -65,8 +65,8 @@ pub struct RecordedTokens {
 }
 
 impl CorrectedAnswer {
-    /// What of the response the correction speaks of, and whether the response's end belongs to it:
-    /// all of it or, up to a first error, the text before the end of that error.
+    /// Returns the judged part of the response, and `true` if its end was judged too. After a first
+    /// error nothing is.
     pub fn judged(&self) -> (String, bool) {
         match (self.scope, self.errors.first()) {
             (JudgedPart::FirstError, Some(&(_, end))) => {
@@ -76,9 +76,8 @@ impl CorrectedAnswer {
         }
     }
 
-    /// Recorded tokens that `tokenizer` reads as they were written: its digest is theirs, and the
-    /// response's ids spell the response, as recorded or in the policy's casing. A damaged record
-    /// thus falls back to its text.
+    /// Recorded tokens if they belong to `tokenizer` and spell the response, as recorded or in the
+    /// policy's casing. A damaged record thus falls back to its text.
     fn recorded(&self, tokenizer: &TextTokenizer, casing: Casing) -> Option<&RecordedTokens> {
         self.tokens.as_ref().filter(|tokens| {
             tokens.tokenizer == tokenizer.digest()
@@ -88,8 +87,8 @@ impl CorrectedAnswer {
         })
     }
 
-    /// Token ids of the corrected answer as recorded, where they spell it: tidying its spaces may
-    /// have changed it.
+    /// Recorded token ids of the corrected text, if they spell it: tidying its spaces may have
+    /// changed it.
     fn recorded_correction(&self, tokenizer: &TextTokenizer, casing: Casing) -> Option<&[u32]> {
         let ids = self.recorded(tokenizer, casing)?.corrected.as_deref()?;
         let spelled = tokenizer.spells(ids, &self.corrected)
@@ -97,10 +96,10 @@ impl CorrectedAnswer {
         spelled.then_some(ids)
     }
 
-    /// Returns the response with its labels: errors are bad, what was judged and is no error is
-    /// good, and what follows a first error is unknown. Ids and labels are those of the record where
-    /// `tokenizer` is the one that it names; otherwise the text, in the policy's casing (which moves
-    /// no byte), is to be tokenized.
+    /// Returns the response with its labels: errors are bad, other judged parts are good, and the
+    /// text after a first error is unknown. Ids and labels are the recorded ones if `tokenizer` is
+    /// the recorded one; otherwise the text is in the policy's casing (which moves no byte), to be
+    /// tokenized.
     pub fn labeled(&self, tokenizer: &TextTokenizer, casing: Casing) -> LabeledText {
         let offsets: Vec<usize> = self
             .response
@@ -130,7 +129,7 @@ impl CorrectedAnswer {
         }
     }
 
-    /// Returns the corrected answer, all of it good.
+    /// Returns the corrected text, labeled good throughout.
     pub fn corrected_text(&self, tokenizer: &TextTokenizer, casing: Casing) -> LabeledText {
         let Some(ids) = self.recorded_correction(tokenizer, casing) else {
             return LabeledText::all_good(casing.apply(&self.corrected));
@@ -181,8 +180,7 @@ impl CorrectedAnswer {
         Ok(ids)
     }
 
-    /// Returns what somebody says the image shows: the whole corrected answer to a request for a
-    /// description.
+    /// Returns the corrected text if it is a whole description of the image.
     pub fn description(&self) -> Option<&str> {
         (self.complete && !self.corrected.is_empty() && asks_for_description(&self.prompt))
             .then_some(&self.corrected)
@@ -202,7 +200,7 @@ fn labeled_tokens(ids: &[u32], labels: &[TokenLabel]) -> Vec<LabeledToken> {
     ids.iter().zip(labels).map(token).collect()
 }
 
-/// Writes corrections, one JSON object a line.
+/// Writes corrections as JSON lines.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -215,10 +213,10 @@ pub fn write(file: &Path, corrections: &[CorrectedAnswer]) -> Result<(), TrainEr
     write_atomically(file, text.as_bytes())
 }
 
-/// Reads what [`write`] wrote.
+/// Reads corrections written by [`write`].
 ///
 /// # Errors
-/// Names file and line.
+/// Names the file and line.
 pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
     let parse = |(i, line): (usize, &str)| {
@@ -232,7 +230,7 @@ pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
         .collect()
 }
 
-/// Which tokens of each of two answers are not part of their longest common subsequence.
+/// Marks the tokens of two answers that are not part of their longest common subsequence.
 pub fn changed(a: &[u32], b: &[u32]) -> (Vec<bool>, Vec<bool>) {
     let mut longest = vec![vec![0usize; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
@@ -269,7 +267,7 @@ mod tests {
         TextTokenizer::new(train_tokenizer(&lines, 300).unwrap(), END).unwrap()
     }
 
-    /// Ids of the single letters of a text: another way to spell it than the tokenizer's own.
+    /// Ids of a text's single letters, a segmentation other than the tokenizer's.
     fn letters(tokenizer: &TextTokenizer, text: &str) -> Vec<u32> {
         text.bytes()
             .map(|byte| {
@@ -430,7 +428,7 @@ mod tests {
             ]
         );
         assert_eq!(correction.description(), None);
-        // Of something that is only left out no token is bad.
+        // No token is bad for content that is only missing.
         (correction.scope, correction.complete) = (JudgedPart::AllErrors, true);
         correction.errors.push((20, 20));
         assert_eq!(shown(&correction), [("frisbee".to_owned(), Some(false))]);

@@ -1,5 +1,5 @@
-//! What a record of feedback is worth as a correction, and whose word holds where several people
-//! judged the same answer. Pure.
+//! Conversion of feedback records to corrections, and majority vote where several annotators judged
+//! the same answer. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,17 +9,17 @@ use crate::{
     train::corrections::{CorrectedAnswer, RecordedTokens},
 };
 
-/// Most tokens of a response.
+/// Largest number of tokens in a response.
 const TOKENS: usize = 96;
 
-/// Most code points of a prompt.
+/// Largest number of code points in a prompt.
 const PROMPT_CHARS: usize = 240;
 
-/// The record as a correction.
+/// Converts a record to a correction; an error is the reason to leave it out.
 pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, ExclusionReason> {
     let scope = match (record.scope, record.kind) {
         (Some(JudgedPart::AllErrors), _) => JudgedPart::AllErrors,
-        // What only names a missing thing judges no token.
+        // Missing content alone judges no token.
         (None, JudgmentKind::Missing) => return Err(ExclusionReason::NothingJudged),
         (Some(JudgedPart::FirstError) | None, _) => JudgedPart::FirstError,
     };
@@ -53,10 +53,10 @@ pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, Exclusion
     })
 }
 
-/// Tokens and labels of a record as [`derive`](crate::feedback::derive) made them; `None` where it
-/// does not name their tokenizer.
+/// Tokens and labels of a record as [`derive`](crate::feedback::derive) made them; `None` if it
+/// does not name its tokenizer.
 fn recorded_tokens(record: &Feedback, scope: JudgedPart) -> Option<RecordedTokens> {
-    // Tokens behind the response's end write what was cut off it.
+    // Trailing tokens without text write what was cut off the response.
     let written = record
         .tokens
         .iter()
@@ -70,8 +70,8 @@ fn recorded_tokens(record: &Feedback, scope: JudgedPart) -> Option<RecordedToken
     })
 }
 
-/// Token ids of [`corrected`]'s text: those of the response with each error's tokens replaced by
-/// its correction's. `None` where two errors share a token.
+/// Token ids of [`corrected`]'s text: those of the response, with each error's tokens replaced by
+/// those of its correction. `None` if two errors share a token.
 fn corrected_tokens(
     record: &Feedback,
     tokens: &[ResponseToken],
@@ -97,9 +97,9 @@ fn corrected_tokens(
     Some(corrected)
 }
 
-/// How the response should read, as far as somebody said so, and whether it should end there: where
-/// only the first error was judged the text ends with what stands in its place, and where nobody
-/// said what should, before it.
+/// Returns the corrected text, and `true` if the answer should end with it. The text stops after
+/// the first error's correction if only that error was judged, and before an error without a
+/// correction.
 fn corrected(record: &Feedback, scope: JudgedPart) -> (String, bool) {
     let piece = |from: usize, to: usize| {
         record
@@ -125,7 +125,7 @@ fn corrected(record: &Feedback, scope: JudgedPart) -> (String, bool) {
     (tidy(&text), true)
 }
 
-/// One space between words, and none before a full stop: where a word was left out, two were.
+/// Joins words by single spaces, without one before punctuation: a removed word leaves two.
 fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
@@ -140,15 +140,15 @@ fn tidy(text: &str) -> String {
     out
 }
 
-/// One judgment of an answer, and its maker.
+/// Correction by an annotator.
 pub(super) struct AnnotatorJudgment {
     pub(super) annotator: Option<String>,
     pub(super) correction: CorrectedAnswer,
 }
 
 impl AnnotatorJudgment {
-    /// Returns `true` if two say the same: of all errors, or, where one of them looked no further,
-    /// of the first.
+    /// Returns `true` if two annotators marked the same errors or, if one judged only the first
+    /// error, the same first error.
     fn agrees(&self, other: &Self) -> bool {
         let (a, b) = (&self.correction, &other.correction);
         match (a.scope, b.scope) {
@@ -158,8 +158,8 @@ impl AnnotatorJudgment {
     }
 }
 
-/// Of all judgments, the oldest first, one an answer: that which more than half of its judges
-/// hold, in the place of the answer's first. The others are counted.
+/// Returns one correction for each answer, in order of first judgment: the one that a majority of
+/// its annotators agree on. Takes judgments oldest first; counts those left out.
 pub(super) fn settled(
     voices: Vec<AnnotatorJudgment>,
     left_out: &mut BTreeMap<ExclusionReason, usize>,
@@ -195,7 +195,7 @@ pub(super) fn settled(
     for judges in order {
         let with =
             |voice: &AnnotatorJudgment| judges.iter().filter(|other| voice.agrees(other)).count();
-        // Who looked at everything says more; of those the last one.
+        // Among equals an annotator who judged the whole answer counts more, then the latest.
         let best = judges.iter().enumerate().max_by_key(|(i, voice)| {
             (
                 with(voice),
@@ -309,7 +309,7 @@ mod tests {
         );
     }
 
-    /// A record of "A dog on grass" with a token a word, the second replaced by token 9.
+    /// "A dog on grass" with a token a word, the second replaced by token 9.
     fn tokenized(scope: JudgedPart, tokenizer: Option<&str>) -> Feedback {
         let token = |(id, start, end, label)| ResponseToken {
             id,

@@ -1,4 +1,4 @@
-//! A snapshot of a store.
+//! Taking a snapshot of a feedback store.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,24 +28,24 @@ use crate::{
     vlm::preprocess::{self, ImageLimits},
 };
 
-/// Records of a page.
+/// Records read at a time.
 const PAGE: u32 = 256;
 
-/// What a snapshot takes.
+/// Settings of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TakeConfig {
-    /// Share of the images whose corrections are held out, 0 to 1.
+    /// Share of the images that are held out, 0 to 1.
     pub held_out: f64,
-    /// Most records that are read, the newest of them.
+    /// Largest number of records, the newest of the store.
     pub most: usize,
-    /// Where records may come from.
+    /// Sources of records to include.
     pub sources: Vec<FeedbackSource>,
 }
 
 impl Snapshot {
-    /// Takes one of a store into `dir`, which holds all of it or is not there; one that is there is
-    /// opened. `never` are images that models are evaluated on.
+    /// Takes a snapshot of a store into `dir`, or opens the snapshot that is there. Images in
+    /// `never` are left out, because models are evaluated on them.
     ///
     /// # Errors
     /// When the store fails or a file cannot be written.
@@ -144,7 +144,7 @@ fn count(left_out: &mut BTreeMap<ExclusionReason, usize>, reason: ExclusionReaso
     }
 }
 
-/// The newest records of the sources asked for, the oldest first.
+/// Returns the newest records of the configured sources, oldest first.
 async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
     let mut page = RecordPage {
         limit: PAGE,
@@ -170,7 +170,7 @@ async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>,
     }
 }
 
-/// Writes an image down, where it is whole and can be decoded.
+/// Copies an image into `dir` if it is complete and can be decoded.
 async fn photograph(
     images: &ImageStore,
     name: &str,
@@ -191,7 +191,7 @@ async fn photograph(
     Ok(Ok(()))
 }
 
-/// Returns `true` if an image is held out: by its name alone, so that it is so in every snapshot.
+/// Returns `true` if an image is held out, which its name alone decides.
 fn is_held_out(image: &str, share: f64) -> bool {
     let digest = Sha256::digest(format!("held out: {image}"));
     let draw = digest
