@@ -18,10 +18,12 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    derive::{JudgedAnswer, RecordStamp, SubmissionRefusal, abstained, check_name, derive},
+    derive::{
+        JudgedAnswer, RecordStamp, SubmissionRefusal, abstention_refusal, check_name, derive,
+    },
     images::ImageStore,
     queue::{QueueSettings, Ranker},
-    receipts::{Keeper, PendingReceipt, PendingReceipts, Waiting},
+    receipts::{PendingReceipt, PendingReceipts, ReceiptWriter, Waiting},
     record::{Feedback, ImageHash, QueueDetails, Receipt, Versions},
     retention::{PIECE, Retention},
     store::{
@@ -41,9 +43,9 @@ const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
 /// Longest wait of a request for its receipt. After one timeout nobody waits until the store has
 /// written a receipt again.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RECEIPT_WAIT: Duration = Duration::from_secs(2);
 /// Newest records whose concepts the queue learns at start-up.
-const LEARNT: u32 = 20 * PIECE;
+const LEARNED: u32 = 20 * PIECE;
 
 /// Reason why a submission was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +70,7 @@ pub struct Submitted {
     /// The record.
     pub record: Feedback,
     /// `true` if an earlier request with the same idempotency key made it.
-    pub before: bool,
+    pub repeated: bool,
 }
 
 /// Sender of a submission.
@@ -89,14 +91,14 @@ pub struct Corrections {
     pending: Arc<PendingReceipts>,
     /// Read-locked while a receipt is written; write-locked by a removal, which must see that
     /// receipt.
-    keeping: Arc<RwLock<()>>,
+    writing: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
     /// `true` if the last wait for a receipt timed out.
     slow: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
     /// Channel to the task that writes receipts, and the task; `None` once closed.
-    keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
+    receipt_writer: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
 }
 
 impl Corrections {
@@ -116,19 +118,19 @@ impl Corrections {
             Arc::new(PendingReceipts::default()),
         );
         let (sender, waiting) = mpsc::channel(WAITING);
-        let keeping = Arc::default();
+        let writing = Arc::default();
         let retention = Arc::new(Retention::new(Arc::clone(&store), Arc::clone(&images)));
         let slow = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper {
+        let receipt_writer = ReceiptWriter {
             pending: Arc::clone(&pending),
-            keeping: Arc::clone(&keeping),
+            writing: Arc::clone(&writing),
             images: Arc::clone(&images),
             writer: writer.clone(),
             ranker: Arc::clone(&ranker),
             retention: Arc::clone(&retention),
             slow: Arc::clone(&slow),
         };
-        let keeper = tokio::spawn(keeper.keep(waiting));
+        let receipt_writer = tokio::spawn(receipt_writer.run(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
         Self {
             store,
@@ -136,12 +138,12 @@ impl Corrections {
             writer,
             vocabularies: Mutex::new(Vocabularies::new(vocabulary)),
             pending,
-            keeping,
+            writing,
             room,
             retention,
             slow,
             ranker,
-            keeper: Mutex::new(Some((sender, keeper))),
+            receipt_writer: Mutex::new(Some((sender, receipt_writer))),
         }
     }
 
@@ -151,8 +153,8 @@ impl Corrections {
     }
 
     /// Switches to the vocabulary of the policy version that is served from now on.
-    pub fn serves(&self, version: &str, vocabulary: PolicyVocabulary) {
-        self.vocabularies().serves(version, vocabulary);
+    pub fn set_served(&self, version: &str, vocabulary: PolicyVocabulary) {
+        self.vocabularies().set_served(version, vocabulary);
     }
 
     fn vocabularies(&self) -> MutexGuard<'_, Vocabularies> {
@@ -190,8 +192,11 @@ impl Corrections {
         let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else {
             return None;
         };
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let (sender, _) = keeper.as_ref()?;
+        let receipt_writer = self
+            .receipt_writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (sender, _) = receipt_writer.as_ref()?;
         let id = receipt.id.clone();
         self.pending.insert(receipt, image);
         let (kept, ready) = oneshot::channel();
@@ -205,7 +210,7 @@ impl Corrections {
         sent.ok()?;
         let slow = Arc::clone(&self.slow);
         let wait = async move {
-            if !slow.load(Relaxed) && timeout(PATIENCE, ready).await.is_err() {
+            if !slow.load(Relaxed) && timeout(RECEIPT_WAIT, ready).await.is_err() {
                 slow.store(true, Relaxed);
             }
         };
@@ -238,18 +243,18 @@ impl Corrections {
             key: owned(key),
         });
         if let Some(key) = &key
-            && let Some(inserted) = self.store.by_key(key).await?
+            && let Some(inserted) = self.store.find_request(key).await?
         {
             return submitted(None, inserted);
         }
         // The lock keeps the image from being removed before the record refers to it.
         let (mut subject, _guard) = match &submission.completion_id {
-            Some(id) => self.of_completion(id, &submission, by).await?,
-            None => self.of_text(&submission, image, by).await?,
+            Some(id) => self.completion_answer(id, &submission, by).await?,
+            None => self.submitted_answer(&submission, image, by).await?,
         };
-        self.queued(&mut subject, submission.annotator.as_deref(), by)
+        self.apply_lease(&mut subject, submission.annotator.as_deref(), by)
             .await?;
-        let vocabulary = self.vocabularies().of(subject.versions.policy.as_deref());
+        let vocabulary = self.vocabularies().get(subject.versions.policy.as_deref());
         let stamp = stamp(by.owner.clone());
         let derived = spawn_blocking(move || {
             derive(subject, &submission, stamp, |text, begins| {
@@ -270,7 +275,7 @@ impl Corrections {
     }
 
     /// Sets `queued` and `unassisted` if the annotation queue leased the answer to this annotator.
-    async fn queued(
+    async fn apply_lease(
         &self,
         subject: &mut JudgedAnswer,
         annotator: Option<&str>,
@@ -310,7 +315,7 @@ impl Corrections {
             == InsertOutcome::New)
     }
 
-    async fn of_completion(
+    async fn completion_answer(
         &self,
         id: &str,
         submission: &Submission,
@@ -343,7 +348,7 @@ impl Corrections {
         let found = self.receipt(id).await?;
         let seen = found.filter(|remembered| by.owners.contain(&remembered.receipt.owner));
         let PendingReceipt { receipt, image } = seen.ok_or_else(unknown)?;
-        let subject = JudgedAnswer::of(receipt, choice.unwrap_or(0))?;
+        let subject = JudgedAnswer::from_receipt(receipt, choice.unwrap_or(0))?;
         let guard = match &image {
             Some(file) => self.images.put(file, subject.image).await?,
             None => {
@@ -367,7 +372,7 @@ impl Corrections {
         }
     }
 
-    async fn of_text(
+    async fn submitted_answer(
         &self,
         submission: &Submission,
         image: Option<Vec<u8>>,
@@ -394,16 +399,16 @@ impl Corrections {
             .clone()
             .ok_or_else(|| missing("response"))?;
         if Unanswerable::is_wording(&response) {
-            return Err(abstained("response").into());
+            return Err(abstention_refusal("response").into());
         }
         super::derive::check_notes(submission)?;
-        let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
+        let (vocabulary, text) = (self.vocabularies().get(None), response.clone());
         let tokenizer = vocabulary.tokenizer.digest().to_owned();
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
             .await
             .map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| SubmissionRefusal::new("response", "invalid_value", e))?;
-        let hash = ImageHash::of(&image);
+        let hash = ImageHash::digest(&image);
         let guard = self.images.put(&image, hash).await?;
         let subject = JudgedAnswer {
             owner: by.owner.clone(),
@@ -418,7 +423,7 @@ impl Corrections {
                 ..Versions::default()
             },
             unassisted: false,
-            doubted: None,
+            flagged: None,
             queued: None,
             user: None,
         };
@@ -434,7 +439,7 @@ impl Corrections {
             self.pending.remove_user(user, owners);
         }
         // Waits for receipts that are being written, so that they are removed too.
-        drop(self.keeping.write().await);
+        drop(self.writing.write().await);
         self.retention.remove(&target).await
     }
 
@@ -449,12 +454,12 @@ impl Corrections {
 
     /// Writes the waiting receipts and accepts no more.
     pub async fn close(&self) {
-        let keeper = self
-            .keeper
+        let receipt_writer = self
+            .receipt_writer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some((sender, task)) = keeper {
+        if let Some((sender, task)) = receipt_writer {
             drop(sender);
             let _ = task.await;
         }
@@ -468,7 +473,7 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
         newest_first: true,
         ..RecordPage::default()
     };
-    for _ in 0..LEARNT / PIECE {
+    for _ in 0..LEARNED / PIECE {
         match store.page(&page).await {
             Ok(records) => {
                 records.iter().for_each(|record| ranker.learn(record));
@@ -478,8 +483,8 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
                 page.after = Some(last.id);
             }
             Err(error) => {
-                return tracing::warn!(%error, "the queue does not know what earlier corrections \
-                                               were about");
+                return tracing::warn!(%error, "the queue could not learn the concepts of earlier \
+                                               corrections");
             }
         }
     }
@@ -489,11 +494,11 @@ fn submitted(record: Option<Feedback>, inserted: InsertOutcome) -> Result<Submit
     match (inserted, record) {
         (InsertOutcome::New, Some(record)) => Ok(Submitted {
             record,
-            before: false,
+            repeated: false,
         }),
         (InsertOutcome::Before(record), _) => Ok(Submitted {
             record: *record,
-            before: true,
+            repeated: true,
         }),
         (InsertOutcome::Conflict | InsertOutcome::New, _) => Err(SubmitError::KeyTaken),
     }
@@ -524,7 +529,7 @@ fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
     })
     .unwrap_or_default();
     let image = image
-        .map(|file| ImageHash::of(file).to_string())
+        .map(|file| ImageHash::digest(file).to_string())
         .unwrap_or_default();
-    ImageHash::of(&[said, image.into_bytes()].concat()).to_string()
+    ImageHash::digest(&[said, image.into_bytes()].concat()).to_string()
 }

@@ -24,7 +24,7 @@ struct Words {
 }
 
 impl Words {
-    fn of(text: &str) -> Self {
+    fn new(text: &str) -> Self {
         let (keys, chars) = fold::words(text)
             .into_iter()
             .map(|word| (word.key, word.chars))
@@ -68,7 +68,7 @@ impl Words {
 
 /// Returns the changes that turn `old` into `new`, typography aside, in order and without overlap.
 pub fn diff(old: &str, new: &str) -> Vec<TextChange> {
-    let (old, new) = (Words::of(old), Words::of(new));
+    let (old, new) = (Words::new(old), Words::new(new));
     let (mut changed, mut at): (Vec<(Range<usize>, Range<usize>)>, _) = (Vec::new(), (0, 0));
     for operation in capture_diff_slices(Algorithm::Myers, &old.keys, &new.keys) {
         // Positions are counted here: `similar` may shift a change without moving the start that it

@@ -42,14 +42,14 @@ impl ImageStore {
     /// # Errors
     /// When the directory cannot be created, or the URL or a variable is invalid.
     pub fn open(
-        place: &str,
+        location: &str,
         env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     ) -> Result<Self, StoreError> {
         let fail =
-            |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{place}: {error}"));
+            |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{location}: {error}"));
         let locks = std::array::from_fn(|_| RwLock::new(()));
-        if place.contains("://") {
-            let url = place.parse().map_err(|e| fail(&e))?;
+        if location.contains("://") {
+            let url = location.parse().map_err(|e| fail(&e))?;
             let text = |(name, value): (_, _)| {
                 Some((
                     OsString::into_string(name).ok()?,
@@ -70,7 +70,7 @@ impl ImageStore {
                 locks,
             });
         }
-        let folder = PathBuf::from(place);
+        let folder = PathBuf::from(location);
         private_files::create_dir(&folder).map_err(|e| fail(&e))?;
         let folder = folder.canonicalize().map_err(|e| fail(&e))?;
         match narrow_all(&folder) {
@@ -111,17 +111,17 @@ impl ImageStore {
                 self.store
                     .put(&path, PutPayload::from(file.to_vec()))
                     .await
-                    .map_err(|e| StoreError::of(&e))?;
+                    .map_err(|e| StoreError::from_error(&e))?;
             }
-            Err(error) => return Err(StoreError::of(&error)),
+            Err(error) => return Err(StoreError::from_error(&error)),
         }
         if let Some(folder) = &self.folder {
             let file = folder.join(path.as_ref());
             // Also for an existing file: its writer may have died before the sync.
-            tokio::task::spawn_blocking(move || settle(file))
+            tokio::task::spawn_blocking(move || sync(file))
                 .await
-                .map_err(|e| StoreError::of(&e))?
-                .map_err(|e| StoreError::of(&e))?;
+                .map_err(|e| StoreError::from_error(&e))?
+                .map_err(|e| StoreError::from_error(&e))?;
         }
         Ok(guard)
     }
@@ -136,11 +136,11 @@ impl ImageStore {
                 found
                     .bytes()
                     .await
-                    .map_err(|e| StoreError::of(&e))?
+                    .map_err(|e| StoreError::from_error(&e))?
                     .to_vec(),
             )),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(StoreError::of(&error)),
+            Err(error) => Err(StoreError::from_error(&error)),
         }
     }
 
@@ -162,7 +162,7 @@ impl ImageStore {
     pub async fn remove(&self, hash: ImageHash) -> Result<(), StoreError> {
         match self.store.delete(&self.path(hash)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StoreError::of(&error)),
+            Err(error) => Err(StoreError::from_error(&error)),
         }
     }
 
@@ -206,7 +206,7 @@ fn bucket(
 }
 
 /// Restricts a file to the current user and syncs it and its directory entry.
-fn settle(file: PathBuf) -> io::Result<()> {
+fn sync(file: PathBuf) -> io::Result<()> {
     // Some file systems have no modes, and a file of another user cannot be changed: both are fine.
     let narrow = |path| {
         private_files::narrow(path).inspect_err(

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use super::{
     Corrections,
     corrections::{SubmitError, Submitter},
-    derive::{brief, check_name},
+    derive::{check_name, excerpt},
     interchange::{IncomingRecord, InterchangeFormat, records::RowImage},
     record::{Feedback, ImageHash},
     store::{Owners, StoreError},
@@ -79,11 +79,11 @@ pub async fn import(
             }
         };
         for item in items {
-            match take(corrections, item, images, owner).await? {
-                Ok(Taken::New) => summary.taken += 1,
-                Ok(Taken::Known) => summary.known += 1,
-                Ok(Taken::Skipped) => summary.skipped += 1,
-                Ok(Taken::LeftOut(what)) => *summary.left_out.entry(what).or_default() += 1,
+            match import_item(corrections, item, images, owner).await? {
+                Ok(ItemOutcome::New) => summary.taken += 1,
+                Ok(ItemOutcome::Known) => summary.known += 1,
+                Ok(ItemOutcome::Skipped) => summary.skipped += 1,
+                Ok(ItemOutcome::LeftOut(what)) => *summary.left_out.entry(what).or_default() += 1,
                 Err(why) => summary.refused.push((number, why)),
             }
         }
@@ -92,60 +92,62 @@ pub async fn import(
 }
 
 /// Outcome of one item of a row.
-enum Taken {
+enum ItemOutcome {
     New,
     Known,
     Skipped,
     LeftOut(String),
 }
 
-impl Taken {
-    fn of(new: bool) -> Self {
+impl ItemOutcome {
+    fn stored(new: bool) -> Self {
         if new { Self::New } else { Self::Known }
     }
 }
 
 /// Imports one item of a row; returns its outcome, or the reason why it is invalid.
-async fn take(
+async fn import_item(
     corrections: &Corrections,
     item: IncomingRecord,
     images: Option<&Path>,
     owner: Option<&str>,
-) -> Result<Result<Taken, String>, StoreError> {
-    let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
+) -> Result<Result<ItemOutcome, String>, StoreError> {
+    let no_image = || "its image is neither stored nor in the image directory".to_owned();
     match item {
-        IncomingRecord::Skipped => Ok(Ok(Taken::Skipped)),
-        IncomingRecord::LeftOut(what) => Ok(Ok(Taken::LeftOut(what))),
+        IncomingRecord::Skipped => Ok(Ok(ItemOutcome::Skipped)),
+        IncomingRecord::LeftOut(what) => Ok(Ok(ItemOutcome::LeftOut(what))),
         IncomingRecord::Record(mut record, file) => {
             if let Some(owner) = owner {
                 owner.clone_into(&mut record.owner);
             }
-            let file = match file.filter(|file| ImageHash::of(file) == record.image) {
+            let file = match file.filter(|file| ImageHash::digest(file) == record.image) {
                 Some(file) => Some(file),
                 None => image(corrections, record.image, images).await?,
             };
             match (check(&record), file) {
                 (Err(why), _) => Ok(Err(why)),
-                (Ok(()), None) => Ok(Err(nowhere())),
+                (Ok(()), None) => Ok(Err(no_image())),
                 (Ok(()), Some(file)) => match decodable(file).await {
-                    Ok(file) => Ok(Ok(Taken::of(corrections.keep(*record, &file).await?))),
+                    Ok(file) => Ok(Ok(ItemOutcome::stored(
+                        corrections.keep(*record, &file).await?,
+                    ))),
                     Err(why) => Ok(Err(why)),
                 },
             }
         }
-        IncomingRecord::Said(submission, picture) => {
+        IncomingRecord::Submission(submission, picture) => {
             let file = match picture {
                 RowImage::File(file) => file,
-                RowImage::Named(hash) => match image(corrections, hash, images).await? {
+                RowImage::Hash(hash) => match image(corrections, hash, images).await? {
                     Some(file) => file,
-                    None => return Ok(Err(nowhere())),
+                    None => return Ok(Err(no_image())),
                 },
-                RowImage::At(place) => match images.and_then(|folder| image_at(folder, &place)) {
+                RowImage::Path(place) => match images.and_then(|folder| image_at(folder, &place)) {
                     Some(file) => file,
                     None => {
                         return Ok(Err(format!(
-                            "its image `{}` is not in the folder of images",
-                            brief(&place)
+                            "its image `{}` is not in the image directory",
+                            excerpt(&place)
                         )));
                     }
                 },
@@ -155,12 +157,12 @@ async fn take(
                 Err(why) => return Ok(Err(why)),
             };
             file.truncate(preprocess::image_length(&file));
-            let hash = ImageHash::of(&file);
+            let hash = ImageHash::digest(&file);
             let said = serde_json::to_string(&submission)
                 .map_err(|e| StoreError::Failed(e.to_string()))?;
             let key = format!(
                 "import {}",
-                ImageHash::of(format!("{hash} {said}").as_bytes())
+                ImageHash::digest(format!("{hash} {said}").as_bytes())
             );
             let by = Submitter {
                 owner: owner.unwrap_or_default().to_owned(),
@@ -170,7 +172,7 @@ async fn take(
                 .submit(*submission, Some(file), Some(key), &by)
                 .await
             {
-                Ok(submitted) => Ok(Ok(Taken::of(!submitted.before))),
+                Ok(submitted) => Ok(Ok(ItemOutcome::stored(!submitted.repeated))),
                 Err(SubmitError::Store(error)) => Err(error),
                 Err(error) => Ok(Err(error.to_string())),
             }
@@ -196,7 +198,7 @@ async fn image(
         return Ok(Some(file));
     }
     let file = folder.and_then(|folder| fs::read(folder.join(hash.to_string())).ok());
-    Ok(file.filter(|file| ImageHash::of(file) == hash))
+    Ok(file.filter(|file| ImageHash::digest(file) == hash))
 }
 
 /// Reads the file that a path or URL names from a directory: by its whole path, or by its file
@@ -245,7 +247,9 @@ fn check(record: &Feedback) -> Result<(), String> {
         .iter()
         .position(|t| !reads(t.start, t.end, &t.text));
     if let Some(i) = tokens {
-        return Err(format!("'tokens[{i}].text' is not what stands there"));
+        return Err(format!(
+            "'tokens[{i}].text' is not the response's text at its offsets"
+        ));
     }
     let spanned = |e: &super::record::Correction| {
         let tokens = record.tokens.get(e.token_start..e.token_end);
@@ -258,14 +262,16 @@ fn check(record: &Feedback) -> Result<(), String> {
             })
     };
     if let Some(i) = record.errors.iter().position(|e| !spanned(e)) {
-        return Err(format!("'errors[{i}]' is not what stands there"));
+        return Err(format!(
+            "'errors[{i}]' does not match the response and its tokens"
+        ));
     }
     if record
         .errors
         .windows(2)
         .any(|pair| pair[1].start < pair[0].end)
     {
-        return Err("'errors' are not in order, or one is inside of another".to_owned());
+        return Err("'errors' are not in order, or overlap".to_owned());
     }
     if record.id.is_empty()
         || record.id.len() > 64
@@ -274,7 +280,7 @@ fn check(record: &Feedback) -> Result<(), String> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_')
     {
-        return Err("'id' is no id".to_owned());
+        return Err("'id' is not a valid id".to_owned());
     }
     Ok(())
 }

@@ -55,9 +55,9 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
                 TokenLabel::None => return None,
             };
             let flagged = record
-                .doubted
+                .flagged
                 .as_ref()
-                .map(|doubted| doubted.iter().any(|flagged| flagged.overlaps(word.chars)));
+                .map(|spans| spans.iter().any(|span| span.overlaps(word.chars)));
             Some(JudgedWord {
                 reward: word.reward,
                 good,
@@ -82,7 +82,11 @@ pub struct MonitorFigures {
 
 impl MonitorFigures {
     /// Computes the figures of judged words and of the rewards of answers.
-    pub fn of(words: &[JudgedWord], rewards: &Histogram, reference: Option<&Histogram>) -> Self {
+    pub fn compute(
+        words: &[JudgedWord],
+        rewards: &Histogram,
+        reference: Option<&Histogram>,
+    ) -> Self {
         let scored = words.iter().filter_map(|word| {
             Some(ScoredToken {
                 reward: word.reward?,
@@ -128,7 +132,7 @@ impl MonitorFigures {
 ///
 /// # Errors
 /// The store's.
-pub async fn look(
+pub async fn measure(
     store: &dyn Store,
     version: &str,
     reference: Option<&Histogram>,
@@ -153,7 +157,7 @@ pub async fn look(
         }
         page.after = records.last().map(|record| record.id.clone());
     }
-    Ok(MonitorFigures::of(&words, &rewards, reference))
+    Ok(MonitorFigures::compute(&words, &rewards, reference))
 }
 
 /// Distribution of rewards in the newest answers of one policy version.
@@ -185,7 +189,7 @@ mod tests {
     fn record(
         rewards: [f32; 5],
         labels: [TokenLabel; 5],
-        doubted: Option<Vec<CharRange>>,
+        flagged: Option<Vec<CharRange>>,
     ) -> Feedback {
         let places = [
             (0, 1, "A"),
@@ -209,7 +213,7 @@ mod tests {
             owner: String::new(),
             completion_id: None,
             choice: None,
-            image: ImageHash::of(b""),
+            image: ImageHash::digest(b""),
             prompt: String::new(),
             response: "A dog with a frisbee".into(),
             tokens: places.iter().enumerate().map(token).collect(),
@@ -217,7 +221,7 @@ mod tests {
             scope: Some(JudgedPart::FirstError),
             errors: Vec::new(),
             missing: Vec::new(),
-            doubted,
+            flagged,
             versions: Versions::default(),
             unassisted: false,
             queued: None,
@@ -232,11 +236,11 @@ mod tests {
     #[test]
     fn words_that_claim_something_and_were_judged_count() {
         use TokenLabel::{Bad, Good, None as Unknown};
-        let doubted = Some(vec![CharRange { start: 13, end: 20 }]);
+        let flagged = Some(vec![CharRange { start: 13, end: 20 }]);
         let words = judged_words(&record(
             [0.9, 0.8, 0.9, 0.9, 0.1],
             [Good, Good, Good, Good, Bad],
-            doubted,
+            flagged,
         ));
         let word = |reward, good, flagged| JudgedWord {
             reward: Some(reward),
@@ -274,11 +278,11 @@ mod tests {
         let rewards = Histogram::of((0..1000).map(|i| i as f32 / 1000.0));
         let few: Vec<JudgedWord> = (0..40).map(word).collect();
         assert_eq!(
-            MonitorFigures::of(&few, &rewards, None),
+            MonitorFigures::compute(&few, &rewards, None),
             MonitorFigures::default()
         );
         let many: Vec<JudgedWord> = (0..400).map(word).collect();
-        let seen = MonitorFigures::of(&many, &rewards, Some(&rewards));
+        let seen = MonitorFigures::compute(&many, &rewards, Some(&rewards));
         assert_eq!(
             (seen.psi, seen.auroc, seen.flag_agreement),
             (Some(0.0), Some(1.0), Some(0.5))

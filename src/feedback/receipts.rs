@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Receipts that are written concurrently.
-const TOGETHER: usize = 16;
+const CONCURRENT: usize = 16;
 
 /// Receipt with its image, if that is in memory.
 #[derive(Debug, Clone)]
@@ -71,9 +71,9 @@ impl PendingReceipts {
 pub(super) type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
 
 /// Task that writes receipts to the store.
-pub(super) struct Keeper {
+pub(super) struct ReceiptWriter {
     pub(super) pending: Arc<PendingReceipts>,
-    pub(super) keeping: Arc<RwLock<()>>,
+    pub(super) writing: Arc<RwLock<()>>,
     pub(super) images: Arc<ImageStore>,
     pub(super) writer: StoreWriter,
     pub(super) ranker: Arc<Ranker>,
@@ -81,14 +81,14 @@ pub(super) struct Keeper {
     pub(super) slow: Arc<AtomicBool>,
 }
 
-impl Keeper {
+impl ReceiptWriter {
     /// Writes receipts, several at a time, until the channel closes.
-    pub(super) async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
-        let keep_one = |(id, permit, kept): Waiting| {
-            let keeper = &self;
+    pub(super) async fn run(self, waiting: mpsc::Receiver<Waiting>) {
+        let write_one = |(id, permit, kept): Waiting| {
+            let receipt_writer = &self;
             async move {
                 let _room = permit;
-                let bytes = keeper.keep_one(&id).await;
+                let bytes = receipt_writer.write_one(&id).await;
                 drop(kept);
                 let bytes = match bytes {
                     Ok(bytes) => bytes,
@@ -97,21 +97,21 @@ impl Keeper {
                             kept");
                     }
                 };
-                keeper.slow.store(false, Relaxed);
-                if let Err(error) = keeper.retention.count(bytes).await {
+                receipt_writer.slow.store(false, Relaxed);
+                if let Err(error) = receipt_writer.retention.count_receipt(bytes).await {
                     tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be \
                                             removed");
                 }
             }
         };
         ReceiverStream::new(waiting)
-            .for_each_concurrent(TOGETHER, keep_one)
+            .for_each_concurrent(CONCURRENT, write_one)
             .await;
     }
 
     /// Writes a receipt and returns its bytes; 0 if it was removed meanwhile.
-    async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
-        let _keeping = self.keeping.read().await;
+    async fn write_one(&self, id: &str) -> Result<u64, StoreError> {
+        let _keeping = self.writing.read().await;
         let written = match self.pending.get(id) {
             Some(PendingReceipt {
                 receipt,

@@ -24,7 +24,7 @@ pub struct ImageHash([u8; 32]);
 
 impl ImageHash {
     /// Computes the address of a file.
-    pub fn of(file: &[u8]) -> Self {
+    pub fn digest(file: &[u8]) -> Self {
         Self(Sha256::digest(file).into())
     }
 
@@ -104,7 +104,7 @@ pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) 
     } else {
         format!("owner {} {owner} ", owner.len())
     };
-    ImageHash::of(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes())
+    ImageHash::digest(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes())
         .to_string()
 }
 
@@ -357,8 +357,8 @@ pub struct Feedback {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
     /// Spans that the guard flagged; absent if the answer was not scored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub doubted: Option<Vec<CharRange>>,
+    #[serde(rename = "doubted", default, skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<Vec<CharRange>>,
     /// Versions of the model and scorer that wrote and scored the answer.
     pub versions: Versions,
     /// `true` if the answer was shown without scores, marks or repairs.
@@ -460,7 +460,7 @@ mod tests {
 
     #[test]
     fn the_same_answer_of_two_owners_is_two() {
-        let image = ImageHash::of(b"image");
+        let image = ImageHash::digest(b"image");
         let of = |owner| item_digest(owner, image, "What?", "A dog.");
         assert_eq!(of("").len(), 64);
         let all: std::collections::BTreeSet<String> = ["", "a", "b", "a ", "1 a"].map(of).into();
@@ -468,13 +468,13 @@ mod tests {
         // Earlier versions computed the same digest.
         assert_eq!(
             of(""),
-            ImageHash::of(format!("{image} 5 What?A dog.").as_bytes()).to_string()
+            ImageHash::digest(format!("{image} 5 What?A dog.").as_bytes()).to_string()
         );
     }
 
     #[test]
     fn hashes_are_read_as_they_are_written() {
-        let hash = ImageHash::of(b"abc");
+        let hash = ImageHash::digest(b"abc");
         assert_eq!(
             hash.to_string(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

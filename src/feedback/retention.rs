@@ -55,7 +55,7 @@ impl Retention {
     pub(super) async fn remove(&self, target: &RemovalTarget) -> Result<RemovalCounts, StoreError> {
         let removed = self.remove_rows(target).await?;
         if removed != RemovalCounts::default() {
-            self.clear().await?;
+            self.remove_doomed_images().await?;
         }
         Ok(removed)
     }
@@ -67,7 +67,7 @@ impl Retention {
         let removed = self
             .remove_rows(&RemovalTarget::ReceiptsBefore(before, PIECE))
             .await?;
-        self.clear().await?;
+        self.remove_doomed_images().await?;
         self.measure().await?;
         self.trim().await?;
         Ok(removed.receipts)
@@ -91,7 +91,7 @@ impl Retention {
         }
     }
 
-    async fn clear(&self) -> Result<(), StoreError> {
+    async fn remove_doomed_images(&self) -> Result<(), StoreError> {
         loop {
             let doomed = self.store.doomed(PIECE).await?;
             for &image in &doomed {
@@ -109,7 +109,7 @@ impl Retention {
 
     /// Counts a new receipt with its image, and removes the oldest receipts beyond the bound. The
     /// caller must not hold an image, which may be removed.
-    pub(super) async fn count(&self, bytes: u64) -> Result<(), StoreError> {
+    pub(super) async fn count_receipt(&self, bytes: u64) -> Result<(), StoreError> {
         self.kept_bytes.fetch_add(bytes, Relaxed);
         self.trim().await
     }
@@ -151,9 +151,9 @@ impl Retention {
         if receipts > 0 {
             tracing::info!(
                 receipts,
-                "receipts were removed before their time: they took more than receipts.max_bytes"
+                "receipts were removed early to stay within receipts.max_bytes"
             );
-            self.clear().await?;
+            self.remove_doomed_images().await?;
         }
         Ok(())
     }

@@ -110,30 +110,31 @@ pub(super) struct Vocabularies {
     /// Vocabulary of the version that is served.
     current: PolicyVocabulary,
     /// Vocabularies by version, most recent last.
-    of: Vec<(String, PolicyVocabulary)>,
+    by_version: Vec<(String, PolicyVocabulary)>,
 }
 
 impl Vocabularies {
     pub(super) fn new(current: PolicyVocabulary) -> Self {
         Self {
             current,
-            of: Vec::new(),
+            by_version: Vec::new(),
         }
     }
 
-    pub(super) fn serves(&mut self, version: &str, vocabulary: PolicyVocabulary) {
-        self.of.retain(|(known, _)| known != version);
-        self.of.push((version.to_owned(), vocabulary.clone()));
-        let surplus = self.of.len().saturating_sub(REMEMBERED);
-        self.of.drain(..surplus);
+    pub(super) fn set_served(&mut self, version: &str, vocabulary: PolicyVocabulary) {
+        self.by_version.retain(|(known, _)| known != version);
+        self.by_version
+            .push((version.to_owned(), vocabulary.clone()));
+        let surplus = self.by_version.len().saturating_sub(REMEMBERED);
+        self.by_version.drain(..surplus);
         self.current = vocabulary;
     }
 
     /// Returns the vocabulary of a policy version or, if it is not kept, that of the version that
     /// is served.
-    pub(super) fn of(&self, version: Option<&str>) -> PolicyVocabulary {
+    pub(super) fn get(&self, version: Option<&str>) -> PolicyVocabulary {
         let known = self
-            .of
+            .by_version
             .iter()
             .find(|(known, _)| Some(known.as_str()) == version);
         known

@@ -49,7 +49,7 @@ impl LabeledText {
     /// mentions that they merely suggest are unknown, and other mentions are not grounded. All
     /// other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &ReferenceTexts<'_>) -> Self {
-        Self::by_mention(text, lexicon, |mention| {
+        Self::from_mentions(text, lexicon, |mention| {
             match references.supports(mention) {
                 Support::Named => Some(true),
                 Support::None => Some(false),
@@ -59,7 +59,7 @@ impl LabeledText {
     }
 
     /// Labels the mentions of a text by `truth`; all other words are unknown.
-    pub fn by_mention(
+    pub fn from_mentions(
         text: String,
         lexicon: &Lexicon,
         truth: impl Fn(&Mention) -> Option<bool>,
@@ -181,15 +181,15 @@ mod tests {
         let tokenizer = tokenizer();
         let text = "A dog runs with a frisbee.".to_owned();
         let at = text.find("frisbee").unwrap();
-        let labelled = LabeledText {
+        let labeled = LabeledText {
             ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)],
             rest: Some(true),
             recorded: None,
             text,
         };
-        let mut tokens = tokenizer.encode(&labelled.text).unwrap();
+        let mut tokens = tokenizer.encode(&labeled.text).unwrap();
         tokens.push(tokenizer.eos());
-        let labels = labelled.token_labels(&tokenizer, &tokens);
+        let labels = labeled.token_labels(&tokenizer, &tokens);
         let said = |wanted: Option<bool>| -> String {
             let of: Vec<u32> = tokens
                 .iter()
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(said(None).trim(), "runs");
         assert_eq!(labels.last(), Some(&None));
         tokens.pop();
-        let found = labelled.tokens(&tokenizer).unwrap();
+        let found = labeled.tokens(&tokenizer).unwrap();
         let ids: Vec<u32> = found.iter().map(|token| token.id).collect();
         let goods: Vec<Option<bool>> = found.iter().map(|token| token.good).collect();
         assert_eq!((&ids, &goods[..]), (&tokens, &labels[..tokens.len()]));

@@ -57,7 +57,7 @@ pub(super) fn refuse<T>(
 
 /// Refuses a judgment of an abstention. The model did not write its words, so a judgment of them
 /// teaches nothing.
-pub(in crate::feedback) fn abstained(field: &str) -> SubmissionRefusal {
+pub(in crate::feedback) fn abstention_refusal(field: &str) -> SubmissionRefusal {
     let what = "is an abstention, which the model did not write: there is nothing to judge. Ask \
                 again with guard.on_unanswerable 'answer' and judge that answer, \
                 or send the right one with 'image', 'prompt' and 'response'";
@@ -74,7 +74,7 @@ pub(super) enum SubmittedJudgment<'a> {
 }
 
 impl<'a> SubmittedJudgment<'a> {
-    pub(super) fn of(submission: &'a Submission) -> Result<Self, SubmissionRefusal> {
+    pub(super) fn from_submission(submission: &'a Submission) -> Result<Self, SubmissionRefusal> {
         let Submission {
             label,
             scope,
@@ -209,7 +209,7 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
         if most == NAME_CHARS {
             check_name(name, text)?;
         }
-        within(name, text, most)?;
+        check_length(name, text, most)?;
     }
     if missing.len() > ITEMS {
         return refuse(
@@ -219,7 +219,7 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
         );
     }
     for (i, text) in missing.iter().enumerate() {
-        within(&format!("missing[{i}]"), text, NOTE_CHARS)?;
+        check_length(&format!("missing[{i}]"), text, NOTE_CHARS)?;
         if text.chars().all(is_blank) {
             return refuse(format!("missing[{i}]"), "invalid_value", "is empty");
         }
@@ -232,7 +232,7 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
 /// # Errors
 /// When the name is blank, longer than 256 code points, or contains control characters.
 pub fn check_name(field: &str, name: &str) -> Result<(), SubmissionRefusal> {
-    within(field, name, NAME_CHARS)?;
+    check_length(field, name, NAME_CHARS)?;
     if name.chars().all(is_blank) || name.chars().any(char::is_control) {
         return refuse(
             field,
@@ -243,7 +243,7 @@ pub fn check_name(field: &str, name: &str) -> Result<(), SubmissionRefusal> {
     Ok(())
 }
 
-fn within(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal> {
+fn check_length(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal> {
     match text.chars().count() {
         n if n > most => refuse(
             field,
@@ -261,7 +261,7 @@ pub(super) struct MarkedError {
     pub(super) correction: Option<String>,
 }
 
-pub(super) fn check_place(
+pub(super) fn check_error(
     field: &str,
     place: &ErrorSpan,
     response: &str,
@@ -289,12 +289,12 @@ pub(super) fn check_place(
         .to_string();
         return refuse(at("end"), "out_of_range", what);
     }
-    let span = trimmed(response, text, CharRange::new(*start, *end));
+    let span = trim_span(response, text, CharRange::new(*start, *end));
     if span.is_empty() {
         return refuse(
             at("start"),
             "invalid_value",
-            "begins a span of nothing but white space",
+            "begins a span of white space alone",
         );
     }
     for (name, offset) in [("start", span.start), ("end", span.end)] {
@@ -302,7 +302,7 @@ pub(super) fn check_place(
             return refuse(
                 at(name),
                 "invalid_value",
-                format_args!("is {offset}, which is inside of a character of several code points"),
+                format_args!("is {offset}, which is inside a character of several code points"),
             );
         }
     }
@@ -313,15 +313,15 @@ pub(super) fn check_place(
         .filter(|expected| expected.trim_matches(is_blank) != stands)
     {
         let what = format!(
-            "is `{}`, and `{}` stands there; offsets count Unicode code points",
-            brief(expected),
-            brief(stands)
+            "is `{}`, but the response has `{}` there; offsets count Unicode code points",
+            excerpt(expected),
+            excerpt(stands)
         );
         return refuse(at("text"), "text_mismatch", what);
     }
     let correction = check_correction(field, correction.as_deref(), *remove)?;
-    let correction =
-        correction.map(|correction| matched(correction, text, CharRange::new(*start, *end), span));
+    let correction = correction
+        .map(|correction| trim_correction(correction, text, CharRange::new(*start, *end), span));
     let stands: String = text[span.range()].iter().collect();
     if correction
         .as_ref()
@@ -330,7 +330,7 @@ pub(super) fn check_place(
         return refuse(
             at("correction"),
             "invalid_value",
-            "is what stands there already",
+            "equals the text of the error",
         );
     }
     Ok(MarkedError {
@@ -342,7 +342,7 @@ pub(super) fn check_place(
 
 /// Trims white space and punctuation off the ends of a span; of a span of punctuation alone only
 /// white space.
-fn trimmed(response: &str, text: &[char], span: CharRange) -> CharRange {
+fn trim_span(response: &str, text: &[char], span: CharRange) -> CharRange {
     let spoken = trim(text, span, |c| !is_spoken(c));
     if !spoken.is_empty()
         && is_boundary(response, spoken.start)
@@ -354,7 +354,7 @@ fn trimmed(response: &str, text: &[char], span: CharRange) -> CharRange {
 }
 
 /// Drops punctuation from the ends of a correction where the response keeps its own.
-fn matched(correction: String, text: &[char], given: CharRange, span: CharRange) -> String {
+fn trim_correction(correction: String, text: &[char], given: CharRange, span: CharRange) -> String {
     let signs = |range: std::ops::Range<usize>| {
         text.get(range)
             .is_some_and(|chars| chars.iter().copied().any(is_punctuation))
@@ -399,7 +399,7 @@ fn check_correction(
                     nothing should stand there";
         return refuse(at(), "invalid_value", what);
     }
-    within(&at(), trimmed, NOTE_CHARS)?;
+    check_length(&at(), trimmed, NOTE_CHARS)?;
     Ok(Some(trimmed.to_owned()))
 }
 
@@ -417,12 +417,14 @@ fn is_boundary(text: &str, offset: usize) -> bool {
 }
 
 /// Beginning of a text, to quote in a message.
-pub(in crate::feedback) fn brief(text: &str) -> String {
+pub(in crate::feedback) fn excerpt(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
 /// Sorts errors by offset and refuses overlaps.
-pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, SubmissionRefusal> {
+pub(super) fn sort_errors(
+    mut spans: Vec<MarkedError>,
+) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     spans.sort_by_key(|span| span.chars.start);
     match spans
         .windows(2)
@@ -432,13 +434,16 @@ pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, 
         Some(pair) => refuse(
             format!("{}.start", pair[1].field),
             "invalid_value",
-            format_args!("is inside of '{}'", pair[0].field),
+            format_args!("overlaps '{}'", pair[0].field),
         ),
     }
 }
 
 /// Returns the words that an edit changes; none if it changes typography alone.
-pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<MarkedError>, SubmissionRefusal> {
+pub(super) fn edit_errors(
+    response: &str,
+    edit: &str,
+) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     if edit.chars().all(is_blank) {
         return refuse(
             "edit",
@@ -450,7 +455,7 @@ pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<MarkedError>, Sub
         return refuse(
             "edit",
             "invalid_value",
-            "reads as the response does; an answer without errors has 'label' good",
+            "equals the response; an answer without errors has 'label' good",
         );
     }
     let text: Vec<char> = response.chars().collect();

@@ -14,9 +14,9 @@ use super::{
     submission::Submission,
 };
 use crate::{guard::Verdict, util::offsets::CharRange};
-use check::{MarkedError, SubmittedJudgment, check_place, edited, in_order, refuse};
+use check::{MarkedError, SubmittedJudgment, check_error, edit_errors, refuse, sort_errors};
 pub use check::{NOTE_CHARS, SubmissionRefusal, TEXT_CHARS, check_name};
-pub(super) use check::{abstained, brief, check_notes};
+pub(super) use check::{abstention_refusal, check_notes, excerpt};
 
 /// Answer that a submission judges, with its origin.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +38,7 @@ pub struct JudgedAnswer {
     /// `true` if the answer was shown without scores, marks or repairs.
     pub unassisted: bool,
     /// Spans that the guard flagged; `None` if the answer was not scored.
-    pub doubted: Option<Vec<CharRange>>,
+    pub flagged: Option<Vec<CharRange>>,
     /// Set if the annotation queue gave the answer to the annotator.
     pub queued: Option<QueueDetails>,
     /// End user whom the answer belongs to.
@@ -50,7 +50,7 @@ impl JudgedAnswer {
     ///
     /// # Errors
     /// When the receipt has no such choice, or an abstention in its place.
-    pub fn of(receipt: Receipt, choice: usize) -> Result<Self, SubmissionRefusal> {
+    pub fn from_receipt(receipt: Receipt, choice: usize) -> Result<Self, SubmissionRefusal> {
         let Receipt {
             id,
             owner,
@@ -80,14 +80,14 @@ impl JudgedAnswer {
             ..
         } = choices.swap_remove(choice);
         if verdict == Verdict::Abstained {
-            return Err(abstained("completion_id"));
+            return Err(abstention_refusal("completion_id"));
         }
-        let doubted = spans
+        let flagged = spans
             .iter()
             .filter(|span| span.is_doubted())
             .map(|span| CharRange::new(span.start, span.end))
             .collect();
-        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
+        let flagged = (verdict != Verdict::Unscored).then_some(flagged);
         let completion = Some((id, choice));
         Ok(Self {
             owner,
@@ -98,7 +98,7 @@ impl JudgedAnswer {
             tokens,
             versions,
             unassisted,
-            doubted,
+            flagged,
             queued: None,
             user,
         })
@@ -128,7 +128,7 @@ pub fn derive(
     encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
 ) -> Result<Feedback, SubmissionRefusal> {
     check_notes(submission)?;
-    let said = SubmittedJudgment::of(submission)?;
+    let said = SubmittedJudgment::from_submission(submission)?;
     if subject.response.is_empty() && !matches!(said, SubmittedJudgment::Missing(_)) {
         return refuse(
             "label",
@@ -149,12 +149,12 @@ pub fn derive(
         SubmittedJudgment::Errors(places, scope) => {
             let spans = places
                 .into_iter()
-                .map(|(field, place)| check_place(&field, &place, &subject.response, &text));
-            let spans = in_order(spans.collect::<Result<_, _>>()?)?;
+                .map(|(field, place)| check_error(&field, &place, &subject.response, &text));
+            let spans = sort_errors(spans.collect::<Result<_, _>>()?)?;
             (JudgmentKind::Bad, Some(scope), spans, Vec::new())
         }
         SubmittedJudgment::Edit(edit) => {
-            let spans = edited(&subject.response, edit)?;
+            let spans = edit_errors(&subject.response, edit)?;
             let kind = match &spans[..] {
                 // Typography alone was changed, so the response is right.
                 [] => JudgmentKind::Good,
@@ -187,7 +187,7 @@ pub fn derive(
         versions: subject.versions,
         unassisted: subject.unassisted,
         queued: subject.queued,
-        doubted: subject.doubted,
+        flagged: subject.flagged,
         annotator_owner: submission
             .annotator
             .as_ref()

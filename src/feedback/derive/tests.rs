@@ -30,13 +30,13 @@ fn subject(response: &str) -> JudgedAnswer {
     JudgedAnswer {
         owner: "shop".to_owned(),
         completion: None,
-        image: ImageHash::of(b"image"),
+        image: ImageHash::digest(b"image"),
         prompt: String::new(),
         response: response.to_owned(),
         tokens: vocabulary().tokenize(response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
-        doubted: None,
+        flagged: None,
         queued: None,
         user: None,
     }
@@ -620,7 +620,7 @@ fn what_makes_no_record_names_the_field() {
     assert_eq!(
         (
             astronaut.field.as_str(),
-            astronaut.message.contains("inside of a character")
+            astronaut.message.contains("inside a character")
         ),
         ("error.end", true)
     );
@@ -828,7 +828,7 @@ fn an_abstention_is_not_judged() {
         created: 1,
         owner: "shop".to_owned(),
         versions: Versions::default(),
-        image: ImageHash::of(b"image"),
+        image: ImageHash::digest(b"image"),
         image_bytes: 5,
         prompt: "What is it?".to_owned(),
         user: None,
@@ -839,10 +839,12 @@ fn an_abstention_is_not_judged() {
         ],
     };
     assert_eq!(
-        JudgedAnswer::of(receipt.clone(), 0).unwrap().response,
+        JudgedAnswer::from_receipt(receipt.clone(), 0)
+            .unwrap()
+            .response,
         "A dog."
     );
-    let refused = JudgedAnswer::of(receipt, 1).unwrap_err();
+    let refused = JudgedAnswer::from_receipt(receipt, 1).unwrap_err();
     assert_eq!(
         (refused.field.as_str(), refused.code),
         ("completion_id", "answer_abstained")

@@ -222,8 +222,8 @@ pub(super) fn read(
         .map(|column| column.compression());
     if codecs.any(|codec| codec == Compression::LZO) {
         return Err(
-            "its columns are compressed with LZO; brotli, gzip, lz4, snappy, zstd and none \
-                    are read"
+            "its columns are compressed with LZO; supported are brotli, gzip, lz4, snappy, zstd and \
+             none"
                 .to_owned(),
         );
     }
@@ -293,14 +293,14 @@ pub(super) fn text(field: &Field) -> Option<String> {
     }
 }
 
-pub(super) fn text_of(row: &ParquetRow, name: &str) -> Result<String, String> {
+pub(super) fn required_text(row: &ParquetRow, name: &str) -> Result<String, String> {
     field(row, name)
         .and_then(text)
-        .ok_or_else(|| format!("'{name}' is missing or no text"))
+        .ok_or_else(|| format!("'{name}' is missing or not a text"))
 }
 
 /// Returns an image value of `datasets`: a group of `bytes` and `path`, or one of them alone.
-pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<RowImage, String> {
+pub(super) fn image_value(field: Option<&Field>, name: &str) -> Result<RowImage, String> {
     let part = |name| match field {
         Some(Field::Group(group)) => self::field(group, name),
         one => one,
@@ -315,8 +315,8 @@ pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<RowImage, Str
         part("path")
             .filter(|path| matches!(path, Field::Str(_)))
             .and_then(text)
-            .and_then(|text| RowImage::of_text(&text))
+            .and_then(|text| RowImage::from_text(&text))
     };
     file.or_else(elsewhere)
-        .ok_or_else(|| format!("'{name}' has no file in it"))
+        .ok_or_else(|| format!("'{name}' contains no image"))
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     IncomingRecord, NumberedRows, RecordWriter,
-    records::{BYTE_ORDER_MARK, RowImage, said},
+    records::{BYTE_ORDER_MARK, RowImage, imported_answer},
 };
 use crate::{
     feedback::{
@@ -60,7 +60,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
             .iter()
             .collect::<String>()
     };
-    let doubted = record.doubted.as_deref().map(|spans| {
+    let flagged = record.flagged.as_deref().map(|spans| {
         let span = |(i, span): (usize, &CharRange)| {
             region(
                 &format!("d{i}"),
@@ -73,7 +73,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
         json!([{ "model_version": record.versions.reward, "result": spans.iter().enumerate()
             .map(span).collect::<Vec<_>>() }])
     });
-    let mut result = vec![said_of_all(
+    let mut result = vec![whole_text_result(
         "verdict",
         "choices",
         json!({ "choices": [record.kind.name()] }),
@@ -98,7 +98,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
         }
     }
     if !record.missing.is_empty() {
-        result.push(said_of_all(
+        result.push(whole_text_result(
             "missing",
             "textarea",
             json!({ "text": record.missing }),
@@ -110,7 +110,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
         "id": number,
         "data": { "image": url, "prompt": record.prompt, "text": record.response,
             "scope": record.scope, "feedback_id": record.id },
-        "predictions": doubted.unwrap_or_else(|| json!([])),
+        "predictions": flagged.unwrap_or_else(|| json!([])),
         "annotations": [annotation],
     })
 }
@@ -121,7 +121,7 @@ fn region(id: &str, from: &str, kind: &str, chars: CharRange, mut value: Value) 
     json!({ "id": id, "from_name": from, "to_name": "text", "type": kind, "value": value })
 }
 
-fn said_of_all(name: &str, kind: &str, value: Value) -> Value {
+fn whole_text_result(name: &str, kind: &str, value: Value) -> Value {
     json!({ "id": name, "from_name": name, "to_name": "text", "type": kind, "value": value })
 }
 
@@ -248,18 +248,18 @@ pub(super) fn read(mut file: File) -> Result<NumberedRows, String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let tasks = serde_json::from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
-    let tasks: Vec<Value> = tasks.map_err(|e| format!("no array of tasks: {e}"))?;
+    let tasks: Vec<Value> = tasks.map_err(|e| format!("not an array of tasks: {e}"))?;
     Ok(Box::new(
         tasks
             .into_iter()
             .enumerate()
-            .map(|(i, value)| Ok((i + 1, taken(value)))),
+            .map(|(i, value)| Ok((i + 1, read_task(value)))),
     ))
 }
 
-fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
+fn read_task(task: Value) -> Result<Vec<IncomingRecord>, String> {
     let Task { data, annotations } =
-        serde_json::from_value(whole(task)).map_err(|e| e.to_string())?;
+        serde_json::from_value(expand_min(task)).map_err(|e| e.to_string())?;
     let Data {
         image,
         prompt,
@@ -267,9 +267,9 @@ fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
         scope,
     } = data;
     let text = text.one().map_err(|why| format!("'data.text' {why}"))?;
-    let plain = said(prompt.unwrap_or_default(), text);
+    let plain = imported_answer(prompt.unwrap_or_default(), text);
     let picture =
-        RowImage::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
+        RowImage::from_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
     let (cancelled, annotations): (Vec<Annotation>, Vec<_>) = annotations
         .into_iter()
         .partition(|annotation| annotation.was_cancelled);
@@ -284,8 +284,9 @@ fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
         let (said, left_out) = submissions(&plain, scope, annotation)
             .map_err(|why| format!("'annotations[{i}]' {why}"))?;
         all.extend(
-            said.into_iter()
-                .map(|submission| IncomingRecord::Said(Box::new(submission), picture.clone())),
+            said.into_iter().map(|submission| {
+                IncomingRecord::Submission(Box::new(submission), picture.clone())
+            }),
         );
         all.extend(left_out.into_iter().map(IncomingRecord::LeftOut));
     }
@@ -293,7 +294,7 @@ fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
 }
 
 /// Converts a `JSON-MIN` task, which has data and results side by side, to the `JSON` form.
-fn whole(task: Value) -> Value {
+fn expand_min(task: Value) -> Value {
     let Value::Object(mut min) = task else {
         return task;
     };
@@ -423,7 +424,7 @@ fn submissions(
         all.push(Submission { missing, ..plain });
     }
     if all.is_empty() {
-        Err("says neither 'error', 'missing' nor 'verdict' good".to_owned())
+        Err("has neither 'error', 'missing' nor a good 'verdict'".to_owned())
     } else {
         Ok((all, left_out))
     }
@@ -464,7 +465,7 @@ fn error_span(response: &str, given: CharRange, text: Option<String>) -> Result<
         .flatten()
         .find(stands)
         .ok_or_else(|| {
-            format!("has an 'error' at {start} to {end} whose text does not stand there")
+            format!("has an 'error' at {start} to {end} whose text is not in the response there")
         })?;
     let span = trim(&points, found, is_blank);
     Ok(ErrorSpan {
@@ -483,7 +484,7 @@ fn edit(
         Some(correction) => Ok((place.start, place.end, correction)),
         None if place.remove => Ok((place.start, place.end, String::new())),
         None => Err(
-            "adds to the text and has an error without a correction; the two cannot be one record"
+            "inserts text beside an error without a correction; one record cannot state both"
                 .to_owned(),
         ),
     };
@@ -492,7 +493,7 @@ fn edit(
     changes.sort_by_key(|(start, ..)| *start);
     let (points, mut text, mut at) = (response.chars().collect::<Vec<_>>(), String::new(), 0);
     for (start, end, new) in changes {
-        text.extend(points.get(at..start).ok_or("has spans over each other")?);
+        text.extend(points.get(at..start).ok_or("has overlapping spans")?);
         text += &new;
         at = end;
     }

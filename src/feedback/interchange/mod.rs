@@ -80,7 +80,7 @@ impl InterchangeFormat {
     pub fn write(self) -> Result<Box<dyn RecordWriter>, StoreError> {
         Ok(match self {
             Self::Jsonl => Box::new(records::LineWriter(records::whole_line)),
-            Self::TrlPrm => Box::new(records::LineWriter(trl::steps)),
+            Self::TrlPrm => Box::new(records::LineWriter(trl::write_steps)),
             Self::Parquet => Box::new(columns::TableWriter::new(
                 records::SCHEMA,
                 &records::features(),
@@ -124,7 +124,7 @@ impl FromStr for InterchangeFormat {
         Self::ALL
             .into_iter()
             .find(|f| f.name() == name)
-            .ok_or_else(|| format!("there is no format of that name; there are {}", known()))
+            .ok_or_else(|| format!("unknown format; known are {}", known()))
     }
 }
 

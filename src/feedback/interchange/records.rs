@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     NumberedRow, NumberedRows, RecordWriter,
-    columns::{ColumnValue, field, picture, text_of},
+    columns::{ColumnValue, field, image_value, required_text},
 };
 use crate::feedback::{
     record::{Feedback, FeedbackSource, ImageHash, JudgedPart},
@@ -27,7 +27,7 @@ pub enum IncomingRecord {
     /// Whole record, with its image if the file has it.
     Record(Box<Feedback>, Option<Vec<u8>>),
     /// Submission that makes a record, and its image.
-    Said(Box<Submission>, RowImage),
+    Submission(Box<Submission>, RowImage),
     /// Name of something in the row that a record has no field for.
     LeftOut(String),
     /// Row that an annotator skipped.
@@ -40,25 +40,25 @@ pub enum RowImage {
     /// The file.
     File(Vec<u8>),
     /// SHA-256 of a file that is elsewhere.
-    Named(ImageHash),
+    Hash(ImageHash),
     /// Path or URL of the file.
-    At(String),
+    Path(String),
 }
 
 impl RowImage {
     /// Reads a `data:` URL, or else a path or URL.
-    pub(super) fn of_text(text: &str) -> Option<Self> {
+    pub(super) fn from_text(text: &str) -> Option<Self> {
         match text.strip_prefix("data:") {
             Some(url) => Some(Self::File(
                 BASE64_STANDARD.decode(url.split_once(";base64,")?.1).ok()?,
             )),
-            None => (!text.trim().is_empty()).then(|| Self::At(text.to_owned())),
+            None => (!text.trim().is_empty()).then(|| Self::Path(text.to_owned())),
         }
     }
 }
 
 /// Submission of an imported answer, without a judgment.
-pub(super) fn said(prompt: String, response: String) -> Submission {
+pub(super) fn imported_answer(prompt: String, response: String) -> Submission {
     Submission {
         prompt: Some(prompt),
         response: Some(response),
@@ -77,7 +77,7 @@ pub(super) struct PreferencePair {
 impl PreferencePair {
     /// Makes the pair of a record; `None` if nothing is wrong or no correction is known. If only
     /// the first error was judged, both answers end with it.
-    pub(super) fn of(record: &Feedback) -> Option<Self> {
+    pub(super) fn from_record(record: &Feedback) -> Option<Self> {
         let first = record.errors.first()?;
         let prompt = record.prompt.clone();
         if record.scope == Some(JudgedPart::FirstError) {
@@ -101,8 +101,8 @@ impl PreferencePair {
 
     /// Makes a submission: the words in which the answers differ are errors; equal answers are
     /// good.
-    pub(super) fn said(self, picture: RowImage) -> IncomingRecord {
-        let submission = said(self.prompt, self.rejected);
+    pub(super) fn into_submission(self, picture: RowImage) -> IncomingRecord {
+        let submission = imported_answer(self.prompt, self.rejected);
         let same = submission.response.as_ref() == Some(&self.chosen);
         let submission = if same {
             Submission {
@@ -115,7 +115,7 @@ impl PreferencePair {
                 ..submission
             }
         };
-        IncomingRecord::Said(Box::new(submission), picture)
+        IncomingRecord::Submission(Box::new(submission), picture)
     }
 }
 
@@ -186,9 +186,7 @@ pub(super) fn read_lines(
                 lines.read_until(b'\n', &mut Vec::new())?;
                 return Ok(Some((
                     number,
-                    Err(format!(
-                        "has more than the {LINE_BYTES} bytes that are taken"
-                    )),
+                    Err(format!("has more than {LINE_BYTES} bytes")),
                 )));
             }
             let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line);
@@ -247,9 +245,9 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
 }
 
 pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
-    let record =
-        serde_json::from_str(&text_of(row, "record")?).map_err(|e| format!("'record': {e}"))?;
-    let file = match picture(field(row, "image"), "image")? {
+    let record = serde_json::from_str(&required_text(row, "record")?)
+        .map_err(|e| format!("'record': {e}"))?;
+    let file = match image_value(field(row, "image"), "image")? {
         RowImage::File(file) => Some(file),
         _ => None,
     };

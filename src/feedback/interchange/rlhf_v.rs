@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     IncomingRecord,
-    columns::{ColumnValue, field, picture, text, text_of},
+    columns::{ColumnValue, field, image_value, required_text, text},
     records::PreferencePair,
 };
 use crate::feedback::record::Feedback;
@@ -52,7 +52,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
         prompt,
         chosen,
         rejected,
-    } = PreferencePair::of(record)?;
+    } = PreferencePair::from_record(record)?;
     let text = Text {
         question: prompt,
         chosen,
@@ -78,7 +78,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
 }
 
 pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
-    let picture = picture(field(row, "image"), "image")?;
+    let picture = image_value(field(row, "image"), "image")?;
     let columns = ["question", "chosen", "rejected"];
     let Text {
         question,
@@ -88,7 +88,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     } = match field(row, "text").and_then(text) {
         Some(text) => serde_json::from_str(&text).map_err(|e| format!("'text': {e}"))?,
         None => {
-            let [question, chosen, rejected] = columns.map(|name| text_of(row, name));
+            let [question, chosen, rejected] = columns.map(|name| required_text(row, name));
             Text {
                 question: question?,
                 chosen: chosen?,
@@ -102,7 +102,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
             .and_then(text)
             .is_some_and(|column| column != *said)
         {
-            return Err(format!("'{name}' is not what 'text' says"));
+            return Err(format!("'{name}' differs from 'text.{name}'"));
         }
     }
     let left_out = others
@@ -114,7 +114,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
             chosen,
             rejected,
         }
-        .said(picture),
+        .into_submission(picture),
     )
     .chain(left_out)
     .collect())

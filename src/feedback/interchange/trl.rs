@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     IncomingRecord,
-    columns::{ColumnValue, field, picture, text},
-    records::{PreferencePair, RowImage, line, said},
+    columns::{ColumnValue, field, image_value, text},
+    records::{PreferencePair, RowImage, imported_answer, line},
 };
 use crate::feedback::{
     record::{Feedback, ImageHash, JudgedPart, TokenLabel},
@@ -44,7 +44,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
         prompt,
         chosen,
         rejected,
-    } = PreferencePair::of(record)?;
+    } = PreferencePair::from_record(record)?;
     let messages = [
         ("user", prompt),
         ("assistant", chosen),
@@ -68,7 +68,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
 /// column or (implicit) in front of both answers. Rows with several images or turns, which a record
 /// cannot keep, are refused.
 pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
-    let picture = one_picture(row)?;
+    let picture = single_image(row)?;
     let turns = |name: &str| {
         turns(
             name,
@@ -87,13 +87,16 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     let mut asked: Vec<Message> = chosen.drain(..shared).collect();
     rejected.drain(..shared);
     if field(row, "prompt").is_some() {
-        let prompt: Vec<Message> = turns("prompt")?.into_iter().map(Message::asking).collect();
+        let prompt: Vec<Message> = turns("prompt")?
+            .into_iter()
+            .map(Message::with_user_role)
+            .collect();
         if !asked.is_empty()
             && asked.iter().rfind(|turn| turn.role == "user")
                 != prompt.iter().rfind(|turn| turn.role == "user")
         {
             return Err(
-                "'prompt' is not what stands before the answers in 'chosen' and 'rejected'"
+                "'prompt' differs from the turns before the answers in 'chosen' and 'rejected'"
                     .to_owned(),
             );
         }
@@ -123,16 +126,18 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     };
     let pair = PreferencePair {
         prompt,
-        chosen: answer("chosen", chosen)?,
-        rejected: answer("rejected", rejected)?,
+        chosen: single_answer("chosen", chosen)?,
+        rejected: single_answer("rejected", rejected)?,
     };
     let left_out = system
         .iter()
         .map(|_| IncomingRecord::LeftOut("system messages".to_owned()));
-    Ok(once(pair.said(picture)).chain(left_out).collect())
+    Ok(once(pair.into_submission(picture))
+        .chain(left_out)
+        .collect())
 }
 
-fn one_picture(row: &Row) -> Result<RowImage, String> {
+fn single_image(row: &Row) -> Result<RowImage, String> {
     let mut pictures = Vec::new();
     for name in ["images", "image"] {
         match field(row, name) {
@@ -141,16 +146,16 @@ fn one_picture(row: &Row) -> Result<RowImage, String> {
                     .elements()
                     .iter()
                     .enumerate()
-                    .map(|(i, element)| picture(Some(element), &format!("{name}[{i}]")));
+                    .map(|(i, element)| image_value(Some(element), &format!("{name}[{i}]")));
                 pictures.extend(own.collect::<Result<Vec<_>, _>>()?);
             }
             None => {}
-            one => pictures.push(picture(one, name)?),
+            one => pictures.push(image_value(one, name)?),
         }
     }
     match (pictures.pop(), pictures.len()) {
         (Some(picture), 0) => Ok(picture),
-        (None, _) => Err("'images' has no image in it".to_owned()),
+        (None, _) => Err("'images' contains no image".to_owned()),
         (Some(_), others) => Err(format!(
             "'images' has {} images; a record keeps one",
             others + 1
@@ -179,7 +184,7 @@ impl Message {
     }
 
     /// Gives the user's role to a message without one.
-    fn asking(self) -> Self {
+    fn with_user_role(self) -> Self {
         if self.role.is_empty() {
             Self::new("user", self.content)
         } else {
@@ -197,11 +202,11 @@ fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
     };
     let message = |(i, message): (usize, &Field)| {
         let Field::Group(message) = message else {
-            return Err(format!("'{name}[{i}]' is no message"));
+            return Err(format!("'{name}[{i}]' is not a message"));
         };
         let role = self::field(message, "role")
             .and_then(text)
-            .ok_or_else(|| format!("'{name}[{i}].role' is missing or no text"))?;
+            .ok_or_else(|| format!("'{name}[{i}].role' is missing or not a text"))?;
         let place = format!("{name}[{i}].content");
         Ok(Message::new(
             &role,
@@ -236,11 +241,11 @@ fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
     let Some(Field::ListInternal(parts)) = field else {
         return field
             .and_then(text)
-            .ok_or_else(|| format!("'{place}' is missing or no text"));
+            .ok_or_else(|| format!("'{place}' is missing or not a text"));
     };
     let part = |(i, part): (usize, &Field)| {
         let Field::Group(part) = part else {
-            return Err(format!("'{place}[{i}]' is no part of a message"));
+            return Err(format!("'{place}[{i}]' is not a part of a message"));
         };
         let kind = self::field(part, "type")
             .and_then(text)
@@ -248,23 +253,21 @@ fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
         match (kind.as_str(), self::field(part, "text").and_then(text)) {
             ("text", Some(text)) => Ok(text),
             ("image", _) => Ok(String::new()),
-            _ => Err(format!(
-                "'{place}[{i}]' is of the type `{kind}`, and has no text that could be kept"
-            )),
+            _ => Err(format!("'{place}[{i}]' has the type `{kind}` and no text")),
         }
     };
     parts.elements().iter().enumerate().map(part).collect()
 }
 
 /// Returns the single answer that a column ends with.
-fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
+fn single_answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
     match (turns.pop(), turns.len()) {
         (Some(turn), 0) if matches!(turn.role.as_str(), "" | "assistant") => Ok(turn.content),
         (Some(turn), 0) => Err(format!(
             "'{name}' ends with a message of the role `{}`; an answer is the assistant's",
             turn.role
         )),
-        (None, _) => Err(format!("'{name}' has no answer in it")),
+        (None, _) => Err(format!("'{name}' contains no answer")),
         (Some(_), before) => Err(format!(
             "'{name}' has {} turns of its own; a record keeps one answer",
             before + 1
@@ -285,7 +288,7 @@ struct Steps {
 }
 
 /// Appends the response cut into steps where its labels change; what was not judged is left out.
-pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
+pub(super) fn write_steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
     let Some(scope) = record.scope else {
         return Ok(());
     };
@@ -360,7 +363,7 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
         }
         at = end;
     }
-    let submission = said(prompt, completions.concat());
+    let submission = imported_answer(prompt, completions.concat());
     let submission = if errors.is_empty() {
         Submission {
             label: Some(Judgment::Good),
@@ -372,7 +375,7 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
             ..submission
         }
     };
-    let said = IncomingRecord::Said(Box::new(submission), RowImage::Named(image));
+    let said = IncomingRecord::Submission(Box::new(submission), RowImage::Hash(image));
     Ok(once(said)
         .chain(
             others

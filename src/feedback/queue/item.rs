@@ -25,8 +25,8 @@ pub struct QueueWord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
     /// `true` if the guard flagged it; absent in unassisted items.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub doubted: Option<bool>,
+    #[serde(rename = "doubted", skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<bool>,
 }
 
 /// Answer for an annotator to judge. `POST /v1/feedback` with its `completion_id`, `choice` and
@@ -83,7 +83,7 @@ impl QueueItem {
             ..
         } = answer;
         let shown = !lease.unassisted;
-        let flagged = |word: CharRange| {
+        let is_flagged = |word: CharRange| {
             spans.iter().any(|span| {
                 span.is_doubted() && word.overlaps(CharRange::new(span.start, span.end))
             })
@@ -96,16 +96,16 @@ impl QueueItem {
                 end: word.chars.end,
                 text: letters[word.chars.range()].iter().collect(),
                 reward: word.reward.filter(|_| shown),
-                doubted: shown.then(|| !word.function && flagged(word.chars)),
+                flagged: shown.then(|| !word.function && is_flagged(word.chars)),
             });
         Self {
-            id: lease.place.to_string(),
+            id: lease.answer.to_string(),
             words: words.collect(),
             spans: if shown { spans } else { Vec::new() },
             verdict: shown.then_some(verdict),
             threshold: shown.then_some(threshold),
-            completion_id: lease.place.completion_id.clone(),
-            choice: lease.place.choice,
+            completion_id: lease.answer.completion_id.clone(),
+            choice: lease.answer.choice,
             created,
             image,
             prompt,

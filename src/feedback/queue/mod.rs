@@ -107,8 +107,8 @@ impl Ranker {
             let rank = if unassisted {
                 draws.rank
             } else {
-                priority::priority(answer, &self.queue.weights, |thing| {
-                    novelty.of(&receipt.owner, thing)
+                priority::priority(answer, &self.queue.weights, |concept| {
+                    novelty.bonus(&receipt.owner, concept)
                 })
             };
             let digest = item_digest(
@@ -176,14 +176,14 @@ impl Corrections {
             }
             // Nobody can judge an answer without its image.
             self.store()
-                .leave(&lease.place, annotator, LeaseReturn::Skip(1))
+                .leave(&lease.answer, annotator, LeaseReturn::Skip(1))
                 .await?;
         }
         Ok(None)
     }
 
     async fn item(&self, lease: &Lease) -> Result<Option<QueueItem>, StoreError> {
-        let Some(receipt) = self.store().receipt(&lease.place.completion_id).await? else {
+        let Some(receipt) = self.store().receipt(&lease.answer.completion_id).await? else {
             return Ok(None);
         };
         let Receipt {
@@ -196,10 +196,10 @@ impl Corrections {
         let Some(file) = self.images().get(image).await? else {
             return Ok(None);
         };
-        if lease.place.choice >= choices.len() {
+        if lease.answer.choice >= choices.len() {
             return Ok(None);
         }
-        let answer = choices.swap_remove(lease.place.choice);
+        let answer = choices.swap_remove(lease.answer.choice);
         let kind = image::guess_format(&file)
             .map_or("application/octet-stream", |format| format.to_mime_type());
         let url = format!("data:{kind};base64,{}", BASE64_STANDARD.encode(&file));
@@ -212,11 +212,11 @@ impl Corrections {
     /// The store's.
     pub async fn release(
         &self,
-        place: &ChoiceId,
+        answer: &ChoiceId,
         annotator: &AnnotatorId,
     ) -> Result<bool, StoreError> {
         self.store()
-            .leave(place, annotator, LeaseReturn::Release)
+            .leave(answer, annotator, LeaseReturn::Release)
             .await
     }
 
@@ -227,11 +227,11 @@ impl Corrections {
     /// The store's.
     pub async fn skip(
         &self,
-        place: &ChoiceId,
+        answer: &ChoiceId,
         annotator: &AnnotatorId,
     ) -> Result<bool, StoreError> {
         self.store()
-            .leave(place, annotator, LeaseReturn::Skip(self.queue().max_skips))
+            .leave(answer, annotator, LeaseReturn::Skip(self.queue().max_skips))
             .await
     }
 

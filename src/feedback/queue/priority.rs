@@ -107,26 +107,26 @@ impl Novelty {
         let texts = corrections
             .chain(record.missing.iter().map(String::as_str))
             .chain([record.response.as_str()]);
-        let mut things: Vec<ConceptId> = texts
+        let mut concepts: Vec<ConceptId> = texts
             .flat_map(|text| Lexicon::shared().mentions(text))
             .map(|mention| mention.concept)
             .collect();
-        things.sort_unstable();
-        things.dedup();
+        concepts.sort_unstable();
+        concepts.dedup();
         let counts = self.0.entry(record.owner.clone()).or_default();
-        for thing in things {
-            let seen = counts.entry(thing).or_default();
+        for concept in concepts {
+            let seen = counts.entry(concept).or_default();
             *seen = seen.saturating_add(1);
         }
     }
 
     /// Returns the novelty of a concept to an owner, 0 to 1: the bonus of count-based exploration,
     /// `1/√(1 + n)` (Strehl and Littman, 2008).
-    pub fn of(&self, owner: &str, thing: ConceptId) -> f64 {
+    pub fn bonus(&self, owner: &str, concept: ConceptId) -> f64 {
         let seen = self
             .0
             .get(owner)
-            .and_then(|counts| counts.get(&thing))
+            .and_then(|counts| counts.get(&concept))
             .copied()
             .unwrap_or_default();
         1.0 / (1.0 + f64::from(seen)).sqrt()
@@ -262,7 +262,10 @@ mod tests {
             .concept;
         let mut novelty = Novelty::default();
         novelty.learn(&record);
-        assert!(novelty.of("a", dog) < 1.0);
-        assert_eq!((novelty.of("b", dog), novelty.of("", dog)), (1.0, 1.0));
+        assert!(novelty.bonus("a", dog) < 1.0);
+        assert_eq!(
+            (novelty.bonus("b", dog), novelty.bonus("", dog)),
+            (1.0, 1.0)
+        );
     }
 }

@@ -89,7 +89,7 @@ const PAIRS: usize = 100;
 /// Unit of agreement: a word or missing content, and by annotator `true` if they judged it wrong.
 struct Unit {
     kind: &'static str,
-    said: BTreeMap<usize, bool>,
+    judgments: BTreeMap<usize, bool>,
 }
 
 /// Name of an annotator, and the owner of their key.
@@ -119,7 +119,7 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
         .enumerate()
         .map(|(i, judge)| (*judge, i))
         .collect();
-    let called: Vec<String> = who
+    let names_shown: Vec<String> = who
         .iter()
         .enumerate()
         .map(|(i, (name, _))| {
@@ -135,7 +135,7 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
     let of_kind = |kind| {
         (
             kind,
-            over_all(units.iter().filter(|unit| unit.kind == kind)),
+            overall_figures(units.iter().filter(|unit| unit.kind == kind)),
         )
     };
     let items_of = |i: usize| {
@@ -144,44 +144,44 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
             .filter(|by| by.keys().any(|name| index[name] == i))
             .count()
     };
-    let by_annotator = called
+    let by_annotator = names_shown
         .iter()
         .enumerate()
         .map(|(i, annotator)| AnnotatorFigures {
             annotator: annotator.clone(),
             items: items_of(i),
-            figures: against_others(&words, i),
+            figures: figures_with_others(&words, i),
         });
     Agreement {
         items: answers.len(),
-        overall: over_all(words.iter().copied()),
+        overall: overall_figures(words.iter().copied()),
         by_kind: KINDS
             .into_iter()
             .map(of_kind)
             .filter(|(_, figures)| figures.units > 0)
             .collect(),
         by_annotator: by_annotator.collect(),
-        pairs: pairs(&words, &called),
+        pairs: pairs(&words, &names_shown),
         recall: recall(unassisted),
     }
 }
 
-fn over_all<'a>(units: impl Iterator<Item = &'a Unit>) -> AgreementFigures {
+fn overall_figures<'a>(units: impl Iterator<Item = &'a Unit>) -> AgreementFigures {
     figures(
         &units
-            .map(|unit| unit.said.values().copied().collect())
+            .map(|unit| unit.judgments.values().copied().collect())
             .collect::<Vec<_>>(),
     )
 }
 
 /// Figures of the units that annotator `i` and another one judged, one unit for each other
 /// annotator.
-fn against_others(units: &[&Unit], i: usize) -> AgreementFigures {
+fn figures_with_others(units: &[&Unit], i: usize) -> AgreementFigures {
     let with_other = |unit: &&Unit| -> Vec<Vec<bool>> {
-        let Some(&own) = unit.said.get(&i) else {
+        let Some(&own) = unit.judgments.get(&i) else {
             return Vec::new();
         };
-        unit.said
+        unit.judgments
             .iter()
             .filter(|(other, _)| **other != i)
             .map(|(_, &other)| vec![own, other])
@@ -190,11 +190,11 @@ fn against_others(units: &[&Unit], i: usize) -> AgreementFigures {
     figures(&units.iter().flat_map(with_other).collect::<Vec<_>>())
 }
 
-fn pairs(units: &[&Unit], called: &[String]) -> Vec<PairFigures> {
+fn pairs(units: &[&Unit], names_shown: &[String]) -> Vec<PairFigures> {
     let mut found: BTreeMap<(usize, usize), Vec<Vec<bool>>> = BTreeMap::new();
     for unit in units {
-        for (&first, &a) in &unit.said {
-            for (&second, &b) in unit.said.range(first + 1..) {
+        for (&first, &a) in &unit.judgments {
+            for (&second, &b) in unit.judgments.range(first + 1..) {
                 found.entry((first, second)).or_default().push(vec![a, b]);
             }
         }
@@ -202,7 +202,7 @@ fn pairs(units: &[&Unit], called: &[String]) -> Vec<PairFigures> {
     let mut found: Vec<_> = found.into_iter().collect();
     found.sort_by_key(|(_, units)| std::cmp::Reverse(units.len()));
     let pair = |((first, second), units): ((usize, usize), Vec<Vec<bool>>)| PairFigures {
-        annotators: [called[first].clone(), called[second].clone()],
+        annotators: [names_shown[first].clone(), names_shown[second].clone()],
         figures: figures(&units),
     };
     found.into_iter().take(PAIRS).map(pair).collect()
@@ -216,32 +216,32 @@ fn units(
     let Some(any) = by.values().flatten().next() else {
         return Vec::new();
     };
-    let kinds = kinds(&any.response);
+    let kinds = claim_kinds(&any.response);
     let words = token_words(&any.response, &any.tokens)
         .into_iter()
         .filter(|word| !word.function);
     let of_word = |word: TokenWord| {
-        let said = by
+        let judgments = by
             .iter()
-            .filter_map(|(name, records)| Some((index[name], wrong(records, word.chars)?)));
+            .filter_map(|(name, records)| Some((index[name], marks_wrong(records, word.chars)?)));
         let kind = kinds.iter().find(|(range, _)| range.overlaps(word.bytes));
         Unit {
             kind: kind.map_or("other", |(_, kind)| *kind),
-            said: said.collect(),
+            judgments: judgments.collect(),
         }
     };
     let mut units: Vec<Unit> = words.map(of_word).collect();
-    let said = by
+    let judgments = by
         .iter()
-        .filter_map(|(name, records)| Some((index[name], misses(records)?)));
+        .filter_map(|(name, records)| Some((index[name], names_missing(records)?)));
     units.push(Unit {
         kind: "missing",
-        said: said.collect(),
+        judgments: judgments.collect(),
     });
     units
 }
 
-fn kinds(response: &str) -> Vec<(ByteRange, &'static str)> {
+fn claim_kinds(response: &str) -> Vec<(ByteRange, &'static str)> {
     let name = |class| match class {
         WordClass::Person | WordClass::Animal | WordClass::Thing => "object",
         WordClass::Attribute => "attribute",
@@ -258,8 +258,8 @@ fn kinds(response: &str) -> Vec<(ByteRange, &'static str)> {
 }
 
 /// Returns `true` if one annotator's records mark the word as wrong; `None` if none judged it.
-fn wrong(records: &[&Feedback], word: CharRange) -> Option<bool> {
-    let said = records.iter().filter_map(|record| {
+fn marks_wrong(records: &[&Feedback], word: CharRange) -> Option<bool> {
+    let judgments = records.iter().filter_map(|record| {
         let scope = record.scope?;
         let bad = record
             .errors
@@ -272,13 +272,13 @@ fn wrong(records: &[&Feedback], word: CharRange) -> Option<bool> {
                 .is_some_and(|first| word.start < first.end);
         judged.then_some(bad)
     });
-    said.reduce(|a, b| a || b)
+    judgments.reduce(|a, b| a || b)
 }
 
 /// Returns `true` if one annotator's records name missing content; `None` if they stopped at the
 /// first error.
-fn misses(records: &[&Feedback]) -> Option<bool> {
-    let said = records.iter().filter_map(|record| {
+fn names_missing(records: &[&Feedback]) -> Option<bool> {
+    let judgments = records.iter().filter_map(|record| {
         let adds = record.errors.iter().any(|error| error.chars().is_empty());
         match (record.kind, record.scope) {
             (JudgmentKind::Missing, _) => Some(true),
@@ -286,7 +286,7 @@ fn misses(records: &[&Feedback]) -> Option<bool> {
             _ => None,
         }
     });
-    said.reduce(|a, b| a || b)
+    judgments.reduce(|a, b| a || b)
 }
 
 /// Computes the guard's recall on unassisted answers. Only answers judged completely count: first
@@ -297,8 +297,8 @@ pub fn recall(unassisted: &[Feedback]) -> GuardRecall {
         .filter(|record| record.scope == Some(JudgedPart::AllErrors))
         .collect();
     let flagged = |record: &&Feedback| {
-        let doubted = record.doubted.as_deref()?;
-        let hit = |error: &Correction| doubted.iter().any(|span| span.overlaps(error.chars()));
+        let spans = record.flagged.as_deref()?;
+        let hit = |error: &Correction| spans.iter().any(|span| span.overlaps(error.chars()));
         Some(
             record
                 .errors
@@ -352,7 +352,7 @@ mod tests {
             owner: String::new(),
             completion_id: Some(format!("c{item}")),
             choice: Some(0),
-            image: ImageHash::of(b""),
+            image: ImageHash::digest(b""),
             prompt: String::new(),
             response: TEXT.to_owned(),
             tokens: Vec::new(),
@@ -364,7 +364,7 @@ mod tests {
             scope,
             errors: errors.iter().map(error).collect(),
             missing: Vec::new(),
-            doubted: Some(vec![CharRange { start: 4, end: 8 }]),
+            flagged: Some(vec![CharRange { start: 4, end: 8 }]),
             versions: Versions::default(),
             unassisted: true,
             queued: None,
@@ -440,7 +440,7 @@ mod tests {
         let [low, high] = found.interval.unwrap();
         assert!(low < 0.1 && high > 0.9);
         let mut unscored = record("ann", 1, all, &[(4, 8)]);
-        unscored.doubted = None;
+        unscored.flagged = None;
         assert_eq!(recall(&[unscored]).recall, None);
     }
 

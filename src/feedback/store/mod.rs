@@ -23,25 +23,25 @@ use super::record::{Feedback, FeedbackSource, ImageHash, JudgmentKind, Receipt};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No space is left on the disk.
-    #[error("no space is left where feedback is kept")]
+    #[error("the disk of the feedback store is full")]
     Full,
     /// Too many writes are waiting.
-    #[error("more feedback is waiting to be written than may wait; retry in 1 s")]
+    #[error("too many writes to the feedback store are waiting; retry in 1 s")]
     Busy,
     /// Stored data cannot be read. Retrying does not help.
-    #[error("the store of feedback is damaged: {0}")]
+    #[error("the feedback store is damaged: {0}")]
     Damaged(String),
     /// The store cannot be reached. Retrying later may help.
-    #[error("the store of feedback cannot be reached: {0}")]
+    #[error("the feedback store cannot be reached: {0}")]
     Unavailable(String),
     /// Any other failure.
-    #[error("the store of feedback failed: {0}")]
+    #[error("the feedback store failed: {0}")]
     Failed(String),
 }
 
 impl StoreError {
     /// Converts a library's error: [`Full`](Self::Full) if it stems from a full disk.
-    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn from_error(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>()
@@ -226,7 +226,7 @@ pub trait Store: QueueStore + Send + Sync {
     fn feedback<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Feedback>>;
 
     /// Returns the outcome of the earlier request with this key; `None` if there was none.
-    fn by_key<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>>;
+    fn find_request<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>>;
 
     /// Returns the receipt of a completion.
     fn receipt<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Receipt>>;

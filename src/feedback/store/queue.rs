@@ -76,7 +76,7 @@ pub struct AnnotatorId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Leased answer.
-    pub place: ChoiceId,
+    pub answer: ChoiceId,
     /// `true` if it is shown without marks.
     pub unassisted: bool,
     /// `true` if a second annotator judges it too.
@@ -154,16 +154,16 @@ pub trait QueueStore {
     /// Returns the annotator's lease of an answer, even after it ended or the answer was judged.
     fn lease<'a>(
         &'a self,
-        place: &'a ChoiceId,
+        answer: &'a ChoiceId,
         annotator: &'a AnnotatorId,
     ) -> StoreFuture<'a, Option<Lease>>;
 
     /// Ends a lease. `true` if there was one.
     fn leave<'a>(
         &'a self,
-        place: &'a ChoiceId,
+        answer: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-        how: LeaseReturn,
+        end: LeaseReturn,
     ) -> StoreFuture<'a, bool>;
 
     /// Counts the items of some owners at this Unix time.

@@ -22,7 +22,7 @@ use sqlx::{
 use super::{
     Idempotency, InsertOutcome, OwnerBytes, Owners, RecordPage, RemovalCounts, RemovalTarget,
     Store, StoreEntry, StoreError, StoreFuture, StoreStats,
-    sql_queue::{digest, enqueue, judged},
+    sql_queue::{count_judgment, enqueue, record_digest},
     sql_remove::remove,
 };
 use crate::{
@@ -109,7 +109,7 @@ impl SqlStore {
             && let Err(error) = overwrite_free_pages(&mut first).await
         {
             tracing::warn!(%error, "what was deleted before may still be in free pages of the \
-                                    database; the next start tries again to overwrite it");
+                                    database; the next start overwrites them");
         }
         first.close().await.map_err(fail)?;
         Ok(Self {
@@ -139,8 +139,8 @@ impl SqlStore {
             {
                 tracing::error!(
                     why,
-                    "the store of feedback is damaged; mend the database or put a backup in its \
-                     place, and start again"
+                    "the feedback store is damaged; repair the database or restore a backup, \
+                     then restart"
                 );
             }
         };
@@ -148,18 +148,29 @@ impl SqlStore {
     }
 
     /// Runs `work` in a transaction, committed if it succeeds.
-    pub(super) async fn within<T, F>(&self, work: impl FnOnce(Unit) -> F) -> Result<T, StoreError>
+    pub(super) async fn transaction<T, F>(
+        &self,
+        work: impl FnOnce(Transaction) -> F,
+    ) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<(T, Unit), StoreError>>,
+        F: Future<Output = Result<(T, Transaction), StoreError>>,
     {
-        let mut unit = Unit {
+        let mut transaction = Transaction {
             connection: self.pool.acquire().await.map_err(failed)?,
             done: false,
         };
-        unit.connection.execute("BEGIN").await.map_err(failed)?;
-        let (result, mut unit) = work(unit).await?;
-        unit.connection.execute("COMMIT").await.map_err(failed)?;
-        unit.done = true;
+        transaction
+            .connection
+            .execute("BEGIN")
+            .await
+            .map_err(failed)?;
+        let (result, mut transaction) = work(transaction).await?;
+        transaction
+            .connection
+            .execute("COMMIT")
+            .await
+            .map_err(failed)?;
+        transaction.done = true;
         Ok(result)
     }
 
@@ -274,12 +285,12 @@ pub(super) type SqlQuery<'q> = Query<'q, Any, sqlx::any::AnyArguments<'q>>;
 /// Connection in a transaction. Dropped before the commit, it closes the connection: after a commit
 /// that failed on a full disk, sqlx and SQLite may disagree on the transaction's state, and later
 /// commits on that connection would be lost.
-pub(super) struct Unit {
+pub(super) struct Transaction {
     pub(super) connection: PoolConnection<Any>,
     done: bool,
 }
 
-impl Drop for Unit {
+impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.done {
             self.connection.close_on_drop();
@@ -302,12 +313,12 @@ const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', fa
 
 impl Store for SqlStore {
     fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>> {
-        self.answer(self.within(async move |mut unit| {
+        self.answer(self.transaction(async move |mut transaction| {
             let mut inserted = Vec::with_capacity(rows.len());
             for row in rows {
-                inserted.push(insert(&mut unit.connection, row).await?);
+                inserted.push(insert(&mut transaction.connection, row).await?);
             }
-            Ok((inserted, unit))
+            Ok((inserted, transaction))
         }))
     }
 
@@ -315,13 +326,13 @@ impl Store for SqlStore {
         self.answer(self.body("SELECT body FROM feedback WHERE id = $1", id))
     }
 
-    fn by_key<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>> {
+    fn find_request<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>> {
         self.answer(async move {
-            let row = with_key(key)
+            let row = select_request(key)
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(failed)?;
-            row.map(|row| before(&row, key)).transpose()
+            row.map(|row| earlier_outcome(&row, key)).transpose()
         })
     }
 
@@ -385,11 +396,12 @@ impl Store for SqlStore {
     }
 
     fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts> {
-        self.answer(
-            self.within(async move |mut unit| {
-                Ok((remove(&mut unit.connection, target).await?, unit))
-            }),
-        )
+        self.answer(self.transaction(async move |mut transaction| {
+            Ok((
+                remove(&mut transaction.connection, target).await?,
+                transaction,
+            ))
+        }))
     }
 
     fn doomed(&self, limit: u32) -> StoreFuture<'_, Vec<ImageHash>> {
@@ -566,32 +578,32 @@ async fn insert(
     let query = query
         .bind(i64::from(overlapping))
         .bind(i64::from(unassisted))
-        .bind(digest(record));
+        .bind(record_digest(record));
     let query = query.bind(&record.owner).bind(&record.annotator_owner);
     let done = query.execute(&mut *connection).await.map_err(failed)?;
     if done.rows_affected() > 0 {
-        judged(connection, record).await?;
+        count_judgment(connection, record).await?;
     }
     match key {
         _ if done.rows_affected() > 0 => Ok(InsertOutcome::New),
-        Some(key) => match with_key(key)
+        Some(key) => match select_request(key)
             .fetch_optional(&mut *connection)
             .await
             .map_err(failed)?
         {
-            Some(row) => before(&row, key),
+            Some(row) => earlier_outcome(&row, key),
             None => Ok(InsertOutcome::Conflict),
         },
         None => Ok(InsertOutcome::Conflict),
     }
 }
 
-fn with_key(key: &Idempotency) -> SqlQuery<'_> {
+fn select_request(key: &Idempotency) -> SqlQuery<'_> {
     sqlx::query("SELECT body, idempotency_digest FROM feedback WHERE idempotency_key = $1")
         .bind(&key.key)
 }
 
-fn before(row: &AnyRow, key: &Idempotency) -> Result<InsertOutcome, StoreError> {
+fn earlier_outcome(row: &AnyRow, key: &Idempotency) -> Result<InsertOutcome, StoreError> {
     let same = row.try_get::<String, _>(1).map_err(failed)? == key.digest;
     if same {
         Ok(InsertOutcome::Before(Box::new(read(row)?)))
@@ -640,6 +652,6 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
         {
             StoreError::Unavailable(error.to_string())
         }
-        _ => StoreError::of(&error),
+        _ => StoreError::from_error(&error),
     }
 }

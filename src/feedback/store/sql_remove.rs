@@ -5,7 +5,7 @@ use sqlx::{AnyConnection, Row as _, any::AnyRow};
 use super::{
     AnnotatorTarget, RemovalCounts, RemovalTarget, StoreError,
     sql::{OLDEST, bind_owner, body, failed, json, owner_condition, read},
-    sql_queue::{dismiss, heads_with_repeats, promote, reopen},
+    sql_queue::{items_with_repeats, promote, remove_leases, reopen},
 };
 use crate::feedback::record::Feedback;
 
@@ -158,7 +158,7 @@ async fn forget(
         removed.unnamed += done.rows_affected();
     }
     if removed.feedback + removed.unnamed < u64::from(*limit) {
-        dismiss(connection, name, owners).await?;
+        remove_leases(connection, name, owners).await?;
     }
     Ok(removed)
 }
@@ -169,10 +169,10 @@ async fn remove_receipts(
     condition: &str,
     values: &[&str],
 ) -> Result<u64, StoreError> {
-    let heads = heads_with_repeats(connection, condition, values).await?;
+    let items = items_with_repeats(connection, condition, values).await?;
     let removed = remove_rows(connection, "receipts", condition, values).await?;
-    for head in heads {
-        promote(connection, &head).await?;
+    for item in items {
+        promote(connection, &item).await?;
     }
     Ok(removed)
 }

@@ -53,11 +53,11 @@ impl Annotator {
             .collect();
         let (corrected, complete) = match (self.scope, marked.first()) {
             (_, None) => (response.to_owned(), true),
-            (JudgedPart::FirstError, Some(phrase)) => first(response, phrase, references),
+            (JudgedPart::FirstError, Some(phrase)) => correct_first(response, phrase, references),
             (JudgedPart::AllErrors, Some(phrase)) if errs => {
-                (whole(response, phrase, references), true)
+                (correct_phrase(response, phrase, references), true)
             }
-            (JudgedPart::AllErrors, Some(_)) => (all(response, &named, references), true),
+            (JudgedPart::AllErrors, Some(_)) => (correct_all(response, &named, references), true),
         };
         CorrectedAnswer {
             image: image.to_owned(),
@@ -73,11 +73,11 @@ impl Annotator {
 }
 
 /// Returns the text up to a correction of `phrase`, and `true` if the sentence is complete there.
-fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
+fn correct_first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     match english::substitute(text, phrase, references) {
         Some((start, substitute)) => (format!("{}{substitute}", &text[..start]), false),
         None => (
-            english::ended(text, phrase).unwrap_or_else(|| english::nearest(text, references)),
+            english::end_before(text, phrase).unwrap_or_else(|| english::nearest(text, references)),
             true,
         ),
     }
@@ -85,7 +85,7 @@ fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
 
 /// Corrects every object that no reference names, from the last to the first: leaving out an object
 /// may change the words before it, never those after it.
-fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
+fn correct_all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
     let mut text = text.to_owned();
     for _ in 0..MOST {
         let phrases = Lexicon::shared().phrases(&text);
@@ -95,13 +95,13 @@ fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String 
         else {
             break;
         };
-        text = whole(&text, wrong, references);
+        text = correct_phrase(&text, wrong, references);
     }
     text
 }
 
 /// Replaces a phrase or, if no substitute fits, leaves it out.
-fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
+fn correct_phrase(text: &str, phrase: &Phrase, references: &[String]) -> String {
     if let Some((start, substitute)) = english::substitute(text, phrase, references) {
         return format!(
             "{}{substitute}{}",
@@ -109,8 +109,8 @@ fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
             &text[phrase.mention.range.end..]
         );
     }
-    english::without(text, phrase)
-        .or_else(|| english::ended(text, phrase))
+    english::leave_out(text, phrase)
+        .or_else(|| english::end_before(text, phrase))
         .unwrap_or_else(|| english::nearest(text, references))
 }
 

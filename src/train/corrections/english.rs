@@ -64,7 +64,7 @@ pub(super) fn substitute(
 }
 
 /// Removes a phrase as alt text would; `None` if something has to stay in its place.
-pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
+pub(super) fn leave_out(text: &str, phrase: &Phrase) -> Option<String> {
     let chars = |byte: usize| text[..byte].chars().count();
     let range = phrase.mention.range.clone();
     let span = Span::new(
@@ -84,7 +84,7 @@ pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
 
 /// Ends the sentence before a phrase, without the words that lead to it; `None` if no object is
 /// left.
-pub(super) fn ended(text: &str, phrase: &Phrase) -> Option<String> {
+pub(super) fn end_before(text: &str, phrase: &Phrase) -> Option<String> {
     let lexicon = Lexicon::shared();
     let mut before = words(&text[..phrase.start]);
     let leads = |word: &str| {

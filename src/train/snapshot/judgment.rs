@@ -160,8 +160,8 @@ impl AnnotatorJudgment {
 
 /// Returns one correction for each answer, in order of first judgment: the one that a majority of
 /// its annotators agree on. Takes judgments oldest first; counts those left out.
-pub(super) fn settled(
-    voices: Vec<AnnotatorJudgment>,
+pub(super) fn settle_judgments(
+    judgments: Vec<AnnotatorJudgment>,
     left_out: &mut BTreeMap<ExclusionReason, usize>,
 ) -> Vec<CorrectedAnswer> {
     let mut count = |reason: ExclusionReason, n: usize| {
@@ -171,13 +171,13 @@ pub(super) fn settled(
     };
     let mut order: Vec<Vec<AnnotatorJudgment>> = Vec::new();
     let mut places: HashMap<(String, String, String), usize> = HashMap::new();
-    for voice in voices {
+    for judgment in judgments {
         let CorrectedAnswer {
             image,
             prompt,
             response,
             ..
-        } = &voice.correction;
+        } = &judgment.correction;
         let place = *places
             .entry((image.clone(), prompt.clone(), response.clone()))
             .or_insert_with(|| {
@@ -186,24 +186,26 @@ pub(super) fn settled(
             });
         let judges = &mut order[place];
         let before = judges.len();
-        judges
-            .retain(|earlier| earlier.annotator.is_none() || earlier.annotator != voice.annotator);
+        judges.retain(|earlier| {
+            earlier.annotator.is_none() || earlier.annotator != judgment.annotator
+        });
         count(ExclusionReason::Superseded, before - judges.len());
-        judges.push(voice);
+        judges.push(judgment);
     }
     let mut kept = Vec::with_capacity(order.len());
     for judges in order {
-        let with =
-            |voice: &AnnotatorJudgment| judges.iter().filter(|other| voice.agrees(other)).count();
+        let with = |judgment: &AnnotatorJudgment| {
+            judges.iter().filter(|other| judgment.agrees(other)).count()
+        };
         // Among equals an annotator who judged the whole answer counts more, then the latest.
-        let best = judges.iter().enumerate().max_by_key(|(i, voice)| {
+        let best = judges.iter().enumerate().max_by_key(|(i, judgment)| {
             (
-                with(voice),
-                voice.correction.scope == JudgedPart::AllErrors,
+                with(judgment),
+                judgment.correction.scope == JudgedPart::AllErrors,
                 *i,
             )
         });
-        let Some((chosen, n)) = best.map(|(i, voice)| (i, with(voice))) else {
+        let Some((chosen, n)) = best.map(|(i, judgment)| (i, with(judgment))) else {
             continue;
         };
         if 2 * n <= judges.len() {
@@ -212,7 +214,12 @@ pub(super) fn settled(
         }
         count(ExclusionReason::Repeated, n - 1);
         count(ExclusionReason::Contradicted, judges.len() - n);
-        kept.extend(judges.into_iter().nth(chosen).map(|voice| voice.correction));
+        kept.extend(
+            judges
+                .into_iter()
+                .nth(chosen)
+                .map(|judgment| judgment.correction),
+        );
     }
     kept
 }
@@ -244,7 +251,7 @@ mod tests {
             owner: String::new(),
             completion_id: None,
             choice: None,
-            image: ImageHash::of(b"image"),
+            image: ImageHash::digest(b"image"),
             prompt: String::new(),
             response: "A dog with a frisbee on grass.".into(),
             tokens: Vec::new(),
@@ -252,7 +259,7 @@ mod tests {
             scope,
             errors: errors.iter().map(error).collect(),
             missing: Vec::new(),
-            doubted: None,
+            flagged: None,
             versions: Versions::default(),
             unassisted: false,
             queued: None,
@@ -406,7 +413,7 @@ mod tests {
         assert_eq!(correction(&special), Err(ExclusionReason::SpecialToken));
     }
 
-    fn voice(
+    fn judgment(
         annotator: Option<&str>,
         scope: JudgedPart,
         errors: &[(usize, usize, Option<&str>)],
@@ -427,10 +434,10 @@ mod tests {
         const FRISBEE: &[(usize, usize, Option<&str>)] = &[(13, 20, Some("ball"))];
         const BOTH: &[(usize, usize, Option<&str>)] =
             &[(13, 20, Some("ball")), (24, 29, Some("snow"))];
-        let settle = |voices: Vec<AnnotatorJudgment>| {
+        let settle = |judgments: Vec<AnnotatorJudgment>| {
             let mut left = BTreeMap::new();
             (
-                settled(voices, &mut left)
+                settle_judgments(judgments, &mut left)
                     .iter()
                     .map(|c| c.errors.len())
                     .collect::<Vec<_>>(),
@@ -439,14 +446,14 @@ mod tests {
         };
         let all = JudgedPart::AllErrors;
         assert_eq!(
-            settle(vec![voice(None, all, FRISBEE), voice(None, all, &[])]),
+            settle(vec![judgment(None, all, FRISBEE), judgment(None, all, &[])]),
             (vec![], vec![(ExclusionReason::Contradicted, 2)])
         );
         assert_eq!(
             settle(vec![
-                voice(None, all, FRISBEE),
-                voice(None, all, &[]),
-                voice(None, all, FRISBEE)
+                judgment(None, all, FRISBEE),
+                judgment(None, all, &[]),
+                judgment(None, all, FRISBEE)
             ]),
             (
                 vec![1],
@@ -458,15 +465,15 @@ mod tests {
         );
         assert_eq!(
             settle(vec![
-                voice(Some("a"), all, &[]),
-                voice(Some("a"), all, FRISBEE)
+                judgment(Some("a"), all, &[]),
+                judgment(Some("a"), all, FRISBEE)
             ]),
             (vec![1], vec![(ExclusionReason::Superseded, 1)])
         );
         assert_eq!(
             settle(vec![
-                voice(None, all, BOTH),
-                voice(None, JudgedPart::FirstError, FRISBEE)
+                judgment(None, all, BOTH),
+                judgment(None, JudgedPart::FirstError, FRISBEE)
             ]),
             (vec![2], vec![(ExclusionReason::Repeated, 1)]),
             "who looked no further than the first error agrees, and says less"

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::eval::data::flickr8k::Image;
 
-const LEARNT: &str = "corrections.jsonl";
+const LEARNED: &str = "corrections.jsonl";
 const HELD_OUT: &str = "held_out.jsonl";
 const FACTS: &str = "snapshot.json";
 const PHOTOGRAPHS: &str = "photographs";
@@ -110,7 +110,7 @@ impl Snapshot {
             .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
         if digest(dir)? != facts.sha256 {
             return Err(TrainError::Run(format!(
-                "{}: its corrections are not those that it was made with",
+                "{}: its corrections were changed after it was taken",
                 dir.display()
             )));
         }
@@ -118,7 +118,7 @@ impl Snapshot {
         Ok(Self {
             dir: dir.to_owned(),
             facts,
-            learnt: read(LEARNT)?,
+            learnt: read(LEARNED)?,
             held_out: read(HELD_OUT)?,
         })
     }
@@ -192,7 +192,7 @@ impl Snapshot {
 /// SHA-256 over both files of corrections, in hexadecimal.
 fn digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
-    for name in [LEARNT, HELD_OUT] {
+    for name in [LEARNED, HELD_OUT] {
         let file = dir.join(name);
         let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
         hash.update((bytes.len() as u64).to_le_bytes());

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    ExclusionReason, FACTS, HELD_OUT, LEARNT, PHOTOGRAPHS, Snapshot, SnapshotManifest, digest,
-    judgment::{AnnotatorJudgment, correction, settled},
+    ExclusionReason, FACTS, HELD_OUT, LEARNED, PHOTOGRAPHS, Snapshot, SnapshotManifest, digest,
+    judgment::{AnnotatorJudgment, correction, settle_judgments},
 };
 use crate::{
     feedback::{
@@ -84,13 +84,13 @@ impl Snapshot {
             ExclusionReason::TooOld,
             wanted.saturating_sub(records.len()),
         );
-        let mut voices = Vec::with_capacity(records.len());
+        let mut judgments = Vec::with_capacity(records.len());
         for record in &records {
             match correction(record) {
                 Ok(_) if never.contains(&record.image) => {
                     count(&mut left_out, ExclusionReason::Evaluated, 1)
                 }
-                Ok(correction) => voices.push(AnnotatorJudgment {
+                Ok(correction) => judgments.push(AnnotatorJudgment {
                     annotator: record.annotator.clone(),
                     correction,
                 }),
@@ -99,7 +99,7 @@ impl Snapshot {
         }
         let mut usable: HashMap<String, Result<(), ExclusionReason>> = HashMap::new();
         let mut kept = Vec::new();
-        for correction in settled(voices, &mut left_out) {
+        for correction in settle_judgments(judgments, &mut left_out) {
             let found = match usable.get(&correction.image) {
                 Some(found) => *found,
                 None => {
@@ -115,7 +115,7 @@ impl Snapshot {
         let (held_out, learnt): (Vec<CorrectedAnswer>, Vec<CorrectedAnswer>) = kept
             .into_iter()
             .partition(|c| is_held_out(&c.image, config.held_out));
-        corrections::write(&fresh.join(LEARNT), &learnt)?;
+        corrections::write(&fresh.join(LEARNED), &learnt)?;
         corrections::write(&fresh.join(HELD_OUT), &held_out)?;
         let facts = SnapshotManifest {
             format: 1,
@@ -182,7 +182,8 @@ async fn photograph(
     let Some(bytes) = images.get(hash).await.map_err(failed)? else {
         return Ok(Err(ExclusionReason::NoImage));
     };
-    if ImageHash::of(&bytes) != hash || preprocess::check(&bytes, &ImageLimits::default()).is_err()
+    if ImageHash::digest(&bytes) != hash
+        || preprocess::check(&bytes, &ImageLimits::default()).is_err()
     {
         return Ok(Err(ExclusionReason::BadImage));
     }
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn an_image_stays_on_its_side_and_a_larger_share_only_adds() {
         let names: Vec<String> = (0..2000)
-            .map(|i| ImageHash::of(format!("{i}").as_bytes()).to_string())
+            .map(|i| ImageHash::digest(format!("{i}").as_bytes()).to_string())
             .collect();
         let held = |share: f64| {
             names

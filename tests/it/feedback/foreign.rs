@@ -177,7 +177,7 @@ fn preference_rows_are_taken_whole_or_refused() {
         ("implicit-turns", "'prompt' has 3 turns"),
         ("answers", "'chosen' has 3 turns"),
         ("role", "`user`"),
-        ("other-prompt", "'prompt' is not"),
+        ("other-prompt", "'prompt' differs"),
         ("tool", "`tool`"),
     ];
     for (form, part) in says {
@@ -365,9 +365,9 @@ fn what_cannot_be_kept_of_a_task_refuses_it() {
     let cases = [
         (marked(dog(), &[stray]), "belongs to no 'error'"),
         (marked(unplaced, &[]), "no offsets"),
-        (marked(elsewhere, &[]), "does not stand there"),
+        (marked(elsewhere, &[]), "is not in the response there"),
         (two, "2 texts"),
-        (json!({ "result": [] }), "says neither"),
+        (json!({ "result": [] }), "has neither"),
     ];
     for (annotation, part) in cases {
         let (summary, records) = tasks(&json!([task(json!([annotation]))]), "");

@@ -36,7 +36,7 @@ pub(super) const NO_ENV: [(&str, &str); 0] = [];
 async fn files_are_kept_and_removed(images: ImageStore) {
     let (file, hash) = (
         b"an image".repeat(1000),
-        ImageHash::of(&b"an image".repeat(1000)),
+        ImageHash::digest(&b"an image".repeat(1000)),
     );
     assert_eq!(images.get(hash).await.unwrap(), None);
     for _ in 0..2 {

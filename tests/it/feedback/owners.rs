@@ -126,7 +126,7 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
             && store.receipt("c2").await.unwrap().is_some()
     );
     // The others refer to the image still.
-    assert!(store.refers(ImageHash::of(b"image")).await.unwrap());
+    assert!(store.refers(ImageHash::digest(b"image")).await.unwrap());
     assert_eq!(
         remove(RemovalTarget::User("ann".to_owned(), Owners::All)).await,
         RemovalCounts {
@@ -135,7 +135,7 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
             unnamed: 0
         }
     );
-    assert!(!store.refers(ImageHash::of(b"image")).await.unwrap());
+    assert!(!store.refers(ImageHash::digest(b"image")).await.unwrap());
 }
 
 fn place(id: &str) -> ChoiceId {

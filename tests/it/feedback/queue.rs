@@ -107,7 +107,7 @@ fn wish(annotator: &str, now: u64, unassisted: bool) -> LeaseRequest {
 async fn next(store: &dyn Store, annotator: &str, now: u64) -> Option<usize> {
     let lease = store.next(&wish(annotator, now, false)).await.unwrap()?;
     assert_eq!(lease.expires, now + 10);
-    Some(lease.place.completion_id[1..].parse().unwrap())
+    Some(lease.answer.completion_id[1..].parse().unwrap())
 }
 
 async fn judge(store: &dyn Store, id: usize, n: usize, annotator: &str) {
@@ -718,7 +718,7 @@ fn a_million_answers_wait() {
                 .unwrap()
                 .unwrap();
             store
-                .receipt(&lease.place.completion_id)
+                .receipt(&lease.answer.completion_id)
                 .await
                 .unwrap()
                 .unwrap();

@@ -155,7 +155,7 @@ fn what_others_could_read_is_narrowed_at_the_start() {
     let folder = TempDir::new().unwrap();
     let (images, hash) = (
         folder.path().join("images"),
-        ImageHash::of(b"image").to_string(),
+        ImageHash::digest(b"image").to_string(),
     );
     let (inner, foreign) = (images.join(&hash[..2]), images.join("foreign"));
     fs::create_dir_all(&inner).unwrap();
@@ -173,7 +173,7 @@ fn what_others_could_read_is_narrowed_at_the_start() {
         let images_at = ImageStore::open(images.to_str().unwrap(), NO_ENV).unwrap();
         assert_eq!(
             images_at
-                .get(ImageHash::of(b"image"))
+                .get(ImageHash::digest(b"image"))
                 .await
                 .unwrap()
                 .unwrap(),
