@@ -285,7 +285,7 @@ impl Corrections {
         else {
             return Ok(());
         };
-        let place = ChoiceId {
+        let answer = ChoiceId {
             completion_id: completion_id.clone(),
             choice: *choice,
         };
@@ -293,7 +293,7 @@ impl Corrections {
             owner: by.owner.clone(),
             name: annotator.to_owned(),
         };
-        if let Some(lease) = self.store.lease(&place, &annotator).await? {
+        if let Some(lease) = self.store.lease(&answer, &annotator).await? {
             subject.unassisted = lease.unassisted;
             subject.queued = Some(QueueDetails {
                 overlap: lease.overlap,
@@ -523,7 +523,7 @@ pub(super) fn unix_time() -> u64 {
 
 /// Digest of a submission's content, whatever its JSON looked like.
 fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
-    let said = serde_json::to_vec(&Submission {
+    let body = serde_json::to_vec(&Submission {
         image: None,
         ..submission.clone()
     })
@@ -531,5 +531,5 @@ fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
     let image = image
         .map(|file| ImageHash::digest(file).to_string())
         .unwrap_or_default();
-    ImageHash::digest(&[said, image.into_bytes()].concat()).to_string()
+    ImageHash::digest(&[body, image.into_bytes()].concat()).to_string()
 }

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_change_go_and_come() {
+    fn diff_replaces_removes_and_inserts_words() {
         assert_eq!(
             changes("A dog on a red sofa.", "A cat on a red sofa."),
             [(2, 5, "cat".to_owned())]
@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn applied_changes_make_the_new_text(
+        fn diff_applied_yields_the_new_text(
             old in "([ab.]|dog|é|👩‍🚀| ){0,12}",
             new in "([ab.]|dog|é|👩‍🚀| ){0,12}",
         ) {

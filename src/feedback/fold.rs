@@ -266,7 +266,7 @@ mod tests {
     ];
 
     #[test]
-    fn typography_makes_no_difference() {
+    fn texts_that_differ_in_typography_read_alike() {
         for (one, other) in SAME {
             assert!(
                 reads_alike(one, other),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn words_know_where_they_stand() {
+    fn words_of_typographic_text_have_its_offsets() {
         let stands = |text: &str| {
             let chars: Vec<char> = text.chars().collect();
             words(text)

@@ -142,12 +142,13 @@ async fn import_item(
                     Some(file) => file,
                     None => return Ok(Err(no_image())),
                 },
-                RowImage::Path(place) => match images.and_then(|folder| image_at(folder, &place)) {
+                RowImage::Path(source) => match images.and_then(|folder| image_at(folder, &source))
+                {
                     Some(file) => file,
                     None => {
                         return Ok(Err(format!(
                             "its image `{}` is not in the image directory",
-                            excerpt(&place)
+                            excerpt(&source)
                         )));
                     }
                 },
@@ -158,11 +159,11 @@ async fn import_item(
             };
             file.truncate(preprocess::image_length(&file));
             let hash = ImageHash::digest(&file);
-            let said = serde_json::to_string(&submission)
+            let body = serde_json::to_string(&submission)
                 .map_err(|e| StoreError::Failed(e.to_string()))?;
             let key = format!(
                 "import {}",
-                ImageHash::digest(format!("{hash} {said}").as_bytes())
+                ImageHash::digest(format!("{hash} {body}").as_bytes())
             );
             let by = Submitter {
                 owner: owner.unwrap_or_default().to_owned(),
@@ -203,16 +204,16 @@ async fn image(
 
 /// Reads the file that a path or URL names from a directory: by its whole path, or by its file
 /// name.
-fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
-    let place = Path::new(place.split_once("?d=").map_or(place, |(_, path)| path));
+fn image_at(folder: &Path, source: &str) -> Option<Vec<u8>> {
+    let source = Path::new(source.split_once("?d=").map_or(source, |(_, path)| path));
     let inside = |path: &Path| {
         path.components()
             .all(|part| matches!(part, Component::Normal(_)))
             .then(|| fs::read(folder.join(path)).ok())
     };
-    inside(place)
+    inside(source)
         .flatten()
-        .or_else(|| inside(Path::new(place.file_name()?)).flatten())
+        .or_else(|| inside(Path::new(source.file_name()?)).flatten())
 }
 
 /// Checks that a record's offsets fit its text, that its tokens fit its errors, and that its names

@@ -191,7 +191,7 @@ mod tests {
         labels: [TokenLabel; 5],
         flagged: Option<Vec<CharRange>>,
     ) -> Feedback {
-        let places = [
+        let spans = [
             (0, 1, "A"),
             (1, 5, " dog"),
             (5, 10, " with"),
@@ -216,7 +216,7 @@ mod tests {
             image: ImageHash::digest(b""),
             prompt: String::new(),
             response: "A dog with a frisbee".into(),
-            tokens: places.iter().enumerate().map(token).collect(),
+            tokens: spans.iter().enumerate().map(token).collect(),
             kind: JudgmentKind::Bad,
             scope: Some(JudgedPart::FirstError),
             errors: Vec::new(),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_claim_something_and_were_judged_count() {
+    fn judged_words_are_labeled_content_words() {
         use TokenLabel::{Bad, Good, None as Unknown};
         let flagged = Some(vec![CharRange { start: 13, end: 20 }]);
         let words = judged_words(&record(
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn few_words_say_nothing() {
+    fn figures_of_few_words_are_absent() {
         let word = |i: usize| JudgedWord {
             reward: Some(if i.is_multiple_of(4) { 0.2 } else { 0.8 }),
             good: !i.is_multiple_of(4),

@@ -459,7 +459,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_answer_of_two_owners_is_two() {
+    fn item_digest_of_two_owners_differs() {
         let image = ImageHash::digest(b"image");
         let of = |owner| item_digest(owner, image, "What?", "A dog.");
         assert_eq!(of("").len(), 64);
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_read_as_they_are_written() {
+    fn image_hash_round_trips_and_rejects_other_texts() {
         let hash = ImageHash::digest(b"abc");
         assert_eq!(
             hash.to_string(),

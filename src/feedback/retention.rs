@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_most_gives_first() {
+    fn excess_takes_from_largest_owner_first() {
         for (owners, goal, gives) in [
             (&[("a", 100), ("b", 900)][..], 1000, None),
             (&[("a", 100), ("b", 900)], 900, Some(("b", 100))),

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_take_the_label_of_the_range_they_overlap() {
+    fn tokens_take_the_label_of_overlapping_ranges() {
         let tokenizer = tokenizer();
         let text = "A dog runs with a frisbee.".to_owned();
         let at = text.find("frisbee").unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_judged_by_what_people_named() {
+    fn judged_text_is_labeled_by_reference_mentions() {
         let lexicon = Lexicon::shared();
         let references =
             ReferenceTexts::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);

@@ -85,23 +85,23 @@ impl<'a> SubmittedJudgment<'a> {
             missing,
             ..
         } = submission;
-        let said = [
+        let given = [
             ("label", *label == Some(Judgment::Good)),
             ("error", error.is_some()),
             ("errors", errors.is_some()),
             ("edit", edit.is_some()),
             ("missing", !missing.is_empty()),
         ];
-        let mut said = said
+        let mut given = given
             .iter()
             .filter(|(_, given)| *given)
             .map(|(name, _)| *name);
-        let Some(first) = said.next() else {
+        let Some(first) = given.next() else {
             let what = "must be good, or one of 'error', 'errors', 'edit' and 'missing' must say \
                         what is wrong";
             return refuse("label", "missing_required_parameter", what);
         };
-        if let Some(second) = said.next() {
+        if let Some(second) = given.next() {
             let first = if first == "label" {
                 "'label' good"
             } else {
@@ -124,17 +124,17 @@ impl<'a> SubmittedJudgment<'a> {
             return refuse("scope", "invalid_value", "goes with 'error' or 'errors'");
         }
         if let Some(error) = error {
-            let mut place = error.clone();
-            if correction.is_some() && place.correction.is_some() {
+            let mut span = error.clone();
+            if correction.is_some() && span.correction.is_some() {
                 return refuse(
                     "correction",
                     "invalid_value",
                     "cannot be given together with 'error.correction'",
                 );
             }
-            place.correction = place.correction.or_else(|| correction.clone());
+            span.correction = span.correction.or_else(|| correction.clone());
             return Ok(Self::Errors(
-                vec![("error".to_owned(), place)],
+                vec![("error".to_owned(), span)],
                 scope.unwrap_or(JudgedPart::FirstError),
             ));
         }
@@ -263,7 +263,7 @@ pub(super) struct MarkedError {
 
 pub(super) fn check_error(
     field: &str,
-    place: &ErrorSpan,
+    span: &ErrorSpan,
     response: &str,
     text: &[char],
 ) -> Result<MarkedError, SubmissionRefusal> {
@@ -273,7 +273,7 @@ pub(super) fn check_error(
         text: expected,
         correction,
         remove,
-    } = place;
+    } = span;
     let at = |name: &str| format!("{field}.{name}");
     if *end > text.len() {
         return refuse(

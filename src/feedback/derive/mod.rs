@@ -128,17 +128,17 @@ pub fn derive(
     encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
 ) -> Result<Feedback, SubmissionRefusal> {
     check_notes(submission)?;
-    let said = SubmittedJudgment::from_submission(submission)?;
-    if subject.response.is_empty() && !matches!(said, SubmittedJudgment::Missing(_)) {
+    let judgment = SubmittedJudgment::from_submission(submission)?;
+    if subject.response.is_empty() && !matches!(judgment, SubmittedJudgment::Missing(_)) {
         return refuse(
             "label",
             "invalid_value",
-            "judges a response that is empty; only 'missing' can be said of it",
+            "judges an empty response; only 'missing' applies to one",
         );
     }
     let mut tokens = subject.tokens;
     let text: Vec<char> = subject.response.chars().collect();
-    let (kind, scope, errors, missing) = match said {
+    let (kind, scope, errors, missing) = match judgment {
         SubmittedJudgment::Good => (
             JudgmentKind::Good,
             Some(JudgedPart::AllErrors),
@@ -146,10 +146,10 @@ pub fn derive(
             Vec::new(),
         ),
         SubmittedJudgment::Missing(missing) => (JudgmentKind::Missing, None, Vec::new(), missing),
-        SubmittedJudgment::Errors(places, scope) => {
-            let spans = places
+        SubmittedJudgment::Errors(errors, scope) => {
+            let spans = errors
                 .into_iter()
-                .map(|(field, place)| check_error(&field, &place, &subject.response, &text));
+                .map(|(field, error)| check_error(&field, &error, &subject.response, &text));
             let spans = sort_errors(spans.collect::<Result<_, _>>()?)?;
             (JudgmentKind::Bad, Some(scope), spans, Vec::new())
         }

@@ -78,7 +78,7 @@ fn labels(feedback: &Feedback) -> String {
 const DOG: &str = "A dog is chewing on a blue collar.";
 
 #[test]
-fn after_the_first_error_nothing_is_labelled() {
+fn tokens_after_first_error_are_unlabeled() {
     let first = Submission {
         error: Some(wrong(2, 5, "cat")),
         ..Submission::default()
@@ -109,7 +109,7 @@ fn after_the_first_error_nothing_is_labelled() {
 }
 
 #[test]
-fn where_all_errors_are_given_the_rest_is_good() {
+fn tokens_beside_all_errors_are_good() {
     let errors = vec![
         ErrorSpan {
             start: 27,
@@ -263,7 +263,7 @@ const SELECTIONS: [Selection; 14] = [
 ];
 
 #[test]
-fn a_selection_is_of_the_words_in_it() {
+fn selection_is_trimmed_to_its_words() {
     for (response, selected, correction, text, corrected, expected) in SELECTIONS {
         let at = response.find(selected).unwrap();
         let start = response[..at].chars().count();
@@ -299,7 +299,7 @@ fn a_selection_is_of_the_words_in_it() {
 }
 
 #[test]
-fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
+fn removal_leaves_no_gap_and_labels_no_neighbor() {
     let cases = [
         ("A red dog runs.", "A dog runs.", "gbgggg"),
         ("Red dogs run.", "dogs run.", "bggg"),
@@ -352,7 +352,7 @@ const TYPOGRAPHY: [(&str, &str); 10] = [
 ];
 
 #[test]
-fn an_edit_of_typography_alone_lets_the_response_stand() {
+fn edit_of_typography_alone_is_good() {
     for (response, other) in TYPOGRAPHY
         .into_iter()
         .chain(TYPOGRAPHY.map(|(one, other)| (other, one)))
@@ -395,7 +395,7 @@ fn an_edit_of_typography_alone_lets_the_response_stand() {
 }
 
 #[test]
-fn good_labels_all_and_missing_none() {
+fn good_labels_all_tokens_and_missing_none() {
     let good = derived(
         DOG,
         &Submission {
@@ -416,7 +416,7 @@ fn good_labels_all_and_missing_none() {
 }
 
 #[test]
-fn an_edit_is_taken_apart() {
+fn edit_is_split_into_errors() {
     let edit = |text: &str| {
         derived(
             DOG,
@@ -455,7 +455,7 @@ fn an_edit_is_taken_apart() {
 }
 
 #[test]
-fn a_code_point_that_two_tokens_write_makes_both_bad() {
+fn error_in_shared_code_point_makes_both_tokens_bad() {
     let record = derived(
         "A 🐶.",
         &Submission {
@@ -479,7 +479,7 @@ fn a_code_point_that_two_tokens_write_makes_both_bad() {
 }
 
 #[test]
-fn what_makes_no_record_names_the_field() {
+fn invalid_submission_is_refused_with_its_field() {
     let place = |start, end| ErrorSpan {
         start,
         end,
@@ -649,7 +649,7 @@ fn what_makes_no_record_names_the_field() {
 }
 
 #[test]
-fn special_tokens_are_mere_text() {
+fn special_tokens_in_text_are_spelled() {
     let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
     assert_eq!(
         tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
@@ -659,7 +659,7 @@ fn special_tokens_are_mere_text() {
 }
 
 #[test]
-fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
+fn text_is_tokenized_in_policy_casing_and_stored_as_written() {
     let vocabulary = PolicyVocabulary {
         casing: Casing::Sentence,
         ..vocabulary().clone()
@@ -685,7 +685,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn tokens_are_in_their_places(text in TEXTS) {
+    fn tokens_of_any_text_cover_it_in_order(text in TEXTS) {
         let tokens = vocabulary().tokenize(&text).unwrap();
         let chars: Vec<char> = text.chars().collect();
         prop_assert_eq!(tokens.first().map(|t| t.start), Some(0));
@@ -701,7 +701,7 @@ proptest! {
     }
 
     #[test]
-    fn any_span_is_refused_or_labels_what_it_touches(text in TEXTS, start in 0usize..30,
+    fn any_span_is_refused_or_labels_its_tokens(text in TEXTS, start in 0usize..30,
         length in 0usize..8, first in any::<bool>()) {
         let scope = if first { JudgedPart::FirstError } else { JudgedPart::AllErrors };
         let place = wrong(start, start + length, "xyz");
@@ -741,7 +741,7 @@ proptest! {
     }
 
     #[test]
-    fn white_space_around_a_span_makes_no_difference(
+    fn span_with_surrounding_white_space_makes_same_record(
         words in prop::collection::vec("[a-z]{1,5}|é|🐶|👩‍🚀|日本|-|\\.", 1..8),
         gaps in prop::collection::vec("( |\u{A0}|\u{200B}|\r\n|\u{2060}|\u{3000}){1,3}", 9),
         which in 0usize..8,
@@ -773,7 +773,7 @@ proptest! {
     }
 
     #[test]
-    fn edits_become_what_was_typed(old in TEXTS, new in TEXTS) {
+    fn edit_corrects_to_the_typed_text(old in TEXTS, new in TEXTS) {
         let Ok(record) =
             derived(&old, &Submission { edit: Some(new.clone()),
                 ..Submission::default() }) else { return Ok(()) };
@@ -789,7 +789,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_is_the_owners_of_what_it_is_about() {
+fn record_belongs_to_owner_of_its_answer() {
     let good = Submission {
         label: Some(Judgment::Good),
         ..Submission::default()
@@ -814,7 +814,7 @@ fn a_record_is_the_owners_of_what_it_is_about() {
 }
 
 #[test]
-fn an_abstention_is_not_judged() {
+fn abstention_is_refused() {
     let answer = |response: &str, verdict| RecordedChoice {
         response: response.to_owned(),
         tokens: vocabulary().tokenize(response).unwrap(),

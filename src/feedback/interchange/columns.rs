@@ -222,8 +222,8 @@ pub(super) fn read(
         .map(|column| column.compression());
     if codecs.any(|codec| codec == Compression::LZO) {
         return Err(
-            "its columns are compressed with LZO; supported are brotli, gzip, lz4, snappy, zstd and \
-             none"
+            "its columns are compressed with LZO; supported are brotli, gzip, lz4, snappy, zstd \
+             and none"
                 .to_owned(),
         );
     }
@@ -250,7 +250,7 @@ pub(super) fn read(
             Some(match row {
                 Ok(row) => Ok((
                     i + 1,
-                    parse(&row).map(|said| [said, left_out(&row)].concat()),
+                    parse(&row).map(|items| [items, left_out(&row)].concat()),
                 )),
                 Err(error) => {
                     ended = true;
@@ -265,13 +265,13 @@ pub(super) fn read(
 /// be used after one.
 fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let said = payload
+        let message = payload
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied());
         format!(
             "the file is damaged: {}",
-            said.unwrap_or("it contradicts itself")
+            message.unwrap_or("its parts contradict each other")
         )
     })
 }

@@ -281,10 +281,10 @@ fn read_task(task: Value) -> Result<Vec<IncomingRecord>, String> {
         .map(|_| IncomingRecord::LeftOut("annotations that were skipped".to_owned()))
         .collect();
     for (i, annotation) in annotations.into_iter().enumerate() {
-        let (said, left_out) = submissions(&plain, scope, annotation)
+        let (judgments, left_out) = submissions(&plain, scope, annotation)
             .map_err(|why| format!("'annotations[{i}]' {why}"))?;
         all.extend(
-            said.into_iter().map(|submission| {
+            judgments.into_iter().map(|submission| {
                 IncomingRecord::Submission(Box::new(submission), picture.clone())
             }),
         );
@@ -392,9 +392,9 @@ fn submissions(
         }
     }
     for (id, correction) in corrections {
-        if let Some(place) = errors.get_mut(&id) {
-            place.remove = correction.is_empty();
-            place.correction = Some(correction).filter(|text| !text.is_empty());
+        if let Some(error) = errors.get_mut(&id) {
+            error.remove = correction.is_empty();
+            error.correction = Some(correction).filter(|text| !text.is_empty());
         } else if let Some((_, text)) = adds.get_mut(&id) {
             *text = correction;
         } else {
@@ -480,9 +480,9 @@ fn edit(
     errors: impl Iterator<Item = ErrorSpan>,
     adds: impl Iterator<Item = (usize, String)>,
 ) -> Result<String, String> {
-    let replace = |place: ErrorSpan| match place.correction {
-        Some(correction) => Ok((place.start, place.end, correction)),
-        None if place.remove => Ok((place.start, place.end, String::new())),
+    let replace = |error: ErrorSpan| match error.correction {
+        Some(correction) => Ok((error.start, error.end, correction)),
+        None if error.remove => Ok((error.start, error.end, String::new())),
         None => Err(
             "inserts text beside an error without a correction; one record cannot state both"
                 .to_owned(),

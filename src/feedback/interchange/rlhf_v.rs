@@ -97,10 +97,10 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
             }
         }
     };
-    for (name, said) in columns.into_iter().zip([&question, &chosen, &rejected]) {
+    for (name, expected) in columns.into_iter().zip([&question, &chosen, &rejected]) {
         if field(row, name)
             .and_then(text)
-            .is_some_and(|column| column != *said)
+            .is_some_and(|column| column != *expected)
         {
             return Err(format!("'{name}' differs from 'text.{name}'"));
         }

@@ -84,15 +84,15 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
         .take(most)
         .take_while(|(one, other)| one == other)
         .count();
-    let mut asked: Vec<Message> = chosen.drain(..shared).collect();
+    let mut context: Vec<Message> = chosen.drain(..shared).collect();
     rejected.drain(..shared);
     if field(row, "prompt").is_some() {
         let prompt: Vec<Message> = turns("prompt")?
             .into_iter()
             .map(Message::with_user_role)
             .collect();
-        if !asked.is_empty()
-            && asked.iter().rfind(|turn| turn.role == "user")
+        if !context.is_empty()
+            && context.iter().rfind(|turn| turn.role == "user")
                 != prompt.iter().rfind(|turn| turn.role == "user")
         {
             return Err(
@@ -100,15 +100,15 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
                     .to_owned(),
             );
         }
-        asked = if asked.len() > prompt.len() {
-            asked
+        context = if context.len() > prompt.len() {
+            context
         } else {
             prompt
         };
     }
-    let (system, asked): (Vec<Message>, Vec<Message>) =
-        asked.into_iter().partition(|turn| turn.role == "system");
-    let prompt = match &asked[..] {
+    let (system, context): (Vec<Message>, Vec<Message>) =
+        context.into_iter().partition(|turn| turn.role == "system");
+    let prompt = match &context[..] {
         [] => String::new(),
         [turn] if turn.role == "user" => turn.content.replace("<image>", "").trim().to_owned(),
         [turn] => {
@@ -207,10 +207,10 @@ fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
         let role = self::field(message, "role")
             .and_then(text)
             .ok_or_else(|| format!("'{name}[{i}].role' is missing or not a text"))?;
-        let place = format!("{name}[{i}].content");
+        let path = format!("{name}[{i}].content");
         Ok(Message::new(
             &role,
-            content(&place, self::field(message, "content"))?,
+            content(&path, self::field(message, "content"))?,
         ))
     };
     list.elements().iter().enumerate().map(message).collect()
@@ -226,10 +226,10 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
     };
     let (mut turns, mut rest) = (Vec::new(), format!("\n\n{}", text.trim_start()));
     while let Some((0, mark, role)) = next(&rest) {
-        let said = rest.split_off(mark);
-        let end = next(&said).map_or(said.len(), |(at, ..)| at);
-        turns.push(Message::new(role, said[..end].trim()));
-        rest = said[end..].to_owned();
+        let content = rest.split_off(mark);
+        let end = next(&content).map_or(content.len(), |(at, ..)| at);
+        turns.push(Message::new(role, content[..end].trim()));
+        rest = content[end..].to_owned();
     }
     // A prompt may end with the mark of the answer, which has its own column.
     turns.pop_if(|last| last.role == "assistant" && last.content.is_empty());
@@ -237,15 +237,15 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
 }
 
 /// Returns the text of a message, its text parts joined. Image parts are skipped.
-fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
+fn content(path: &str, field: Option<&Field>) -> Result<String, String> {
     let Some(Field::ListInternal(parts)) = field else {
         return field
             .and_then(text)
-            .ok_or_else(|| format!("'{place}' is missing or not a text"));
+            .ok_or_else(|| format!("'{path}' is missing or not a text"));
     };
     let part = |(i, part): (usize, &Field)| {
         let Field::Group(part) = part else {
-            return Err(format!("'{place}[{i}]' is not a part of a message"));
+            return Err(format!("'{path}[{i}]' is not a part of a message"));
         };
         let kind = self::field(part, "type")
             .and_then(text)
@@ -253,7 +253,7 @@ fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
         match (kind.as_str(), self::field(part, "text").and_then(text)) {
             ("text", Some(text)) => Ok(text),
             ("image", _) => Ok(String::new()),
-            _ => Err(format!("'{place}[{i}]' has the type `{kind}` and no text")),
+            _ => Err(format!("'{path}[{i}]' has the type `{kind}` and no text")),
         }
     };
     parts.elements().iter().enumerate().map(part).collect()
@@ -375,8 +375,8 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
             ..submission
         }
     };
-    let said = IncomingRecord::Submission(Box::new(submission), RowImage::Hash(image));
-    Ok(once(said)
+    let item = IncomingRecord::Submission(Box::new(submission), RowImage::Hash(image));
+    Ok(once(item)
         .chain(
             others
                 .into_iter()

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn kappa_of_known_tables() {
+    fn kappa_of_known_tables_matches() {
         // 20 and 15 agree, 5 and 10 do not: p_o = 0.7, p_e = 0.5.
         let mut table = AgreementTable(BTreeMap::new());
         for (a, b, n) in [
@@ -160,7 +160,7 @@ mod tests {
     /// Worked example with four observers and gaps of Krippendorff, "Computing Krippendorff's
     /// Alpha-Reliability" (2011).
     #[test]
-    fn alpha_of_the_published_example() {
+    fn alpha_of_published_example_matches() {
         let observers = [
             [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
             [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
@@ -183,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn figures_leave_out_what_one_person_judged() {
+    fn figures_ignore_units_with_one_judgment() {
         let units = [vec![1, 1], vec![2, 1], vec![1], vec![]];
         let figures = figures(&units);
         assert_eq!((figures.units, figures.observed), (2, Some(0.5)));
     }
 
     #[test]
-    fn intervals_hold_the_share() {
+    fn wilson_interval_contains_the_share() {
         let [low, high] = wilson(8, 10).unwrap();
         assert!((low - 0.4902).abs() < 1e-4 && (high - 0.9433).abs() < 1e-4);
         assert_eq!(wilson(0, 0), None);

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_orders_by_what_it_is_about() {
+    fn priority_follows_each_weighted_component() {
         let near = answer(&[("A", 0.9, 0.9), (" dog", 0.45, 0.45)]);
         let sure = answer(&[("A", 0.4, 0.9), (" dog", 0.95, 0.95)]);
         let at_odds = answer(&[("A", 0.9, 0.9), (" dog", 0.05, 0.95)]);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_stay_within_bounds_at_any_threshold() {
+    fn closeness_at_any_threshold_stays_within_bounds() {
         for threshold in [0.0, 0.3, 1.0] {
             for reward in [0.0, 0.3, 1.0] {
                 let got = closeness(reward, threshold);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn lots_are_even_and_do_not_depend_on_each_other() {
+    fn draws_are_uniform_and_independent() {
         let draws: Vec<PseudoRandom> = (0..4000)
             .map(|i| draws(&format!("chatcmpl-{i}"), i % 2))
             .collect();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_owner_has_corrected_is_new_to_others() {
+    fn novelty_of_concept_falls_for_its_owner_only() {
         let record: Feedback = from_value(json!({
             "id": "fb_1", "created": 1, "owner": "a", "image": "0".repeat(64), "prompt": "",
             "response": "A dog.", "tokens": [], "kind": "good",

@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_two_judged_are_compared() {
+    fn agreement_compares_words_judged_by_two() {
         let all = Some(JudgedPart::AllErrors);
         // Both mark dogs, Ann alone red. Bob stopped at dogs in the second answer; Eve judged
         // alone.
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn recall_counts_answers_that_were_judged_whole() {
+    fn recall_counts_completely_judged_answers_only() {
         let all = Some(JudgedPart::AllErrors);
         let records = [
             record("ann", 1, all, &[(4, 8), (18, 21)]),
@@ -446,7 +446,7 @@ mod tests {
 
     /// Simulation: the random share estimates a recall that the order by priority would distort.
     #[test]
-    fn what_is_drawn_by_chance_is_unbiased() {
+    fn recall_of_random_sample_is_unbiased() {
         let flagged = |i: usize| i.is_multiple_of(3);
         let answers: Vec<Feedback> = (0..6000)
             .map(|i| {

@@ -107,8 +107,13 @@ async fn remove_oldest(
     if ids.is_empty() {
         return Ok(0);
     }
-    let places: Vec<String> = (1..=ids.len()).map(|place| format!("${place}")).collect();
-    remove_receipts(connection, &format!("id IN ({})", places.join(", ")), &ids).await
+    let parameters: Vec<String> = (1..=ids.len()).map(|number| format!("${number}")).collect();
+    remove_receipts(
+        connection,
+        &format!("id IN ({})", parameters.join(", ")),
+        &ids,
+    )
+    .await
 }
 
 async fn remove_record(

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_named_is_replaced_by_what_somebody_did() {
+    fn unnamed_objects_are_replaced_by_named_ones() {
         let found = corrected(
             JudgedPart::AllErrors,
             "A dog runs with a frisbee in the grass.",
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn several_errors_that_end_the_sentence_leave_one_that_is_right() {
+    fn errors_to_the_end_are_replaced_by_a_true_sentence() {
         let response = "A group of people are standing in hands take their way near a fence.";
         let found = corrected(JudgedPart::AllErrors, response);
         assert!(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_replaced_is_left_out() {
+    fn error_without_substitute_is_left_out() {
         let response = "A dog with a red ball runs up a hill through the snow near a fence.";
         assert_eq!(
             corrected(JudgedPart::AllErrors, response).corrected,
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_error_says_nothing_of_what_follows() {
+    fn first_error_ends_the_judged_text() {
         let found = corrected(
             JudgedPart::FirstError,
             "A dog runs with a frisbee in the grass.",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_annotator_marks_what_is_right() {
+    fn mistaken_annotator_marks_a_right_object() {
         let wrong = Annotator {
             scope: JudgedPart::AllErrors,
             wrong: 1.0,

@@ -22,7 +22,7 @@ pub(super) fn substitute(
     let lexicon = Lexicon::shared();
     let named = lexicon.phrases(text);
     let before = |text: &str, start: usize| words(&text[..start]).pop();
-    let place = before(text, phrase.start);
+    let preceding = before(text, phrase.start);
     let new = |other: &Phrase| {
         !named
             .iter()
@@ -32,7 +32,7 @@ pub(super) fn substitute(
         let word = |w: Option<TextWord>| w.map(|w| w.text);
         let alike = |p: &&Phrase| {
             p.determiner.is_some() == phrase.determiner.is_some()
-                && word(before(reference, p.start)) == word(place.clone())
+                && word(before(reference, p.start)) == word(preceding.clone())
         };
         let found = lexicon.phrases(reference);
         found.iter().filter(alike).find(|p| new(p)).map(|p| {
@@ -44,7 +44,7 @@ pub(super) fn substitute(
     };
     let relation = |w: &TextWord| lexicon.classes().is_relation(&w.text);
     let other = |reference: &String| {
-        let start = place.as_ref().filter(|w| relation(w))?.range.start;
+        let start = preceding.as_ref().filter(|w| relation(w))?.range.start;
         let found = lexicon.phrases(reference);
         let mut fitting = found
             .iter()

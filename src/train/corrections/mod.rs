@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_what_no_common_subsequence_has() {
+    fn changed_marks_tokens_outside_common_subsequence() {
         assert_eq!(
             changed(&[1, 2, 3, 4], &[1, 5, 4]),
             (vec![false, true, true, false], vec![false, true, false])
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_first_error_nothing_is_known() {
+    fn text_after_first_error_is_unknown() {
         let mut correction = CorrectedAnswer {
             image: "a".into(),
             prompt: String::new(),
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn corrections_are_read_as_they_are_written() {
+    fn corrections_round_trip_through_their_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.jsonl");
         let all = vec![CorrectedAnswer {

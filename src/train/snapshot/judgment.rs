@@ -170,7 +170,7 @@ pub(super) fn settle_judgments(
         }
     };
     let mut order: Vec<Vec<AnnotatorJudgment>> = Vec::new();
-    let mut places: HashMap<(String, String, String), usize> = HashMap::new();
+    let mut numbers: HashMap<(String, String, String), usize> = HashMap::new();
     for judgment in judgments {
         let CorrectedAnswer {
             image,
@@ -178,13 +178,13 @@ pub(super) fn settle_judgments(
             response,
             ..
         } = &judgment.correction;
-        let place = *places
+        let number = *numbers
             .entry((image.clone(), prompt.clone(), response.clone()))
             .or_insert_with(|| {
                 order.push(Vec::new());
                 order.len() - 1
             });
-        let judges = &mut order[place];
+        let judges = &mut order[number];
         let before = judges.len();
         judges.retain(|earlier| {
             earlier.annotator.is_none() || earlier.annotator != judgment.annotator
@@ -277,42 +277,42 @@ mod tests {
     }
 
     #[test]
-    fn a_correction_reads_as_far_as_somebody_said_how() {
-        let said = |text: &str, complete| (text.to_owned(), complete);
+    fn corrected_text_ends_where_no_correction_is_known() {
+        let expected = |text: &str, complete| (text.to_owned(), complete);
         assert_eq!(
             read(
                 JudgedPart::AllErrors,
                 &[(13, 20, Some("ball")), (24, 29, Some("snow"))]
             ),
-            said("A dog with a ball on snow.", true)
+            expected("A dog with a ball on snow.", true)
         );
         assert_eq!(
             read(JudgedPart::AllErrors, &[(6, 20, Some(""))]),
-            said("A dog on grass.", true),
+            expected("A dog on grass.", true),
             "no double space is left"
         );
         assert_eq!(
             read(JudgedPart::AllErrors, &[(20, 29, Some(""))]),
-            said("A dog with a frisbee.", true)
+            expected("A dog with a frisbee.", true)
         );
         assert_eq!(
             read(JudgedPart::FirstError, &[(13, 20, Some("ball"))]),
-            said("A dog with a ball", false)
+            expected("A dog with a ball", false)
         );
         assert_eq!(
             read(JudgedPart::FirstError, &[(13, 20, None)]),
-            said("A dog with a", false)
+            expected("A dog with a", false)
         );
         assert_eq!(
             read(
                 JudgedPart::AllErrors,
                 &[(13, 20, Some("ball")), (24, 29, None)]
             ),
-            said("A dog with a ball on", false)
+            expected("A dog with a ball on", false)
         );
         assert_eq!(
             read(JudgedPart::AllErrors, &[(20, 20, Some(" lying"))]),
-            said("A dog with a frisbee lying on grass.", true)
+            expected("A dog with a frisbee lying on grass.", true)
         );
     }
 
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_judges_no_token_is_no_correction() {
+    fn record_without_judged_tokens_is_excluded() {
         assert_eq!(
             correction(&record(None, JudgmentKind::Missing, &[])),
             Err(ExclusionReason::NothingJudged)
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_half_of_the_judges_decide_and_the_others_are_counted() {
+    fn majority_of_judgments_wins_and_others_are_counted() {
         const FRISBEE: &[(usize, usize, Option<&str>)] = &[(13, 20, Some("ball"))];
         const BOTH: &[(usize, usize, Option<&str>)] =
             &[(13, 20, Some("ball")), (24, 29, Some("snow"))];

@@ -138,12 +138,12 @@ impl Snapshot {
                 });
                 images.len() - 1
             });
-            let said = &mut images[number].captions;
-            said.extend(
+            let captions = &mut images[number].captions;
+            captions.extend(
                 correction
                     .description()
                     .map(str::to_owned)
-                    .filter(|text| !said.contains(text)),
+                    .filter(|text| !captions.contains(text)),
             );
         }
         images

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_stays_on_its_side_and_a_larger_share_only_adds() {
+    fn held_out_image_stays_held_out_at_larger_shares() {
         let names: Vec<String> = (0..2000)
             .map(|i| ImageHash::digest(format!("{i}").as_bytes()).to_string())
             .collect();

@@ -53,7 +53,7 @@ fn labels(record: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_completion_is_corrected_by_its_id() {
+fn completion_is_corrected_by_its_id() {
     let served = Served::new();
     let before = served.metric("candor_feedback_total{label=\"bad\"}");
     let completion = served
@@ -156,7 +156,7 @@ fn a_completion_is_corrected_by_its_id() {
 }
 
 #[test]
-fn streams_several_choices_and_unscored_answers_are_remembered_too() {
+fn streams_choices_and_unscored_answers_leave_receipts() {
     let served = Served::new();
     let several = served
         .chat(&and(
@@ -232,7 +232,7 @@ fn streams_several_choices_and_unscored_answers_are_remembered_too() {
 }
 
 #[test]
-fn answers_of_others_bring_everything_with_them() {
+fn answer_of_another_server_is_accepted_with_its_image() {
     let served = Served::new();
     let errors = json!([{ "start": 2, "end": 5, "text": "dog", "correction": "cat" },
         { "start": 13, "end": 14, "remove": true }]);
@@ -269,7 +269,7 @@ fn answers_of_others_bring_everything_with_them() {
 }
 
 #[test]
-fn a_request_that_is_sent_again_makes_one_record() {
+fn repeated_request_makes_one_record() {
     let served = Served::new();
     let (body, key) = (
         alone(json!({ "label": "good" })),
@@ -308,7 +308,7 @@ fn a_request_that_is_sent_again_makes_one_record() {
 }
 
 #[test]
-fn what_makes_no_record_names_the_field() {
+fn invalid_submission_is_refused_with_its_field() {
     let served = Served::new();
     let good = json!({ "label": "good" });
     let image = |url: &str| and(alone(good.clone()), json!({ "image": url }));
@@ -388,7 +388,7 @@ fn what_makes_no_record_names_the_field() {
 }
 
 #[test]
-fn offsets_may_be_written_with_a_point() {
+fn offsets_written_as_decimals_are_accepted() {
     let served = Served::new();
     let record = created(
         &served,
@@ -416,7 +416,7 @@ fn offsets_may_be_written_with_a_point() {
 /// On SQLite and, where it is installed, on PostgreSQL: what no name can have in it is refused by
 /// its field.
 #[test]
-fn names_that_cannot_be_kept_are_refused() {
+fn invalid_names_are_refused() {
     let postgres = Postgres::start();
     for store in [None, postgres.as_ref().map(Postgres::database)] {
         let served = Served::with(|c| {
@@ -521,7 +521,7 @@ fn names_that_cannot_be_kept_are_refused() {
 }
 
 #[test]
-fn a_double_click_labels_the_word_alone() {
+fn double_click_labels_its_word_only() {
     let served = Served::new();
     let response = "A brown and black dog is laying in the air.";
     let bad = |record: &Value| {

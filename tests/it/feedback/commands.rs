@@ -26,7 +26,7 @@ fn feedback(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn what_is_written_out_can_be_taken_in() {
+fn exported_records_can_be_imported() {
     let served = Served::new();
     for missing in ["a child", "a hat"] {
         let completion = served.chat(&ask(1, "")).json();
@@ -176,7 +176,7 @@ fn what_is_written_out_can_be_taken_in() {
 }
 
 #[test]
-fn people_are_forgotten() {
+fn forget_removes_users_and_annotators() {
     let served = Served::new();
     for (n, annotator) in [(0, "ann"), (1, "bob")] {
         let completion = served

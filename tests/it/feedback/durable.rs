@@ -208,7 +208,7 @@ fn nothing_acknowledged_is_lost_on_postgres() {
 }
 
 #[test]
-fn a_full_disk_is_507_and_loses_nothing() {
+fn full_disk_is_507_and_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let store = format!("sqlite:{}/feedback.db", folder.path().display());
     let images = folder.path().join("images").display().to_string();

@@ -62,7 +62,7 @@ fn made() -> Option<TempDir> {
 }
 
 #[test]
-fn every_codec_is_read() {
+fn parquet_of_every_codec_is_read() {
     let Some(folder) = made() else { return };
     for codec in ["none", "snappy", "gzip", "brotli", "zstd", "lz4"] {
         let file = fs::read(folder.path().join(format!("codec-{codec}.parquet"))).unwrap();
@@ -78,7 +78,7 @@ fn every_codec_is_read() {
 }
 
 #[test]
-fn pairs_that_differ_in_typography_are_good() {
+fn pair_that_differs_in_typography_is_good() {
     let Some(folder) = made() else { return };
     let (summary, records) = read(
         &fs::read(folder.path().join("typography.parquet")).unwrap(),
@@ -110,7 +110,7 @@ fn pairs_that_differ_in_typography_are_good() {
 }
 
 #[test]
-fn preference_rows_are_taken_whole_or_refused() {
+fn preference_rows_are_imported_whole_or_refused() {
     let Some(folder) = made() else { return };
     fs::write(
         folder.path().join("photo.jpg"),
@@ -235,7 +235,7 @@ fn one_cat((summary, records): &(ImportSummary, Vec<Feedback>)) {
 }
 
 #[test]
-fn exports_of_label_studio_are_read_as_they_are() {
+fn label_studio_exports_are_imported() {
     let relation =
         json!({ "from_id": "a", "to_id": "b", "type": "relation", "direction": "right" });
     let boxed = json!({ "id": "b", "from_name": "box", "to_name": "photo",
@@ -290,7 +290,7 @@ fn exports_of_label_studio_are_read_as_they_are() {
 }
 
 #[test]
-fn tasks_that_were_passed_over_are_counted_apart() {
+fn skipped_label_studio_tasks_are_counted_apart() {
     let cancelled = json!({ "id": 2, "completed_by": 2, "result": [], "was_cancelled": true });
     let all = json!([
         task(json!([marked(dog(), &[])])),
@@ -327,7 +327,7 @@ fn tasks_that_were_passed_over_are_counted_apart() {
 }
 
 #[test]
-fn the_short_form_of_label_studio_is_read() {
+fn label_studio_json_min_is_imported() {
     let full = task(json!([]));
     let min = |more: Value| {
         let mut min = full["data"].clone();
@@ -355,7 +355,7 @@ fn the_short_form_of_label_studio_is_read() {
 }
 
 #[test]
-fn what_cannot_be_kept_of_a_task_refuses_it() {
+fn invalid_label_studio_tasks_are_refused() {
     let stray = json!({ "id": "z", "from_name": "correction", "to_name": "text", "type": "textarea",
         "value": { "text": ["cat"] } });
     let unplaced = json!({ "labels": ["error"] });

@@ -155,7 +155,7 @@ pub(super) async fn corrections(folder: &Path) -> Corrections {
 }
 
 #[test]
-fn an_image_stays_as_long_as_somebody_refers_to_it() {
+fn image_stays_while_referred_to() {
     let folder = TempDir::new().unwrap();
     let left = || files(&folder.path().join("images")).len();
     Runtime::new().unwrap().block_on(async {

@@ -160,7 +160,7 @@ fn told(record: &Feedback) -> String {
 }
 
 #[test]
-fn what_is_written_in_any_form_is_read_again() {
+fn export_in_every_format_can_be_imported() {
     Runtime::new().unwrap().block_on(async {
         let from_folder = TempDir::new().unwrap();
         let from = corrections(from_folder.path()).await;
@@ -239,7 +239,7 @@ fn what_is_written_in_any_form_is_read_again() {
 }
 
 #[test]
-fn bad_rows_are_named_and_stop_nothing() {
+fn invalid_rows_are_reported_and_skipped() {
     Runtime::new().unwrap().block_on(async {
         let folder = TempDir::new().unwrap();
         let from = corrections(folder.path()).await;
@@ -294,7 +294,7 @@ fn bad_rows_are_named_and_stop_nothing() {
 }
 
 #[test]
-fn an_offset_in_utf_16_is_understood() {
+fn label_studio_utf16_offsets_are_understood() {
     Runtime::new().unwrap().block_on(async {
         let folder = TempDir::new().unwrap();
         let from = corrections(folder.path()).await;
@@ -323,7 +323,7 @@ fn an_offset_in_utf_16_is_understood() {
 
 /// Writes all formats to a folder and lets the tools read them.
 #[test]
-fn the_tools_open_the_files() {
+fn exported_files_open_in_their_tools() {
     let Some(python) = python("datasets") else {
         return;
     };

@@ -153,7 +153,7 @@ async fn next(store: &dyn Store, who: &AnnotatorId, owners: Owners) -> Option<St
         until: NOW + 10,
         unassisted: false,
     };
-    Some(store.next(&wish).await.unwrap()?.place.completion_id)
+    Some(store.next(&wish).await.unwrap()?.answer.completion_id)
 }
 
 /// Judges the answer of a receipt.
@@ -515,7 +515,7 @@ fn exported(served: &Served, key: &str, query: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_key_reaches_nothing_of_another_owner() {
+fn key_of_one_owner_reaches_nothing_of_another() {
     let served = tenants();
     let completion = send(
         &served,
@@ -699,7 +699,7 @@ fn a_key_reaches_nothing_of_another_owner() {
 }
 
 #[test]
-fn the_queue_gives_an_owner_their_own() {
+fn queue_leases_own_answers_to_each_owner() {
     let served = tenants();
     for key in ["a", "b"] {
         // The same answer to both.
@@ -749,7 +749,7 @@ fn the_queue_gives_an_owner_their_own() {
 }
 
 #[test]
-fn an_image_of_two_owners_stays_until_both_have_removed_it() {
+fn image_of_two_owners_stays_until_both_remove_it() {
     let served = tenants();
     let body = json!({ "image": data_url("image/png", &picture(1, ImageFormat::Png)),
         "response": "A dog.", "label": "good" });
@@ -781,7 +781,7 @@ fn an_image_of_two_owners_stays_until_both_have_removed_it() {
 }
 
 #[test]
-fn a_person_is_named_to_be_forgotten() {
+fn forget_without_name_is_refused() {
     let served = tenants();
     let body = |annotator: &str| {
         let image = data_url("image/png", &picture(1, ImageFormat::Png));

@@ -259,7 +259,7 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
     assert_eq!(
         drawn,
         Some(Lease {
-            place: place(1),
+            answer: place(1),
             unassisted: true,
             overlap: false,
             expires: NOW + 10
@@ -528,7 +528,7 @@ fn post(served: &Served, path: &str, body: &Value) -> Reply {
 }
 
 #[test]
-fn an_annotator_works_through_the_queue() {
+fn annotator_works_through_queue() {
     // By default one answer in twenty is given to a second annotator as well.
     let served = Served::with(|c| c.queue.overlap_share = 0.0);
     let ann = json!({ "annotator": "ann" });
@@ -610,7 +610,7 @@ fn an_annotator_works_through_the_queue() {
 }
 
 #[test]
-fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
+fn answer_judged_elsewhere_is_not_leased_again() {
     let served = Served::with(|c| {
         c.queue.unassisted_share = 1.0;
         c.queue.overlap_share = 0.0;
@@ -646,7 +646,7 @@ fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
 }
 
 #[test]
-fn a_correction_can_be_taken_back() {
+fn removed_correction_reopens_its_item() {
     let served = Served::with(|c| c.queue.overlap_share = 0.0);
     // The same question about the same photograph twice.
     for _ in 0..2 {
@@ -685,10 +685,10 @@ fn a_correction_can_be_taken_back() {
 }
 
 /// How long the next answer takes with a million receipts in SQLite:
-/// `cargo test --release --test it -- --ignored --nocapture a_million`.
+/// `cargo test --release --test it -- --ignored --nocapture queue_of_a_million`.
 #[test]
 #[ignore = "takes minutes"]
-fn a_million_answers_wait() {
+fn queue_of_a_million_answers_is_fast() {
     let folder = tempfile::TempDir::new().unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.path().display()))
@@ -745,7 +745,7 @@ fn a_million_answers_wait() {
 
 /// Against the package of the same name.
 #[test]
-fn alpha_is_krippendorffs() {
+fn alpha_matches_krippendorff_package() {
     let Some(mut python) = python("krippendorff") else {
         return;
     };

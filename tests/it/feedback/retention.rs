@@ -60,7 +60,7 @@ fn url(folder: &Path) -> String {
 }
 
 #[test]
-fn nothing_of_what_was_removed_is_left_in_the_database() {
+fn removed_data_leaves_no_trace_in_database() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         let corrections = corrections(folder.path()).await;
@@ -95,7 +95,7 @@ fn nothing_of_what_was_removed_is_left_in_the_database() {
 }
 
 #[test]
-fn what_earlier_versions_left_in_free_pages_is_overwritten() {
+fn free_pages_of_earlier_versions_are_overwritten() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         SqlStore::open(&url(folder.path()))
@@ -121,7 +121,7 @@ fn what_earlier_versions_left_in_free_pages_is_overwritten() {
 }
 
 #[test]
-fn what_is_kept_is_for_the_servers_user_alone() {
+fn stored_files_are_private_to_the_servers_user() {
     let served = Served::new();
     served.chat(&ask(1, ""));
     eventually("a photograph is kept", || {
@@ -151,7 +151,7 @@ fn what_is_kept_is_for_the_servers_user_alone() {
 }
 
 #[test]
-fn what_others_could_read_is_narrowed_at_the_start() {
+fn readable_files_are_made_private_at_startup() {
     let folder = TempDir::new().unwrap();
     let (images, hash) = (
         folder.path().join("images"),
@@ -198,7 +198,7 @@ fn what_others_could_read_is_narrowed_at_the_start() {
 }
 
 #[test]
-fn receipts_take_no_more_bytes_than_they_may_and_nobody_is_pushed_out() {
+fn receipts_stay_within_max_bytes_for_every_owner() {
     const MOST: u64 = 200_000;
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
@@ -260,7 +260,7 @@ fn receipts_take_no_more_bytes_than_they_may_and_nobody_is_pushed_out() {
 }
 
 #[test]
-fn what_is_kept_for_seconds_is_gone_after_them() {
+fn receipts_expire_after_their_retention() {
     let served = Served::with(|c| c.receipts.retention = "5s".to_owned());
     served.chat(&ask(1, ""));
     let open = || get(served.at, "/v1/queue").json()["open"].clone();
@@ -276,7 +276,7 @@ fn what_is_kept_for_seconds_is_gone_after_them() {
 /// The receipt is there before the answer has ended, so that it does not matter which server gets
 /// the correction.
 #[test]
-fn a_correction_can_go_to_another_server_on_the_same_store() {
+fn correction_at_another_server_on_the_same_store_is_accepted() {
     let first = Served::new();
     let second = Served::with(|c| {
         c.feedback.store = url(first.folder.path());
@@ -300,7 +300,7 @@ fn a_correction_can_go_to_another_server_on_the_same_store() {
 }
 
 #[test]
-fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
+fn damaged_database_makes_server_unready_and_answers_go_on() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         let store = SqlStore::open(&url(folder.path())).await.unwrap();
@@ -353,7 +353,7 @@ fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
 }
 
 #[test]
-fn a_server_that_waits_for_its_store_can_be_stopped() {
+fn server_waiting_for_its_store_can_be_stopped() {
     // Takes connections, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let store = format!("postgres://candor@{}/none", silent.local_addr().unwrap());

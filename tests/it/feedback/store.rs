@@ -428,7 +428,7 @@ fn postgres() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_says_why() {
+fn store_that_cannot_be_opened_names_the_reason() {
     let open = |url: &str| {
         Runtime::new()
             .unwrap()
