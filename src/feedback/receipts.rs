@@ -55,11 +55,11 @@ impl PendingReceipts {
 
     /// Removes the receipts of a user that belong to some owners.
     pub(super) fn remove_user(&self, user: &str, owners: &Owners) {
-        let of_user = |receipt: &Receipt| {
+        let belongs_to_user = |receipt: &Receipt| {
             receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner)
         };
         self.map()
-            .retain(|_, remembered| !of_user(&remembered.receipt));
+            .retain(|_, remembered| !belongs_to_user(&remembered.receipt));
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, PendingReceipt>> {

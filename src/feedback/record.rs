@@ -461,13 +461,14 @@ mod tests {
     #[test]
     fn item_digest_of_two_owners_differs() {
         let image = ImageHash::digest(b"image");
-        let of = |owner| item_digest(owner, image, "What?", "A dog.");
-        assert_eq!(of("").len(), 64);
-        let all: std::collections::BTreeSet<String> = ["", "a", "b", "a ", "1 a"].map(of).into();
+        let digest_for = |owner| item_digest(owner, image, "What?", "A dog.");
+        assert_eq!(digest_for("").len(), 64);
+        let all: std::collections::BTreeSet<String> =
+            ["", "a", "b", "a ", "1 a"].map(digest_for).into();
         assert_eq!(all.len(), 5);
         // Earlier versions computed the same digest.
         assert_eq!(
-            of(""),
+            digest_for(""),
             ImageHash::digest(format!("{image} 5 What?A dog.").as_bytes()).to_string()
         );
     }

@@ -274,10 +274,10 @@ pub(super) fn check_error(
         correction,
         remove,
     } = span;
-    let at = |name: &str| format!("{field}.{name}");
+    let path = |name: &str| format!("{field}.{name}");
     if *end > text.len() {
         return refuse(
-            at("end"),
+            path("end"),
             "out_of_range",
             format_args!("is {end}; the response has {} code points", text.len()),
         );
@@ -287,12 +287,12 @@ pub(super) fn check_error(
             "is {end} and 'start' is {start}; the span must have at least one code point"
         )
         .to_string();
-        return refuse(at("end"), "out_of_range", what);
+        return refuse(path("end"), "out_of_range", what);
     }
     let span = trim_span(response, text, CharRange::new(*start, *end));
     if span.is_empty() {
         return refuse(
-            at("start"),
+            path("start"),
             "invalid_value",
             "begins a span of white space alone",
         );
@@ -300,7 +300,7 @@ pub(super) fn check_error(
     for (name, offset) in [("start", span.start), ("end", span.end)] {
         if !is_boundary(response, offset) {
             return refuse(
-                at(name),
+                path(name),
                 "invalid_value",
                 format_args!("is {offset}, which is inside a character of several code points"),
             );
@@ -317,7 +317,7 @@ pub(super) fn check_error(
             excerpt(expected),
             excerpt(stands)
         );
-        return refuse(at("text"), "text_mismatch", what);
+        return refuse(path("text"), "text_mismatch", what);
     }
     let correction = check_correction(field, correction.as_deref(), *remove)?;
     let correction = correction
@@ -328,7 +328,7 @@ pub(super) fn check_error(
         .is_some_and(|correction| !correction.is_empty() && reads_alike(correction, &stands))
     {
         return refuse(
-            at("correction"),
+            path("correction"),
             "invalid_value",
             "equals the text of the error",
         );
@@ -382,13 +382,13 @@ fn check_correction(
     correction: Option<&str>,
     remove: bool,
 ) -> Result<Option<String>, SubmissionRefusal> {
-    let at = || format!("{field}.correction");
+    let path = || format!("{field}.correction");
     let Some(correction) = correction else {
         return Ok(remove.then(String::new));
     };
     if remove {
         return refuse(
-            at(),
+            path(),
             "invalid_value",
             "cannot be given together with 'remove'",
         );
@@ -397,9 +397,9 @@ fn check_correction(
     if trimmed.is_empty() {
         let what = "is empty; leave it out where you do not know better, or set 'remove' where \
                     nothing should stand there";
-        return refuse(at(), "invalid_value", what);
+        return refuse(path(), "invalid_value", what);
     }
-    check_length(&at(), trimmed, NOTE_CHARS)?;
+    check_length(&path(), trimmed, NOTE_CHARS)?;
     Ok(Some(trimmed.to_owned()))
 }
 

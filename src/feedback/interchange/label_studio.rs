@@ -350,9 +350,9 @@ fn submissions(
     let mut adds: BTreeMap<String, (usize, String)> = BTreeMap::new();
     let mut left_out = Vec::new();
     for (i, result) in annotation.result.into_iter().enumerate() {
-        let at = |why: String| format!("has a 'result[{i}]' that {why}");
+        let invalid = |why: String| format!("has a 'result[{i}]' that {why}");
         let region: Region =
-            serde_json::from_value(result).map_err(|e| at(format!("cannot be read: {e}")))?;
+            serde_json::from_value(result).map_err(|e| invalid(format!("cannot be read: {e}")))?;
         let Some(part) = region.part() else {
             let kind = region
                 .r#type
@@ -362,23 +362,23 @@ fn submissions(
             continue;
         };
         let values: Values = serde_json::from_value(region.value.clone())
-            .map_err(|e| at(format!("cannot be read: {e}")))?;
+            .map_err(|e| invalid(format!("cannot be read: {e}")))?;
         let (offsets, text, id) = (values.offsets(), values.text, region.id.clone());
         match (part, offsets) {
             ("error", Some(chars)) if chars.start == chars.end => {
                 drop(adds.insert(id, (chars.start, String::new())))
             }
             ("error", Some(chars)) => {
-                let text = text.map(Texts::one).transpose().map_err(at)?;
+                let text = text.map(Texts::one).transpose().map_err(invalid)?;
                 drop(errors.insert(id, error_span(response, chars, text)?));
             }
-            ("error", None) => return Err(at("has no offsets".to_owned())),
+            ("error", None) => return Err(invalid("has no offsets".to_owned())),
             ("correction", _) => drop(
                 corrections.insert(
                     id,
                     text.map(Texts::one)
                         .transpose()
-                        .map_err(at)?
+                        .map_err(invalid)?
                         .unwrap_or_default(),
                 ),
             ),
@@ -443,7 +443,7 @@ fn error_span(response: &str, given: CharRange, text: Option<String>) -> Result<
     };
     let points: Vec<char> = response.chars().collect();
     let units: Vec<u16> = response.encode_utf16().collect();
-    let before = |unit: usize| {
+    let char_offset = |unit: usize| {
         String::from_utf16(units.get(..unit)?)
             .ok()
             .map(|text| text.chars().count())
@@ -459,8 +459,8 @@ fn error_span(response: &str, given: CharRange, text: Option<String>) -> Result<
                 .any(|text| text.trim_matches(is_blank) == span.trim_matches(is_blank))
         })
     };
-    let in_units = || Some(CharRange::new(before(start)?, before(end)?));
-    let found = [Some(given), in_units()]
+    let in_utf16 = || Some(CharRange::new(char_offset(start)?, char_offset(end)?));
+    let found = [Some(given), in_utf16()]
         .into_iter()
         .flatten()
         .find(stands)

@@ -41,7 +41,7 @@ pub fn priority(
     novelty: impl Fn(ConceptId) -> f64,
 ) -> f64 {
     let mentions = Lexicon::shared().mentions(&answer.response);
-    let of_word = |word: &TokenWord| {
+    let word_priority = |word: &TokenWord| {
         let named = mentions
             .iter()
             .find(|m| m.range.start <= word.bytes.start && word.bytes.end <= m.range.end);
@@ -73,7 +73,7 @@ pub fn priority(
     words
         .iter()
         .filter(|word| !word.function)
-        .map(of_word)
+        .map(word_priority)
         .fold(0.0, f64::max)
 }
 

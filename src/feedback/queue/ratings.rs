@@ -132,13 +132,13 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
         .collect();
     let units: Vec<Unit> = answers.values().flat_map(|by| units(by, &index)).collect();
     let words: Vec<&Unit> = units.iter().filter(|unit| unit.kind != "missing").collect();
-    let of_kind = |kind| {
+    let kind_figures = |kind| {
         (
             kind,
             overall_figures(units.iter().filter(|unit| unit.kind == kind)),
         )
     };
-    let items_of = |i: usize| {
+    let item_count = |i: usize| {
         answers
             .values()
             .filter(|by| by.keys().any(|name| index[name] == i))
@@ -149,7 +149,7 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
         .enumerate()
         .map(|(i, annotator)| AnnotatorFigures {
             annotator: annotator.clone(),
-            items: items_of(i),
+            items: item_count(i),
             figures: figures_with_others(&words, i),
         });
     Agreement {
@@ -157,7 +157,7 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
         overall: overall_figures(words.iter().copied()),
         by_kind: KINDS
             .into_iter()
-            .map(of_kind)
+            .map(kind_figures)
             .filter(|(_, figures)| figures.units > 0)
             .collect(),
         by_annotator: by_annotator.collect(),
@@ -220,7 +220,7 @@ fn units(
     let words = token_words(&any.response, &any.tokens)
         .into_iter()
         .filter(|word| !word.function);
-    let of_word = |word: TokenWord| {
+    let word_unit = |word: TokenWord| {
         let judgments = by
             .iter()
             .filter_map(|(name, records)| Some((index[name], marks_wrong(records, word.chars)?)));
@@ -230,7 +230,7 @@ fn units(
             judgments: judgments.collect(),
         }
     };
-    let mut units: Vec<Unit> = words.map(of_word).collect();
+    let mut units: Vec<Unit> = words.map(word_unit).collect();
     let judgments = by
         .iter()
         .filter_map(|(name, records)| Some((index[name], names_missing(records)?)));

@@ -444,22 +444,22 @@ impl Store for SqlStore {
 
     fn stats<'a>(&'a self, owners: &'a Owners) -> StoreFuture<'a, StoreStats> {
         self.answer(async move {
-            let of = format!("WHERE 1 = 1{}", owner_condition(owners, "owner", 1));
+            let condition = format!("WHERE 1 = 1{}", owner_condition(owners, "owner", 1));
             let feedback = self
                 .counts(
-                    &format!("SELECT kind, count(*) FROM feedback {of} GROUP BY kind"),
+                    &format!("SELECT kind, count(*) FROM feedback {condition} GROUP BY kind"),
                     owners,
                 )
                 .await?;
             let sources = self
                 .counts(
-                    &format!("SELECT source, count(*) FROM feedback {of} GROUP BY source"),
+                    &format!("SELECT source, count(*) FROM feedback {condition} GROUP BY source"),
                     owners,
                 )
                 .await?;
             let receipts = self
                 .counts(
-                    &format!("SELECT 'receipts', count(*) FROM receipts {of}"),
+                    &format!("SELECT 'receipts', count(*) FROM receipts {condition}"),
                     owners,
                 )
                 .await?;

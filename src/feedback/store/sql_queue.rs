@@ -101,33 +101,33 @@ impl QueueStore for SqlStore {
 
     fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> StoreFuture<'a, QueueLength> {
         self.answer(async move {
-            let of = owner_condition(owners, "q.owner", 1);
+            let condition = owner_condition(owners, "q.owner", 1);
             let sql = format!(
-                "SELECT 'open', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = 0{of} \
-                 UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted > 0 AND \
-                 q.unassisted = 1{of} \
+                "SELECT 'open', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = \
+                 0{condition} UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted \
+                 > 0 AND q.unassisted = 1{condition} \
                  UNION ALL SELECT 'leased', count(*) FROM leases l JOIN queue q ON q.completion_id \
                  = l.completion_id AND q.choice = l.choice \
-                 WHERE l.state = 'leased' AND l.expires > {now}{of} \
+                 WHERE l.state = 'leased' AND l.expires > {now}{condition} \
                  UNION ALL SELECT 'done', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = \
-                 0{of} \
+                 0{condition} \
                  UNION ALL SELECT 'skipped', count(*) FROM queue q WHERE q.wanted <= 0 AND \
-                 q.wanted = -1{of}"
+                 q.wanted = -1{condition}"
             );
             let counts = self.counts(&sql, owners).await?;
-            let of = |name: &str| {
+            let count = |name: &str| {
                 counts
                     .iter()
                     .find(|(n, _)| n == name)
                     .map_or(0, |(_, count)| *count)
             };
-            let unassisted = of("unassisted");
+            let unassisted = count("unassisted");
             Ok(QueueLength {
-                open: of("open") + unassisted,
-                leased: of("leased"),
+                open: count("open") + unassisted,
+                leased: count("leased"),
                 unassisted,
-                done: of("done"),
-                skipped: of("skipped"),
+                done: count("done"),
+                skipped: count("skipped"),
             })
         })
     }
@@ -161,9 +161,10 @@ impl QueueStore for SqlStore {
                 RatingSample::Overlapping => "overlapping",
                 RatingSample::Unassisted => "unassisted",
             };
-            let of = owner_condition(owners, "owner", 1);
+            let condition = owner_condition(owners, "owner", 1);
             let sql = format!(
-                "SELECT body FROM feedback WHERE {column} = 1{of} ORDER BY id DESC LIMIT {limit}"
+                "SELECT body FROM feedback WHERE {column} = 1{condition} ORDER BY id DESC \
+                 LIMIT {limit}"
             );
             let rows = bind_owner(sqlx::query(&sql), owners)
                 .fetch_all(self.pool())

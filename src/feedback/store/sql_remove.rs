@@ -137,8 +137,8 @@ async fn forget(
         records,
         limit,
     } = target;
-    let of = format!("annotator = $1{}", owner_condition(owners, "owner", 2));
-    let sql = format!("SELECT body FROM feedback WHERE {of} ORDER BY id LIMIT {limit}");
+    let condition = format!("annotator = $1{}", owner_condition(owners, "owner", 2));
+    let sql = format!("SELECT body FROM feedback WHERE {condition} ORDER BY id LIMIT {limit}");
     let rows = bind_owner(sqlx::query(&sql).bind(name), owners)
         .fetch_all(&mut *connection)
         .await

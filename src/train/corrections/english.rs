@@ -21,8 +21,8 @@ pub(super) fn substitute(
 ) -> Option<(usize, String)> {
     let lexicon = Lexicon::shared();
     let named = lexicon.phrases(text);
-    let before = |text: &str, start: usize| words(&text[..start]).pop();
-    let preceding = before(text, phrase.start);
+    let preceding_word = |text: &str, start: usize| words(&text[..start]).pop();
+    let preceding = preceding_word(text, phrase.start);
     let new = |other: &Phrase| {
         !named
             .iter()
@@ -32,7 +32,7 @@ pub(super) fn substitute(
         let word = |w: Option<TextWord>| w.map(|w| w.text);
         let alike = |p: &&Phrase| {
             p.determiner.is_some() == phrase.determiner.is_some()
-                && word(before(reference, p.start)) == word(preceding.clone())
+                && word(preceding_word(reference, p.start)) == word(preceding.clone())
         };
         let found = lexicon.phrases(reference);
         found.iter().filter(alike).find(|p| new(p)).map(|p| {
@@ -49,7 +49,7 @@ pub(super) fn substitute(
         let mut fitting = found
             .iter()
             .filter(|p| new(p))
-            .filter_map(|p| Some((before(reference, p.start).filter(relation)?, p)));
+            .filter_map(|p| Some((preceding_word(reference, p.start).filter(relation)?, p)));
         fitting.next().map(|(word, p)| {
             (
                 start,

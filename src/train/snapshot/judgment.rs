@@ -194,18 +194,18 @@ pub(super) fn settle_judgments(
     }
     let mut kept = Vec::with_capacity(order.len());
     for judges in order {
-        let with = |judgment: &AnnotatorJudgment| {
+        let agreeing = |judgment: &AnnotatorJudgment| {
             judges.iter().filter(|other| judgment.agrees(other)).count()
         };
         // Among equals an annotator who judged the whole answer counts more, then the latest.
         let best = judges.iter().enumerate().max_by_key(|(i, judgment)| {
             (
-                with(judgment),
+                agreeing(judgment),
                 judgment.correction.scope == JudgedPart::AllErrors,
                 *i,
             )
         });
-        let Some((chosen, n)) = best.map(|(i, judgment)| (i, with(judgment))) else {
+        let Some((chosen, n)) = best.map(|(i, judgment)| (i, agreeing(judgment))) else {
             continue;
         };
         if 2 * n <= judges.len() {

@@ -67,10 +67,11 @@ impl Snapshot {
         private_files::create_dir(&photographs).map_err(TrainError::io(&photographs))?;
         let mut left_out = BTreeMap::new();
         let sources = store.stats(&Owners::All).await.map_err(failed)?.sources;
-        let of = |source: &FeedbackSource| sources.get(source.name()).map_or(0, |n| *n as usize);
+        let stored =
+            |source: &FeedbackSource| sources.get(source.name()).map_or(0, |n| *n as usize);
         let (total, wanted): (usize, usize) = (
             sources.values().sum::<u64>() as usize,
-            config.sources.iter().map(of).sum(),
+            config.sources.iter().map(stored).sum(),
         );
         let records = newest(store, config).await.map_err(failed)?;
         let newest = records.last().map(|record| record.id.clone());

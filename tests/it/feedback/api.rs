@@ -9,7 +9,7 @@ use crate::{
     served::{Served, and, ask, data_url, picture},
 };
 
-/// Posts feedback, with further headers.
+/// Posts feedback with additional headers.
 pub(super) fn post(served: &Served, body: &Value, headers: &[(&str, &str)]) -> Reply {
     let headers = [&[JSON], headers].concat();
     exchange(
@@ -34,7 +34,7 @@ fn created(served: &Served, body: &Value) -> Value {
     reply.json()
 }
 
-/// Feedback that brings everything with it.
+/// Submission about an answer of another server.
 fn alone(more: Value) -> Value {
     let image = data_url("image/png", &picture(1, ImageFormat::Png));
     and(
@@ -95,7 +95,9 @@ fn completion_is_corrected_by_its_id() {
         (&json!("ann"), &json!("bob"), &json!(false))
     );
     assert_eq!(record["versions"]["model"], "candor-mini");
-    // Token for token what the answer said of itself.
+    let digest = record["versions"]["tokenizer"].as_str();
+    assert_eq!(digest.map(str::len), Some(64));
+    // The record has the answer's own logprobs and rewards.
     let (tokens, told) = (
         record["tokens"].as_array().unwrap(),
         choice["logprobs"]["content"].as_array().unwrap(),
@@ -127,7 +129,7 @@ fn completion_is_corrected_by_its_id() {
         served.metric("candor_feedback_total{label=\"bad\"}"),
         before + 1.0
     );
-    // Nobody is named who need not be.
+    // Names are left out unless asked for.
     let path = format!("/v1/feedback/{}", record["id"].as_str().unwrap());
     let shown = get(served.at, &path).json();
     assert_eq!(shown.get("annotator"), None);
@@ -208,7 +210,7 @@ fn streams_choices_and_unscored_answers_leave_receipts() {
         "{tokens:?}"
     );
     assert_eq!(record["versions"].get("reward"), None);
-    // Where the answer itself was hedged, its tokens are still those of its text.
+    // The tokens of a hedged answer are those of its text.
     let hedged = served
         .chat(&and(
             ask(1, ""),
@@ -413,8 +415,7 @@ fn offsets_written_as_decimals_are_accepted() {
     }
 }
 
-/// On SQLite and, where it is installed, on PostgreSQL: what no name can have in it is refused by
-/// its field.
+/// Invalid names are refused with their field, on SQLite and, if installed, on PostgreSQL.
 #[test]
 fn invalid_names_are_refused() {
     let postgres = Postgres::start();
@@ -498,7 +499,7 @@ fn invalid_names_are_refused() {
             exchange(served.at, &request("POST", "/v1/feedback", &[JSON], lone)).status,
             400
         );
-        // Texts may have anything in them, and every name that is taken is found again.
+        // Texts may contain anything, and records of valid names are found by them.
         created(
             &served,
             &alone(json!({ "label": "good", "comment": "\u{0}", "user": "ü\u{202E} 1 / 2" })),
@@ -507,7 +508,7 @@ fn invalid_names_are_refused() {
             delete(&served, "/v1/feedback?user=%C3%BC%E2%80%AE%201%20%2F%202").json()["feedback"],
             1
         );
-        // An empty one is nobody.
+        // An empty name means none.
         let completion = served.chat(&and(ask(1, ""), json!({ "user": "" }))).json();
         assert_eq!(
             created(
@@ -630,7 +631,7 @@ fn records_are_listed_page_by_page_and_removed() {
         (listed(&list("order=asc")), images()),
         (vec![ids[1].clone(), ids[3].clone()], 1)
     );
-    // A user's completions are forgotten too.
+    // Removing a user removes their receipts too.
     let completion = served
         .chat(&and(ask(1, ""), json!({ "user": "u1" })))
         .json();

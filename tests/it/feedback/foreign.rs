@@ -1,4 +1,4 @@
-//! Files that other tools wrote: all of a row is taken, or the row is refused and says why.
+//! Files of other tools: a row is imported whole, or refused with the reason.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -19,7 +19,7 @@ use crate::{
     server_clients::{python, said},
 };
 
-/// What comes of a file in an empty store.
+/// Imports a file into an empty store.
 fn read(
     file: &[u8],
     format: InterchangeFormat,
@@ -33,7 +33,7 @@ fn read(
     })
 }
 
-/// The words that are labeled bad.
+/// Words labeled bad.
 fn bad(record: &Feedback) -> String {
     record
         .tokens
@@ -52,7 +52,7 @@ fn left_out(names: &[(&str, usize)]) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// Files that `tests/interchange/make.py` writes; `None` where it cannot.
+/// Files written by `tests/interchange/make.py`; `None` if it cannot run.
 fn made() -> Option<TempDir> {
     let mut python = python("pyarrow")?;
     let folder = TempDir::new().unwrap();
@@ -187,7 +187,7 @@ fn preference_rows_are_imported_whole_or_refused() {
 
 const TEXT: &str = "A brown and black dog is laying in the air.";
 
-/// A task of Label Studio with these annotations.
+/// Label Studio task with these annotations.
 fn task(annotations: Value) -> Value {
     let image = format!(
         "data:image/png;base64,{}",
@@ -198,7 +198,7 @@ fn task(annotations: Value) -> Value {
         "drafts": [] })
 }
 
-/// Somebody who marks `dog` with these values, corrects it, and says this too.
+/// Annotation that marks `dog` with these values, corrects it, and adds further results.
 fn marked(value: Value, also: &[Value]) -> Value {
     let mut result = vec![
         json!({ "id": "a", "from_name": "error", "to_name": "text", "type": "labels",

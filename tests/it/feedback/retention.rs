@@ -1,4 +1,4 @@
-//! How long things are kept, who can read them, and what is left when they are gone.
+//! Expiry, privacy and removal of stored data.
 
 use std::{
     fs::{self, Permissions},
@@ -30,10 +30,10 @@ use crate::{
     served::{Served, and, ask, eventually},
 };
 
-/// What nobody writes by chance.
+/// Marker that occurs nowhere by chance.
 const MARK: &str = "zebra crossing 7f3a";
 
-/// The database and the files beside it.
+/// Bytes of the database and its side files.
 fn database(folder: &Path) -> Vec<PathBuf> {
     ["", "-wal", "-shm"]
         .map(|suffix| folder.join(format!("feedback.db{suffix}")))
@@ -65,7 +65,7 @@ fn removed_data_leaves_no_trace_in_database() {
     Runtime::new().unwrap().block_on(async {
         let corrections = corrections(folder.path()).await;
         let marked = |n: usize| Feedback {
-            // Longer than a page, some of it.
+            // Some texts are longer than a database page.
             comment: Some(MARK.repeat(1 + n * 100)),
             annotator: n.is_multiple_of(2).then(|| MARK.to_owned()),
             user: Some(MARK.to_owned()),
@@ -273,8 +273,7 @@ fn receipts_expire_after_their_retention() {
     assert!(files(&served.folder.path().join("images")).is_empty());
 }
 
-/// The receipt is there before the answer has ended, so that it does not matter which server gets
-/// the correction.
+/// The receipt is stored before the answer ends, so any server can take the correction.
 #[test]
 fn correction_at_another_server_on_the_same_store_is_accepted() {
     let first = Served::new();
@@ -354,7 +353,7 @@ fn damaged_database_makes_server_unready_and_answers_go_on() {
 
 #[test]
 fn server_waiting_for_its_store_can_be_stopped() {
-    // Takes connections, and says nothing.
+    // Accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let store = format!("postgres://candor@{}/none", silent.local_addr().unwrap());
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What every store keeps to, on SQLite and on PostgreSQL.
+//! Contract of every store, on SQLite and on PostgreSQL.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 use super::{owners, postgres::Postgres, queue};
 
-/// A record whose texts are not easy.
+/// Record with awkward texts.
 pub(crate) fn record(n: usize) -> Feedback {
     let token = ResponseToken {
         id: 7,
@@ -397,7 +397,7 @@ async fn it_is_there_when_opened_again(url: &str) {
         store.feedback(&record(1).id).await.unwrap(),
         Some(record(1))
     );
-    // Tables of a later version are left alone.
+    // A schema of a later version is not touched.
     let mut connection = AnyConnection::connect(url).await.unwrap();
     let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
                  execution_time) VALUES (99, 'later', TRUE, 'x', 0)";
@@ -448,7 +448,7 @@ fn store_that_cannot_be_opened_names_the_reason() {
         open("postgres://candor@127.0.0.1:1/none"),
         open("mongodb://x"),
     ];
-    // At once, and not that nobody answered in time.
+    // Reports the cause at once, not a timeout.
     let (name, why) = (file.path().to_str().unwrap(), messages[0].to_string());
     assert!(
         why.contains(name) && why.contains("not a database"),
