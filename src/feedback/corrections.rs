@@ -1,5 +1,5 @@
-//! Entry point of the room: stores submissions as records and remembers completions as receipts, in
-//! a [`Store`] with the images in an [`ImageStore`].
+//! Entry point of feedback: stores submissions as records and completions as receipts, in a
+//! [`Store`], and their images in an [`ImageStore`].
 
 use std::{
     sync::{
@@ -199,8 +199,8 @@ impl Corrections {
         let (sender, _) = receipt_writer.as_ref()?;
         let id = receipt.id.clone();
         self.pending.insert(receipt, image);
-        let (kept, ready) = oneshot::channel();
-        let sent = sender.try_send((id, permit, kept));
+        let (written, ready) = oneshot::channel();
+        let sent = sender.try_send((id, permit, written));
         if let Err(
             mpsc::error::TrySendError::Full((id, ..)) | mpsc::error::TrySendError::Closed((id, ..)),
         ) = &sent
@@ -254,7 +254,7 @@ impl Corrections {
         };
         self.apply_lease(&mut subject, submission.annotator.as_deref(), by)
             .await?;
-        let vocabulary = self.vocabularies().get(subject.versions.policy.as_deref());
+        let vocabulary = self.vocabularies().get(&subject.versions);
         let stamp = stamp(by.owner.clone());
         let derived = spawn_blocking(move || {
             derive(subject, &submission, stamp, |text, begins| {
@@ -402,7 +402,7 @@ impl Corrections {
             return Err(abstention_refusal("response").into());
         }
         super::derive::check_notes(submission)?;
-        let (vocabulary, text) = (self.vocabularies().get(None), response.clone());
+        let (vocabulary, text) = (self.vocabularies().served(), response.clone());
         let tokenizer = vocabulary.tokenizer.digest().to_owned();
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
             .await

@@ -84,17 +84,16 @@ pub(super) struct ReceiptWriter {
 impl ReceiptWriter {
     /// Writes receipts, several at a time, until the channel closes.
     pub(super) async fn run(self, waiting: mpsc::Receiver<Waiting>) {
-        let write_one = |(id, permit, kept): Waiting| {
+        let write_one = |(id, permit, written): Waiting| {
             let receipt_writer = &self;
             async move {
                 let _room = permit;
                 let bytes = receipt_writer.write_one(&id).await;
-                drop(kept);
+                drop(written);
                 let bytes = match bytes {
                     Ok(bytes) => bytes,
                     Err(error) => {
-                        return tracing::error!(completion = id, %error, "a receipt could not be \
-                            kept");
+                        return tracing::error!(completion = id, %error, "a receipt was not stored");
                     }
                 };
                 receipt_writer.slow.store(false, Relaxed);
@@ -111,7 +110,7 @@ impl ReceiptWriter {
 
     /// Writes a receipt and returns its bytes; 0 if it was removed meanwhile.
     async fn write_one(&self, id: &str) -> Result<u64, StoreError> {
-        let _keeping = self.writing.read().await;
+        let _lock = self.writing.read().await;
         let written = match self.pending.get(id) {
             Some(PendingReceipt {
                 receipt,

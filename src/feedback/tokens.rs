@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::record::{ResponseToken, TokenLabel};
+use super::record::{ResponseToken, TokenLabel, Versions};
 use crate::{
     guard::words::Transcript,
     vlm::{casing::Casing, tokenizer::TextTokenizer},
@@ -130,15 +130,62 @@ impl Vocabularies {
         self.current = vocabulary;
     }
 
-    /// Returns the vocabulary of a policy version or, if it is not kept, that of the version that
-    /// is served.
-    pub(super) fn get(&self, version: Option<&str>) -> PolicyVocabulary {
-        let known = self
-            .by_version
-            .iter()
-            .find(|(known, _)| Some(known.as_str()) == version);
-        known
+    /// Returns the vocabulary of the version that is served.
+    pub(super) fn served(&self) -> PolicyVocabulary {
+        self.current.clone()
+    }
+
+    /// Returns the vocabulary of the policy version that wrote an answer; if it is not kept, one
+    /// with the same tokenizer, or else that of the version that is served.
+    pub(super) fn get(&self, written_by: &Versions) -> PolicyVocabulary {
+        type Known = (String, PolicyVocabulary);
+        let same_version =
+            |(version, _): &&Known| Some(version.as_str()) == written_by.policy.as_deref();
+        let same_tokenizer = |(_, vocabulary): &&Known| {
+            Some(vocabulary.tokenizer.digest()) == written_by.tokenizer.as_deref()
+        };
+        let newest_first = self.by_version.iter().rev();
+        newest_first
+            .clone()
+            .find(same_version)
+            .or_else(|| newest_first.clone().find(same_tokenizer))
             .map_or(&self.current, |(_, vocabulary)| vocabulary)
             .clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bundle::Bundle, vlm::tokenizer::TextTokenizer};
+
+    #[test]
+    fn vocabulary_of_unknown_version_has_the_tokenizer_of_the_answer() {
+        let bundled = Bundle::vocabulary_of("candor-mini").unwrap();
+        let json = Bundle::file("candor-mini", "tokenizer.json").unwrap();
+        // Another end token makes another vocabulary.
+        let other = PolicyVocabulary {
+            tokenizer: TextTokenizer::from_bytes(&json, "<|user|>").unwrap().into(),
+            ..bundled.clone()
+        };
+        let mut vocabularies = Vocabularies::new(bundled.clone());
+        vocabularies.set_served("one", bundled.clone());
+        vocabularies.set_served("two", other.clone());
+        let found = |policy: &str, tokenizer: &PolicyVocabulary| {
+            let versions = Versions {
+                policy: Some(policy.to_owned()),
+                tokenizer: Some(tokenizer.tokenizer.digest().to_owned()),
+                ..Versions::default()
+            };
+            vocabularies.get(&versions).tokenizer.digest().to_owned()
+        };
+        assert_eq!(found("one", &bundled), bundled.tokenizer.digest());
+        assert_eq!(found("gone", &bundled), bundled.tokenizer.digest());
+        assert_eq!(found("gone", &other), other.tokenizer.digest());
+        let none = vocabularies.get(&Versions::default());
+        assert_eq!(
+            none.tokenizer.digest(),
+            vocabularies.served().tokenizer.digest()
+        );
     }
 }
