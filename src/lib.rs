@@ -29,4 +29,5 @@ pub mod reward;
 pub mod serve;
 pub mod telemetry;
 pub mod train;
+pub mod util;
 pub mod vlm;

@@ -1,5 +1,5 @@
-//! The whole of it: records and receipts in a [`Store`], their images in [`ImageStore`], and what
-//! happens to both.
+//! Entry point of feedback: stores submissions as records and completions as receipts, in a
+//! [`Store`], and their images in an [`ImageStore`].
 
 use std::{
     sync::{
@@ -9,23 +9,21 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, try_join_all},
-};
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore, mpsc, oneshot},
+    sync::{RwLock, RwLockReadGuard, Semaphore, mpsc, oneshot},
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{
-    derive::{JudgedAnswer, RecordStamp, SubmissionRefusal, abstained, check_name, derive},
+    derive::{
+        JudgedAnswer, RecordStamp, SubmissionRefusal, abstention_refusal, check_name, derive,
+    },
     images::ImageStore,
-    pending::{PendingReceipt, PendingReceipts},
     queue::{QueueSettings, Ranker},
+    receipts::{PendingReceipt, PendingReceipts, ReceiptWriter, Waiting},
     record::{Feedback, ImageHash, QueueDetails, Receipt, Versions},
     retention::{PIECE, Retention},
     store::{
@@ -39,77 +37,73 @@ use super::{
 };
 use crate::guard::question::Unanswerable;
 
-/// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is
-/// kept.
+/// Receipts, and KiB of their images, that may wait for the store; completions beyond either leave
+/// no receipt.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 128 * 1024;
-/// Longest wait for a receipt; a store that is slower than that, or cannot be reached, then holds
-/// up nobody until it has kept one again.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Receipts that are kept at once.
-const TOGETHER: usize = 16;
-/// Earlier records that are looked at for what they are about.
-const LEARNT: u32 = 20 * PIECE;
+/// Longest wait of a request for its receipt. After one timeout nobody waits until the store has
+/// written a receipt again.
+const RECEIPT_WAIT: Duration = Duration::from_secs(2);
+/// Newest records whose concepts the queue learns at start-up.
+const LEARNED: u32 = 20 * PIECE;
 
-/// Why a submission made no record.
+/// Reason why a submission was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// It cannot be made.
+    /// The submission is invalid.
     #[error(transparent)]
     Refused(#[from] SubmissionRefusal),
-    /// No such completion, or not any more.
+    /// The completion is unknown, or its receipt has expired.
     #[error("there is no completion `{0}`, or its receipt has expired")]
     UnknownCompletion(String),
-    /// Something else was submitted with the same key.
+    /// Another request was sent with the same idempotency key.
     #[error("another request was sent with this Idempotency-Key")]
     KeyTaken,
-    /// It could not be kept.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A record that was made of a submission.
+/// Record that a submission made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submitted {
     /// The record.
     pub record: Feedback,
-    /// Indicates whether it was made by an earlier request with the same key.
-    pub before: bool,
+    /// `true` if an earlier request with the same idempotency key made it.
+    pub repeated: bool,
 }
 
-/// Who hands in a submission.
+/// Sender of a submission.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Submitter {
-    /// The owner of their key; empty without keys.
+    /// Owner of the API key; empty without keys.
     pub owner: String,
-    /// Whose completions they may correct.
+    /// Owners whose completions may be corrected.
     pub owners: Owners,
 }
 
-/// Records, receipts and images.
+/// Records, receipts and images, and the tasks that write them.
 pub struct Corrections {
     store: Arc<dyn Store>,
     images: Arc<ImageStore>,
     writer: StoreWriter,
     vocabularies: Mutex<Vocabularies>,
     pending: Arc<PendingReceipts>,
-    /// Held while a receipt is being kept, and alone by who removes what may be among them.
-    keeping: Arc<RwLock<()>>,
+    /// Read-locked while a receipt is written; write-locked by a removal, which must see that
+    /// receipt.
+    writing: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
-    /// Indicates whether the last receipt that somebody waited for took too long.
+    /// `true` if the last wait for a receipt timed out.
     slow: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
-    /// Until it is closed: the way to the task that keeps receipts, and the task.
-    keeper: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
+    /// Channel to the task that writes receipts, and the task; `None` once closed.
+    receipt_writer: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
 }
 
-/// A receipt's id, its share of the room, and who waits until it is kept.
-type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
-
 impl Corrections {
-    /// Starts the tasks that write, in the runtime that this is called in. `vocabulary` cuts texts
-    /// that were written elsewhere.
+    /// Starts the writing tasks on the current Tokio runtime. `vocabulary` tokenizes texts that
+    /// were written elsewhere.
     pub fn start(
         store: Arc<dyn Store>,
         images: ImageStore,
@@ -124,19 +118,19 @@ impl Corrections {
             Arc::new(PendingReceipts::default()),
         );
         let (sender, waiting) = mpsc::channel(WAITING);
-        let keeping = Arc::default();
+        let writing = Arc::default();
         let retention = Arc::new(Retention::new(Arc::clone(&store), Arc::clone(&images)));
         let slow = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper {
+        let receipt_writer = ReceiptWriter {
             pending: Arc::clone(&pending),
-            keeping: Arc::clone(&keeping),
+            writing: Arc::clone(&writing),
             images: Arc::clone(&images),
             writer: writer.clone(),
             ranker: Arc::clone(&ranker),
             retention: Arc::clone(&retention),
             slow: Arc::clone(&slow),
         };
-        let keeper = tokio::spawn(keeper.keep(waiting));
+        let receipt_writer = tokio::spawn(receipt_writer.run(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
         Self {
             store,
@@ -144,12 +138,12 @@ impl Corrections {
             writer,
             vocabularies: Mutex::new(Vocabularies::new(vocabulary)),
             pending,
-            keeping,
+            writing,
             room,
             retention,
             slow,
             ranker,
-            keeper: Mutex::new(Some((sender, keeper))),
+            receipt_writer: Mutex::new(Some((sender, receipt_writer))),
         }
     }
 
@@ -158,9 +152,9 @@ impl Corrections {
         &self.store
     }
 
-    /// From now on another version of the policy is served, with this vocabulary.
-    pub fn serves(&self, version: &str, vocabulary: PolicyVocabulary) {
-        self.vocabularies().serves(version, vocabulary);
+    /// Switches to the vocabulary of the policy version that is served from now on.
+    pub fn set_served(&self, version: &str, vocabulary: PolicyVocabulary) {
+        self.vocabularies().set_served(version, vocabulary);
     }
 
     fn vocabularies(&self) -> MutexGuard<'_, Vocabularies> {
@@ -169,7 +163,7 @@ impl Corrections {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the settings of the annotation queue.
+    /// Settings of the annotation queue.
     pub fn queue(&self) -> &QueueSettings {
         &self.ranker.queue
     }
@@ -179,31 +173,34 @@ impl Corrections {
         &self.images
     }
 
-    /// Bounds the bytes of receipts and their images; where there are too many, the oldest go, of
-    /// the owners that hold most.
+    /// Bounds the bytes of receipts and their images. Beyond it the oldest receipts of the largest
+    /// owners are removed.
     pub fn limit_receipts(&self, max_bytes: u64) {
         self.retention.set_max_bytes(max_bytes);
     }
 
-    /// Returns how many bytes receipts and their images take, about.
+    /// Approximate bytes of receipts and their images.
     pub fn receipt_bytes(&self) -> u64 {
         self.retention.kept_bytes()
     }
 
-    /// Remembers a completion, soon; feedback about it can come to this process at once, and to
-    /// others on the same store when the result is ready, which takes two seconds at most. `None`
-    /// where there is no room for it.
+    /// Queues the receipt of a completion for writing. Feedback about it is accepted by this
+    /// process at once, and by others on the same store when the returned future is ready, after
+    /// two seconds at most. `None` if too many receipts are waiting.
     pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<BoxFuture<'static, ()>> {
         let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else {
             return None;
         };
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let (sender, _) = keeper.as_ref()?;
+        let receipt_writer = self
+            .receipt_writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (sender, _) = receipt_writer.as_ref()?;
         let id = receipt.id.clone();
         self.pending.insert(receipt, image);
-        let (kept, ready) = oneshot::channel();
-        let sent = sender.try_send((id, permit, kept));
+        let (written, ready) = oneshot::channel();
+        let sent = sender.try_send((id, permit, written));
         if let Err(
             mpsc::error::TrySendError::Full((id, ..)) | mpsc::error::TrySendError::Closed((id, ..)),
         ) = &sent
@@ -213,20 +210,20 @@ impl Corrections {
         sent.ok()?;
         let slow = Arc::clone(&self.slow);
         let wait = async move {
-            if !slow.load(Relaxed) && timeout(PATIENCE, ready).await.is_err() {
+            if !slow.load(Relaxed) && timeout(RECEIPT_WAIT, ready).await.is_err() {
                 slow.store(true, Relaxed);
             }
         };
         Some(wait.boxed())
     }
 
-    /// Makes a record of a submission and keeps it, durably when it returns. `image` is the file of
-    /// a submission about an answer of another server.
+    /// Stores a submission as a record, durably when it returns. `image` is the file that comes
+    /// with a submission about an answer of another server.
     ///
-    /// The same key of two owners is two.
+    /// Idempotency keys of different owners are different keys.
     ///
     /// # Errors
-    /// [`SubmitError`]: what is wrong with the submission, or the store's error.
+    /// [`SubmitError`]: the submission is invalid, or the store failed.
     pub async fn submit(
         &self,
         submission: Submission,
@@ -246,18 +243,18 @@ impl Corrections {
             key: owned(key),
         });
         if let Some(key) = &key
-            && let Some(inserted) = self.store.by_key(key).await?
+            && let Some(inserted) = self.store.find_request(key).await?
         {
             return submitted(None, inserted);
         }
-        // Until the record refers to the image, nobody removes it.
+        // The lock keeps the image from being removed before the record refers to it.
         let (mut subject, _guard) = match &submission.completion_id {
-            Some(id) => self.of_completion(id, &submission, by).await?,
-            None => self.of_text(&submission, image, by).await?,
+            Some(id) => self.completion_answer(id, &submission, by).await?,
+            None => self.submitted_answer(&submission, image, by).await?,
         };
-        self.queued(&mut subject, submission.annotator.as_deref(), by)
+        self.apply_lease(&mut subject, submission.annotator.as_deref(), by)
             .await?;
-        let vocabulary = self.vocabularies().of(subject.versions.policy.as_deref());
+        let vocabulary = self.vocabularies().get(&subject.versions);
         let stamp = stamp(by.owner.clone());
         let derived = spawn_blocking(move || {
             derive(subject, &submission, stamp, |text, begins| {
@@ -277,8 +274,8 @@ impl Corrections {
         submitted(Some(record), inserted)
     }
 
-    /// Sets the subject's `queued` and `unassisted` if the queue gave the answer to this annotator.
-    async fn queued(
+    /// Sets `queued` and `unassisted` if the annotation queue leased the answer to this annotator.
+    async fn apply_lease(
         &self,
         subject: &mut JudgedAnswer,
         annotator: Option<&str>,
@@ -288,7 +285,7 @@ impl Corrections {
         else {
             return Ok(());
         };
-        let place = ChoiceId {
+        let answer = ChoiceId {
             completion_id: completion_id.clone(),
             choice: *choice,
         };
@@ -296,7 +293,7 @@ impl Corrections {
             owner: by.owner.clone(),
             name: annotator.to_owned(),
         };
-        if let Some(lease) = self.store.lease(&place, &annotator).await? {
+        if let Some(lease) = self.store.lease(&answer, &annotator).await? {
             subject.unassisted = lease.unassisted;
             subject.queued = Some(QueueDetails {
                 overlap: lease.overlap,
@@ -305,7 +302,7 @@ impl Corrections {
         Ok(())
     }
 
-    /// Keeps a record as it is, unless there is one of its id; returns whether it is new.
+    /// Stores a record unchanged and returns `true`, or returns `false` if its id exists.
     ///
     /// # Errors
     /// The store's.
@@ -318,7 +315,7 @@ impl Corrections {
             == InsertOutcome::New)
     }
 
-    async fn of_completion(
+    async fn completion_answer(
         &self,
         id: &str,
         submission: &Submission,
@@ -351,12 +348,13 @@ impl Corrections {
         let found = self.receipt(id).await?;
         let seen = found.filter(|remembered| by.owners.contain(&remembered.receipt.owner));
         let PendingReceipt { receipt, image } = seen.ok_or_else(unknown)?;
-        let subject = JudgedAnswer::of(receipt, choice.unwrap_or(0))?;
+        let subject = JudgedAnswer::from_receipt(receipt, choice.unwrap_or(0))?;
         let guard = match &image {
             Some(file) => self.images.put(file, subject.image).await?,
             None => {
                 let guard = self.images.keep(subject.image).await;
-                // It may have gone while nobody kept it.
+                // The receipt, and with it the image, may have been removed before the lock was
+                // taken.
                 self.store.receipt(id).await?.ok_or_else(unknown)?;
                 guard
             }
@@ -374,7 +372,7 @@ impl Corrections {
         }
     }
 
-    async fn of_text(
+    async fn submitted_answer(
         &self,
         submission: &Submission,
         image: Option<Vec<u8>>,
@@ -401,15 +399,16 @@ impl Corrections {
             .clone()
             .ok_or_else(|| missing("response"))?;
         if Unanswerable::is_wording(&response) {
-            return Err(abstained("response").into());
+            return Err(abstention_refusal("response").into());
         }
         super::derive::check_notes(submission)?;
-        let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
+        let (vocabulary, text) = (self.vocabularies().served(), response.clone());
+        let tokenizer = vocabulary.tokenizer.digest().to_owned();
         let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
             .await
             .map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| SubmissionRefusal::new("response", "invalid_value", e))?;
-        let hash = ImageHash::of(&image);
+        let hash = ImageHash::digest(&image);
         let guard = self.images.put(&image, hash).await?;
         let subject = JudgedAnswer {
             owner: by.owner.clone(),
@@ -420,31 +419,32 @@ impl Corrections {
             tokens,
             versions: Versions {
                 model: submission.model.clone(),
+                tokenizer: Some(tokenizer),
                 ..Versions::default()
             },
             unassisted: false,
-            doubted: None,
+            flagged: None,
             queued: None,
             user: None,
         };
         Ok((subject, guard))
     }
 
-    /// Removes what `target` says, and images that nobody refers to any more.
+    /// Removes a target, and images without any reference left.
     ///
     /// # Errors
-    /// The store's. What was not done is done by the next [`Self::sweep`].
+    /// The store's. The next [`Self::sweep`] finishes what was left undone.
     pub async fn remove(&self, target: RemovalTarget) -> Result<RemovalCounts, StoreError> {
         if let RemovalTarget::User(user, owners) = &target {
             self.pending.remove_user(user, owners);
         }
-        // Receipts that are being kept are there after this, and removed with the others.
-        drop(self.keeping.write().await);
+        // Waits for receipts that are being written, so that they are removed too.
+        drop(self.writing.write().await);
         self.retention.remove(&target).await
     }
 
-    /// Removes receipts that were made before this Unix time or take too many bytes, and images
-    /// that nobody refers to any more. Returns how many receipts were too old.
+    /// Removes receipts created before this Unix time or beyond the byte limit, and images without
+    /// any reference left. Returns the number of expired receipts.
     ///
     /// # Errors
     /// The store's.
@@ -452,28 +452,28 @@ impl Corrections {
         self.retention.expire(before).await
     }
 
-    /// Keeps the receipts that wait, and takes no more.
+    /// Writes the waiting receipts and accepts no more.
     pub async fn close(&self) {
-        let keeper = self
-            .keeper
+        let receipt_writer = self
+            .receipt_writer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some((sender, task)) = keeper {
+        if let Some((sender, task)) = receipt_writer {
             drop(sender);
             let _ = task.await;
         }
     }
 }
 
-/// Teaches the ranker what the newest records are about, so that it no longer counts as new.
+/// Teaches the ranker the concepts of the newest records, which then no longer count as new.
 async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
     let mut page = RecordPage {
         limit: PIECE,
         newest_first: true,
         ..RecordPage::default()
     };
-    for _ in 0..LEARNT / PIECE {
+    for _ in 0..LEARNED / PIECE {
         match store.page(&page).await {
             Ok(records) => {
                 records.iter().for_each(|record| ranker.learn(record));
@@ -483,81 +483,10 @@ async fn learn(store: Arc<dyn Store>, ranker: Arc<Ranker>) {
                 page.after = Some(last.id);
             }
             Err(error) => {
-                return tracing::warn!(%error, "the queue does not know what earlier corrections \
-                                               were about");
+                return tracing::warn!(%error, "the queue could not learn the concepts of earlier \
+                                               corrections");
             }
         }
-    }
-}
-
-/// Task that keeps receipts.
-struct Keeper {
-    pending: Arc<PendingReceipts>,
-    keeping: Arc<RwLock<()>>,
-    images: Arc<ImageStore>,
-    writer: StoreWriter,
-    ranker: Arc<Ranker>,
-    retention: Arc<Retention>,
-    slow: Arc<AtomicBool>,
-}
-
-impl Keeper {
-    /// Keeps them, some at once, until no more can come.
-    async fn keep(self, waiting: mpsc::Receiver<Waiting>) {
-        let keep_one = |(id, permit, kept): Waiting| {
-            let keeper = &self;
-            async move {
-                let _room = permit;
-                let bytes = keeper.keep_one(&id).await;
-                drop(kept);
-                let bytes = match bytes {
-                    Ok(bytes) => bytes,
-                    Err(error) => {
-                        return tracing::error!(completion = id, %error, "a receipt could not be \
-                            kept");
-                    }
-                };
-                keeper.slow.store(false, Relaxed);
-                if let Err(error) = keeper.retention.count(bytes).await {
-                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be \
-                                            removed");
-                }
-            }
-        };
-        ReceiverStream::new(waiting)
-            .for_each_concurrent(TOGETHER, keep_one)
-            .await;
-    }
-
-    /// Returns how many bytes it takes; nothing where it was removed meanwhile.
-    async fn keep_one(&self, id: &str) -> Result<u64, StoreError> {
-        let _keeping = self.keeping.read().await;
-        let written = match self.pending.get(id) {
-            Some(PendingReceipt {
-                receipt,
-                image: Some(file),
-            }) => self.write(receipt, &file).await,
-            _ => Ok(0),
-        };
-        self.pending.remove(id);
-        written
-    }
-
-    /// Returns how many bytes it takes.
-    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<u64, StoreError> {
-        let _guard = self.images.put(file, receipt.image).await?;
-        let entries = self.ranker.entries(&receipt);
-        let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
-        self.writer
-            .insert(StoreEntry::Receipt(Box::new(receipt)))
-            .await?;
-        try_join_all(
-            entries
-                .into_iter()
-                .map(|entry| self.writer.insert(StoreEntry::Queue(Box::new(entry)))),
-        )
-        .await?;
-        Ok(bytes)
     }
 }
 
@@ -565,18 +494,18 @@ fn submitted(record: Option<Feedback>, inserted: InsertOutcome) -> Result<Submit
     match (inserted, record) {
         (InsertOutcome::New, Some(record)) => Ok(Submitted {
             record,
-            before: false,
+            repeated: false,
         }),
         (InsertOutcome::Before(record), _) => Ok(Submitted {
             record: *record,
-            before: true,
+            repeated: true,
         }),
         (InsertOutcome::Conflict | InsertOutcome::New, _) => Err(SubmitError::KeyTaken),
     }
 }
 
-/// A name and the time. Names grow with the time, also within a millisecond and while the clock is
-/// set back; the time is the clock's.
+/// Returns a new record id and the current time. Ids grow even within a millisecond and while the
+/// clock is set back.
 fn stamp(annotator_owner: String) -> RecordStamp {
     RecordStamp {
         id: format!("fb_{}", Uuid::now_v7().simple()),
@@ -592,15 +521,15 @@ pub(super) fn unix_time() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
-/// Of what was said: the same whatever the JSON looked like.
+/// Digest of a submission's content, whatever its JSON looked like.
 fn digest(submission: &Submission, image: Option<&[u8]>) -> String {
-    let said = serde_json::to_vec(&Submission {
+    let body = serde_json::to_vec(&Submission {
         image: None,
         ..submission.clone()
     })
     .unwrap_or_default();
     let image = image
-        .map(|file| ImageHash::of(file).to_string())
+        .map(|file| ImageHash::digest(file).to_string())
         .unwrap_or_default();
-    ImageHash::of(&[said, image.into_bytes()].concat()).to_string()
+    ImageHash::digest(&[body, image.into_bytes()].concat()).to_string()
 }

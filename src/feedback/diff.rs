@@ -1,29 +1,30 @@
-//! From an edit of the whole text to the spans that it changes, word by word.
+//! Word-level difference of a response and its edited text.
 
 use std::ops::Range;
 
 use similar::{Algorithm, DiffTag, capture_diff_slices};
 
 use super::fold;
+use crate::util::offsets::CharRange;
 
-/// A change of a text.
+/// Replacement of a span of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextChange {
-    /// The code points that go; empty where something is only added.
-    pub chars: Range<usize>,
-    /// Text that comes in their place; empty where something is only taken out.
+    /// Code points that are replaced; empty where text is only inserted.
+    pub chars: CharRange,
+    /// Text that replaces them; empty where text is only removed.
     pub new: String,
 }
 
-/// The words of a text, without their typography and in their places.
+/// Words of a text without their typography, and their positions.
 struct Words {
     keys: Vec<String>,
-    chars: Vec<Range<usize>>,
+    chars: Vec<CharRange>,
     text: Vec<char>,
 }
 
 impl Words {
-    fn of(text: &str) -> Self {
+    fn new(text: &str) -> Self {
         let (keys, chars) = fold::words(text)
             .into_iter()
             .map(|word| (word.key, word.chars))
@@ -35,28 +36,24 @@ impl Words {
         }
     }
 
-    /// The code points of some words, from the first to the last.
-    fn span(&self, words: Range<usize>) -> Range<usize> {
+    /// Code points from the first to the last of some words; for an empty range, the gap before its
+    /// position.
+    fn span(&self, words: Range<usize>) -> CharRange {
         if words.is_empty() {
-            let place = self.end_before(words.start);
-            return place..place;
+            let gap = self.end_before(words.start);
+            return CharRange::new(gap, gap);
         }
-        self.chars[words.start].start..self.chars[words.end - 1].end
+        CharRange::new(self.chars[words.start].start, self.chars[words.end - 1].end)
     }
 
-    /// The code points of words that stand in nobody's place, with what parts them from their
-    /// neighbors.
-    fn span_added(&self, words: Range<usize>) -> Range<usize> {
-        match words.start {
-            // The first words have none before them.
-            0 => {
-                0..self
-                    .chars
-                    .get(words.end)
-                    .map_or(self.text.len(), |next| next.start)
-            }
-            first => self.end_before(first)..self.chars[words.end - 1].end,
+    /// Code points of inserted words, including the separator to their neighbors.
+    fn span_added(&self, words: Range<usize>) -> CharRange {
+        if words.start > 0 {
+            return CharRange::new(self.end_before(words.start), self.chars[words.end - 1].end);
         }
+        // Words at the beginning bring the separator that follows them.
+        let next = self.chars.get(words.end);
+        CharRange::new(0, next.map_or(self.text.len(), |next| next.start))
     }
 
     fn end_before(&self, word: usize) -> usize {
@@ -64,25 +61,24 @@ impl Words {
             .map_or(0, |previous| self.chars[previous].end)
     }
 
-    fn slice(&self, chars: Range<usize>) -> String {
-        self.text[chars].iter().collect()
+    fn slice(&self, chars: CharRange) -> String {
+        self.text[chars.range()].iter().collect()
     }
 }
 
-/// Returns the changes that make `old` read like `new`, typography aside; in order, apart from each
-/// other.
+/// Returns the changes that turn `old` into `new`, typography aside, in order and without overlap.
 pub fn diff(old: &str, new: &str) -> Vec<TextChange> {
-    let (old, new) = (Words::of(old), Words::of(new));
+    let (old, new) = (Words::new(old), Words::new(new));
     let (mut changed, mut at): (Vec<(Range<usize>, Range<usize>)>, _) = (Vec::new(), (0, 0));
     for operation in capture_diff_slices(Algorithm::Myers, &old.keys, &new.keys) {
-        // Counted here: an operation's own start is not that of its place where the library moved
-        // it.
+        // Positions are counted here: `similar` may shift a change without moving the start that it
+        // reports.
         let (tag, from, to) = operation.as_tag_tuple();
         let (from, to) = (at.0..at.0 + from.len(), at.1..at.1 + to.len());
         at = (from.end, to.end);
         match changed.last_mut() {
             _ if tag == DiffTag::Equal => {}
-            // What goes and what comes at one place is one change.
+            // A removal and an insertion at the same position are one replacement.
             Some((gone, come)) if gone.end == from.start && come.end == to.start => {
                 (gone.end, come.end) = (from.end, to.end)
             }
@@ -131,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_change_go_and_come() {
+    fn diff_replaces_removes_and_inserts_words() {
         assert_eq!(
             changes("A dog on a red sofa.", "A cat on a red sofa."),
             [(2, 5, "cat".to_owned())]
@@ -168,14 +164,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn applied_changes_make_the_new_text(
+        fn diff_applied_yields_the_new_text(
             old in "([ab.]|dog|é|👩‍🚀| ){0,12}",
             new in "([ab.]|dog|é|👩‍🚀| ){0,12}",
         ) {
             let words = |t: &str| fold::words(t).into_iter()
                 .map(|word| word.key).collect::<Vec<_>>();
             let changes = diff(&old, &new);
-            // What stands between words that stay is not looked at, and may join or part them.
+            // Text between unchanged words is ignored and may join or split them.
             prop_assert_eq!(words(&apply(&old, &changes)).concat(), words(&new).concat());
             prop_assert_eq!(changes.is_empty(), words(&old) == words(&new));
         }

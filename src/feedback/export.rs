@@ -1,5 +1,5 @@
-//! Records as files, written piece by piece: however many there are, one page is in memory, and one
-//! image, or one group of rows of a table.
+//! Export of records as a stream of pieces of a file. Memory holds one page of records and one
+//! image, or one Parquet row group.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -13,12 +13,12 @@ use super::{
     store::{RecordFilter, RecordPage, Store, StoreError},
 };
 
-/// Records of a page.
+/// Records read at a time.
 const PAGE: u32 = 256;
-/// Bytes of a piece, about.
+/// Approximate bytes of a piece.
 const PIECE: usize = 64 * 1024;
 
-/// A file that is being written.
+/// State of an export.
 struct File {
     store: Arc<dyn Store>,
     images: Option<Arc<ImageStore>>,
@@ -31,7 +31,7 @@ struct File {
 }
 
 impl File {
-    /// The next piece; empty at the end of the file.
+    /// Returns the next piece; empty at the end of the file.
     async fn piece(&mut self) -> Result<Vec<u8>, StoreError> {
         let mut out = Vec::new();
         while out.len() < PIECE && !self.ended {
@@ -70,7 +70,8 @@ impl File {
     }
 }
 
-/// Some records, oldest first, in pieces of a file. Those names are in it that are `shown`.
+/// Streams the records that match `filter`, oldest first, as a file in `format`. Names that are not
+/// `shown` are left out.
 pub fn export(
     store: Arc<dyn Store>,
     images: Arc<ImageStore>,

@@ -1,14 +1,16 @@
-//! Texts compared as they read. Two texts that differ only in typography have the same [`words`]:
-//! kinds of quotes and dashes, composed and decomposed letters, ligatures, capitals, punctuation,
-//! white space, characters of no width, and HTML entities make no difference.
+//! Comparison of texts without their typography. Texts have the same [`words`] if they differ only
+//! in quotes, dashes, composition of letters, ligatures, case, punctuation, white space, invisible
+//! characters or HTML entities.
 
-use std::{borrow::Cow, ops::Range};
+use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, char::decompose_canonical};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Characters that are written in place of others: any of the first reads as the second.
+use crate::util::offsets::CharRange;
+
+/// Characters, and the text that each is folded to.
 const ALIKE: [(&str, &str); 9] = [
     ("‘’‚‛‹›′ʼʹʻ`´＇", "'"),
     ("−", "-"),
@@ -20,21 +22,21 @@ const ALIKE: [(&str, &str); 9] = [
     ("ﬄ", "ffl"),
     ("ﬅﬆ", "st"),
 ];
-/// Punctuation by its Unicode category that is read aloud.
+/// Unicode punctuation that is read aloud and therefore counts as a symbol.
 const SPOKEN: &str = "&%‰#@";
-/// Longest HTML entity.
+/// Code points of the longest HTML entity.
 const ENTITY_CHARS: usize = 34;
 
-/// A word, a number or a symbol of a text.
+/// Word, number or symbol of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoldedWord {
     /// The word without its typography.
     pub key: String,
     /// Its code points in the text.
-    pub chars: Range<usize>,
+    pub chars: CharRange,
 }
 
-/// Returns whether nothing is seen of a character: white space, or of no width.
+/// Returns `true` for white space and invisible characters.
 pub fn is_blank(c: char) -> bool {
     c.is_whitespace() || is_zero_width(c)
 }
@@ -45,29 +47,29 @@ fn is_zero_width(c: char) -> bool {
             | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
 }
 
-/// Returns whether a character is punctuation that names nothing.
+/// Returns `true` for punctuation that is not read aloud.
 pub fn is_punctuation(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Punctuation && !SPOKEN.contains(c)
 }
 
-/// Returns whether a character is neither blank nor punctuation.
+/// Returns `true` for characters that are neither blank nor punctuation.
 pub fn is_spoken(c: char) -> bool {
     !is_blank(c) && !is_punctuation(c)
 }
 
-/// Returns the code points of `span` without those at its ends that `dropped` holds for.
-pub fn trim(text: &[char], span: Range<usize>, dropped: fn(char) -> bool) -> Range<usize> {
-    let inside = &text[span.clone()];
+/// Shrinks `span` by the characters at its ends that `dropped` accepts.
+pub fn trim(text: &[char], span: CharRange, dropped: fn(char) -> bool) -> CharRange {
+    let inside = &text[span.range()];
     let start = inside.iter().take_while(|c| dropped(**c)).count();
     let end = inside[start..]
         .iter()
         .rev()
         .take_while(|c| dropped(**c))
         .count();
-    span.start + start..span.end - end
+    CharRange::new(span.start + start, span.end - end)
 }
 
-/// The words of a text, in order. Signs between them are none.
+/// Returns the words of a text, in order. Blanks and punctuation between them are skipped.
 pub fn words(text: &str) -> Vec<FoldedWord> {
     let units = fold(text);
     let folded: String = units.iter().map(|unit| unit.letter).collect();
@@ -80,14 +82,14 @@ pub fn words(text: &str) -> Vec<FoldedWord> {
             let key = part.iter().map(|unit| unit.letter).nfd().collect();
             Some(FoldedWord {
                 key,
-                chars: first.chars.start..last.chars.end,
+                chars: CharRange::new(first.chars.start, last.chars.end),
             })
         }));
     }
     words
 }
 
-/// Returns whether two texts differ in typography alone.
+/// Returns `true` if two texts differ in typography alone.
 pub fn reads_alike(one: &str, other: &str) -> bool {
     words(one)
         .into_iter()
@@ -95,11 +97,11 @@ pub fn reads_alike(one: &str, other: &str) -> bool {
         .eq(words(other).into_iter().map(|word| word.key))
 }
 
-/// A letter of a folded text, and the code points that it stands for.
+/// Character of a folded text, and the code points of the original that it stands for.
 #[derive(Debug, Clone)]
 struct Unit {
     letter: char,
-    chars: Range<usize>,
+    chars: CharRange,
 }
 
 fn fold(text: &str) -> Vec<Unit> {
@@ -108,7 +110,7 @@ fn fold(text: &str) -> Vec<Unit> {
         .enumerate()
         .map(|(at, letter)| Unit {
             letter,
-            chars: at..at + 1,
+            chars: CharRange::new(at, at + 1),
         })
         .collect();
     // Some texts are escaped twice.
@@ -118,9 +120,9 @@ fn fold(text: &str) -> Vec<Unit> {
         }
     }
     let mut folded: Vec<Unit> = Vec::with_capacity(units.len());
-    for (at, Unit { letter, chars }) in units.iter().enumerate() {
+    for (at, &Unit { letter, chars }) in units.iter().enumerate() {
         if is_dropped(&units, at) {
-            // Its code points go with those before: no word ends inside of a character.
+            // A dropped character joins the one before, so that no word ends inside of it.
             if let Some(last) = folded.last_mut() {
                 last.chars.end = chars.end;
             }
@@ -128,29 +130,23 @@ fn fold(text: &str) -> Vec<Unit> {
         }
         if is_minus(&units, at) {
             folded.push(Unit {
-                letter: '−',
-                chars: chars.clone(),
+                letter: '−', chars
             });
             continue;
         }
         let read = ALIKE
             .iter()
-            .find(|(written, _)| written.contains(*letter))
+            .find(|(written, _)| written.contains(letter))
             .map(|(_, read)| Cow::Borrowed(*read));
         let read = read.unwrap_or_else(|| letter.to_string().into());
         for letter in read.chars().flat_map(char::to_lowercase) {
-            decompose_canonical(letter, |letter| {
-                folded.push(Unit {
-                    letter,
-                    chars: chars.clone(),
-                })
-            });
+            decompose_canonical(letter, |letter| folded.push(Unit { letter, chars }));
         }
     }
     folded
 }
 
-/// A dash at the beginning of a number.
+/// Returns `true` for a dash that is the sign of a number.
 fn is_minus(units: &[Unit], at: usize) -> bool {
     let before = at.checked_sub(1).map(|before| units[before].letter);
     let number = units
@@ -159,8 +155,7 @@ fn is_minus(units: &[Unit], at: usize) -> bool {
     matches!(units[at].letter, '-' | '−' | '–') && number && before.is_none_or(is_blank)
 }
 
-/// Characters of no width, and those that choose between two shapes of the one before; not what
-/// joins the parts of a picture.
+/// Returns `true` for invisible characters and variation selectors, except joiners within an emoji.
 fn is_dropped(units: &[Unit], at: usize) -> bool {
     let drawn = |unit: Option<&Unit>| {
         unit.is_some_and(|unit| is_spoken(unit.letter) && !unit.letter.is_alphanumeric())
@@ -174,7 +169,7 @@ fn is_dropped(units: &[Unit], at: usize) -> bool {
     }
 }
 
-/// Replaces HTML entities by what they stand for.
+/// Replaces HTML entities by the characters that they encode.
 fn unescape(units: &[Unit]) -> Vec<Unit> {
     let (mut out, mut at) = (Vec::with_capacity(units.len()), 0);
     while let Some(unit) = units.get(at) {
@@ -189,11 +184,8 @@ fn unescape(units: &[Unit]) -> Vec<Unit> {
             .collect();
         match (end, html_escape::decode_html_entities(&entity)) {
             (Some(end), decoded) if decoded != entity && decoded.chars().count() <= 2 => {
-                let chars = unit.chars.start..ahead[end].chars.end;
-                out.extend(decoded.chars().map(|letter| Unit {
-                    letter,
-                    chars: chars.clone(),
-                }));
+                let chars = CharRange::new(unit.chars.start, ahead[end].chars.end);
+                out.extend(decoded.chars().map(|letter| Unit { letter, chars }));
                 at += end + 1;
             }
             _ => {
@@ -205,8 +197,7 @@ fn unescape(units: &[Unit]) -> Vec<Unit> {
     out
 }
 
-/// The parts of a word (UAX #29) that something is said with: "sofa.The" has two, "it's" and "3.5"
-/// one.
+/// Splits a UAX #29 word at punctuation: "sofa.The" has two parts, "it's" and "3.5" have one.
 fn split(word: &[Unit]) -> impl Iterator<Item = &[Unit]> {
     let digit = |at: Option<usize>| {
         at.and_then(|at| word.get(at))
@@ -230,7 +221,7 @@ fn split(word: &[Unit]) -> impl Iterator<Item = &[Unit]> {
 mod tests {
     use super::*;
 
-    /// Pairs that read alike.
+    /// Pairs that differ in typography alone.
     const SAME: [(&str, &str); 26] = [
         ("Pages 3-5.", "Pages 3–5."),
         ("It is -5 degrees.", "It is –5 degrees."),
@@ -260,7 +251,7 @@ mod tests {
         ("A \u{200D}dog\u{200C}.", "A dog."),
     ];
 
-    /// Pairs that do not.
+    /// Pairs that differ in more.
     const OTHER: [(&str, &str); 10] = [
         ("It is -5 degrees.", "It is 5 degrees."),
         ("−5", "5"),
@@ -275,7 +266,7 @@ mod tests {
     ];
 
     #[test]
-    fn typography_makes_no_difference() {
+    fn texts_that_differ_in_typography_read_alike() {
         for (one, other) in SAME {
             assert!(
                 reads_alike(one, other),
@@ -290,12 +281,12 @@ mod tests {
     }
 
     #[test]
-    fn words_know_where_they_stand() {
+    fn words_of_typographic_text_have_its_offsets() {
         let stands = |text: &str| {
             let chars: Vec<char> = text.chars().collect();
             words(text)
                 .into_iter()
-                .map(|word| chars[word.chars].iter().collect())
+                .map(|word| chars[word.chars.range()].iter().collect())
                 .collect::<Vec<String>>()
         };
         assert_eq!(

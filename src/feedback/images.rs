@@ -1,4 +1,4 @@
-//! Images by their content: a folder, or a bucket of an S3-compatible store.
+//! Content-addressed image files, in a directory or an S3-compatible bucket.
 
 use std::{
     ffi::OsString,
@@ -23,34 +23,33 @@ use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 use super::{record::ImageHash, store::StoreError};
 use crate::private_files;
 
-/// Images that are put and removed at the same time share this many locks.
+/// Number of locks that concurrent writes and removals of images are spread over.
 const LOCKS: usize = 64;
 
-/// The files of images.
+/// Store of image files by their SHA-256.
 pub struct ImageStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-    /// Folder of the files, when they are in one.
+    /// Directory of the files; `None` for a bucket.
     folder: Option<PathBuf>,
     locks: [RwLock<()>; LOCKS],
 }
 
 impl ImageStore {
-    /// Opens a folder, which is made where it is missing, or `s3://BUCKET/PREFIX`; for the latter,
-    /// the AWS variables of `env` say the rest (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `AWS_REGION`,
-    /// ...).
+    /// Opens a directory, created if missing, or `s3://BUCKET/PREFIX`. A bucket is configured by
+    /// the AWS variables in `env` (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, `AWS_REGION`, ...).
     ///
     /// # Errors
-    /// When the folder cannot be made, or the URL or a variable cannot be used.
+    /// When the directory cannot be created, or the URL or a variable is invalid.
     pub fn open(
-        place: &str,
+        location: &str,
         env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     ) -> Result<Self, StoreError> {
         let fail =
-            |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{place}: {error}"));
+            |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{location}: {error}"));
         let locks = std::array::from_fn(|_| RwLock::new(()));
-        if place.contains("://") {
-            let url = place.parse().map_err(|e| fail(&e))?;
+        if location.contains("://") {
+            let url = location.parse().map_err(|e| fail(&e))?;
             let text = |(name, value): (_, _)| {
                 Some((
                     OsString::into_string(name).ok()?,
@@ -71,7 +70,7 @@ impl ImageStore {
                 locks,
             });
         }
-        let folder = PathBuf::from(place);
+        let folder = PathBuf::from(location);
         private_files::create_dir(&folder).map_err(|e| fail(&e))?;
         let folder = folder.canonicalize().map_err(|e| fail(&e))?;
         match narrow_all(&folder) {
@@ -94,11 +93,11 @@ impl ImageStore {
         })
     }
 
-    /// Keeps a file, durably when it returns. While the result lives, the file is not removed;
-    /// refer to it before that ends.
+    /// Stores a file, durably when it returns. The file is not removed while the returned guard
+    /// lives; insert a reference to it before dropping the guard.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub async fn put(
         &self,
         file: &[u8],
@@ -112,57 +111,58 @@ impl ImageStore {
                 self.store
                     .put(&path, PutPayload::from(file.to_vec()))
                     .await
-                    .map_err(|e| StoreError::of(&e))?;
+                    .map_err(|e| StoreError::from_error(&e))?;
             }
-            Err(error) => return Err(StoreError::of(&error)),
+            Err(error) => return Err(StoreError::from_error(&error)),
         }
         if let Some(folder) = &self.folder {
             let file = folder.join(path.as_ref());
-            // Even if it was there: whoever wrote it may not have come this far.
-            tokio::task::spawn_blocking(move || settle(file))
+            // Also for an existing file: its writer may have died before the sync.
+            tokio::task::spawn_blocking(move || sync(file))
                 .await
-                .map_err(|e| StoreError::of(&e))?
-                .map_err(|e| StoreError::of(&e))?;
+                .map_err(|e| StoreError::from_error(&e))?
+                .map_err(|e| StoreError::from_error(&e))?;
         }
         Ok(guard)
     }
 
-    /// The file; `None` where there is none.
+    /// Returns the file; `None` if there is none.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the file cannot be read.
     pub async fn get(&self, hash: ImageHash) -> Result<Option<Vec<u8>>, StoreError> {
         match self.store.get(&self.path(hash)).await {
             Ok(found) => Ok(Some(
                 found
                     .bytes()
                     .await
-                    .map_err(|e| StoreError::of(&e))?
+                    .map_err(|e| StoreError::from_error(&e))?
                     .to_vec(),
             )),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(StoreError::of(&error)),
+            Err(error) => Err(StoreError::from_error(&error)),
         }
     }
 
-    /// Keeps the image from being removed while the result lives.
+    /// Keeps the image from being removed while the returned guard lives.
     pub async fn keep(&self, hash: ImageHash) -> RwLockReadGuard<'_, ()> {
         self.lock(hash).read().await
     }
 
-    /// Keeps others from putting the image, and from referring to it, while the result lives.
+    /// Keeps others from storing the image or adding a reference to it while the returned guard
+    /// lives.
     pub async fn hold(&self, hash: ImageHash) -> RwLockWriteGuard<'_, ()> {
         self.lock(hash).write().await
     }
 
-    /// Removes the file, if it is there.
+    /// Removes the file if it exists.
     ///
     /// # Errors
-    /// When it cannot be removed.
+    /// When the file cannot be removed.
     pub async fn remove(&self, hash: ImageHash) -> Result<(), StoreError> {
         match self.store.delete(&self.path(hash)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StoreError::of(&error)),
+            Err(error) => Err(StoreError::from_error(&error)),
         }
     }
 
@@ -176,15 +176,16 @@ impl ImageStore {
     }
 }
 
-/// The bucket of a URL, with options by their lowercase names, and the prefix in it.
+/// Returns the bucket of a URL, configured by options with lower-case names, and the prefix within
+/// it.
 fn bucket(
     url: &Url,
     options: impl Iterator<Item = (String, String)>,
 ) -> object_store::Result<(AmazonS3, Path)> {
-    // The client takes the process's provider of cryptography; there may be one already.
+    // The client uses the process-wide TLS provider, which may be installed already.
     let _ = ring::default_provider().install_default();
-    // Mozilla's certificates beside the system's, of which a bare container has none: no client
-    // could be made.
+    // Mozilla's certificates come on top of the system's: a bare container has none, and no client
+    // could be built.
     let mut client = ClientOptions::new();
     for certificate in TLS_SERVER_ROOT_CERTS {
         client = client.with_root_certificate(Certificate::from_der(certificate)?);
@@ -192,7 +193,7 @@ fn bucket(
     let builder = AmazonS3Builder::new()
         .with_client_options(client)
         .with_url(url.as_str());
-    // Some variables of the same family are for other programs.
+    // Other `AWS_` variables are meant for other programs.
     let options =
         options.filter_map(|(name, value)| Some((name.parse::<AmazonS3ConfigKey>().ok()?, value)));
     let store = options
@@ -204,9 +205,9 @@ fn bucket(
     Ok((store, Path::parse(prefix)?))
 }
 
-/// Makes a file this user's alone, and waits until it and its name are on the disk.
-fn settle(file: PathBuf) -> io::Result<()> {
-    // Some file systems have no modes, and what another user's server wrote is that user's.
+/// Restricts a file to the current user and syncs it and its directory entry.
+fn sync(file: PathBuf) -> io::Result<()> {
+    // Some file systems have no modes, and a file of another user cannot be changed: both are fine.
     let narrow = |path| {
         private_files::narrow(path).inspect_err(
             |error| tracing::debug!(%error, "the mode of a photograph cannot be changed"),
@@ -221,9 +222,9 @@ fn settle(file: PathBuf) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Makes this user's alone what earlier versions left for others to read; returns how many files
-/// and folders those were. A folder comes after what is in it, so that what was interrupted is done
-/// again, and what is done costs a look at 256 folders.
+/// Restricts files and directories that earlier versions left readable to others; returns the
+/// number of those changed. A directory is restricted after its files, so an interrupted run is
+/// repeated, and a finished one costs a look at 256 directories.
 fn narrow_all(folder: &std::path::Path) -> io::Result<usize> {
     let named = |entry: &fs::DirEntry, letters| {
         let name = entry.file_name();

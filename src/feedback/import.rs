@@ -1,4 +1,4 @@
-//! Records from files. A bad row is named and does not stop the others.
+//! Import of records from files. An invalid row is reported and skipped.
 
 use std::{
     collections::BTreeMap,
@@ -12,25 +12,25 @@ use tokio::task::spawn_blocking;
 use super::{
     Corrections,
     corrections::{SubmitError, Submitter},
-    derive::{brief, check_name},
-    interchange::{IncomingRecord, InterchangeFormat, incoming::RowImage},
+    derive::{check_name, excerpt},
+    interchange::{IncomingRecord, InterchangeFormat, records::RowImage},
     record::{Feedback, ImageHash},
     store::{Owners, StoreError},
 };
 use crate::vlm::preprocess::{self, ImageLimits};
 
-/// Outcomes of the rows of a file.
+/// Result of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportSummary {
-    /// Records that are new.
+    /// New records.
     pub taken: usize,
-    /// Records that were there.
+    /// Records that existed already.
     pub known: usize,
-    /// Rows in which nothing is said: somebody passed them over.
+    /// Rows without a judgment: an annotator skipped them.
     pub skipped: usize,
-    /// Parts of rows that no record keeps, and how often.
+    /// Parts of rows that a record has no field for, by name, with their number.
     pub left_out: BTreeMap<String, usize>,
-    /// Rows that were not taken: their numbers (of lines: the line), from 1, and why.
+    /// Invalid rows: row number (for JSON lines, line number) from 1, and the reason.
     pub refused: Vec<(usize, String)>,
 }
 
@@ -40,27 +40,27 @@ impl ImportSummary {
     }
 }
 
-/// Why an import did not go on. What was taken before stays.
+/// Error that ends an import. Records imported before it stay.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It is no file of the format.
+    /// The file is not of the format.
     #[error("{0}")]
     Form(String),
     /// The file cannot be read.
     #[error("after {0} rows: {1}")]
     Read(usize, io::Error),
-    /// The records cannot be kept.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Takes the rows of a file. Images that are neither in it nor kept come from the folder `images`,
-/// by their hash. What foreign rows say becomes records as if it were submitted; the same row a
-/// second time makes nothing new. Records are the `owner`'s; where none is given, whose they say or
-/// nobody's.
+/// Imports the rows of a file. Images that are neither in the file nor stored are read from the
+/// directory `images`, named by their hash. Rows of foreign formats are submitted like feedback;
+/// importing a row twice makes one record. Records belong to `owner` or, without one, to the owner
+/// that they name.
 ///
 /// # Errors
-/// When the file cannot be read, or the records cannot be kept.
+/// When the file cannot be read, or the store fails.
 pub async fn import(
     corrections: &Corrections,
     file: File,
@@ -79,11 +79,11 @@ pub async fn import(
             }
         };
         for item in items {
-            match take(corrections, item, images, owner).await? {
-                Ok(Taken::New) => summary.taken += 1,
-                Ok(Taken::Known) => summary.known += 1,
-                Ok(Taken::Skipped) => summary.skipped += 1,
-                Ok(Taken::LeftOut(what)) => *summary.left_out.entry(what).or_default() += 1,
+            match import_item(corrections, item, images, owner).await? {
+                Ok(ItemOutcome::New) => summary.taken += 1,
+                Ok(ItemOutcome::Known) => summary.known += 1,
+                Ok(ItemOutcome::Skipped) => summary.skipped += 1,
+                Ok(ItemOutcome::LeftOut(what)) => *summary.left_out.entry(what).or_default() += 1,
                 Err(why) => summary.refused.push((number, why)),
             }
         }
@@ -91,61 +91,64 @@ pub async fn import(
     Ok(summary)
 }
 
-/// Outcome of an item of a row.
-enum Taken {
+/// Outcome of one item of a row.
+enum ItemOutcome {
     New,
     Known,
     Skipped,
     LeftOut(String),
 }
 
-impl Taken {
-    fn of(new: bool) -> Self {
+impl ItemOutcome {
+    fn stored(new: bool) -> Self {
         if new { Self::New } else { Self::Known }
     }
 }
 
-/// Takes an item of a row; returns its outcome, or why it cannot be taken.
-async fn take(
+/// Imports one item of a row; returns its outcome, or the reason why it is invalid.
+async fn import_item(
     corrections: &Corrections,
     item: IncomingRecord,
     images: Option<&Path>,
     owner: Option<&str>,
-) -> Result<Result<Taken, String>, StoreError> {
-    let nowhere = || "its image is neither kept nor in the folder of images".to_owned();
+) -> Result<Result<ItemOutcome, String>, StoreError> {
+    let no_image = || "its image is neither stored nor in the image directory".to_owned();
     match item {
-        IncomingRecord::Skipped => Ok(Ok(Taken::Skipped)),
-        IncomingRecord::LeftOut(what) => Ok(Ok(Taken::LeftOut(what))),
+        IncomingRecord::Skipped => Ok(Ok(ItemOutcome::Skipped)),
+        IncomingRecord::LeftOut(what) => Ok(Ok(ItemOutcome::LeftOut(what))),
         IncomingRecord::Record(mut record, file) => {
             if let Some(owner) = owner {
                 owner.clone_into(&mut record.owner);
             }
-            let file = match file.filter(|file| ImageHash::of(file) == record.image) {
+            let file = match file.filter(|file| ImageHash::digest(file) == record.image) {
                 Some(file) => Some(file),
                 None => image(corrections, record.image, images).await?,
             };
             match (check(&record), file) {
                 (Err(why), _) => Ok(Err(why)),
-                (Ok(()), None) => Ok(Err(nowhere())),
+                (Ok(()), None) => Ok(Err(no_image())),
                 (Ok(()), Some(file)) => match decodable(file).await {
-                    Ok(file) => Ok(Ok(Taken::of(corrections.keep(*record, &file).await?))),
+                    Ok(file) => Ok(Ok(ItemOutcome::stored(
+                        corrections.keep(*record, &file).await?,
+                    ))),
                     Err(why) => Ok(Err(why)),
                 },
             }
         }
-        IncomingRecord::Said(submission, picture) => {
+        IncomingRecord::Submission(submission, picture) => {
             let file = match picture {
                 RowImage::File(file) => file,
-                RowImage::Named(hash) => match image(corrections, hash, images).await? {
+                RowImage::Hash(hash) => match image(corrections, hash, images).await? {
                     Some(file) => file,
-                    None => return Ok(Err(nowhere())),
+                    None => return Ok(Err(no_image())),
                 },
-                RowImage::At(place) => match images.and_then(|folder| image_at(folder, &place)) {
+                RowImage::Path(source) => match images.and_then(|folder| image_at(folder, &source))
+                {
                     Some(file) => file,
                     None => {
                         return Ok(Err(format!(
-                            "its image `{}` is not in the folder of images",
-                            brief(&place)
+                            "its image `{}` is not in the image directory",
+                            excerpt(&source)
                         )));
                     }
                 },
@@ -155,12 +158,12 @@ async fn take(
                 Err(why) => return Ok(Err(why)),
             };
             file.truncate(preprocess::image_length(&file));
-            let hash = ImageHash::of(&file);
-            let said = serde_json::to_string(&submission)
+            let hash = ImageHash::digest(&file);
+            let body = serde_json::to_string(&submission)
                 .map_err(|e| StoreError::Failed(e.to_string()))?;
             let key = format!(
                 "import {}",
-                ImageHash::of(format!("{hash} {said}").as_bytes())
+                ImageHash::digest(format!("{hash} {body}").as_bytes())
             );
             let by = Submitter {
                 owner: owner.unwrap_or_default().to_owned(),
@@ -170,7 +173,7 @@ async fn take(
                 .submit(*submission, Some(file), Some(key), &by)
                 .await
             {
-                Ok(submitted) => Ok(Ok(Taken::of(!submitted.before))),
+                Ok(submitted) => Ok(Ok(ItemOutcome::stored(!submitted.repeated))),
                 Err(SubmitError::Store(error)) => Err(error),
                 Err(error) => Ok(Err(error.to_string())),
             }
@@ -178,7 +181,7 @@ async fn take(
     }
 }
 
-/// The image's file, if it is one that can be decoded within the limits.
+/// Returns the file if it is an image that can be decoded within the limits.
 async fn decodable(file: Vec<u8>) -> Result<Vec<u8>, String> {
     let check = move || preprocess::check(&file, &ImageLimits::default()).map(|()| file);
     spawn_blocking(check)
@@ -196,24 +199,25 @@ async fn image(
         return Ok(Some(file));
     }
     let file = folder.and_then(|folder| fs::read(folder.join(hash.to_string())).ok());
-    Ok(file.filter(|file| ImageHash::of(file) == hash))
+    Ok(file.filter(|file| ImageHash::digest(file) == hash))
 }
 
-/// The file of a folder that a path or a URL names: by all of the path, or by its last part.
-fn image_at(folder: &Path, place: &str) -> Option<Vec<u8>> {
-    let place = Path::new(place.split_once("?d=").map_or(place, |(_, path)| path));
+/// Reads the file that a path or URL names from a directory: by its whole path, or by its file
+/// name.
+fn image_at(folder: &Path, source: &str) -> Option<Vec<u8>> {
+    let source = Path::new(source.split_once("?d=").map_or(source, |(_, path)| path));
     let inside = |path: &Path| {
         path.components()
             .all(|part| matches!(part, Component::Normal(_)))
             .then(|| fs::read(folder.join(path)).ok())
     };
-    inside(place)
+    inside(source)
         .flatten()
-        .or_else(|| inside(Path::new(place.file_name()?)).flatten())
+        .or_else(|| inside(Path::new(source.file_name()?)).flatten())
 }
 
-/// Checks that the offsets of a record are of its text, and that its names are such as others can
-/// be called.
+/// Checks that a record's offsets fit its text, that its tokens fit its errors, and that its names
+/// are valid.
 fn check(record: &Feedback) -> Result<(), String> {
     let names = [
         ("annotator", &record.annotator),
@@ -244,7 +248,9 @@ fn check(record: &Feedback) -> Result<(), String> {
         .iter()
         .position(|t| !reads(t.start, t.end, &t.text));
     if let Some(i) = tokens {
-        return Err(format!("'tokens[{i}].text' is not what stands there"));
+        return Err(format!(
+            "'tokens[{i}].text' is not the response's text at its offsets"
+        ));
     }
     let spanned = |e: &super::record::Correction| {
         let tokens = record.tokens.get(e.token_start..e.token_end);
@@ -257,14 +263,16 @@ fn check(record: &Feedback) -> Result<(), String> {
             })
     };
     if let Some(i) = record.errors.iter().position(|e| !spanned(e)) {
-        return Err(format!("'errors[{i}]' is not what stands there"));
+        return Err(format!(
+            "'errors[{i}]' does not match the response and its tokens"
+        ));
     }
     if record
         .errors
         .windows(2)
         .any(|pair| pair[1].start < pair[0].end)
     {
-        return Err("'errors' are not in order, or one is inside of another".to_owned());
+        return Err("'errors' are not in order, or overlap".to_owned());
     }
     if record.id.is_empty()
         || record.id.len() > 64
@@ -273,7 +281,7 @@ fn check(record: &Feedback) -> Result<(), String> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_')
     {
-        return Err("'id' is no id".to_owned());
+        return Err("'id' is not a valid id".to_owned());
     }
     Ok(())
 }

@@ -1,13 +1,12 @@
-//! Corrections: what people said about answers, as token-level training records that are never
-//! lost.
+//! Feedback: people's corrections of answers, kept as token-level training records.
 //!
-//! [`record`] is what is kept, [`submission`] what somebody sends, and [`derive`] makes the one
-//! from the other (pure): it aligns character spans with tokens ([`tokens`]), labels them, and
-//! takes edits of the whole text apart ([`diff`]), typography aside ([`fold`]). [`store`] keeps
-//! records and receipts, [`images`] the files; [`corrections`] is the whole of it, `retention` what
-//! goes again, [`mod@export`] writes records out and [`mod@import`] takes them in, in the forms of
-//! [`interchange`]. [`queue`] says what annotators look at next, [`monitor`] what all of it says
-//! about the scorer.
+//! A [`submission`] arrives; [`derive`] (pure) turns it into a [`record`]: it aligns error spans
+//! with tokens ([`tokens`]), labels every token, and splits an edit of the whole text into changes
+//! ([`diff`]), typography aside ([`fold`]). [`store`] keeps records and receipts of completions,
+//! [`images`] the files, `retention` removes them again; [`corrections`] ties these together.
+//! [`mod@export`] and [`mod@import`] read and write files in the formats of [`interchange`].
+//! [`queue`] picks the answers that annotators see next, and [`monitor`] measures the scorer by
+//! people's judgments.
 
 pub mod corrections;
 pub mod derive;
@@ -18,8 +17,8 @@ pub mod images;
 pub mod import;
 pub mod interchange;
 pub mod monitor;
-mod pending;
 pub mod queue;
+mod receipts;
 pub mod record;
 mod retention;
 pub mod store;

@@ -1,11 +1,11 @@
-//! Scorer monitor on recent answers and corrections: whether rewards have drifted, rank and mean
-//! what they should, and whether the guard's flags agree with what people marked.
+//! Quality of the scorer on recent answers and corrections: drift of its rewards, ranking and
+//! calibration on judged words, and agreement of the guard's flags with people's marks.
 
 use std::collections::BTreeMap;
 
 use super::{
-    queue::words::token_words,
-    record::{CharRange, Feedback, TokenLabel},
+    queue::item::token_words,
+    record::{Feedback, TokenLabel},
     store::{RecordPage, Store, StoreError},
 };
 use crate::{
@@ -13,30 +13,28 @@ use crate::{
     reward::drift::{Histogram, flag_agreement},
 };
 
-/// Receipts that are looked at, the newest.
+/// Newest receipts that are read.
 const RECEIPTS: u32 = 500;
-/// Records that are looked at, the newest.
+/// Newest records that are read.
 const RECORDS: u32 = 1000;
-/// Records of a page.
+/// Records read at a time.
 const PAGE: u32 = 250;
-/// Bad words below which the scorer's figures say nothing.
+/// Fewest bad words for figures to be reported.
 const LEAST_BAD: usize = 20;
 
-/// A word that people judged.
+/// Word that a person judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct JudgedWord {
-    /// Its lowest reward; absent where it was not scored.
+    /// Lowest reward of its tokens; `None` if it was not scored.
     pub reward: Option<f32>,
-    /// Indicates whether nobody marked it.
+    /// `true` if the person marked no error in it.
     pub good: bool,
-    /// Indicates whether the guard flagged it; absent where it did not look.
+    /// `true` if the guard flagged it; `None` if the answer was not scored.
     pub flagged: Option<bool>,
 }
 
-/// The words of a record that claim something and were judged as a whole.
+/// Returns the content words of a record all of whose tokens were judged.
 pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
-    let overlaps =
-        |extent: &CharRange, start: usize, end: usize| extent.start < end && start < extent.end;
     let words = token_words(&record.response, &record.tokens)
         .into_iter()
         .filter(|word| !word.function);
@@ -45,7 +43,7 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
             let own = record
                 .tokens
                 .iter()
-                .filter(|t| t.start < word.chars.end && word.chars.start < t.end);
+                .filter(|token| token.chars().overlaps(word.chars));
             let labels: Vec<TokenLabel> = own.map(|token| token.label).collect();
             let good = match labels.iter().max_by_key(|label| {
                 [TokenLabel::Good, TokenLabel::None, TokenLabel::Bad]
@@ -56,11 +54,10 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
                 TokenLabel::Bad => false,
                 TokenLabel::None => return None,
             };
-            let flagged = record.doubted.as_ref().map(|doubted| {
-                doubted
-                    .iter()
-                    .any(|d| overlaps(d, word.chars.start, word.chars.end))
-            });
+            let flagged = record
+                .flagged
+                .as_ref()
+                .map(|spans| spans.iter().any(|span| span.overlaps(word.chars)));
             Some(JudgedWord {
                 reward: word.reward,
                 good,
@@ -70,7 +67,7 @@ pub fn judged_words(record: &Feedback) -> Vec<JudgedWord> {
         .collect()
 }
 
-/// Figures of the monitor; absent where there was too little for them.
+/// Figures of the monitor; `None` where too little was judged.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MonitorFigures {
     /// Population stability index of the rewards.
@@ -84,8 +81,12 @@ pub struct MonitorFigures {
 }
 
 impl MonitorFigures {
-    /// Of judged words and the rewards of answers.
-    pub fn of(words: &[JudgedWord], rewards: &Histogram, reference: Option<&Histogram>) -> Self {
+    /// Computes the figures of judged words and of the rewards of answers.
+    pub fn compute(
+        words: &[JudgedWord],
+        rewards: &Histogram,
+        reference: Option<&Histogram>,
+    ) -> Self {
         let scored = words.iter().filter_map(|word| {
             Some(ScoredToken {
                 reward: word.reward?,
@@ -111,7 +112,7 @@ impl MonitorFigures {
         }
     }
 
-    /// The figures that there are, by the names of their metrics.
+    /// Returns the known figures by metric name.
     pub fn figures(&self) -> BTreeMap<String, f64> {
         let named = [
             ("reward_drift_psi", self.psi),
@@ -126,12 +127,12 @@ impl MonitorFigures {
     }
 }
 
-/// Looks at the newest answers and corrections of one version of the model. `reference` is how its
-/// rewards were distributed when it was calibrated.
+/// Measures the newest answers and corrections of one policy version. `reference` is the
+/// distribution of its rewards at calibration.
 ///
 /// # Errors
 /// The store's.
-pub async fn look(
+pub async fn measure(
     store: &dyn Store,
     version: &str,
     reference: Option<&Histogram>,
@@ -156,10 +157,10 @@ pub async fn look(
         }
         page.after = records.last().map(|record| record.id.clone());
     }
-    Ok(MonitorFigures::of(&words, &rewards, reference))
+    Ok(MonitorFigures::compute(&words, &rewards, reference))
 }
 
-/// The rewards of the newest answers of one version.
+/// Distribution of rewards in the newest answers of one policy version.
 ///
 /// # Errors
 /// The store's.
@@ -177,17 +178,20 @@ pub async fn rewards(store: &dyn Store, version: &str) -> Result<Histogram, Stor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feedback::record::{
-        FeedbackSource, ImageHash, JudgedPart, JudgmentKind, ResponseToken, Versions,
+    use crate::{
+        feedback::record::{
+            FeedbackSource, ImageHash, JudgedPart, JudgmentKind, ResponseToken, Versions,
+        },
+        util::offsets::CharRange,
     };
 
-    /// "A dog with a frisbee", a token a word, scored `rewards` and labelled.
+    /// "A dog with a frisbee", a token a word, with these rewards and labels.
     fn record(
         rewards: [f32; 5],
         labels: [TokenLabel; 5],
-        doubted: Option<Vec<CharRange>>,
+        flagged: Option<Vec<CharRange>>,
     ) -> Feedback {
-        let places = [
+        let spans = [
             (0, 1, "A"),
             (1, 5, " dog"),
             (5, 10, " with"),
@@ -209,15 +213,15 @@ mod tests {
             owner: String::new(),
             completion_id: None,
             choice: None,
-            image: ImageHash::of(b""),
+            image: ImageHash::digest(b""),
             prompt: String::new(),
             response: "A dog with a frisbee".into(),
-            tokens: places.iter().enumerate().map(token).collect(),
+            tokens: spans.iter().enumerate().map(token).collect(),
             kind: JudgmentKind::Bad,
             scope: Some(JudgedPart::FirstError),
             errors: Vec::new(),
             missing: Vec::new(),
-            doubted,
+            flagged,
             versions: Versions::default(),
             unassisted: false,
             queued: None,
@@ -230,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn words_that_claim_something_and_were_judged_count() {
+    fn judged_words_are_labeled_content_words() {
         use TokenLabel::{Bad, Good, None as Unknown};
-        let doubted = Some(vec![CharRange { start: 13, end: 20 }]);
+        let flagged = Some(vec![CharRange { start: 13, end: 20 }]);
         let words = judged_words(&record(
             [0.9, 0.8, 0.9, 0.9, 0.1],
             [Good, Good, Good, Good, Bad],
-            doubted,
+            flagged,
         ));
         let word = |reward, good, flagged| JudgedWord {
             reward: Some(reward),
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn few_words_say_nothing() {
+    fn figures_of_few_words_are_absent() {
         let word = |i: usize| JudgedWord {
             reward: Some(if i.is_multiple_of(4) { 0.2 } else { 0.8 }),
             good: !i.is_multiple_of(4),
@@ -274,11 +278,11 @@ mod tests {
         let rewards = Histogram::of((0..1000).map(|i| i as f32 / 1000.0));
         let few: Vec<JudgedWord> = (0..40).map(word).collect();
         assert_eq!(
-            MonitorFigures::of(&few, &rewards, None),
+            MonitorFigures::compute(&few, &rewards, None),
             MonitorFigures::default()
         );
         let many: Vec<JudgedWord> = (0..400).map(word).collect();
-        let seen = MonitorFigures::of(&many, &rewards, Some(&rewards));
+        let seen = MonitorFigures::compute(&many, &rewards, Some(&rewards));
         assert_eq!(
             (seen.psi, seen.auroc, seen.flag_agreement),
             (Some(0.0), Some(1.0), Some(0.5))

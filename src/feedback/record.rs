@@ -1,5 +1,5 @@
-//! Data that is kept: receipts of completions, and feedback about them. All offsets count Unicode
-//! code points of the response.
+//! Stored data: receipts of completions, and records of feedback. Offsets count Unicode code points
+//! of the response.
 
 use std::{fmt, str::FromStr};
 
@@ -8,24 +8,27 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::fold::is_blank;
-use crate::guard::{Span, Verdict};
+use crate::{
+    guard::{Span, Verdict},
+    util::offsets::{CharRange, TokenRange},
+};
 
-/// Punctuation that ends something.
+/// Punctuation that ends a clause or sentence.
 const STOPS: &str = ".,;:!?";
 
-/// The address of an image by its content: SHA-256 of the file, written in lower-case hexadecimal.
+/// Content address of an image: SHA-256 of its file, written as lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(into = "String", try_from = "String")]
 #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
 pub struct ImageHash([u8; 32]);
 
 impl ImageHash {
-    /// The address of this file.
-    pub fn of(file: &[u8]) -> Self {
+    /// Computes the address of a file.
+    pub fn digest(file: &[u8]) -> Self {
         Self(Sha256::digest(file).into())
     }
 
-    /// The first byte: as good as random.
+    /// First byte, uniform over all images.
     pub(crate) fn first_byte(&self) -> u8 {
         self.0[0]
     }
@@ -49,7 +52,7 @@ impl fmt::Debug for ImageHash {
     }
 }
 
-/// A text that is no [`ImageHash`].
+/// Error of a text that is not an [`ImageHash`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an image is named by its SHA-256, 64 lower-case hexadecimal digits")]
 pub struct InvalidImageHash;
@@ -92,133 +95,144 @@ impl From<ImageHash> for String {
     }
 }
 
-/// Returns what an owner's answer to a prompt about an image is known by, whichever completion gave
-/// it: a SHA-256 in hexadecimal. The same answer of two owners is two.
+/// Digest of an owner's answer to a prompt about an image, the same for every completion that gave
+/// it: SHA-256 in hexadecimal. Equal answers of different owners differ.
 pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) -> String {
-    // Without an owner, as versions wrote it that knew none.
+    // Without an owner as earlier versions computed it, which had no owners.
     let owner = if owner.is_empty() {
         String::new()
     } else {
         format!("owner {} {owner} ", owner.len())
     };
-    ImageHash::of(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes())
+    ImageHash::digest(format!("{owner}{image} {} {prompt}{response}", prompt.len()).as_bytes())
         .to_string()
 }
 
 /// Versions of the model, policy, adapter and scorer that wrote and scored an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Versions {
-    /// The model's name; of answers that were written elsewhere, what the submitter calls it.
+    /// Name of the model; of an answer of another server, the submitter's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The policy's version.
+    /// Version of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
-    /// The adapter's version, where one is in use.
+    /// Version of the adapter, if one is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// The scorer's kind and version.
+    /// Kind and version of the scorer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<String>,
+    /// SHA-256 of the vocabulary that the token ids belong to; absent in records of earlier
+    /// versions, whose texts training tokenizes again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
 }
 
-/// A person's judgment of a token.
+/// Label of a token by a person.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenLabel {
     /// The image supports it.
     Good,
-    /// The image does not.
+    /// The image does not support it.
     Bad,
-    /// Nobody said: never to be taken for good.
+    /// Not judged. Never taken for good.
     #[default]
     None,
 }
 
-/// A token of a response.
+/// Token of a response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseToken {
     /// Vocabulary id.
     pub id: u32,
-    /// The code points that it writes, one of which it may share with a neighbour.
+    /// Text that it writes; its first and last code point may be shared with a neighbor.
     pub text: String,
     /// First code point.
     pub start: usize,
     /// One past the last code point.
     pub end: usize,
-    /// Natural logarithm of its probability under the untempered policy; absent when the policy did
+    /// Natural logarithm of its probability under the untempered policy; absent if the policy did
     /// not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprob: Option<f32>,
-    /// Its calibrated reward; absent when it was not scored.
+    /// Calibrated reward; absent if it was not scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
-    /// A person's judgment of it.
+    /// Label by a person.
     #[serde(default)]
     pub label: TokenLabel,
 }
 
-/// One answer of a completion.
+impl ResponseToken {
+    /// Range of the code points that it writes.
+    pub fn chars(&self) -> CharRange {
+        CharRange::new(self.start, self.end)
+    }
+}
+
+/// Answer of a completion, as it was served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordedChoice {
-    /// The text.
+    /// Text of the answer.
     pub response: String,
-    /// Its tokens, in order.
+    /// Tokens of the answer, in order.
     pub tokens: Vec<ResponseToken>,
-    /// The guard's conclusion.
+    /// Verdict of the guard.
     pub verdict: Verdict,
-    /// The threshold that was in force.
+    /// Threshold that the guard applied.
     pub threshold: f32,
-    /// The spans that the guard doubted.
+    /// Spans that the guard flagged or repaired.
     pub spans: Vec<Span>,
-    /// Familiarity of the photograph; absent where the model cannot tell.
+    /// Familiarity of the photograph; absent if the model has no familiarity measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub familiarity: Option<f32>,
 }
 
-/// Data of a completion, kept for a while so that feedback about it needs only its id.
+/// Completion as it was served, kept for a while so that feedback needs only its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The completion's id.
+    /// Completion id.
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
-    /// The tenant whose key asked; empty without keys.
+    /// Owner of the API key; empty without keys.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// Versions of the model and the scorer that wrote and scored it.
+    /// Versions of the model and scorer that wrote and scored the answers.
     pub versions: Versions,
     /// The image.
     pub image: ImageHash,
-    /// Bytes of the image's file.
+    /// Bytes of the image file.
     #[serde(default)]
     pub image_bytes: u64,
-    /// The prompt: the text of the last user message.
+    /// Text of the last user message.
     pub prompt: String,
-    /// The request's `user`.
+    /// `user` of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Indicates whether the answer was shown without scores, marks or repairs: corrections of such
+    /// `true` if the answers were shown without scores, marks or repairs. Corrections of such
     /// answers estimate recall without bias.
     pub unassisted: bool,
-    /// The answers, by choice.
+    /// Answers, in order of the choices.
     pub choices: Vec<RecordedChoice>,
 }
 
-/// Kind of judgment that a record states.
+/// Kind of a judgment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgmentKind {
-    /// Something in the response is wrong.
+    /// Part of the response is wrong.
     Bad,
-    /// All of it is right.
+    /// All of the response is right.
     Good,
-    /// Something that matters is not in it.
+    /// Content is missing from the response.
     Missing,
 }
 
 impl JudgmentKind {
-    /// Its name in JSON, in the database and in metrics.
+    /// Name in JSON, in the database and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bad => "bad",
@@ -232,9 +246,9 @@ impl JudgmentKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgedPart {
-    /// Up to the first error and no further: what comes after it is unlabelled.
+    /// Up to the first error; tokens after it are unlabeled.
     FirstError,
-    /// All of it: what is not marked as an error is good.
+    /// The whole response; tokens outside of errors are good.
     AllErrors,
 }
 
@@ -242,17 +256,17 @@ pub enum JudgedPart {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedbackSource {
-    /// A person, through the API.
+    /// Person, through the API.
     #[default]
     Human,
-    /// A file.
+    /// Imported file.
     Import,
-    /// A program that stands in for a person.
+    /// Program that simulates a person.
     Simulated,
 }
 
 impl FeedbackSource {
-    /// Its name in JSON and in the database.
+    /// Name in JSON and in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Human => "human",
@@ -262,62 +276,65 @@ impl FeedbackSource {
     }
 }
 
-/// An error and what should stand in its place.
+/// Error in a response, and its correction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Correction {
-    /// First code point; where something has only to be added, the place.
+    /// First code point; for an insertion, its position.
     pub start: usize,
     /// One past the last code point.
     pub end: usize,
-    /// The text between them.
+    /// Text of the error.
     pub text: String,
-    /// Text that should stand there: absent when nobody said, empty when nothing should.
+    /// Text that replaces the error: absent if unknown, empty if the error has only to be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
-    /// The response up to the error.
+    /// Response before the error.
     pub partial_caption: String,
-    /// Index of the first token that writes some of the error.
+    /// Index of the first token that writes part of the error.
     pub token_start: usize,
-    /// One past the index of the last.
+    /// One past the index of the last such token.
     pub token_end: usize,
-    /// Those tokens.
+    /// Ids of those tokens.
     pub error_tokens: Vec<u32>,
-    /// Tokens that should stand in the place of those tokens; absent when nobody said.
+    /// Ids of the tokens that replace them; absent if the correction is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrected_tokens: Option<Vec<u32>>,
 }
 
-/// Code points of a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct CharRange {
-    /// The first.
-    pub start: usize,
-    /// One past the last.
-    pub end: usize,
+impl Correction {
+    /// Range of the error's code points, empty for an insertion.
+    pub fn chars(&self) -> CharRange {
+        CharRange::new(self.start, self.end)
+    }
+
+    /// Range of the tokens that write the error.
+    pub fn tokens(&self) -> TokenRange {
+        TokenRange::new(self.token_start, self.token_end)
+    }
 }
 
-/// Details of an answer that was judged out of the annotation queue.
+/// Details of an answer that the annotation queue gave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueDetails {
-    /// Indicates whether another annotator judges it too.
+    /// `true` if a second annotator judges it too.
     pub overlap: bool,
 }
 
-/// Feedback about a response: the tuple that rewards and policies are trained on.
+/// Record of feedback about a response, from which rewards and policies are trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Feedback {
     /// `fb_...`; ids grow with time.
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
-    /// The tenant that it belongs to: that of the completion or, without one, of the key that
-    /// handed it in. Absent without keys, and where the reader has not the scope `feedback:read`.
+    /// Owner of the completion or, for an answer of another server, of the API key. Absent without
+    /// keys, and for readers without the scope `feedback:read`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// The completion that it is about, when it was one of this server.
+    /// Id of the completion; absent for an answer of another server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_id: Option<String>,
-    /// Which of its answers.
+    /// Index of the answer among the completion's choices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice: Option<usize>,
     /// The image.
@@ -326,42 +343,41 @@ pub struct Feedback {
     pub prompt: String,
     /// The answer.
     pub response: String,
-    /// The answer's tokens and their labels.
+    /// Tokens of the answer, with labels.
     pub tokens: Vec<ResponseToken>,
-    /// Kind of judgment that it states.
+    /// Kind of the judgment.
     pub kind: JudgmentKind,
-    /// Part that was judged; absent when only missing content was named, which judges no token.
+    /// Part that was judged; absent if only missing content was named, which judges no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<JudgedPart>,
-    /// The errors, in the order of the response.
+    /// Errors, in order of the response.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Correction>,
-    /// Content that is not in the response and should be, in the words of who misses it.
+    /// Descriptions of content that the response should have and has not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
-    /// Spans that the guard flagged; absent when the answer was not scored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub doubted: Option<Vec<CharRange>>,
-    /// Versions of the model and the scorer that wrote and scored the answer.
+    /// Spans that the guard flagged; absent if the answer was not scored.
+    #[serde(rename = "doubted", default, skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<Vec<CharRange>>,
+    /// Versions of the model and scorer that wrote and scored the answer.
     pub versions: Versions,
-    /// Indicates whether the answer was shown without scores, marks or repairs.
+    /// `true` if the answer was shown without scores, marks or repairs.
     #[serde(default)]
     pub unassisted: bool,
-    /// Present where the annotation queue gave the answer to who judged; then `unassisted` says
-    /// what the queue showed.
+    /// Present if the annotation queue gave out the answer; `unassisted` then tells how the queue
+    /// showed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued: Option<QueueDetails>,
-    /// Who judged.
+    /// Name of the annotator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,
-    /// The tenant with whose key they judged. Absent as `owner` is, and where annotators are not
-    /// named.
+    /// Owner of the annotator's API key. Absent like `owner`, and if annotators are not named.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub annotator_owner: String,
-    /// The end user whom it belongs to.
+    /// End user whom the record belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// A remark.
+    /// Free-text comment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// Origin of the record.
@@ -369,17 +385,17 @@ pub struct Feedback {
     pub source: FeedbackSource,
 }
 
-/// Which names of a record its reader sees.
+/// Names that a reader of records may see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShownNames {
-    /// Those of annotators.
+    /// Names of annotators.
     pub annotators: bool,
-    /// Those of owners.
+    /// Names of owners.
     pub owners: bool,
 }
 
 impl Feedback {
-    /// Takes away the names that are not shown.
+    /// Removes the names that are not shown.
     pub fn hide_names(&mut self, shown: ShownNames) {
         if !shown.annotators {
             self.annotator = None;
@@ -392,13 +408,13 @@ impl Feedback {
         }
     }
 
-    /// Takes away who judged, for good.
+    /// Removes the annotator's name for good.
     pub fn forget_annotator(&mut self) {
         self.annotator = None;
         self.annotator_owner.clear();
     }
 
-    /// The response with its errors corrected; `None` where nobody said how.
+    /// Returns the response with its errors corrected; `None` if a correction is unknown.
     pub fn corrected(&self) -> Option<String> {
         let response: Vec<char> = self.response.chars().collect();
         let (mut text, mut at) = (String::new(), 0);
@@ -416,8 +432,8 @@ impl Feedback {
     }
 }
 
-/// Takes away what would stand twice where words are taken out between `text` and `rest`: white
-/// space and punctuation. Returns how much of `rest` goes.
+/// Closes the gap that a removal leaves between `text` and `rest`: drops white space and
+/// punctuation that would stand twice. Returns the number of characters to drop from `rest`.
 fn close_gap(text: &mut String, rest: &[char]) -> usize {
     let parts = |c: &char| is_blank(*c) || STOPS.contains(*c);
     if text.chars().all(is_blank) {
@@ -443,22 +459,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_answer_of_two_owners_is_two() {
-        let image = ImageHash::of(b"image");
-        let of = |owner| item_digest(owner, image, "What?", "A dog.");
-        assert_eq!(of("").len(), 64);
-        let all: std::collections::BTreeSet<String> = ["", "a", "b", "a ", "1 a"].map(of).into();
+    fn item_digest_of_two_owners_differs() {
+        let image = ImageHash::digest(b"image");
+        let digest_for = |owner| item_digest(owner, image, "What?", "A dog.");
+        assert_eq!(digest_for("").len(), 64);
+        let all: std::collections::BTreeSet<String> =
+            ["", "a", "b", "a ", "1 a"].map(digest_for).into();
         assert_eq!(all.len(), 5);
-        // As earlier versions knew it.
+        // Earlier versions computed the same digest.
         assert_eq!(
-            of(""),
-            ImageHash::of(format!("{image} 5 What?A dog.").as_bytes()).to_string()
+            digest_for(""),
+            ImageHash::digest(format!("{image} 5 What?A dog.").as_bytes()).to_string()
         );
     }
 
     #[test]
-    fn hashes_are_read_as_they_are_written() {
-        let hash = ImageHash::of(b"abc");
+    fn image_hash_round_trips_and_rejects_other_texts() {
+        let hash = ImageHash::digest(b"abc");
         assert_eq!(
             hash.to_string(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,5 +1,5 @@
-//! Removal: what somebody removes, receipts that are old or too many, and the images that lose
-//! their last reference by it.
+//! Removal of records and receipts, on request or because they are too old or too many, and of
+//! images that lose their last reference.
 
 use std::sync::{
     Arc,
@@ -14,23 +14,22 @@ use super::{
     store::{AnnotatorTarget, OwnerBytes, RemovalCounts, RemovalTarget, Store, StoreError},
 };
 
-/// Receipts or records that are removed in one transaction, and images that are looked at in one
-/// go.
+/// Rows removed in a transaction, and images checked in a batch.
 pub(super) const PIECE: u32 = 512;
 
-/// Removes, and bounds the bytes of receipts.
+/// Removes data and bounds the bytes of receipts.
 pub(super) struct Retention {
     store: Arc<dyn Store>,
     images: Arc<ImageStore>,
     max_bytes: AtomicU64,
-    /// Bytes of receipts and their images: what the store said, and what was written since. An
-    /// image counts with every receipt that was written.
+    /// Approximate bytes of receipts and their images: the store's total plus what was written
+    /// since, counting an image with each of its receipts.
     kept_bytes: AtomicU64,
     trimming: Mutex<()>,
 }
 
 impl Retention {
-    /// Without a bound.
+    /// Retention without a bound.
     pub(super) fn new(store: Arc<dyn Store>, images: Arc<ImageStore>) -> Self {
         Self {
             store,
@@ -46,29 +45,29 @@ impl Retention {
         self.max_bytes.store(bytes, Relaxed);
     }
 
-    /// Returns how many bytes receipts and their images take, about.
+    /// Approximate bytes of receipts and their images.
     pub(super) fn kept_bytes(&self) -> u64 {
         self.kept_bytes.load(Relaxed)
     }
 
-    /// Removes what `target` says, piece by piece, and images that nobody refers to any more; then
-    /// nothing of it is left in the store's files.
+    /// Removes a target in batches, images without any reference left, and their traces in the
+    /// store's files.
     pub(super) async fn remove(&self, target: &RemovalTarget) -> Result<RemovalCounts, StoreError> {
         let removed = self.remove_rows(target).await?;
         if removed != RemovalCounts::default() {
-            self.clear().await?;
+            self.remove_doomed_images().await?;
         }
         Ok(removed)
     }
 
-    /// Removes receipts that were made before this Unix time, and does again what was not finished
-    /// before. Returns how many receipts that were.
+    /// Removes receipts created before this Unix time, and finishes interrupted removals. Returns
+    /// the number of receipts.
     pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
         self.store.redate_receipts(unix_time()).await?;
         let removed = self
             .remove_rows(&RemovalTarget::ReceiptsBefore(before, PIECE))
             .await?;
-        self.clear().await?;
+        self.remove_doomed_images().await?;
         self.measure().await?;
         self.trim().await?;
         Ok(removed.receipts)
@@ -92,7 +91,7 @@ impl Retention {
         }
     }
 
-    async fn clear(&self) -> Result<(), StoreError> {
+    async fn remove_doomed_images(&self) -> Result<(), StoreError> {
         loop {
             let doomed = self.store.doomed(PIECE).await?;
             for &image in &doomed {
@@ -108,9 +107,9 @@ impl Retention {
         }
     }
 
-    /// Counts a receipt that was written, with its image, and removes the oldest where there are
-    /// too many bytes. Whoever calls holds no image: it may have to go.
-    pub(super) async fn count(&self, bytes: u64) -> Result<(), StoreError> {
+    /// Counts a new receipt with its image, and removes the oldest receipts beyond the bound. The
+    /// caller must not hold an image, which may be removed.
+    pub(super) async fn count_receipt(&self, bytes: u64) -> Result<(), StoreError> {
         self.kept_bytes.fetch_add(bytes, Relaxed);
         self.trim().await
     }
@@ -121,8 +120,8 @@ impl Retention {
         Ok(held)
     }
 
-    /// Removes the oldest receipts, of the owners that hold most, where there are too many bytes;
-    /// more than needed, so that this is seldom.
+    /// Removes the oldest receipts of the largest owners if the bytes exceed the bound; 10 % more
+    /// than needed, so that it runs seldom.
     async fn trim(&self) -> Result<(), StoreError> {
         let max = self.max_bytes.load(Relaxed);
         if self.kept_bytes() <= max {
@@ -133,8 +132,8 @@ impl Retention {
             return Ok(());
         }
         let (mut held, mut receipts) = (self.measure().await?, 0);
-        // Where images are shared there is less than was counted. What is near the bound is trimmed
-        // even so: it would be measured again and again.
+        // Shared images make the measured total smaller than the count. A total just below the
+        // bound is trimmed too: it would be measured again with every receipt.
         if total(&held) > max - max / 20 {
             while let Some((owner, bytes)) = excess(&held, max - max / 10) {
                 match self
@@ -152,9 +151,9 @@ impl Retention {
         if receipts > 0 {
             tracing::info!(
                 receipts,
-                "receipts were removed before their time: they took more than receipts.max_bytes"
+                "receipts were removed early to stay within receipts.max_bytes"
             );
-            self.clear().await?;
+            self.remove_doomed_images().await?;
         }
         Ok(())
     }
@@ -164,8 +163,8 @@ fn total(held: &[OwnerBytes]) -> u64 {
     held.iter().map(|owner| owner.bytes).sum()
 }
 
-/// Of whom how many bytes are to go next until all hold at most `goal`: of who holds most, down to
-/// who comes next.
+/// Returns the owner to remove receipts of next, and the bytes, on the way to a total of `goal`:
+/// the largest owner, down to the size of the second.
 fn excess(held: &[OwnerBytes], goal: u64) -> Option<(&str, u64)> {
     let excess = total(held).checked_sub(goal).filter(|&excess| excess > 0)?;
     let most = held.iter().max_by_key(|owner| owner.bytes)?;
@@ -175,7 +174,7 @@ fn excess(held: &[OwnerBytes], goal: u64) -> Option<(&str, u64)> {
         .map(|owner| owner.bytes)
         .max()
         .unwrap_or(0);
-    // Of those that hold alike, each gives some at a time.
+    // Owners of equal size take turns.
     Some((
         &most.owner,
         excess.min((most.bytes - next).max(excess / 8).max(1)),
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_most_gives_first() {
+    fn excess_takes_from_largest_owner_first() {
         for (owners, goal, gives) in [
             (&[("a", 100), ("b", 900)][..], 1000, None),
             (&[("a", 100), ("b", 900)], 900, Some(("b", 100))),

@@ -1,4 +1,4 @@
-//! Feedback as somebody sends it: the body of `POST /v1/feedback`.
+//! Body of `POST /v1/feedback`.
 
 use std::fmt;
 
@@ -10,82 +10,83 @@ use utoipa::ToSchema;
 
 use super::record::{FeedbackSource, JudgedPart};
 
-/// Feedback about an answer of this server (`completion_id`) or about any other (`image`, `prompt`
-/// and `response`).
+/// Feedback about an answer of this server (`completion_id`) or of any other (`image`, `prompt` and
+/// `response`).
 ///
-/// It says one of four things: that all is right (`label: "good"`), where something is wrong
-/// (`error` or `errors`), how the whole text should read (`edit`), or what is left out (`missing`).
-/// A field that does not exist is an error: one that is misspelt would be lost in silence.
+/// It states one of four judgments: all is right (`label: "good"`), parts are wrong (`error` or
+/// `errors`), the text should read differently (`edit`), or content is missing (`missing`). Unknown
+/// fields are errors, since a misspelled one would be ignored silently.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Submission {
-    /// The completion.
+    /// Completion id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_id: Option<String>,
-    /// Which of its answers; 0 where absent.
+    /// Index of the answer among the completion's choices; 0 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<usize>,
-    /// The image, as a `data:` URL.
+    /// Image, as a `data:` URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The prompt; a description where absent or empty.
+    /// Prompt; absent or empty for a description.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// The answer.
+    /// Answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<String>,
-    /// Who wrote the answer, where that was not a model of this server.
+    /// Name of the model that wrote the answer, if it is not one of this server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Good or bad; may be left out where the rest says that it is bad.
+    /// Good or bad; optional if another field states an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<Judgment>,
-    /// Part of the response that was judged; for `error` up to it, for `errors` all.
+    /// Part of the response that was judged. Default: up to the error for `error`, all for
+    /// `errors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<JudgedPart>,
-    /// The first error.
+    /// First error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorSpan>,
-    /// Text that should stand in the place of `error`.
+    /// Text that replaces `error`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
     /// All errors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Vec<ErrorSpan>>,
-    /// The whole answer as it should read.
+    /// Whole answer as it should read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub edit: Option<String>,
-    /// Content that is left out: a text or several.
+    /// Missing content: a text or several.
     #[serde(
         deserialize_with = "one_or_many",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub missing: Vec<String>,
-    /// Who judges.
+    /// Name of the annotator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub annotator: Option<String>,
-    /// The end user whom the record belongs to; that of the completion where absent.
+    /// End user whom the record belongs to; that of the completion if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// A remark.
+    /// Free-text comment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
-    /// Origin of the feedback; a person where absent.
+    /// Origin of the feedback; a person if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<FeedbackSource>,
 }
 
-/// Right or wrong.
+/// Judgment of a whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgment {
-    /// Right.
+    /// All of it is right.
     Good,
-    /// Wrong.
+    /// Some of it is wrong.
     Bad,
 }
 
-/// Place of an error and the text that should stand there.
+/// Position of an error, and its correction.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorSpan {
@@ -95,18 +96,18 @@ pub struct ErrorSpan {
     /// One past the last code point.
     #[serde(deserialize_with = "whole_number")]
     pub end: usize,
-    /// The text between them, for the server to check that both count alike.
+    /// Text of the error, by which the server checks the offsets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Text that should stand there.
+    /// Text that replaces the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correction: Option<String>,
-    /// Indicates whether nothing should stand there.
+    /// `true` if the error has only to be removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remove: bool,
 }
 
-/// Reads an integer of at least 0, also where it is written with a point or an exponent: `18.0`.
+/// Reads a whole number of at least 0, also written with a point or an exponent, such as `18.0`.
 fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     struct WholeNumber;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::record::{ResponseToken, TokenLabel};
+use super::record::{ResponseToken, TokenLabel, Versions};
 use crate::{
     guard::words::Transcript,
     vlm::{casing::Casing, tokenizer::TextTokenizer},
@@ -16,10 +16,11 @@ pub struct TokenMismatch;
 /// A token's vocabulary id, its bytes, its log-probability and its reward.
 pub type ScoredPiece<'a> = (u32, &'a [u8], Option<f32>, Option<f32>);
 
-/// The tokens that write `text`, and what follows it up to the end of a token, in their places.
+/// Returns the tokens that write `text` with their positions in it. The last of them may write
+/// more.
 ///
 /// # Errors
-/// When they write something else.
+/// When the tokens write another text.
 pub fn place<'a>(
     text: &str,
     written: impl Iterator<Item = ScoredPiece<'a>>,
@@ -99,43 +100,92 @@ impl PolicyVocabulary {
     }
 }
 
-/// Versions whose vocabulary is remembered.
+/// Number of versions whose vocabulary is kept.
 const REMEMBERED: usize = 16;
 
-/// The vocabularies of the versions that were served lately: what corrects an answer is written in
-/// the tokens that the answer was written in.
+/// Vocabularies of recently served versions: corrections are tokenized like the answer that they
+/// correct.
 #[derive(Debug)]
 pub(super) struct Vocabularies {
-    /// Of the version that is served.
+    /// Vocabulary of the version that is served.
     current: PolicyVocabulary,
-    /// By version, the last one last.
-    of: Vec<(String, PolicyVocabulary)>,
+    /// Vocabularies by version, most recent last.
+    by_version: Vec<(String, PolicyVocabulary)>,
 }
 
 impl Vocabularies {
     pub(super) fn new(current: PolicyVocabulary) -> Self {
         Self {
             current,
-            of: Vec::new(),
+            by_version: Vec::new(),
         }
     }
 
-    pub(super) fn serves(&mut self, version: &str, vocabulary: PolicyVocabulary) {
-        self.of.retain(|(known, _)| known != version);
-        self.of.push((version.to_owned(), vocabulary.clone()));
-        let surplus = self.of.len().saturating_sub(REMEMBERED);
-        self.of.drain(..surplus);
+    pub(super) fn set_served(&mut self, version: &str, vocabulary: PolicyVocabulary) {
+        self.by_version.retain(|(known, _)| known != version);
+        self.by_version
+            .push((version.to_owned(), vocabulary.clone()));
+        let surplus = self.by_version.len().saturating_sub(REMEMBERED);
+        self.by_version.drain(..surplus);
         self.current = vocabulary;
     }
 
-    /// Of that version of the policy, where it is remembered, else of the one that is served.
-    pub(super) fn of(&self, version: Option<&str>) -> PolicyVocabulary {
-        let known = self
-            .of
-            .iter()
-            .find(|(known, _)| Some(known.as_str()) == version);
-        known
+    /// Returns the vocabulary of the version that is served.
+    pub(super) fn served(&self) -> PolicyVocabulary {
+        self.current.clone()
+    }
+
+    /// Returns the vocabulary of the policy version that wrote an answer; if it is not kept, one
+    /// with the same tokenizer, or else that of the version that is served.
+    pub(super) fn get(&self, written_by: &Versions) -> PolicyVocabulary {
+        type Known = (String, PolicyVocabulary);
+        let same_version =
+            |(version, _): &&Known| Some(version.as_str()) == written_by.policy.as_deref();
+        let same_tokenizer = |(_, vocabulary): &&Known| {
+            Some(vocabulary.tokenizer.digest()) == written_by.tokenizer.as_deref()
+        };
+        let newest_first = self.by_version.iter().rev();
+        newest_first
+            .clone()
+            .find(same_version)
+            .or_else(|| newest_first.clone().find(same_tokenizer))
             .map_or(&self.current, |(_, vocabulary)| vocabulary)
             .clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bundle::Bundle, vlm::tokenizer::TextTokenizer};
+
+    #[test]
+    fn vocabulary_of_unknown_version_has_the_tokenizer_of_the_answer() {
+        let bundled = Bundle::vocabulary_of("candor-mini").unwrap();
+        let json = Bundle::file("candor-mini", "tokenizer.json").unwrap();
+        // Another end token makes another vocabulary.
+        let other = PolicyVocabulary {
+            tokenizer: TextTokenizer::from_bytes(&json, "<|user|>").unwrap().into(),
+            ..bundled.clone()
+        };
+        let mut vocabularies = Vocabularies::new(bundled.clone());
+        vocabularies.set_served("one", bundled.clone());
+        vocabularies.set_served("two", other.clone());
+        let found = |policy: &str, tokenizer: &PolicyVocabulary| {
+            let versions = Versions {
+                policy: Some(policy.to_owned()),
+                tokenizer: Some(tokenizer.tokenizer.digest().to_owned()),
+                ..Versions::default()
+            };
+            vocabularies.get(&versions).tokenizer.digest().to_owned()
+        };
+        assert_eq!(found("one", &bundled), bundled.tokenizer.digest());
+        assert_eq!(found("gone", &bundled), bundled.tokenizer.digest());
+        assert_eq!(found("gone", &other), other.tokenizer.digest());
+        let none = vocabularies.get(&Versions::default());
+        assert_eq!(
+            none.tokenizer.digest(),
+            vocabularies.served().tokenizer.digest()
+        );
     }
 }

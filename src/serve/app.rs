@@ -166,7 +166,7 @@ impl App {
     pub(crate) fn serve(&self, next: Arc<ServedVersion>) -> Arc<ServedVersion> {
         show_served(&self.metrics, &self.guard, &next);
         if let Some(corrections) = &self.corrections {
-            corrections.serves(&next.version, next.bundle.vocabulary());
+            corrections.set_served(&next.version, next.bundle.vocabulary());
         }
         std::mem::replace(
             &mut *self.served.write().unwrap_or_else(PoisonError::into_inner),

@@ -80,7 +80,7 @@ async fn look(app: &App, first: &mut First) -> Result<(), StoreError> {
         let rewards = monitor::rewards(store, &served.version).await?;
         first.rewards = Some(rewards).filter(|rewards| rewards.total() >= LEAST);
     }
-    let seen = monitor::look(
+    let seen = monitor::measure(
         store,
         &served.version,
         calibrated.or(first.rewards.as_ref()),

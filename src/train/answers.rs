@@ -58,6 +58,7 @@ impl ImageStatement {
                 text: answer,
                 ranges: vec![(words, Some(right))],
                 rest: None,
+                recorded: None,
             },
             ends: false,
         }

@@ -59,9 +59,9 @@ impl Finishers {
             .images
             .get(text.image)
             .ok_or_else(|| failed(&"there is no evidence of it"))?;
-        let tokens = policy
-            .tokenizer
-            .encode(&text.text.text)
+        let tokens = text
+            .text
+            .tokens(&policy.tokenizer)
             .map_err(|e| failed(&e))?;
         let rewards = std::mem::take(&mut text.scores[contender]);
         let mut scored = TextRewards {
@@ -70,7 +70,7 @@ impl Finishers {
         };
         let finisher = Finisher::new(Arc::clone(&self.evidence), image.clone(), writer);
         finisher.finish_scored(
-            tokens.iter().map(|&token| policy.tokenizer.bytes(token)),
+            tokens.iter().map(|token| policy.tokenizer.bytes(token.id)),
             &mut scored,
         );
         text.scores[contender] = scored.rewards;

@@ -1,40 +1,55 @@
-//! Text whose tokens are known to be grounded or not.
+//! Texts with labels: grounded, not grounded, or unknown.
 
 use std::ops::Range;
 
 use crate::{
     eval::objects::ObjectJudgment,
     lexicon::{Lexicon, Mention, ReferenceTexts, Support},
-    vlm::tokenizer::TextTokenizer,
+    vlm::tokenizer::{TextTokenizer, TokenizerError},
 };
 
-/// A response with what is known about its parts. What no range covers has the label `rest`; `None`
-/// is unknown and never taken for good.
+/// Response with labels of its parts. Text outside of all ranges has the label `rest`. `None` means
+/// unknown and is never taken for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabeledText {
-    /// The response.
+    /// Text of the response.
     pub text: String,
-    /// Byte ranges and whether they are grounded.
+    /// Byte ranges and their labels.
     pub ranges: Vec<(Range<usize>, Option<bool>)>,
-    /// The label of everything else.
+    /// Label of the text outside of the ranges.
     pub rest: Option<bool>,
+    /// Recorded tokens of the text with their labels; `None` if [`tokens`](Self::tokens) is to
+    /// tokenize the text and to label tokens by the ranges.
+    pub recorded: Option<Vec<LabeledToken>>,
+}
+
+/// Token of a [`LabeledText`] with its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LabeledToken {
+    /// Vocabulary id.
+    pub id: u32,
+    /// `true` if it is grounded, `false` if not, `None` if unknown.
+    pub good: Option<bool>,
+    /// `true` if its label is that of the text outside of the ranges.
+    pub rest: bool,
 }
 
 impl LabeledText {
-    /// A text that is grounded throughout.
+    /// Labels a text as grounded throughout.
     pub fn all_good(text: String) -> Self {
         Self {
             text,
             ranges: Vec::new(),
             rest: Some(true),
+            recorded: None,
         }
     }
 
-    /// Returns what the references of its image say about a text that a model wrote: things that
-    /// they name, or that what they name lets expect, are grounded; things that they know nothing
-    /// of are not; all other words are unknown.
+    /// Labels a model's text by its image's references: mentions that they name are grounded,
+    /// mentions that they merely suggest are unknown, and other mentions are not grounded. All
+    /// other words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &ReferenceTexts<'_>) -> Self {
-        Self::by_mention(text, lexicon, |mention| {
+        Self::from_mentions(text, lexicon, |mention| {
             match references.supports(mention) {
                 Support::Named => Some(true),
                 Support::None => Some(false),
@@ -43,9 +58,8 @@ impl LabeledText {
         })
     }
 
-    /// A text whose mentions of things are grounded, or not, or unknown, as `truth` says; all other
-    /// words are unknown.
-    pub fn by_mention(
+    /// Labels the mentions of a text by `truth`; all other words are unknown.
+    pub fn from_mentions(
         text: String,
         lexicon: &Lexicon,
         truth: impl Fn(&Mention) -> Option<bool>,
@@ -59,10 +73,11 @@ impl LabeledText {
                 .collect(),
             text,
             rest: None,
+            recorded: None,
         }
     }
 
-    /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
+    /// Adds the judgments of colors and numbers (see [`crate::eval::objects`]).
     pub fn with_properties(mut self, judgment: &ObjectJudgment) -> Self {
         self.ranges.extend(
             judgment
@@ -74,9 +89,14 @@ impl LabeledText {
         self
     }
 
-    /// The label of some bytes. They belong to every range that they overlap; bad outweighs
-    /// unknown, which outweighs good.
+    /// Label of a byte range: the worst of all ranges that it overlaps, where bad is worse than
+    /// unknown, and unknown worse than good.
     pub fn label(&self, own: &Range<usize>) -> Option<bool> {
+        self.range_label(own).unwrap_or(self.rest)
+    }
+
+    /// Label of a byte range by the ranges that it overlaps; `None` if there are none.
+    fn range_label(&self, own: &Range<usize>) -> Option<Option<bool>> {
         let hits = self
             .ranges
             .iter()
@@ -87,11 +107,33 @@ impl LabeledText {
                 .iter()
                 .position(|g| g == good)
         };
-        hits.max_by_key(weight).unwrap_or(self.rest)
+        hits.max_by_key(weight)
     }
 
-    /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens
-    /// without bytes (the end) are unknown.
+    /// Returns the tokens of the text with their labels: the recorded ones, or else tokenized and
+    /// labeled by the ranges. Tokens without bytes are unknown.
+    ///
+    /// # Errors
+    /// When the text has to be tokenized and the vocabulary cannot spell it.
+    pub fn tokens(&self, tokenizer: &TextTokenizer) -> Result<Vec<LabeledToken>, TokenizerError> {
+        if let Some(recorded) = &self.recorded {
+            return Ok(recorded.clone());
+        }
+        let ids = tokenizer.encode_text(&self.text)?;
+        let token = |(&id, own): (&u32, Range<usize>)| {
+            let label = (!own.is_empty()).then(|| self.range_label(&own));
+            LabeledToken {
+                id,
+                good: label.and_then(|label| label.unwrap_or(self.rest)),
+                rest: label.flatten().flatten().is_none(),
+            }
+        };
+        let ranges = self.token_ranges(tokenizer, &ids);
+        Ok(ids.iter().zip(ranges).map(token).collect())
+    }
+
+    /// Labels of `tokens`, whose bytes must make up the text. Tokens without bytes, such as the end
+    /// token, are unknown.
     pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
         self.token_ranges(tokenizer, tokens)
             .map(|own| {
@@ -104,7 +146,7 @@ impl LabeledText {
             .collect()
     }
 
-    /// The bytes of each token in the text, without a leading space, which belongs to no word.
+    /// Byte range of each token in the text, without a leading space, which belongs to no word.
     pub fn token_ranges(
         &self,
         tokenizer: &TextTokenizer,
@@ -135,18 +177,19 @@ mod tests {
     }
 
     #[test]
-    fn tokens_take_the_label_of_the_range_they_overlap() {
+    fn tokens_take_the_label_of_overlapping_ranges() {
         let tokenizer = tokenizer();
         let text = "A dog runs with a frisbee.".to_owned();
         let at = text.find("frisbee").unwrap();
-        let labelled = LabeledText {
+        let labeled = LabeledText {
             ranges: vec![(at..at + 7, Some(false)), (2..5, Some(true)), (6..10, None)],
             rest: Some(true),
+            recorded: None,
             text,
         };
-        let mut tokens = tokenizer.encode(&labelled.text).unwrap();
+        let mut tokens = tokenizer.encode(&labeled.text).unwrap();
         tokens.push(tokenizer.eos());
-        let labels = labelled.token_labels(&tokenizer, &tokens);
+        let labels = labeled.token_labels(&tokenizer, &tokens);
         let said = |wanted: Option<bool>| -> String {
             let of: Vec<u32> = tokens
                 .iter()
@@ -162,10 +205,40 @@ mod tests {
         );
         assert_eq!(said(None).trim(), "runs");
         assert_eq!(labels.last(), Some(&None));
+        tokens.pop();
+        let found = labeled.tokens(&tokenizer).unwrap();
+        let ids: Vec<u32> = found.iter().map(|token| token.id).collect();
+        let goods: Vec<Option<bool>> = found.iter().map(|token| token.good).collect();
+        assert_eq!((&ids, &goods[..]), (&tokens, &labels[..tokens.len()]));
+        // `dog` and `frisbee` have labels of their own.
+        let told: Vec<u32> = found.iter().filter(|t| !t.rest).map(|t| t.id).collect();
+        assert_eq!(tokenizer.decode(&told).trim(), "dog frisbee");
     }
 
     #[test]
-    fn a_model_is_judged_by_what_people_named() {
+    fn recorded_tokens_are_read_as_they_stand() {
+        let tokenizer = tokenizer();
+        let recorded: Vec<LabeledToken> = "A dog."
+            .chars()
+            .map(|letter| LabeledToken {
+                id: tokenizer.encode_text(&letter.to_string()).unwrap()[0],
+                good: (letter != '.').then_some(letter == 'A'),
+                rest: letter == 'A',
+            })
+            .collect();
+        let text = LabeledText {
+            recorded: Some(recorded.clone()),
+            ..LabeledText::all_good("A dog.".to_owned())
+        };
+        assert_ne!(
+            tokenizer.encode_text("A dog.").unwrap().len(),
+            recorded.len()
+        );
+        assert_eq!(text.tokens(&tokenizer).unwrap(), recorded);
+    }
+
+    #[test]
+    fn judged_text_is_labeled_by_reference_mentions() {
         let lexicon = Lexicon::shared();
         let references =
             ReferenceTexts::new(lexicon, ["A puppy runs through snow.", "A dog plays."]);

@@ -167,7 +167,7 @@ impl OtherOrigins {
     pub(super) fn judged(&self, photograph: &LabeledPhotograph, text: String) -> LabeledText {
         let lexicon = Lexicon::shared();
         let references = ReferenceTexts::new(lexicon, &photograph.texts);
-        let known = LabeledText::by_mention(text, lexicon, |mention| {
+        let known = LabeledText::from_mentions(text, lexicon, |mention| {
             truth(photograph, &references, mention, &self.absence)
         });
         // Where nobody described it, there is nothing to compare colors and numbers with.
@@ -218,7 +218,9 @@ mod tests {
 
     fn judged(photograph: &LabeledPhotograph, text: &str) -> Vec<(String, Option<bool>)> {
         let others = OtherOrigins::open(None).unwrap();
-        let LabeledText { text, ranges, rest } = others.judged(photograph, text.to_owned());
+        let LabeledText {
+            text, ranges, rest, ..
+        } = others.judged(photograph, text.to_owned());
         assert_eq!(rest, None, "what is no thing is unknown");
         ranges
             .into_iter()

@@ -9,7 +9,7 @@ use super::{
     answers::{AnswerGenerator, ImageStatement, QuestionForm, answers_to, is_right, own_answers},
     corpus::{Corpus, asks_for_description},
     corrections::CorrectedAnswer,
-    labels::LabeledText,
+    labels::{LabeledText, LabeledToken},
     losses::binary::binary_cross_entropy,
     perturb::{PerturbationCounts, PerturbationKind, Perturber},
     policy::Policy,
@@ -26,7 +26,6 @@ use crate::{
         objects, vqa,
     },
     lexicon::{Lexicon, ReferenceTexts},
-    vlm::casing::Casing,
 };
 
 /// Images a rollout batch.
@@ -196,10 +195,10 @@ impl<'a> Examples<'a> {
             .checked_sub(first)
             .and_then(|i| self.training.human.get(i))
         {
-            let casing = self.training.setup.policy.config.casing;
+            let policy = &self.training.setup.policy;
             return corrections
                 .iter()
-                .flat_map(|c| corrected(c, casing))
+                .flat_map(|c| corrected(c, policy))
                 .collect();
         }
         let references: Vec<String> = image
@@ -306,17 +305,18 @@ impl<'a> Examples<'a> {
 /// where somebody judged all of it.
 fn corrected(
     correction: &CorrectedAnswer,
-    casing: Casing,
+    policy: &Policy,
 ) -> impl Iterator<Item = (ExampleOrigin, ImageStatement)> {
+    let casing = policy.config.casing;
     let question = (!asks_for_description(&correction.prompt)).then(|| correction.prompt.clone());
     let said = ImageStatement {
         question: question.clone(),
-        text: correction.labelled(casing),
+        text: correction.labeled(&policy.tokenizer, casing),
         ends: false,
     };
     let better =
         (correction.complete && !correction.errors.is_empty() && !correction.corrected.is_empty())
-            .then(|| LabeledText::all_good(casing.apply(&correction.corrected)));
+            .then(|| correction.corrected_text(&policy.tokenizer, casing));
     let better = better.map(|text| {
         (
             ExampleOrigin::Corrected,
@@ -412,23 +412,20 @@ pub(super) fn layout(
                 None => Vec::new(),
             };
             let learn_from = line.len();
-            let mut tokens = policy
-                .tokenizer
-                .encode_text(&text.text)
+            let mut tokens = text
+                .tokens(&policy.tokenizer)
                 .map_err(|e| TrainError::Run(e.to_string()))?;
-            tokens.extend(ends.then(|| policy.tokenizer.eos()));
-            let bare = LabeledText {
-                rest: None,
-                ..text.clone()
-            }
-            .token_labels(&policy.tokenizer, &tokens);
-            let whole = text.token_labels(&policy.tokenizer, &tokens);
-            labels.extend(whole.iter().zip(&bare).map(|(good, bare)| TokenTarget {
-                good: *good,
-                rest: bare.is_none(),
+            tokens.extend(ends.then(|| LabeledToken {
+                id: policy.tokenizer.eos(),
+                good: None,
+                rest: true,
+            }));
+            labels.extend(tokens.iter().map(|token| TokenTarget {
+                good: token.good,
+                rest: token.rest,
                 language: ends,
             }));
-            line.extend(tokens);
+            line.extend(tokens.iter().map(|token| token.id));
             row.branches.push(ResponseBranch {
                 after_prompt: question.is_none(),
                 tokens: line,

@@ -270,6 +270,7 @@ mod tests {
                 text: text.into(),
                 ranges: vec![(at..at + wrong.len(), Some(false))],
                 rest: Some(true),
+                recorded: None,
             }
         };
         let mut words = BTreeMap::new();

@@ -372,18 +372,18 @@ pub(super) fn score(
         let (mut first, mut out) = (0, Vec::new());
         for &image in *chunk {
             for (ImageStatement { question, text, .. }, kind) in &texts[image] {
-                let tokens = policy
-                    .tokenizer
-                    .encode(&text.text)
+                let tokens = text
+                    .tokens(&policy.tokenizer)
                     .map_err(candle_core::Error::wrap)?;
+                let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
                 let own = first..first + tokens.len();
                 first = own.end;
                 out.push(ComparedText {
                     image,
                     question: question.clone(),
                     kind: *kind,
-                    labels: text.token_labels(&policy.tokenizer, &tokens),
-                    tokens: text.token_ranges(&policy.tokenizer, &tokens).collect(),
+                    labels: tokens.iter().map(|token| token.good).collect(),
+                    tokens: text.token_ranges(&policy.tokenizer, &ids).collect(),
                     text: text.clone(),
                     log_probabilities: log_probabilities[own.clone()].to_vec(),
                     scores: scores.iter().map(|s| s[own.clone()].to_vec()).collect(),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 /// A tokenizer file that could not be used.
@@ -18,6 +19,7 @@ pub struct TextTokenizer {
     /// How special tokens are written out.
     special: Vec<String>,
     eos: u32,
+    digest: String,
 }
 
 impl TextTokenizer {
@@ -41,6 +43,7 @@ impl TextTokenizer {
             .ok_or_else(|| TokenizerError(format!("the vocabulary has no token '{eos}'")))?;
         let byte_of = byte_of_char();
         let special = inner.get_added_tokens_decoder();
+        let digest = vocabulary_digest(&inner, eos);
         let bytes = (0..inner.get_vocab_size(true) as u32)
             .map(|id| match inner.id_to_token(id) {
                 Some(token) if !special.contains_key(&id) => token
@@ -60,6 +63,7 @@ impl TextTokenizer {
             bytes,
             special,
             eos,
+            digest,
         })
     }
 
@@ -95,16 +99,25 @@ impl TextTokenizer {
             from = cut;
         }
         ids.extend(self.encode(&text[from..])?);
-        if ids
-            .iter()
-            .flat_map(|&id| self.bytes(id))
-            .ne(text.as_bytes())
-        {
+        if !self.spells(&ids, text) {
             return Err(TokenizerError(
                 "the vocabulary cannot spell this text".to_owned(),
             ));
         }
         Ok(ids)
+    }
+
+    /// Returns `true` if the bytes of `ids` together are those of `text`.
+    pub fn spells(&self, ids: &[u32], text: &str) -> bool {
+        ids.iter()
+            .flat_map(|&id| self.bytes(id))
+            .eq(text.as_bytes())
+    }
+
+    /// SHA-256 of the vocabulary in order of ids, and of the end token, as 64 hexadecimal digits:
+    /// tokenizers with the same digest give every id the same meaning.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// The id of a special token or word piece.
@@ -135,6 +148,20 @@ impl TextTokenizer {
     pub fn vocab_size(&self) -> usize {
         self.bytes.len()
     }
+}
+
+fn vocabulary_digest(tokenizer: &Tokenizer, eos: u32) -> String {
+    let mut hash = Sha256::new();
+    for id in 0..tokenizer.get_vocab_size(true) as u32 {
+        let token = tokenizer.id_to_token(id).unwrap_or_default();
+        hash.update((token.len() as u64).to_le_bytes());
+        hash.update(token);
+    }
+    hash.update(eos.to_le_bytes());
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The inverse of GPT-2's printable stand-ins for the 256 bytes (`encoder.py` of openai/gpt-2).
@@ -181,6 +208,18 @@ mod tests {
             tokenizer.encode_text("A dog.").unwrap(),
             tokenizer.encode("A dog.").unwrap()
         );
+    }
+
+    #[test]
+    fn digest_differs_where_ids_or_the_end_token_do() {
+        let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
+        let tokenizer = |json: &[u8], eos: &str| TextTokenizer::from_bytes(json, eos).unwrap();
+        let digest = tokenizer(bundled, "<|end|>").digest().to_owned();
+        assert_eq!(digest.len(), 64);
+        assert_eq!(tokenizer(bundled, "<|end|>").digest(), digest);
+        assert_ne!(tokenizer(bundled, "<|user|>").digest(), digest);
+        let renamed = String::from_utf8_lossy(bundled).replace("<|user|>", "<|human|>");
+        assert_ne!(tokenizer(renamed.as_bytes(), "<|end|>").digest(), digest);
     }
 
     #[test]

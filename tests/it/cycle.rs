@@ -18,8 +18,8 @@ use candor::{
         images::ImageStore,
         queue::QueueSettings,
         record::{
-            CharRange, Feedback, ImageHash, JudgmentKind, Receipt, RecordedChoice, ResponseToken,
-            TokenLabel, Versions,
+            Feedback, ImageHash, JudgmentKind, Receipt, RecordedChoice, ResponseToken, TokenLabel,
+            Versions,
         },
         store::{Owners, Store, StoreEntry, sql::SqlStore},
         submission::{ErrorSpan, Judgment, Submission},
@@ -27,6 +27,7 @@ use candor::{
     guard::Verdict,
     registry::{PromotionDecision, Registry},
     train::snapshot::{Snapshot, TakeConfig},
+    util::offsets::CharRange,
 };
 use serde_json::{Value, json};
 
@@ -453,7 +454,10 @@ fn a_snapshot_is_the_same_whenever_it_is_taken_and_leaves_nothing_out_in_silence
             sources: vec![Default::default()],
         };
         let take = async |name: &str, config: &TakeConfig, never: &[usize]| {
-            let never = never.iter().map(|&i| ImageHash::of(&photos[i])).collect();
+            let never = never
+                .iter()
+                .map(|&i| ImageHash::digest(&photos[i]))
+                .collect();
             Snapshot::take(&store, &images, &home.join(name), config, &never)
                 .await
                 .unwrap()
@@ -477,7 +481,7 @@ fn a_snapshot_is_the_same_whenever_it_is_taken_and_leaves_nothing_out_in_silence
             "an image is on one side"
         );
         // What is held out once is held out always, whatever else there is.
-        images.remove(ImageHash::of(&photos[0])).await.unwrap();
+        images.remove(ImageHash::digest(&photos[0])).await.unwrap();
         fs::write(path_of(home, &photos[1]), b"no image").unwrap();
         let later = take("c", &config, &[2, 3]).await;
         let reasons = serde_json::to_value(&later.facts.left_out).unwrap();
@@ -556,19 +560,19 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
         label,
     };
     let rows = (0..40).flat_map(|n| {
-        // Every second frisbee is doubted.
+        // Every second frisbee is flagged.
         let tokens = vec![
             token(0, "Dog", 0.9, TokenLabel::Good),
             token(3, " frisbee", 0.1, TokenLabel::Bad),
         ];
-        let doubted = Some(if n % 2 == 0 {
+        let flagged = Some(if n % 2 == 0 {
             vec![CharRange { start: 4, end: 11 }]
         } else {
             vec![]
         });
         let record = Feedback {
             tokens,
-            doubted,
+            flagged,
             response: "Dog frisbee".into(),
             versions: versions(),
             kind: JudgmentKind::Bad,
@@ -645,6 +649,6 @@ fn what_recent_answers_corrections_and_cycles_say_is_in_the_metrics() {
 }
 
 fn path_of(home: &Path, photo: &[u8]) -> PathBuf {
-    let name = ImageHash::of(photo).to_string();
+    let name = ImageHash::digest(photo).to_string();
     home.join("images").join(&name[..2]).join(name)
 }

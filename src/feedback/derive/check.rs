@@ -1,39 +1,42 @@
-//! Reads what a submission says, and checks that it can be said of that response.
+//! Reads the judgment that a submission states and checks that it fits the response.
 
-use std::{fmt::Display, ops::Range};
+use std::fmt::Display;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::feedback::{
-    diff::{TextChange, diff},
-    fold::{is_blank, is_punctuation, is_spoken, reads_alike, trim},
-    record::JudgedPart,
-    submission::{ErrorSpan, Judgment, Submission},
+use crate::{
+    feedback::{
+        diff::{TextChange, diff},
+        fold::{is_blank, is_punctuation, is_spoken, reads_alike, trim},
+        record::JudgedPart,
+        submission::{ErrorSpan, Judgment, Submission},
+    },
+    util::offsets::CharRange,
 };
 
-/// Most code points of a prompt, a response or an edit.
+/// Largest number of code points in a prompt, a response or an edit.
 pub const TEXT_CHARS: usize = 16_384;
-/// Most code points of a correction, of one missing thing and of a comment.
+/// Largest number of code points in a correction, a `missing` text or a comment.
 pub const NOTE_CHARS: usize = 4096;
-/// Most code points of a name.
+/// Largest number of code points in a name.
 const NAME_CHARS: usize = 256;
-/// Most errors, and most missing things, of one record.
+/// Largest number of errors, and of `missing` texts, in a record.
 const ITEMS: usize = 256;
 
-/// A submission that makes no record.
+/// Reason why a submission is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SubmissionRefusal {
-    /// The field that is wrong, as `errors[1].end`.
+    /// Path of the invalid field, such as `errors[1].end`.
     pub field: String,
-    /// The kind, exactly.
+    /// Stable machine-readable code.
     pub code: &'static str,
-    /// Description of the problem.
+    /// Message for people.
     pub message: String,
 }
 
 impl SubmissionRefusal {
-    /// Names the field in the message too.
+    /// Makes a refusal whose message begins with the field.
     pub fn new(field: impl Into<String>, code: &'static str, what: impl Display) -> Self {
         let field = field.into();
         Self {
@@ -52,26 +55,26 @@ pub(super) fn refuse<T>(
     Err(SubmissionRefusal::new(field, code, what))
 }
 
-/// The refusal of what is said of an abstention: its words are not the model's, so that nothing is
-/// to be learned from a judgment of them.
-pub(in crate::feedback) fn abstained(field: &str) -> SubmissionRefusal {
+/// Refuses a judgment of an abstention. The model did not write its words, so a judgment of them
+/// teaches nothing.
+pub(in crate::feedback) fn abstention_refusal(field: &str) -> SubmissionRefusal {
     let what = "is an abstention, which the model did not write: there is nothing to judge. Ask \
                 again with guard.on_unanswerable 'answer' and judge that answer, \
                 or send the right one with 'image', 'prompt' and 'response'";
     SubmissionRefusal::new(field, "answer_abstained", what)
 }
 
-/// Which of the four things a submission says.
+/// The judgment that a submission states, in one of four ways.
 pub(super) enum SubmittedJudgment<'a> {
     Good,
-    /// Errors and the fields that name them.
+    /// Errors, each with the path of its field.
     Errors(Vec<(String, ErrorSpan)>, JudgedPart),
     Edit(&'a str),
     Missing(Vec<String>),
 }
 
 impl<'a> SubmittedJudgment<'a> {
-    pub(super) fn of(submission: &'a Submission) -> Result<Self, SubmissionRefusal> {
+    pub(super) fn from_submission(submission: &'a Submission) -> Result<Self, SubmissionRefusal> {
         let Submission {
             label,
             scope,
@@ -82,23 +85,23 @@ impl<'a> SubmittedJudgment<'a> {
             missing,
             ..
         } = submission;
-        let said = [
+        let given = [
             ("label", *label == Some(Judgment::Good)),
             ("error", error.is_some()),
             ("errors", errors.is_some()),
             ("edit", edit.is_some()),
             ("missing", !missing.is_empty()),
         ];
-        let mut said = said
+        let mut given = given
             .iter()
             .filter(|(_, given)| *given)
             .map(|(name, _)| *name);
-        let Some(first) = said.next() else {
+        let Some(first) = given.next() else {
             let what = "must be good, or one of 'error', 'errors', 'edit' and 'missing' must say \
                         what is wrong";
             return refuse("label", "missing_required_parameter", what);
         };
-        if let Some(second) = said.next() {
+        if let Some(second) = given.next() {
             let first = if first == "label" {
                 "'label' good"
             } else {
@@ -121,17 +124,17 @@ impl<'a> SubmittedJudgment<'a> {
             return refuse("scope", "invalid_value", "goes with 'error' or 'errors'");
         }
         if let Some(error) = error {
-            let mut place = error.clone();
-            if correction.is_some() && place.correction.is_some() {
+            let mut span = error.clone();
+            if correction.is_some() && span.correction.is_some() {
                 return refuse(
                     "correction",
                     "invalid_value",
                     "cannot be given together with 'error.correction'",
                 );
             }
-            place.correction = place.correction.or_else(|| correction.clone());
+            span.correction = span.correction.or_else(|| correction.clone());
             return Ok(Self::Errors(
-                vec![("error".to_owned(), place)],
+                vec![("error".to_owned(), span)],
                 scope.unwrap_or(JudgedPart::FirstError),
             ));
         }
@@ -179,7 +182,7 @@ fn check_errors(errors: &[ErrorSpan], scope: JudgedPart) -> Result<(), Submissio
     }
 }
 
-/// The texts beside the judgment.
+/// Checks the lengths and names of a submission's texts.
 pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), SubmissionRefusal> {
     let Submission {
         annotator,
@@ -206,7 +209,7 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
         if most == NAME_CHARS {
             check_name(name, text)?;
         }
-        within(name, text, most)?;
+        check_length(name, text, most)?;
     }
     if missing.len() > ITEMS {
         return refuse(
@@ -216,7 +219,7 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
         );
     }
     for (i, text) in missing.iter().enumerate() {
-        within(&format!("missing[{i}]"), text, NOTE_CHARS)?;
+        check_length(&format!("missing[{i}]"), text, NOTE_CHARS)?;
         if text.chars().all(is_blank) {
             return refuse(format!("missing[{i}]"), "invalid_value", "is empty");
         }
@@ -224,12 +227,12 @@ pub(in crate::feedback) fn check_notes(submission: &Submission) -> Result<(), Su
     Ok(())
 }
 
-/// Refuses a name or an id that the store could not find again, or a URL not name.
+/// Refuses names and ids that the store could not look up or a URL not carry.
 ///
 /// # Errors
-/// When it is blank, longer than 256 code points, or has control characters in it.
+/// When the name is blank, longer than 256 code points, or contains control characters.
 pub fn check_name(field: &str, name: &str) -> Result<(), SubmissionRefusal> {
-    within(field, name, NAME_CHARS)?;
+    check_length(field, name, NAME_CHARS)?;
     if name.chars().all(is_blank) || name.chars().any(char::is_control) {
         return refuse(
             field,
@@ -240,7 +243,7 @@ pub fn check_name(field: &str, name: &str) -> Result<(), SubmissionRefusal> {
     Ok(())
 }
 
-fn within(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal> {
+fn check_length(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal> {
     match text.chars().count() {
         n if n > most => refuse(
             field,
@@ -251,16 +254,16 @@ fn within(field: &str, text: &str, most: usize) -> Result<(), SubmissionRefusal>
     }
 }
 
-/// A part of the response and what should stand there.
+/// Part of the response that is wrong, and its correction.
 pub(super) struct MarkedError {
     pub(super) field: String,
-    pub(super) chars: Range<usize>,
+    pub(super) chars: CharRange,
     pub(super) correction: Option<String>,
 }
 
-pub(super) fn check_place(
+pub(super) fn check_error(
     field: &str,
-    place: &ErrorSpan,
+    span: &ErrorSpan,
     response: &str,
     text: &[char],
 ) -> Result<MarkedError, SubmissionRefusal> {
@@ -270,11 +273,11 @@ pub(super) fn check_place(
         text: expected,
         correction,
         remove,
-    } = place;
-    let at = |name: &str| format!("{field}.{name}");
+    } = span;
+    let path = |name: &str| format!("{field}.{name}");
     if *end > text.len() {
         return refuse(
-            at("end"),
+            path("end"),
             "out_of_range",
             format_args!("is {end}; the response has {} code points", text.len()),
         );
@@ -284,22 +287,22 @@ pub(super) fn check_place(
             "is {end} and 'start' is {start}; the span must have at least one code point"
         )
         .to_string();
-        return refuse(at("end"), "out_of_range", what);
+        return refuse(path("end"), "out_of_range", what);
     }
-    let span = trimmed(response, text, *start..*end);
+    let span = trim_span(response, text, CharRange::new(*start, *end));
     if span.is_empty() {
         return refuse(
-            at("start"),
+            path("start"),
             "invalid_value",
-            "begins a span of nothing but white space",
+            "begins a span of white space alone",
         );
     }
     for (name, offset) in [("start", span.start), ("end", span.end)] {
         if !is_boundary(response, offset) {
             return refuse(
-                at(name),
+                path(name),
                 "invalid_value",
-                format_args!("is {offset}, which is inside of a character of several code points"),
+                format_args!("is {offset}, which is inside a character of several code points"),
             );
         }
     }
@@ -310,23 +313,24 @@ pub(super) fn check_place(
         .filter(|expected| expected.trim_matches(is_blank) != stands)
     {
         let what = format!(
-            "is `{}`, and `{}` stands there; offsets count Unicode code points",
-            brief(expected),
-            brief(stands)
+            "is `{}`, but the response has `{}` there; offsets count Unicode code points",
+            excerpt(expected),
+            excerpt(stands)
         );
-        return refuse(at("text"), "text_mismatch", what);
+        return refuse(path("text"), "text_mismatch", what);
     }
     let correction = check_correction(field, correction.as_deref(), *remove)?;
-    let correction = correction.map(|correction| matched(correction, text, &(*start..*end), &span));
-    let stands: String = text[span.clone()].iter().collect();
+    let correction = correction
+        .map(|correction| trim_correction(correction, text, CharRange::new(*start, *end), span));
+    let stands: String = text[span.range()].iter().collect();
     if correction
         .as_ref()
         .is_some_and(|correction| !correction.is_empty() && reads_alike(correction, &stands))
     {
         return refuse(
-            at("correction"),
+            path("correction"),
             "invalid_value",
-            "is what stands there already",
+            "equals the text of the error",
         );
     }
     Ok(MarkedError {
@@ -336,10 +340,10 @@ pub(super) fn check_place(
     })
 }
 
-/// A span without the white space at its ends, and without the punctuation, which says nothing
-/// about the image; that is left where there is nothing else.
-fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
-    let spoken = trim(text, span.clone(), |c| !is_spoken(c));
+/// Trims white space and punctuation off the ends of a span; of a span of punctuation alone only
+/// white space.
+fn trim_span(response: &str, text: &[char], span: CharRange) -> CharRange {
+    let spoken = trim(text, span, |c| !is_spoken(c));
     if !spoken.is_empty()
         && is_boundary(response, spoken.start)
         && is_boundary(response, spoken.end)
@@ -349,9 +353,9 @@ fn trimmed(response: &str, text: &[char], span: Range<usize>) -> Range<usize> {
     trim(text, span, is_blank)
 }
 
-/// A correction without the punctuation at its ends where that of the response stays.
-fn matched(correction: String, text: &[char], given: &Range<usize>, span: &Range<usize>) -> String {
-    let signs = |range: Range<usize>| {
+/// Drops punctuation from the ends of a correction where the response keeps its own.
+fn trim_correction(correction: String, text: &[char], given: CharRange, span: CharRange) -> String {
+    let signs = |range: std::ops::Range<usize>| {
         text.get(range)
             .is_some_and(|chars| chars.iter().copied().any(is_punctuation))
     };
@@ -378,13 +382,13 @@ fn check_correction(
     correction: Option<&str>,
     remove: bool,
 ) -> Result<Option<String>, SubmissionRefusal> {
-    let at = || format!("{field}.correction");
+    let path = || format!("{field}.correction");
     let Some(correction) = correction else {
         return Ok(remove.then(String::new));
     };
     if remove {
         return refuse(
-            at(),
+            path(),
             "invalid_value",
             "cannot be given together with 'remove'",
         );
@@ -393,14 +397,13 @@ fn check_correction(
     if trimmed.is_empty() {
         let what = "is empty; leave it out where you do not know better, or set 'remove' where \
                     nothing should stand there";
-        return refuse(at(), "invalid_value", what);
+        return refuse(path(), "invalid_value", what);
     }
-    within(&at(), trimmed, NOTE_CHARS)?;
+    check_length(&path(), trimmed, NOTE_CHARS)?;
     Ok(Some(trimmed.to_owned()))
 }
 
-/// Returns `true` if no character as people see it goes across this offset; what nobody sees may
-/// follow it.
+/// Returns `true` if the offset splits no grapheme cluster. Invisible code points may follow it.
 fn is_boundary(text: &str, offset: usize) -> bool {
     let mut at = 0;
     for grapheme in text.graphemes(true) {
@@ -413,13 +416,15 @@ fn is_boundary(text: &str, offset: usize) -> bool {
     at == offset
 }
 
-/// The beginning of a text that a message quotes.
-pub(in crate::feedback) fn brief(text: &str) -> String {
+/// Beginning of a text, to quote in a message.
+pub(in crate::feedback) fn excerpt(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// Sorted, and none over another.
-pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, SubmissionRefusal> {
+/// Sorts errors by offset and refuses overlaps.
+pub(super) fn sort_errors(
+    mut spans: Vec<MarkedError>,
+) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     spans.sort_by_key(|span| span.chars.start);
     match spans
         .windows(2)
@@ -429,13 +434,16 @@ pub(super) fn in_order(mut spans: Vec<MarkedError>) -> Result<Vec<MarkedError>, 
         Some(pair) => refuse(
             format!("{}.start", pair[1].field),
             "invalid_value",
-            format_args!("is inside of '{}'", pair[0].field),
+            format_args!("overlaps '{}'", pair[0].field),
         ),
     }
 }
 
-/// The words that an edit changes; none where it changes typography alone.
-pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<MarkedError>, SubmissionRefusal> {
+/// Returns the words that an edit changes; none if it changes typography alone.
+pub(super) fn edit_errors(
+    response: &str,
+    edit: &str,
+) -> Result<Vec<MarkedError>, SubmissionRefusal> {
     if edit.chars().all(is_blank) {
         return refuse(
             "edit",
@@ -447,7 +455,7 @@ pub(super) fn edited(response: &str, edit: &str) -> Result<Vec<MarkedError>, Sub
         return refuse(
             "edit",
             "invalid_value",
-            "reads as the response does; an answer without errors has 'label' good",
+            "equals the response; an answer without errors has 'label' good",
         );
     }
     let text: Vec<char> = response.chars().collect();

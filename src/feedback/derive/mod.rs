@@ -1,31 +1,29 @@
-//! From what somebody sent to what is kept. Pure: the same answer and the same submission make the
-//! same record.
+//! Turns a submission about an answer into a record: aligns errors with tokens and labels every
+//! token. Pure: equal inputs make equal records.
 
 mod check;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-
 use super::{
     fold::is_spoken,
     record::{
-        CharRange, Correction, Feedback, ImageHash, JudgedPart, JudgmentKind, QueueDetails,
-        Receipt, RecordedChoice, ResponseToken, TokenLabel, Versions,
+        Correction, Feedback, ImageHash, JudgedPart, JudgmentKind, QueueDetails, Receipt,
+        RecordedChoice, ResponseToken, TokenLabel, Versions,
     },
     submission::Submission,
 };
-use crate::guard::Verdict;
-use check::{MarkedError, SubmittedJudgment, check_place, edited, in_order, refuse};
+use crate::{guard::Verdict, util::offsets::CharRange};
+use check::{MarkedError, SubmittedJudgment, check_error, edit_errors, refuse, sort_errors};
 pub use check::{NOTE_CHARS, SubmissionRefusal, TEXT_CHARS, check_name};
-pub(super) use check::{abstained, brief, check_notes};
+pub(super) use check::{abstention_refusal, check_notes, excerpt};
 
-/// Answer that a submission is about, with its origin.
+/// Answer that a submission judges, with its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgedAnswer {
-    /// The tenant that it belongs to.
+    /// Owner of the answer.
     pub owner: String,
-    /// The completion and which of its answers, when it was one of this server.
+    /// Completion id and choice; `None` for an answer of another server.
     pub completion: Option<(String, usize)>,
     /// The image.
     pub image: ImageHash,
@@ -33,26 +31,26 @@ pub struct JudgedAnswer {
     pub prompt: String,
     /// The answer.
     pub response: String,
-    /// Its tokens.
+    /// Tokens of the answer.
     pub tokens: Vec<ResponseToken>,
-    /// Versions of the model and the scorer that wrote and scored it.
+    /// Versions of the model and scorer that wrote and scored the answer.
     pub versions: Versions,
-    /// Indicates whether it was shown without scores, marks or repairs.
+    /// `true` if the answer was shown without scores, marks or repairs.
     pub unassisted: bool,
-    /// Spans that the guard flagged; `None` when it was not scored.
-    pub doubted: Option<Vec<CharRange>>,
-    /// Details of the annotation queue, where it gave the answer to who judges.
+    /// Spans that the guard flagged; `None` if the answer was not scored.
+    pub flagged: Option<Vec<CharRange>>,
+    /// Set if the annotation queue gave the answer to the annotator.
     pub queued: Option<QueueDetails>,
-    /// Whom it belongs to.
+    /// End user whom the answer belongs to.
     pub user: Option<String>,
 }
 
 impl JudgedAnswer {
-    /// One of the answers that a receipt remembers.
+    /// Takes one answer out of a receipt.
     ///
     /// # Errors
-    /// When it has no such answer, or an abstention in its place.
-    pub fn of(receipt: Receipt, choice: usize) -> Result<Self, SubmissionRefusal> {
+    /// When the receipt has no such choice, or an abstention in its place.
+    pub fn from_receipt(receipt: Receipt, choice: usize) -> Result<Self, SubmissionRefusal> {
         let Receipt {
             id,
             owner,
@@ -82,17 +80,14 @@ impl JudgedAnswer {
             ..
         } = choices.swap_remove(choice);
         if verdict == Verdict::Abstained {
-            return Err(abstained("completion_id"));
+            return Err(abstention_refusal("completion_id"));
         }
-        let doubted = spans
+        let flagged = spans
             .iter()
             .filter(|span| span.is_doubted())
-            .map(|span| CharRange {
-                start: span.start,
-                end: span.end,
-            })
+            .map(|span| CharRange::new(span.start, span.end))
             .collect();
-        let doubted = (verdict != Verdict::Unscored).then_some(doubted);
+        let flagged = (verdict != Verdict::Unscored).then_some(flagged);
         let completion = Some((id, choice));
         Ok(Self {
             owner,
@@ -103,29 +98,29 @@ impl JudgedAnswer {
             tokens,
             versions,
             unassisted,
-            doubted,
+            flagged,
             queued: None,
             user,
         })
     }
 }
 
-/// Id and time of a record, and the tenant that hands it in.
+/// Identity of a new record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordStamp {
     /// `fb_...`
     pub id: String,
     /// Unix time in seconds.
     pub created: u64,
-    /// The tenant with whose key it is handed in.
+    /// Owner of the API key that the submission came with.
     pub annotator_owner: String,
 }
 
-/// Makes the record. `encode` cuts a text into the policy's tokens, told whether an answer begins
-/// with it; `None` where it cannot.
+/// Makes the record of a submission. `encode` tokenizes a text with the policy's vocabulary, given
+/// `true` if the text begins an answer, and returns `None` for a text that it cannot spell.
 ///
 /// # Errors
-/// [`SubmissionRefusal`]: what is wrong with the submission, and in which field.
+/// [`SubmissionRefusal`] with the field that is invalid.
 pub fn derive(
     subject: JudgedAnswer,
     submission: &Submission,
@@ -133,17 +128,17 @@ pub fn derive(
     encode: impl Fn(&str, bool) -> Option<Vec<u32>>,
 ) -> Result<Feedback, SubmissionRefusal> {
     check_notes(submission)?;
-    let said = SubmittedJudgment::of(submission)?;
-    if subject.response.is_empty() && !matches!(said, SubmittedJudgment::Missing(_)) {
+    let judgment = SubmittedJudgment::from_submission(submission)?;
+    if subject.response.is_empty() && !matches!(judgment, SubmittedJudgment::Missing(_)) {
         return refuse(
             "label",
             "invalid_value",
-            "judges a response that is empty; only 'missing' can be said of it",
+            "judges an empty response; only 'missing' applies to one",
         );
     }
     let mut tokens = subject.tokens;
     let text: Vec<char> = subject.response.chars().collect();
-    let (kind, scope, errors, missing) = match said {
+    let (kind, scope, errors, missing) = match judgment {
         SubmittedJudgment::Good => (
             JudgmentKind::Good,
             Some(JudgedPart::AllErrors),
@@ -151,17 +146,17 @@ pub fn derive(
             Vec::new(),
         ),
         SubmittedJudgment::Missing(missing) => (JudgmentKind::Missing, None, Vec::new(), missing),
-        SubmittedJudgment::Errors(places, scope) => {
-            let spans = places
+        SubmittedJudgment::Errors(errors, scope) => {
+            let spans = errors
                 .into_iter()
-                .map(|(field, place)| check_place(&field, &place, &subject.response, &text));
-            let spans = in_order(spans.collect::<Result<_, _>>()?)?;
+                .map(|(field, error)| check_error(&field, &error, &subject.response, &text));
+            let spans = sort_errors(spans.collect::<Result<_, _>>()?)?;
             (JudgmentKind::Bad, Some(scope), spans, Vec::new())
         }
         SubmittedJudgment::Edit(edit) => {
-            let spans = edited(&subject.response, edit)?;
+            let spans = edit_errors(&subject.response, edit)?;
             let kind = match &spans[..] {
-                // Only typography: the response stands.
+                // Typography alone was changed, so the response is right.
                 [] => JudgmentKind::Good,
                 spans if spans.iter().all(|span| span.chars.is_empty()) => JudgmentKind::Missing,
                 _ => JudgmentKind::Bad,
@@ -192,7 +187,7 @@ pub fn derive(
         versions: subject.versions,
         unassisted: subject.unassisted,
         queued: subject.queued,
-        doubted: subject.doubted,
+        flagged: subject.flagged,
         annotator_owner: submission
             .annotator
             .as_ref()
@@ -205,7 +200,7 @@ pub fn derive(
     })
 }
 
-/// Finds the tokens that write a span, and those that would write the correction in their place.
+/// Finds the tokens that write an error, and those of the correction that would replace them.
 fn align(
     span: MarkedError,
     text: &[char],
@@ -217,24 +212,19 @@ fn align(
         chars,
         correction,
     } = span;
-    let slice = |range: Range<usize>| text[range].iter().collect::<String>();
-    let covered = if chars.is_empty() {
-        let at = tokens.partition_point(|t| t.start < chars.start);
-        at..at
-    } else {
-        let first = tokens.partition_point(|t| t.end <= chars.start);
-        first..tokens.partition_point(|t| t.start < chars.end).max(first)
-    };
-    let written = tokens.get(covered.clone()).filter(|t| !t.is_empty());
-    let written = written.map_or(chars.clone(), |t| {
-        t[0].start.min(chars.start)..t[t.len() - 1].end.max(chars.end)
-    });
+    let slice = |start: usize, end: usize| text[start..end].iter().collect::<String>();
+    let covered = chars.to_tokens(tokens, ResponseToken::chars);
+    let written = covered
+        .to_chars(tokens, ResponseToken::chars)
+        .map_or(chars, |written| {
+            CharRange::new(written.start.min(chars.start), written.end.max(chars.end))
+        });
     let corrected_tokens = match &correction {
         None => None,
         Some(correction) => {
             let whole =
-                slice(written.start..chars.start) + correction + &slice(chars.end..written.end);
-            // Of a word that goes, the space before it would be left.
+                slice(written.start, chars.start) + correction + &slice(chars.end, written.end);
+            // Removing a word also removes the space before it.
             let whole = if correction.is_empty() {
                 whole.trim_end()
             } else {
@@ -254,17 +244,17 @@ fn align(
     Ok(Correction {
         start: chars.start,
         end: chars.end,
-        text: slice(chars.clone()),
+        text: slice(chars.start, chars.end),
         correction,
-        partial_caption: slice(0..chars.start),
+        partial_caption: slice(0, chars.start),
         token_start: covered.start,
         token_end: covered.end,
-        error_tokens: tokens[covered].iter().map(|t| t.id).collect(),
+        error_tokens: tokens[covered.range()].iter().map(|t| t.id).collect(),
         corrected_tokens,
     })
 }
 
-/// Labels what was judged, and nothing else: signs between the words of an error are not.
+/// Labels the judged tokens. Punctuation between the words of an error stays unlabeled.
 fn label(tokens: &mut [ResponseToken], errors: &[Correction], scope: Option<JudgedPart>) {
     let judged = match (scope, errors.first()) {
         (None, _) => 0,
@@ -279,7 +269,7 @@ fn label(tokens: &mut [ResponseToken], errors: &[Correction], scope: Option<Judg
         .for_each(|token| token.label = TokenLabel::None);
     for error in errors {
         let signs_alone = !error.text.chars().any(is_spoken);
-        for token in &mut tokens[error.token_start..error.token_end] {
+        for token in &mut tokens[error.tokens().range()] {
             token.label = if signs_alone || token.text.chars().any(is_spoken) {
                 TokenLabel::Bad
             } else {

@@ -13,7 +13,7 @@ use crate::{
     vlm::{casing::Casing, tokenizer::TextTokenizer},
 };
 
-/// Of the embedded bundle, whatever letters it writes.
+/// Vocabulary of the embedded bundle, with letters of any case.
 fn vocabulary() -> &'static PolicyVocabulary {
     static VOCABULARY: LazyLock<PolicyVocabulary> = LazyLock::new(|| PolicyVocabulary {
         casing: Casing::Mixed,
@@ -30,13 +30,13 @@ fn subject(response: &str) -> JudgedAnswer {
     JudgedAnswer {
         owner: "shop".to_owned(),
         completion: None,
-        image: ImageHash::of(b"image"),
+        image: ImageHash::digest(b"image"),
         prompt: String::new(),
         response: response.to_owned(),
         tokens: vocabulary().tokenize(response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
-        doubted: None,
+        flagged: None,
         queued: None,
         user: None,
     }
@@ -78,7 +78,7 @@ fn labels(feedback: &Feedback) -> String {
 const DOG: &str = "A dog is chewing on a blue collar.";
 
 #[test]
-fn after_the_first_error_nothing_is_labelled() {
+fn tokens_after_first_error_are_unlabeled() {
     let first = Submission {
         error: Some(wrong(2, 5, "cat")),
         ..Submission::default()
@@ -109,7 +109,7 @@ fn after_the_first_error_nothing_is_labelled() {
 }
 
 #[test]
-fn where_all_errors_are_given_the_rest_is_good() {
+fn tokens_beside_all_errors_are_good() {
     let errors = vec![
         ErrorSpan {
             start: 27,
@@ -150,8 +150,8 @@ fn where_all_errors_are_given_the_rest_is_good() {
     assert_eq!(record.corrected(), None);
 }
 
-/// Response, what is selected, a correction; and what stands in the record: the span's text, the
-/// correction, and the labels where they are told.
+/// Response, selected text, correction; then the expected text of the record's span, its
+/// correction, and its labels where given.
 type Selection = (
     &'static str,
     &'static str,
@@ -263,7 +263,7 @@ const SELECTIONS: [Selection; 14] = [
 ];
 
 #[test]
-fn a_selection_is_of_the_words_in_it() {
+fn selection_is_trimmed_to_its_words() {
     for (response, selected, correction, text, corrected, expected) in SELECTIONS {
         let at = response.find(selected).unwrap();
         let start = response[..at].chars().count();
@@ -299,7 +299,7 @@ fn a_selection_is_of_the_words_in_it() {
 }
 
 #[test]
-fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
+fn removal_leaves_no_gap_and_labels_no_neighbor() {
     let cases = [
         ("A red dog runs.", "A dog runs.", "gbgggg"),
         ("Red dogs run.", "dogs run.", "bggg"),
@@ -337,7 +337,7 @@ fn what_is_taken_out_leaves_no_gap_and_labels_no_neighbor() {
     }
 }
 
-/// The response, and the same with another typography.
+/// Pairs of a response and the same text in other typography.
 const TYPOGRAPHY: [(&str, &str); 10] = [
     ("A man's dog is here.", "A man’s dog is here."),
     ("A man's dog is here.", "A man&#39;s dog is here."),
@@ -352,7 +352,7 @@ const TYPOGRAPHY: [(&str, &str); 10] = [
 ];
 
 #[test]
-fn an_edit_of_typography_alone_lets_the_response_stand() {
+fn edit_of_typography_alone_is_good() {
     for (response, other) in TYPOGRAPHY
         .into_iter()
         .chain(TYPOGRAPHY.map(|(one, other)| (other, one)))
@@ -371,7 +371,7 @@ fn an_edit_of_typography_alone_lets_the_response_stand() {
             "{response} {other}"
         );
         assert!(labels(&record).chars().all(|l| l == 'g'));
-        // Among other changes too.
+        // The same holds beside a change of a word.
         let (response, other) = (
             format!("One red ball. {response}"),
             format!("One blue ball. {other}"),
@@ -395,7 +395,7 @@ fn an_edit_of_typography_alone_lets_the_response_stand() {
 }
 
 #[test]
-fn good_labels_all_and_missing_none() {
+fn good_labels_all_tokens_and_missing_none() {
     let good = derived(
         DOG,
         &Submission {
@@ -416,7 +416,7 @@ fn good_labels_all_and_missing_none() {
 }
 
 #[test]
-fn an_edit_is_taken_apart() {
+fn edit_is_split_into_errors() {
     let edit = |text: &str| {
         derived(
             DOG,
@@ -455,7 +455,7 @@ fn an_edit_is_taken_apart() {
 }
 
 #[test]
-fn a_code_point_that_two_tokens_write_makes_both_bad() {
+fn error_in_shared_code_point_makes_both_tokens_bad() {
     let record = derived(
         "A 🐶.",
         &Submission {
@@ -479,7 +479,7 @@ fn a_code_point_that_two_tokens_write_makes_both_bad() {
 }
 
 #[test]
-fn what_makes_no_record_names_the_field() {
+fn invalid_submission_is_refused_with_its_field() {
     let place = |start, end| ErrorSpan {
         start,
         end,
@@ -620,7 +620,7 @@ fn what_makes_no_record_names_the_field() {
     assert_eq!(
         (
             astronaut.field.as_str(),
-            astronaut.message.contains("inside of a character")
+            astronaut.message.contains("inside a character")
         ),
         ("error.end", true)
     );
@@ -649,7 +649,7 @@ fn what_makes_no_record_names_the_field() {
 }
 
 #[test]
-fn special_tokens_are_mere_text() {
+fn special_tokens_in_text_are_spelled() {
     let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
     assert_eq!(
         tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
@@ -659,7 +659,7 @@ fn special_tokens_are_mere_text() {
 }
 
 #[test]
-fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
+fn text_is_tokenized_in_policy_casing_and_stored_as_written() {
     let vocabulary = PolicyVocabulary {
         casing: Casing::Sentence,
         ..vocabulary().clone()
@@ -685,7 +685,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn tokens_are_in_their_places(text in TEXTS) {
+    fn tokens_of_any_text_cover_it_in_order(text in TEXTS) {
         let tokens = vocabulary().tokenize(&text).unwrap();
         let chars: Vec<char> = text.chars().collect();
         prop_assert_eq!(tokens.first().map(|t| t.start), Some(0));
@@ -694,14 +694,14 @@ proptest! {
             prop_assert_eq!(&token.text, &chars[token.start..token.end].iter().collect::<String>());
         }
         for pair in tokens.windows(2) {
-            // Either the next begins where this ends, or both write some of one code point.
+            // Neighbors meet, or share the code point that both write bytes of.
             prop_assert!(pair[1].start == pair[0].end || pair[1].start + 1 == pair[0].end, "{:?}",
                 pair);
         }
     }
 
     #[test]
-    fn any_span_is_refused_or_labels_what_it_touches(text in TEXTS, start in 0usize..30,
+    fn any_span_is_refused_or_labels_its_tokens(text in TEXTS, start in 0usize..30,
         length in 0usize..8, first in any::<bool>()) {
         let scope = if first { JudgedPart::FirstError } else { JudgedPart::AllErrors };
         let place = wrong(start, start + length, "xyz");
@@ -725,7 +725,7 @@ proptest! {
             };
             prop_assert_eq!(token.label, expected, "{:?}", token);
         }
-        // The corrected tokens, in the place of the wrong ones, write the corrected text.
+        // Replacing the wrong tokens by the corrected ones spells the corrected text.
         let mut ids: Vec<u32> = record.tokens.iter().map(|t| t.id).collect();
         let corrected = error.corrected_tokens.clone().unwrap();
         let shared = |a: usize, b: usize| record.tokens.get(a).zip(record.tokens.get(b))
@@ -741,7 +741,7 @@ proptest! {
     }
 
     #[test]
-    fn white_space_around_a_span_makes_no_difference(
+    fn span_with_surrounding_white_space_makes_same_record(
         words in prop::collection::vec("[a-z]{1,5}|é|🐶|👩‍🚀|日本|-|\\.", 1..8),
         gaps in prop::collection::vec("( |\u{A0}|\u{200B}|\r\n|\u{2060}|\u{3000}){1,3}", 9),
         which in 0usize..8,
@@ -773,7 +773,7 @@ proptest! {
     }
 
     #[test]
-    fn edits_become_what_was_typed(old in TEXTS, new in TEXTS) {
+    fn edit_corrects_to_the_typed_text(old in TEXTS, new in TEXTS) {
         let Ok(record) =
             derived(&old, &Submission { edit: Some(new.clone()),
                 ..Submission::default() }) else { return Ok(()) };
@@ -789,7 +789,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_is_the_owners_of_what_it_is_about() {
+fn record_belongs_to_owner_of_its_answer() {
     let good = Submission {
         label: Some(Judgment::Good),
         ..Submission::default()
@@ -814,7 +814,7 @@ fn a_record_is_the_owners_of_what_it_is_about() {
 }
 
 #[test]
-fn an_abstention_is_not_judged() {
+fn abstention_is_refused() {
     let answer = |response: &str, verdict| RecordedChoice {
         response: response.to_owned(),
         tokens: vocabulary().tokenize(response).unwrap(),
@@ -828,7 +828,7 @@ fn an_abstention_is_not_judged() {
         created: 1,
         owner: "shop".to_owned(),
         versions: Versions::default(),
-        image: ImageHash::of(b"image"),
+        image: ImageHash::digest(b"image"),
         image_bytes: 5,
         prompt: "What is it?".to_owned(),
         user: None,
@@ -839,10 +839,12 @@ fn an_abstention_is_not_judged() {
         ],
     };
     assert_eq!(
-        JudgedAnswer::of(receipt.clone(), 0).unwrap().response,
+        JudgedAnswer::from_receipt(receipt.clone(), 0)
+            .unwrap()
+            .response,
         "A dog."
     );
-    let refused = JudgedAnswer::of(receipt, 1).unwrap_err();
+    let refused = JudgedAnswer::from_receipt(receipt, 1).unwrap_err();
     assert_eq!(
         (refused.field.as_str(), refused.code),
         ("completion_id", "answer_abstained")

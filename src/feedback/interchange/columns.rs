@@ -1,4 +1,4 @@
-//! Parquet, through the `parquet` crate's own rows and columns, without Arrow.
+//! Parquet files through the `parquet` crate's row and column API, without Arrow.
 
 use std::{
     fs::File,
@@ -23,24 +23,23 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{IncomingRecord, NumberedRows, RecordWriter, incoming::RowImage};
+use super::{IncomingRecord, NumberedRows, RecordWriter, records::RowImage};
 use crate::feedback::{record::Feedback, store::StoreError};
 
-/// A row group ends with this many bytes or rows: that much is in memory.
+/// Bytes or rows that end a row group, which bounds memory.
 const GROUP_BYTES: usize = 16 << 20;
 const GROUP_ROWS: usize = 4096;
-/// Rows that are read at once.
+/// Rows read at a time.
 const READ_ROWS: usize = 16;
 
-/// The value of a row in one column; with lists, that of their one item. All columns are optional,
-/// even where there is always a value: `datasets` takes its own word for what a column is only
-/// where the column may be empty.
+/// Value of one column in a row; for list columns, of the list's single item. Every column is
+/// optional: `datasets` honors its own feature types only for optional columns.
 pub(super) enum ColumnValue {
-    /// A text or a file.
+    /// Text or file.
     Bytes(Vec<u8>),
     /// A number.
     Number(i64),
-    /// Nothing.
+    /// Null.
     None,
 }
 
@@ -50,10 +49,11 @@ impl ColumnValue {
     }
 }
 
-/// Makes a row of a record and its image: a cell for every leaf of the schema, in its order.
+/// Turns a record and its image into one value for every leaf of the schema, in schema order;
+/// `None` leaves the record out.
 pub(super) type MakeRow = fn(&Feedback, Vec<u8>) -> Option<Vec<ColumnValue>>;
 
-/// Writes a table.
+/// Writer of a Parquet file.
 pub(super) struct TableWriter {
     writer: SerializedFileWriter<Vec<u8>>,
     row: MakeRow,
@@ -62,15 +62,15 @@ pub(super) struct TableWriter {
 }
 
 impl TableWriter {
-    /// `features` are those of Hugging Face's `datasets`, so that it knows images when it sees
-    /// them.
+    /// Starts a file. `features` declares the columns to Hugging Face's `datasets`, which
+    /// recognizes images by them.
     pub(super) fn new(schema: &str, features: &Value, row: MakeRow) -> Result<Self, StoreError> {
         let schema = Arc::new(parse_message_type(schema).map_err(failed)?);
         let info = json!({ "info": { "features": features } }).to_string();
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_dictionary_enabled(false)
-            // Of a photograph, the least and the greatest tell nothing.
+            // Statistics of image bytes are useless and large.
             .set_statistics_enabled(EnabledStatistics::None)
             .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), info)]));
         let writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build()))
@@ -173,7 +173,7 @@ impl RecordWriter for TableWriter {
         image: Option<Vec<u8>>,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        // A record whose image is gone is no row.
+        // Records whose image is gone are left out.
         let Some(row) = image.and_then(|image| (self.row)(record, image)) else {
             return Ok(());
         };
@@ -206,7 +206,8 @@ fn failed(error: ParquetError) -> StoreError {
     StoreError::Failed(error.to_string())
 }
 
-/// The rows of a table; what other columns than `known` say is left out.
+/// Returns the rows of a Parquet file. Non-null columns other than `known` are reported as left
+/// out.
 pub(super) fn read(
     file: File,
     parse: fn(&ParquetRow) -> Result<Vec<IncomingRecord>, String>,
@@ -221,8 +222,8 @@ pub(super) fn read(
         .map(|column| column.compression());
     if codecs.any(|codec| codec == Compression::LZO) {
         return Err(
-            "its columns are compressed with LZO; brotli, gzip, lz4, snappy, zstd and none \
-                    are read"
+            "its columns are compressed with LZO; supported are brotli, gzip, lz4, snappy, zstd \
+             and none"
                 .to_owned(),
         );
     }
@@ -249,7 +250,7 @@ pub(super) fn read(
             Some(match row {
                 Ok(row) => Ok((
                     i + 1,
-                    parse(&row).map(|said| [said, left_out(&row)].concat()),
+                    parse(&row).map(|items| [items, left_out(&row)].concat()),
                 )),
                 Err(error) => {
                     ended = true;
@@ -260,22 +261,22 @@ pub(super) fn read(
     Ok(Box::new(rows))
 }
 
-/// Returns the library's result, or the message of its panic where a file contradicts itself; then
-/// nothing of it may be used any more.
+/// Turns a panic of the library, which a corrupt file can cause, into an error. The reader must not
+/// be used after one.
 fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let said = payload
+        let message = payload
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied());
         format!(
             "the file is damaged: {}",
-            said.unwrap_or("it contradicts itself")
+            message.unwrap_or("its parts contradict each other")
         )
     })
 }
 
-/// A column of a row by its name.
+/// Returns the value of a column; `None` if it is missing or null.
 pub(super) fn field<'a>(row: &'a ParquetRow, name: &str) -> Option<&'a Field> {
     row.get_column_iter()
         .find(|(column, _)| *column == name)
@@ -283,7 +284,7 @@ pub(super) fn field<'a>(row: &'a ParquetRow, name: &str) -> Option<&'a Field> {
         .filter(|field| **field != Field::Null)
 }
 
-/// A text; one that old writers did not mark as such, too.
+/// Returns a text value. Old writers store texts as plain bytes.
 pub(super) fn text(field: &Field) -> Option<String> {
     match field {
         Field::Str(text) => Some(text.clone()),
@@ -292,14 +293,14 @@ pub(super) fn text(field: &Field) -> Option<String> {
     }
 }
 
-pub(super) fn text_of(row: &ParquetRow, name: &str) -> Result<String, String> {
+pub(super) fn required_text(row: &ParquetRow, name: &str) -> Result<String, String> {
     field(row, name)
         .and_then(text)
-        .ok_or_else(|| format!("'{name}' is missing or no text"))
+        .ok_or_else(|| format!("'{name}' is missing or not a text"))
 }
 
-/// An image of `datasets`: a group of `bytes` and `path`, or one of them alone.
-pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<RowImage, String> {
+/// Returns an image value of `datasets`: a group of `bytes` and `path`, or one of them alone.
+pub(super) fn image_value(field: Option<&Field>, name: &str) -> Result<RowImage, String> {
     let part = |name| match field {
         Some(Field::Group(group)) => self::field(group, name),
         one => one,
@@ -314,8 +315,8 @@ pub(super) fn picture(field: Option<&Field>, name: &str) -> Result<RowImage, Str
         part("path")
             .filter(|path| matches!(path, Field::Str(_)))
             .and_then(text)
-            .and_then(|text| RowImage::of_text(&text))
+            .and_then(|text| RowImage::from_text(&text))
     };
     file.or_else(elsewhere)
-        .ok_or_else(|| format!("'{name}' has no file in it"))
+        .ok_or_else(|| format!("'{name}' contains no image"))
 }

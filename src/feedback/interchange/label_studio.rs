@@ -1,7 +1,7 @@
-//! Label Studio's tasks. A task has the image and the answer; the guard's doubts are its
-//! prediction, and what a person said its annotation: `error` labels spans of the text,
-//! `correction` says what should stand there, `missing` what is left out, and `verdict` whether all
-//! is right. The labelling configuration that goes with them is in `docs/feedback.md`.
+//! Label Studio tasks. A task carries the image and the answer; flagged spans are its prediction,
+//! and a person's judgment is its annotation: `error` labels spans of the text, `correction`
+//! replaces them, `missing` names omitted content, and `verdict` judges the whole. The matching
+//! labeling configuration is in `docs/feedback.md`.
 
 use std::{collections::BTreeMap, fs::File, io::Read};
 
@@ -11,17 +11,19 @@ use serde_json::{Value, json};
 
 use super::{
     IncomingRecord, NumberedRows, RecordWriter,
-    incoming::{RowImage, said},
-    lines::BYTE_ORDER_MARK,
+    records::{BYTE_ORDER_MARK, RowImage, imported_answer},
 };
-use crate::feedback::{
-    fold::{is_blank, trim},
-    record::{Feedback, JudgedPart, JudgmentKind},
-    store::StoreError,
-    submission::{ErrorSpan, Judgment, Submission},
+use crate::{
+    feedback::{
+        fold::{is_blank, trim},
+        record::{Feedback, JudgedPart, JudgmentKind},
+        store::StoreError,
+        submission::{ErrorSpan, Judgment, Submission},
+    },
+    util::offsets::CharRange,
 };
 
-/// Writes an array of tasks.
+/// Writer of a JSON array of tasks.
 #[derive(Default)]
 pub(super) struct TaskWriter {
     written: usize,
@@ -58,21 +60,20 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
             .iter()
             .collect::<String>()
     };
-    let doubted = record.doubted.as_deref().map(|spans| {
-        let span = |(i, span): (usize, &crate::feedback::record::CharRange)| {
+    let flagged = record.flagged.as_deref().map(|spans| {
+        let span = |(i, span): (usize, &CharRange)| {
             region(
                 &format!("d{i}"),
                 "error",
                 "labels",
-                span.start,
-                span.end,
+                *span,
                 json!({ "text": slice(span.start, span.end), "labels": ["error"] }),
             )
         };
         json!([{ "model_version": record.versions.reward, "result": spans.iter().enumerate()
             .map(span).collect::<Vec<_>>() }])
     });
-    let mut result = vec![said_of_all(
+    let mut result = vec![whole_text_result(
         "verdict",
         "choices",
         json!({ "choices": [record.kind.name()] }),
@@ -83,8 +84,7 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
             &id,
             "error",
             "labels",
-            error.start,
-            error.end,
+            error.chars(),
             json!({ "text": error.text, "labels": ["error"] }),
         ));
         if let Some(correction) = &error.correction {
@@ -92,14 +92,13 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
                 &id,
                 "correction",
                 "textarea",
-                error.start,
-                error.end,
+                error.chars(),
                 json!({ "text": [correction] }),
             ));
         }
     }
     if !record.missing.is_empty() {
-        result.push(said_of_all(
+        result.push(whole_text_result(
             "missing",
             "textarea",
             json!({ "text": record.missing }),
@@ -111,18 +110,18 @@ fn task(record: &Feedback, image: &[u8], number: usize) -> Value {
         "id": number,
         "data": { "image": url, "prompt": record.prompt, "text": record.response,
             "scope": record.scope, "feedback_id": record.id },
-        "predictions": doubted.unwrap_or_else(|| json!([])),
+        "predictions": flagged.unwrap_or_else(|| json!([])),
         "annotations": [annotation],
     })
 }
 
-fn region(id: &str, from: &str, kind: &str, start: usize, end: usize, mut value: Value) -> Value {
-    value["start"] = json!(start);
-    value["end"] = json!(end);
+fn region(id: &str, from: &str, kind: &str, chars: CharRange, mut value: Value) -> Value {
+    value["start"] = json!(chars.start);
+    value["end"] = json!(chars.end);
     json!({ "id": id, "from_name": from, "to_name": "text", "type": kind, "value": value })
 }
 
-fn said_of_all(name: &str, kind: &str, value: Value) -> Value {
+fn whole_text_result(name: &str, kind: &str, value: Value) -> Value {
     json!({ "id": name, "from_name": name, "to_name": "text", "type": kind, "value": value })
 }
 
@@ -153,7 +152,7 @@ struct Annotation {
     was_cancelled: bool,
 }
 
-/// A result, of whatever type.
+/// Result of an annotation, of any type.
 #[derive(Deserialize)]
 struct Region {
     #[serde(default)]
@@ -167,8 +166,8 @@ struct Region {
 }
 
 impl Region {
-    /// Which part of the labeling configuration it belongs to; `None` for another, which says
-    /// nothing of the text's errors.
+    /// Returns the name of the control in the labeling configuration; `None` for a foreign one,
+    /// which says nothing about errors.
     fn part(&self) -> Option<&str> {
         let kinds: &[&str] = match self.from_name.as_deref()? {
             "error" => &["labels", "hypertextlabels"],
@@ -190,23 +189,17 @@ struct Values {
     start: Value,
     #[serde(default)]
     end: Value,
-    /// Of a text with markup, whose own offsets are paths.
+    /// Offsets in the plain text, for texts with markup.
     #[serde(default, rename = "globalOffsets")]
-    global: Option<Offsets>,
+    global: Option<CharRange>,
     #[serde(default)]
     text: Option<Texts>,
     #[serde(default)]
     choices: Vec<String>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
-struct Offsets {
-    start: usize,
-    end: usize,
-}
-
 impl Values {
-    fn offsets(&self) -> Option<(usize, usize)> {
+    fn offsets(&self) -> Option<CharRange> {
         // Tables write whole numbers as 18.0.
         let whole = |value: &Value| {
             value
@@ -220,10 +213,8 @@ impl Values {
                 .or_else(|| whole(value))
                 .and_then(|number| usize::try_from(number).ok())
         };
-        match self.global {
-            Some(Offsets { start, end }) => Some((start, end)),
-            None => number(&self.start).zip(number(&self.end)),
-        }
+        let own = || Some(CharRange::new(number(&self.start)?, number(&self.end)?));
+        self.global.or_else(own)
     }
 }
 
@@ -242,7 +233,7 @@ impl Texts {
         }
     }
 
-    /// The one text, where there are not several.
+    /// Returns the only text.
     fn one(self) -> Result<String, String> {
         let mut texts = self.all();
         match (texts.pop(), texts.len()) {
@@ -252,23 +243,23 @@ impl Texts {
     }
 }
 
-/// The tasks of a file, which is read as a whole: `JSON`, or `JSON-MIN`.
+/// Reads a whole file of tasks, exported as `JSON` or `JSON-MIN`.
 pub(super) fn read(mut file: File) -> Result<NumberedRows, String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let tasks = serde_json::from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes));
-    let tasks: Vec<Value> = tasks.map_err(|e| format!("no array of tasks: {e}"))?;
+    let tasks: Vec<Value> = tasks.map_err(|e| format!("not an array of tasks: {e}"))?;
     Ok(Box::new(
         tasks
             .into_iter()
             .enumerate()
-            .map(|(i, value)| Ok((i + 1, taken(value)))),
+            .map(|(i, value)| Ok((i + 1, read_task(value)))),
     ))
 }
 
-fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
+fn read_task(task: Value) -> Result<Vec<IncomingRecord>, String> {
     let Task { data, annotations } =
-        serde_json::from_value(whole(task)).map_err(|e| e.to_string())?;
+        serde_json::from_value(expand_min(task)).map_err(|e| e.to_string())?;
     let Data {
         image,
         prompt,
@@ -276,9 +267,9 @@ fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
         scope,
     } = data;
     let text = text.one().map_err(|why| format!("'data.text' {why}"))?;
-    let plain = said(prompt.unwrap_or_default(), text);
+    let plain = imported_answer(prompt.unwrap_or_default(), text);
     let picture =
-        RowImage::of_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
+        RowImage::from_text(&image).ok_or("'data.image' is neither a data: URL nor a path")?;
     let (cancelled, annotations): (Vec<Annotation>, Vec<_>) = annotations
         .into_iter()
         .partition(|annotation| annotation.was_cancelled);
@@ -290,20 +281,20 @@ fn taken(task: Value) -> Result<Vec<IncomingRecord>, String> {
         .map(|_| IncomingRecord::LeftOut("annotations that were skipped".to_owned()))
         .collect();
     for (i, annotation) in annotations.into_iter().enumerate() {
-        let (said, left_out) = submissions(&plain, scope, annotation)
+        let (judgments, left_out) = submissions(&plain, scope, annotation)
             .map_err(|why| format!("'annotations[{i}]' {why}"))?;
         all.extend(
-            said.into_iter()
-                .map(|submission| IncomingRecord::Said(Box::new(submission), picture.clone())),
+            judgments.into_iter().map(|submission| {
+                IncomingRecord::Submission(Box::new(submission), picture.clone())
+            }),
         );
         all.extend(left_out.into_iter().map(IncomingRecord::LeftOut));
     }
     Ok(all)
 }
 
-/// A task as `JSON` has it, of one as `JSON-MIN` has it: data and results by their names, side by
-/// side.
-fn whole(task: Value) -> Value {
+/// Converts a `JSON-MIN` task, which has data and results side by side, to the `JSON` form.
+fn expand_min(task: Value) -> Value {
     let Value::Object(mut min) = task else {
         return task;
     };
@@ -324,7 +315,7 @@ fn whole(task: Value) -> Value {
             Some(value @ Value::String(_)) => vec![json!({ alone: [value] })],
             _ => continue,
         };
-        // What belongs together has the same place.
+        // Results of one region share its offsets.
         let region = |value: Value| {
             json!({ "id": format!("{} {}", value["start"], value["end"]),
             "from_name": name, "type": kind, "value": value })
@@ -335,8 +326,8 @@ fn whole(task: Value) -> Value {
     json!({ "data": min, "annotations": [{ "completed_by": annotator, "result": result }] })
 }
 
-/// Returns the submissions of an annotation (errors or that there are none, and what is left out),
-/// and the results that say nothing of it.
+/// Returns the submissions that an annotation makes (errors or a good answer; missing content), and
+/// the names of results without a counterpart.
 fn submissions(
     plain: &Submission,
     scope: Option<JudgedPart>,
@@ -355,13 +346,13 @@ fn submissions(
     let response = plain.response.as_deref().unwrap_or_default();
     let (mut errors, mut corrections, mut missing, mut good) =
         (BTreeMap::new(), BTreeMap::new(), Vec::new(), false);
-    // Where something is only added, and what.
+    // Insertions by region id: offset and text.
     let mut adds: BTreeMap<String, (usize, String)> = BTreeMap::new();
     let mut left_out = Vec::new();
     for (i, result) in annotation.result.into_iter().enumerate() {
-        let at = |why: String| format!("has a 'result[{i}]' that {why}");
+        let invalid = |why: String| format!("has a 'result[{i}]' that {why}");
         let region: Region =
-            serde_json::from_value(result).map_err(|e| at(format!("cannot be read: {e}")))?;
+            serde_json::from_value(result).map_err(|e| invalid(format!("cannot be read: {e}")))?;
         let Some(part) = region.part() else {
             let kind = region
                 .r#type
@@ -371,23 +362,23 @@ fn submissions(
             continue;
         };
         let values: Values = serde_json::from_value(region.value.clone())
-            .map_err(|e| at(format!("cannot be read: {e}")))?;
+            .map_err(|e| invalid(format!("cannot be read: {e}")))?;
         let (offsets, text, id) = (values.offsets(), values.text, region.id.clone());
         match (part, offsets) {
-            ("error", Some((start, end))) if start == end => {
-                drop(adds.insert(id, (start, String::new())))
+            ("error", Some(chars)) if chars.start == chars.end => {
+                drop(adds.insert(id, (chars.start, String::new())))
             }
-            ("error", Some((start, end))) => {
-                let text = text.map(Texts::one).transpose().map_err(at)?;
-                drop(errors.insert(id, place(response, start, end, text)?));
+            ("error", Some(chars)) => {
+                let text = text.map(Texts::one).transpose().map_err(invalid)?;
+                drop(errors.insert(id, error_span(response, chars, text)?));
             }
-            ("error", None) => return Err(at("has no offsets".to_owned())),
+            ("error", None) => return Err(invalid("has no offsets".to_owned())),
             ("correction", _) => drop(
                 corrections.insert(
                     id,
                     text.map(Texts::one)
                         .transpose()
-                        .map_err(at)?
+                        .map_err(invalid)?
                         .unwrap_or_default(),
                 ),
             ),
@@ -401,9 +392,9 @@ fn submissions(
         }
     }
     for (id, correction) in corrections {
-        if let Some(place) = errors.get_mut(&id) {
-            place.remove = correction.is_empty();
-            place.correction = Some(correction).filter(|text| !text.is_empty());
+        if let Some(error) = errors.get_mut(&id) {
+            error.remove = correction.is_empty();
+            error.correction = Some(correction).filter(|text| !text.is_empty());
         } else if let Some((_, text)) = adds.get_mut(&id) {
             *text = correction;
         } else {
@@ -412,7 +403,7 @@ fn submissions(
     }
     let mut all = Vec::new();
     if !adds.is_empty() {
-        // What is only added has no span: the whole text says it.
+        // An insertion has no span, so the edited text states all changes.
         all.push(Submission {
             edit: Some(edit(response, errors.into_values(), adds.into_values())?),
             ..plain.clone()
@@ -433,20 +424,16 @@ fn submissions(
         all.push(Submission { missing, ..plain });
     }
     if all.is_empty() {
-        Err("says neither 'error', 'missing' nor 'verdict' good".to_owned())
+        Err("has neither 'error', 'missing' nor a good 'verdict'".to_owned())
     } else {
         Ok((all, left_out))
     }
 }
 
-/// The span whose text stands there, white space at its ends aside. Label Studio's page counts
-/// UTF-16 units where its library counts code points, and writes a line break as `\n`.
-fn place(
-    response: &str,
-    start: usize,
-    end: usize,
-    text: Option<String>,
-) -> Result<ErrorSpan, String> {
+/// Returns the error span whose text matches, surrounding white space aside. Label Studio's page
+/// counts UTF-16 units where its library counts code points, and writes a line break as `\n`.
+fn error_span(response: &str, given: CharRange, text: Option<String>) -> Result<ErrorSpan, String> {
+    let CharRange { start, end } = given;
     let Some(text) = text else {
         return Ok(ErrorSpan {
             start,
@@ -456,15 +443,15 @@ fn place(
     };
     let points: Vec<char> = response.chars().collect();
     let units: Vec<u16> = response.encode_utf16().collect();
-    let before = |unit: usize| {
+    let char_offset = |unit: usize| {
         String::from_utf16(units.get(..unit)?)
             .ok()
             .map(|text| text.chars().count())
     };
     let broken = text.replace("\\n", "\n");
-    let stands = |&(start, end): &(usize, usize)| {
+    let stands = |chars: &CharRange| {
         let span = points
-            .get(start..end)
+            .get(chars.range())
             .map(|span| span.iter().collect::<String>());
         span.is_some_and(|span| {
             [&text, &broken]
@@ -472,14 +459,15 @@ fn place(
                 .any(|text| text.trim_matches(is_blank) == span.trim_matches(is_blank))
         })
     };
-    let (start, end) = [Some((start, end)), before(start).zip(before(end))]
+    let in_utf16 = || Some(CharRange::new(char_offset(start)?, char_offset(end)?));
+    let found = [Some(given), in_utf16()]
         .into_iter()
         .flatten()
         .find(stands)
         .ok_or_else(|| {
-            format!("has an 'error' at {start} to {end} whose text does not stand there")
+            format!("has an 'error' at {start} to {end} whose text is not in the response there")
         })?;
-    let span = trim(&points, start..end, is_blank);
+    let span = trim(&points, found, is_blank);
     Ok(ErrorSpan {
         start: span.start,
         end: span.end,
@@ -492,11 +480,11 @@ fn edit(
     errors: impl Iterator<Item = ErrorSpan>,
     adds: impl Iterator<Item = (usize, String)>,
 ) -> Result<String, String> {
-    let replace = |place: ErrorSpan| match place.correction {
-        Some(correction) => Ok((place.start, place.end, correction)),
-        None if place.remove => Ok((place.start, place.end, String::new())),
+    let replace = |error: ErrorSpan| match error.correction {
+        Some(correction) => Ok((error.start, error.end, correction)),
+        None if error.remove => Ok((error.start, error.end, String::new())),
         None => Err(
-            "adds to the text and has an error without a correction; the two cannot be one record"
+            "inserts text beside an error without a correction; one record cannot state both"
                 .to_owned(),
         ),
     };
@@ -505,7 +493,7 @@ fn edit(
     changes.sort_by_key(|(start, ..)| *start);
     let (points, mut text, mut at) = (response.chars().collect::<Vec<_>>(), String::new(), 0);
     for (start, end, new) in changes {
-        text.extend(points.get(at..start).ok_or("has spans over each other")?);
+        text.extend(points.get(at..start).ok_or("has overlapping spans")?);
         text += &new;
         at = end;
     }

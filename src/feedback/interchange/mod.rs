@@ -1,46 +1,43 @@
-//! The forms that records have in files, one file a form: [`InterchangeFormat`] names them,
+//! File formats of records, one module a format. [`InterchangeFormat`] names them;
 //! [`export`](super::export) and [`import`](super::import) use them.
 //!
-//! `jsonl` and `parquet` keep all of a record. The others say what their tools know: pairs of a
-//! chosen and a rejected text ([`rlhf_v`], [`trl`]), steps that are right or wrong ([`trl`]), spans
-//! ([`label_studio`]). What has no such form is left out.
+//! `jsonl` and `parquet` keep whole records. The others keep what their tools represent: pairs of a
+//! chosen and a rejected text ([`rlhf_v`], [`trl`]), steps that are right or wrong ([`trl`]), or
+//! spans ([`label_studio`]). Anything else is left out.
 
 mod columns;
-pub mod incoming;
 mod label_studio;
-mod lines;
-mod pairs;
-mod records;
+pub mod records;
 mod rlhf_v;
 mod trl;
 
 use std::{fs::File, str::FromStr};
 
-pub use incoming::IncomingRecord;
+pub use records::IncomingRecord;
 
 use super::{record::Feedback, store::StoreError};
 
-/// A form of a file of records.
+/// File format of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum InterchangeFormat {
-    /// One [`Feedback`] a line, as JSON.
+    /// JSON lines, one [`Feedback`] a line.
     #[default]
     Jsonl,
-    /// Whole records with their images, in columns.
+    /// Parquet with whole records and their images.
     Parquet,
-    /// RLHF-V's data set: question, chosen, rejected and image, in Parquet (Yu et al.,
+    /// RLHF-V's Parquet data set: question, chosen, rejected and image (Yu et al.,
     /// arXiv:2312.00849).
     RlhfV,
-    /// TRL's preference rows with images, in Parquet: prompt, chosen and rejected as messages.
+    /// TRL's preference rows in Parquet: images, and prompt, chosen and rejected as messages.
     TrlDpo,
-    /// TRL's stepwise supervision, a row a line: prompt, completions and labels.
+    /// TRL's stepwise supervision in JSON lines: prompt, completions and labels.
     TrlPrm,
-    /// Label Studio's tasks with predictions and annotations.
+    /// Label Studio tasks with predictions and annotations.
     LabelStudio,
 }
 
 impl InterchangeFormat {
-    /// All of them.
+    /// All formats.
     pub const ALL: [Self; 6] = [
         Self::Jsonl,
         Self::Parquet,
@@ -50,7 +47,7 @@ impl InterchangeFormat {
         Self::LabelStudio,
     ];
 
-    /// As it is asked for.
+    /// Name in parameters and flags.
     pub fn name(self) -> &'static str {
         match self {
             Self::Jsonl => "jsonl",
@@ -62,7 +59,7 @@ impl InterchangeFormat {
         }
     }
 
-    /// Its media type.
+    /// Media type.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Jsonl | Self::TrlPrm => "application/jsonl",
@@ -71,19 +68,19 @@ impl InterchangeFormat {
         }
     }
 
-    /// Returns `true` if the images are in the file.
+    /// Returns `true` if files contain the images.
     pub fn has_images(self) -> bool {
         !matches!(self, Self::Jsonl | Self::TrlPrm)
     }
 
-    /// Begins a file.
+    /// Starts writing a file.
     ///
     /// # Errors
-    /// When the columns cannot be declared.
+    /// When the schema is invalid.
     pub fn write(self) -> Result<Box<dyn RecordWriter>, StoreError> {
         Ok(match self {
-            Self::Jsonl => Box::new(lines::LineWriter(lines::whole)),
-            Self::TrlPrm => Box::new(lines::LineWriter(trl::steps)),
+            Self::Jsonl => Box::new(records::LineWriter(records::whole_line)),
+            Self::TrlPrm => Box::new(records::LineWriter(trl::write_steps)),
             Self::Parquet => Box::new(columns::TableWriter::new(
                 records::SCHEMA,
                 &records::features(),
@@ -103,14 +100,14 @@ impl InterchangeFormat {
         })
     }
 
-    /// The rows of a file, each with its number from 1 (of JSON lines: the line).
+    /// Returns the rows of a file, numbered from 1 (JSON lines: by line).
     ///
     /// # Errors
-    /// When it is no such file.
+    /// When the file is not of this format.
     pub fn read(self, file: File) -> Result<NumberedRows, String> {
         Ok(match self {
-            Self::Jsonl => lines::read(file, lines::record),
-            Self::TrlPrm => lines::read(file, trl::read_steps),
+            Self::Jsonl => records::read_lines(file, records::read_whole_line),
+            Self::TrlPrm => records::read_lines(file, trl::read_steps),
             Self::Parquet => columns::read(file, records::read, records::READ)?,
             Self::RlhfV => columns::read(file, rlhf_v::read, rlhf_v::READ)?,
             Self::TrlDpo => columns::read(file, trl::read, trl::READ)?,
@@ -127,22 +124,23 @@ impl FromStr for InterchangeFormat {
         Self::ALL
             .into_iter()
             .find(|f| f.name() == name)
-            .ok_or_else(|| format!("there is no format of that name; there are {}", known()))
+            .ok_or_else(|| format!("unknown format; known are {}", known()))
     }
 }
 
-/// Number of a row with its contents, or why it cannot be taken.
+/// Number of a row, with its items or the reason why it is invalid.
 pub type NumberedRow = (usize, Result<Vec<IncomingRecord>, String>);
 
-/// The rows of a file; the rest is lost where it cannot be read on.
+/// Rows of a file, up to the first that cannot be read.
 pub type NumberedRows = Box<dyn Iterator<Item = std::io::Result<NumberedRow>> + Send>;
 
-/// Writes a file, piece by piece.
+/// Writer of a file, piece by piece.
 pub trait RecordWriter: Send {
-    /// Appends to `out` what can be written now; the image is there where the format has images.
+    /// Writes a record and appends the bytes that are ready to `out`. `image` is set for formats
+    /// with images.
     ///
     /// # Errors
-    /// When it cannot be written in this format.
+    /// When the record cannot be written in this format.
     fn record(
         &mut self,
         record: &Feedback,
@@ -150,9 +148,9 @@ pub trait RecordWriter: Send {
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError>;
 
-    /// The end of the file.
+    /// Writes the end of the file.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the end cannot be written.
     fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError>;
 }

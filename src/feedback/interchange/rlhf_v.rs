@@ -1,6 +1,6 @@
 //! RLHF-V's data set of segment-level corrections (Yu et al., arXiv:2312.00849): Parquet with the
-//! image's file, and `text`, a JSON object of question, chosen and rejected. RLAIF-V has those
-//! three as columns of their own; both are written, and either is read.
+//! image, and a JSON object of question, chosen and rejected in `text`. RLAIF-V has those three as
+//! columns; both are written, and either is read.
 
 use std::iter::once;
 
@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     IncomingRecord,
-    columns::{ColumnValue, field, picture, text, text_of},
-    pairs::PreferencePair,
+    columns::{ColumnValue, field, image_value, required_text, text},
+    records::PreferencePair,
 };
 use crate::feedback::record::Feedback;
 
@@ -44,7 +44,7 @@ struct Text {
     others: Map<String, Value>,
 }
 
-/// The columns that a record is made of.
+/// Columns that a record is made from.
 pub(super) const READ: &[&str] = &["image", "text", "question", "chosen", "rejected"];
 
 pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>> {
@@ -52,7 +52,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
         prompt,
         chosen,
         rejected,
-    } = PreferencePair::of(record)?;
+    } = PreferencePair::from_record(record)?;
     let text = Text {
         question: prompt,
         chosen,
@@ -70,7 +70,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
         ColumnValue::text(text.chosen),
         ColumnValue::text(text.rejected),
         ColumnValue::text("candor"),
-        // Who wrote the rejected text.
+        // Author of the rejected text.
         ColumnValue::text(record.versions.model.clone().unwrap_or_default()),
         ColumnValue::text(&record.id),
         ColumnValue::text(path),
@@ -78,7 +78,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
 }
 
 pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
-    let picture = picture(field(row, "image"), "image")?;
+    let picture = image_value(field(row, "image"), "image")?;
     let columns = ["question", "chosen", "rejected"];
     let Text {
         question,
@@ -88,7 +88,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     } = match field(row, "text").and_then(text) {
         Some(text) => serde_json::from_str(&text).map_err(|e| format!("'text': {e}"))?,
         None => {
-            let [question, chosen, rejected] = columns.map(|name| text_of(row, name));
+            let [question, chosen, rejected] = columns.map(|name| required_text(row, name));
             Text {
                 question: question?,
                 chosen: chosen?,
@@ -97,12 +97,12 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
             }
         }
     };
-    for (name, said) in columns.into_iter().zip([&question, &chosen, &rejected]) {
+    for (name, expected) in columns.into_iter().zip([&question, &chosen, &rejected]) {
         if field(row, name)
             .and_then(text)
-            .is_some_and(|column| column != *said)
+            .is_some_and(|column| column != *expected)
         {
-            return Err(format!("'{name}' is not what 'text' says"));
+            return Err(format!("'{name}' differs from 'text.{name}'"));
         }
     }
     let left_out = others
@@ -114,7 +114,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
             chosen,
             rejected,
         }
-        .said(picture),
+        .into_submission(picture),
     )
     .chain(left_out)
     .collect())

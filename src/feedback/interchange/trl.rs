@@ -1,5 +1,5 @@
-//! The rows of TRL's trainers: preferences for DPO, with images, and stepwise supervision for
-//! process reward models (PRM).
+//! Rows of TRL's trainers: preferences with images for DPO, and stepwise supervision for process
+//! reward models (PRM).
 
 use std::iter::once;
 
@@ -9,17 +9,15 @@ use serde_json::{Map, Value, json};
 
 use super::{
     IncomingRecord,
-    columns::{ColumnValue, field, picture, text},
-    incoming::{RowImage, said},
-    lines::line,
-    pairs::PreferencePair,
+    columns::{ColumnValue, field, image_value, text},
+    records::{PreferencePair, RowImage, imported_answer, line},
 };
 use crate::feedback::{
     record::{Feedback, ImageHash, JudgedPart, TokenLabel},
     submission::{ErrorSpan, Judgment, Submission},
 };
 
-/// Lists of one item each: TRL takes several images and turns.
+/// Every list has one item: TRL allows several images and turns.
 pub(super) const SCHEMA: &str = "message schema {
     OPTIONAL GROUP images (LIST) { REPEATED GROUP list { OPTIONAL GROUP element { OPTIONAL BINARY \
     bytes; OPTIONAL BINARY path (UTF8); } } }
@@ -31,7 +29,7 @@ pub(super) const SCHEMA: &str = "message schema {
     BINARY role (UTF8); OPTIONAL BINARY content (UTF8); } } }
 }";
 
-/// The columns that a record is made of.
+/// Columns that a record is made from.
 pub(super) const READ: &[&str] = &["images", "image", "prompt", "chosen", "rejected"];
 
 pub(super) fn features() -> Value {
@@ -46,7 +44,7 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
         prompt,
         chosen,
         rejected,
-    } = PreferencePair::of(record)?;
+    } = PreferencePair::from_record(record)?;
     let messages = [
         ("user", prompt),
         ("assistant", chosen),
@@ -66,11 +64,11 @@ pub(super) fn row(record: &Feedback, image: Vec<u8>) -> Option<Vec<ColumnValue>>
     )
 }
 
-/// A pair in any of TRL's forms: of messages or of texts, with its prompt in a column of its own or
-/// (implicit) in front of both answers. What a record cannot keep, as a second image or an earlier
-/// turn, refuses the row.
+/// Reads a preference pair in any of TRL's forms: messages or texts, with the prompt in its own
+/// column or (implicit) in front of both answers. Rows with several images or turns, which a record
+/// cannot keep, are refused.
 pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
-    let picture = one_picture(row)?;
+    let picture = single_image(row)?;
     let turns = |name: &str| {
         turns(
             name,
@@ -78,7 +76,7 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
         )
     };
     let (mut chosen, mut rejected) = (turns("chosen")?, turns("rejected")?);
-    // An answer is no part of what both were asked.
+    // The last message of each is its answer, never part of a shared prompt.
     let most = chosen.len().min(rejected.len()).saturating_sub(1);
     let shared = chosen
         .iter()
@@ -86,28 +84,31 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
         .take(most)
         .take_while(|(one, other)| one == other)
         .count();
-    let mut asked: Vec<Message> = chosen.drain(..shared).collect();
+    let mut context: Vec<Message> = chosen.drain(..shared).collect();
     rejected.drain(..shared);
     if field(row, "prompt").is_some() {
-        let prompt: Vec<Message> = turns("prompt")?.into_iter().map(Message::asking).collect();
-        if !asked.is_empty()
-            && asked.iter().rfind(|turn| turn.role == "user")
+        let prompt: Vec<Message> = turns("prompt")?
+            .into_iter()
+            .map(Message::with_user_role)
+            .collect();
+        if !context.is_empty()
+            && context.iter().rfind(|turn| turn.role == "user")
                 != prompt.iter().rfind(|turn| turn.role == "user")
         {
             return Err(
-                "'prompt' is not what stands before the answers in 'chosen' and 'rejected'"
+                "'prompt' differs from the turns before the answers in 'chosen' and 'rejected'"
                     .to_owned(),
             );
         }
-        asked = if asked.len() > prompt.len() {
-            asked
+        context = if context.len() > prompt.len() {
+            context
         } else {
             prompt
         };
     }
-    let (system, asked): (Vec<Message>, Vec<Message>) =
-        asked.into_iter().partition(|turn| turn.role == "system");
-    let prompt = match &asked[..] {
+    let (system, context): (Vec<Message>, Vec<Message>) =
+        context.into_iter().partition(|turn| turn.role == "system");
+    let prompt = match &context[..] {
         [] => String::new(),
         [turn] if turn.role == "user" => turn.content.replace("<image>", "").trim().to_owned(),
         [turn] => {
@@ -125,16 +126,18 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
     };
     let pair = PreferencePair {
         prompt,
-        chosen: answer("chosen", chosen)?,
-        rejected: answer("rejected", rejected)?,
+        chosen: single_answer("chosen", chosen)?,
+        rejected: single_answer("rejected", rejected)?,
     };
     let left_out = system
         .iter()
         .map(|_| IncomingRecord::LeftOut("system messages".to_owned()));
-    Ok(once(pair.said(picture)).chain(left_out).collect())
+    Ok(once(pair.into_submission(picture))
+        .chain(left_out)
+        .collect())
 }
 
-fn one_picture(row: &Row) -> Result<RowImage, String> {
+fn single_image(row: &Row) -> Result<RowImage, String> {
     let mut pictures = Vec::new();
     for name in ["images", "image"] {
         match field(row, name) {
@@ -143,16 +146,16 @@ fn one_picture(row: &Row) -> Result<RowImage, String> {
                     .elements()
                     .iter()
                     .enumerate()
-                    .map(|(i, element)| picture(Some(element), &format!("{name}[{i}]")));
+                    .map(|(i, element)| image_value(Some(element), &format!("{name}[{i}]")));
                 pictures.extend(own.collect::<Result<Vec<_>, _>>()?);
             }
             None => {}
-            one => pictures.push(picture(one, name)?),
+            one => pictures.push(image_value(one, name)?),
         }
     }
     match (pictures.pop(), pictures.len()) {
         (Some(picture), 0) => Ok(picture),
-        (None, _) => Err("'images' has no image in it".to_owned()),
+        (None, _) => Err("'images' contains no image".to_owned()),
         (Some(_), others) => Err(format!(
             "'images' has {} images; a record keeps one",
             others + 1
@@ -160,7 +163,7 @@ fn one_picture(row: &Row) -> Result<RowImage, String> {
     }
 }
 
-/// A message of a conversation.
+/// Message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Message {
     role: String,
@@ -180,8 +183,8 @@ impl Message {
         }
     }
 
-    /// A text without a role, where it is one that asks.
-    fn asking(self) -> Self {
+    /// Gives the user's role to a message without one.
+    fn with_user_role(self) -> Self {
         if self.role.is_empty() {
             Self::new("user", self.content)
         } else {
@@ -190,7 +193,7 @@ impl Message {
     }
 }
 
-/// The messages of a column; a text is one without a role, or a dialog as
+/// Returns the messages of a column. A text is one message without a role, or a dialog such as
 /// `\n\nHuman: ...\n\nAssistant: ...`.
 fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
     let Field::ListInternal(list) = field else {
@@ -199,15 +202,15 @@ fn turns(name: &str, field: &Field) -> Result<Vec<Message>, String> {
     };
     let message = |(i, message): (usize, &Field)| {
         let Field::Group(message) = message else {
-            return Err(format!("'{name}[{i}]' is no message"));
+            return Err(format!("'{name}[{i}]' is not a message"));
         };
         let role = self::field(message, "role")
             .and_then(text)
-            .ok_or_else(|| format!("'{name}[{i}].role' is missing or no text"))?;
-        let place = format!("{name}[{i}].content");
+            .ok_or_else(|| format!("'{name}[{i}].role' is missing or not a text"))?;
+        let path = format!("{name}[{i}].content");
         Ok(Message::new(
             &role,
-            content(&place, self::field(message, "content"))?,
+            content(&path, self::field(message, "content"))?,
         ))
     };
     list.elements().iter().enumerate().map(message).collect()
@@ -223,26 +226,26 @@ fn dialog(text: &str) -> Option<Vec<Message>> {
     };
     let (mut turns, mut rest) = (Vec::new(), format!("\n\n{}", text.trim_start()));
     while let Some((0, mark, role)) = next(&rest) {
-        let said = rest.split_off(mark);
-        let end = next(&said).map_or(said.len(), |(at, ..)| at);
-        turns.push(Message::new(role, said[..end].trim()));
-        rest = said[end..].to_owned();
+        let content = rest.split_off(mark);
+        let end = next(&content).map_or(content.len(), |(at, ..)| at);
+        turns.push(Message::new(role, content[..end].trim()));
+        rest = content[end..].to_owned();
     }
-    // Where the answer is in another column, its mark may stand here.
+    // A prompt may end with the mark of the answer, which has its own column.
     turns.pop_if(|last| last.role == "assistant" && last.content.is_empty());
     (!turns.is_empty() && rest.is_empty()).then_some(turns)
 }
 
-/// A message's text, or that of its parts; where an image stands among them makes no difference.
-fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
+/// Returns the text of a message, its text parts joined. Image parts are skipped.
+fn content(path: &str, field: Option<&Field>) -> Result<String, String> {
     let Some(Field::ListInternal(parts)) = field else {
         return field
             .and_then(text)
-            .ok_or_else(|| format!("'{place}' is missing or no text"));
+            .ok_or_else(|| format!("'{path}' is missing or not a text"));
     };
     let part = |(i, part): (usize, &Field)| {
         let Field::Group(part) = part else {
-            return Err(format!("'{place}[{i}]' is no part of a message"));
+            return Err(format!("'{path}[{i}]' is not a part of a message"));
         };
         let kind = self::field(part, "type")
             .and_then(text)
@@ -250,23 +253,21 @@ fn content(place: &str, field: Option<&Field>) -> Result<String, String> {
         match (kind.as_str(), self::field(part, "text").and_then(text)) {
             ("text", Some(text)) => Ok(text),
             ("image", _) => Ok(String::new()),
-            _ => Err(format!(
-                "'{place}[{i}]' is of the type `{kind}`, and has no text that could be kept"
-            )),
+            _ => Err(format!("'{path}[{i}]' has the type `{kind}` and no text")),
         }
     };
     parts.elements().iter().enumerate().map(part).collect()
 }
 
-/// The one answer that is left of a column.
-fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
+/// Returns the single answer that a column ends with.
+fn single_answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
     match (turns.pop(), turns.len()) {
         (Some(turn), 0) if matches!(turn.role.as_str(), "" | "assistant") => Ok(turn.content),
         (Some(turn), 0) => Err(format!(
             "'{name}' ends with a message of the role `{}`; an answer is the assistant's",
             turn.role
         )),
-        (None, _) => Err(format!("'{name}' has no answer in it")),
+        (None, _) => Err(format!("'{name}' contains no answer")),
         (Some(_), before) => Err(format!(
             "'{name}' has {} turns of its own; a record keeps one answer",
             before + 1
@@ -274,20 +275,20 @@ fn answer(name: &str, mut turns: Vec<Message>) -> Result<String, String> {
     }
 }
 
-/// A row of stepwise supervision. TRL joins the steps; here nothing stands between them.
+/// Row of stepwise supervision. TRL joins steps with a separator; here the separator is empty.
 #[derive(Serialize, Deserialize)]
 struct Steps {
     prompt: String,
     completions: Vec<String>,
     labels: Vec<bool>,
-    /// The image's SHA-256.
+    /// SHA-256 of the image.
     image: ImageHash,
     #[serde(flatten)]
     others: Map<String, Value>,
 }
 
-/// The response cut where its labels change; what nobody judged is left out.
-pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
+/// Appends the response cut into steps where its labels change; what was not judged is left out.
+pub(super) fn write_steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<()> {
     let Some(scope) = record.scope else {
         return Ok(());
     };
@@ -334,7 +335,7 @@ pub(super) fn steps(record: &Feedback, out: &mut Vec<u8>) -> serde_json::Result<
     )
 }
 
-/// Steps that are wrong are errors without a correction.
+/// Reads steps; wrong ones become errors without a correction.
 pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
     let Steps {
         prompt,
@@ -362,7 +363,7 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
         }
         at = end;
     }
-    let submission = said(prompt, completions.concat());
+    let submission = imported_answer(prompt, completions.concat());
     let submission = if errors.is_empty() {
         Submission {
             label: Some(Judgment::Good),
@@ -374,8 +375,8 @@ pub(super) fn read_steps(line: &[u8]) -> Result<Vec<IncomingRecord>, String> {
             ..submission
         }
     };
-    let said = IncomingRecord::Said(Box::new(submission), RowImage::Named(image));
-    Ok(once(said)
+    let item = IncomingRecord::Submission(Box::new(submission), RowImage::Hash(image));
+    Ok(once(item)
         .chain(
             others
                 .into_iter()

@@ -1,6 +1,6 @@
-//! Agreement of people beyond what chance would make: Cohen's kappa of two (Cohen, 1960) and
-//! Krippendorff's alpha of any number with gaps, for nominal values (Krippendorff, *Content
-//! Analysis*, 2004, chapter 11). Pure.
+//! Chance-corrected agreement of annotators: Cohen's kappa of two (Cohen, 1960) and Krippendorff's
+//! alpha of any number with gaps, for nominal values (Krippendorff, *Content Analysis*, 2004,
+//! chapter 11). Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,35 +10,35 @@ use utoipa::ToSchema;
 /// Figures of agreement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
 pub struct AgreementFigures {
-    /// Units that at least two have judged.
+    /// Units judged by at least two annotators.
     pub units: usize,
-    /// Share of the pairs of judgments of one unit that are the same; absent without any.
+    /// Share of equal judgments among all pairs on the same unit; absent without pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed: Option<f64>,
-    /// Cohen's kappa over all pairs of judges; absent where chance alone would make all agree.
+    /// Cohen's kappa over all pairs of judgments; absent if chance alone makes all agree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kappa: Option<f64>,
-    /// Krippendorff's alpha; absent where all have said the same.
+    /// Krippendorff's alpha; absent if all judgments are equal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
 }
 
-/// Counts of how often the first of two said one thing and the second another.
+/// Contingency table of two annotators' judgments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgreementTable<V: Ord>(BTreeMap<(V, V), usize>);
 
 impl<V: Ord + Copy> AgreementTable<V> {
-    /// Counts a unit.
+    /// Counts one unit.
     pub fn add(&mut self, first: V, second: V) {
         *self.0.entry((first, second)).or_default() += 1;
     }
 
-    /// Units.
+    /// Number of units.
     pub fn total(&self) -> usize {
         self.0.values().sum()
     }
 
-    /// Share on which the two agree.
+    /// Share of units on which the two agree; `None` without units.
     pub fn observed(&self) -> Option<f64> {
         let same: usize = self
             .0
@@ -49,7 +49,7 @@ impl<V: Ord + Copy> AgreementTable<V> {
         (self.total() > 0).then(|| same as f64 / self.total() as f64)
     }
 
-    /// `(p_o - p_e) / (1 - p_e)`
+    /// Cohen's kappa, `(p_o - p_e) / (1 - p_e)`; `None` if chance alone makes all agree.
     pub fn kappa(&self) -> Option<f64> {
         let total = self.total() as f64;
         let (mut rows, mut columns): (BTreeMap<V, f64>, BTreeMap<V, f64>) = Default::default();
@@ -65,8 +65,7 @@ impl<V: Ord + Copy> AgreementTable<V> {
     }
 }
 
-/// Krippendorff's alpha of units, each with the values that it was given; those with fewer than two
-/// count nothing.
+/// Krippendorff's alpha of units, each with its judgments. Units with fewer than two are ignored.
 pub fn alpha<V: Ord + Copy>(units: impl IntoIterator<Item = impl AsRef<[V]>>) -> Option<f64> {
     let (mut values, mut same): (BTreeMap<V, f64>, f64) = Default::default();
     for unit in units {
@@ -77,7 +76,7 @@ pub fn alpha<V: Ord + Copy>(units: impl IntoIterator<Item = impl AsRef<[V]>>) ->
         let mut given: BTreeMap<V, f64> = BTreeMap::new();
         unit.iter()
             .for_each(|&value| *given.entry(value).or_default() += 1.0);
-        // The diagonal of the matrix of coincidences.
+        // The diagonal of the coincidence matrix.
         same += given.values().map(|n| n * (n - 1.0)).sum::<f64>() / (unit.len() - 1) as f64;
         given
             .into_iter()
@@ -88,8 +87,8 @@ pub fn alpha<V: Ord + Copy>(units: impl IntoIterator<Item = impl AsRef<[V]>>) ->
     (expected > 0.0).then(|| 1.0 - (total - 1.0) * (total - same) / expected)
 }
 
-/// All figures of units, each with what people said of it, in the same order of people; those with
-/// fewer than two count nothing.
+/// Computes all figures of units, each with its judgments in a fixed order of annotators. Units
+/// with fewer than two are ignored.
 pub fn figures<V: Ord + Copy>(units: &[Vec<V>]) -> AgreementFigures {
     let mut table = AgreementTable(BTreeMap::new());
     for unit in units {
@@ -108,7 +107,7 @@ pub fn figures<V: Ord + Copy>(units: &[Vec<V>]) -> AgreementFigures {
     }
 }
 
-/// Of a share, the interval that holds the true one in 95 % of cases (Wilson, 1927).
+/// 95 % confidence interval of a share (Wilson, 1927); `None` for an empty whole.
 pub fn wilson(part: usize, whole: usize) -> Option<[f64; 2]> {
     const Z: f64 = 1.959_963_984_540_054;
     let (n, p) = (whole as f64, part as f64 / whole as f64);
@@ -134,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn kappa_of_known_tables() {
-        // 20 and 15 agreed, 5 and 10 not: p_o = .7, p_e = .5.
+    fn kappa_of_known_tables_matches() {
+        // 20 and 15 agree, 5 and 10 do not: p_o = 0.7, p_e = 0.5.
         let mut table = AgreementTable(BTreeMap::new());
         for (a, b, n) in [
             (true, true, 20),
@@ -158,10 +157,10 @@ mod tests {
         );
     }
 
-    /// The worked example with four observers and gaps of Krippendorff, "Computing Krippendorff's
+    /// Worked example with four observers and gaps of Krippendorff, "Computing Krippendorff's
     /// Alpha-Reliability" (2011).
     #[test]
-    fn alpha_of_the_published_example() {
+    fn alpha_of_published_example_matches() {
         let observers = [
             [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
             [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
@@ -184,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn figures_leave_out_what_one_person_judged() {
+    fn figures_ignore_units_with_one_judgment() {
         let units = [vec![1, 1], vec![2, 1], vec![1], vec![]];
         let figures = figures(&units);
         assert_eq!((figures.units, figures.observed), (2, Some(0.5)));
     }
 
     #[test]
-    fn intervals_hold_the_share() {
+    fn wilson_interval_contains_the_share() {
         let [low, high] = wilson(8, 10).unwrap();
         assert!((low - 0.4902).abs() < 1e-4 && (high - 0.9433).abs() < 1e-4);
         assert_eq!(wilson(0, 0), None);

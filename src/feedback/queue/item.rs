@@ -1,43 +1,46 @@
-//! Items that annotators are shown.
+//! Items of the annotation queue as annotators see them.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::words::token_words;
 use crate::{
-    feedback::{record::RecordedChoice, store::queue::Lease},
-    guard::{Span, Verdict},
+    feedback::{
+        record::{RecordedChoice, ResponseToken},
+        store::queue::Lease,
+    },
+    guard::{Span, Verdict, words},
+    util::offsets::{ByteRange, CharRange},
 };
 
-/// A word of the answer, to be pointed at. Offsets count Unicode code points of the answer.
+/// Word of an answer. Offsets count Unicode code points of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct QueueWord {
     /// First code point.
     pub start: usize,
     /// One past the last code point.
     pub end: usize,
-    /// The word.
+    /// Text of the word.
     pub text: String,
-    /// Its calibrated reward; absent when it was not scored and in unassisted items.
+    /// Lowest calibrated reward of its tokens; absent if it was not scored and in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
-    /// Indicates whether the guard flagged it; absent in unassisted items.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub doubted: Option<bool>,
+    /// `true` if the guard flagged it; absent in unassisted items.
+    #[serde(rename = "doubted", skip_serializing_if = "Option::is_none")]
+    pub flagged: Option<bool>,
 }
 
-/// An answer for an annotator to judge: by `POST /v1/feedback` with its `completion_id`, `choice`
-/// and `annotator`, which closes it.
+/// Answer for an annotator to judge. `POST /v1/feedback` with its `completion_id`, `choice` and
+/// `annotator` closes it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = QueueItem)]
 pub struct QueueItem {
-    /// The item's name in `/v1/queue/{id}/...`.
+    /// Id of the item in `/v1/queue/{id}/...`.
     pub id: String,
-    /// The completion.
+    /// Completion id.
     pub completion_id: String,
-    /// Which of its answers.
+    /// Index of the answer among the completion's choices.
     pub choice: usize,
-    /// When the answer was written, in Unix time.
+    /// Unix time of the completion.
     pub created: u64,
     /// The image, as a `data:` URL.
     pub image: String,
@@ -45,25 +48,25 @@ pub struct QueueItem {
     pub prompt: String,
     /// The answer.
     pub response: String,
-    /// Its words.
+    /// Words of the answer.
     pub words: Vec<QueueWord>,
-    /// Drawn by chance, and shown without rewards, marks and proposals: what people find in such
-    /// answers estimates the guard's recall.
+    /// `true` if the answer was drawn at random and is shown without rewards, marks and proposals:
+    /// errors found in such answers estimate the guard's recall.
     pub unassisted: bool,
-    /// Spans that the guard flagged, with what it would write instead; empty in unassisted items.
+    /// Spans that the guard flagged, with its proposals; empty in unassisted items.
     pub spans: Vec<Span>,
-    /// The guard's conclusion; absent in unassisted items.
+    /// Verdict of the guard; absent in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// The threshold that was in force; absent in unassisted items.
+    /// Threshold of the answer; absent in unassisted items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
-    /// Unix time after which somebody else may get it.
+    /// Unix time at which the lease ends and others may get the item.
     pub lease_expires: u64,
 }
 
 impl QueueItem {
-    /// Makes the item that `lease` shows of an answer.
+    /// Makes the item of a leased answer; marks are left out of unassisted ones.
     pub fn new(
         lease: &Lease,
         created: u64,
@@ -80,10 +83,10 @@ impl QueueItem {
             ..
         } = answer;
         let shown = !lease.unassisted;
-        let in_span = |start, end| {
-            spans
-                .iter()
-                .any(|span| span.is_doubted() && span.start < end && start < span.end)
+        let is_flagged = |word: CharRange| {
+            spans.iter().any(|span| {
+                span.is_doubted() && word.overlaps(CharRange::new(span.start, span.end))
+            })
         };
         let letters: Vec<char> = response.chars().collect();
         let words = token_words(&response, &tokens)
@@ -91,18 +94,18 @@ impl QueueItem {
             .map(|word| QueueWord {
                 start: word.chars.start,
                 end: word.chars.end,
-                text: letters[word.chars.clone()].iter().collect(),
+                text: letters[word.chars.range()].iter().collect(),
                 reward: word.reward.filter(|_| shown),
-                doubted: shown.then(|| !word.function && in_span(word.chars.start, word.chars.end)),
+                flagged: shown.then(|| !word.function && is_flagged(word.chars)),
             });
         Self {
-            id: lease.place.to_string(),
+            id: lease.answer.to_string(),
             words: words.collect(),
             spans: if shown { spans } else { Vec::new() },
             verdict: shown.then_some(verdict),
             threshold: shown.then_some(threshold),
-            completion_id: lease.place.completion_id.clone(),
-            choice: lease.place.choice,
+            completion_id: lease.answer.completion_id.clone(),
+            choice: lease.answer.choice,
             created,
             image,
             prompt,
@@ -111,4 +114,43 @@ impl QueueItem {
             lease_expires: lease.expires,
         }
     }
+}
+
+/// Word of an answer with the rewards and probabilities of its tokens.
+pub(in crate::feedback) struct TokenWord {
+    /// Bytes in the answer.
+    pub(in crate::feedback) bytes: ByteRange,
+    /// Code points in the answer.
+    pub(in crate::feedback) chars: CharRange,
+    /// `true` if it is a function word, which claims nothing about the image.
+    pub(in crate::feedback) function: bool,
+    /// Lowest reward of its tokens; `None` if one has none.
+    pub(in crate::feedback) reward: Option<f32>,
+    /// Lowest probability of its tokens; `None` if one has none.
+    pub(in crate::feedback) probability: Option<f32>,
+}
+
+/// Returns the words of an answer, in order.
+pub(in crate::feedback) fn token_words(response: &str, tokens: &[ResponseToken]) -> Vec<TokenWord> {
+    let (_, words) = words::words([response.as_bytes()], &[]);
+    let lowest = |tokens: &[ResponseToken], value: fn(&ResponseToken) -> Option<f32>| {
+        tokens
+            .iter()
+            .try_fold(f32::INFINITY, |lowest, token| {
+                value(token).map(|v| lowest.min(v))
+            })
+            .filter(|v| v.is_finite())
+    };
+    let word = |word: words::Word| {
+        let chars = CharRange::from(word.chars);
+        let own = &tokens[chars.to_tokens(tokens, ResponseToken::chars).range()];
+        TokenWord {
+            reward: lowest(own, |t| t.reward),
+            probability: lowest(own, |t| t.logprob).map(f32::exp),
+            function: word.function,
+            bytes: word.bytes.into(),
+            chars,
+        }
+    };
+    words.into_iter().map(word).collect()
 }

@@ -1,23 +1,25 @@
-//! Priority of an answer by what a correction of it would teach. Pure.
+//! Priority of an answer in the queue by the expected value of its correction. Pure.
+
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::words::{TokenWord, token_words};
+use super::item::{TokenWord, token_words};
 use crate::{
-    feedback::record::RecordedChoice,
+    feedback::record::{Feedback, RecordedChoice},
     lexicon::{ConceptId, Lexicon},
 };
 
-/// Weights of the parts of the order. Only their proportions matter.
+/// Weights of the components of a priority. Only their proportions matter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PriorityWeights {
     /// Closeness of a word's reward to the threshold.
     pub closeness: f64,
-    /// Disagreement of the scorer with the policy that wrote the word.
+    /// Disagreement of the reward with the policy's own probability of the word.
     pub disagreement: f64,
-    /// Novelty of what it names.
+    /// Novelty of the concept that the word names.
     pub novelty: f64,
 }
 
@@ -31,15 +33,15 @@ impl Default for PriorityWeights {
     }
 }
 
-/// The answer's priority, 0 to 1: that of the word whose correction would teach most. `novelty`
-/// says how new a thing is, 0 to 1.
+/// Returns the priority of an answer, 0 to 1: the highest of its words. `novelty` returns the
+/// novelty of a concept, 0 to 1.
 pub fn priority(
     answer: &RecordedChoice,
     weights: &PriorityWeights,
     novelty: impl Fn(ConceptId) -> f64,
 ) -> f64 {
     let mentions = Lexicon::shared().mentions(&answer.response);
-    let of_word = |word: &TokenWord| {
+    let word_priority = |word: &TokenWord| {
         let named = mentions
             .iter()
             .find(|m| m.range.start <= word.bytes.start && word.bytes.end <= m.range.end);
@@ -71,11 +73,11 @@ pub fn priority(
     words
         .iter()
         .filter(|word| !word.function)
-        .map(of_word)
+        .map(word_priority)
         .fold(0.0, f64::max)
 }
 
-/// 1 at the threshold, falling evenly to 0 where the scorer is sure either way.
+/// Returns 1 at the threshold, falling linearly to 0 at rewards of 0 and 1.
 fn closeness(reward: f32, threshold: f32) -> f64 {
     let (reward, threshold) = (f64::from(reward), f64::from(threshold));
     let room = if reward < threshold {
@@ -90,8 +92,49 @@ fn closeness(reward: f32, threshold: f32) -> f64 {
     }
 }
 
-/// Numbers between 0 and 1 that are as good as random, and the same for an answer whenever it is
-/// asked: a restart changes nobody's lot.
+/// Number of records that mention a concept, by owner: an order changed by the feedback of others
+/// would reveal it.
+#[derive(Debug, Default)]
+pub struct Novelty(HashMap<String, HashMap<ConceptId, u32>>);
+
+impl Novelty {
+    /// Counts the concepts that the record's answer and corrections name.
+    pub fn learn(&mut self, record: &Feedback) {
+        let corrections = record
+            .errors
+            .iter()
+            .filter_map(|error| error.correction.as_deref());
+        let texts = corrections
+            .chain(record.missing.iter().map(String::as_str))
+            .chain([record.response.as_str()]);
+        let mut concepts: Vec<ConceptId> = texts
+            .flat_map(|text| Lexicon::shared().mentions(text))
+            .map(|mention| mention.concept)
+            .collect();
+        concepts.sort_unstable();
+        concepts.dedup();
+        let counts = self.0.entry(record.owner.clone()).or_default();
+        for concept in concepts {
+            let seen = counts.entry(concept).or_default();
+            *seen = seen.saturating_add(1);
+        }
+    }
+
+    /// Returns the novelty of a concept to an owner, 0 to 1: the bonus of count-based exploration,
+    /// `1/√(1 + n)` (Strehl and Littman, 2008).
+    pub fn bonus(&self, owner: &str, concept: ConceptId) -> f64 {
+        let seen = self
+            .0
+            .get(owner)
+            .and_then(|counts| counts.get(&concept))
+            .copied()
+            .unwrap_or_default();
+        1.0 / (1.0 + f64::from(seen)).sqrt()
+    }
+}
+
+/// Pseudo-random numbers in 0 to 1 that depend on the answer alone, so that a restart draws the
+/// same answers.
 pub(super) struct PseudoRandom {
     pub(super) unassisted: f64,
     pub(super) overlap: f64,
@@ -114,13 +157,15 @@ pub(super) fn draws(completion: &str, choice: usize) -> PseudoRandom {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{from_value, json};
+
     use super::*;
     use crate::{
         feedback::record::{ResponseToken, TokenLabel},
         guard::Verdict,
     };
 
-    /// An answer of words of one token each, with rewards and probabilities.
+    /// Answer with a token a word, each with a reward and a probability.
     fn answer(words: &[(&str, f32, f32)]) -> RecordedChoice {
         let mut response = String::new();
         let mut token = |&(word, reward, p): &(&str, f32, f32)| {
@@ -157,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_orders_by_what_it_is_about() {
+    fn priority_follows_each_weighted_component() {
         let near = answer(&[("A", 0.9, 0.9), (" dog", 0.45, 0.45)]);
         let sure = answer(&[("A", 0.4, 0.9), (" dog", 0.95, 0.95)]);
         let at_odds = answer(&[("A", 0.9, 0.9), (" dog", 0.05, 0.95)]);
@@ -178,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_stay_within_bounds_at_any_threshold() {
+    fn closeness_at_any_threshold_stays_within_bounds() {
         for threshold in [0.0, 0.3, 1.0] {
             for reward in [0.0, 0.3, 1.0] {
                 let got = closeness(reward, threshold);
@@ -189,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn lots_are_even_and_do_not_depend_on_each_other() {
+    fn draws_are_uniform_and_independent() {
         let draws: Vec<PseudoRandom> = (0..4000)
             .map(|i| draws(&format!("chatcmpl-{i}"), i % 2))
             .collect();
@@ -199,5 +244,28 @@ mod tests {
         assert!((share(|d| d.unassisted < 0.1) - 0.1).abs() < 0.02);
         assert!((share(|d| d.overlap < 0.5) - 0.5).abs() < 0.04);
         assert!((share(|d| d.rank < 0.5 && d.overlap < 0.5) - 0.25).abs() < 0.04);
+    }
+
+    #[test]
+    fn novelty_of_concept_falls_for_its_owner_only() {
+        let record: Feedback = from_value(json!({
+            "id": "fb_1", "created": 1, "owner": "a", "image": "0".repeat(64), "prompt": "",
+            "response": "A dog.", "tokens": [], "kind": "good",
+            "versions": {}
+        }))
+        .unwrap();
+        let dog = Lexicon::shared()
+            .mentions("A dog.")
+            .into_iter()
+            .next()
+            .unwrap()
+            .concept;
+        let mut novelty = Novelty::default();
+        novelty.learn(&record);
+        assert!(novelty.bonus("a", dog) < 1.0);
+        assert_eq!(
+            (novelty.bonus("b", dog), novelty.bonus("", dog)),
+            (1.0, 1.0)
+        );
     }
 }

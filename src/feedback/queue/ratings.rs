@@ -1,5 +1,4 @@
-//! From records to figures: what annotators said of the same words, and what they found that the
-//! guard had not. Pure.
+//! Figures of the annotators' judgments: agreement on the same words, and the guard's recall. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,15 +7,16 @@ use utoipa::ToSchema;
 
 use super::{
     agreement::{AgreementFigures, figures, wilson},
-    words::token_words,
+    item::{TokenWord, token_words},
 };
 use crate::{
     feedback::record::{Correction, Feedback, JudgedPart, JudgmentKind},
     lexicon::{Lexicon, WordClass},
+    util::offsets::{ByteRange, CharRange},
 };
 
-/// Kinds of error, by what an error is about: the guard's classes of words, other words, and what
-/// is left out.
+/// Kinds of claim that agreement is reported by: the guard's word classes, other words, and missing
+/// content.
 pub const KINDS: [&str; 7] = [
     "object",
     "attribute",
@@ -27,78 +27,76 @@ pub const KINDS: [&str; 7] = [
     "missing",
 ];
 
-/// Agreement of annotators on answers that two of them got, and how many errors the guard finds.
+/// Agreement of annotators on overlapping answers, and the guard's recall.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Agreement {
-    /// Answers that two annotators have judged.
+    /// Answers judged by two annotators.
     pub items: usize,
-    /// Agreement on whether a word is right, for all words that claim something and were judged by
-    /// two.
+    /// Agreement that a word is right or wrong, over all content words judged by two annotators.
     pub overall: AgreementFigures,
-    /// The same by what the word is about, and for whether something is left out.
+    /// The same by kind of claim, including missing content.
     pub by_kind: BTreeMap<&'static str, AgreementFigures>,
-    /// Each annotator with all others taken together.
+    /// Each annotator compared with all others.
     pub by_annotator: Vec<AnnotatorFigures>,
-    /// Each two of them; those with the most in common come first.
+    /// Pairs of annotators, those with most common units first.
     pub pairs: Vec<PairFigures>,
     /// Recall of the guard.
     pub recall: GuardRecall,
 }
 
-/// An annotator with all others.
+/// Agreement of one annotator with all others.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AnnotatorFigures {
-    /// Who; `annotator 1` and so on where names are not asked for.
+    /// Name; `annotator 1` and so on if names are not shown.
     pub annotator: String,
-    /// Answers that somebody else has judged too.
+    /// Answers that another annotator judged too.
     pub items: usize,
-    /// The figures.
+    /// Figures of agreement.
     #[serde(flatten)]
     pub figures: AgreementFigures,
 }
 
-/// Two annotators.
+/// Agreement of two annotators.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PairFigures {
-    /// Who; `annotator 1` and so on where names are not asked for.
+    /// Names; `annotator 1` and so on if names are not shown.
     pub annotators: [String; 2],
-    /// The figures.
+    /// Figures of agreement.
     #[serde(flatten)]
     pub figures: AgreementFigures,
 }
 
-/// The share of all errors that the guard marks, from answers that were drawn by chance and shown
-/// without marks.
+/// Share of all errors that the guard flags, measured on unassisted answers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct GuardRecall {
-    /// Answers that were judged whole.
+    /// Answers judged completely.
     pub answers: usize,
-    /// Errors that people found in them.
+    /// Errors that annotators found in them.
     pub errors: usize,
-    /// Of those, how many the guard had flagged.
+    /// Number of those errors that the guard flagged.
     pub flagged: usize,
     /// `flagged / errors`; absent without errors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recall: Option<f64>,
-    /// Its 95 % interval (Wilson).
+    /// 95 % confidence interval of the recall (Wilson).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
 }
 
-/// Most pairs that are listed.
+/// Largest number of pairs reported.
 const PAIRS: usize = 100;
 
-/// Unit of agreement: its kind, and what each annotator said of it (`true`: it is wrong).
+/// Unit of agreement: a word or missing content, and by annotator `true` if they judged it wrong.
 struct Unit {
     kind: &'static str,
-    said: BTreeMap<usize, bool>,
+    judgments: BTreeMap<usize, bool>,
 }
 
-/// An annotator's name, and the owner within which it is theirs.
+/// Name of an annotator, and the owner of their key.
 type Judge<'a> = (&'a str, &'a str);
 
-/// The figures of records about overlapping answers (any order), and of records about unassisted
-/// ones. `names` says whether annotators are named.
+/// Computes the figures of records about overlapping answers, in any order, and about unassisted
+/// ones. Annotators are named if `names` is set.
 pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool) -> Agreement {
     let mut answers: BTreeMap<(&str, usize), BTreeMap<Judge<'_>, Vec<&Feedback>>> = BTreeMap::new();
     for record in overlapping {
@@ -121,7 +119,7 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
         .enumerate()
         .map(|(i, judge)| (*judge, i))
         .collect();
-    let called: Vec<String> = who
+    let names_shown: Vec<String> = who
         .iter()
         .enumerate()
         .map(|(i, (name, _))| {
@@ -134,55 +132,56 @@ pub fn agreement(overlapping: &[Feedback], unassisted: &[Feedback], names: bool)
         .collect();
     let units: Vec<Unit> = answers.values().flat_map(|by| units(by, &index)).collect();
     let words: Vec<&Unit> = units.iter().filter(|unit| unit.kind != "missing").collect();
-    let of_kind = |kind| {
+    let kind_figures = |kind| {
         (
             kind,
-            over_all(units.iter().filter(|unit| unit.kind == kind)),
+            overall_figures(units.iter().filter(|unit| unit.kind == kind)),
         )
     };
-    let items_of = |i: usize| {
+    let item_count = |i: usize| {
         answers
             .values()
             .filter(|by| by.keys().any(|name| index[name] == i))
             .count()
     };
-    let by_annotator = called
+    let by_annotator = names_shown
         .iter()
         .enumerate()
         .map(|(i, annotator)| AnnotatorFigures {
             annotator: annotator.clone(),
-            items: items_of(i),
-            figures: against_others(&words, i),
+            items: item_count(i),
+            figures: figures_with_others(&words, i),
         });
     Agreement {
         items: answers.len(),
-        overall: over_all(words.iter().copied()),
+        overall: overall_figures(words.iter().copied()),
         by_kind: KINDS
             .into_iter()
-            .map(of_kind)
+            .map(kind_figures)
             .filter(|(_, figures)| figures.units > 0)
             .collect(),
         by_annotator: by_annotator.collect(),
-        pairs: pairs(&words, &called),
+        pairs: pairs(&words, &names_shown),
         recall: recall(unassisted),
     }
 }
 
-fn over_all<'a>(units: impl Iterator<Item = &'a Unit>) -> AgreementFigures {
+fn overall_figures<'a>(units: impl Iterator<Item = &'a Unit>) -> AgreementFigures {
     figures(
         &units
-            .map(|unit| unit.said.values().copied().collect())
+            .map(|unit| unit.judgments.values().copied().collect())
             .collect::<Vec<_>>(),
     )
 }
 
-/// The units on which annotator `i` and somebody else have spoken, each other one being a unit.
-fn against_others(units: &[&Unit], i: usize) -> AgreementFigures {
+/// Figures of the units that annotator `i` and another one judged, one unit for each other
+/// annotator.
+fn figures_with_others(units: &[&Unit], i: usize) -> AgreementFigures {
     let with_other = |unit: &&Unit| -> Vec<Vec<bool>> {
-        let Some(&own) = unit.said.get(&i) else {
+        let Some(&own) = unit.judgments.get(&i) else {
             return Vec::new();
         };
-        unit.said
+        unit.judgments
             .iter()
             .filter(|(other, _)| **other != i)
             .map(|(_, &other)| vec![own, other])
@@ -191,11 +190,11 @@ fn against_others(units: &[&Unit], i: usize) -> AgreementFigures {
     figures(&units.iter().flat_map(with_other).collect::<Vec<_>>())
 }
 
-fn pairs(units: &[&Unit], called: &[String]) -> Vec<PairFigures> {
+fn pairs(units: &[&Unit], names_shown: &[String]) -> Vec<PairFigures> {
     let mut found: BTreeMap<(usize, usize), Vec<Vec<bool>>> = BTreeMap::new();
     for unit in units {
-        for (&first, &a) in &unit.said {
-            for (&second, &b) in unit.said.range(first + 1..) {
+        for (&first, &a) in &unit.judgments {
+            for (&second, &b) in unit.judgments.range(first + 1..) {
                 found.entry((first, second)).or_default().push(vec![a, b]);
             }
         }
@@ -203,13 +202,13 @@ fn pairs(units: &[&Unit], called: &[String]) -> Vec<PairFigures> {
     let mut found: Vec<_> = found.into_iter().collect();
     found.sort_by_key(|(_, units)| std::cmp::Reverse(units.len()));
     let pair = |((first, second), units): ((usize, usize), Vec<Vec<bool>>)| PairFigures {
-        annotators: [called[first].clone(), called[second].clone()],
+        annotators: [names_shown[first].clone(), names_shown[second].clone()],
         figures: figures(&units),
     };
     found.into_iter().take(PAIRS).map(pair).collect()
 }
 
-/// The words of an answer that claim something, and whether something is left out.
+/// Units of an answer: its content words, and missing content.
 fn units(
     by: &BTreeMap<Judge<'_>, Vec<&Feedback>>,
     index: &BTreeMap<Judge<'_>, usize>,
@@ -217,37 +216,32 @@ fn units(
     let Some(any) = by.values().flatten().next() else {
         return Vec::new();
     };
-    let kinds = kinds(&any.response);
+    let kinds = claim_kinds(&any.response);
     let words = token_words(&any.response, &any.tokens)
         .into_iter()
         .filter(|word| !word.function);
-    let of_word = |word: super::words::TokenWord| {
-        let said = by.iter().filter_map(|(name, records)| {
-            Some((
-                index[name],
-                wrong(records, word.chars.start, word.chars.end)?,
-            ))
-        });
-        let kind = kinds
+    let word_unit = |word: TokenWord| {
+        let judgments = by
             .iter()
-            .find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
+            .filter_map(|(name, records)| Some((index[name], marks_wrong(records, word.chars)?)));
+        let kind = kinds.iter().find(|(range, _)| range.overlaps(word.bytes));
         Unit {
             kind: kind.map_or("other", |(_, kind)| *kind),
-            said: said.collect(),
+            judgments: judgments.collect(),
         }
     };
-    let mut units: Vec<Unit> = words.map(of_word).collect();
-    let said = by
+    let mut units: Vec<Unit> = words.map(word_unit).collect();
+    let judgments = by
         .iter()
-        .filter_map(|(name, records)| Some((index[name], misses(records)?)));
+        .filter_map(|(name, records)| Some((index[name], names_missing(records)?)));
     units.push(Unit {
         kind: "missing",
-        said: said.collect(),
+        judgments: judgments.collect(),
     });
     units
 }
 
-fn kinds(response: &str) -> Vec<(std::ops::Range<usize>, &'static str)> {
+fn claim_kinds(response: &str) -> Vec<(ByteRange, &'static str)> {
     let name = |class| match class {
         WordClass::Person | WordClass::Animal | WordClass::Thing => "object",
         WordClass::Attribute => "attribute",
@@ -259,58 +253,57 @@ fn kinds(response: &str) -> Vec<(std::ops::Range<usize>, &'static str)> {
     Lexicon::shared()
         .word_classes(response)
         .into_iter()
-        .map(|(range, class)| (range, name(class)))
+        .map(|(range, class)| (range.into(), name(class)))
         .collect()
 }
 
-/// Decides by one person's records whether a word is wrong; nothing where none of them judged it.
-fn wrong(records: &[&Feedback], start: usize, end: usize) -> Option<bool> {
-    let said = records.iter().filter_map(|record| {
+/// Returns `true` if one annotator's records mark the word as wrong; `None` if none judged it.
+fn marks_wrong(records: &[&Feedback], word: CharRange) -> Option<bool> {
+    let judgments = records.iter().filter_map(|record| {
         let scope = record.scope?;
         let bad = record
             .errors
             .iter()
-            .any(|error| error.start < end && start < error.end);
+            .any(|error| error.chars().overlaps(word));
         let judged = scope == JudgedPart::AllErrors
-            || record.errors.first().is_some_and(|first| start < first.end);
+            || record
+                .errors
+                .first()
+                .is_some_and(|first| word.start < first.end);
         judged.then_some(bad)
     });
-    said.reduce(|a, b| a || b)
+    judgments.reduce(|a, b| a || b)
 }
 
-/// Decides whether one person says that something is left out; nothing where they stopped at the
+/// Returns `true` if one annotator's records name missing content; `None` if they stopped at the
 /// first error.
-fn misses(records: &[&Feedback]) -> Option<bool> {
-    let said = records.iter().filter_map(|record| {
-        let adds = record.errors.iter().any(|error| error.start == error.end);
+fn names_missing(records: &[&Feedback]) -> Option<bool> {
+    let judgments = records.iter().filter_map(|record| {
+        let adds = record.errors.iter().any(|error| error.chars().is_empty());
         match (record.kind, record.scope) {
             (JudgmentKind::Missing, _) => Some(true),
             (_, Some(JudgedPart::AllErrors)) => Some(adds),
             _ => None,
         }
     });
-    said.reduce(|a, b| a || b)
+    judgments.reduce(|a, b| a || b)
 }
 
-/// Measures recall in answers that were drawn by chance. First errors would favor what is easy to
-/// see, so that only answers judged whole count.
+/// Computes the guard's recall on unassisted answers. Only answers judged completely count: first
+/// errors would favor errors that are easy to see.
 pub fn recall(unassisted: &[Feedback]) -> GuardRecall {
     let whole: Vec<&Feedback> = unassisted
         .iter()
         .filter(|record| record.scope == Some(JudgedPart::AllErrors))
         .collect();
     let flagged = |record: &&Feedback| {
-        let doubted = record.doubted.as_deref()?;
-        let hit = |error: &Correction| {
-            doubted
-                .iter()
-                .any(|span| span.start < error.end && error.start < span.end)
-        };
+        let spans = record.flagged.as_deref()?;
+        let hit = |error: &Correction| spans.iter().any(|span| span.overlaps(error.chars()));
         Some(
             record
                 .errors
                 .iter()
-                .filter(|error| error.start < error.end)
+                .filter(|error| !error.chars().is_empty())
                 .map(hit)
                 .collect::<Vec<bool>>(),
         )
@@ -331,7 +324,7 @@ mod tests {
     use super::*;
     use crate::feedback::{
         queue::priority::draws,
-        record::{CharRange, FeedbackSource, ImageHash, Versions},
+        record::{FeedbackSource, ImageHash, Versions},
     };
 
     const TEXT: &str = "Two dogs run on a red sofa.";
@@ -359,7 +352,7 @@ mod tests {
             owner: String::new(),
             completion_id: Some(format!("c{item}")),
             choice: Some(0),
-            image: ImageHash::of(b""),
+            image: ImageHash::digest(b""),
             prompt: String::new(),
             response: TEXT.to_owned(),
             tokens: Vec::new(),
@@ -371,7 +364,7 @@ mod tests {
             scope,
             errors: errors.iter().map(error).collect(),
             missing: Vec::new(),
-            doubted: Some(vec![CharRange { start: 4, end: 8 }]),
+            flagged: Some(vec![CharRange { start: 4, end: 8 }]),
             versions: Versions::default(),
             unassisted: true,
             queued: None,
@@ -384,22 +377,22 @@ mod tests {
     }
 
     #[test]
-    fn words_that_two_judged_are_compared() {
+    fn agreement_compares_words_judged_by_two() {
         let all = Some(JudgedPart::AllErrors);
-        // Both: dogs wrong. Ann alone: red wrong. Bob stopped at dogs in the second answer; eve has
-        // judged alone.
+        // Both mark dogs, Ann alone red. Bob stopped at dogs in the second answer; Eve judged
+        // alone.
         let records = [
             record("ann", 1, all, &[(4, 8), (18, 21)]),
             record("bob", 1, all, &[(4, 8)]),
             record("ann", 2, all, &[]),
             record("bob", 2, Some(JudgedPart::FirstError), &[(4, 8)]),
             record("eve", 3, all, &[]),
-            // A second record of ann's about the first answer: she also misses something.
+            // A second record by Ann about the first answer, which names missing content.
             record("ann", 1, None, &[]),
         ];
         let found = agreement(&records, &[], false);
         assert_eq!(found.items, 2);
-        // Two, dogs, run, red, sofa; and of the second answer Two and dogs.
+        // Two, dogs, run, red and sofa; of the second answer Two and dogs.
         assert_eq!(found.overall.units, 7);
         assert!((found.overall.observed.unwrap() - 5.0 / 7.0).abs() < 1e-9);
         assert_eq!(found.by_kind["attribute"].observed, Some(0.0));
@@ -432,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn recall_counts_answers_that_were_judged_whole() {
+    fn recall_counts_completely_judged_answers_only() {
         let all = Some(JudgedPart::AllErrors);
         let records = [
             record("ann", 1, all, &[(4, 8), (18, 21)]),
@@ -447,14 +440,13 @@ mod tests {
         let [low, high] = found.interval.unwrap();
         assert!(low < 0.1 && high > 0.9);
         let mut unscored = record("ann", 1, all, &[(4, 8)]);
-        unscored.doubted = None;
+        unscored.flagged = None;
         assert_eq!(recall(&[unscored]).recall, None);
     }
 
-    /// By simulation: the share drawn by chance estimates the recall that the order by priority
-    /// would get wrong.
+    /// Simulation: the random share estimates a recall that the order by priority would distort.
     #[test]
-    fn what_is_drawn_by_chance_is_unbiased() {
+    fn recall_of_random_sample_is_unbiased() {
         let flagged = |i: usize| i.is_multiple_of(3);
         let answers: Vec<Feedback> = (0..6000)
             .map(|i| {

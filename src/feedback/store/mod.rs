@@ -1,8 +1,8 @@
-//! Store of records and receipts: durable when an insert returns.
+//! Durable store of records and receipts.
 //!
-//! [`Store`] is what the rest of the program sees, [`sql`] keeps it in SQLite or PostgreSQL, and
-//! [`writer`] gathers what arrives at the same time into one transaction. Images are kept elsewhere
-//! ([`super::images`]); the store says which of them nobody refers to any more.
+//! [`Store`] is its interface, [`sql`] implements it on SQLite and PostgreSQL, and [`writer`]
+//! groups concurrent inserts into transactions. Images are kept in [`super::images`]; the store
+//! lists those without any reference left.
 
 pub mod queue;
 pub mod sql;
@@ -19,29 +19,29 @@ use utoipa::ToSchema;
 use self::queue::{QueueEntry, QueueStore};
 use super::record::{Feedback, FeedbackSource, ImageHash, JudgmentKind, Receipt};
 
-/// Why the store did not do what it was asked. Nothing of it was done.
+/// Failure of the store. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// No space is left.
-    #[error("no space is left where feedback is kept")]
+    /// No space is left on the disk.
+    #[error("the disk of the feedback store is full")]
     Full,
-    /// More is waiting to be written than may wait.
-    #[error("more feedback is waiting to be written than may wait; retry in 1 s")]
+    /// Too many writes are waiting.
+    #[error("too many writes to the feedback store are waiting; retry in 1 s")]
     Busy,
-    /// Data that it has written cannot be read: trying again does not help.
-    #[error("the store of feedback is damaged: {0}")]
+    /// Stored data cannot be read. Retrying does not help.
+    #[error("the feedback store is damaged: {0}")]
     Damaged(String),
-    /// The store cannot be reached; trying again later may help.
-    #[error("the store of feedback cannot be reached: {0}")]
+    /// The store cannot be reached. Retrying later may help.
+    #[error("the feedback store cannot be reached: {0}")]
     Unavailable(String),
-    /// Something else.
-    #[error("the store of feedback failed: {0}")]
+    /// Any other failure.
+    #[error("the feedback store failed: {0}")]
     Failed(String),
 }
 
 impl StoreError {
-    /// For what libraries report: looks for what the operating system said.
-    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+    /// Converts a library's error: [`Full`](Self::Full) if it stems from a full disk.
+    pub(crate) fn from_error(error: &(dyn Error + 'static)) -> Self {
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<io::Error>()
@@ -60,54 +60,54 @@ impl StoreError {
     }
 }
 
-/// A client's name for a request that it may send again, and what the request said.
+/// Idempotency key of a request, with a digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
-    /// The name.
+    /// Key that the client chose.
     pub key: String,
-    /// A digest of what was said.
+    /// Digest of the request's content.
     pub digest: String,
 }
 
-/// Something to keep.
+/// Row to insert.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreEntry {
-    /// A receipt; one of the same id is left as it is.
+    /// Receipt; ignored if its id exists.
     Receipt(Box<Receipt>),
-    /// An answer's place in the annotation queue; none without its receipt.
+    /// Entry of the annotation queue; ignored without its receipt.
     Queue(Box<QueueEntry>),
-    /// A record.
+    /// Record, and the idempotency key of its request.
     Feedback(Box<Feedback>, Option<Idempotency>),
 }
 
-/// Outcome of the insertion of a row.
+/// Result of an insert.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InsertOutcome {
-    /// It is kept.
+    /// The row was inserted.
     New,
-    /// The same request was kept before, and made this record.
+    /// The same request was stored before as this record.
     Before(Box<Feedback>),
-    /// Another request had the same key.
+    /// Another request has the same idempotency key.
     Conflict,
 }
 
-/// The tenants whose receipts, records and items somebody may see.
+/// Owners whose data a caller may see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Owners {
-    /// Every one.
+    /// All owners.
     #[default]
     All,
-    /// One alone; `""` has what was made without keys.
+    /// One owner; `""` for data written without keys.
     One(String),
 }
 
 impl Owners {
-    /// Returns whether `owner` is among them.
+    /// Returns `true` if `owner` is among them.
     pub fn contain(&self, owner: &str) -> bool {
         self.name().is_none_or(|name| name == owner)
     }
 
-    /// Returns the one, where it is not all.
+    /// Name of the only owner; `None` for all.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::All => None,
@@ -116,74 +116,73 @@ impl Owners {
     }
 }
 
-/// Which records; all that are given must hold.
+/// Conditions on records, all of which must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordFilter {
-    /// Whose they are.
+    /// Owners of the records.
     pub owners: Owners,
-    /// Kind of judgment that they state.
+    /// Kind of judgment.
     pub kind: Option<JudgmentKind>,
     /// Origin of the records.
     pub source: Option<FeedbackSource>,
-    /// Whom they belong to.
+    /// End user.
     pub user: Option<String>,
-    /// Who judged.
+    /// Name of the annotator.
     pub annotator: Option<String>,
-    /// Which completion they are about.
+    /// Completion id.
     pub completion_id: Option<String>,
 }
 
-/// A page of records.
+/// Request for a page of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordPage {
-    /// Which.
+    /// Conditions on the records.
     pub filter: RecordFilter,
-    /// Only those after the one with this id, in the order of the page.
+    /// Id of the record before the page, in the page's order; `None` for the first page.
     pub after: Option<String>,
-    /// Most records.
+    /// Largest number of records.
     pub limit: u32,
-    /// Newest first.
+    /// `true` for descending ids.
     pub newest_first: bool,
 }
 
-/// Target of a removal.
+/// Data to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RemovalTarget {
-    /// A record.
+    /// One record, by id.
     Feedback(String, Owners),
     /// All records and receipts of a user.
     User(String, Owners),
-    /// An annotator.
+    /// Records of an annotator, or their name on them.
     Annotator(AnnotatorTarget),
-    /// At most this many of the receipts that were made before this Unix time, the oldest first.
+    /// Receipts created before a Unix time, oldest first; at most so many.
     ReceiptsBefore(u64, u32),
-    /// The oldest of an owner's receipts, until they held so many bytes, and at most
-    /// [`OLDEST`](sql::OLDEST) of them. Those that somebody judges or has judged go when there are
-    /// no others.
+    /// Oldest receipts of an owner, until so many bytes are freed, and at most
+    /// [`OLDEST`](sql::OLDEST) of them. Receipts with judged or leased answers go last.
     OldestReceipts(String, u64),
 }
 
-/// An annotator who is to be forgotten.
+/// Annotator to forget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnotatorTarget {
-    /// Their name.
+    /// Name of the annotator.
     pub name: String,
-    /// Whose records and items.
+    /// Owners whose records and items are affected.
     pub owners: Owners,
-    /// Indicates whether their records go; else these stay without the name.
+    /// `true` to remove the records; otherwise they stay without the name.
     pub records: bool,
-    /// Most records at once.
+    /// Largest number of records in one call.
     pub limit: u32,
 }
 
-/// Result of a removal, in numbers.
+/// Numbers of removed rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RemovalCounts {
     /// Records.
     pub feedback: u64,
     /// Receipts.
     pub receipts: u64,
-    /// Records that stay without their annotator's name.
+    /// Records that lost their annotator's name.
     pub unnamed: u64,
 }
 
@@ -195,76 +194,74 @@ impl AddAssign for RemovalCounts {
     }
 }
 
-/// Bytes of an owner's receipts with the images that they refer to, each image once.
+/// Bytes of an owner's receipts and the images that they refer to, each image counted once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerBytes {
-    /// The owner.
+    /// Name of the owner.
     pub owner: String,
-    /// The bytes.
+    /// Bytes of the receipts and images.
     pub bytes: u64,
 }
 
-/// Numbers of records and receipts that are kept.
+/// Numbers of stored rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StoreStats {
-    /// Records by what they say.
+    /// Records by kind of judgment.
     pub feedback: BTreeMap<String, u64>,
-    /// Records by where they come from.
+    /// Records by origin.
     pub sources: BTreeMap<String, u64>,
-    /// Receipts.
+    /// Number of receipts.
     pub receipts: u64,
 }
 
-/// The answer of a store, when it comes.
+/// Future result of a store operation.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// Keeps records and receipts. Every method is a transaction, and durable when it has returned.
+/// Storage of records and receipts. Every method is one transaction, durable when it returns.
 pub trait Store: QueueStore + Send + Sync {
-    /// Keeps all rows or, on an error, none.
+    /// Inserts all rows or, on an error, none.
     fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>>;
 
-    /// A record by its id.
+    /// Returns the record with an id.
     fn feedback<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Feedback>>;
 
-    /// The record that a request with this key made.
-    fn by_key<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>>;
+    /// Returns the outcome of the earlier request with this key; `None` if there was none.
+    fn find_request<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>>;
 
-    /// A receipt by its completion's id.
+    /// Returns the receipt of a completion.
     fn receipt<'a>(&'a self, id: &'a str) -> StoreFuture<'a, Option<Receipt>>;
 
-    /// The newest receipts, at most so many.
+    /// Returns the newest receipts, at most so many.
     fn receipts(&self, limit: u32) -> StoreFuture<'_, Vec<Receipt>>;
 
-    /// Some records.
+    /// Returns a page of records.
     fn page<'a>(&'a self, page: &'a RecordPage) -> StoreFuture<'a, Vec<Feedback>>;
 
-    /// Removes; images that lose a reference by it are [`doomed`](Self::doomed).
+    /// Removes a target. Images that lose a reference are listed in [`doomed`](Self::doomed).
     fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts>;
 
-    /// Images that lost a reference, and whether they have others.
+    /// Returns images that lost a reference. They may have others.
     fn doomed(&self, limit: u32) -> StoreFuture<'_, Vec<ImageHash>>;
 
     /// Returns `true` if a record or a receipt refers to the image.
     fn refers(&self, image: ImageHash) -> StoreFuture<'_, bool>;
 
-    /// Takes the image off the list of the doomed.
+    /// Removes an image from the list of [`doomed`](Self::doomed) images.
     fn spare(&self, image: ImageHash) -> StoreFuture<'_, ()>;
 
-    /// Returns the numbers of what is kept of these owners.
+    /// Counts the rows of some owners.
     fn stats<'a>(&'a self, owners: &'a Owners) -> StoreFuture<'a, StoreStats>;
 
-    /// Gives receipts that were made after this Unix time, when the clock was ahead, that time:
-    /// else they would be kept for longer than others.
+    /// Sets the time of receipts from the future to `now`. They were written while the clock was
+    /// ahead and would be kept too long.
     fn redate_receipts(&self, now: u64) -> StoreFuture<'_, ()>;
 
-    /// Returns how many bytes receipts take, by owner.
+    /// Returns the bytes of receipts by owner.
     fn receipt_bytes(&self) -> StoreFuture<'_, Vec<OwnerBytes>>;
 
-    /// Overwrites what removed rows have left in the store's files, as far as those are the store's
-    /// to write.
+    /// Overwrites traces of removed rows in the store's files, as far as the store can.
     fn scrub(&self) -> StoreFuture<'_, ()>;
 
-    /// Returns why the store is not to be relied on, since some answer showed it; `None` while all
-    /// is well.
+    /// Returns the damage that an operation found in the store; `None` if there is none.
     fn damage(&self) -> Option<String>;
 }

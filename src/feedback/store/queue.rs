@@ -1,4 +1,4 @@
-//! The part of the store that keeps the annotation queue: who has which answer until when.
+//! Interface of the store to the annotation queue: entries, leases and judgments.
 
 use std::{fmt, str::FromStr};
 
@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 use super::{Owners, StoreFuture};
 use crate::feedback::record::Feedback;
 
-/// An answer of a completion; written `COMPLETION.CHOICE`.
+/// Id of an answer, written `COMPLETION.CHOICE`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChoiceId {
-    /// The completion.
+    /// Completion id.
     pub completion_id: String,
-    /// Which of its answers.
+    /// Index of the answer among the completion's choices.
     pub choice: usize,
 }
 
@@ -23,7 +23,7 @@ impl fmt::Display for ChoiceId {
     }
 }
 
-/// A text that names no [`ChoiceId`].
+/// Error of a text that is not a [`ChoiceId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an item of the queue is named COMPLETION.CHOICE")]
 pub struct InvalidChoiceId;
@@ -43,142 +43,140 @@ impl FromStr for ChoiceId {
     }
 }
 
-/// An answer that waits for annotators.
+/// Answer that waits for annotators.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueEntry {
-    /// The completion; its receipt is there already, which says whose the entry is, and the entry
-    /// goes with it.
+    /// Completion id. Its receipt must exist; it determines the owner, and its removal removes the
+    /// entry.
     pub completion_id: String,
-    /// Which of its answers.
+    /// Index of the answer among the completion's choices.
     pub choice: usize,
-    /// Indicates whether it is one of those drawn by chance, to be shown without marks. They are a
-    /// queue of their own.
+    /// `true` if the answer was drawn at random to be shown without marks. Such answers are a queue
+    /// of their own.
     pub unassisted: bool,
-    /// Indicates whether two annotators are to judge it.
+    /// `true` if two annotators are to judge it.
     pub overlap: bool,
-    /// Its place in its queue; the highest comes first.
+    /// Position in its queue; the highest rank comes first.
     pub rank: f64,
-    /// Digest that it shares with the same answer of other completions:
+    /// Digest shared by equal answers of other completions:
     /// [`item_digest`](crate::feedback::record::item_digest).
     pub digest: String,
 }
 
-/// Somebody who judges: a name within the owner of the key that they work with.
+/// Annotator, unique within the owner of their API key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnnotatorId {
-    /// The owner.
+    /// Owner of the API key.
     pub owner: String,
-    /// The name.
+    /// Name of the annotator.
     pub name: String,
 }
 
-/// Answer that an annotator has for a while.
+/// Temporary assignment of an answer to an annotator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// The answer.
-    pub place: ChoiceId,
-    /// Indicates whether it is shown without marks.
+    /// Leased answer.
+    pub answer: ChoiceId,
+    /// `true` if it is shown without marks.
     pub unassisted: bool,
-    /// Indicates whether somebody else judges it too.
+    /// `true` if a second annotator judges it too.
     pub overlap: bool,
-    /// Unix time after which somebody else may get it.
+    /// Unix time at which the lease ends.
     pub expires: u64,
 }
 
-/// An annotator's wish for an answer.
+/// Request for the next answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRequest {
-    /// Who.
+    /// Annotator who asks.
     pub annotator: AnnotatorId,
-    /// Whose answers they may see.
+    /// Owners whose answers they may see.
     pub owners: Owners,
-    /// The Unix time.
+    /// Current Unix time.
     pub now: u64,
-    /// Until when the lease is to last.
+    /// Unix time at which the lease is to end.
     pub until: u64,
-    /// Which of the two queues is asked first.
+    /// `true` to look into the queue of unassisted answers first.
     pub unassisted: bool,
 }
 
-/// Return of an answer by an annotator who does not judge it.
+/// Return of an answer without a judgment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseReturn {
-    /// For anybody to have, themselves too.
+    /// For anybody, including the annotator.
     Release,
-    /// For others; where so many have done so, for nobody.
+    /// For other annotators; after so many skips for nobody.
     Skip(u32),
 }
 
-/// Numbers of answers in the queue, by state.
+/// Numbers of items in the queue, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = QueueLength)]
 pub struct QueueLength {
-    /// Waiting, or in work.
+    /// Waiting or leased.
     pub open: u64,
-    /// Of the open: leased to somebody now. One that two have counts twice.
+    /// Open items with a running lease, counted once for each lease.
     pub leased: u64,
-    /// Of the open: drawn by chance, to be shown without marks.
+    /// Open items that are shown without marks.
     pub unassisted: u64,
-    /// Judged by all who had to; the same answer of several completions counts once here and
-    /// elsewhere.
+    /// Completely judged. Equal answers of several completions are one item.
     pub done: u64,
-    /// Skipped by too many to be shown again.
+    /// Skipped too often to be shown again.
     pub skipped: u64,
 }
 
-/// Progress of an annotator.
+/// Number of an annotator's records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AnnotatorProgress {
-    /// Their records.
+    /// All records.
     pub total: u64,
-    /// Those since midnight, in UTC.
+    /// Records since midnight UTC.
     pub today: u64,
 }
 
-/// Which records of judged answers.
+/// Sample of the judged answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RatingSample {
-    /// About answers that two annotators got.
+    /// Answers given to two annotators.
     Overlapping,
-    /// About answers that were drawn by chance and shown without marks.
+    /// Answers drawn at random and shown without marks.
     Unassisted,
 }
 
-/// Keeps the queue. The same answer of several completions of one owner is one item: whoever has
-/// judged one has judged all. Entries come with [`super::StoreEntry::Queue`]; a record that is
-/// [`Queued`](crate::feedback::record::Queued) ends its annotator's lease.
+/// Storage of the queue. Equal answers of an owner's completions are one item: a judgment of one
+/// counts for all. [`super::StoreEntry::Queue`] adds entries; a record with
+/// [`queued`](crate::feedback::record::Feedback::queued) set ends its annotator's lease.
 pub trait QueueStore {
-    /// Leases the next answer: the one that the annotator has already, or the first that they have
-    /// neither judged nor skipped and that not enough others have. `None` when there is none.
+    /// Leases the next answer: the one that the annotator has leased already, or the first that
+    /// they neither judged nor skipped and that needs another annotator. `None` if there is none.
     fn next<'a>(&'a self, wish: &'a LeaseRequest) -> StoreFuture<'a, Option<Lease>>;
 
-    /// Returns the lease that the annotator was given, also when the time is over and when they
-    /// have judged the answer already.
+    /// Returns the annotator's lease of an answer, even after it ended or the answer was judged.
     fn lease<'a>(
         &'a self,
-        place: &'a ChoiceId,
+        answer: &'a ChoiceId,
         annotator: &'a AnnotatorId,
     ) -> StoreFuture<'a, Option<Lease>>;
 
-    /// Ends a lease. Whether there was one.
+    /// Ends a lease. `true` if there was one.
     fn leave<'a>(
         &'a self,
-        place: &'a ChoiceId,
+        answer: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-        how: LeaseReturn,
+        end: LeaseReturn,
     ) -> StoreFuture<'a, bool>;
 
-    /// Returns the length of these owners' queue at this Unix time.
+    /// Counts the items of some owners at this Unix time.
     fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> StoreFuture<'a, QueueLength>;
 
-    /// Returns how much an annotator has done by this Unix time.
+    /// Counts the records of an annotator by this Unix time.
     fn progress<'a>(
         &'a self,
         annotator: &'a AnnotatorId,
         now: u64,
     ) -> StoreFuture<'a, AnnotatorProgress>;
 
-    /// The newest records of a sample.
+    /// Returns the newest records of a sample.
     fn sample<'a>(
         &'a self,
         sample: RatingSample,

@@ -1,4 +1,4 @@
-//! SQLite and PostgreSQL, in one dialect of both.
+//! Store on SQLite or PostgreSQL, in SQL that both understand.
 
 use std::{
     borrow::Cow,
@@ -22,7 +22,7 @@ use sqlx::{
 use super::{
     Idempotency, InsertOutcome, OwnerBytes, Owners, RecordPage, RemovalCounts, RemovalTarget,
     Store, StoreEntry, StoreError, StoreFuture, StoreStats,
-    sql_queue::{digest, enqueue, judged},
+    sql_queue::{count_judgment, enqueue, record_digest},
     sql_remove::remove,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     private_files,
 };
 
-/// Migrations of the tables, version by version. A version, once shipped, stays as it is.
+/// Schema migrations: version, name, SQL. A released version never changes.
 const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "records", include_str!("migrations/0001_records.sql")),
     (2, "queue", include_str!("migrations/0002_queue.sql")),
@@ -38,16 +38,16 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     (4, "owners", include_str!("migrations/0004_owners.sql")),
 ];
 
-/// Connections to the database.
+/// Size of the connection pool.
 const CONNECTIONS: u32 = 8;
 
-/// Most receipts that [`RemovalTarget::OldestReceipts`] removes.
+/// Largest number of receipts that one [`RemovalTarget::OldestReceipts`] removes.
 pub const OLDEST: u32 = 256;
 
-/// Longest wait of a statement for a connection, and of SQLite for another process that writes.
+/// Longest wait for a free connection, and of SQLite for another process's write lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Records and receipts in a database.
+/// Store in a database.
 pub struct SqlStore {
     pool: AnyPool,
     is_sqlite: bool,
@@ -55,11 +55,11 @@ pub struct SqlStore {
 }
 
 impl SqlStore {
-    /// Opens `sqlite:PATH` (made where it is missing, folders too) or `postgres://...`, and brings
-    /// its tables up to date.
+    /// Opens `sqlite:PATH`, created with its directories if missing, or `postgres://...`, and
+    /// migrates its schema.
     ///
     /// # Errors
-    /// When it cannot be opened, or a later version of this program made its tables.
+    /// When the database cannot be opened, or a later version of this program wrote its schema.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let fail = |error: sqlx::Error| StoreError::Unavailable(error.to_string());
         install_default_drivers();
@@ -109,7 +109,7 @@ impl SqlStore {
             && let Err(error) = overwrite_free_pages(&mut first).await
         {
             tracing::warn!(%error, "what was deleted before may still be in free pages of the \
-                                    database; the next start tries again to overwrite it");
+                                    database; the next start overwrites them");
         }
         first.close().await.map_err(fail)?;
         Ok(Self {
@@ -128,7 +128,7 @@ impl SqlStore {
         &self.pool
     }
 
-    /// The answer of `work`, noted where it shows that the database is damaged.
+    /// Wraps an operation so that it notes damage of the database.
     pub(super) fn answer<'a, T: Send + 'a>(
         &'a self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
@@ -139,27 +139,38 @@ impl SqlStore {
             {
                 tracing::error!(
                     why,
-                    "the store of feedback is damaged; mend the database or put a backup in its \
-                     place, and start again"
+                    "the feedback store is damaged; repair the database or restore a backup, \
+                     then restart"
                 );
             }
         };
         work.inspect(note).boxed()
     }
 
-    /// Runs `work` in a transaction.
-    pub(super) async fn within<T, F>(&self, work: impl FnOnce(Unit) -> F) -> Result<T, StoreError>
+    /// Runs `work` in a transaction, committed if it succeeds.
+    pub(super) async fn transaction<T, F>(
+        &self,
+        work: impl FnOnce(Transaction) -> F,
+    ) -> Result<T, StoreError>
     where
-        F: Future<Output = Result<(T, Unit), StoreError>>,
+        F: Future<Output = Result<(T, Transaction), StoreError>>,
     {
-        let mut unit = Unit {
+        let mut transaction = Transaction {
             connection: self.pool.acquire().await.map_err(failed)?,
             done: false,
         };
-        unit.connection.execute("BEGIN").await.map_err(failed)?;
-        let (result, mut unit) = work(unit).await?;
-        unit.connection.execute("COMMIT").await.map_err(failed)?;
-        unit.done = true;
+        transaction
+            .connection
+            .execute("BEGIN")
+            .await
+            .map_err(failed)?;
+        let (result, mut transaction) = work(transaction).await?;
+        transaction
+            .connection
+            .execute("COMMIT")
+            .await
+            .map_err(failed)?;
+        transaction.done = true;
         Ok(result)
     }
 
@@ -172,7 +183,8 @@ impl SqlStore {
         body(&mut connection, sql, id).await
     }
 
-    /// Names and counts of whom `owners` admits, who is parameter 1 of `sql` where it is one alone.
+    /// Returns the rows of `sql`, each a name and a count. If `owners` is a single one, it is
+    /// parameter 1.
     pub(super) async fn counts(
         &self,
         sql: &str,
@@ -190,8 +202,8 @@ impl SqlStore {
     }
 }
 
-/// Makes sure of the file, of who may read it, and that it is a database. The pool would try again
-/// for a while what cannot succeed.
+/// Creates the file, restricts its mode, and checks that it is a database: the connection pool
+/// would retry hopeless errors for a while.
 async fn open_sqlite(
     file: &Path,
 ) -> Result<AnyConnectOptions, Box<dyn std::error::Error + Send + Sync>> {
@@ -202,7 +214,7 @@ async fn open_sqlite(
         private_files::create_dir(folder)?;
     }
     private_files::create_file(file)?;
-    // SQLite gives the others the mode of the first when it makes them.
+    // SQLite creates the other files with the mode of the first.
     for suffix in ["", "-wal", "-shm"] {
         let mut name = file.as_os_str().to_owned();
         name.push(suffix);
@@ -222,7 +234,7 @@ async fn open_sqlite(
             }
         }
     }
-    // What has a meaning in URLs.
+    // Characters with a meaning in URLs.
     let path = file
         .display()
         .to_string()
@@ -235,7 +247,8 @@ async fn open_sqlite(
     Ok(options)
 }
 
-/// Earlier versions left what was deleted in free pages. Once a database: `user_version` tells.
+/// Overwrites free pages, where earlier versions left deleted data. Runs once for a database, as
+/// `user_version` tells.
 async fn overwrite_free_pages(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     let version: i64 = sqlx::query("PRAGMA user_version")
         .fetch_one(&mut *connection)
@@ -251,15 +264,14 @@ async fn overwrite_free_pages(connection: &mut AnyConnection) -> Result<(), sqlx
     Ok(())
 }
 
-/// The condition that a column has an owner that is admitted, who is the parameter of this number;
-/// empty where all are.
+/// SQL condition that `column` is the single owner, given as this parameter; empty for all owners.
 pub(super) fn owner_condition(owners: &Owners, column: &str, parameter: usize) -> String {
     owners
         .name()
         .map_or_else(String::new, |_| format!(" AND {column} = ${parameter}"))
 }
 
-/// Binds the parameter of [`owner_condition`], where it has one.
+/// Binds the parameter of [`owner_condition`], if it has one.
 pub(super) fn bind_owner<'q>(query: SqlQuery<'q>, owners: &'q Owners) -> SqlQuery<'q> {
     match owners.name() {
         Some(owner) => query.bind(owner),
@@ -267,18 +279,18 @@ pub(super) fn bind_owner<'q>(query: SqlQuery<'q>, owners: &'q Owners) -> SqlQuer
     }
 }
 
-/// A query of either database.
+/// Query of either database.
 pub(super) type SqlQuery<'q> = Query<'q, Any, sqlx::any::AnyArguments<'q>>;
 
-/// A connection in a transaction. Unless that is done, the connection is closed: after a commit
-/// that failed for want of space sqlx believes the transaction to be open, or SQLite does, and what
-/// is then committed on the connection is not.
-pub(super) struct Unit {
+/// Connection in a transaction. Dropped before the commit, it closes the connection: after a commit
+/// that failed on a full disk, sqlx and SQLite may disagree on the transaction's state, and later
+/// commits on that connection would be lost.
+pub(super) struct Transaction {
     pub(super) connection: PoolConnection<Any>,
     done: bool,
 }
 
-impl Drop for Unit {
+impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.done {
             self.connection.close_on_drop();
@@ -286,29 +298,27 @@ impl Drop for Unit {
     }
 }
 
-/// A transaction is on the disk when it has ended; readers do not wait for writers; what is deleted
-/// is overwritten.
+/// Commits reach the disk, readers do not wait for writers, and deleted data is overwritten.
 const DURABLE_SQLITE: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA \
                               synchronous = FULL; PRAGMA secure_delete = ON";
-/// While the tables are brought up to date, the log is taken over again and again: it takes little
-/// of a disk that has little room.
+/// Keeps the write-ahead log short during migrations, for nearly full disks.
 const SHORT_LOG: &str = "PRAGMA wal_autocheckpoint = 16";
-/// Takes what is in the log over into the database, and empties the log.
+/// Copies the write-ahead log into the database and empties it.
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
-/// The `user_version` of a database whose free pages have nothing in them.
+/// `user_version` of a database whose free pages were overwritten.
 const SCRUBBED: i64 = 1;
-/// As is PostgreSQL's own default; stricter settings are left alone.
+/// PostgreSQL's default; stricter settings are kept.
 const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', false) WHERE \
                                 current_setting('synchronous_commit') = 'off'";
 
 impl Store for SqlStore {
     fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>> {
-        self.answer(self.within(async move |mut unit| {
+        self.answer(self.transaction(async move |mut transaction| {
             let mut inserted = Vec::with_capacity(rows.len());
             for row in rows {
-                inserted.push(insert(&mut unit.connection, row).await?);
+                inserted.push(insert(&mut transaction.connection, row).await?);
             }
-            Ok((inserted, unit))
+            Ok((inserted, transaction))
         }))
     }
 
@@ -316,13 +326,13 @@ impl Store for SqlStore {
         self.answer(self.body("SELECT body FROM feedback WHERE id = $1", id))
     }
 
-    fn by_key<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>> {
+    fn find_request<'a>(&'a self, key: &'a Idempotency) -> StoreFuture<'a, Option<InsertOutcome>> {
         self.answer(async move {
-            let row = with_key(key)
+            let row = select_request(key)
                 .fetch_optional(&self.pool)
                 .await
                 .map_err(failed)?;
-            row.map(|row| before(&row, key)).transpose()
+            row.map(|row| earlier_outcome(&row, key)).transpose()
         })
     }
 
@@ -386,11 +396,12 @@ impl Store for SqlStore {
     }
 
     fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts> {
-        self.answer(
-            self.within(async move |mut unit| {
-                Ok((remove(&mut unit.connection, target).await?, unit))
-            }),
-        )
+        self.answer(self.transaction(async move |mut transaction| {
+            Ok((
+                remove(&mut transaction.connection, target).await?,
+                transaction,
+            ))
+        }))
     }
 
     fn doomed(&self, limit: u32) -> StoreFuture<'_, Vec<ImageHash>> {
@@ -433,22 +444,22 @@ impl Store for SqlStore {
 
     fn stats<'a>(&'a self, owners: &'a Owners) -> StoreFuture<'a, StoreStats> {
         self.answer(async move {
-            let of = format!("WHERE 1 = 1{}", owner_condition(owners, "owner", 1));
+            let condition = format!("WHERE 1 = 1{}", owner_condition(owners, "owner", 1));
             let feedback = self
                 .counts(
-                    &format!("SELECT kind, count(*) FROM feedback {of} GROUP BY kind"),
+                    &format!("SELECT kind, count(*) FROM feedback {condition} GROUP BY kind"),
                     owners,
                 )
                 .await?;
             let sources = self
                 .counts(
-                    &format!("SELECT source, count(*) FROM feedback {of} GROUP BY source"),
+                    &format!("SELECT source, count(*) FROM feedback {condition} GROUP BY source"),
                     owners,
                 )
                 .await?;
             let receipts = self
                 .counts(
-                    &format!("SELECT 'receipts', count(*) FROM receipts {of}"),
+                    &format!("SELECT 'receipts', count(*) FROM receipts {condition}"),
                     owners,
                 )
                 .await?;
@@ -567,32 +578,32 @@ async fn insert(
     let query = query
         .bind(i64::from(overlapping))
         .bind(i64::from(unassisted))
-        .bind(digest(record));
+        .bind(record_digest(record));
     let query = query.bind(&record.owner).bind(&record.annotator_owner);
     let done = query.execute(&mut *connection).await.map_err(failed)?;
     if done.rows_affected() > 0 {
-        judged(connection, record).await?;
+        count_judgment(connection, record).await?;
     }
     match key {
         _ if done.rows_affected() > 0 => Ok(InsertOutcome::New),
-        Some(key) => match with_key(key)
+        Some(key) => match select_request(key)
             .fetch_optional(&mut *connection)
             .await
             .map_err(failed)?
         {
-            Some(row) => before(&row, key),
+            Some(row) => earlier_outcome(&row, key),
             None => Ok(InsertOutcome::Conflict),
         },
         None => Ok(InsertOutcome::Conflict),
     }
 }
 
-fn with_key(key: &Idempotency) -> SqlQuery<'_> {
+fn select_request(key: &Idempotency) -> SqlQuery<'_> {
     sqlx::query("SELECT body, idempotency_digest FROM feedback WHERE idempotency_key = $1")
         .bind(&key.key)
 }
 
-fn before(row: &AnyRow, key: &Idempotency) -> Result<InsertOutcome, StoreError> {
+fn earlier_outcome(row: &AnyRow, key: &Idempotency) -> Result<InsertOutcome, StoreError> {
     let same = row.try_get::<String, _>(1).map_err(failed)? == key.digest;
     if same {
         Ok(InsertOutcome::Before(Box::new(read(row)?)))
@@ -605,7 +616,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|e| StoreError::Failed(e.to_string()))
 }
 
-/// Reads the JSON of the first column.
+/// Parses the JSON in the first column.
 pub(super) fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
     let body: &str = row.try_get(0).map_err(failed)?;
     serde_json::from_str(body).map_err(|e| StoreError::Failed(format!("a row cannot be read: {e}")))
@@ -622,8 +633,7 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
         ("11" | "267" | "523" | "779" | "26" | "522" | "XX001" | "XX002", _) => {
             StoreError::Damaged(error.to_string())
         }
-        // SQLITE_FULL, SQLITE_IOERR_WRITE (what it makes of a quota), SQLITE_IOERR_SHMSIZE;
-        // PostgreSQL's disk_full.
+        // SQLITE_FULL, SQLITE_IOERR_WRITE (a quota), SQLITE_IOERR_SHMSIZE; PostgreSQL's disk_full.
         ("13" | "778" | "4874" | "53100", _) => StoreError::Full,
         (
             _,
@@ -634,7 +644,7 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
             | sqlx::Error::WorkerCrashed,
         ) => StoreError::Unavailable(error.to_string()),
         // PostgreSQL: connection exceptions, and a server that starts or stops. SQLite: another
-        // process writes for too long.
+        // process holds the write lock for too long.
         (code, _)
             if code.starts_with("08")
                 || code.starts_with("57P")
@@ -642,6 +652,6 @@ pub(super) fn failed(error: sqlx::Error) -> StoreError {
         {
             StoreError::Unavailable(error.to_string())
         }
-        _ => StoreError::of(&error),
+        _ => StoreError::from_error(&error),
     }
 }

@@ -1,4 +1,4 @@
-//! The annotation queue in SQLite and PostgreSQL.
+//! Annotation queue on SQLite or PostgreSQL.
 
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
@@ -14,23 +14,23 @@ use crate::feedback::record::{Feedback, item_digest};
 
 const DAY_S: u64 = 24 * 60 * 60;
 
-/// Columns of `queue q` that make a lease.
+/// Columns of `queue q` that a lease is read from.
 const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 
 impl QueueStore for SqlStore {
     fn next<'a>(&'a self, wish: &'a LeaseRequest) -> StoreFuture<'a, Option<Lease>> {
-        self.answer(self.within(async move |mut unit| {
+        self.answer(self.transaction(async move |mut transaction| {
             sqlx::query(
                 "UPDATE queue_turn SET turn = turn + \
                          1",
             )
-            .execute(&mut *unit.connection)
+            .execute(&mut *transaction.connection)
             .await
             .map_err(failed)?;
-            let mut lease = running(&mut unit.connection, wish).await?;
+            let mut lease = running_lease(&mut transaction.connection, wish).await?;
             for unassisted in [wish.unassisted, !wish.unassisted] {
                 if lease.is_none() {
-                    lease = first(&mut unit.connection, wish, unassisted).await?;
+                    lease = first_open(&mut transaction.connection, wish, unassisted).await?;
                 }
             }
             if let Some(lease) = &lease {
@@ -39,17 +39,20 @@ impl QueueStore for SqlStore {
                            VALUES ($1, $2, $3, $4, 'leased', $5) \
                            ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO \
                            UPDATE SET expires = excluded.expires";
-                let query = of_annotator(sqlx::query(sql), &lease.place, &wish.annotator)
+                let query = bind_annotator(sqlx::query(sql), &lease.answer, &wish.annotator)
                     .bind(wish.until as i64);
-                query.execute(&mut *unit.connection).await.map_err(failed)?;
+                query
+                    .execute(&mut *transaction.connection)
+                    .await
+                    .map_err(failed)?;
             }
-            Ok((lease, unit))
+            Ok((lease, transaction))
         }))
     }
 
     fn lease<'a>(
         &'a self,
-        place: &'a ChoiceId,
+        answer: &'a ChoiceId,
         annotator: &'a AnnotatorId,
     ) -> StoreFuture<'a, Option<Lease>> {
         self.answer(async move {
@@ -59,9 +62,9 @@ impl QueueStore for SqlStore {
                  WHERE l.completion_id = $1 AND l.choice = $2 AND l.annotator = $3 AND \
                  l.annotator_owner = $4 AND l.state IN ('leased', 'done')"
             );
-            let query = of_annotator(sqlx::query(&sql), place, annotator);
+            let query = bind_annotator(sqlx::query(&sql), answer, annotator);
             let row = query.fetch_optional(self.pool()).await.map_err(failed)?;
-            row.map(|row| leased(&row, row.try_get::<i64, _>(4)? as u64))
+            row.map(|row| read_lease(&row, row.try_get::<i64, _>(4)? as u64))
                 .transpose()
                 .map_err(failed)
         })
@@ -69,59 +72,62 @@ impl QueueStore for SqlStore {
 
     fn leave<'a>(
         &'a self,
-        place: &'a ChoiceId,
+        answer: &'a ChoiceId,
         annotator: &'a AnnotatorId,
-        how: LeaseReturn,
+        end: LeaseReturn,
     ) -> StoreFuture<'a, bool> {
-        self.answer(self.within(async move |mut unit| {
-            let what = match how {
+        self.answer(self.transaction(async move |mut transaction| {
+            let what = match end {
                 LeaseReturn::Release => "DELETE FROM leases",
                 LeaseReturn::Skip(_) => "UPDATE leases SET state = 'skipped'",
             };
-            let left = end_lease(&mut unit.connection, what, place, annotator).await?;
-            if let (true, LeaseReturn::Skip(most)) = (left, how) {
+            let left = end_lease(&mut transaction.connection, what, answer, annotator).await?;
+            if let (true, LeaseReturn::Skip(most)) = (left, end) {
                 let sql = "UPDATE queue SET skips = skips + 1, wanted = CASE WHEN skips + 1 >= $3 \
                            THEN -1 ELSE wanted END \
                            WHERE completion_id = $1 AND choice = $2";
                 let query = sqlx::query(sql)
-                    .bind(&place.completion_id)
-                    .bind(place.choice as i64)
+                    .bind(&answer.completion_id)
+                    .bind(answer.choice as i64)
                     .bind(i64::from(most));
-                query.execute(&mut *unit.connection).await.map_err(failed)?;
+                query
+                    .execute(&mut *transaction.connection)
+                    .await
+                    .map_err(failed)?;
             }
-            Ok((left, unit))
+            Ok((left, transaction))
         }))
     }
 
     fn length<'a>(&'a self, owners: &'a Owners, now: u64) -> StoreFuture<'a, QueueLength> {
         self.answer(async move {
-            let of = owner_condition(owners, "q.owner", 1);
+            let condition = owner_condition(owners, "q.owner", 1);
             let sql = format!(
-                "SELECT 'open', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = 0{of} \
-                 UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted > 0 AND \
-                 q.unassisted = 1{of} \
+                "SELECT 'open', count(*) FROM queue q WHERE q.wanted > 0 AND q.unassisted = \
+                 0{condition} UNION ALL SELECT 'unassisted', count(*) FROM queue q WHERE q.wanted \
+                 > 0 AND q.unassisted = 1{condition} \
                  UNION ALL SELECT 'leased', count(*) FROM leases l JOIN queue q ON q.completion_id \
                  = l.completion_id AND q.choice = l.choice \
-                 WHERE l.state = 'leased' AND l.expires > {now}{of} \
+                 WHERE l.state = 'leased' AND l.expires > {now}{condition} \
                  UNION ALL SELECT 'done', count(*) FROM queue q WHERE q.wanted <= 0 AND q.wanted = \
-                 0{of} \
+                 0{condition} \
                  UNION ALL SELECT 'skipped', count(*) FROM queue q WHERE q.wanted <= 0 AND \
-                 q.wanted = -1{of}"
+                 q.wanted = -1{condition}"
             );
             let counts = self.counts(&sql, owners).await?;
-            let of = |name: &str| {
+            let count = |name: &str| {
                 counts
                     .iter()
                     .find(|(n, _)| n == name)
                     .map_or(0, |(_, count)| *count)
             };
-            let unassisted = of("unassisted");
+            let unassisted = count("unassisted");
             Ok(QueueLength {
-                open: of("open") + unassisted,
-                leased: of("leased"),
+                open: count("open") + unassisted,
+                leased: count("leased"),
                 unassisted,
-                done: of("done"),
-                skipped: of("skipped"),
+                done: count("done"),
+                skipped: count("skipped"),
             })
         })
     }
@@ -155,9 +161,10 @@ impl QueueStore for SqlStore {
                 RatingSample::Overlapping => "overlapping",
                 RatingSample::Unassisted => "unassisted",
             };
-            let of = owner_condition(owners, "owner", 1);
+            let condition = owner_condition(owners, "owner", 1);
             let sql = format!(
-                "SELECT body FROM feedback WHERE {column} = 1{of} ORDER BY id DESC LIMIT {limit}"
+                "SELECT body FROM feedback WHERE {column} = 1{condition} ORDER BY id DESC \
+                 LIMIT {limit}"
             );
             let rows = bind_owner(sqlx::query(&sql), owners)
                 .fetch_all(self.pool())
@@ -168,21 +175,21 @@ impl QueueStore for SqlStore {
     }
 }
 
-/// Binds an answer and an annotator, as parameters 1 to 4.
-fn of_annotator<'q>(
+/// Binds an answer and an annotator as parameters 1 to 4.
+fn bind_annotator<'q>(
     query: SqlQuery<'q>,
-    place: &'q ChoiceId,
+    answer: &'q ChoiceId,
     annotator: &'q AnnotatorId,
 ) -> SqlQuery<'q> {
     query
-        .bind(&place.completion_id)
-        .bind(place.choice as i64)
+        .bind(&answer.completion_id)
+        .bind(answer.choice as i64)
         .bind(&annotator.name)
         .bind(&annotator.owner)
 }
 
-/// The answer that the annotator has already.
-async fn running(
+/// Returns the annotator's running lease.
+async fn running_lease(
     connection: &mut AnyConnection,
     wish: &LeaseRequest,
 ) -> Result<Option<Lease>, StoreError> {
@@ -194,32 +201,31 @@ async fn running(
          ORDER BY l.expires LIMIT 1",
         owner_condition(&wish.owners, "q.owner", 4)
     );
-    wished(connection, &sql, wish).await
+    query_lease(connection, &sql, wish).await
 }
 
-/// The first of a queue that the annotator has not done with and that still has room. What is
-/// passed over on the way there is leased, or was skipped or judged by this annotator and waits for
-/// another.
-async fn first(
+/// Finds the first answer of a queue that the annotator neither judged nor skipped and that needs
+/// another annotator.
+async fn first_open(
     connection: &mut AnyConnection,
     wish: &LeaseRequest,
     unassisted: bool,
 ) -> Result<Option<Lease>, StoreError> {
-    let of_item = of_item("q");
+    let leases_of_item = leases_of_item("q");
     let sql = format!(
         "SELECT {LEASED} FROM queue q WHERE q.wanted > 0 AND q.unassisted = {}{} \
-         AND q.wanted > (SELECT count(*) {of_item} l.state = 'leased' AND l.expires > $3) \
-         AND NOT EXISTS (SELECT 1 {of_item} l.annotator = $1 AND l.annotator_owner = $2 AND \
+         AND q.wanted > (SELECT count(*) {leases_of_item} l.state = 'leased' AND l.expires > $3) \
+         AND NOT EXISTS (SELECT 1 {leases_of_item} l.annotator = $1 AND l.annotator_owner = $2 AND \
          l.state <> 'leased') ORDER BY q.rank DESC LIMIT 1",
         i64::from(unassisted),
         owner_condition(&wish.owners, "q.owner", 4)
     );
-    wished(connection, &sql, wish).await
+    query_lease(connection, &sql, wish).await
 }
 
-/// Returns the lease that a query finds whose parameters are the annotator's name and owner, the
-/// time and, where that is one, the owner whose answers they may see.
-async fn wished(
+/// Runs a query with the parameters annotator name, annotator owner, current time and, if it is a
+/// single one, the owner of the answers; returns the lease found.
+async fn query_lease(
     connection: &mut AnyConnection,
     sql: &str,
     wish: &LeaseRequest,
@@ -232,30 +238,30 @@ async fn wished(
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;
-    row.map(|row| leased(&row, wish.until))
+    row.map(|row| read_lease(&row, wish.until))
         .transpose()
         .map_err(failed)
 }
 
-fn place(row: &AnyRow) -> Result<ChoiceId, sqlx::Error> {
+fn read_choice_id(row: &AnyRow) -> Result<ChoiceId, sqlx::Error> {
     Ok(ChoiceId {
         completion_id: row.try_get(0)?,
         choice: row.try_get::<i64, _>(1)? as usize,
     })
 }
 
-fn leased(row: &AnyRow, expires: u64) -> Result<Lease, sqlx::Error> {
+fn read_lease(row: &AnyRow, expires: u64) -> Result<Lease, sqlx::Error> {
     let yes = |column| row.try_get::<i64, _>(column).map(|number| number == 1);
     Ok(Lease {
-        place: place(row)?,
+        answer: read_choice_id(row)?,
         unassisted: yes(2)?,
         overlap: yes(3)?,
         expires,
     })
 }
 
-/// The leases of an item of the table by this name, with a condition to come.
-fn of_item(queue: &str) -> String {
+/// SQL that selects the leases of the items in `queue`, up to a further condition.
+fn leases_of_item(queue: &str) -> String {
     format!(
         "FROM leases l WHERE l.completion_id = {queue}.completion_id AND l.choice = {queue}.choice \
          AND"
@@ -265,14 +271,14 @@ fn of_item(queue: &str) -> String {
 async fn end_lease(
     connection: &mut AnyConnection,
     what: &str,
-    place: &ChoiceId,
+    answer: &ChoiceId,
     annotator: &AnnotatorId,
 ) -> Result<bool, StoreError> {
     let sql = format!(
         "{what} WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND annotator_owner = \
          $4 AND state = 'leased'"
     );
-    let query = of_annotator(sqlx::query(&sql), place, annotator);
+    let query = bind_annotator(sqlx::query(&sql), answer, annotator);
     Ok(query
         .execute(&mut *connection)
         .await
@@ -281,8 +287,8 @@ async fn end_lease(
         > 0)
 }
 
-/// Returns the digest by which the queue knows a record's answer.
-pub(super) fn digest(record: &Feedback) -> String {
+/// Digest of a record's answer in the queue.
+pub(super) fn record_digest(record: &Feedback) -> String {
     item_digest(
         &record.owner,
         record.image,
@@ -291,13 +297,13 @@ pub(super) fn digest(record: &Feedback) -> String {
     )
 }
 
-/// Puts an answer in the queue, unless it is there; behind the same answer of another completion,
-/// where there is one.
+/// Inserts an answer into the queue unless it is there. If another completion has the same answer
+/// in the queue, the new entry waits behind it.
 pub(super) async fn enqueue(
     connection: &mut AnyConnection,
     entry: &QueueEntry,
 ) -> Result<(), StoreError> {
-    // A receipt that is gone again takes no place.
+    // Selecting from receipts leaves out entries whose receipt was removed meanwhile.
     let sql = "INSERT INTO queue (completion_id, choice, unassisted, overlap, rank, digest, \
                wanted, owner) SELECT id, $2, $3, $4, $5, $6, \
                CASE WHEN EXISTS (SELECT 1 FROM queue WHERE digest = $6 AND wanted > -2) THEN -2 \
@@ -319,19 +325,19 @@ pub(super) async fn enqueue(
         .rows_affected()
         > 0
     {
-        let place = ChoiceId {
+        let answer = ChoiceId {
             completion_id: entry.completion_id.clone(),
             choice: entry.choice,
         };
-        remember_judges(connection, &place).await?;
+        add_earlier_judgments(connection, &answer).await?;
     }
     Ok(())
 }
 
-/// Notes at a head who has said something about its answer before, and how many are wanted still.
-async fn remember_judges(
+/// Adds earlier judgments of an item's answer to it, and updates the number still wanted.
+async fn add_earlier_judgments(
     connection: &mut AnyConnection,
-    head: &ChoiceId,
+    item: &ChoiceId,
 ) -> Result<(), StoreError> {
     let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, \
                expires) \
@@ -340,8 +346,8 @@ async fn remember_judges(
                WHERE q.completion_id = $1 AND q.choice = $2 AND q.wanted > -2 AND f.annotator IS \
                NOT NULL ON CONFLICT DO NOTHING";
     let query = sqlx::query(sql)
-        .bind(&head.completion_id)
-        .bind(head.choice as i64);
+        .bind(&item.completion_id)
+        .bind(item.choice as i64);
     if query
         .execute(&mut *connection)
         .await
@@ -349,16 +355,17 @@ async fn remember_judges(
         .rows_affected()
         > 0
     {
-        count_judges(connection, head).await?;
+        count_judges(connection, item).await?;
     }
     Ok(())
 }
 
-/// Sets how many judgments of an answer are still wanted; one that too many have skipped stays so.
-async fn count_judges(connection: &mut AnyConnection, head: &ChoiceId) -> Result<(), StoreError> {
+/// Updates the number of judgments that an item still needs. Items skipped too often keep their
+/// state.
+async fn count_judges(connection: &mut AnyConnection, item: &ChoiceId) -> Result<(), StoreError> {
     let count = format!(
         "SELECT count(*) {} l.state IN ('done', 'outside')",
-        of_item("queue")
+        leases_of_item("queue")
     );
     let sql = format!(
         "UPDATE queue SET wanted = CASE WHEN ({count}) > overlap THEN 0 ELSE 1 + overlap - \
@@ -366,8 +373,8 @@ async fn count_judges(connection: &mut AnyConnection, head: &ChoiceId) -> Result
          WHERE completion_id = $1 AND choice = $2 AND wanted >= 0"
     );
     let query = sqlx::query(&sql)
-        .bind(&head.completion_id)
-        .bind(head.choice as i64);
+        .bind(&item.completion_id)
+        .bind(item.choice as i64);
     query
         .execute(&mut *connection)
         .await
@@ -375,8 +382,9 @@ async fn count_judges(connection: &mut AnyConnection, head: &ChoiceId) -> Result
         .map_err(failed)
 }
 
-/// The item of a record's answer: that of the same answer of any completion, or else of its own.
-async fn head(
+/// Returns the item that a record judges: that of the same answer in any completion, or else that
+/// of its own completion.
+async fn find_item(
     connection: &mut AnyConnection,
     record: &Feedback,
 ) -> Result<Option<ChoiceId>, StoreError> {
@@ -388,27 +396,29 @@ async fn head(
         .map(|choice| choice as i64)
         .unwrap_or_default();
     let query = sqlx::query(sql)
-        .bind(digest(record))
+        .bind(record_digest(record))
         .bind(record.completion_id.as_deref().unwrap_or_default())
         .bind(choice);
     let row = query
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;
-    row.map(|row| place(&row)).transpose().map_err(failed)
+    row.map(|row| read_choice_id(&row))
+        .transpose()
+        .map_err(failed)
 }
 
-/// Counts a judgment by a named annotator, whether the queue gave out the answer or not; a second
-/// one by the same changes nothing. What the queue did not give out is `outside`: it is no part of
-/// the samples that agreement and recall are estimated from.
-pub(super) async fn judged(
+/// Counts a judgment by a named annotator; a second one by the same annotator changes nothing.
+/// Judgments of answers that the queue did not lease have the state `outside` and are not sampled
+/// for agreement and recall.
+pub(super) async fn count_judgment(
     connection: &mut AnyConnection,
     record: &Feedback,
 ) -> Result<(), StoreError> {
     let Some(annotator) = annotator_of(record) else {
         return Ok(());
     };
-    let Some(head) = head(connection, record).await? else {
+    let Some(item) = find_item(connection, record).await? else {
         return Ok(());
     };
     let sql = "INSERT INTO leases (completion_id, choice, annotator, annotator_owner, state, \
@@ -416,7 +426,7 @@ pub(super) async fn judged(
                ON CONFLICT (completion_id, choice, annotator_owner, annotator) DO UPDATE SET state \
                = CASE leases.state WHEN 'leased' THEN 'done' ELSE 'outside' END \
                WHERE leases.state IN ('leased', 'skipped')";
-    let query = of_annotator(sqlx::query(sql), &head, &annotator);
+    let query = bind_annotator(sqlx::query(sql), &item, &annotator);
     if query
         .execute(&mut *connection)
         .await
@@ -424,12 +434,12 @@ pub(super) async fn judged(
         .rows_affected()
         > 0
     {
-        count_judges(connection, &head).await?;
+        count_judges(connection, &item).await?;
     }
     Ok(())
 }
 
-/// Who has made a record, where they are named.
+/// Annotator of a record, if named.
 fn annotator_of(record: &Feedback) -> Option<AnnotatorId> {
     Some(AnnotatorId {
         owner: record.annotator_owner.clone(),
@@ -437,8 +447,8 @@ fn annotator_of(record: &Feedback) -> Option<AnnotatorId> {
     })
 }
 
-/// Takes back a judgment whose record was removed: its item waits again, for its annotator too,
-/// unless enough others have judged it.
+/// Takes back the judgment of a removed record. Its item is open again, for the same annotator too,
+/// unless enough others judged it.
 pub(super) async fn reopen(
     connection: &mut AnyConnection,
     record: &Feedback,
@@ -446,16 +456,16 @@ pub(super) async fn reopen(
     let Some(annotator) = annotator_of(record) else {
         return Ok(());
     };
-    let Some(head) = head(connection, record).await? else {
+    let Some(item) = find_item(connection, record).await? else {
         return Ok(());
     };
-    // Another record of theirs about the same answer judges it still.
+    // Another record by the annotator about the same answer still counts.
     let sql = "DELETE FROM leases WHERE completion_id = $1 AND choice = $2 AND annotator = $3 AND \
                annotator_owner = $4 \
                AND state IN ('done', 'outside') \
                AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.digest = $5 AND f.annotator = $3 \
                AND f.annotator_owner = $4)";
-    let query = of_annotator(sqlx::query(sql), &head, &annotator).bind(digest(record));
+    let query = bind_annotator(sqlx::query(sql), &item, &annotator).bind(record_digest(record));
     if query
         .execute(&mut *connection)
         .await
@@ -463,14 +473,14 @@ pub(super) async fn reopen(
         .rows_affected()
         > 0
     {
-        count_judges(connection, &head).await?;
+        count_judges(connection, &item).await?;
     }
     Ok(())
 }
 
-/// Forgets what the annotators of a name have or had of some owners' answers. What they have in
-/// work is free again; what they have judged stays judged.
-pub(super) async fn dismiss(
+/// Removes the leases that annotators of this name hold or held on some owners' answers. Judged
+/// items stay judged.
+pub(super) async fn remove_leases(
     connection: &mut AnyConnection,
     annotator: &str,
     owners: &Owners,
@@ -487,20 +497,19 @@ pub(super) async fn dismiss(
         .map_err(failed)
 }
 
-/// An item whose place in the queue goes while the same answer of another completion waits behind
-/// it.
-pub(super) struct LeavingHead {
+/// Item that is removed while equal answers of other completions wait behind it.
+pub(super) struct LeavingItem {
     digest: String,
     wanted: i64,
     overlap: i64,
 }
 
-/// The items of some receipts that others wait behind.
-pub(super) async fn heads_with_repeats(
+/// Returns the items of some receipts that equal answers wait behind.
+pub(super) async fn items_with_repeats(
     connection: &mut AnyConnection,
     condition: &str,
     values: &[&str],
-) -> Result<Vec<LeavingHead>, StoreError> {
+) -> Result<Vec<LeavingItem>, StoreError> {
     let sql = format!(
         "SELECT q.digest, q.wanted, q.overlap FROM queue q WHERE q.completion_id IN (SELECT id \
          FROM receipts WHERE {condition}) AND q.wanted > -2 \
@@ -511,45 +520,49 @@ pub(super) async fn heads_with_repeats(
         .iter()
         .fold(sqlx::query(&sql), |query, value| query.bind(*value));
     let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
-    let head = |row: &AnyRow| {
-        Ok(LeavingHead {
+    let item = |row: &AnyRow| {
+        Ok(LeavingItem {
             digest: row.try_get(0)?,
             wanted: row.try_get(1)?,
             overlap: row.try_get(2)?,
         })
     };
     rows.iter()
-        .map(head)
+        .map(item)
         .collect::<Result<_, _>>()
         .map_err(failed)
 }
 
-/// Puts one of the same answers in the place of an item that is gone.
+/// Makes an equal answer the item in place of a removed one.
 pub(super) async fn promote(
     connection: &mut AnyConnection,
-    gone: &LeavingHead,
+    removed: &LeavingItem,
 ) -> Result<(), StoreError> {
     let sql = "SELECT completion_id, choice FROM queue WHERE digest = $1 AND wanted = -2 LIMIT 1";
     let row = sqlx::query(sql)
-        .bind(&gone.digest)
+        .bind(&removed.digest)
         .fetch_optional(&mut *connection)
         .await
         .map_err(failed)?;
-    let Some(next) = row.map(|row| place(&row)).transpose().map_err(failed)? else {
+    let Some(next) = row
+        .map(|row| read_choice_id(&row))
+        .transpose()
+        .map_err(failed)?
+    else {
         return Ok(());
     };
-    // What too many have skipped stays so.
-    let wanted = if gone.wanted < 0 {
-        gone.wanted
+    // Items skipped too often keep their state.
+    let wanted = if removed.wanted < 0 {
+        removed.wanted
     } else {
-        1 + gone.overlap
+        1 + removed.overlap
     };
     let sql = "UPDATE queue SET wanted = $3, overlap = $4 WHERE completion_id = $1 AND choice = $2";
     let query = sqlx::query(sql)
         .bind(&next.completion_id)
         .bind(next.choice as i64)
         .bind(wanted)
-        .bind(gone.overlap);
+        .bind(removed.overlap);
     query.execute(&mut *connection).await.map_err(failed)?;
-    remember_judges(connection, &next).await
+    add_earlier_judgments(connection, &next).await
 }

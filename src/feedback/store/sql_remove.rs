@@ -1,11 +1,11 @@
-//! Removal from SQLite and PostgreSQL, and what that does to the annotation queue.
+//! Removal of rows on SQLite or PostgreSQL, with its effects on the annotation queue.
 
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{
     AnnotatorTarget, RemovalCounts, RemovalTarget, StoreError,
     sql::{OLDEST, bind_owner, body, failed, json, owner_condition, read},
-    sql_queue::{dismiss, heads_with_repeats, promote, reopen},
+    sql_queue::{items_with_repeats, promote, remove_leases, reopen},
 };
 use crate::feedback::record::Feedback;
 
@@ -62,7 +62,7 @@ pub(super) async fn remove(
     }
 }
 
-/// The condition that nobody has a receipt's answers in work or has judged them.
+/// SQL condition that no answer of receipt `r` is judged or leased.
 const NOBODY_JUDGES: &str = " AND NOT EXISTS (SELECT 1 FROM feedback f WHERE f.completion_id = \
                              r.id) \
                              AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.completion_id = r.id \
@@ -107,8 +107,13 @@ async fn remove_oldest(
     if ids.is_empty() {
         return Ok(0);
     }
-    let places: Vec<String> = (1..=ids.len()).map(|place| format!("${place}")).collect();
-    remove_receipts(connection, &format!("id IN ({})", places.join(", ")), &ids).await
+    let parameters: Vec<String> = (1..=ids.len()).map(|number| format!("${number}")).collect();
+    remove_receipts(
+        connection,
+        &format!("id IN ({})", parameters.join(", ")),
+        &ids,
+    )
+    .await
 }
 
 async fn remove_record(
@@ -120,8 +125,8 @@ async fn remove_record(
     Ok(removed)
 }
 
-/// Takes the name of an annotator from some records or, where that is asked for, removes these;
-/// with the last of them goes what the queue knows of the annotator.
+/// Removes some records of an annotator, or their name on them; with the last of them also the
+/// annotator's leases.
 async fn forget(
     connection: &mut AnyConnection,
     target: &AnnotatorTarget,
@@ -132,8 +137,8 @@ async fn forget(
         records,
         limit,
     } = target;
-    let of = format!("annotator = $1{}", owner_condition(owners, "owner", 2));
-    let sql = format!("SELECT body FROM feedback WHERE {of} ORDER BY id LIMIT {limit}");
+    let condition = format!("annotator = $1{}", owner_condition(owners, "owner", 2));
+    let sql = format!("SELECT body FROM feedback WHERE {condition} ORDER BY id LIMIT {limit}");
     let rows = bind_owner(sqlx::query(&sql).bind(name), owners)
         .fetch_all(&mut *connection)
         .await
@@ -158,27 +163,26 @@ async fn forget(
         removed.unnamed += done.rows_affected();
     }
     if removed.feedback + removed.unnamed < u64::from(*limit) {
-        dismiss(connection, name, owners).await?;
+        remove_leases(connection, name, owners).await?;
     }
     Ok(removed)
 }
 
-/// Removes receipts and their places in the queue, which the same answers of other completions
-/// take.
+/// Removes receipts with their queue entries. Equal answers of other completions take over.
 async fn remove_receipts(
     connection: &mut AnyConnection,
     condition: &str,
     values: &[&str],
 ) -> Result<u64, StoreError> {
-    let heads = heads_with_repeats(connection, condition, values).await?;
+    let items = items_with_repeats(connection, condition, values).await?;
     let removed = remove_rows(connection, "receipts", condition, values).await?;
-    for head in heads {
-        promote(connection, &head).await?;
+    for item in items {
+        promote(connection, &item).await?;
     }
     Ok(removed)
 }
 
-/// Removes the rows for which `condition` holds, and notes their images.
+/// Removes the rows that match `condition`, and lists their images as doomed.
 async fn remove_rows(
     connection: &mut AnyConnection,
     table: &str,

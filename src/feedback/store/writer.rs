@@ -1,5 +1,5 @@
-//! One task writes. What arrives while it does waits, and is then written together: as many records
-//! become durable with one wait for the disk as have come in the meantime (group commit).
+//! Group commit: a single task writes, and rows that arrive during a transaction share the next
+//! one.
 
 use std::sync::Arc;
 
@@ -7,30 +7,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{InsertOutcome, Store, StoreEntry, StoreError};
 
-/// Rows that may wait to be written; more are refused.
+/// Rows that may wait; further ones are refused.
 const WAITING: usize = 2048;
-/// Most rows of one transaction.
+/// Largest number of rows in a transaction.
 const TOGETHER: usize = 256;
 
 type Reply = oneshot::Sender<Result<InsertOutcome, StoreError>>;
 
-/// The way to the task that writes; it ends with the last of them.
+/// Handle to the writing task, which ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct StoreWriter(mpsc::Sender<(StoreEntry, Reply)>);
 
 impl StoreWriter {
-    /// Starts the task, in the runtime that this is called in.
+    /// Starts the task on the current Tokio runtime.
     pub fn start(store: Arc<dyn Store>) -> Self {
         let (sender, rows) = mpsc::channel(WAITING);
         tokio::spawn(write(store, rows));
         Self(sender)
     }
 
-    /// Keeps a row, durably when it returns.
+    /// Inserts a row, durably when it returns.
     ///
     /// # Errors
-    /// The store's error, [`StoreError::Busy`], or [`StoreError::Unavailable`] when the writer is
-    /// closed.
+    /// The store's error; [`StoreError::Busy`] if too many rows wait; [`StoreError::Unavailable`]
+    /// if the task has ended.
     pub async fn insert(&self, row: StoreEntry) -> Result<InsertOutcome, StoreError> {
         let stopped = || StoreError::Unavailable("it is closed".to_owned());
         let (reply, answer) = oneshot::channel();
@@ -47,13 +47,13 @@ async fn write(store: Arc<dyn Store>, mut waiting: mpsc::Receiver<(StoreEntry, R
     while waiting.recv_many(&mut batch, TOGETHER).await > 0 {
         let (rows, replies): (Vec<StoreEntry>, Vec<Reply>) = batch.drain(..).unzip();
         for (reply, result) in replies.into_iter().zip(insert(&*store, &rows).await) {
-            // Whoever has gone does not hear the answer.
+            // The sender may have given up waiting.
             let _ = reply.send(result);
         }
     }
 }
 
-/// Writes all; where that fails because of one of them, each alone.
+/// Inserts all rows in one transaction; if a row makes that fail, each in its own.
 async fn insert(store: &dyn Store, rows: &[StoreEntry]) -> Vec<Result<InsertOutcome, StoreError>> {
     match store.insert(rows).await {
         Ok(inserted) => inserted.into_iter().map(Ok).collect(),

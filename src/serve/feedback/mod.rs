@@ -57,7 +57,7 @@ const SWEEP: Duration = Duration::from_secs(600);
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 /// Why no feedback is taken, and the server is not ready, since the store was found to be damaged.
 pub(super) const DAMAGED: &str =
-    "the store of feedback is damaged; answers go on, and the server's log has the details";
+    "the feedback store is damaged; answers go on, and the server's log has the details";
 /// Longest idempotency key.
 const KEY_BYTES: usize = 255;
 
@@ -88,7 +88,7 @@ pub(super) async fn open(
     );
     corrections.limit_receipts(config.receipts.max_bytes);
     // Its answers can be corrected while another version is served.
-    corrections.serves(first.version(), first.bundle.vocabulary());
+    corrections.set_served(first.version(), first.bundle.vocabulary());
     Ok(Some(corrections))
 }
 
@@ -130,7 +130,7 @@ impl From<StoreError> for ApiError {
             StoreError::Damaged(_) => Self::unavailable("store_damaged", DAMAGED),
             StoreError::Unavailable(_) => Self::unavailable(
                 "store_unavailable",
-                "the store of feedback cannot be reached; try again",
+                "the feedback store cannot be reached; try again",
             ),
             StoreError::Failed(_) => Self::internal(),
         }
@@ -209,11 +209,14 @@ pub(super) async fn submit(
         }
         _ => None,
     };
-    let Submitted { mut record, before } = corrections
+    let Submitted {
+        mut record,
+        repeated,
+    } = corrections
         .submit(submission, image, key, &caller.submitter())
         .await?;
     record.hide_names(caller.shown_names(Some(true)));
-    if before {
+    if repeated {
         return Ok((
             StatusCode::CREATED,
             [(HeaderName::from_static("idempotent-replayed"), "true")],

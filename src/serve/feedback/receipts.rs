@@ -75,6 +75,7 @@ impl ReceiptDraft {
                 policy: Some(version.to_string()),
                 adapter: None,
                 reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
+                tokenizer: Some(turn.served.bundle.tokenizer.digest().to_owned()),
             },
             image: ImageHash::from(hash),
             image_bytes: file.len() as u64,

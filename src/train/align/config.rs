@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::{corrections::CorrectionScope, losses::kl::AdaptiveKl, optim::OptimConfig};
+use crate::{
+    feedback::record::JudgedPart,
+    train::{losses::kl::AdaptiveKl, optim::OptimConfig},
+};
 
 /// `candor train ppo|sequence-ppo|dpo|ddpo|spin|rest --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +74,7 @@ pub struct CorrectionConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// How much of a caption is judged.
-    pub scope: CorrectionScope,
+    pub scope: JudgedPart,
     /// Share of captions in which the annotator marks something else than what is wrong, 0 to 1.
     pub wrong_labels: f64,
     /// Captions an image: the first greedy, the others drawn.

@@ -10,17 +10,20 @@ use super::{
     answers::AnswerGroup,
     config::{AlignConfig, CorrectionConfig},
 };
-use crate::train::{
-    TrainError,
-    corpus::{Corpus, asks_for_description},
-    corrections::{CorrectedAnswer, annotator::Annotator},
-    export::write_json,
-    features::Features,
-    policy::Policy,
-    reward_data::own_captions,
-    setup::Setup,
-    snapshot::Snapshot,
-    text::normalize_caption,
+use crate::{
+    train::{
+        TrainError,
+        corpus::{Corpus, asks_for_description},
+        corrections::{CorrectedAnswer, annotator::Annotator},
+        export::write_json,
+        features::Features,
+        policy::Policy,
+        reward_data::own_captions,
+        setup::Setup,
+        snapshot::Snapshot,
+        text::normalize_caption,
+    },
+    vlm::tokenizer::TokenizerError,
 };
 
 /// A correction in tokens.
@@ -199,13 +202,7 @@ pub(super) fn corrected(
         .map(|(i, image)| (image.name.as_str(), i))
         .collect();
     let (tokenizer, casing) = (&setup.policy.tokenizer, setup.policy.config.casing);
-    let encode = |text: &str, ends: bool| {
-        let mut tokens = tokenizer
-            .encode_text(&casing.apply(text))
-            .map_err(|e| TrainError::Run(e.to_string()))?;
-        tokens.extend(ends.then(|| tokenizer.eos()));
-        Ok::<_, TrainError>(tokens)
-    };
+    let failed = |e: TokenizerError| TrainError::Run(e.to_string());
     let of = |c: &CorrectedAnswer| {
         let image = *numbers.get(c.image.as_str()).ok_or_else(|| {
             TrainError::Run(format!(
@@ -213,12 +210,10 @@ pub(super) fn corrected(
                 c.image
             ))
         })?;
-        let (judged, whole) = c.judged();
-        let worse = if c.errors.is_empty() {
-            None
-        } else {
-            Some(encode(&judged, whole)?)
-        };
+        let worse = (!c.errors.is_empty())
+            .then(|| c.judged_tokens(tokenizer, casing))
+            .transpose()
+            .map_err(failed)?;
         let asks = !asks_for_description(&c.prompt);
         let prompt = asks
             .then(|| Corpus::prompt(tokenizer, &setup.policy.template, &c.prompt))
@@ -226,7 +221,7 @@ pub(super) fn corrected(
         Ok(CorrectionTokens {
             image,
             prompt,
-            better: encode(&c.corrected, c.complete)?,
+            better: c.corrected_tokens(tokenizer, casing).map_err(failed)?,
             worse,
         })
     };

@@ -1,27 +1,29 @@
-//! An annotator simulated from what people said about an image: it finds the things that none of
-//! them named, and corrects them with what they did name. It stands in for a person, and says
-//! nothing that those people did not say.
+//! Simulated annotator: marks objects that none of an image's reference captions name, and corrects
+//! them with objects that a caption does name.
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
-use super::{CorrectedAnswer, CorrectionScope, english};
-use crate::lexicon::{Lexicon, Phrase, ReferenceTexts, Support};
+use super::{CorrectedAnswer, english};
+use crate::{
+    feedback::record::JudgedPart,
+    lexicon::{Lexicon, Phrase, ReferenceTexts, Support},
+};
 
-/// How the annotator works.
+/// Settings of the simulated annotator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
-    /// Whether it goes on after the first error.
-    pub scope: CorrectionScope,
-    /// Share of answers in which it marks something else than what is wrong, 0 to 1.
+    /// Part of an answer that it judges.
+    pub scope: JudgedPart,
+    /// Share of answers in which it marks a right object instead of the wrong ones, 0 to 1.
     pub wrong: f64,
 }
 
-/// Most errors of an answer.
+/// Largest number of errors in an answer.
 const MOST: usize = 8;
 
 impl Annotator {
-    /// Judges one description of an image, of which `references` is what people said; a function of
-    /// the generator's state.
+    /// Judges one description of an image by its reference captions. Deterministic for a state of
+    /// `rng`.
     pub fn correct(
         &self,
         image: &str,
@@ -36,10 +38,10 @@ impl Annotator {
         let wrong = |phrase: &&Phrase| (named.supports(&phrase.mention) == Support::None) != errs;
         let mut marked: Vec<&Phrase> = phrases.iter().filter(wrong).collect();
         if errs {
-            // It sees one error, where there is none.
+            // A mistaken annotator marks a single error.
             marked = marked.choose(rng).copied().into_iter().collect();
         }
-        marked.truncate(if self.scope == CorrectionScope::FirstError {
+        marked.truncate(if self.scope == JudgedPart::FirstError {
             1
         } else {
             MOST
@@ -51,11 +53,11 @@ impl Annotator {
             .collect();
         let (corrected, complete) = match (self.scope, marked.first()) {
             (_, None) => (response.to_owned(), true),
-            (CorrectionScope::FirstError, Some(phrase)) => first(response, phrase, references),
-            (CorrectionScope::AllErrors, Some(phrase)) if errs => {
-                (whole(response, phrase, references), true)
+            (JudgedPart::FirstError, Some(phrase)) => correct_first(response, phrase, references),
+            (JudgedPart::AllErrors, Some(phrase)) if errs => {
+                (correct_phrase(response, phrase, references), true)
             }
-            (CorrectionScope::AllErrors, Some(_)) => (all(response, &named, references), true),
+            (JudgedPart::AllErrors, Some(_)) => (correct_all(response, &named, references), true),
         };
         CorrectedAnswer {
             image: image.to_owned(),
@@ -65,24 +67,25 @@ impl Annotator {
             errors,
             corrected,
             complete,
+            tokens: None,
         }
     }
 }
 
-/// The text up to what should stand in the place of a phrase, and whether it ends there.
-fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
+/// Returns the text up to a correction of `phrase`, and `true` if the sentence is complete there.
+fn correct_first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     match english::substitute(text, phrase, references) {
         Some((start, substitute)) => (format!("{}{substitute}", &text[..start]), false),
         None => (
-            english::ended(text, phrase).unwrap_or_else(|| english::nearest(text, references)),
+            english::end_before(text, phrase).unwrap_or_else(|| english::nearest(text, references)),
             true,
         ),
     }
 }
 
-/// The text with all that nobody named corrected, from the last one back: what leaves a thing out
-/// may reach back, but not forward.
-fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
+/// Corrects every object that no reference names, from the last to the first: leaving out an object
+/// may change the words before it, never those after it.
+fn correct_all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
     let mut text = text.to_owned();
     for _ in 0..MOST {
         let phrases = Lexicon::shared().phrases(&text);
@@ -92,13 +95,13 @@ fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String 
         else {
             break;
         };
-        text = whole(&text, wrong, references);
+        text = correct_phrase(&text, wrong, references);
     }
     text
 }
 
-/// The text with something else in the place of a phrase or, where nothing fits there, without it.
-fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
+/// Replaces a phrase or, if no substitute fits, leaves it out.
+fn correct_phrase(text: &str, phrase: &Phrase, references: &[String]) -> String {
     if let Some((start, substitute)) = english::substitute(text, phrase, references) {
         return format!(
             "{}{substitute}{}",
@@ -106,8 +109,8 @@ fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
             &text[phrase.mention.range.end..]
         );
     }
-    english::without(text, phrase)
-        .or_else(|| english::ended(text, phrase))
+    english::leave_out(text, phrase)
+        .or_else(|| english::end_before(text, phrase))
         .unwrap_or_else(|| english::nearest(text, references))
 }
 
@@ -128,7 +131,7 @@ mod tests {
         .into()
     }
 
-    fn corrected(scope: CorrectionScope, response: &str) -> CorrectedAnswer {
+    fn corrected(scope: JudgedPart, response: &str) -> CorrectedAnswer {
         Annotator { scope, wrong: 0.0 }.correct(
             "a.jpg",
             response,
@@ -138,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_named_is_replaced_by_what_somebody_did() {
+    fn unnamed_objects_are_replaced_by_named_ones() {
         let found = corrected(
-            CorrectionScope::AllErrors,
+            JudgedPart::AllErrors,
             "A dog runs with a frisbee in the grass.",
         );
         assert_eq!(found.errors.len(), 2);
@@ -153,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn several_errors_that_end_the_sentence_leave_one_that_is_right() {
+    fn errors_to_the_end_are_replaced_by_a_true_sentence() {
         let response = "A group of people are standing in hands take their way near a fence.";
-        let found = corrected(CorrectionScope::AllErrors, response);
+        let found = corrected(JudgedPart::AllErrors, response);
         assert!(
             objects::judge(Lexicon::shared(), &found.corrected, &references())
                 .hallucinated
@@ -165,30 +168,30 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_replaced_is_left_out() {
+    fn error_without_substitute_is_left_out() {
         let response = "A dog with a red ball runs up a hill through the snow near a fence.";
         assert_eq!(
-            corrected(CorrectionScope::AllErrors, response).corrected,
+            corrected(JudgedPart::AllErrors, response).corrected,
             "A dog with a red ball runs up a hill through the snow."
         );
         assert_eq!(
             corrected(
-                CorrectionScope::AllErrors,
+                JudgedPart::AllErrors,
                 "A dog with a ball runs near a fence."
             )
             .corrected,
             "A dog with a ball runs through the snow."
         );
         assert_eq!(
-            corrected(CorrectionScope::AllErrors, "A dog in the snow.").errors,
+            corrected(JudgedPart::AllErrors, "A dog in the snow.").errors,
             []
         );
     }
 
     #[test]
-    fn a_first_error_says_nothing_of_what_follows() {
+    fn first_error_ends_the_judged_text() {
         let found = corrected(
-            CorrectionScope::FirstError,
+            JudgedPart::FirstError,
             "A dog runs with a frisbee in the grass.",
         );
         assert_eq!(
@@ -197,7 +200,7 @@ mod tests {
         );
         assert_eq!(found.judged().0, "A dog runs with a frisbee");
         let found = corrected(
-            CorrectionScope::FirstError,
+            JudgedPart::FirstError,
             "A dog with a ball runs up a hill in the snow near a fence in the grass.",
         );
         assert_eq!(
@@ -207,9 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_annotator_marks_what_is_right() {
+    fn mistaken_annotator_marks_a_right_object() {
         let wrong = Annotator {
-            scope: CorrectionScope::AllErrors,
+            scope: JudgedPart::AllErrors,
             wrong: 1.0,
         };
         let found = wrong.correct(

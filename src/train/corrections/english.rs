@@ -1,18 +1,19 @@
-//! How a sentence reads with something else in the place of a phrase, or without it.
+//! English sentences with a phrase replaced or left out.
 
 use crate::{
     guard::{Action, Span, render},
     lexicon::{Lexicon, Phrase, Reading, TextWord, words},
 };
 
-/// Verbs that say nothing without an object.
+/// Verbs that are incomplete without an object.
 const NEED_OBJECTS: [&str; 10] = [
     "wear", "hold", "carry", "ride", "throw", "catch", "hit", "use", "chase", "have",
 ];
 
-/// What somebody wrote in such a place of a thing that the text does not name yet, and where it
-/// belongs: behind the same word (`a red ball` for `a frisbee` behind `with`) or, where nobody did,
-/// together with another word for where things are (`in the snow` for `near a fence`).
+/// Finds a substitute for `phrase` in the references, naming an object that the text does not name
+/// yet; returns the byte at which it starts. Preferred is a phrase after the same word (`a red
+/// ball` for `a frisbee` after `with`), then one with its own relation (`in the snow` for `near a
+/// fence`).
 pub(super) fn substitute(
     text: &str,
     phrase: &Phrase,
@@ -20,8 +21,8 @@ pub(super) fn substitute(
 ) -> Option<(usize, String)> {
     let lexicon = Lexicon::shared();
     let named = lexicon.phrases(text);
-    let before = |text: &str, start: usize| words(&text[..start]).pop();
-    let place = before(text, phrase.start);
+    let preceding_word = |text: &str, start: usize| words(&text[..start]).pop();
+    let preceding = preceding_word(text, phrase.start);
     let new = |other: &Phrase| {
         !named
             .iter()
@@ -31,7 +32,7 @@ pub(super) fn substitute(
         let word = |w: Option<TextWord>| w.map(|w| w.text);
         let alike = |p: &&Phrase| {
             p.determiner.is_some() == phrase.determiner.is_some()
-                && word(before(reference, p.start)) == word(place.clone())
+                && word(preceding_word(reference, p.start)) == word(preceding.clone())
         };
         let found = lexicon.phrases(reference);
         found.iter().filter(alike).find(|p| new(p)).map(|p| {
@@ -43,12 +44,12 @@ pub(super) fn substitute(
     };
     let relation = |w: &TextWord| lexicon.classes().is_relation(&w.text);
     let other = |reference: &String| {
-        let start = place.as_ref().filter(|w| relation(w))?.range.start;
+        let start = preceding.as_ref().filter(|w| relation(w))?.range.start;
         let found = lexicon.phrases(reference);
         let mut fitting = found
             .iter()
             .filter(|p| new(p))
-            .filter_map(|p| Some((before(reference, p.start).filter(relation)?, p)));
+            .filter_map(|p| Some((preceding_word(reference, p.start).filter(relation)?, p)));
         fitting.next().map(|(word, p)| {
             (
                 start,
@@ -62,9 +63,8 @@ pub(super) fn substitute(
         .or_else(|| references.iter().find_map(other))
 }
 
-/// The text without the phrase, as a screen reader would leave it out; `None` where something has
-/// to stand there.
-pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
+/// Removes a phrase as alt text would; `None` if something has to stay in its place.
+pub(super) fn leave_out(text: &str, phrase: &Phrase) -> Option<String> {
     let chars = |byte: usize| text[..byte].chars().count();
     let range = phrase.mention.range.clone();
     let span = Span::new(
@@ -82,9 +82,9 @@ pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
     (shorter != text && !vague(&shorter) && !shorter.is_empty()).then_some(shorter)
 }
 
-/// The text up to the phrase as a sentence, without the words that led to it; `None` where that
-/// says too little.
-pub(super) fn ended(text: &str, phrase: &Phrase) -> Option<String> {
+/// Ends the sentence before a phrase, without the words that lead to it; `None` if no object is
+/// left.
+pub(super) fn end_before(text: &str, phrase: &Phrase) -> Option<String> {
     let lexicon = Lexicon::shared();
     let mut before = words(&text[..phrase.start]);
     let leads = |word: &str| {
@@ -103,14 +103,15 @@ pub(super) fn ended(text: &str, phrase: &Phrase) -> Option<String> {
     (!lexicon.phrases(kept).is_empty()).then(|| format!("{kept}."))
 }
 
-/// The reference that has most words of the text.
+/// Returns the reference with the largest share of words in common with the text.
 pub(super) fn nearest(text: &str, references: &[String]) -> String {
     let lexicon = Lexicon::shared();
     let own: Vec<String> = words(text).into_iter().map(|w| w.text).collect();
     let shared = |reference: &&String| {
         let theirs = words(reference);
         let common = theirs.iter().filter(|w| own.contains(&w.text)).count();
-        // As shares of thousands, so that they can be compared; of equals the one that names more.
+        // Shares in thousandths, which are comparable; among equals the reference that names more
+        // objects.
         (
             1000 * common / theirs.len().max(1),
             Reading::new(lexicon, reference).phrases.len(),

@@ -138,7 +138,7 @@ impl<'a> VersionMeasurement<'a> {
                 (
                     ImageStatement {
                         question,
-                        text: c.labelled(policy.config.casing),
+                        text: c.labeled(&policy.tokenizer, policy.config.casing),
                         ends: false,
                     },
                     None,

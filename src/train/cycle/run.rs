@@ -255,7 +255,7 @@ impl<'a> CycleRun<'a> {
         let data = Dataset::open(&align.data)?;
         let hash = |image: &crate::eval::data::flickr8k::Image| {
             fs::read(&image.path)
-                .map(|bytes| ImageHash::of(&bytes))
+                .map(|bytes| ImageHash::digest(&bytes))
                 .map_err(TrainError::io(&image.path))
         };
         let never = data
@@ -415,7 +415,7 @@ impl<'a> CycleRun<'a> {
             promoted,
             ..
         } = &self.state.base;
-        let look = monitor::look(
+        let look = monitor::measure(
             self.place.store,
             if *promoted { id } else { version },
             reference.as_ref(),

@@ -203,6 +203,7 @@ impl MentionScorer<'_> {
                         text: answer.clone(),
                         ranges: Vec::new(),
                         rest: None,
+                        recorded: None,
                     };
                     (
                         ImageStatement {

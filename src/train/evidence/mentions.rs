@@ -279,6 +279,7 @@ impl MentionScorer<'_> {
                 text: written.text.clone(),
                 ranges: Vec::new(),
                 rest: None,
+                recorded: None,
             };
             said[written.photograph - self.photographs.train]
                 .push((ImageStatement::from(text), None));
@@ -484,6 +485,7 @@ mod tests {
             text: "A fire hydrant.".into(),
             ranges: Vec::new(),
             rest: None,
+            recorded: None,
         };
         let scored = ComparedText {
             image: 0,

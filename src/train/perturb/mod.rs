@@ -112,6 +112,7 @@ impl From<Perturbed> for LabeledText {
                 .collect(),
             text: p.text,
             rest: Some(true),
+            recorded: None,
         }
     }
 }

@@ -1,27 +1,27 @@
-//! What a record of feedback is worth as a correction, and whose word holds where several people
-//! judged the same answer. Pure.
+//! Conversion of feedback records to corrections, and majority vote where several annotators judged
+//! the same answer. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::ExclusionReason;
 use crate::{
-    feedback::record::{Feedback, JudgedPart, JudgmentKind},
-    train::corrections::{CorrectedAnswer, CorrectionScope},
+    feedback::record::{Feedback, JudgedPart, JudgmentKind, ResponseToken},
+    train::corrections::{CorrectedAnswer, RecordedTokens},
 };
 
-/// Most tokens of a response.
+/// Largest number of tokens in a response.
 const TOKENS: usize = 96;
 
-/// Most code points of a prompt.
+/// Largest number of code points in a prompt.
 const PROMPT_CHARS: usize = 240;
 
-/// The record as a correction.
+/// Converts a record to a correction; an error is the reason to leave it out.
 pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, ExclusionReason> {
     let scope = match (record.scope, record.kind) {
-        (Some(JudgedPart::AllErrors), _) => CorrectionScope::AllErrors,
-        // What only names a missing thing judges no token.
+        (Some(JudgedPart::AllErrors), _) => JudgedPart::AllErrors,
+        // Missing content alone judges no token.
         (None, JudgmentKind::Missing) => return Err(ExclusionReason::NothingJudged),
-        (Some(JudgedPart::FirstError) | None, _) => CorrectionScope::FirstError,
+        (Some(JudgedPart::FirstError) | None, _) => JudgedPart::FirstError,
     };
     if record.response.trim().is_empty()
         || (record.kind == JudgmentKind::Bad && record.errors.is_empty())
@@ -49,13 +49,58 @@ pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, Exclusion
         errors: record.errors.iter().map(|e| (e.start, e.end)).collect(),
         corrected,
         complete,
+        tokens: recorded_tokens(record, scope),
     })
 }
 
-/// How the response should read, as far as somebody said so, and whether it should end there: where
-/// only the first error was judged the text ends with what stands in its place, and where nobody
-/// said what should, before it.
-fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
+/// Tokens and labels of a record as [`derive`](crate::feedback::derive) made them; `None` if it
+/// does not name its tokenizer.
+fn recorded_tokens(record: &Feedback, scope: JudgedPart) -> Option<RecordedTokens> {
+    // Trailing tokens without text write what was cut off the response.
+    let written = record
+        .tokens
+        .iter()
+        .rposition(|token| token.start < token.end);
+    let tokens = &record.tokens[..written.map_or(0, |last| last + 1)];
+    Some(RecordedTokens {
+        tokenizer: record.versions.tokenizer.clone()?,
+        response: tokens.iter().map(|token| token.id).collect(),
+        labels: tokens.iter().map(|token| token.label).collect(),
+        corrected: corrected_tokens(record, tokens, scope),
+    })
+}
+
+/// Token ids of [`corrected`]'s text: those of the response, with each error's tokens replaced by
+/// those of its correction. `None` if two errors share a token.
+fn corrected_tokens(
+    record: &Feedback,
+    tokens: &[ResponseToken],
+    scope: JudgedPart,
+) -> Option<Vec<u32>> {
+    let ids = |from: usize, to: usize| {
+        let between = tokens.get(from..to)?;
+        Some(between.iter().map(|token| token.id))
+    };
+    let (mut corrected, mut at) = (Vec::new(), 0);
+    for error in &record.errors {
+        corrected.extend(ids(at, error.token_start)?);
+        if error.correction.is_none() {
+            return Some(corrected);
+        }
+        corrected.extend(error.corrected_tokens.as_ref()?);
+        if scope == JudgedPart::FirstError {
+            return Some(corrected);
+        }
+        at = error.token_end;
+    }
+    corrected.extend(ids(at, tokens.len())?);
+    Some(corrected)
+}
+
+/// Returns the corrected text, and `true` if the answer should end with it. The text stops after
+/// the first error's correction if only that error was judged, and before an error without a
+/// correction.
+fn corrected(record: &Feedback, scope: JudgedPart) -> (String, bool) {
     let piece = |from: usize, to: usize| {
         record
             .response
@@ -71,7 +116,7 @@ fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
             return (tidy(&text), false);
         };
         text += correction;
-        if scope == CorrectionScope::FirstError {
+        if scope == JudgedPart::FirstError {
             return (tidy(&text), false);
         }
         at = error.end;
@@ -80,7 +125,7 @@ fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
     (tidy(&text), true)
 }
 
-/// One space between words, and none before a full stop: where a word was left out, two were.
+/// Joins words by single spaces, without one before punctuation: a removed word leaves two.
 fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
@@ -95,28 +140,28 @@ fn tidy(text: &str) -> String {
     out
 }
 
-/// One judgment of an answer, and its maker.
+/// Correction by an annotator.
 pub(super) struct AnnotatorJudgment {
     pub(super) annotator: Option<String>,
     pub(super) correction: CorrectedAnswer,
 }
 
 impl AnnotatorJudgment {
-    /// Returns `true` if two say the same: of all errors, or, where one of them looked no further,
-    /// of the first.
+    /// Returns `true` if two annotators marked the same errors or, if one judged only the first
+    /// error, the same first error.
     fn agrees(&self, other: &Self) -> bool {
         let (a, b) = (&self.correction, &other.correction);
         match (a.scope, b.scope) {
-            (CorrectionScope::AllErrors, CorrectionScope::AllErrors) => a.errors == b.errors,
+            (JudgedPart::AllErrors, JudgedPart::AllErrors) => a.errors == b.errors,
             _ => a.errors.first() == b.errors.first(),
         }
     }
 }
 
-/// Of all judgments, the oldest first, one an answer: that which more than half of its judges
-/// hold, in the place of the answer's first. The others are counted.
-pub(super) fn settled(
-    voices: Vec<AnnotatorJudgment>,
+/// Returns one correction for each answer, in order of first judgment: the one that a majority of
+/// its annotators agree on. Takes judgments oldest first; counts those left out.
+pub(super) fn settle_judgments(
+    judgments: Vec<AnnotatorJudgment>,
     left_out: &mut BTreeMap<ExclusionReason, usize>,
 ) -> Vec<CorrectedAnswer> {
     let mut count = |reason: ExclusionReason, n: usize| {
@@ -125,40 +170,42 @@ pub(super) fn settled(
         }
     };
     let mut order: Vec<Vec<AnnotatorJudgment>> = Vec::new();
-    let mut places: HashMap<(String, String, String), usize> = HashMap::new();
-    for voice in voices {
+    let mut numbers: HashMap<(String, String, String), usize> = HashMap::new();
+    for judgment in judgments {
         let CorrectedAnswer {
             image,
             prompt,
             response,
             ..
-        } = &voice.correction;
-        let place = *places
+        } = &judgment.correction;
+        let number = *numbers
             .entry((image.clone(), prompt.clone(), response.clone()))
             .or_insert_with(|| {
                 order.push(Vec::new());
                 order.len() - 1
             });
-        let judges = &mut order[place];
+        let judges = &mut order[number];
         let before = judges.len();
-        judges
-            .retain(|earlier| earlier.annotator.is_none() || earlier.annotator != voice.annotator);
+        judges.retain(|earlier| {
+            earlier.annotator.is_none() || earlier.annotator != judgment.annotator
+        });
         count(ExclusionReason::Superseded, before - judges.len());
-        judges.push(voice);
+        judges.push(judgment);
     }
     let mut kept = Vec::with_capacity(order.len());
     for judges in order {
-        let with =
-            |voice: &AnnotatorJudgment| judges.iter().filter(|other| voice.agrees(other)).count();
-        // Who looked at everything says more; of those the last one.
-        let best = judges.iter().enumerate().max_by_key(|(i, voice)| {
+        let agreeing = |judgment: &AnnotatorJudgment| {
+            judges.iter().filter(|other| judgment.agrees(other)).count()
+        };
+        // Among equals an annotator who judged the whole answer counts more, then the latest.
+        let best = judges.iter().enumerate().max_by_key(|(i, judgment)| {
             (
-                with(voice),
-                voice.correction.scope == CorrectionScope::AllErrors,
+                agreeing(judgment),
+                judgment.correction.scope == JudgedPart::AllErrors,
                 *i,
             )
         });
-        let Some((chosen, n)) = best.map(|(i, voice)| (i, with(voice))) else {
+        let Some((chosen, n)) = best.map(|(i, judgment)| (i, agreeing(judgment))) else {
             continue;
         };
         if 2 * n <= judges.len() {
@@ -167,7 +214,12 @@ pub(super) fn settled(
         }
         count(ExclusionReason::Repeated, n - 1);
         count(ExclusionReason::Contradicted, judges.len() - n);
-        kept.extend(judges.into_iter().nth(chosen).map(|voice| voice.correction));
+        kept.extend(
+            judges
+                .into_iter()
+                .nth(chosen)
+                .map(|judgment| judgment.correction),
+        );
     }
     kept
 }
@@ -175,7 +227,7 @@ pub(super) fn settled(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feedback::record::{self, FeedbackSource, ImageHash, Versions};
+    use crate::feedback::record::{self, FeedbackSource, ImageHash, TokenLabel, Versions};
 
     fn record(
         scope: Option<JudgedPart>,
@@ -199,7 +251,7 @@ mod tests {
             owner: String::new(),
             completion_id: None,
             choice: None,
-            image: ImageHash::of(b"image"),
+            image: ImageHash::digest(b"image"),
             prompt: String::new(),
             response: "A dog with a frisbee on grass.".into(),
             tokens: Vec::new(),
@@ -207,7 +259,7 @@ mod tests {
             scope,
             errors: errors.iter().map(error).collect(),
             missing: Vec::new(),
-            doubted: None,
+            flagged: None,
             versions: Versions::default(),
             unassisted: false,
             queued: None,
@@ -225,47 +277,112 @@ mod tests {
     }
 
     #[test]
-    fn a_correction_reads_as_far_as_somebody_said_how() {
-        let said = |text: &str, complete| (text.to_owned(), complete);
+    fn corrected_text_ends_where_no_correction_is_known() {
+        let expected = |text: &str, complete| (text.to_owned(), complete);
         assert_eq!(
             read(
                 JudgedPart::AllErrors,
                 &[(13, 20, Some("ball")), (24, 29, Some("snow"))]
             ),
-            said("A dog with a ball on snow.", true)
+            expected("A dog with a ball on snow.", true)
         );
         assert_eq!(
             read(JudgedPart::AllErrors, &[(6, 20, Some(""))]),
-            said("A dog on grass.", true),
+            expected("A dog on grass.", true),
             "no double space is left"
         );
         assert_eq!(
             read(JudgedPart::AllErrors, &[(20, 29, Some(""))]),
-            said("A dog with a frisbee.", true)
+            expected("A dog with a frisbee.", true)
         );
         assert_eq!(
             read(JudgedPart::FirstError, &[(13, 20, Some("ball"))]),
-            said("A dog with a ball", false)
+            expected("A dog with a ball", false)
         );
         assert_eq!(
             read(JudgedPart::FirstError, &[(13, 20, None)]),
-            said("A dog with a", false)
+            expected("A dog with a", false)
         );
         assert_eq!(
             read(
                 JudgedPart::AllErrors,
                 &[(13, 20, Some("ball")), (24, 29, None)]
             ),
-            said("A dog with a ball on", false)
+            expected("A dog with a ball on", false)
         );
         assert_eq!(
             read(JudgedPart::AllErrors, &[(20, 20, Some(" lying"))]),
-            said("A dog with a frisbee lying on grass.", true)
+            expected("A dog with a frisbee lying on grass.", true)
         );
     }
 
+    /// "A dog on grass" with a token a word, the second replaced by token 9.
+    fn tokenized(scope: JudgedPart, tokenizer: Option<&str>) -> Feedback {
+        let token = |(id, start, end, label)| ResponseToken {
+            id,
+            text: String::new(),
+            start,
+            end,
+            logprob: None,
+            reward: None,
+            label,
+        };
+        let mut record = record(Some(scope), JudgmentKind::Bad, &[(2, 5, Some("cat"))]);
+        record.response = "A dog on grass".into();
+        record.versions.tokenizer = tokenizer.map(str::to_owned);
+        record.tokens = [
+            (1, 0, 1, TokenLabel::Good),
+            (2, 1, 5, TokenLabel::Bad),
+            (3, 5, 8, TokenLabel::None),
+            (4, 8, 14, TokenLabel::None),
+            (5, 14, 14, TokenLabel::None),
+        ]
+        .map(token)
+        .into();
+        let error = &mut record.errors[0];
+        (error.token_start, error.token_end) = (1, 2);
+        (error.error_tokens, error.corrected_tokens) = (vec![2], Some(vec![9]));
+        record
+    }
+
     #[test]
-    fn what_judges_no_token_is_no_correction() {
+    fn correction_keeps_the_tokens_and_labels_of_its_record() {
+        let kept = correction(&tokenized(JudgedPart::FirstError, Some("digest")))
+            .unwrap()
+            .tokens
+            .unwrap();
+        assert_eq!(kept.tokenizer, "digest");
+        assert_eq!(kept.response, [1, 2, 3, 4], "without what was cut off");
+        assert_eq!(
+            kept.labels,
+            [
+                TokenLabel::Good,
+                TokenLabel::Bad,
+                TokenLabel::None,
+                TokenLabel::None
+            ]
+        );
+        assert_eq!(kept.corrected, Some(vec![1, 9]));
+        let whole = correction(&tokenized(JudgedPart::AllErrors, Some("digest"))).unwrap();
+        assert_eq!(whole.tokens.unwrap().corrected, Some(vec![1, 9, 3, 4]));
+    }
+
+    #[test]
+    fn correction_of_a_record_without_tokenizer_has_no_tokens() {
+        let old = correction(&tokenized(JudgedPart::AllErrors, None)).unwrap();
+        assert_eq!(old.tokens, None);
+    }
+
+    #[test]
+    fn correction_of_errors_within_one_token_has_no_corrected_tokens() {
+        let mut record = tokenized(JudgedPart::AllErrors, Some("digest"));
+        record.errors.push(record.errors[0].clone());
+        let tokens = correction(&record).unwrap().tokens.unwrap();
+        assert_eq!((tokens.response.len(), tokens.corrected), (4, None));
+    }
+
+    #[test]
+    fn record_without_judged_tokens_is_excluded() {
         assert_eq!(
             correction(&record(None, JudgmentKind::Missing, &[])),
             Err(ExclusionReason::NothingJudged)
@@ -296,7 +413,7 @@ mod tests {
         assert_eq!(correction(&special), Err(ExclusionReason::SpecialToken));
     }
 
-    fn voice(
+    fn judgment(
         annotator: Option<&str>,
         scope: JudgedPart,
         errors: &[(usize, usize, Option<&str>)],
@@ -313,14 +430,14 @@ mod tests {
     }
 
     #[test]
-    fn more_than_half_of_the_judges_decide_and_the_others_are_counted() {
+    fn majority_of_judgments_wins_and_others_are_counted() {
         const FRISBEE: &[(usize, usize, Option<&str>)] = &[(13, 20, Some("ball"))];
         const BOTH: &[(usize, usize, Option<&str>)] =
             &[(13, 20, Some("ball")), (24, 29, Some("snow"))];
-        let settle = |voices: Vec<AnnotatorJudgment>| {
+        let settle = |judgments: Vec<AnnotatorJudgment>| {
             let mut left = BTreeMap::new();
             (
-                settled(voices, &mut left)
+                settle_judgments(judgments, &mut left)
                     .iter()
                     .map(|c| c.errors.len())
                     .collect::<Vec<_>>(),
@@ -329,14 +446,14 @@ mod tests {
         };
         let all = JudgedPart::AllErrors;
         assert_eq!(
-            settle(vec![voice(None, all, FRISBEE), voice(None, all, &[])]),
+            settle(vec![judgment(None, all, FRISBEE), judgment(None, all, &[])]),
             (vec![], vec![(ExclusionReason::Contradicted, 2)])
         );
         assert_eq!(
             settle(vec![
-                voice(None, all, FRISBEE),
-                voice(None, all, &[]),
-                voice(None, all, FRISBEE)
+                judgment(None, all, FRISBEE),
+                judgment(None, all, &[]),
+                judgment(None, all, FRISBEE)
             ]),
             (
                 vec![1],
@@ -348,15 +465,15 @@ mod tests {
         );
         assert_eq!(
             settle(vec![
-                voice(Some("a"), all, &[]),
-                voice(Some("a"), all, FRISBEE)
+                judgment(Some("a"), all, &[]),
+                judgment(Some("a"), all, FRISBEE)
             ]),
             (vec![1], vec![(ExclusionReason::Superseded, 1)])
         );
         assert_eq!(
             settle(vec![
-                voice(None, all, BOTH),
-                voice(None, JudgedPart::FirstError, FRISBEE)
+                judgment(None, all, BOTH),
+                judgment(None, JudgedPart::FirstError, FRISBEE)
             ]),
             (vec![2], vec![(ExclusionReason::Repeated, 1)]),
             "who looked no further than the first error agrees, and says less"

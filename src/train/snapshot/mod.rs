@@ -1,11 +1,10 @@
-//! What people corrected, as it stood at one time: a directory that does not change any more, which
-//! trainings name.
+//! Snapshot of people's corrections: an immutable directory that training runs refer to.
 //!
-//! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` what may be
-//! learnt from, `held_out.jsonl` corrections of the images that scorers are measured on and nothing
-//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`SnapshotManifest`]). Images
-//! are held out by their hash, so that one stays on its side from snapshot to snapshot.
-//! [`take`](Snapshot::take) makes one of a store, [`judgment`] says what a record is worth.
+//! `photographs/` holds the images by their SHA-256, `corrections.jsonl` the training corrections,
+//! `held_out.jsonl` the corrections of images reserved for measuring scorers, and `snapshot.json`
+//! the counts and the SHA-256 of both files ([`SnapshotManifest`]). Images are held out by their
+//! hash, so that each stays on its side from snapshot to snapshot. [`take`](Snapshot::take) takes a
+//! snapshot of a store; [`judgment`] converts records to corrections.
 
 mod judgment;
 mod take;
@@ -29,40 +28,40 @@ use super::{
 };
 use crate::eval::data::flickr8k::Image;
 
-const LEARNT: &str = "corrections.jsonl";
+const LEARNED: &str = "corrections.jsonl";
 const HELD_OUT: &str = "held_out.jsonl";
 const FACTS: &str = "snapshot.json";
 const PHOTOGRAPHS: &str = "photographs";
 
-/// Why a record is not in a snapshot.
+/// Reason why a record is not in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExclusionReason {
-    /// It names what is missing, and no text that has it: no token is judged.
+    /// It names missing content without an edited text, which judges no token.
     NothingJudged,
-    /// Prompt or response are longer than what is trained on.
+    /// Its prompt or response exceeds the length limits of training.
     TooLong,
-    /// Prompt or response spell a special token.
+    /// Its prompt or response contains the spelling of a special token.
     SpecialToken,
-    /// The same annotator judged the same answer again.
+    /// The same annotator judged the answer again later.
     Superseded,
-    /// Somebody else judged the same answer in the same way.
+    /// Another annotator gave the same judgment of the answer.
     Repeated,
-    /// Others judged the same answer in another way, and as many or more of them.
+    /// At least as many annotators judged the answer differently.
     Contradicted,
-    /// Its image is not kept any more.
+    /// Its image is not stored any more.
     NoImage,
-    /// Its image is damaged, or cannot be decoded.
+    /// Its image cannot be decoded.
     BadImage,
-    /// Its image is one that models are evaluated on.
+    /// Its image belongs to an evaluation set.
     Evaluated,
-    /// It is older than the most that is read.
+    /// It is older than the newest records that are read.
     TooOld,
-    /// It comes from where records are not taken from.
+    /// Its source is excluded.
     OtherSource,
 }
 
-/// `snapshot.json`.
+/// Content of `snapshot.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotManifest {
@@ -70,40 +69,40 @@ pub struct SnapshotManifest {
     pub format: u32,
     /// Records in the store.
     pub records: usize,
-    /// The newest of them.
+    /// Id of the newest record.
     pub newest: Option<String>,
-    /// Corrections to learn from.
+    /// Training corrections.
     pub learnt: usize,
-    /// Corrections of images that are held out.
+    /// Corrections of held-out images.
     pub held_out: usize,
-    /// Share of the images that is held out.
+    /// Share of the images that are held out, 0 to 1.
     pub held_out_share: f64,
     /// Distinct images.
     pub photographs: usize,
-    /// Records that are not in it, by why.
+    /// Numbers of records left out, by reason.
     pub left_out: BTreeMap<ExclusionReason, usize>,
-    /// SHA-256 over both files of corrections, which name the images by theirs.
+    /// SHA-256 over both files of corrections, which refer to images by their SHA-256.
     pub sha256: String,
 }
 
-/// A snapshot.
+/// Snapshot that was opened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Its directory.
+    /// Directory of the snapshot.
     pub dir: PathBuf,
-    /// What is in it.
+    /// Content of its `snapshot.json`.
     pub facts: SnapshotManifest,
-    /// Corrections to learn from; the image is the file's name in `photographs/`.
+    /// Training corrections; `image` is a file name in `photographs/`.
     pub learnt: Vec<CorrectedAnswer>,
-    /// Corrections that nothing is trained on.
+    /// Corrections of held-out images.
     pub held_out: Vec<CorrectedAnswer>,
 }
 
 impl Snapshot {
-    /// Reads a snapshot.
+    /// Opens a snapshot.
     ///
     /// # Errors
-    /// When it is none, or was changed.
+    /// When the directory is no snapshot, or was changed.
     pub fn open(dir: &Path) -> Result<Self, TrainError> {
         let file = dir.join(FACTS);
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
@@ -111,7 +110,7 @@ impl Snapshot {
             .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
         if digest(dir)? != facts.sha256 {
             return Err(TrainError::Run(format!(
-                "{}: its corrections are not those that it was made with",
+                "{}: its corrections were changed after it was taken",
                 dir.display()
             )));
         }
@@ -119,13 +118,13 @@ impl Snapshot {
         Ok(Self {
             dir: dir.to_owned(),
             facts,
-            learnt: read(LEARNT)?,
+            learnt: read(LEARNED)?,
             held_out: read(HELD_OUT)?,
         })
     }
 
-    /// The images of some of its corrections, in their order, each with what people say that it
-    /// shows.
+    /// Returns the images of some corrections, in order, each with its corrected descriptions as
+    /// captions.
     pub fn images(&self, corrections: &[CorrectedAnswer]) -> Vec<Image> {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut images: Vec<Image> = Vec::new();
@@ -139,29 +138,29 @@ impl Snapshot {
                 });
                 images.len() - 1
             });
-            let said = &mut images[number].captions;
-            said.extend(
+            let captions = &mut images[number].captions;
+            captions.extend(
                 correction
                     .description()
                     .map(str::to_owned)
-                    .filter(|text| !said.contains(text)),
+                    .filter(|text| !captions.contains(text)),
             );
         }
         images
     }
 
-    /// The files in `dir` for the features of its images: of those that are learnt from, and of
-    /// those held out. They are large, and of no use when the trainings on it are done.
+    /// Paths in `dir` for the cached features of training and held-out images. The files are large
+    /// and of no use after training.
     pub fn features(&self, dir: &Path) -> [PathBuf; 2] {
         ["snapshot", "held-out"]
             .map(|name| dir.join(format!("{name}-{}.f16", &self.facts.sha256[..12])))
     }
 
-    /// Removes the photographs of a snapshot that nothing is trained on any more: people may since
-    /// have had theirs removed from the store.
+    /// Removes the photographs of a snapshot after training: people may since have had theirs
+    /// removed from the store.
     ///
     /// # Errors
-    /// When they cannot be removed.
+    /// When the directory cannot be removed.
     pub fn remove_photographs(dir: &Path) -> Result<(), TrainError> {
         let photographs = dir.join(PHOTOGRAPHS);
         if photographs.exists() {
@@ -171,11 +170,11 @@ impl Snapshot {
         }
     }
 
-    /// Adds the images that may be learnt from to the training images of `setup`, and their
-    /// features, which are kept in `dir`, to `features`.
+    /// Adds the training images to those of `setup`, and their features, cached in `dir`, to
+    /// `features`.
     ///
     /// # Errors
-    /// When an image cannot be read or the features cannot be kept.
+    /// When an image cannot be read or the features cannot be cached.
     pub fn join(
         &self,
         setup: &mut Setup,
@@ -193,7 +192,7 @@ impl Snapshot {
 /// SHA-256 over both files of corrections, in hexadecimal.
 fn digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
-    for name in [LEARNT, HELD_OUT] {
+    for name in [LEARNED, HELD_OUT] {
         let file = dir.join(name);
         let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
         hash.update((bytes.len() as u64).to_le_bytes());

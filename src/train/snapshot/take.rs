@@ -1,4 +1,4 @@
-//! A snapshot of a store.
+//! Taking a snapshot of a feedback store.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    ExclusionReason, FACTS, HELD_OUT, LEARNT, PHOTOGRAPHS, Snapshot, SnapshotManifest, digest,
-    judgment::{AnnotatorJudgment, correction, settled},
+    ExclusionReason, FACTS, HELD_OUT, LEARNED, PHOTOGRAPHS, Snapshot, SnapshotManifest, digest,
+    judgment::{AnnotatorJudgment, correction, settle_judgments},
 };
 use crate::{
     feedback::{
@@ -28,24 +28,24 @@ use crate::{
     vlm::preprocess::{self, ImageLimits},
 };
 
-/// Records of a page.
+/// Records read at a time.
 const PAGE: u32 = 256;
 
-/// What a snapshot takes.
+/// Settings of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TakeConfig {
-    /// Share of the images whose corrections are held out, 0 to 1.
+    /// Share of the images that are held out, 0 to 1.
     pub held_out: f64,
-    /// Most records that are read, the newest of them.
+    /// Largest number of records, the newest of the store.
     pub most: usize,
-    /// Where records may come from.
+    /// Sources of records to include.
     pub sources: Vec<FeedbackSource>,
 }
 
 impl Snapshot {
-    /// Takes one of a store into `dir`, which holds all of it or is not there; one that is there is
-    /// opened. `never` are images that models are evaluated on.
+    /// Takes a snapshot of a store into `dir`, or opens the snapshot that is there. Images in
+    /// `never` are left out, because models are evaluated on them.
     ///
     /// # Errors
     /// When the store fails or a file cannot be written.
@@ -67,10 +67,11 @@ impl Snapshot {
         private_files::create_dir(&photographs).map_err(TrainError::io(&photographs))?;
         let mut left_out = BTreeMap::new();
         let sources = store.stats(&Owners::All).await.map_err(failed)?.sources;
-        let of = |source: &FeedbackSource| sources.get(source.name()).map_or(0, |n| *n as usize);
+        let stored =
+            |source: &FeedbackSource| sources.get(source.name()).map_or(0, |n| *n as usize);
         let (total, wanted): (usize, usize) = (
             sources.values().sum::<u64>() as usize,
-            config.sources.iter().map(of).sum(),
+            config.sources.iter().map(stored).sum(),
         );
         let records = newest(store, config).await.map_err(failed)?;
         let newest = records.last().map(|record| record.id.clone());
@@ -84,13 +85,13 @@ impl Snapshot {
             ExclusionReason::TooOld,
             wanted.saturating_sub(records.len()),
         );
-        let mut voices = Vec::with_capacity(records.len());
+        let mut judgments = Vec::with_capacity(records.len());
         for record in &records {
             match correction(record) {
                 Ok(_) if never.contains(&record.image) => {
                     count(&mut left_out, ExclusionReason::Evaluated, 1)
                 }
-                Ok(correction) => voices.push(AnnotatorJudgment {
+                Ok(correction) => judgments.push(AnnotatorJudgment {
                     annotator: record.annotator.clone(),
                     correction,
                 }),
@@ -99,7 +100,7 @@ impl Snapshot {
         }
         let mut usable: HashMap<String, Result<(), ExclusionReason>> = HashMap::new();
         let mut kept = Vec::new();
-        for correction in settled(voices, &mut left_out) {
+        for correction in settle_judgments(judgments, &mut left_out) {
             let found = match usable.get(&correction.image) {
                 Some(found) => *found,
                 None => {
@@ -115,7 +116,7 @@ impl Snapshot {
         let (held_out, learnt): (Vec<CorrectedAnswer>, Vec<CorrectedAnswer>) = kept
             .into_iter()
             .partition(|c| is_held_out(&c.image, config.held_out));
-        corrections::write(&fresh.join(LEARNT), &learnt)?;
+        corrections::write(&fresh.join(LEARNED), &learnt)?;
         corrections::write(&fresh.join(HELD_OUT), &held_out)?;
         let facts = SnapshotManifest {
             format: 1,
@@ -144,7 +145,7 @@ fn count(left_out: &mut BTreeMap<ExclusionReason, usize>, reason: ExclusionReaso
     }
 }
 
-/// The newest records of the sources asked for, the oldest first.
+/// Returns the newest records of the configured sources, oldest first.
 async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
     let mut page = RecordPage {
         limit: PAGE,
@@ -170,7 +171,7 @@ async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>,
     }
 }
 
-/// Writes an image down, where it is whole and can be decoded.
+/// Copies an image into `dir` if it is complete and can be decoded.
 async fn photograph(
     images: &ImageStore,
     name: &str,
@@ -182,7 +183,8 @@ async fn photograph(
     let Some(bytes) = images.get(hash).await.map_err(failed)? else {
         return Ok(Err(ExclusionReason::NoImage));
     };
-    if ImageHash::of(&bytes) != hash || preprocess::check(&bytes, &ImageLimits::default()).is_err()
+    if ImageHash::digest(&bytes) != hash
+        || preprocess::check(&bytes, &ImageLimits::default()).is_err()
     {
         return Ok(Err(ExclusionReason::BadImage));
     }
@@ -191,7 +193,7 @@ async fn photograph(
     Ok(Ok(()))
 }
 
-/// Returns `true` if an image is held out: by its name alone, so that it is so in every snapshot.
+/// Returns `true` if an image is held out, which its name alone decides.
 fn is_held_out(image: &str, share: f64) -> bool {
     let digest = Sha256::digest(format!("held out: {image}"));
     let draw = digest
@@ -206,9 +208,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_stays_on_its_side_and_a_larger_share_only_adds() {
+    fn held_out_image_stays_held_out_at_larger_shares() {
         let names: Vec<String> = (0..2000)
-            .map(|i| ImageHash::of(format!("{i}").as_bytes()).to_string())
+            .map(|i| ImageHash::digest(format!("{i}").as_bytes()).to_string())
             .collect();
         let held = |share: f64| {
             names

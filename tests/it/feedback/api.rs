@@ -9,7 +9,7 @@ use crate::{
     served::{Served, and, ask, data_url, picture},
 };
 
-/// Posts feedback, with further headers.
+/// Posts feedback with additional headers.
 pub(super) fn post(served: &Served, body: &Value, headers: &[(&str, &str)]) -> Reply {
     let headers = [&[JSON], headers].concat();
     exchange(
@@ -34,7 +34,7 @@ fn created(served: &Served, body: &Value) -> Value {
     reply.json()
 }
 
-/// Feedback that brings everything with it.
+/// Submission about an answer of another server.
 fn alone(more: Value) -> Value {
     let image = data_url("image/png", &picture(1, ImageFormat::Png));
     and(
@@ -53,7 +53,7 @@ fn labels(record: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_completion_is_corrected_by_its_id() {
+fn completion_is_corrected_by_its_id() {
     let served = Served::new();
     let before = served.metric("candor_feedback_total{label=\"bad\"}");
     let completion = served
@@ -95,7 +95,9 @@ fn a_completion_is_corrected_by_its_id() {
         (&json!("ann"), &json!("bob"), &json!(false))
     );
     assert_eq!(record["versions"]["model"], "candor-mini");
-    // Token for token what the answer said of itself.
+    let digest = record["versions"]["tokenizer"].as_str();
+    assert_eq!(digest.map(str::len), Some(64));
+    // The record has the answer's own logprobs and rewards.
     let (tokens, told) = (
         record["tokens"].as_array().unwrap(),
         choice["logprobs"]["content"].as_array().unwrap(),
@@ -127,7 +129,7 @@ fn a_completion_is_corrected_by_its_id() {
         served.metric("candor_feedback_total{label=\"bad\"}"),
         before + 1.0
     );
-    // Nobody is named who need not be.
+    // Names are left out unless asked for.
     let path = format!("/v1/feedback/{}", record["id"].as_str().unwrap());
     let shown = get(served.at, &path).json();
     assert_eq!(shown.get("annotator"), None);
@@ -156,7 +158,7 @@ fn a_completion_is_corrected_by_its_id() {
 }
 
 #[test]
-fn streams_several_choices_and_unscored_answers_are_remembered_too() {
+fn streams_choices_and_unscored_answers_leave_receipts() {
     let served = Served::new();
     let several = served
         .chat(&and(
@@ -208,7 +210,7 @@ fn streams_several_choices_and_unscored_answers_are_remembered_too() {
         "{tokens:?}"
     );
     assert_eq!(record["versions"].get("reward"), None);
-    // Where the answer itself was hedged, its tokens are still those of its text.
+    // The tokens of a hedged answer are those of its text.
     let hedged = served
         .chat(&and(
             ask(1, ""),
@@ -232,7 +234,7 @@ fn streams_several_choices_and_unscored_answers_are_remembered_too() {
 }
 
 #[test]
-fn answers_of_others_bring_everything_with_them() {
+fn answer_of_another_server_is_accepted_with_its_image() {
     let served = Served::new();
     let errors = json!([{ "start": 2, "end": 5, "text": "dog", "correction": "cat" },
         { "start": 13, "end": 14, "remove": true }]);
@@ -245,8 +247,11 @@ fn answers_of_others_bring_everything_with_them() {
         (&json!("all_errors"), &json!("🐶"))
     );
     assert_eq!(
-        (&record["versions"], &record["errors"][0]["partial_caption"]),
-        (&json!({ "model": "other" }), &json!("A "))
+        (
+            &record["versions"]["model"],
+            &record["errors"][0]["partial_caption"]
+        ),
+        (&json!("other"), &json!("A "))
     );
     let edited = created(&served, &alone(json!({ "edit": "A cat with a hat." })));
     let corrections: Vec<_> = edited["errors"]
@@ -266,7 +271,7 @@ fn answers_of_others_bring_everything_with_them() {
 }
 
 #[test]
-fn a_request_that_is_sent_again_makes_one_record() {
+fn repeated_request_makes_one_record() {
     let served = Served::new();
     let (body, key) = (
         alone(json!({ "label": "good" })),
@@ -305,7 +310,7 @@ fn a_request_that_is_sent_again_makes_one_record() {
 }
 
 #[test]
-fn what_makes_no_record_names_the_field() {
+fn invalid_submission_is_refused_with_its_field() {
     let served = Served::new();
     let good = json!({ "label": "good" });
     let image = |url: &str| and(alone(good.clone()), json!({ "image": url }));
@@ -385,7 +390,7 @@ fn what_makes_no_record_names_the_field() {
 }
 
 #[test]
-fn offsets_may_be_written_with_a_point() {
+fn offsets_written_as_decimals_are_accepted() {
     let served = Served::new();
     let record = created(
         &served,
@@ -410,10 +415,9 @@ fn offsets_may_be_written_with_a_point() {
     }
 }
 
-/// On SQLite and, where it is installed, on PostgreSQL: what no name can have in it is refused by
-/// its field.
+/// Invalid names are refused with their field, on SQLite and, if installed, on PostgreSQL.
 #[test]
-fn names_that_cannot_be_kept_are_refused() {
+fn invalid_names_are_refused() {
     let postgres = Postgres::start();
     for store in [None, postgres.as_ref().map(Postgres::database)] {
         let served = Served::with(|c| {
@@ -495,7 +499,7 @@ fn names_that_cannot_be_kept_are_refused() {
             exchange(served.at, &request("POST", "/v1/feedback", &[JSON], lone)).status,
             400
         );
-        // Texts may have anything in them, and every name that is taken is found again.
+        // Texts may contain anything, and records of valid names are found by them.
         created(
             &served,
             &alone(json!({ "label": "good", "comment": "\u{0}", "user": "ü\u{202E} 1 / 2" })),
@@ -504,7 +508,7 @@ fn names_that_cannot_be_kept_are_refused() {
             delete(&served, "/v1/feedback?user=%C3%BC%E2%80%AE%201%20%2F%202").json()["feedback"],
             1
         );
-        // An empty one is nobody.
+        // An empty name means none.
         let completion = served.chat(&and(ask(1, ""), json!({ "user": "" }))).json();
         assert_eq!(
             created(
@@ -518,7 +522,7 @@ fn names_that_cannot_be_kept_are_refused() {
 }
 
 #[test]
-fn a_double_click_labels_the_word_alone() {
+fn double_click_labels_its_word_only() {
     let served = Served::new();
     let response = "A brown and black dog is laying in the air.";
     let bad = |record: &Value| {
@@ -627,7 +631,7 @@ fn records_are_listed_page_by_page_and_removed() {
         (listed(&list("order=asc")), images()),
         (vec![ids[1].clone(), ids[3].clone()], 1)
     );
-    // A user's completions are forgotten too.
+    // Removing a user removes their receipts too.
     let completion = served
         .chat(&and(ask(1, ""), json!({ "user": "u1" })))
         .json();

@@ -1,4 +1,4 @@
-//! `candor feedback`
+//! `candor feedback`: export, import and removal on the command line.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     served::{Served, and, ask},
 };
 
-/// Runs it on what is kept in `folder`.
+/// Runs `candor feedback` on the store in `folder`.
 fn feedback(folder: &Path, args: &[&str]) -> Output {
     let mut command = candor(&[&["feedback"], args].concat());
     command
@@ -26,7 +26,7 @@ fn feedback(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn what_is_written_out_can_be_taken_in() {
+fn exported_records_can_be_imported() {
     let served = Served::new();
     for missing in ["a child", "a hat"] {
         let completion = served.chat(&ask(1, "")).json();
@@ -90,7 +90,7 @@ fn what_is_written_out_can_be_taken_in() {
         stats,
         json!({ "feedback": { "missing": 2 }, "sources": { "human": 2 }, "receipts": 0 })
     );
-    // Through a pipe, of which no end can be read first.
+    // A pipe cannot be read from its end.
     for format in [
         "jsonl",
         "parquet",
@@ -120,7 +120,7 @@ fn what_is_written_out_can_be_taken_in() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    // Whose they are says the file or the command, and one owner's can be had alone.
+    // The file or the command names the owner, and an owner's records can be exported alone.
     let owned = tempfile::tempdir().unwrap();
     fs::write(
         owned.path().join("in.jsonl"),
@@ -176,7 +176,7 @@ fn what_is_written_out_can_be_taken_in() {
 }
 
 #[test]
-fn people_are_forgotten() {
+fn forget_removes_users_and_annotators() {
     let served = Served::new();
     for (n, annotator) in [(0, "ann"), (1, "bob")] {
         let completion = served

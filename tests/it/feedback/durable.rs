@@ -1,4 +1,4 @@
-//! What was acknowledged is there, whatever happens to the server.
+//! Durability: an acknowledged record survives kills and full disks.
 
 use std::{
     collections::BTreeMap,
@@ -27,8 +27,7 @@ use crate::{
 const CLIENTS: usize = 32;
 const KILLS: usize = 20;
 
-/// The corrections that are sent: all 10,000 where `CANDOR_TEST_CORRECTIONS` does not say
-/// otherwise.
+/// Number of corrections: `CANDOR_TEST_CORRECTIONS` or 10,000.
 fn corrections() -> usize {
     std::env::var("CANDOR_TEST_CORRECTIONS")
         .ok()
@@ -36,7 +35,7 @@ fn corrections() -> usize {
         .unwrap_or(10_000)
 }
 
-/// A server that can be killed and comes back at the same address.
+/// Server that can be killed and restarted at the same address.
 struct Mortal {
     at: SocketAddr,
     store: String,
@@ -67,7 +66,7 @@ fn post(at: SocketAddr, body: &Value, key: &str) -> Option<Reply> {
     )
 }
 
-/// The `n`th correction: by a completion's id, or with everything in it.
+/// The `n`th correction, by completion id or with its own image and text.
 fn correction(n: usize, completions: &[String], image: &str) -> Value {
     match n % 2 {
         0 => {
@@ -101,7 +100,7 @@ fn survives(store: String) {
             .to_owned()
     };
     let completions: Vec<String> = (0..8).map(chat).collect();
-    // A receipt that is kept survives too; that it is kept is known when it is listed by a restart.
+    // Receipts survive too; one that a restarted server lists was written.
     server.child.kill().unwrap_or_default();
     drop(server);
     let mut server = mortal.start();
@@ -208,7 +207,7 @@ fn nothing_acknowledged_is_lost_on_postgres() {
 }
 
 #[test]
-fn a_full_disk_is_507_and_loses_nothing() {
+fn full_disk_is_507_and_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let store = format!("sqlite:{}/feedback.db", folder.path().display());
     let images = folder.path().join("images").display().to_string();
@@ -217,7 +216,7 @@ fn a_full_disk_is_507_and_loses_nothing() {
         ("CANDOR_FEEDBACK__IMAGES", images.as_str()),
         ("CANDOR_LOG__LEVEL", "off"),
     ];
-    // No file may grow beyond this many blocks of 512 or 1024 bytes; who tries is told so.
+    // Limit of file size, in blocks of 512 or 1024 bytes; exceeding it is an error, not a signal.
     let mut command = Command::new("sh");
     command.env_clear().stdin(Stdio::null()).args([
         "-c",
@@ -235,7 +234,7 @@ fn a_full_disk_is_507_and_loses_nothing() {
     let server = Process::start(command, &envs);
     let image = data_url("image/png", &picture(1, ImageFormat::Png));
     let (mut acknowledged, mut full) = (Vec::new(), 0);
-    // On after the first refusal: some still fit, and must be there too.
+    // Sends on after the first refusal: some still fit and must be stored.
     for n in 1..2000 {
         let reply = post(
             server.at,
@@ -270,7 +269,7 @@ fn a_full_disk_is_507_and_loses_nothing() {
         ids.collect::<Vec<_>>()
     };
     assert_eq!(there(server.at), acknowledged);
-    // With room again, also what was refused is taken.
+    // With space again, refused corrections are accepted.
     drop(server);
     let server = Process::start(
         candor(&["serve", "--listen", "127.0.0.1:0", "--device", "cpu"]),

@@ -1,4 +1,4 @@
-//! Files that other tools wrote: all of a row is taken, or the row is refused and says why.
+//! Files of other tools: a row is imported whole, or refused with the reason.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -19,7 +19,7 @@ use crate::{
     server_clients::{python, said},
 };
 
-/// What comes of a file in an empty store.
+/// Imports a file into an empty store.
 fn read(
     file: &[u8],
     format: InterchangeFormat,
@@ -33,7 +33,7 @@ fn read(
     })
 }
 
-/// The words that are labeled bad.
+/// Words labeled bad.
 fn bad(record: &Feedback) -> String {
     record
         .tokens
@@ -52,7 +52,7 @@ fn left_out(names: &[(&str, usize)]) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// Files that `tests/interchange/make.py` writes; `None` where it cannot.
+/// Files written by `tests/interchange/make.py`; `None` if it cannot run.
 fn made() -> Option<TempDir> {
     let mut python = python("pyarrow")?;
     let folder = TempDir::new().unwrap();
@@ -62,7 +62,7 @@ fn made() -> Option<TempDir> {
 }
 
 #[test]
-fn every_codec_is_read() {
+fn parquet_of_every_codec_is_read() {
     let Some(folder) = made() else { return };
     for codec in ["none", "snappy", "gzip", "brotli", "zstd", "lz4"] {
         let file = fs::read(folder.path().join(format!("codec-{codec}.parquet"))).unwrap();
@@ -78,7 +78,7 @@ fn every_codec_is_read() {
 }
 
 #[test]
-fn pairs_that_differ_in_typography_are_good() {
+fn pair_that_differs_in_typography_is_good() {
     let Some(folder) = made() else { return };
     let (summary, records) = read(
         &fs::read(folder.path().join("typography.parquet")).unwrap(),
@@ -110,7 +110,7 @@ fn pairs_that_differ_in_typography_are_good() {
 }
 
 #[test]
-fn preference_rows_are_taken_whole_or_refused() {
+fn preference_rows_are_imported_whole_or_refused() {
     let Some(folder) = made() else { return };
     fs::write(
         folder.path().join("photo.jpg"),
@@ -177,7 +177,7 @@ fn preference_rows_are_taken_whole_or_refused() {
         ("implicit-turns", "'prompt' has 3 turns"),
         ("answers", "'chosen' has 3 turns"),
         ("role", "`user`"),
-        ("other-prompt", "'prompt' is not"),
+        ("other-prompt", "'prompt' differs"),
         ("tool", "`tool`"),
     ];
     for (form, part) in says {
@@ -187,7 +187,7 @@ fn preference_rows_are_taken_whole_or_refused() {
 
 const TEXT: &str = "A brown and black dog is laying in the air.";
 
-/// A task of Label Studio with these annotations.
+/// Label Studio task with these annotations.
 fn task(annotations: Value) -> Value {
     let image = format!(
         "data:image/png;base64,{}",
@@ -198,7 +198,7 @@ fn task(annotations: Value) -> Value {
         "drafts": [] })
 }
 
-/// Somebody who marks `dog` with these values, corrects it, and says this too.
+/// Annotation that marks `dog` with these values, corrects it, and adds further results.
 fn marked(value: Value, also: &[Value]) -> Value {
     let mut result = vec![
         json!({ "id": "a", "from_name": "error", "to_name": "text", "type": "labels",
@@ -235,7 +235,7 @@ fn one_cat((summary, records): &(ImportSummary, Vec<Feedback>)) {
 }
 
 #[test]
-fn exports_of_label_studio_are_read_as_they_are() {
+fn label_studio_exports_are_imported() {
     let relation =
         json!({ "from_id": "a", "to_id": "b", "type": "relation", "direction": "right" });
     let boxed = json!({ "id": "b", "from_name": "box", "to_name": "photo",
@@ -290,7 +290,7 @@ fn exports_of_label_studio_are_read_as_they_are() {
 }
 
 #[test]
-fn tasks_that_were_passed_over_are_counted_apart() {
+fn skipped_label_studio_tasks_are_counted_apart() {
     let cancelled = json!({ "id": 2, "completed_by": 2, "result": [], "was_cancelled": true });
     let all = json!([
         task(json!([marked(dog(), &[])])),
@@ -327,7 +327,7 @@ fn tasks_that_were_passed_over_are_counted_apart() {
 }
 
 #[test]
-fn the_short_form_of_label_studio_is_read() {
+fn label_studio_json_min_is_imported() {
     let full = task(json!([]));
     let min = |more: Value| {
         let mut min = full["data"].clone();
@@ -355,7 +355,7 @@ fn the_short_form_of_label_studio_is_read() {
 }
 
 #[test]
-fn what_cannot_be_kept_of_a_task_refuses_it() {
+fn invalid_label_studio_tasks_are_refused() {
     let stray = json!({ "id": "z", "from_name": "correction", "to_name": "text", "type": "textarea",
         "value": { "text": ["cat"] } });
     let unplaced = json!({ "labels": ["error"] });
@@ -365,9 +365,9 @@ fn what_cannot_be_kept_of_a_task_refuses_it() {
     let cases = [
         (marked(dog(), &[stray]), "belongs to no 'error'"),
         (marked(unplaced, &[]), "no offsets"),
-        (marked(elsewhere, &[]), "does not stand there"),
+        (marked(elsewhere, &[]), "is not in the response there"),
         (two, "2 texts"),
-        (json!({ "result": [] }), "says neither"),
+        (json!({ "result": [] }), "has neither"),
     ];
     for (annotation, part) in cases {
         let (summary, records) = tasks(&json!([task(json!([annotation]))]), "");

@@ -1,4 +1,4 @@
-//! Images in a folder, and in a bucket of a real S3-compatible server.
+//! Image store in a directory, and in a bucket of a real S3-compatible server.
 
 use std::{
     collections::HashMap,
@@ -36,7 +36,7 @@ pub(super) const NO_ENV: [(&str, &str); 0] = [];
 async fn files_are_kept_and_removed(images: ImageStore) {
     let (file, hash) = (
         b"an image".repeat(1000),
-        ImageHash::of(&b"an image".repeat(1000)),
+        ImageHash::digest(&b"an image".repeat(1000)),
     );
     assert_eq!(images.get(hash).await.unwrap(), None);
     for _ in 0..2 {
@@ -75,7 +75,7 @@ fn in_a_bucket() {
         .block_on(files_are_kept_and_removed(images));
 }
 
-/// The server of PyPI's `moto`.
+/// S3 server of PyPI's `moto`.
 struct Moto {
     child: Child,
     port: u16,
@@ -123,7 +123,7 @@ impl Drop for Moto {
     }
 }
 
-/// The files in a folder, by their names.
+/// Names of the files in a directory.
 pub(super) fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder)
         .into_iter()
@@ -140,7 +140,7 @@ pub(super) fn files(folder: &Path) -> HashMap<String, Vec<u8>> {
     below.flatten().collect()
 }
 
-/// Corrections in a folder of their own.
+/// Empty [`Corrections`] in a directory.
 pub(super) async fn corrections(folder: &Path) -> Corrections {
     let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.display()))
         .await
@@ -155,7 +155,7 @@ pub(super) async fn corrections(folder: &Path) -> Corrections {
 }
 
 #[test]
-fn an_image_stays_as_long_as_somebody_refers_to_it() {
+fn image_stays_while_referred_to() {
     let folder = TempDir::new().unwrap();
     let left = || files(&folder.path().join("images")).len();
     Runtime::new().unwrap().block_on(async {
@@ -177,7 +177,7 @@ fn an_image_stays_as_long_as_somebody_refers_to_it() {
                 .remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into())
                 .is_some()
         );
-        // At once, whether the receipt was kept yet or not.
+        // Accepted even before the receipt is in the store.
         let first = corrections
             .submit(good(Some("chatcmpl-1")), None, None, &by)
             .await
@@ -205,7 +205,7 @@ fn an_image_stays_as_long_as_somebody_refers_to_it() {
                 .unwrap(),
             b"one"
         );
-        // Receipts expire; what records refer to stays.
+        // Receipts expire; images of records stay.
         assert_eq!(corrections.sweep(150).await.unwrap(), 1);
         assert_eq!((left(), corrections.sweep(150).await.unwrap()), (2, 0));
         let unknown = corrections

@@ -1,4 +1,4 @@
-//! Files of other tools: written, read back, and opened by the tools themselves.
+//! Formats of other tools: exported, imported again, and opened by the tools themselves.
 
 use std::{fs::File, io::Write, path::Path, process::Command, sync::Arc};
 
@@ -45,7 +45,7 @@ pub(super) async fn corrections(folder: &Path) -> Corrections {
     )
 }
 
-/// Two errors; a first error; an addition; a good answer; something that is left out.
+/// Submits two errors, a first error, an insertion, a good answer, and missing content.
 async fn some(corrections: &Corrections) {
     let about = || Submission {
         prompt: Some("What is it?".to_owned()),
@@ -160,7 +160,7 @@ fn told(record: &Feedback) -> String {
 }
 
 #[test]
-fn what_is_written_in_any_form_is_read_again() {
+fn export_in_every_format_can_be_imported() {
     Runtime::new().unwrap().block_on(async {
         let from_folder = TempDir::new().unwrap();
         let from = corrections(from_folder.path()).await;
@@ -171,7 +171,7 @@ fn what_is_written_in_any_form_is_read_again() {
             let image = from.images().get(record.image).await.unwrap().unwrap();
             std::fs::write(photos.path().join(record.image.to_string()), image).unwrap();
         }
-        // How many have that form.
+        // Number of records that the format can represent.
         let rows = [
             ("jsonl", 5),
             ("parquet", 5),
@@ -215,7 +215,7 @@ fn what_is_written_in_any_form_is_read_again() {
                     let labels =
                         |r: &Feedback| r.tokens.iter().map(|t| t.label).collect::<Vec<_>>();
                     assert_eq!(labels(&after[0]), labels(&before[0]));
-                    // After the first error nothing was judged, and is not there.
+                    // Text after a first error was not judged and is left out.
                     assert_eq!(after[1].response, "A 🐶 dog");
                 }
                 _ => {
@@ -239,7 +239,7 @@ fn what_is_written_in_any_form_is_read_again() {
 }
 
 #[test]
-fn bad_rows_are_named_and_stop_nothing() {
+fn invalid_rows_are_reported_and_skipped() {
     Runtime::new().unwrap().block_on(async {
         let folder = TempDir::new().unwrap();
         let from = corrections(folder.path()).await;
@@ -294,7 +294,7 @@ fn bad_rows_are_named_and_stop_nothing() {
 }
 
 #[test]
-fn an_offset_in_utf_16_is_understood() {
+fn label_studio_utf16_offsets_are_understood() {
     Runtime::new().unwrap().block_on(async {
         let folder = TempDir::new().unwrap();
         let from = corrections(folder.path()).await;
@@ -321,9 +321,9 @@ fn an_offset_in_utf_16_is_understood() {
     });
 }
 
-/// Writes all formats to a folder and lets the tools read them.
+/// Exports every format and opens the files with their tools.
 #[test]
-fn the_tools_open_the_files() {
+fn exported_files_open_in_their_tools() {
     let Some(python) = python("datasets") else {
         return;
     };
@@ -351,7 +351,7 @@ fn the_tools_open_the_files() {
         printed.trim(),
         "3 rlhf-v, 3 trl-dpo, 4 trl-prm, 5 parquet, 5 label-studio"
     );
-    // And what pyarrow writes in RLHF-V's form is read here.
+    // A file in RLHF-V's format written by pyarrow is imported.
     Runtime::new().unwrap().block_on(async {
         let kept = TempDir::new().unwrap();
         let to = corrections(kept.path()).await;

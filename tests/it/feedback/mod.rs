@@ -1,4 +1,4 @@
-//! Corrections: the stores, the images, the API and what survives.
+//! Feedback: stores, images, API, formats, and durability.
 
 mod api;
 mod commands;

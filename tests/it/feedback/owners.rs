@@ -1,4 +1,4 @@
-//! What belongs to whom: in every store, and over a real socket with keys.
+//! Separation of owners, in every store and over a real socket with keys.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
         remove(RemovalTarget::Feedback(record(2).id, one("a"))).await,
         RemovalCounts::default()
     );
-    // Two tenants have a user of the same name.
+    // Two owners have a user of the same name.
     assert_eq!(
         remove(RemovalTarget::User("ann".to_owned(), one("a"))).await,
         RemovalCounts {
@@ -125,8 +125,8 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
         store.receipt("c1").await.unwrap().is_none()
             && store.receipt("c2").await.unwrap().is_some()
     );
-    // The others refer to the image still.
-    assert!(store.refers(ImageHash::of(b"image")).await.unwrap());
+    // The other owner's receipt still refers to the image.
+    assert!(store.refers(ImageHash::digest(b"image")).await.unwrap());
     assert_eq!(
         remove(RemovalTarget::User("ann".to_owned(), Owners::All)).await,
         RemovalCounts {
@@ -135,7 +135,7 @@ async fn an_owner_sees_and_removes_their_own(store: Arc<dyn Store>) {
             unnamed: 0
         }
     );
-    assert!(!store.refers(ImageHash::of(b"image")).await.unwrap());
+    assert!(!store.refers(ImageHash::digest(b"image")).await.unwrap());
 }
 
 fn place(id: &str) -> ChoiceId {
@@ -153,7 +153,7 @@ async fn next(store: &dyn Store, who: &AnnotatorId, owners: Owners) -> Option<St
         until: NOW + 10,
         unassisted: false,
     };
-    Some(store.next(&wish).await.unwrap()?.place.completion_id)
+    Some(store.next(&wish).await.unwrap()?.answer.completion_id)
 }
 
 /// Judges the answer of a receipt.
@@ -213,7 +213,7 @@ async fn the_same_answer_of_two_owners_is_two_items(store: Arc<dyn Store>) {
             ..QueueLength::default()
         }
     );
-    // A namesake of another owner has no part in a lease.
+    // An annotator of the same name under another owner does not share the lease.
     assert_eq!(store.lease(&place("ca"), &ann_of_b).await.unwrap(), None);
     for how in [LeaseReturn::Release, LeaseReturn::Skip(1)] {
         assert!(!store.leave(&place("ca"), &ann_of_b, how).await.unwrap());
@@ -241,7 +241,7 @@ async fn the_same_answer_of_two_owners_is_two_items(store: Arc<dyn Store>) {
             .await
             .unwrap()
     );
-    // Whoever reads everybody's gets everybody's.
+    // A reader of all owners gets all items.
     let desk = annotator("desk", "ann");
     assert_eq!(
         next(&*store, &desk, Owners::All).await.as_deref(),
@@ -324,7 +324,7 @@ async fn annotators_are_forgotten(store: Arc<dyn Store>) {
         store.progress(&ann_of_a, NOW).await.unwrap(),
         AnnotatorProgress::default()
     );
-    // What they had in work is free, and what they have judged stays judged.
+    // Their leased items are open again; judged items stay judged.
     assert_eq!(
         store.length(&one("a"), NOW).await.unwrap(),
         QueueLength {
@@ -339,7 +339,7 @@ async fn annotators_are_forgotten(store: Arc<dyn Store>) {
             .as_deref(),
         Some("c2")
     );
-    // With their records, what those have judged waits again.
+    // Removing the records reopens the items that they judged.
     assert_eq!(
         forget(Owners::All, true).await,
         RemovalCounts {
@@ -392,7 +392,7 @@ async fn the_oldest_of_an_owner_go_first(store: Arc<dyn Store>) {
         .unwrap()
         .len() as u64
     };
-    // An image counts once, however many receipts of an owner refer to it.
+    // An owner's image counts once for all receipts that refer to it.
     let of_a = OwnerBytes {
         owner: "a".to_owned(),
         bytes: 2 * body(1000) + 1000 + body(5) + 5,
@@ -432,7 +432,7 @@ async fn the_oldest_of_an_owner_go_first(store: Arc<dyn Store>) {
     assert!(there(4).await && store.feedback(&record(1).id).await.unwrap().is_some());
 }
 
-/// Of every store.
+/// Runs the tests on one store.
 pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<S>) {
     an_owner_sees_and_removes_their_own(open().await).await;
     the_same_answer_of_two_owners_is_two_items(open().await).await;
@@ -440,7 +440,7 @@ pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<
     the_oldest_of_an_owner_go_first(open().await).await;
 }
 
-/// A server with two tenants, and a key that reads what belongs to either.
+/// Server with two owners, and a key that reads both.
 fn tenants() -> Served {
     const TENANT: [KeyScope; 4] = [
         KeyScope::Complete,
@@ -515,7 +515,7 @@ fn exported(served: &Served, key: &str, query: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_key_reaches_nothing_of_another_owner() {
+fn key_of_one_owner_reaches_nothing_of_another() {
     let served = tenants();
     let completion = send(
         &served,
@@ -534,7 +534,7 @@ fn a_key_reaches_nothing_of_another_owner() {
             Some(&json!({ "completion_id": id, "missing": "a hat", "annotator": "ann" })),
         )
     };
-    // As if there were none.
+    // Answered like an unknown id.
     let (others, none) = (
         correct("b", &completion["id"]),
         correct("b", &json!("chatcmpl-none")),
@@ -654,7 +654,7 @@ fn a_key_reaches_nothing_of_another_owner() {
         (shown.len(), shown[0].get("owner"), &shown[0]["annotator"]),
         (1, None, &json!("ann"))
     );
-    // Whoever reads everybody's sees whose it is.
+    // A reader of all owners sees the owner.
     let shown = exported(&served, "desk", "?annotators=true");
     assert_eq!(
         (&shown[0]["owner"], &shown[0]["annotator_owner"]),
@@ -675,7 +675,7 @@ fn a_key_reaches_nothing_of_another_owner() {
         (1, 0)
     );
     assert_eq!(exported(&served, "desk", "?owner=").len(), 0);
-    // What they correct stays the owner's.
+    // Records of others' answers belong to the answers' owner.
     assert_eq!(correct("desk", &completion["id"]).json()["owner"], "a");
     assert_eq!(
         listed(&send(&served, "a", "GET", "/v1/feedback", None)).len(),
@@ -699,10 +699,10 @@ fn a_key_reaches_nothing_of_another_owner() {
 }
 
 #[test]
-fn the_queue_gives_an_owner_their_own() {
+fn queue_leases_own_answers_to_each_owner() {
     let served = tenants();
     for key in ["a", "b"] {
-        // The same answer to both.
+        // Both owners get the same answer.
         assert_eq!(
             send(
                 &served,
@@ -749,7 +749,7 @@ fn the_queue_gives_an_owner_their_own() {
 }
 
 #[test]
-fn an_image_of_two_owners_stays_until_both_have_removed_it() {
+fn image_of_two_owners_stays_until_both_remove_it() {
     let served = tenants();
     let body = json!({ "image": data_url("image/png", &picture(1, ImageFormat::Png)),
         "response": "A dog.", "label": "good" });
@@ -781,7 +781,7 @@ fn an_image_of_two_owners_stays_until_both_have_removed_it() {
 }
 
 #[test]
-fn a_person_is_named_to_be_forgotten() {
+fn forget_without_name_is_refused() {
     let served = tenants();
     let body = |annotator: &str| {
         let image = data_url("image/png", &picture(1, ImageFormat::Png));

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of our own, in a folder that goes with it.
+//! Temporary PostgreSQL server in a directory that is removed with it.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts one; `None`, with a message, where it is not installed.
+    /// Starts a server; `None`, with a message, if PostgreSQL is not installed.
     pub fn start() -> Option<Self> {
         let Some(programs) = programs() else {
             eprintln!("skipped: PostgreSQL is not installed (`make test` does it)");
@@ -32,7 +32,7 @@ impl Postgres {
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
         if is_root() {
-            // PostgreSQL does not run as root; its packages bring a user for it.
+            // PostgreSQL refuses to run as root; its packages create a user for it.
             for path in [folder.path(), &data] {
                 assert!(
                     Command::new("chown")
@@ -127,7 +127,7 @@ impl Drop for Postgres {
     }
 }
 
-/// Where `initdb` and `postgres` are: in the path or, as on Debian, beside it.
+/// Directory of `initdb` and `postgres`: in `PATH` or, as on Debian, elsewhere.
 fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let versions = fs::read_dir("/usr/lib/postgresql")

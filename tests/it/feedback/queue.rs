@@ -1,4 +1,4 @@
-//! The annotation queue: who gets what, in every store, and over a real socket.
+//! Annotation queue, in every store and over a real socket.
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -35,7 +35,7 @@ fn place(n: usize) -> ChoiceId {
     }
 }
 
-/// Answers by rank; of some two judgments are wanted, and some are to be shown without marks.
+/// Inserts answers by rank, some overlapping and some unassisted.
 async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &[usize]) {
     for (n, &rank) in ranks.iter().enumerate() {
         let rows = answer(n, n, rank, overlap.contains(&n), unassisted.contains(&n));
@@ -46,7 +46,7 @@ async fn fill(store: &dyn Store, ranks: &[f64], overlap: &[usize], unassisted: &
     }
 }
 
-/// A completion's receipt and its place in the queue. Completions of the same photograph give the
+/// Rows of a completion: its receipt and queue entry. Completions of the same photograph give the
 /// same answer.
 fn answer(
     n: usize,
@@ -59,7 +59,7 @@ fn answer(
     queued(receipt, rank, overlap, unassisted)
 }
 
-/// A receipt and the place of its answer in the queue.
+/// Receipt, and the queue entry of its answer.
 pub(super) fn queued(
     receipt: Receipt,
     rank: f64,
@@ -86,7 +86,7 @@ pub(super) fn queued(
     ]
 }
 
-/// An annotator without a key.
+/// Annotator without an API key.
 fn named(name: &str) -> AnnotatorId {
     AnnotatorId {
         owner: String::new(),
@@ -107,14 +107,14 @@ fn wish(annotator: &str, now: u64, unassisted: bool) -> LeaseRequest {
 async fn next(store: &dyn Store, annotator: &str, now: u64) -> Option<usize> {
     let lease = store.next(&wish(annotator, now, false)).await.unwrap()?;
     assert_eq!(lease.expires, now + 10);
-    Some(lease.place.completion_id[1..].parse().unwrap())
+    Some(lease.answer.completion_id[1..].parse().unwrap())
 }
 
 async fn judge(store: &dyn Store, id: usize, n: usize, annotator: &str) {
     judge_repeat(store, id, n, n, annotator).await;
 }
 
-/// Judges the answer of a completion about a photograph.
+/// Stores a judgment of a completion about a photograph.
 async fn judge_repeat(store: &dyn Store, id: usize, n: usize, photograph: usize, annotator: &str) {
     let lease = store.lease(&place(n), &named(annotator)).await.unwrap();
     let receipt = receipt("", 1, &photograph.to_le_bytes());
@@ -144,7 +144,7 @@ async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
     fill(&*store, &[0.1, 0.9, 0.5], &[], &[]).await;
     assert_eq!(next(&*store, "ann", NOW).await, Some(1));
     assert_eq!(next(&*store, "bob", NOW).await, Some(2));
-    // Asked again, the same; and for longer.
+    // A second request returns the same answer with a longer lease.
     assert_eq!(next(&*store, "ann", NOW + 5).await, Some(1));
     assert_eq!(next(&*store, "eve", NOW).await, Some(0));
     assert_eq!(next(&*store, "joe", NOW).await, None);
@@ -156,7 +156,7 @@ async fn the_highest_comes_first_and_to_one_alone(store: Arc<dyn Store>) {
             ..QueueLength::default()
         }
     );
-    // Bob's time is over and ann's is not; what he says then still counts.
+    // Bob's lease has ended and ann's has not; his judgment still counts.
     assert_eq!(next(&*store, "joe", NOW + 11).await, Some(2));
     judge(&*store, 1, 2, "bob").await;
     assert_eq!(
@@ -228,7 +228,7 @@ async fn what_is_left_comes_to_others(store: Arc<dyn Store>) {
             ..QueueLength::default()
         }
     );
-    // With the receipt go its answers and who has them.
+    // Removing the receipt removes its entries and leases.
     store
         .remove(&RemovalTarget::ReceiptsBefore(NOW, 9))
         .await
@@ -259,7 +259,7 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
     assert_eq!(
         drawn,
         Some(Lease {
-            place: place(1),
+            answer: place(1),
             unassisted: true,
             overlap: false,
             expires: NOW + 10
@@ -269,7 +269,7 @@ async fn some_are_for_two_and_some_for_chance(store: Arc<dyn Store>) {
     judge(&*store, 2, 0, "bob").await;
     judge(&*store, 3, 1, "joe").await;
     judge(&*store, 4, 2, "eve").await;
-    // A second record of the same person closes nothing more.
+    // A second record by the same annotator closes no further item.
     judge(&*store, 5, 0, "ann").await;
     let ids = async |sample| {
         let records = store.sample(sample, &Owners::All, 9).await.unwrap();
@@ -339,7 +339,7 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
         ),
         (Some(0), None)
     );
-    // Whoever judges another of them has judged it.
+    // A judgment of an equal answer counts for all.
     judge_repeat(&*store, 1, 2, 100, "ann").await;
     assert_eq!(
         (
@@ -359,7 +359,7 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
             }
         )
     );
-    // When the first one's receipt goes, who has judged it is known still.
+    // After the removal of the first receipt its judgments still count.
     store
         .remove(&RemovalTarget::ReceiptsBefore(2, 9))
         .await
@@ -374,7 +374,7 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
             }
         )
     );
-    // Of what nobody has judged, the next takes the place of the first.
+    // Without judgments, the next equal answer takes over.
     add(10, 200, 0.9, true).await;
     add(11, 200, 0.9, false).await;
     assert_eq!(
@@ -397,7 +397,7 @@ async fn the_same_answer_of_other_completions_is_one_item(store: Arc<dyn Store>)
         ),
         (None, Some(11))
     );
-    // What was judged before it came to the queue is judged.
+    // Judgments from before the answer entered the queue count.
     judge_repeat(&*store, 3, 50, 50, "ann").await;
     add(50, 50, 0.9, false).await;
     add(51, 51, 0.9, false).await;
@@ -416,7 +416,7 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     judge(&*store, 1, 0, "ann").await;
     judge(&*store, 2, 0, "ann").await;
-    // Another record of hers says something of it still.
+    // Her other record still judges it.
     assert_eq!(
         remove(2).await,
         RemovalCounts {
@@ -448,7 +448,7 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
     );
     assert_eq!(next(&*store, "ann", NOW).await, Some(0));
     judge(&*store, 3, 0, "ann").await;
-    // Somebody else has judged it too.
+    // Another annotator judged it too.
     judge(&*store, 4, 0, "bob").await;
     remove(3).await;
     assert_eq!(
@@ -459,7 +459,7 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
             ..QueueLength::default()
         }
     );
-    // Of what two are to judge, one is wanted again.
+    // An overlapping item needs one more judgment.
     assert_eq!(
         (
             next(&*store, "eve", NOW).await,
@@ -488,7 +488,7 @@ async fn what_is_taken_back_waits_again(store: Arc<dyn Store>) {
 
 async fn progress_is_told(store: Arc<dyn Store>) {
     let day = 24 * 60 * 60;
-    // Ids are those of a clock that was ahead.
+    // The ids come from a clock that was ahead.
     let judged = |at: u64| Feedback {
         id: format!("fb_{:012x}{at:020x}", at * 9000),
         created: at,
@@ -509,7 +509,7 @@ async fn progress_is_told(store: Arc<dyn Store>) {
     );
 }
 
-/// Of every store.
+/// Runs the tests on one store.
 pub(super) async fn every_check<S: Store + 'static>(open: impl AsyncFn() -> Arc<S>) {
     the_highest_comes_first_and_to_one_alone(open().await).await;
     what_is_left_comes_to_others(open().await).await;
@@ -528,8 +528,8 @@ fn post(served: &Served, path: &str, body: &Value) -> Reply {
 }
 
 #[test]
-fn an_annotator_works_through_the_queue() {
-    // By default one answer in twenty is given to a second annotator as well.
+fn annotator_works_through_queue() {
+    // By default, one answer in twenty goes to a second annotator.
     let served = Served::with(|c| c.queue.overlap_share = 0.0);
     let ann = json!({ "annotator": "ann" });
     assert_eq!(post(&served, "/v1/queue/next", &ann).status, 204);
@@ -610,7 +610,7 @@ fn an_annotator_works_through_the_queue() {
 }
 
 #[test]
-fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
+fn answer_judged_elsewhere_is_not_leased_again() {
     let served = Served::with(|c| {
         c.queue.unassisted_share = 1.0;
         c.queue.overlap_share = 0.0;
@@ -622,7 +622,7 @@ fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
     let judged = json!({ "completion_id": completion["id"], "choice": 0, "label": "good",
         "annotator": "ann" });
     for _ in 0..2 {
-        // Nobody drew it: it says nothing about what people find unassisted.
+        // It was not drawn at random and is not part of the recall sample.
         assert!(
             correct(&served, &judged, &[])
                 .json()
@@ -646,9 +646,9 @@ fn an_answer_that_was_judged_elsewhere_is_not_given_out_again() {
 }
 
 #[test]
-fn a_correction_can_be_taken_back() {
+fn removed_correction_reopens_its_item() {
     let served = Served::with(|c| c.queue.overlap_share = 0.0);
-    // The same question about the same photograph twice.
+    // The same question about the same photograph, twice.
     for _ in 0..2 {
         served.chat(&ask(1, "Is there a dog?"));
     }
@@ -684,11 +684,11 @@ fn a_correction_can_be_taken_back() {
     assert_eq!(correct(&served, &judged, &[]).status, 201);
 }
 
-/// How long the next answer takes with a million receipts in SQLite:
+/// Time to lease the next of a million answers in SQLite:
 /// `cargo test --release --test it -- --ignored --nocapture a_million`.
 #[test]
 #[ignore = "takes minutes"]
-fn a_million_answers_wait() {
+fn queue_of_a_million_answers_is_fast() {
     let folder = tempfile::TempDir::new().unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let store = SqlStore::open(&format!("sqlite:{}/feedback.db", folder.path().display()))
@@ -718,7 +718,7 @@ fn a_million_answers_wait() {
                 .unwrap()
                 .unwrap();
             store
-                .receipt(&lease.place.completion_id)
+                .receipt(&lease.answer.completion_id)
                 .await
                 .unwrap()
                 .unwrap();
@@ -743,13 +743,13 @@ fn a_million_answers_wait() {
     });
 }
 
-/// Against the package of the same name.
+/// Compares with PyPI's `krippendorff`.
 #[test]
-fn alpha_is_krippendorffs() {
+fn alpha_matches_krippendorff_package() {
     let Some(mut python) = python("krippendorff") else {
         return;
     };
-    // Four people, five values, one judgment in four missing.
+    // Four annotators, five values, a quarter of the judgments missing.
     let said_of = |unit: usize, person: usize| match unit * 31 + person * 17 + unit * person {
         n if n % 4 == 3 => None,
         n if n % 3 > 0 => Some(unit % 5),

@@ -1,4 +1,4 @@
-//! How long things are kept, who can read them, and what is left when they are gone.
+//! Expiry, privacy and removal of stored data.
 
 use std::{
     fs::{self, Permissions},
@@ -30,10 +30,10 @@ use crate::{
     served::{Served, and, ask, eventually},
 };
 
-/// What nobody writes by chance.
+/// Marker that occurs nowhere by chance.
 const MARK: &str = "zebra crossing 7f3a";
 
-/// The database and the files beside it.
+/// Bytes of the database and its side files.
 fn database(folder: &Path) -> Vec<PathBuf> {
     ["", "-wal", "-shm"]
         .map(|suffix| folder.join(format!("feedback.db{suffix}")))
@@ -60,12 +60,12 @@ fn url(folder: &Path) -> String {
 }
 
 #[test]
-fn nothing_of_what_was_removed_is_left_in_the_database() {
+fn removed_data_leaves_no_trace_in_database() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         let corrections = corrections(folder.path()).await;
         let marked = |n: usize| Feedback {
-            // Longer than a page, some of it.
+            // Some texts are longer than a database page.
             comment: Some(MARK.repeat(1 + n * 100)),
             annotator: n.is_multiple_of(2).then(|| MARK.to_owned()),
             user: Some(MARK.to_owned()),
@@ -95,7 +95,7 @@ fn nothing_of_what_was_removed_is_left_in_the_database() {
 }
 
 #[test]
-fn what_earlier_versions_left_in_free_pages_is_overwritten() {
+fn free_pages_of_earlier_versions_are_overwritten() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         SqlStore::open(&url(folder.path()))
@@ -121,7 +121,7 @@ fn what_earlier_versions_left_in_free_pages_is_overwritten() {
 }
 
 #[test]
-fn what_is_kept_is_for_the_servers_user_alone() {
+fn stored_files_are_private_to_the_servers_user() {
     let served = Served::new();
     served.chat(&ask(1, ""));
     eventually("a photograph is kept", || {
@@ -151,11 +151,11 @@ fn what_is_kept_is_for_the_servers_user_alone() {
 }
 
 #[test]
-fn what_others_could_read_is_narrowed_at_the_start() {
+fn readable_files_are_made_private_at_startup() {
     let folder = TempDir::new().unwrap();
     let (images, hash) = (
         folder.path().join("images"),
-        ImageHash::of(b"image").to_string(),
+        ImageHash::digest(b"image").to_string(),
     );
     let (inner, foreign) = (images.join(&hash[..2]), images.join("foreign"));
     fs::create_dir_all(&inner).unwrap();
@@ -173,7 +173,7 @@ fn what_others_could_read_is_narrowed_at_the_start() {
         let images_at = ImageStore::open(images.to_str().unwrap(), NO_ENV).unwrap();
         assert_eq!(
             images_at
-                .get(ImageHash::of(b"image"))
+                .get(ImageHash::digest(b"image"))
                 .await
                 .unwrap()
                 .unwrap(),
@@ -198,7 +198,7 @@ fn what_others_could_read_is_narrowed_at_the_start() {
 }
 
 #[test]
-fn receipts_take_no_more_bytes_than_they_may_and_nobody_is_pushed_out() {
+fn receipts_stay_within_max_bytes_for_every_owner() {
     const MOST: u64 = 200_000;
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
@@ -260,7 +260,7 @@ fn receipts_take_no_more_bytes_than_they_may_and_nobody_is_pushed_out() {
 }
 
 #[test]
-fn what_is_kept_for_seconds_is_gone_after_them() {
+fn receipts_expire_after_their_retention() {
     let served = Served::with(|c| c.receipts.retention = "5s".to_owned());
     served.chat(&ask(1, ""));
     let open = || get(served.at, "/v1/queue").json()["open"].clone();
@@ -273,10 +273,9 @@ fn what_is_kept_for_seconds_is_gone_after_them() {
     assert!(files(&served.folder.path().join("images")).is_empty());
 }
 
-/// The receipt is there before the answer has ended, so that it does not matter which server gets
-/// the correction.
+/// The receipt is stored before the answer ends, so any server can take the correction.
 #[test]
-fn a_correction_can_go_to_another_server_on_the_same_store() {
+fn correction_at_another_server_on_the_same_store_is_accepted() {
     let first = Served::new();
     let second = Served::with(|c| {
         c.feedback.store = url(first.folder.path());
@@ -300,7 +299,7 @@ fn a_correction_can_go_to_another_server_on_the_same_store() {
 }
 
 #[test]
-fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
+fn damaged_database_makes_server_unready_and_answers_go_on() {
     let folder = TempDir::new().unwrap();
     Runtime::new().unwrap().block_on(async {
         let store = SqlStore::open(&url(folder.path())).await.unwrap();
@@ -353,8 +352,8 @@ fn a_damaged_database_makes_the_server_unready_and_answers_go_on() {
 }
 
 #[test]
-fn a_server_that_waits_for_its_store_can_be_stopped() {
-    // Takes connections, and says nothing.
+fn server_waiting_for_its_store_can_be_stopped() {
+    // Accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let store = format!("postgres://candor@{}/none", silent.local_addr().unwrap());
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! What every store keeps to, on SQLite and on PostgreSQL.
+//! Contract of every store, on SQLite and on PostgreSQL.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 use super::{owners, postgres::Postgres, queue};
 
-/// A record whose texts are not easy.
+/// Record with awkward texts.
 pub(crate) fn record(n: usize) -> Feedback {
     let token = ResponseToken {
         id: 7,
@@ -38,7 +38,7 @@ pub(crate) fn record(n: usize) -> Feedback {
         owner: String::new(),
         completion_id: None,
         choice: None,
-        image: ImageHash::of(b"image"),
+        image: ImageHash::digest(b"image"),
         prompt: "Was ist das? 'x'; DROP TABLE feedback; --".to_owned(),
         response: " 🐶\"\u{0}\\".to_owned(),
         tokens: vec![token],
@@ -47,7 +47,7 @@ pub(crate) fn record(n: usize) -> Feedback {
         errors: Vec::new(),
         missing: Vec::new(),
         versions: Versions::default(),
-        doubted: None,
+        flagged: None,
         queued: None,
         unassisted: false,
         annotator: None,
@@ -75,7 +75,7 @@ pub(crate) fn receipt(id: &str, created: u64, image: &[u8]) -> Receipt {
             ..Versions::default()
         },
         owner: String::new(),
-        image: ImageHash::of(image),
+        image: ImageHash::digest(image),
         image_bytes: image.len() as u64,
         prompt: String::new(),
         user: None,
@@ -156,12 +156,15 @@ async fn a_request_that_is_sent_again_makes_nothing_new(store: Arc<dyn Store>) {
         key: key.to_owned(),
         digest: digest.to_owned(),
     };
-    assert_eq!(store.by_key(&key("k", "said")).await.unwrap(), Some(before));
     assert_eq!(
-        store.by_key(&key("k", "?")).await.unwrap(),
+        store.find_request(&key("k", "said")).await.unwrap(),
+        Some(before)
+    );
+    assert_eq!(
+        store.find_request(&key("k", "?")).await.unwrap(),
         Some(InsertOutcome::Conflict)
     );
-    assert_eq!(store.by_key(&key("K", "said")).await.unwrap(), None);
+    assert_eq!(store.find_request(&key("K", "said")).await.unwrap(), None);
     assert_eq!(
         ids(
             &*store,
@@ -242,7 +245,7 @@ async fn pages_are_in_order_and_filtered(store: Arc<dyn Store>) {
 }
 
 async fn what_is_removed_dooms_its_image(store: Arc<dyn Store>) {
-    let (shared, alone) = (ImageHash::of(b"shared"), ImageHash::of(b"alone"));
+    let (shared, alone) = (ImageHash::digest(b"shared"), ImageHash::digest(b"alone"));
     let about = |n: usize, image, completion: Option<&str>, user: Option<&str>| Feedback {
         image,
         completion_id: completion.map(str::to_owned),
@@ -394,7 +397,7 @@ async fn it_is_there_when_opened_again(url: &str) {
         store.feedback(&record(1).id).await.unwrap(),
         Some(record(1))
     );
-    // Tables of a later version are left alone.
+    // A schema of a later version is not touched.
     let mut connection = AnyConnection::connect(url).await.unwrap();
     let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
                  execution_time) VALUES (99, 'later', TRUE, 'x', 0)";
@@ -425,7 +428,7 @@ fn postgres() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_says_why() {
+fn store_that_cannot_be_opened_names_the_reason() {
     let open = |url: &str| {
         Runtime::new()
             .unwrap()
@@ -445,7 +448,7 @@ fn a_store_that_cannot_be_opened_says_why() {
         open("postgres://candor@127.0.0.1:1/none"),
         open("mongodb://x"),
     ];
-    // At once, and not that nobody answered in time.
+    // Reports the cause at once, not a timeout.
     let (name, why) = (file.path().to_str().unwrap(), messages[0].to_string());
     assert!(
         why.contains(name) && why.contains("not a database"),

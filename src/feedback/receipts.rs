@@ -1,0 +1,141 @@
+//! Receipts between the end of a completion and their place in the store.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use futures_util::{StreamExt, future::try_join_all};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    images::ImageStore,
+    queue::Ranker,
+    record::Receipt,
+    retention::Retention,
+    store::{Owners, StoreEntry, StoreError, writer::StoreWriter},
+};
+
+/// Receipts that are written concurrently.
+const CONCURRENT: usize = 16;
+
+/// Receipt with its image, if that is in memory.
+#[derive(Debug, Clone)]
+pub(super) struct PendingReceipt {
+    pub(super) receipt: Receipt,
+    pub(super) image: Option<Arc<[u8]>>,
+}
+
+/// Receipts that are not in the store yet, by completion id.
+#[derive(Default)]
+pub(super) struct PendingReceipts(Mutex<HashMap<String, PendingReceipt>>);
+
+impl PendingReceipts {
+    pub(super) fn insert(&self, receipt: Receipt, image: Arc<[u8]>) {
+        self.map().insert(
+            receipt.id.clone(),
+            PendingReceipt {
+                receipt,
+                image: Some(image),
+            },
+        );
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<PendingReceipt> {
+        self.map().get(id).cloned()
+    }
+
+    pub(super) fn remove(&self, id: &str) {
+        self.map().remove(id);
+    }
+
+    /// Removes the receipts of a user that belong to some owners.
+    pub(super) fn remove_user(&self, user: &str, owners: &Owners) {
+        let belongs_to_user = |receipt: &Receipt| {
+            receipt.user.as_deref() == Some(user) && owners.contain(&receipt.owner)
+        };
+        self.map()
+            .retain(|_, remembered| !belongs_to_user(&remembered.receipt));
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, PendingReceipt>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Id of a waiting receipt, its share of the memory bound, and the channel that reports it written.
+pub(super) type Waiting = (String, OwnedSemaphorePermit, oneshot::Sender<()>);
+
+/// Task that writes receipts to the store.
+pub(super) struct ReceiptWriter {
+    pub(super) pending: Arc<PendingReceipts>,
+    pub(super) writing: Arc<RwLock<()>>,
+    pub(super) images: Arc<ImageStore>,
+    pub(super) writer: StoreWriter,
+    pub(super) ranker: Arc<Ranker>,
+    pub(super) retention: Arc<Retention>,
+    pub(super) slow: Arc<AtomicBool>,
+}
+
+impl ReceiptWriter {
+    /// Writes receipts, several at a time, until the channel closes.
+    pub(super) async fn run(self, waiting: mpsc::Receiver<Waiting>) {
+        let write_one = |(id, permit, written): Waiting| {
+            let receipt_writer = &self;
+            async move {
+                let _room = permit;
+                let bytes = receipt_writer.write_one(&id).await;
+                drop(written);
+                let bytes = match bytes {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        return tracing::error!(completion = id, %error, "a receipt was not stored");
+                    }
+                };
+                receipt_writer.slow.store(false, Relaxed);
+                if let Err(error) = receipt_writer.retention.count_receipt(bytes).await {
+                    tracing::warn!(%error, "receipts beyond receipts.max_bytes could not be \
+                                            removed");
+                }
+            }
+        };
+        ReceiverStream::new(waiting)
+            .for_each_concurrent(CONCURRENT, write_one)
+            .await;
+    }
+
+    /// Writes a receipt and returns its bytes; 0 if it was removed meanwhile.
+    async fn write_one(&self, id: &str) -> Result<u64, StoreError> {
+        let _lock = self.writing.read().await;
+        let written = match self.pending.get(id) {
+            Some(PendingReceipt {
+                receipt,
+                image: Some(file),
+            }) => self.write(receipt, &file).await,
+            _ => Ok(0),
+        };
+        self.pending.remove(id);
+        written
+    }
+
+    /// Writes a receipt with its queue entries and returns its bytes.
+    async fn write(&self, receipt: Receipt, file: &[u8]) -> Result<u64, StoreError> {
+        let _guard = self.images.put(file, receipt.image).await?;
+        let entries = self.ranker.entries(&receipt);
+        let bytes = (file.len() + serde_json::to_vec(&receipt).map_or(0, |body| body.len())) as u64;
+        self.writer
+            .insert(StoreEntry::Receipt(Box::new(receipt)))
+            .await?;
+        try_join_all(
+            entries
+                .into_iter()
+                .map(|entry| self.writer.insert(StoreEntry::Queue(Box::new(entry)))),
+        )
+        .await?;
+        Ok(bytes)
+    }
+}
