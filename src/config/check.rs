@@ -5,8 +5,10 @@ use std::{borrow::Cow, fmt::Display};
 use crate::{feedback::queue::PriorityWeights, guard::ClassThresholds};
 
 use super::{
-    Auto, Config, FetchSection, GuardSection, MOST_ITEMS, host_port, keys, largest_image,
-    limits::{MAX_CHOICES, MAX_RATE},
+    Auto, Config, FetchSection, GuardSection,
+    address::{host_port, is_address, is_host, is_origin},
+    keys,
+    sections::{MAX_CHOICES, MAX_RATE, MOST_ITEMS, largest_image},
 };
 
 /// The keys whose values make no sense, and why.
@@ -335,29 +337,4 @@ fn check_fetch(fetch: &FetchSection, must: &mut impl FnMut(bool, &'static str, &
             bad.map_or("", |b| b)
         ),
     );
-}
-
-/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have
-/// their own.
-fn is_origin(origin: &str) -> bool {
-    let plain = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b))
-    };
-    origin == "*"
-        || origin
-            .split_once("://")
-            .is_some_and(|(scheme, host)| plain(scheme) && plain(host))
-}
-
-fn is_host(host: &str) -> bool {
-    host == "*" || host_port(&format!("{host}:80")).is_some()
-}
-
-fn is_address(address: &str) -> bool {
-    address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Auto, ClassThresholdsSection, GuardSection, limits::MAX_RATE};
+use super::{Auto, ClassThresholdsSection, GuardSection, sections::MAX_RATE};
 use crate::guard::{self, Mode, OnUnanswerable};
 
 /// Largest [`ApiKey::weight`].

@@ -14,7 +14,6 @@
 //! A version appears whole (it is written beside and renamed) or not at all, and so does a new
 //! state. Several processes may use a registry at once.
 
-mod card;
 mod files;
 pub mod gate;
 mod state;

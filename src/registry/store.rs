@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{
     FileFacts, RegistryError, Version, VersionFacts,
-    card::card,
     files::{digest, digest_of, json, lock, read_json, sync_dir, write_final},
+    version::card,
 };
 use crate::bundle::Bundle;
 

@@ -11,8 +11,11 @@ use prometheus::{
 };
 
 use super::{
-    answers::AnswerMetrics, connections::ConnectionMetrics, engines::Loads, http::HttpMetrics,
-    learning::LearningMetrics, models::ModelMetrics, process::ProcessMetrics,
+    answers::AnswerMetrics,
+    engine::Loads,
+    http::{ConnectionMetrics, HttpMetrics},
+    models::{LearningMetrics, ModelMetrics},
+    process::ProcessMetrics,
 };
 use crate::{
     engine::Observer,
