@@ -149,7 +149,11 @@ impl Here {
             ));
             return Ok(());
         }
-        let recipe = || Recipe::read(&args.recipe);
+        let recipe = || {
+            Recipe::read(&args.recipe, &mut |warning| {
+                note(format_args!("candor: {warning}"));
+            })
+        };
         let mut cycle = CycleRun::open(self.place(), recipe).map_err(|e| match e {
             crate::train::TrainError::Config { .. } => Failure::Misused(e.to_string()),
             other => Failure::failed(other),

@@ -1,5 +1,5 @@
-//! Addresses in the configuration: `HOST:PORT`, origins, and whether other machines can reach the
-//! server.
+//! Addresses in the configuration: parsing of `HOST:PORT`, hosts and origins, and the check that a
+//! server without keys is not exposed.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,8 @@ use url::{Host, Url};
 
 use super::Config;
 
-/// Reads `HOST:PORT`. The host comes out as a URL parser has it, so that two spellings of one are
-/// equal; `None` when it is something else.
+/// Parses `HOST:PORT`; `None` if the text is anything else. The host is normalized as in a URL, so
+/// that different spellings compare equal.
 pub fn host_port(text: &str) -> Option<(Host, u16)> {
     let (_, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|&port| port > 0)?;
@@ -20,11 +20,11 @@ pub fn host_port(text: &str) -> Option<(Host, u16)> {
         && url.fragment().is_none();
     (bare && url.port_or_known_default() == Some(port)).then_some(())?;
     let host = plain_host(url.host()?);
-    // A pattern would be a name that nothing has.
+    // A wildcard would be taken for a host name that cannot exist.
     (!host.to_string().contains('*')).then_some((host, port))
 }
 
-/// The host without the dot that ends an absolute name: with and without it is the same host.
+/// Removes the trailing dot of an absolute host name, which does not change the host.
 pub(crate) fn plain_host(host: Host<&str>) -> Host {
     match host {
         Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(name).to_owned()),
@@ -33,8 +33,8 @@ pub(crate) fn plain_host(host: Host<&str>) -> Host {
     }
 }
 
-/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have
-/// their own.
+/// Returns `true` for `*` or an origin as browsers send it: lower case and without a path. Any
+/// scheme is allowed, because apps have their own.
 pub(super) fn is_origin(origin: &str) -> bool {
     let plain = |text: &str| {
         !text.is_empty()
@@ -58,24 +58,23 @@ pub(super) fn is_address(address: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
-/// A server without keys that other machines could reach.
+/// Error: a server without keys would be reachable from other machines.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{listen} can be reached from other machines, and the server has no keys: everybody there \
-     could use it and see what it keeps. Give it a key, as \
-     CANDOR_API_KEY in the environment, in a file (--key-file FILE, CANDOR_API_KEY_FILE) or as a \
-     [[keys]] table in the configuration (`candor keys new` \
-     makes one); or listen at 127.0.0.1; or let everybody in with --insecure (server.insecure = \
-     true)"
+    "{listen} can be reached from other machines, but the server has no keys, so anyone there \
+     could use it and read its data. Add a key as CANDOR_API_KEY in the environment, in a file \
+     (--key-file FILE, CANDOR_API_KEY_FILE) or as a [[keys]] table in the configuration (`candor \
+     keys new` makes one); or listen at 127.0.0.1; or allow everyone with --insecure \
+     (server.insecure = true)"
 )]
 pub struct ExposedServer {
-    /// Address at which it would listen.
+    /// Configured address.
     listen: String,
 }
 
 impl Config {
-    /// Returns `true` if other machines may reach the API. Names other than `localhost` count as
-    /// addresses of such, whatever they stand for.
+    /// Returns `true` if other machines can reach the API. Host names other than `localhost` count
+    /// as reachable.
     pub fn is_exposed(&self) -> bool {
         let host = self
             .server
@@ -92,10 +91,10 @@ impl Config {
         }
     }
 
-    /// Checks that a server that other machines may reach has keys, or is meant to have none.
+    /// Checks that a server without keys is unreachable from other machines or explicitly insecure.
     ///
     /// # Errors
-    /// When it has none, and `server.insecure` is off.
+    /// Returns an error if the server is exposed, has no keys, and `server.insecure` is off.
     pub fn check_exposure(&self) -> Result<(), ExposedServer> {
         let is_safe = !self.keys.is_empty() || self.server.insecure || !self.is_exposed();
         is_safe.then_some(()).ok_or_else(|| ExposedServer {
@@ -196,7 +195,7 @@ mod tests {
             "localhost.example.org:80",
         ] {
             let error = listening(open).check_exposure().unwrap_err().to_string();
-            for said in [
+            for part in [
                 open,
                 "CANDOR_API_KEY",
                 "CANDOR_API_KEY_FILE",
@@ -204,7 +203,7 @@ mod tests {
                 "candor keys new",
                 "--insecure",
             ] {
-                assert!(error.contains(said), "{error}");
+                assert!(error.contains(part), "{error}");
             }
         }
     }

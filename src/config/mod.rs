@@ -1,7 +1,9 @@
-//! Typed configuration: file < environment < flags, checked as a whole before anything starts.
+//! Typed configuration, read from a file, the environment and flags, and validated before anything
+//! starts.
 //!
-//! Every option stands in `config/candor.toml` with its default and what it does; a test holds the
-//! two equal. In the environment `server.listen` is `CANDOR_SERVER__LISTEN`.
+//! Flags override the environment, which overrides the file. `config/candor.toml` lists every
+//! option with its default; a test keeps the two in sync. The environment variable of
+//! `server.listen` is `CANDOR_SERVER__LISTEN`.
 
 mod address;
 mod api_key;
@@ -33,37 +35,37 @@ use crate::feedback::queue::QueueSettings;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Who may use the API; none: everybody.
+    /// API keys; without any, the API is open to everyone who can reach it.
     pub keys: Vec<ApiKey>,
-    /// The HTTP server and its bounds.
+    /// HTTP server.
     pub server: ServerSection,
-    /// Bounds on what one client may ask for.
+    /// Limits for each client.
     pub limits: LimitsSection,
-    /// Which model, and where it computes.
+    /// Served model and its device.
     pub model: ModelSection,
-    /// Versions of models.
+    /// Registry of model versions.
     pub registry: RegistrySection,
-    /// Who may promote them over HTTP.
+    /// Administration over HTTP.
     pub admin: AdminSection,
-    /// The running batch.
+    /// Engine: batch size and context length.
     pub engine: EngineSection,
-    /// Generation, where a request does not say.
+    /// Defaults of sampling.
     pub generation: GenerationSection,
-    /// The guard, where a request does not say.
+    /// Defaults of the guard.
     pub guard: GuardSection,
-    /// Texts that others wrote, sent to be scored.
+    /// Limits of `/v1/score`.
     pub score: ScoreSection,
-    /// Images in requests.
+    /// Limits of images.
     pub images: ImagesSection,
-    /// Images that requests name by URL.
+    /// Images fetched by URL.
     pub fetch: FetchSection,
     /// Storage of corrections.
     pub feedback: FeedbackSection,
-    /// Receipts of completions, which are remembered for a time.
+    /// Receipts of completions.
     pub receipts: ReceiptsSection,
-    /// Queue of the answers that annotators look at next.
+    /// Annotation queue.
     pub queue: QueueSettings,
-    /// Learning from corrections.
+    /// Training cycles.
     pub cycle: CycleSection,
     /// Metrics.
     pub metrics: MetricsSection,
@@ -72,8 +74,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the option that asks for a listener of its own for health and metrics, and its
-    /// address: `server.operations_listen`, or its older name.
+    /// Returns the address of the separate listener for health and metrics, with the option that
+    /// sets it: `server.operations_listen` or its older name.
     pub fn operations_listen(&self) -> Option<(&'static str, &str)> {
         let named = [
             ("server.operations_listen", &self.server.operations_listen),

@@ -13,58 +13,59 @@ use crate::{
     registry::{self, RegistryError},
 };
 
-/// The HTTP server and its bounds.
+/// HTTP server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerSection {
-    /// `HOST:PORT`; port 0 takes a free one.
+    /// Address to listen at, `HOST:PORT`; port 0 picks a free one.
     pub listen: String,
-    /// `true` if a server without keys may be reached from other machines.
+    /// `true` to allow a server without keys that other machines can reach.
     pub insecure: bool,
-    /// A file with one key, beside [`Config::keys`], or `off`.
+    /// File with one more key beside [`super::Config::keys`], or `off`.
     pub key_file: String,
-    /// Open connections. When there are so many, a new one takes the room of the one that has been
-    /// idle longest.
+    /// Maximum number of open connections. A new one then replaces the one that has been idle
+    /// longest.
     pub max_connections: usize,
-    /// Of these, those of one address (IPv6: of one /64 network); auto: half of them.
+    /// Maximum number of connections of one address (IPv6: one /64 network); auto: half of
+    /// `max_connections`.
     pub max_connections_per_address: Auto<usize>,
-    /// Completions and requests for scores being answered at once; more get 429.
+    /// Maximum number of completions and score requests in progress; further ones get 429.
     pub max_concurrent: usize,
     /// Largest request body in bytes; larger ones get 413.
     pub max_body_bytes: usize,
-    /// Memory in bytes for the bodies of requests and the images in them, at least twice
-    /// `max_body_bytes`; requests wait for their share.
+    /// Memory in bytes for request bodies and the images in them, at least twice `max_body_bytes`;
+    /// requests wait for their share.
     pub max_body_memory_bytes: usize,
-    /// Fewest bytes a second of a body, received or sent, once a client has used up its patience.
+    /// Minimum transfer rate of a body in bytes a second, received or sent, once the timeouts'
+    /// grace is used up.
     pub min_body_rate: u64,
-    /// Seconds that a client may take for its headers, again for its body, and between two
-    /// requests.
+    /// Timeout in seconds for the headers, for the body, and between two requests.
     pub read_timeout_s: u64,
-    /// Seconds that a client may take no byte of its response.
+    /// Timeout in seconds of a write that the client does not read.
     pub write_timeout_s: u64,
-    /// Seconds that an answer may take, from the request's last byte to the answer's.
+    /// Timeout in seconds from the last byte of the request to the last byte of the response.
     pub request_timeout_s: u64,
-    /// Seconds that running answers have to finish after SIGTERM.
+    /// Seconds that running answers get to finish after SIGTERM.
     pub drain_deadline_s: u64,
-    /// Origins whose pages may ask from a browser: exact ones, or `*` for any.
+    /// Origins allowed by CORS: exact ones, or `*` for any.
     pub cors_origins: Vec<String>,
-    /// Names that requests may call this server by, beside those of this machine.
+    /// Accepted `Host` names beside those of this machine.
     pub allowed_hosts: Vec<String>,
-    /// `HOST:PORT` for health and metrics alone, with connections of their own; auto: none.
+    /// Separate address for health and metrics, `HOST:PORT`; auto: none.
     pub operations_listen: Auto<String>,
-    /// Treatment of messages that the model cannot use.
+    /// Handling of messages that the model cannot use.
     pub on_unsupported: OnUnsupported,
 }
 
-/// Treatment of messages that the model cannot use: system messages and earlier turns that its
-/// prompt has no place for.
+/// Handling of messages that the model cannot use: system messages and earlier turns that its
+/// prompt does not include.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnsupported {
-    /// The request is answered, and the answer lists them in `warnings`.
+    /// Answers the request and lists them in `warnings`.
     #[default]
     Warn,
-    /// The request is refused.
+    /// Refuses the request.
     Reject,
 }
 
@@ -77,7 +78,7 @@ impl Default for ServerSection {
             max_connections: 1024,
             max_connections_per_address: Auto::Auto,
             max_concurrent: 128,
-            max_body_bytes: 20 * 1024 * 1024 + BESIDE_IMAGE,
+            max_body_bytes: 20 * 1024 * 1024 + NON_IMAGE_BYTES,
             max_body_memory_bytes: 256 * 1024 * 1024,
             min_body_rate: 1024,
             read_timeout_s: 30,
@@ -92,22 +93,22 @@ impl Default for ServerSection {
     }
 }
 
-/// Most that a rate can be.
+/// Largest value of a rate.
 pub(super) const MAX_RATE: u64 = 1_000_000_000;
 
-/// Most that [`LimitsSection::max_choices`] can be: OpenAI's bound on `n`.
+/// Largest value of [`LimitsSection::max_choices`]: OpenAI's bound on `n`.
 pub(super) const MAX_CHOICES: usize = 128;
 
-/// Bounds on what one client may ask for.
+/// Limits for each client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Most answers that one request has written: `n` times `guard.candidates`.
+    /// Maximum number of answers decoded for one request: `n` times `guard.candidates`.
     pub max_choices: usize,
-    /// `POST` requests a minute of a key that does not say or, without keys, of a client's address;
-    /// 0: any number.
+    /// `POST` requests a minute, for each key without a rate of its own or, without keys, for each
+    /// client address; 0: unlimited.
     pub requests_per_minute: u64,
-    /// Tokens a minute, read and written, likewise.
+    /// Prompt and completion tokens a minute, counted in the same way; 0: unlimited.
     pub tokens_per_minute: u64,
 }
 
@@ -121,26 +122,26 @@ impl Default for LimitsSection {
     }
 }
 
-/// Room in a request's body for what is sent beside an image.
-const BESIDE_IMAGE: usize = 256 * 1024;
+/// Bytes of a request body reserved for everything but the image.
+const NON_IMAGE_BYTES: usize = 256 * 1024;
 
 /// Returns the size in bytes of the largest image file that fits, as base64, in a request's body of
 /// `max_body_bytes`.
 pub fn largest_image(max_body_bytes: usize) -> usize {
-    max_body_bytes.saturating_sub(BESIDE_IMAGE) / 4 * 3
+    max_body_bytes.saturating_sub(NON_IMAGE_BYTES) / 4 * 3
 }
 
-/// Which model, and where it computes.
+/// Served model and its device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSection {
-    /// The name of an embedded bundle, or a bundle's directory.
+    /// Name of an embedded bundle, or directory of a bundle.
     pub name: String,
-    /// Device on which it computes.
+    /// Device that holds the weights.
     pub device: DeviceChoice,
-    /// Threads for the networks; auto: one a core.
+    /// Number of compute threads; auto: one a core.
     pub threads: Auto<usize>,
-    /// Which of the bundle's scorers; auto: the bundle's choice.
+    /// Scorer to use; auto: the bundle's default.
     pub reward: Auto<RewardKind>,
 }
 
@@ -155,20 +156,20 @@ impl Default for ModelSection {
     }
 }
 
-/// The running batch.
+/// Engine: batch size and context length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
-    /// Answers written at once.
+    /// Maximum number of sequences in the batch.
     pub max_batch: usize,
-    /// Answers that may wait for a place in the batch; more get 429.
+    /// Maximum number of requests waiting for the batch; further ones get 429.
     pub max_waiting: usize,
-    /// Prompts read in one step, for which the running answers wait.
+    /// Maximum number of prompts prefilled in one step, which delays the running sequences.
     pub max_prefills: usize,
-    /// Longest sequence in tokens, image included; auto: the model's own.
+    /// Longest sequence in tokens, image included; auto: the model's limit.
     pub context_len: Auto<usize>,
-    /// Seconds without a step, with answers to write, after which the server says that it is not
-    /// ready.
+    /// Seconds without a step, while sequences are running, after which the server reports that it
+    /// is not ready.
     pub stall_after_s: u64,
 }
 
@@ -184,71 +185,70 @@ impl Default for EngineSection {
     }
 }
 
-/// Generation, where a request does not say.
+/// Defaults of sampling.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GenerationSection {
-    /// 0 is greedy.
+    /// Sampling temperature, 0 to 2; 0 is greedy.
     pub temperature: f64,
-    /// Most tokens of an answer; auto: what the context leaves.
+    /// Maximum number of tokens of an answer; auto: the rest of the context.
     pub max_tokens: Auto<usize>,
 }
 
-/// Thresholds of classes of words.
+/// Thresholds by class of word.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassThresholdsSection {
-    /// Words that name people, animals and things.
+    /// Nouns for people, animals and objects.
     pub object: Auto<f32>,
-    /// Colors, sizes, materials.
+    /// Colors, sizes and materials.
     pub attribute: Auto<f32>,
     /// Numbers.
     pub count: Auto<f32>,
-    /// Verbs of action.
+    /// Action verbs.
     pub action: Auto<f32>,
-    /// Words that say where things are.
+    /// Spatial relations.
     pub relation: Auto<f32>,
 }
 
 impl From<ClassThresholdsSection> for guard::ClassThresholds {
-    fn from(of: ClassThresholdsSection) -> Self {
+    fn from(section: ClassThresholdsSection) -> Self {
         Self {
-            object: of.object.value(),
-            attribute: of.attribute.value(),
-            count: of.count.value(),
-            action: of.action.value(),
-            relation: of.relation.value(),
+            object: section.object.value(),
+            attribute: section.attribute.value(),
+            count: section.count.value(),
+            action: section.action.value(),
+            relation: section.relation.value(),
         }
     }
 }
 
-/// The guard, where a request does not say.
+/// Defaults of the guard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardSection {
-    /// Treatment of low-reward words.
+    /// Mode: how low-reward words are handled.
     pub mode: Mode,
-    /// Words with a reward below this are flagged; auto: the bundle's own threshold. Not together
-    /// with `target_fpr`.
+    /// Reward below which a word is flagged; auto: the bundle's default. Excludes `target_fpr`.
     pub threshold: Auto<f32>,
-    /// The threshold at which this share of grounded words is flagged, by the bundle's calibration;
-    /// auto: not used.
+    /// Share of grounded words that may be flagged, from which the bundle's calibration derives the
+    /// threshold; auto: unused.
     pub target_fpr: Auto<f32>,
-    /// Thresholds of classes of words; auto: the one above.
+    /// Thresholds by class of word; auto: `threshold`.
     pub thresholds: ClassThresholdsSection,
-    /// Treatment of words whose reward stays low.
+    /// Handling of words whose reward stays low.
     pub on_exhausted: OnExhausted,
-    /// Treatment of questions that no photograph answers, and of short answers that are too likely
-    /// wrong.
+    /// Handling of questions that no photograph can answer, and of short answers below
+    /// `abstain_below`.
     pub on_unanswerable: OnUnanswerable,
-    /// Probability of being right below which a short answer is withheld, where the bundle has a
-    /// calibration of answers.
+    /// Probability of being right below which a short answer is withheld, if the bundle calibrates
+    /// answers.
     pub abstain_below: f32,
-    /// Most tokens that repairs may decode beyond the answer's own.
+    /// Maximum number of tokens that repairs may decode in addition to the answer.
     pub max_attempts: usize,
-    /// Words that are held back beside the open one where words are repaired, for repairs to reach.
+    /// Number of finished words that streaming holds back so that repairs can still change them.
     pub window: usize,
-    /// Treatment of an answer whose scorer fails.
+    /// Handling of answers whose scorer fails.
     pub on_error: OnError,
 }
 
@@ -269,17 +269,17 @@ impl Default for GuardSection {
     }
 }
 
-/// Most that `score.max_items` can be.
+/// Largest value of `score.max_items`.
 pub const MOST_ITEMS: usize = 1024;
 
-/// Texts that others wrote, sent to be scored.
+/// Limits of `/v1/score`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScoreSection {
-    /// Most items of one request, at most [`MOST_ITEMS`].
+    /// Maximum number of items of one request, at most [`MOST_ITEMS`].
     pub max_items: usize,
-    /// Most tokens of one text. One that is longer than the model's context is scored sentence by
-    /// sentence.
+    /// Maximum number of tokens of one text. Texts longer than the model's context are scored in
+    /// windows of whole sentences.
     pub max_tokens: usize,
 }
 
@@ -292,20 +292,20 @@ impl Default for ScoreSection {
     }
 }
 
-/// Images in requests.
+/// Limits of images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImagesSection {
     /// Largest image file in bytes.
     pub max_bytes: usize,
-    /// Most pixels of an image (width times height), checked before it is decoded.
+    /// Maximum number of pixels (width times height), checked before decoding.
     pub max_pixels: u64,
-    /// Memory that decoding and resizing takes, of all images together, in bytes. An image that
-    /// needs more is refused; others wait in turn.
+    /// Memory in bytes for decoding and resizing all images. An image that needs more is refused;
+    /// others wait.
     pub max_memory_bytes: u64,
-    /// Encoded images remembered, in bytes; 0 remembers none.
+    /// Size in bytes of the cache of encoded images; 0 disables it.
     pub cache_bytes: u64,
-    /// Images decoded and encoded at once; auto: one a core.
+    /// Maximum number of images decoded and encoded at once; auto: one a core.
     pub workers: Auto<usize>,
 }
 
@@ -321,21 +321,21 @@ impl Default for ImagesSection {
     }
 }
 
-/// Images that requests name by URL.
+/// Images fetched by URL.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FetchSection {
-    /// `true` if `https:` URLs are fetched.
+    /// `true` to fetch `https:` URLs.
     pub enabled: bool,
-    /// Redirections that are followed, 3 at most.
+    /// Maximum number of redirects to follow, at most 3.
     pub max_redirects: usize,
-    /// Seconds that a fetch may take, redirections included.
+    /// Timeout in seconds of a fetch, redirects included.
     pub timeout_s: u64,
-    /// Images fetched at once; more wait.
+    /// Maximum number of fetches at once; others wait.
     pub max_concurrent: usize,
-    /// `HOST:PORT` of servers that may have a private address.
+    /// Servers, as `HOST:PORT`, that may have a private address.
     pub allow: Vec<String>,
-    /// A PEM file of the certificates that are trusted; auto: Mozilla's.
+    /// PEM file of trusted certificates; auto: Mozilla's.
     pub ca_file: Auto<String>,
 }
 
@@ -352,16 +352,16 @@ impl Default for FetchSection {
     }
 }
 
-/// Location of versions of models.
+/// Registry of model versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistrySection {
-    /// A folder, or `off`.
+    /// Folder of the registry, or `off`.
     pub dir: String,
 }
 
 impl RegistrySection {
-    /// The registry; `None` where it is off.
+    /// Opens the registry; `None` if it is off.
     pub fn open(&self) -> Option<Result<registry::Registry, RegistryError>> {
         (self.dir != "off").then(|| registry::Registry::open(Path::new(&self.dir)))
     }
@@ -375,22 +375,22 @@ impl Default for RegistrySection {
     }
 }
 
-/// Who may promote versions over HTTP.
+/// Administration over HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSection {
-    /// SHA-256 of the key in hex digits, or `off`: nobody.
+    /// SHA-256 of the administrator's key in hex digits, or `off`.
     pub key_sha256: String,
 }
 
 impl AdminSection {
-    /// The digest; `None` where it is off, or none.
+    /// Returns the digest; `None` if the option is off or invalid.
     pub fn digest(&self) -> Option<[u8; 32]> {
         digest(&self.key_sha256)
     }
 
-    /// Returns `true` if it makes sense.
-    pub(super) fn is_sound(&self) -> bool {
+    /// Returns `true` if the digest is valid or off.
+    pub(super) fn is_valid(&self) -> bool {
         self.key_sha256 == "off" || self.digest().is_some()
     }
 }
@@ -407,14 +407,14 @@ impl Default for AdminSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeedbackSection {
-    /// `sqlite:PATH`, `postgres://USER:PASSWORD@HOST/DATABASE`, or `off`.
+    /// Database: `sqlite:PATH`, `postgres://USER:PASSWORD@HOST/DATABASE`, or `off`.
     pub store: String,
-    /// A folder, or `s3://BUCKET/PREFIX`.
+    /// Storage of photographs: a folder, or `s3://BUCKET/PREFIX`.
     pub images: String,
 }
 
 impl FeedbackSection {
-    /// Returns `true` if corrections are taken.
+    /// Returns `true` if corrections are accepted.
     pub fn enabled(&self) -> bool {
         self.store != "off"
     }
@@ -429,18 +429,18 @@ impl Default for FeedbackSection {
     }
 }
 
-/// Receipts: records of completions that are remembered for a time.
+/// Receipts of completions, which corrections refer to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReceiptsSection {
-    /// Time that they are kept: `7d`, `12h`; `0s`: nothing is remembered.
+    /// Retention of receipts, such as `7d` or `12h`; `0s` keeps none.
     pub retention: String,
-    /// Most bytes of receipts and their images.
+    /// Maximum size in bytes of receipts and their images.
     pub max_bytes: u64,
 }
 
 impl ReceiptsSection {
-    /// Returns the time that they are kept, of a configuration that was checked.
+    /// Returns the retention as a duration; zero if it is malformed, which validation excludes.
     pub fn retention(&self) -> Duration {
         humantime::parse_duration(&self.retention).unwrap_or_default()
     }
@@ -455,11 +455,11 @@ impl Default for ReceiptsSection {
     }
 }
 
-/// Location of cycles.
+/// Training cycles, as run by `candor cycle`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CycleSection {
-    /// A folder.
+    /// Folder of the cycles' state, which the server reads.
     pub dir: String,
 }
 
@@ -475,7 +475,7 @@ impl Default for CycleSection {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsSection {
-    /// The older name of `server.operations_listen`.
+    /// Older name of `server.operations_listen`.
     pub listen: Auto<String>,
 }
 
@@ -483,9 +483,9 @@ pub struct MetricsSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
-    /// Format of a line.
+    /// Format of a log line.
     pub format: LogFormat,
-    /// Which lines: `error`, `warn`, `info`, `debug`, `trace`, or directives such as
+    /// Level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as
     /// `info,candor::engine=debug`.
     pub level: String,
 }
@@ -503,7 +503,7 @@ impl Default for LogSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
     /// One JSON object a line.
     Json,

@@ -1,4 +1,4 @@
-//! Telemetry for those who run the server: metrics and logs.
+//! Metrics and logs.
 
 mod answers;
 mod engine;

@@ -1,4 +1,5 @@
-//! Metrics of versions: which took over from which, and how the shadow does.
+//! Metrics of model versions: switches, shadow comparisons, the scorer's quality and training
+//! cycles.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use prometheus::{Error, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Regist
 use super::metrics::{add, counter, counters};
 use crate::feedback::monitor::MonitorFigures;
 
-/// Metrics of versions.
+/// Metrics of version switches and the shadow.
 pub(crate) struct ModelMetrics {
     swaps: IntCounterVec,
     shadow_comparisons: IntCounter,
@@ -18,59 +19,64 @@ pub(crate) struct ModelMetrics {
 }
 
 const OUTCOMES: [&str; 2] = ["served", "refused"];
-const BY: [&str; 2] = ["who", "scorer"];
+const SHADOW_LABELS: [&str; 2] = ["who", "scorer"];
 
 impl ModelMetrics {
     pub(super) fn new(r: &Registry) -> Result<Self, Error> {
-        let gauges = |name: &str, help: &str| add(r, GaugeVec::new(Opts::new(name, help), &BY)?);
+        let gauges =
+            |name: &str, help: &str| add(r, GaugeVec::new(Opts::new(name, help), &SHADOW_LABELS)?);
         Ok(Self {
             swaps: counters(
                 r,
                 "model_swaps_total",
-                "Promotions and rollbacks, by whether the version was then served",
+                "Promotions and rollbacks, by whether the version could be served",
                 "outcome",
                 &OUTCOMES,
             )?,
             shadow_comparisons: counter(
                 r,
                 "shadow_comparisons_total",
-                "Answers that the shadow was compared on",
+                "Answers compared with the shadow",
             )?,
             shadow_dropped: counter(
                 r,
                 "shadow_dropped_total",
-                "Answers that it was to be compared on, and there was no room",
+                "Answers not compared with the shadow for lack of capacity",
             )?,
             shadow_failures: counter(
                 r,
                 "shadow_failures_total",
-                "Answers that it could not be compared on",
+                "Answers whose comparison with the shadow failed",
             )?,
             shadow_reward: gauges(
                 "shadow_reward",
-                "Mean reward of answers, by whose they are and whose scorer says so: served or \
-                 candidate",
+                "Mean reward of answers, by the version that wrote and the version that scored \
+                 them: served or candidate",
             )?,
             shadow_flagged: gauges(
                 "shadow_flagged_spans",
-                "Flagged spans an answer, by whose it is and whose scorer says so",
+                "Mean number of flagged spans of an answer, by the version that wrote and the \
+                 version that scored it",
             )?,
         })
     }
 
-    /// Another version is served.
-    pub(crate) fn swapped(&self) {
+    /// Counts a switch to another version.
+    pub(crate) fn count_switch(&self) {
         self.swaps.with_label_values(&["served"]).inc();
     }
 
-    /// A version was promoted and cannot be served.
-    pub(crate) fn refused(&self) {
+    /// Counts a promoted version that could not be served.
+    pub(crate) fn count_refused(&self) {
         self.swaps.with_label_values(&["refused"]).inc();
     }
 
-    /// The shadow was compared on an answer; these are the means now, of whose answers (`who`) by
-    /// whose scorer.
-    pub(crate) fn compared(&self, means: impl Iterator<Item = ([&'static str; 2], f64, f64)>) {
+    /// Counts a comparison with the shadow and sets the mean rewards and flagged spans by (author,
+    /// scorer).
+    pub(crate) fn count_comparison(
+        &self,
+        means: impl Iterator<Item = ([&'static str; 2], f64, f64)>,
+    ) {
         self.shadow_comparisons.inc();
         for (labels, reward, flagged) in means {
             self.shadow_reward.with_label_values(&labels).set(reward);
@@ -78,24 +84,25 @@ impl ModelMetrics {
         }
     }
 
-    /// There was no room for an answer.
-    pub(crate) fn shadow_dropped(&self) {
+    /// Counts an answer that was not compared for lack of capacity.
+    pub(crate) fn count_dropped(&self) {
         self.shadow_dropped.inc();
     }
 
-    /// An answer could not be compared.
-    pub(crate) fn shadow_failed(&self) {
+    /// Counts an answer whose comparison failed.
+    pub(crate) fn count_failed(&self) {
         self.shadow_failures.inc();
     }
 
-    /// Another shadow, or none: what was said of the last one is over.
-    pub(crate) fn shadow_changed(&self) {
+    /// Clears the means when the shadow changes or ends.
+    pub(crate) fn clear_shadow(&self) {
         self.shadow_reward.reset();
         self.shadow_flagged.reset();
     }
 }
 
-/// Metrics of learning. A gauge that nothing is known of yet is no number, which no alert fires on.
+/// Metrics of the scorer's quality and of training cycles. A gauge without data is NaN, so that no
+/// alert fires.
 pub(crate) struct LearningMetrics {
     auroc: Gauge,
     ece: Gauge,
@@ -105,7 +112,7 @@ pub(crate) struct LearningMetrics {
     outcomes: IntCounterVec,
 }
 
-/// Outcomes that a cycle can have.
+/// Outcomes of a cycle.
 const CYCLE_OUTCOMES: [&str; 4] = ["promoted", "rejected", "outdated", "failed"];
 
 impl LearningMetrics {
@@ -132,44 +139,45 @@ impl LearningMetrics {
             )?,
             flag_agreement: gauge(
                 "flag_agreement_ratio",
-                "Of the words that the guard flagged or people marked, the share that both did",
+                "Words both flagged by the guard and marked by people, as a share of the words \
+                 that were either",
             )?,
             last_success: gauge(
                 "cycle_last_success_timestamp_seconds",
-                "When a cycle last came to its end, whatever the gate said",
+                "End of the last completed cycle, promoted or not, in seconds since 1970",
             )?,
             outcomes: counters(
                 r,
                 "cycle_outcome_total",
-                "Cycles by how they ended",
+                "Training cycles by outcome",
                 "outcome",
                 &CYCLE_OUTCOMES,
             )?,
         })
     }
 
-    /// Sets the gauges of the scorer to what recent answers and corrections say of it.
-    pub(crate) fn seen(&self, seen: &MonitorFigures) {
+    /// Sets the gauges of the scorer's quality from recent answers and corrections.
+    pub(crate) fn set_quality(&self, figures: &MonitorFigures) {
         let known = [
-            (&self.auroc, seen.auroc),
-            (&self.ece, seen.ece),
-            (&self.psi, seen.psi),
-            (&self.flag_agreement, seen.flag_agreement),
+            (&self.auroc, figures.auroc),
+            (&self.ece, figures.ece),
+            (&self.psi, figures.psi),
+            (&self.flag_agreement, figures.flag_agreement),
         ];
         known
             .into_iter()
             .for_each(|(gauge, value)| gauge.set(value.unwrap_or(f64::NAN)));
     }
 
-    /// Sets the counts of how cycles ended up to now.
-    pub(crate) fn cycles(&self, outcomes: &BTreeMap<String, u64>, last_success: Option<u64>) {
+    /// Sets the number of cycles by outcome, and the Unix time of the last success.
+    pub(crate) fn set_cycles(&self, outcomes: &BTreeMap<String, u64>, last_success: Option<u64>) {
         self.last_success
             .set(last_success.map_or(f64::NAN, |time| time as f64));
         for outcome in CYCLE_OUTCOMES {
             let counter = self.outcomes.with_label_values(&[outcome]);
             let now = outcomes.get(outcome).copied().unwrap_or(0);
-            // Another directory of cycles may have fewer: a counter starts anew then, as after a
-            // restart.
+            // Another folder of cycles may have fewer; the counter then restarts, as after a
+            // restart of the process.
             if now < counter.get() {
                 counter.reset();
             }
