@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_are_read_as_they_are_written() {
+    fn device_choice_parses_what_it_prints() {
         for text in ["auto", "cpu", "cuda:0", "cuda:7", "metal"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_is_always_there() {
+    fn cpu_is_always_available() {
         assert_eq!(name(&DeviceChoice::Cpu.open().unwrap()), "cpu");
         assert!(DeviceChoice::Auto.open().is_ok());
     }
 
     #[test]
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
-    fn a_device_that_the_build_cannot_use_is_an_error_that_names_it() {
+    fn unsupported_device_is_an_error_that_names_it() {
         assert_eq!(
             DeviceChoice::Cuda(1).open().unwrap_err().to_string(),
             "device cuda:1: this build has no CUDA (cargo feature `cuda`)"

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_for_this_user_alone() {
+    fn created_files_are_private() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (dir.path().join("a/b"), dir.path().join("a/b/c"));
         create_dir(&folder).unwrap();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_wide_is_narrowed() {
+    fn wide_permissions_are_narrowed() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, b"").unwrap();

@@ -111,7 +111,7 @@ mod tests {
     use crate::config::ApiKey;
 
     #[test]
-    fn spellings_of_one_host_are_equal() {
+    fn host_port_normalizes_spellings_of_one_host() {
         for name in [
             "store.internal:443",
             "STORE.internal:443",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_or_less_than_a_host_and_a_port_is_refused() {
+    fn host_port_refuses_anything_else() {
         for bad in [
             "",
             ":",
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_alone_is_not_exposed() {
+    fn addresses_other_than_loopback_are_exposed() {
         for own in [
             "127.0.0.1:8080",
             "127.9.9.9:0",
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_or_a_word_for_it_let_a_server_be_exposed() {
+    fn exposed_server_with_keys_or_insecure_is_allowed() {
         let mut config = listening("0.0.0.0:80");
         config.keys = vec![ApiKey::new("app", "a-key-of-some-length")];
         assert_eq!(config.check_exposure(), Ok(()));

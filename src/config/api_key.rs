@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_the_environment_or_of_a_file_is_one_key() {
+    fn key_from_environment_or_file_is_added() {
         let expected = ApiKey::new("default", SECRET).digest();
         let line = format!("{SECRET}\r\n");
         for config in [
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_named_and_never_repeated() {
+    fn invalid_key_is_refused_and_never_repeated() {
         let long = "k".repeat(5000);
         let (two, cases) = (
             format!("{SECRET}\n{SECRET}"),

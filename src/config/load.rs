@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_has_to_fit_in_a_request() {
+    fn image_limit_above_the_body_limit_is_refused() {
         let found = problems("[server]\nmax_body_bytes = 20971520\n", &[]);
         let [problem] = &found[..] else {
             panic!("{found:?}")
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_the_example_is_its_default() {
+    fn example_file_equals_the_defaults() {
         let example = include_str!("../../config/candor.toml");
         let live: String = example
             .lines()
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_environment_and_that_over_the_file() {
+    fn flags_override_environment_and_file() {
         let file = file(
             "[server]\nlisten = '1.1.1.1:1'\nmax_connections = 1\nread_timeout_s = \
              1\n[model]\nname = 'x'\n",
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn automatic_options_take_words_and_values() {
+    fn automatic_options_accept_auto_and_values() {
         let vars = env(&[
             ("CANDOR_MODEL__THREADS", "3"),
             ("CANDOR_GUARD__THRESHOLD", "0.25"),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_arrays_in_files_and_have_commas_in_variables() {
+    fn lists_are_read_from_arrays_and_comma_separated_variables() {
         let file = file("[fetch]\nallow = ['a:1', 'b:2']\n");
         assert_eq!(
             load(Some(file.path()), env(&[]), &[]).unwrap().fetch.allow,
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_other_programs_are_left_alone() {
+    fn foreign_variables_are_ignored() {
         let vars = env(&[
             ("CANDOR_PORT", "tcp://10.0.0.1:80"),
             ("CANDOR_SERVICE_HOST", "10.0.0.1"),
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_said_at_once_with_where_and_the_near_name() {
+    fn all_problems_are_reported_with_source_and_suggestion() {
         let text = "[server]\nlisten = 'nowhere'\nlisten_on = 'x'\nmax_batch = \
                     3\n[servr]\n[engine]\nmax_batch = 'many'\n[guard]\nmode = 'flags'\n";
         let vars = [
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_not_an_option() {
+    fn section_given_as_option_is_refused() {
         assert_eq!(
             problems("guard = 'flag'", &[]),
             ["guard: is a section, not an option (FILE)"]
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_missing_or_no_toml_are_named() {
+    fn missing_or_malformed_file_is_named() {
         let missing = load(Some(Path::new("no/such.toml")), env(&[]), &[]).unwrap_err();
         assert!(
             missing.to_string().contains("the file cannot be read")
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_checked_and_named_and_never_repeated() {
+    fn invalid_keys_are_named_without_their_digest() {
         let digest = "ab".repeat(32);
         let good = file(&format!(
             "[[keys]]\nname = 'app'\nkey_sha256 = '{digest}'\nmode = 'score'\nthreshold = 0.5\n"
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_bounded_and_keys_may_have_their_own() {
+    fn limits_are_bounded_and_overridden_by_keys() {
         let found = problems(
             "[limits]\nmax_choices = 129\ntokens_per_minute = 1000000001\n",
             &[],

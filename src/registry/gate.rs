@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hallucinates_less_and_describes_no_less_passes() {
+    fn better_candidate_passes() {
         let verdict = judge(&better(), &GateConfig::default());
         assert!(
             verdict.passed && verdict.reasons.is_empty() && verdict.held.len() == 11,
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_names_figure_values_and_bound() {
+    fn reasons_name_figure_values_and_bound() {
         let config = GateConfig::default();
         for (figure, value, bound) in [
             ("chair_i", 0.3, "0.3000"),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_good_and_few_corrections_judge_no_scorer() {
+    fn missing_figure_fails_and_few_corrections_judge_no_scorer() {
         let config = GateConfig::default();
         for figure in NAMES {
             let mut evidence = better();
@@ -388,20 +388,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_verdict_passes_exactly_without_reasons(evidence in any_evidence()) {
+        fn verdict_passes_exactly_without_reasons(evidence in any_evidence()) {
             let verdict = judge(&evidence, &GateConfig::default());
             prop_assert_eq!(verdict.passed, verdict.reasons.is_empty());
         }
 
         #[test]
-        fn a_version_is_not_better_than_itself(figures in any_figures()) {
+        fn unchanged_candidate_is_rejected(figures in any_figures()) {
             let evidence = GateInputs { baseline: figures.clone(), candidate: figures,
                 chair_interval: Some((-1.0, -0.5)), psi: None };
             prop_assert!(!judge(&evidence, &GateConfig::default()).passed);
         }
 
         #[test]
-        fn getting_better_never_hurts(mut evidence in any_evidence(), which in 0usize..9,
+        fn better_figure_adds_no_reason(mut evidence in any_evidence(), which in 0usize..9,
             by in 0.0f64..1.0) {
             let config = GateConfig { significant: false, ..GateConfig::default() };
             let before = judge(&evidence, &config).reasons.len();
@@ -414,7 +414,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_passes_that_loses_more_than_its_tolerance(mut evidence in any_evidence(),
+        fn loss_above_the_tolerance_is_rejected(mut evidence in any_evidence(),
             loss in 0.021f64..1.0) {
             let recall = evidence.baseline["recall"] - loss;
             evidence.candidate.insert("recall".into(), recall);

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_with_spaces_and_parentheses_moves_no_field() {
+    fn stat_with_spaces_in_the_command_is_parsed() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 1000 8192 3 \
                     18446744073709551615 1 1";
         let stat = ProcStat::parse(stat).unwrap();
@@ -146,7 +146,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_is_described() {
+    fn process_metrics_describe_this_process() {
         let process = ProcessMetrics::new().unwrap().unwrap();
         let text = prometheus::TextEncoder::new()
             .encode_to_string(&process.gather())

@@ -8,16 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/data")
-        .join(path);
-    if !path.exists() {
-        println!("skipped: {} is absent", path.display());
-        return None;
-    }
-    Some(path)
-}
+use crate::support::shared_data;
 
 fn candor(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candor"))
@@ -47,15 +38,16 @@ pub fn figure(report: &Value, section: &str, table: &str, row: &str, column: &st
 
 #[test]
 fn published_chair_is_reproduced_and_the_lists_are_compared() {
-    let (Some(published), Some(list)) =
-        (shared("chair/published.json"), shared("chair/synonyms.txt"))
-    else {
+    let (Some(published), Some(list)) = (
+        shared_data("chair/published.json"),
+        shared_data("chair/synonyms.txt"),
+    ) else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
     let published: Value = serde_json::from_slice(&fs::read(published).unwrap()).unwrap();
     for (file, wanted) in published.as_object().unwrap() {
-        let captions = shared(&format!("chair/{file}")).unwrap();
+        let captions = shared_data(&format!("chair/{file}")).unwrap();
         let args = [
             "eval",
             "captions",
@@ -119,7 +111,7 @@ fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
 
 #[test]
 fn captions_of_other_images_are_seen_to_be_worse() {
-    let Some(data) = shared("flickr8k") else {
+    let Some(data) = shared_data("flickr8k") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -197,7 +189,7 @@ fn bad_rows_are_named_by_file_and_line() {
         assert_eq!(output.status.code(), Some(2), "{text}: {said}");
         assert!(said.contains(wanted), "{text}: {said}");
     }
-    let Some(data) = shared("flickr8k") else {
+    let Some(data) = shared_data("flickr8k") else {
         return;
     };
     fs::write(
@@ -264,7 +256,7 @@ pub fn small_coco(source: &Path, dir: &Path, n: usize) {
 
 #[test]
 fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -323,7 +315,7 @@ fn a_bundle_captions_what_is_left_of_a_file_and_is_measured() {
 
 #[test]
 fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -399,7 +391,7 @@ fn pope_asks_as_often_for_what_is_there_as_for_what_is_not() {
 
 /// A file of the field's cases.
 fn case(name: &str) -> Option<PathBuf> {
-    shared(&format!("../field/cases/{name}"))
+    shared_data(&format!("../field/cases/{name}"))
 }
 
 #[test]
@@ -576,7 +568,9 @@ fn people_s_questions_are_asked() {
             && String::from_utf8_lossy(&output.stderr).contains("expected questions.jsonl")
     );
     for data in ["daquar", "vqa-rad"] {
-        let Some(data) = shared(data) else { return };
+        let Some(data) = shared_data(data) else {
+            return;
+        };
         let report = measured(
             &[
                 "eval",

@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::eval::{figure, shared, small_coco};
+use crate::{
+    eval::{figure, small_coco},
+    support::shared_data,
+};
 
 /// The photographs with what a person would draw and say about them.
 const PHOTOGRAPHS: [(&str, &str, [&str; 5]); 4] = [
@@ -305,7 +308,7 @@ fn every_kind_of_photograph_is_measured_and_what_was_answered_is_kept() {
 
 #[test]
 fn coco_photographs_have_the_figures_that_other_commands_give() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();

@@ -14,6 +14,7 @@ use candor::feedback::{
     record::{Feedback, ImageHash, Receipt},
     store::{Owners, RemovalTarget, Store, sql::SqlStore},
 };
+use rustix::process::Signal;
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ use crate::{
     cli::candor,
     http::get,
     served::{Served, and, ask, eventually},
+    support::send_signal,
 };
 
 /// What nobody writes by chance.
@@ -366,13 +368,7 @@ fn a_server_that_waits_for_its_store_can_be_stopped() {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut connection, _) = silent.accept().unwrap();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-TERM", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send_signal(&child, Signal::TERM);
     let mut said = String::new();
     child
         .stderr
