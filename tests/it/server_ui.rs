@@ -65,7 +65,7 @@ pages! {
 }
 
 #[test]
-fn abstained() {
+fn abstention_is_shown() {
     page(
         "try_page",
         "abstained",
@@ -75,7 +75,7 @@ fn abstained() {
 }
 
 #[test]
-fn bad_image() {
+fn refused_image_is_explained() {
     page(
         "try_page",
         "bad_image",
@@ -85,7 +85,7 @@ fn bad_image() {
 }
 
 #[test]
-fn queued() {
+fn queued_item_is_judged() {
     page(
         "correct_page",
         "queued",
@@ -98,7 +98,7 @@ fn queued() {
 }
 
 #[test]
-fn unmarked() {
+fn unassisted_item_has_no_marks() {
     page(
         "correct_page",
         "unmarked",
@@ -245,7 +245,7 @@ fn about_shows_the_servers_settings() {
 }
 
 #[test]
-fn offline() {
+fn lost_server_is_reported() {
     let server = Process::serve(&[("CANDOR_LOG__LEVEL", "error")]);
     page(
         "try_page",
