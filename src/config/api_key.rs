@@ -105,7 +105,9 @@ fn check(key: &[u8]) -> Result<&str, &'static str> {
         "must be a single key of ASCII characters without spaces; `candor keys new` makes one",
     )?;
     if text.len() < MIN_CHARS {
-        return Err("the key must have at least 16 random characters; `candor keys new` makes one");
+        return Err(
+            "the key must have at least 16 characters; `candor keys new` makes a random one",
+        );
     }
     Ok(text)
 }
