@@ -33,7 +33,7 @@ use crate::{
     engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
-    telemetry::{EngineMetrics, Metrics},
+    telemetry::{EngineObserver, Metrics},
     vlm::preprocess::ImageLimits,
 };
 
@@ -125,7 +125,7 @@ impl App {
         let served = Arc::new(ServedVersion::start(
             &config,
             first,
-            EngineMetrics::observer(&metrics),
+            EngineObserver::start(&metrics.engine),
         )?);
         show_served(&metrics, &config.guard, &served);
         Ok(Self {

@@ -21,7 +21,7 @@ use crate::{
     config::{Auto, Config},
     engine::Observer,
     registry::{Registry, RegistryState},
-    telemetry::EngineMetrics,
+    telemetry::EngineObserver,
 };
 
 /// How often the registry is looked at.
@@ -211,7 +211,7 @@ async fn change<'a>(
                 app,
                 app.current_config(),
                 id,
-                EngineMetrics::observer(&app.metrics),
+                EngineObserver::start(&app.metrics.engine),
             )
             .await?
         }

@@ -12,13 +12,12 @@ use prometheus::{
 
 use super::{
     answers::AnswerMetrics,
-    engine::Loads,
+    engine::{EngineMetrics, SCORING},
     http::{ConnectionMetrics, HttpMetrics},
     models::{LearningMetrics, ModelMetrics},
     process::ProcessMetrics,
 };
 use crate::{
-    engine::Observer,
     feedback::{queue::ratings::Agreement, record::JudgmentKind, store::queue::QueueLength},
     guard::{Thresholds, Verdict},
 };
@@ -29,15 +28,9 @@ use crate::{
 pub struct Metrics {
     registry: Registry,
     process: Option<ProcessMetrics>,
-    requests_running: IntGauge,
-    requests_waiting: IntGauge,
-    inter_token_latency: Histogram,
     image_cache_queries: IntCounter,
     image_cache_hits: IntCounter,
     image_fetches: IntCounterVec,
-    kv_cache_usage: Gauge,
-    score_seconds: Histogram,
-    engine_token_reward: Histogram,
     scored_texts: IntCounterVec,
     scored_text_tokens: IntCounter,
     scored_text_seconds: Histogram,
@@ -52,6 +45,8 @@ pub struct Metrics {
     auth_failures: IntCounterVec,
     limited_requests: IntCounterVec,
     admitted_requests: IntGauge,
+    /// Metrics of the engines.
+    pub(crate) engine: Arc<EngineMetrics>,
     /// Metrics of answers.
     pub(crate) answers: AnswerMetrics,
     /// Metrics of connections.
@@ -60,8 +55,8 @@ pub struct Metrics {
     pub(crate) http: HttpMetrics,
     /// Metrics of versions and the shadow.
     pub(crate) models: ModelMetrics,
+    /// Metrics of the scorer's quality and of training cycles.
     pub(crate) learning: LearningMetrics,
-    pub(super) loads: Loads,
 }
 
 impl Metrics {
@@ -109,23 +104,6 @@ impl Metrics {
             .for_each(|&state| queue_length.with_label_values(&[state]).set(0.0));
         Ok(Self {
             process: ProcessMetrics::new()?,
-            requests_running: add(
-                r,
-                IntGauge::new("requests_running", "Answers being decoded")?,
-            )?,
-            requests_waiting: add(
-                r,
-                IntGauge::new(
-                    "requests_waiting",
-                    "Requests admitted and waiting for the batch",
-                )?,
-            )?,
-            inter_token_latency: histogram(
-                r,
-                "inter_token_latency_seconds",
-                "Time between two tokens of an answer as the engine decodes them",
-                &BETWEEN_TOKENS,
-            )?,
             image_cache_queries: counter(
                 r,
                 "image_cache_queries_total",
@@ -142,25 +120,6 @@ impl Metrics {
                 "Images fetched by URL, by outcome",
                 "outcome",
                 &FETCH_OUTCOMES,
-            )?,
-            kv_cache_usage: add(
-                r,
-                Gauge::new(
-                    "kv_cache_usage_ratio",
-                    "Share of the key/value cache in use, 0 to 1",
-                )?,
-            )?,
-            score_seconds: histogram(
-                r,
-                "score_seconds",
-                "Time of the scorer in one step of the engine",
-                &SCORING,
-            )?,
-            engine_token_reward: histogram(
-                r,
-                "engine_token_reward",
-                "Calibrated rewards of all tokens scored by the engine, sent or not, 0 to 1",
-                &REWARDS,
             )?,
             scored_texts: counters(
                 r,
@@ -252,12 +211,12 @@ impl Metrics {
                     "Approximate size of receipts and their images in bytes",
                 )?,
             )?,
+            engine: Arc::new(EngineMetrics::new(r)?),
             answers: AnswerMetrics::new(r)?,
             connections: Arc::new(ConnectionMetrics::new(r)?),
             http: HttpMetrics::new(r)?,
             models: ModelMetrics::new(r)?,
             learning: LearningMetrics::new(r)?,
-            loads: Loads::default(),
             registry,
         })
     }
@@ -404,27 +363,6 @@ impl Metrics {
     }
 }
 
-impl Observer for Metrics {
-    fn load(&self, running: usize, waiting: usize, kv_usage: f64) {
-        self.requests_running.set(running as i64);
-        self.requests_waiting.set(waiting as i64);
-        self.kv_cache_usage.set(kv_usage);
-    }
-
-    fn token(&self, gap: Option<Duration>) {
-        if let Some(gap) = gap {
-            self.inter_token_latency.observe(gap.as_secs_f64());
-        }
-    }
-
-    fn scored(&self, rewards: &[f32], took: Duration) {
-        rewards
-            .iter()
-            .for_each(|&reward| self.engine_token_reward.observe(reward.into()));
-        self.score_seconds.observe(took.as_secs_f64());
-    }
-}
-
 /// Returns the verdict's name in the API.
 pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
@@ -491,13 +429,6 @@ pub(super) const VERDICTS: [Verdict; 6] = [
     Verdict::Unscored,
     Verdict::Abstained,
 ];
-const BETWEEN_TOKENS: [f64; 20] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
-    1.0, 2.5, 5.0, 7.5, 10.0,
-];
 pub(super) const REWARDS: [f64; 14] = [
     0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0,
-];
-const SCORING: [f64; 10] = [
-    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1,
 ];

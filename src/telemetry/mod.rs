@@ -9,7 +9,7 @@ mod models;
 mod process;
 
 pub(crate) use answers::{AnswerEnd, AnswerMeter};
-pub(crate) use engine::EngineMetrics;
+pub(crate) use engine::EngineObserver;
 pub(crate) use http::{ConnectionEnd, ConnectionMetrics, HttpExchange};
 pub use logging::{LogLevel, init as init_logging};
 pub use metrics::Metrics;
