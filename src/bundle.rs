@@ -1,9 +1,9 @@
-//! A bundle: one servable model, from a directory or from the binary itself.
+//! Bundles: a servable model in a directory or embedded in the binary.
 //!
 //! Files: `config.json` ([`BundleConfig`]), `tokenizer.json`, `model.safetensors`,
-//! `reward.safetensors`, `calibration.json` (one calibration a scorer) and `card.md`; where the
-//! bundle has evidence of what images show, also `evidence.safetensors` and `evidence.json`
-//! ([`Evidence`]). Weights are stored in f16 and computed in f32.
+//! `reward.safetensors`, `calibration.json` (one calibration for each scorer) and `card.md`;
+//! optionally `evidence.safetensors` and `evidence.json` ([`Evidence`]). Weights are stored in f16
+//! and computed in f32.
 
 use std::{
     borrow::Cow,
@@ -38,57 +38,57 @@ use crate::{
     },
 };
 
-/// `config.json` of a bundle.
+/// Content of a bundle's `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleConfig {
-    /// Version of this format.
+    /// Version of the format.
     pub format: u32,
-    /// The model's name, as `/v1/models` lists it.
+    /// Model name, as listed by `/v1/models`.
     pub name: String,
-    /// The bundle's own version.
+    /// Version of the bundle.
     pub version: String,
-    /// Unix time of its making.
+    /// Unix time of creation.
     pub created: u64,
-    /// The token that ends an answer.
+    /// End-of-sequence token.
     pub eos: String,
-    /// Jinja template from messages to prompt.
+    /// Jinja template that renders messages as a prompt.
     pub chat_template: String,
-    /// Which letters the policy writes.
+    /// Casing of the policy's output.
     #[serde(default, skip_serializing_if = "Casing::is_default")]
     pub casing: Casing,
-    /// The policy.
+    /// Policy network.
     pub model: LlavaConfig,
-    /// The scorers, where there are any.
+    /// Scorers; a bundle without any serves mode `off` only.
     pub reward: Option<ScorersConfig>,
 }
 
-/// The scorers of a bundle.
+/// Scorers of a bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScorersConfig {
-    /// The one that is served where nothing else is asked for.
+    /// Scorer to use by default.
     pub default: RewardKind,
-    /// Head on the policy's hidden states.
+    /// Probe on the policy's hidden states.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeConfig>,
-    /// Network of its own.
+    /// Standalone scorer, a network of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detached: Option<PrefixDecoderConfig>,
 }
 
-/// Which scorer.
+/// Kind of scorer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardKind {
-    /// See [`crate::reward::probe`].
+    /// Probe; see [`crate::reward::probe`].
     Probe,
-    /// See [`crate::reward::detached`].
+    /// Standalone scorer; see [`crate::reward::detached`].
     Detached,
 }
 
 impl RewardKind {
-    /// Its name in files and configuration.
+    /// Name in files and configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Probe => "probe",
@@ -97,69 +97,69 @@ impl RewardKind {
     }
 }
 
-/// A bundle that cannot be loaded.
+/// Error of loading a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// No such bundle.
+    /// The bundle does not exist.
     #[error(
         "there is no bundle '{name}': it is neither embedded ({embedded}) nor a directory with a \
          config.json"
     )]
     Unknown {
-        /// Name that was asked for.
+        /// Requested name.
         name: String,
         /// Names of the embedded bundles.
         embedded: String,
     },
-    /// A file of it is missing or cannot be read.
+    /// A file is missing or invalid.
     #[error("bundle {bundle}: {file}: {message}")]
     File {
-        /// Name or directory.
+        /// Name or directory of the bundle.
         bundle: String,
-        /// The file.
+        /// Name of the file.
         file: String,
-        /// Description of the fault.
+        /// Description of the problem.
         message: String,
     },
-    /// It has no such scorer.
+    /// The bundle lacks the requested scorer.
     #[error("bundle {bundle} has no scorer '{kind}'")]
     NoReward {
-        /// Name or directory.
+        /// Name or directory of the bundle.
         bundle: String,
-        /// Scorer that was asked for.
+        /// Requested scorer.
         kind: &'static str,
     },
 }
 
-/// A loaded model with everything that serving it needs.
+/// Loaded bundle: everything needed to serve the model.
 pub struct Bundle {
     /// Content of `config.json`.
     pub config: BundleConfig,
     /// Device that holds the weights.
     pub device: Device,
-    /// Text to tokens and back.
+    /// Tokenizer of the policy.
     pub tokenizer: Arc<TextTokenizer>,
-    /// The policy.
+    /// Policy network.
     pub vlm: Arc<dyn Vlm>,
-    /// The scorer; a bundle without one serves mode `off` only.
+    /// Scorer of the policy's own answers, if the bundle has one.
     pub reward: Option<Arc<dyn TokenReward>>,
-    /// Calibration that gives the scorer's numbers their meaning.
+    /// Calibration of the scorer's rewards and its thresholds.
     pub calibration: Option<Calibration>,
-    /// The scorer of texts that the policy did not write, and what its numbers mean.
+    /// Scorer of texts by other authors, with its calibration.
     pub reader: Option<(Arc<dyn TokenReward>, Calibration)>,
-    /// Network that tells what its images show, where it has one.
+    /// Evidence network, if the bundle has one.
     pub evidence: Option<Arc<Evidence>>,
     template: ChatTemplate,
 }
 
-/// Source of a bundle's files.
+/// Location of a bundle's files.
 enum Source {
     Dir(PathBuf),
     Embedded(&'static str),
 }
 
 impl Source {
-    /// The embedded bundle of that name or, where there is none, the directory.
+    /// Finds the embedded bundle with this name or, if there is none, the directory.
     fn find(name: &str) -> Result<Self, BundleError> {
         match embedded::NAMES.iter().find(|n| **n == name) {
             Some(name) => Ok(Self::Embedded(name)),
@@ -209,8 +209,7 @@ impl Source {
             .map_err(|e| self.fail(file, e))
     }
 
-    /// Reads its evidence network, which knows of images; `None` where it has neither file for
-    /// that.
+    /// Reads the evidence network; `None` if the bundle has neither of its files.
     fn evidence(&self, channels: usize) -> Result<Option<Evidence>, BundleError> {
         let read = |file| self.has(file).then(|| self.read(file)).transpose();
         let (config, weights) = (read(evidence::CONFIG_FILE)?, read(evidence::WEIGHTS_FILE)?);
@@ -250,12 +249,12 @@ impl Source {
 }
 
 impl Bundle {
-    /// Loads the embedded bundle of that name or, where there is none, the directory. `reward`
-    /// overrides which scorer is served.
+    /// Loads the embedded bundle called `name` or, if there is none, the bundle in that directory.
+    /// `reward` overrides the default scorer.
     ///
     /// # Errors
-    /// When there is no such bundle, a file of it is missing or does not fit, or it has no such
-    /// scorer.
+    /// Returns an error if the bundle does not exist, lacks the scorer, or has a missing or invalid
+    /// file.
     pub fn load(
         name: &str,
         reward: Option<RewardKind>,
@@ -277,7 +276,7 @@ impl Bundle {
             return Err(source.fail(
                 "tokenizer.json",
                 format!(
-                    "{} tokens, the model has {}",
+                    "has {} tokens, the model {}",
                     tokenizer.vocab_size(),
                     vlm.spec().vocab_size
                 ),
@@ -321,7 +320,8 @@ impl Bundle {
         })
     }
 
-    /// Returns the finisher of the rewards of texts of `writer` about an image with this evidence.
+    /// Returns the finisher that combines rewards of texts by `writer` with the evidence of their
+    /// image; `None` without either.
     pub fn finisher(
         &self,
         image: Option<&ImageEvidence>,
@@ -335,44 +335,43 @@ impl Bundle {
         )))
     }
 
-    /// Tokens of a conversation, up to where the answer begins; the image stands before them.
+    /// Returns the prompt tokens of a conversation, which follow the image.
     ///
     /// # Errors
-    /// When the template or the tokenizer fails on these messages; the message says why.
+    /// Returns a message if the template or the tokenizer fails.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
         let text = self.template.render(messages).map_err(|e| e.to_string())?;
         self.tokenizer.encode(&text).map_err(|e| e.to_string())
     }
 
-    /// Returns the places of those messages whose text is not in the prompt.
+    /// Returns the indices of messages whose text the prompt does not contain.
     ///
     /// # Errors
-    /// When the template fails on these messages; the message says why.
+    /// Returns a message if the template fails.
     pub fn unused_messages(&self, messages: &[Message]) -> Result<Vec<usize>, String> {
         self.template.unused(messages).map_err(|e| e.to_string())
     }
 
-    /// Tokens of a response that anybody may have written, in the casing that the policy writes:
-    /// their bytes lie where the text's do.
+    /// Tokenizes a response by any author in the policy's casing, which leaves byte offsets
+    /// unchanged.
     ///
     /// # Errors
-    /// When the tokenizer fails on the text; the message says why.
+    /// Returns a message if the tokenizer fails.
     pub fn response(&self, text: &str) -> Result<Vec<u32>, String> {
         self.tokenizer
             .encode_text(&self.config.casing.apply(text))
             .map_err(|e| e.to_string())
     }
 
-    /// Returns the width and height in pixels that images are resized to.
+    /// Returns the side in pixels of the square that images are resized to.
     pub fn image_size(&self) -> u32 {
         self.vlm.spec().image_size as u32
     }
 
-    /// Returns the pixels of an image that the vision tower takes, `(3, size, size)`; one that is
-    /// resized already stays as it is.
+    /// Converts an image to the vision tower's input, `(3, size, size)`, and resizes it if needed.
     ///
     /// # Errors
-    /// When the image has no pixels or a tensor operation fails.
+    /// Returns an error if the image is empty or a tensor operation fails.
     pub fn pixels(&self, image: &image::RgbImage) -> candle_core::Result<Tensor> {
         preprocess::to_pixels(
             image,
@@ -383,20 +382,18 @@ impl Bundle {
         )
     }
 
-    /// The configuration of the embedded bundle of that name or, where there is none, of the
-    /// directory; its weights are not read.
+    /// Reads the configuration of a bundle (see [`Self::load`]) without its weights.
     ///
     /// # Errors
-    /// When there is no such bundle, or its `config.json` is none.
+    /// Returns an error if the bundle does not exist or its `config.json` is invalid.
     pub fn describe(name: &str) -> Result<BundleConfig, BundleError> {
         Source::find(name)?.json("config.json")
     }
 
-    /// The policy's tokens of the bundle of that name or in that directory; its weights are not
-    /// read.
+    /// Reads the policy's vocabulary of a bundle (see [`Self::load`]) without its weights.
     ///
     /// # Errors
-    /// When there is no such bundle, or its files do not fit.
+    /// Returns an error if the bundle does not exist or a file is invalid.
     pub fn vocabulary_of(name: &str) -> Result<PolicyVocabulary, BundleError> {
         let source = Source::find(name)?;
         let config: BundleConfig = source.json("config.json")?;
@@ -406,18 +403,18 @@ impl Bundle {
         })
     }
 
-    /// Reads the evidence network of the bundle of that name or in that directory, where it has
-    /// one; its other weights are not read.
+    /// Reads the evidence network of a bundle (see [`Self::load`]), if it has one, without its
+    /// other weights.
     ///
     /// # Errors
-    /// When there is no such bundle, or its files do not fit.
+    /// Returns an error if the bundle does not exist or a file is invalid.
     pub fn evidence_of(name: &str) -> Result<Option<Evidence>, BundleError> {
         let source = Source::find(name)?;
         let config: BundleConfig = source.json("config.json")?;
         source.evidence(config.model.language.connector.in_features)
     }
 
-    /// The policy's tokens.
+    /// Returns the policy's vocabulary.
     pub fn vocabulary(&self) -> PolicyVocabulary {
         PolicyVocabulary {
             tokenizer: Arc::clone(&self.tokenizer),
@@ -425,19 +422,19 @@ impl Bundle {
         }
     }
 
-    /// One file of the embedded bundle of that name or, where there is none, of the directory.
+    /// Reads one file of a bundle (see [`Self::load`]).
     ///
     /// # Errors
-    /// When there is no such bundle, or it has no such file.
+    /// Returns an error if the bundle or the file does not exist.
     pub fn file(name: &str, file: &str) -> Result<Cow<'static, [u8]>, BundleError> {
         Source::find(name)?.read(file)
     }
 
-    /// The names of all files of the embedded bundle of that name or, where there is none, of the
-    /// directory, in order. Hidden files and folders are none.
+    /// Returns the sorted names of a bundle's files (see [`Self::load`]), without hidden files and
+    /// folders.
     ///
     /// # Errors
-    /// When there is no such bundle, or the directory cannot be read.
+    /// Returns an error if the bundle does not exist or its directory cannot be read.
     pub fn files(name: &str) -> Result<Vec<String>, BundleError> {
         let source = Source::find(name)?;
         let dir = match &source {
@@ -449,10 +446,9 @@ impl Bundle {
         let mut names = Vec::new();
         for entry in dir {
             let entry = entry.map_err(|e| source.fail("", e))?;
-            let name = entry
-                .file_name()
-                .into_string()
-                .map_err(|name| source.fail(&name.to_string_lossy(), "is no name in Unicode"))?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                source.fail(&name.to_string_lossy(), "is not a valid Unicode file name")
+            })?;
             if entry.path().is_file() && !name.starts_with('.') {
                 names.push(name);
             }
@@ -461,13 +457,13 @@ impl Bundle {
         Ok(names)
     }
 
-    /// Names of the bundles in the binary.
+    /// Returns the names of the embedded bundles.
     pub fn embedded() -> &'static [&'static str] {
         embedded::NAMES
     }
 }
 
-/// Has a calibration give the thresholds of rewards that are finished with evidence.
+/// Replaces a calibration's thresholds by those of rewards finished with evidence.
 pub(crate) fn serve_thresholds(calibration: &mut Calibration, finished: &FeatureCalibration) {
     calibration.default_threshold = finished.thresholds.default;
     calibration
@@ -476,8 +472,7 @@ pub(crate) fn serve_thresholds(calibration: &mut Calibration, finished: &Feature
     calibration.rewards.clone_from(&finished.rewards);
 }
 
-/// A scorer of what the policy writes, and one of what others wrote, which is the same network with
-/// another calibration.
+/// Scorers of the policy's texts and of other authors' texts: one network with two calibrations.
 type Scorers = (
     (Arc<dyn TokenReward>, Calibration),
     (Arc<dyn TokenReward>, Calibration),
@@ -530,7 +525,7 @@ fn load_reward(
 }
 
 mod embedded {
-    /// The bundles in the binary.
+    /// Names of the embedded bundles.
     pub(super) const NAMES: &[&str] = &["candor-mini"];
 
     macro_rules! files {

@@ -1,25 +1,25 @@
-//! Devices that hold tensors and compute with them.
+//! Choice of the device that holds tensors and computes with them.
 
 use std::{fmt, str::FromStr};
 
 use candle_core::Device;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-/// Device that was asked for: `auto`, `cpu`, `cuda:N` (`cuda` is `cuda:0`) or `metal`.
+/// Configured device: `auto`, `cpu`, `cuda:N` (`cuda` is `cuda:0`) or `metal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first GPU that this build can use, else the CPU.
+    /// First GPU that this build can use, or the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The NVIDIA GPU with this number.
+    /// NVIDIA GPU with this number.
     Cuda(usize),
     /// Apple's GPU.
     Metal,
 }
 
-/// A device that cannot be had.
+/// Error: the device cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("device {choice}: {why}")]
 pub struct DeviceError {
@@ -31,7 +31,8 @@ impl DeviceChoice {
     /// Opens the device.
     ///
     /// # Errors
-    /// When this build cannot use such a device, or the machine has none. `auto` always finds one.
+    /// Returns an error if this build does not support the device or the machine has none. `auto`
+    /// always succeeds.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -42,7 +43,7 @@ impl DeviceChoice {
     }
 }
 
-/// `cpu`, `cuda:0` or `metal:0`.
+/// Returns the name of an open device, such as `cpu`, `cuda:0` or `metal:0`.
 pub fn name(device: &Device) -> String {
     match device.location() {
         candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
@@ -121,10 +122,9 @@ fn metal() -> Result<Device, String> {
     Err("this build has no Metal (cargo feature `metal`)".to_owned())
 }
 
-/// Test that CUDA's libraries can be loaded. The one place with `unsafe` in this file: the
-/// questions are foreign functions, take nothing and return a truth value; they open the libraries,
-/// whose initializers we trust as much as the driver. Without asking, a missing library is a panic
-/// inside `Device::new_cuda`.
+/// Check that CUDA's libraries can be loaded, because `Device::new_cuda` panics if one is missing.
+/// This is the only `unsafe` code of the file: foreign functions without arguments that return a
+/// boolean. They load the libraries, whose initializers are as trusted as the driver.
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 mod cuda_libraries {
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_are_read_as_they_are_written() {
+    fn device_choice_parses_what_it_prints() {
         for text in ["auto", "cpu", "cuda:0", "cuda:7", "metal"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_is_always_there() {
+    fn cpu_is_always_available() {
         assert_eq!(name(&DeviceChoice::Cpu.open().unwrap()), "cpu");
         assert!(DeviceChoice::Auto.open().is_ok());
     }
 
     #[test]
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
-    fn a_device_that_the_build_cannot_use_is_an_error_that_names_it() {
+    fn unsupported_device_is_an_error_that_names_it() {
         assert_eq!(
             DeviceChoice::Cuda(1).open().unwrap_err().to_string(),
             "device cuda:1: this build has no CUDA (cargo feature `cuda`)"

@@ -1,18 +1,17 @@
-//! Candor: an OpenAI-compatible image captioning and visual question answering server that knows
-//! which of its own words it can stand behind.
+//! Candor is an OpenAI-compatible server that captions photographs and answers questions about
+//! them, and scores every word of its answers by a trained per-token reward model.
 //!
-//! The map of the house; arrows point one way, `cli → serve → engine → guard, reward → vlm`:
+//! A vision-language model, the policy, writes the answer. A scorer gives each token a reward: the
+//! calibrated probability that the image supports it. The guard flags, rewrites or blocks words
+//! with a low reward. Corrections of answers become token labels, from which the scorer and the
+//! policy are trained again.
 //!
-//! - [`cli`]: one file a subcommand; [`config`]: file < environment < flags, validated before
-//!   anything starts
-//! - [`vlm`]: the networks; [`bundle`]: a directory (or the binary itself) with one servable model
-//! - [`reward`]: the per-token scorer; [`guard`]: what to do about words that it doubts
-//! - [`engine`]: one task owns the running batch; [`serve`]: HTTP in OpenAI's shapes
-//! - [`feedback`]: corrections, from a click to a token-level training record
-//! - [`registry`]: immutable versions of models, and which one is served
-//! - [`train`]: pre-training and reward training; [`eval`]: metrics of captions and scores, and
-//!   their reports; [`lexicon`]: words and what kind of thing they name
-//! - [`telemetry`]: every metric name declared once; tracing
+//! Modules depend on each other in one direction: `cli → serve → engine → guard, reward →
+//! vlm`.
+//! `ARCHITECTURE.md` describes each module, the path of a request and of a correction, and which
+//! file to open for a task. Programs that use the library start at [`serve::Local`] (the API
+//! without a socket), [`guard::report::report`] (the guard without a model) or [`eval`] (metrics);
+//! `examples/` has a program for each.
 
 pub mod bundle;
 pub mod cli;

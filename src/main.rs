@@ -1,8 +1,8 @@
-//! Parse and dispatch; everything else is in the library.
+//! The `candor` binary; everything is in the library.
 
 use std::process::ExitCode;
 
-/// Large requests come and go on many threads: this allocator returns their memory to the system.
+/// jemalloc returns the memory of large requests to the system, which glibc's allocator keeps.
 #[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

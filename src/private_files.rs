@@ -1,5 +1,4 @@
-//! Files and folders with users' data: for the user alone that the process runs as, whatever the
-//! umask.
+//! Files and folders with user data, accessible to the process's user alone whatever the umask.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
@@ -8,24 +7,23 @@ use std::{
     path::Path,
 };
 
-/// Permissions of the group and others.
+/// Permission bits of group and others.
 const OTHERS: u32 = 0o077;
-/// Set on folders that everybody may write to, such as `/tmp`.
+/// Sticky bit of world-writable folders such as `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// Makes a folder, and those above it that are missing, with mode 700. One that is there stays as
-/// it is.
+/// Creates a folder and its missing parents with mode 700. Existing folders are unchanged.
 ///
 /// # Errors
-/// The operating system's.
+/// Returns the operating system's error.
 pub fn create_dir(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Makes an empty file with mode 600, unless it is there.
+/// Creates an empty file with mode 600 unless it exists.
 ///
 /// # Errors
-/// The operating system's.
+/// Returns the operating system's error.
 pub fn create_file(file: &Path) -> io::Result<()> {
     match OpenOptions::new()
         .write(true)
@@ -38,12 +36,11 @@ pub fn create_file(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes from a file or a folder what the group and others may do with it; folders of everybody's
-/// are left alone. Returns whether there was anything to take; nothing is there to take from what
-/// does not exist.
+/// Removes the permissions of group and others from a file or folder, and returns `true` if there
+/// were any. Sticky folders and missing paths are left alone.
 ///
 /// # Errors
-/// The operating system's, where it belongs to another user mostly.
+/// Returns the operating system's error, usually because another user owns the path.
 pub fn narrow(path: &Path) -> io::Result<bool> {
     let wide = wide_mode(path)?;
     if let Some(mode) = wide {
@@ -52,15 +49,15 @@ pub fn narrow(path: &Path) -> io::Result<bool> {
     Ok(wide.is_some())
 }
 
-/// Returns whether [`narrow`] would take anything from a file or a folder.
+/// Returns `true` if [`narrow`] would remove permissions.
 ///
 /// # Errors
-/// The operating system's.
+/// Returns the operating system's error.
 pub fn is_wide(path: &Path) -> io::Result<bool> {
     Ok(wide_mode(path)?.is_some())
 }
 
-/// The mode, where it is too wide.
+/// Returns the mode if group or others have permissions.
 fn wide_mode(path: &Path) -> io::Result<Option<u32>> {
     let mode = match fs::metadata(path) {
         Ok(metadata) => metadata.permissions().mode() & 0o7777,
@@ -79,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_for_this_user_alone() {
+    fn created_files_are_private() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (dir.path().join("a/b"), dir.path().join("a/b/c"));
         create_dir(&folder).unwrap();
@@ -95,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_wide_is_narrowed() {
+    fn wide_permissions_are_narrowed() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, b"").unwrap();

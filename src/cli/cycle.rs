@@ -148,7 +148,11 @@ impl CycleSession {
             ));
             return Ok(());
         }
-        let recipe = || Recipe::read(&args.recipe);
+        let recipe = || {
+            Recipe::read(&args.recipe, &mut |warning| {
+                note(format_args!("candor: {warning}"));
+            })
+        };
         let mut cycle = CycleRun::open(self.context(), recipe).map_err(|e| match e {
             crate::train::TrainError::Config { .. } => Failure::Misused(e.to_string()),
             other => Failure::failed(other),

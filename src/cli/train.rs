@@ -9,11 +9,12 @@ use toml::{Table, Value};
 use super::{
     Failure,
     common::{format_report, settle},
-    output::print,
+    output::{note, print},
 };
 use crate::train::{
     align::{AlignConfig, Alignment, Method},
     evidence::{EvidenceRecipe, EvidenceTraining},
+    recipe,
     reward::{RewardTraining, RewardTrainingConfig},
     sft::{Sft, SftConfig},
 };
@@ -187,14 +188,18 @@ impl Training {
             ))
         };
         let text = std::fs::read_to_string(&self.config).map_err(|e| misused(&e))?;
+        let mut warn = |warning: String| {
+            note(format_args!("candor: {}: {warning}", self.config.display()));
+        };
         // Parsed directly, errors name their line.
         if self.set.is_empty() {
-            return toml::from_str(&text).map_err(|e| misused(&e));
+            return recipe::parse(&text, &mut warn).map_err(|e| misused(&e));
         }
         let mut table: Table = toml::from_str(&text).map_err(|e| misused(&e))?;
         self.set.iter().try_for_each(|change| {
             set(&mut table, change).map_err(|e| Failure::Misused(format!("--set {change}: {e}")))
         })?;
+        recipe::rename_keys(&mut table, &mut warn);
         table.try_into().map_err(|e| {
             Failure::Misused(format!(
                 "{} with --set {}: {e}",

@@ -1,4 +1,4 @@
-//! One key given as it is, in the environment or in a file, as containers are given secrets.
+//! A single API key in plain text, from the environment or a file, as container secrets are passed.
 
 use std::{
     ffi::OsStr,
@@ -8,23 +8,22 @@ use std::{
 
 use super::{ApiKey, Config, ConfigProblem, ConfigProblems, KeyScope, KeyScopes, keys};
 
-/// The environment variable that holds a key.
+/// Environment variable that holds the key.
 pub const API_KEY: &str = "CANDOR_API_KEY";
-/// The name of the key that is given so.
+/// Name of the key.
 const NAME: &str = "default";
-/// Fewest characters of such a key: 16 drawn by chance are not guessed.
+/// Minimum length in characters: 16 random ones cannot be guessed.
 const MIN_CHARS: usize = 16;
-/// Most bytes of its file.
+/// Maximum size in bytes of the key's file.
 const MAX_BYTES: u64 = 4096;
 
 impl Config {
-    /// Adds the key of the variable [`API_KEY`], given here by its value, or of the file
-    /// `server.key_file`. Its name is `default`, and it has all scopes but `admin`. An empty
-    /// variable is none.
+    /// Adds the key in `variable` (the value of [`API_KEY`]) or in the file `server.key_file`,
+    /// named `default` and with all scopes but `admin`. An empty variable is ignored.
     ///
     /// # Errors
-    /// When there are both, the file cannot be read, it is no key or a weak one, or `keys` has one
-    /// of that name.
+    /// Returns an error if both are given, the file cannot be read, the key is malformed or too
+    /// short, or `keys` already has a key named `default`.
     pub fn add_api_key(&mut self, variable: Option<&OsStr>) -> Result<(), ConfigProblems> {
         let variable = variable.filter(|value| !value.is_empty());
         let file = Some(self.server.key_file.as_str()).filter(|file| *file != "off");
@@ -94,7 +93,7 @@ fn read(file: &str) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Returns the key, if it can stand in a header and is not easily guessed.
+/// Returns the key if it fits into an HTTP header and is long enough.
 fn check(key: &[u8]) -> Result<&str, &'static str> {
     if key.is_empty() {
         return Err("the key is empty; `candor keys new` makes one");
@@ -103,13 +102,11 @@ fn check(key: &[u8]) -> Result<&str, &'static str> {
         text.len() as u64 <= MAX_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic())
     });
     let text = text.ok_or(
-        "this must be one key alone, of ASCII characters without spaces; `candor \
-                           keys new` makes one",
+        "must be a single key of ASCII characters without spaces; `candor keys new` makes one",
     )?;
     if text.len() < MIN_CHARS {
         return Err(
-            "the key must have at least 16 characters, drawn by chance; `candor keys new` makes \
-             one",
+            "the key must have at least 16 characters; `candor keys new` makes a random one",
         );
     }
     Ok(text)
@@ -136,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_the_environment_or_of_a_file_is_one_key() {
+    fn key_from_environment_or_file_is_added() {
         let expected = ApiKey::new("default", SECRET).digest();
         let line = format!("{SECRET}\r\n");
         for config in [
@@ -174,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_named_and_never_repeated() {
+    fn invalid_key_is_refused_and_never_repeated() {
         let long = "k".repeat(5000);
         let (two, cases) = (
             format!("{SECRET}\n{SECRET}"),
@@ -197,7 +194,7 @@ mod tests {
         assert!(
             with(None, Some(b"\xff\xfe0123456789abcdef"))
                 .unwrap_err()
-                .contains("one key alone")
+                .contains("a single key")
         );
         assert!(
             with(Some(SECRET), Some(SECRET.as_bytes()))

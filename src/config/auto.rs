@@ -1,4 +1,4 @@
-//! Options that may be left to the program.
+//! Options with an automatic value.
 
 use std::{fmt, marker::PhantomData};
 
@@ -7,18 +7,18 @@ use serde::{
     de::{Error, IntoDeserializer, Visitor},
 };
 
-/// `"auto"`, or a value.
+/// Value of an option, or `"auto"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Auto<T> {
-    /// The program chooses.
+    /// Chosen by the program.
     #[default]
     Auto,
-    /// This.
+    /// Given by the user.
     Value(T),
 }
 
 impl<T> Auto<T> {
-    /// The value, if there is one.
+    /// Returns the value, or `None` for `auto`.
     pub fn value(self) -> Option<T> {
         match self {
             Self::Auto => None,
@@ -26,7 +26,7 @@ impl<T> Auto<T> {
         }
     }
 
-    /// The value by reference, if there is one.
+    /// Returns a reference to the value, or `None` for `auto`.
     pub fn as_ref(&self) -> Option<&T> {
         match self {
             Self::Auto => None,

@@ -1,15 +1,17 @@
-//! Checks of the configuration: values that make sense.
+//! Validation of the configuration's values.
 
 use std::{borrow::Cow, fmt::Display};
 
 use crate::{feedback::queue::PriorityWeights, guard::ClassThresholds};
 
 use super::{
-    Auto, Config, FetchSection, GuardSection, MOST_ITEMS, host_port, keys, largest_image,
-    limits::{MAX_CHOICES, MAX_RATE},
+    Auto, Config, FetchSection, GuardSection,
+    address::{host_port, is_address, is_host, is_origin},
+    keys,
+    sections::{MAX_CHOICES, MAX_RATE, MOST_ITEMS, largest_image},
 };
 
-/// The keys whose values make no sense, and why.
+/// Returns the options with invalid values, each with what is wrong.
 pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     let mut found = Vec::new();
     let mut must = |ok: bool, key: &'static str, what: &dyn Display| {
@@ -56,7 +58,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
     must(
         !twice,
         "metrics.listen",
-        &"is the older name of server.operations_listen: one of them is enough",
+        &"is the older name of server.operations_listen; set only one of them",
     );
     let positive = [
         ("server.max_connections", server.max_connections as u64),
@@ -151,7 +153,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         "generation.temperature",
         &"must be between 0 and 2",
     );
-    let odd = server
+    let invalid = server
         .cors_origins
         .iter()
         .find(|origin| !is_origin(origin))
@@ -160,11 +162,11 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         server.cors_origins.iter().all(|origin| is_origin(origin)),
         "server.cors_origins",
         &format_args!(
-            "`{odd}` is neither * nor an origin as browsers write it, such as \
+            "`{invalid}` is neither * nor an origin as browsers write it, such as \
              https://app.example.org or http://localhost:5173"
         ),
     );
-    let odd = server
+    let invalid = server
         .allowed_hosts
         .iter()
         .find(|host| !is_host(host))
@@ -173,7 +175,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         server.allowed_hosts.iter().all(|host| is_host(host)),
         "server.allowed_hosts",
         &format_args!(
-            "`{odd}` is neither * nor the name or address of a host, without a port, such as \
+            "`{invalid}` is neither * nor the name or address of a host, without a port, such as \
              candor.example.org"
         ),
     );
@@ -193,22 +195,22 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         &"must be a folder or off",
     );
     must(
-        admin.is_sound(),
+        admin.is_valid(),
         "admin.key_sha256",
         &"must be the 64 hex digits of the key's SHA-256, or off",
     );
-    let kept = ["sqlite:", "postgres:", "postgresql:"]
+    let is_database = ["sqlite:", "postgres:", "postgresql:"]
         .iter()
         .any(|scheme| feedback.store.starts_with(scheme));
     must(
-        kept || !feedback.enabled(),
+        is_database || !feedback.enabled(),
         "feedback.store",
         &"must be sqlite:PATH, postgres://USER@HOST/DATABASE or off",
     );
-    let place = !feedback.images.is_empty()
+    let is_folder_or_bucket = !feedback.images.is_empty()
         && (!feedback.images.contains("://") || feedback.images.starts_with("s3://"));
     must(
-        place,
+        is_folder_or_bucket,
         "feedback.images",
         &"must be a folder or s3://BUCKET/PREFIX",
     );
@@ -335,29 +337,4 @@ fn check_fetch(fetch: &FetchSection, must: &mut impl FnMut(bool, &'static str, &
             bad.map_or("", |b| b)
         ),
     );
-}
-
-/// An origin as browsers send it: lower case, without a path. Schemes are free, because apps have
-/// their own.
-fn is_origin(origin: &str) -> bool {
-    let plain = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase() && !b"/?#@*,".contains(&b))
-    };
-    origin == "*"
-        || origin
-            .split_once("://")
-            .is_some_and(|(scheme, host)| plain(scheme) && plain(host))
-}
-
-fn is_host(host: &str) -> bool {
-    host == "*" || host_port(&format!("{host}:80")).is_some()
-}
-
-fn is_address(address: &str) -> bool {
-    address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }

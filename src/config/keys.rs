@@ -5,41 +5,40 @@ use std::{collections::BTreeSet, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Auto, ClassThresholdsSection, GuardSection, limits::MAX_RATE};
+use super::{Auto, ClassThresholdsSection, GuardSection, sections::MAX_RATE};
 use crate::guard::{self, Mode, OnUnanswerable};
 
 /// Largest [`ApiKey::weight`].
 const MAX_WEIGHT: u32 = 1000;
 
-/// Who may use the API, and with which guard where a request does not say.
+/// API key: its owner, scopes, rates and guard defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiKey {
-    /// Name by which logs call whoever has it.
+    /// Name shown in logs.
     pub name: String,
-    /// The tenant that what is made with the key belongs to, such as receipts and records; auto:
-    /// `name`. Keys of one owner see the same.
+    /// Tenant that owns the receipts, records and images made with the key; auto: `name`. Keys of
+    /// the same owner share them.
     pub owner: Auto<String>,
     /// Actions that the key permits.
     pub scopes: KeyScopes,
-    /// Share of the engine where owners compete, relative to other keys'.
+    /// Weight of the key's owner when the engine is shared among owners.
     pub weight: u32,
-    /// `POST` requests a minute; auto: `limits.requests_per_minute`; 0: any number.
+    /// `POST` requests a minute; auto: `limits.requests_per_minute`; 0: unlimited.
     pub requests_per_minute: Auto<u64>,
-    /// Tokens a minute, read and written; auto: `limits.tokens_per_minute`; 0: any number.
+    /// Prompt and completion tokens a minute; auto: `limits.tokens_per_minute`; 0: unlimited.
     pub tokens_per_minute: Auto<u64>,
-    /// SHA-256 of the key in hex digits; the key itself stands nowhere.
+    /// SHA-256 of the key in hex digits; the key itself is not stored.
     pub key_sha256: String,
-    /// In place of `guard.mode`; auto: that.
+    /// Override of `guard.mode`; auto: none.
     pub mode: Auto<Mode>,
-    /// In place of `guard.threshold` and `guard.target_fpr`; auto: those. Not together with
-    /// `target_fpr`.
+    /// Override of `guard.threshold` and `guard.target_fpr`; auto: none. Excludes `target_fpr`.
     pub threshold: Auto<f32>,
-    /// In place of `guard.threshold` and `guard.target_fpr`; auto: those.
+    /// Override of `guard.threshold` and `guard.target_fpr`; auto: none.
     pub target_fpr: Auto<f32>,
-    /// In place of `guard.on_unanswerable`; auto: that.
+    /// Override of `guard.on_unanswerable`; auto: none.
     pub on_unanswerable: Auto<OnUnanswerable>,
-    /// In place of `guard.thresholds`, where this table has any threshold.
+    /// Override of `guard.thresholds`, if any threshold is set.
     pub thresholds: ClassThresholdsSection,
 }
 
@@ -62,26 +61,26 @@ impl Default for ApiKey {
     }
 }
 
-/// A permission of a key.
+/// Permission of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum KeyScope {
     /// Chat completions.
     #[serde(rename = "complete")]
     Complete,
-    /// Scores of texts.
+    /// Scoring of texts.
     #[serde(rename = "score")]
     Score,
-    /// Handing in corrections; listing, exporting and removing records of the owner's.
+    /// Submitting corrections; listing, exporting and deleting records of the key's owner.
     #[serde(rename = "feedback:write")]
     FeedbackWrite,
-    /// Listing, exporting and removing records of any owner; with `feedback:write` and `annotate`,
-    /// correcting and being shown everybody's answers.
+    /// Listing, exporting and deleting records of any owner; with `feedback:write` and `annotate`,
+    /// correcting and annotating answers of any owner.
     #[serde(rename = "feedback:read")]
     FeedbackRead,
-    /// The annotation queue: the owner's items, and with `feedback:read` everybody's.
+    /// Annotation queue: the owner's items and, with `feedback:read`, those of all owners.
     #[serde(rename = "annotate")]
     Annotate,
-    /// Everything under `/admin/`, and `/metrics` where that is not open to all.
+    /// Routes under `/admin/`, and `/metrics` if it is not open to everyone.
     #[serde(rename = "admin")]
     Admin,
 }
@@ -97,7 +96,7 @@ impl KeyScope {
         Self::Admin,
     ];
 
-    /// Its name in the configuration and in errors.
+    /// Name in the configuration and in errors.
     pub fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -124,37 +123,37 @@ impl FromStr for KeyScope {
     }
 }
 
-/// Permissions, each once and in the order of [`KeyScope::ALL`].
+/// Set of scopes, ordered as in [`KeyScope::ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyScopes(BTreeSet<KeyScope>);
 
 impl KeyScopes {
-    /// These permissions.
+    /// Collects scopes into a set.
     pub fn new(scopes: impl IntoIterator<Item = KeyScope>) -> Self {
         Self(scopes.into_iter().collect())
     }
 
-    /// Returns `true` if `scope` is among them.
+    /// Returns `true` if the set contains `scope`.
     pub fn contains(&self, scope: KeyScope) -> bool {
         self.0.contains(&scope)
     }
 
-    /// Returns `true` if there are none.
+    /// Returns `true` if the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl Default for KeyScopes {
-    /// Returns the scopes of an application that shows answers and hands in corrections.
+    /// Returns the scopes of an application that shows answers and submits corrections.
     fn default() -> Self {
         Self::new([KeyScope::Complete, KeyScope::Score, KeyScope::FeedbackWrite])
     }
 }
 
 impl ApiKey {
-    /// Returns the key of this name that `secret` is, with the default scopes.
+    /// Creates a key with this name and secret, and the default scopes.
     pub fn new(name: &str, secret: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -163,7 +162,7 @@ impl ApiKey {
         }
     }
 
-    /// The tenant that what is made with the key belongs to.
+    /// Returns the tenant that owns the data made with the key.
     pub fn owner(&self) -> &str {
         match &self.owner {
             Auto::Auto => &self.name,
@@ -171,12 +170,12 @@ impl ApiKey {
         }
     }
 
-    /// The digest, where it is one.
+    /// Returns the digest; `None` if it is malformed.
     pub fn digest(&self) -> Option<[u8; 32]> {
         digest(&self.key_sha256)
     }
 
-    /// The guard of requests with this key, where they do not say.
+    /// Returns the guard defaults of requests with this key: `common` with the key's overrides.
     pub fn guard(&self, common: &GuardSection) -> GuardSection {
         let own = self.threshold != Auto::Auto || self.target_fpr != Auto::Auto;
         let (threshold, target_fpr) = if own {
@@ -204,7 +203,7 @@ impl ApiKey {
     }
 }
 
-/// A SHA-256 of 64 hex digits; `None` for anything else.
+/// Parses a SHA-256 of 64 hex digits; `None` for anything else.
 pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
     let digits: Vec<u8> = text
         .chars()
@@ -217,8 +216,8 @@ pub(super) fn digest(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
-/// Returns the faults of the keys, each with the option that has it. No message repeats a digest:
-/// somebody may have put the key there.
+/// Validates the keys and returns a list of (option, problem). Messages never repeat a digest,
+/// because a user may have written the secret in its place.
 pub(super) fn check(keys: &[ApiKey]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (i, key) in keys.iter().enumerate() {

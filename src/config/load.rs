@@ -1,4 +1,4 @@
-//! The layers of the configuration, and everything that is wrong with them at once.
+//! Loading of the configuration's layers, which reports all problems at once.
 
 use std::{fmt, path::Path};
 
@@ -11,25 +11,25 @@ use figment::{
 
 use super::{Config, check::check};
 
-/// An option given on the command line.
+/// Option given on the command line.
 #[derive(Debug, Clone)]
 pub struct ConfigFlag {
-    /// `--listen`
+    /// Flag, such as `--listen`.
     pub name: &'static str,
-    /// `server.listen`
+    /// Option that it sets, such as `server.listen`.
     pub key: &'static str,
-    /// As it was given.
+    /// Value as text.
     pub value: String,
 }
 
-/// One thing that is wrong.
+/// Problem with one option.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConfigProblem {
-    /// The option; empty when the file as a whole could not be read.
+    /// Option; empty if the file as a whole could not be read.
     pub key: String,
-    /// Description of the fault.
+    /// Description of the problem.
     pub what: String,
-    /// Origin of its value.
+    /// Source of the value: a file, an environment variable or a flag.
     pub origin: String,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// Everything that is wrong with a configuration.
+/// All problems with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConfigProblems(pub Vec<ConfigProblem>);
 
@@ -56,14 +56,15 @@ impl fmt::Display for ConfigProblems {
 
 impl std::error::Error for ConfigProblems {}
 
-/// Reads the file, the variables of `env` that are ours, and the flags; later ones win.
+/// Loads the configuration from the file, then the environment variables in `env`, then the flags;
+/// later layers override earlier ones.
 ///
-/// Ours are `CANDOR_SECTION__OPTION`: names with two underscores together, so that what others set
-/// for a service of the name `candor` (`CANDOR_PORT` in Kubernetes) is left alone.
+/// Only variables named `CANDOR_SECTION__OPTION` are read. The two underscores keep out what others
+/// set for a service named `candor`, such as `CANDOR_PORT` in Kubernetes.
 ///
 /// # Errors
-/// All that is wrong: unknown options (with the nearest known one), wrong types, values out of
-/// range, each with where it came from.
+/// Returns every unknown option (with the nearest known one), wrong type and value out of range,
+/// each with its source.
 pub fn load(
     file: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
@@ -81,7 +82,7 @@ pub fn load(
             .strip_prefix("CANDOR_")
             .filter(|key| key.contains("__"))
         {
-            layers = layers.merge(One::new(
+            layers = layers.merge(SingleOption::new(
                 &defaults,
                 key.to_lowercase().replace("__", "."),
                 value,
@@ -90,19 +91,19 @@ pub fn load(
         }
     }
     for ConfigFlag { name, key, value } in flags {
-        layers = layers.merge(One::new(
+        layers = layers.merge(SingleOption::new(
             &defaults,
             (*key).to_owned(),
             value.clone(),
             format!("flag {name}"),
         ));
     }
-    read(&layers, &defaults)
+    extract(&layers, &defaults)
 }
 
-/// Extracts the configuration. What is wrong is noted and replaced by its default, so that the rest
-/// can be looked at too.
-fn read(layers: &Figment, defaults: &Figment) -> Result<Config, ConfigProblems> {
+/// Extracts the configuration. An invalid value is recorded and replaced by its default, so that
+/// the remaining values are checked too.
+fn extract(layers: &Figment, defaults: &Figment) -> Result<Config, ConfigProblems> {
     let broken = |e: figment::Error| {
         ConfigProblems(vec![ConfigProblem {
             key: String::new(),
@@ -115,14 +116,14 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, ConfigProblems> 
         defaults.extract::<Value>().map_err(broken)?,
     );
     let mut problems = Vec::new();
-    forget_unknown(layers, &mut value, &defaults, &defaults, "", &mut problems);
+    remove_unknown(layers, &mut value, &defaults, &defaults, "", &mut problems);
     let config = loop {
         let error = match value.deserialize::<Config>() {
             Ok(config) => break config,
             Err(error) => error,
         };
         let what = describe(&error.kind);
-        // What stands in a list has no default and no origin; the list has.
+        // An element of a list has neither default nor origin; the list has both.
         let depth = (1..=error.path.len())
             .rev()
             .find(|&n| defaults.find_ref(&error.path[..n].join(".")).is_some());
@@ -157,8 +158,8 @@ fn read(layers: &Figment, defaults: &Figment) -> Result<Config, ConfigProblems> 
     }
 }
 
-/// Removes keys that the defaults do not have, and sections that are none.
-fn forget_unknown(
+/// Removes unknown options, and options in the place of sections, and records them as problems.
+fn remove_unknown(
     layers: &Figment,
     value: &mut Value,
     like: &Value,
@@ -176,12 +177,12 @@ fn forget_unknown(
             format!("{path}.{key}")
         };
         let what = match known.get(key) {
-            None => unknown(key, known, all),
+            None => unknown_option(key, known, all),
             Some(Value::Dict(..)) if value.as_dict().is_none() => {
                 "is a section, not an option".to_owned()
             }
             Some(like) => {
-                forget_unknown(layers, value, like, all, &path, problems);
+                remove_unknown(layers, value, like, all, &path, problems);
                 return true;
             }
         };
@@ -194,9 +195,9 @@ fn forget_unknown(
     });
 }
 
-/// Returns the message about a key that is not `known` in its section: it hints at the nearest of
-/// the section, or at where else it is an option.
-fn unknown(key: &str, known: &Dict, all: &Value) -> String {
+/// Returns the message about an unknown option: it suggests the nearest option of the section, or
+/// the section that has it.
+fn unknown_option(key: &str, known: &Dict, all: &Value) -> String {
     let elsewhere = all
         .as_dict()
         .into_iter()
@@ -212,7 +213,7 @@ fn unknown(key: &str, known: &Dict, all: &Value) -> String {
     )
 }
 
-/// The name that is most like `name`, if one is like it at all.
+/// Returns the known name most similar to `name`, if any is similar enough.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|k| (strsim::normalized_damerau_levenshtein(name, k), k));
     scored
@@ -247,14 +248,14 @@ fn replace(value: &mut Value, path: &[String], with: Value) -> bool {
 }
 
 fn origin(layers: &Figment, key: &str) -> String {
-    // A list comes as a whole.
+    // A list has one origin for all of its elements.
     let key = key.split('[').next().unwrap_or(key);
     layers
         .find_metadata(key)
         .map_or_else(|| "default".to_owned(), |m| m.name.to_string())
 }
 
-/// The configuration file, by its path as it was given.
+/// Configuration file with its path as given.
 struct TomlFile {
     origin: String,
     dict: Map<Profile, Dict>,
@@ -289,16 +290,16 @@ impl Provider for TomlFile {
     }
 }
 
-/// One option from the environment or the command line.
-struct One {
+/// Single option from the environment or the command line.
+struct SingleOption {
     key: String,
     value: Value,
     origin: String,
 }
 
-impl One {
-    /// Reads `text` as a number or a truth value where it is one, unless the option takes text, and
-    /// as items between commas if it takes a list.
+impl SingleOption {
+    /// Parses `text` as a number or boolean unless the option takes text, and as a comma-separated
+    /// list if it takes a list.
     fn new(defaults: &Figment, key: String, text: String, origin: String) -> Self {
         let takes_text = defaults
             .find_value(&key)
@@ -336,7 +337,7 @@ impl One {
     }
 }
 
-impl Provider for One {
+impl Provider for SingleOption {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.origin.clone())
     }
@@ -379,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_has_to_fit_in_a_request() {
+    fn image_limit_above_the_body_limit_is_refused() {
         let found = problems("[server]\nmax_body_bytes = 20971520\n", &[]);
         let [problem] = &found[..] else {
             panic!("{found:?}")
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_of_the_example_is_its_default() {
+    fn example_file_equals_the_defaults() {
         let example = include_str!("../../config/candor.toml");
         let live: String = example
             .lines()
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_environment_and_that_over_the_file() {
+    fn flags_override_environment_and_file() {
         let file = file(
             "[server]\nlisten = '1.1.1.1:1'\nmax_connections = 1\nread_timeout_s = \
              1\n[model]\nname = 'x'\n",
@@ -457,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn automatic_options_take_words_and_values() {
+    fn automatic_options_accept_auto_and_values() {
         let vars = env(&[
             ("CANDOR_MODEL__THREADS", "3"),
             ("CANDOR_GUARD__THRESHOLD", "0.25"),
@@ -476,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_arrays_in_files_and_have_commas_in_variables() {
+    fn lists_are_read_from_arrays_and_comma_separated_variables() {
         let file = file("[fetch]\nallow = ['a:1', 'b:2']\n");
         assert_eq!(
             load(Some(file.path()), env(&[]), &[]).unwrap().fetch.allow,
@@ -518,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_other_programs_are_left_alone() {
+    fn foreign_variables_are_ignored() {
         let vars = env(&[
             ("CANDOR_PORT", "tcp://10.0.0.1:80"),
             ("CANDOR_SERVICE_HOST", "10.0.0.1"),
@@ -528,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_said_at_once_with_where_and_the_near_name() {
+    fn all_problems_are_reported_with_source_and_suggestion() {
         let text = "[server]\nlisten = 'nowhere'\nlisten_on = 'x'\nmax_batch = \
                     3\n[servr]\n[engine]\nmax_batch = 'many'\n[guard]\nmode = 'flags'\n";
         let vars = [
@@ -557,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_not_an_option() {
+    fn section_given_as_option_is_refused() {
         assert_eq!(
             problems("guard = 'flag'", &[]),
             ["guard: is a section, not an option (FILE)"]
@@ -565,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_missing_or_no_toml_are_named() {
+    fn missing_or_malformed_file_is_named() {
         let missing = load(Some(Path::new("no/such.toml")), env(&[]), &[]).unwrap_err();
         assert!(
             missing.to_string().contains("the file cannot be read")
@@ -580,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_checked_and_named_and_never_repeated() {
+    fn invalid_keys_are_named_without_their_digest() {
         let digest = "ab".repeat(32);
         let good = file(&format!(
             "[[keys]]\nname = 'app'\nkey_sha256 = '{digest}'\nmode = 'score'\nthreshold = 0.5\n"
@@ -625,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_bounded_and_keys_may_have_their_own() {
+    fn limits_are_bounded_and_overridden_by_keys() {
         let found = problems(
             "[limits]\nmax_choices = 129\ntokens_per_minute = 1000000001\n",
             &[],

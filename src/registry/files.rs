@@ -1,4 +1,4 @@
-//! Files that are on the disk when a function returns.
+//! File operations that are durable when they return.
 
 use std::{
     fs::{self, File},
@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 
 use super::RegistryError;
 
-/// SHA-256 in hexadecimal.
+/// Returns the SHA-256 in hexadecimal.
 pub(super) fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of a file in hexadecimal, and its length in bytes.
+/// Returns a file's SHA-256 in hexadecimal and its length in bytes.
 pub(super) fn digest_of(path: &Path) -> std::io::Result<(String, u64)> {
     let (mut file, mut hash) = (File::open(path)?, Sha256::new());
     let bytes = std::io::copy(&mut file, &mut hash)?;
@@ -27,7 +27,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Writes a file that nobody changes any more.
+/// Writes a new read-only file.
 pub(super) fn write_final(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
     let write = || {
         let mut file = File::create_new(path)?;
@@ -40,7 +40,7 @@ pub(super) fn write_final(path: &Path, bytes: &[u8]) -> Result<(), RegistryError
     write().map_err(RegistryError::io(path))
 }
 
-/// Puts a file in the place of another: whoever reads it sees the old one or the new one.
+/// Replaces a file atomically: readers see either the old or the new content.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
     let fresh = path.with_extension("new");
     let write = || {
@@ -53,7 +53,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Waits until the names in a folder are on the disk.
+/// Flushes a folder's entries to disk.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), RegistryError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
@@ -64,7 +64,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, RegistryError> {
     serde_json::to_vec_pretty(value).map_err(|e| RegistryError::Facts(e.to_string()))
 }
 
-/// Reads a JSON file; `None` where there is none.
+/// Reads a JSON file; `None` if it does not exist.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RegistryError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -79,7 +79,8 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, R
         })
 }
 
-/// Waits for a lock that ends with the returned file, also when the process is killed.
+/// Waits for an exclusive lock, which is released when the returned file is closed or the process
+/// dies.
 pub(super) fn lock(path: &Path) -> Result<File, RegistryError> {
     let take = || {
         let file = File::options()

@@ -1,10 +1,9 @@
-//! The promotion gate: whether a candidate may take the place of the version that is served. Pure.
+//! Promotion gate: pure functions that decide if a candidate may replace the served version.
 //!
-//! It passes only if it hallucinates less and describes no less: CHAIR falls, while recall,
-//! CIDEr-D, BLEU-4, the accuracy of answers and the length of captions do not, within tolerances. A
-//! scorer that got worse on what people corrected, and traffic that has drifted away from what
-//! everything was measured on, are reasons against it too. What was not measured is never taken for
-//! good.
+//! A candidate passes only if CHAIR falls while recall, CIDEr-D, BLEU-4, VQA accuracy and caption
+//! length stay within tolerances. A scorer that got worse on held-out corrections, and rewards that
+//! drifted from the calibration, count against it. A required figure that was not measured counts
+//! as failed.
 
 use std::collections::BTreeMap;
 
@@ -14,33 +13,34 @@ use serde::{Deserialize, Serialize};
 /// `scorer_auroc`, `scorer_ece`, `scorer_bad_words`.
 pub type MetricValues = BTreeMap<String, f64>;
 
-/// Tolerances. A loss is a fall; of a figure that is a share it counts in shares of 1, otherwise as
-/// a share of the baseline's.
+/// Tolerances of the gate. Losses of figures that are shares are absolute; other losses are
+/// relative to the baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateConfig {
-    /// Least fall of CHAIR_i, as a share of the baseline's: it has to fall in any case.
+    /// Minimum relative fall of CHAIR_i, which must fall in any case.
     pub min_chair_fall: f64,
-    /// `true` if the 95 % interval of the fall of CHAIR_i, paired over images, must leave zero out.
+    /// `true` to require that the 95 % interval of the fall of CHAIR_i, paired over images,
+    /// excludes zero.
     pub significant: bool,
-    /// Largest loss of recall, in shares of 1.
+    /// Maximum absolute loss of recall.
     pub max_recall_loss: f64,
-    /// Largest loss of CIDEr-D, as a share of the baseline's.
+    /// Maximum relative loss of CIDEr-D.
     pub max_cider_loss: f64,
-    /// Largest loss of BLEU-4, as a share of the baseline's.
+    /// Maximum relative loss of BLEU-4.
     pub max_bleu_loss: f64,
-    /// Largest loss of the share of right answers.
+    /// Maximum absolute loss of VQA accuracy.
     pub max_vqa_loss: f64,
-    /// Largest loss of length in words, as a share of the baseline's.
+    /// Maximum relative loss of caption length in words.
     pub max_words_loss: f64,
-    /// Largest loss of the scorer's AUROC on held-out corrections.
+    /// Maximum absolute loss of the scorer's AUROC on held-out corrections.
     pub max_auroc_loss: f64,
-    /// Largest rise of its calibration error there.
+    /// Maximum absolute rise of the scorer's calibration error on held-out corrections.
     pub max_ece_rise: f64,
-    /// Bad words among the held-out corrections below which they are too few to judge a scorer by.
+    /// Minimum number of bad words in the held-out corrections for the scorer to be judged at all.
     pub min_bad_words: usize,
-    /// Largest population stability index of the rewards of recent answers against those that the
-    /// served version was calibrated on.
+    /// Maximum population stability index of recent rewards against those of the served version's
+    /// calibration.
     pub max_psi: f64,
 }
 
@@ -62,38 +62,37 @@ impl Default for GateConfig {
     }
 }
 
-/// Evidence that the gate looks at.
+/// Measurements that the gate decides on.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GateInputs {
-    /// Of the version that is served.
+    /// Figures of the served version.
     pub baseline: MetricValues,
-    /// Of the candidate, on the same data.
+    /// Figures of the candidate on the same data.
     pub candidate: MetricValues,
-    /// The 95 % interval of the candidate's CHAIR_i minus the baseline's, paired over images.
+    /// 95 % interval of the candidate's CHAIR_i minus the baseline's, paired over images.
     pub chair_interval: Option<(f64, f64)>,
-    /// The population stability index of recent rewards, where there were enough of them.
+    /// Population stability index of recent rewards, if there are enough of them.
     pub psi: Option<f64>,
 }
 
-/// Conclusion of the gate.
+/// Decision of the gate with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateVerdict {
     /// `true` if the candidate may be promoted.
     pub passed: bool,
-    /// Reasons against it, a sentence each with figure, values and bound; none when it passed.
+    /// Failed requirements, one sentence each with figure, values and bound; empty if it passed.
     pub reasons: Vec<String>,
-    /// Requirements that were looked at and hold.
+    /// Requirements that are met.
     pub held: Vec<String>,
 }
 
-/// Change that a figure may undergo.
+/// Bound on the change of one figure.
 struct Rule {
     figure: &'static str,
-    /// The bound, of the baseline's value.
+    /// Bound as a function of the baseline's value.
     bound: Box<dyn Fn(f64) -> f64>,
     side: Side,
-    /// `true` if a candidate is rejected that has no such figure; otherwise only one of a baseline
-    /// that has.
+    /// `true` if the figure must be measured; otherwise only if the baseline has it.
     required: bool,
 }
 
@@ -113,7 +112,7 @@ impl Side {
         }
     }
 
-    fn words(self) -> &'static str {
+    fn phrase(self) -> &'static str {
         match self {
             Self::Below => "below",
             Self::AtMost => "at most",
@@ -171,17 +170,17 @@ fn scorer_rules(config: &GateConfig) -> Vec<Rule> {
     ]
 }
 
-/// Judges a candidate.
+/// Decides on a candidate.
 pub fn judge(evidence: &GateInputs, config: &GateConfig) -> GateVerdict {
     let mut verdict = GateVerdict {
         passed: true,
         reasons: Vec::new(),
         held: Vec::new(),
     };
-    let of = |figures: &MetricValues, name: &str| {
+    let finite = |figures: &MetricValues, name: &str| {
         figures.get(name).copied().filter(|value| value.is_finite())
     };
-    let bad_words = of(&evidence.candidate, "scorer_bad_words").unwrap_or(0.0);
+    let bad_words = finite(&evidence.candidate, "scorer_bad_words").unwrap_or(0.0);
     let scorer = if bad_words >= config.min_bad_words as f64 {
         scorer_rules(config)
     } else {
@@ -195,21 +194,21 @@ pub fn judge(evidence: &GateInputs, config: &GateConfig) -> GateVerdict {
     } in rules(config).into_iter().chain(scorer)
     {
         match (
-            of(&evidence.baseline, figure),
-            of(&evidence.candidate, figure),
+            finite(&evidence.baseline, figure),
+            finite(&evidence.candidate, figure),
         ) {
             (Some(was), Some(is)) => {
                 let bound = bound(was);
-                let said = format!(
+                let sentence = format!(
                     "{figure} is {is:.4}, was {was:.4}, must be {} {bound:.4}",
-                    side.words()
+                    side.phrase()
                 );
                 let list = if side.holds(is, bound) {
                     &mut verdict.held
                 } else {
                     &mut verdict.reasons
                 };
-                list.push(said);
+                list.push(sentence);
             }
             (was, None) if required || was.is_some() => verdict
                 .reasons
@@ -244,8 +243,8 @@ pub fn judge(evidence: &GateInputs, config: &GateConfig) -> GateVerdict {
             config.max_psi
         )),
         Some(psi) => verdict.reasons.push(format!(
-            "reward_drift_psi is {psi:.3}, must be at most {:.3}: recent answers are not like \
-             those that everything is measured on",
+            "reward_drift_psi is {psi:.3}, must be at most {:.3}: recent answers differ \
+             from those of the calibration",
             config.max_psi
         )),
         None => {}
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hallucinates_less_and_describes_no_less_passes() {
+    fn better_candidate_passes() {
         let verdict = judge(&better(), &GateConfig::default());
         assert!(
             verdict.passed && verdict.reasons.is_empty() && verdict.held.len() == 11,
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_names_figure_values_and_bound() {
+    fn reasons_name_figure_values_and_bound() {
         let config = GateConfig::default();
         for (figure, value, bound) in [
             ("chair_i", 0.3, "0.3000"),
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_good_and_few_corrections_judge_no_scorer() {
+    fn missing_figure_fails_and_few_corrections_judge_no_scorer() {
         let config = GateConfig::default();
         for figure in NAMES {
             let mut evidence = better();
@@ -389,20 +388,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_verdict_passes_exactly_without_reasons(evidence in any_evidence()) {
+        fn verdict_passes_exactly_without_reasons(evidence in any_evidence()) {
             let verdict = judge(&evidence, &GateConfig::default());
             prop_assert_eq!(verdict.passed, verdict.reasons.is_empty());
         }
 
         #[test]
-        fn a_version_is_not_better_than_itself(figures in any_figures()) {
+        fn unchanged_candidate_is_rejected(figures in any_figures()) {
             let evidence = GateInputs { baseline: figures.clone(), candidate: figures,
                 chair_interval: Some((-1.0, -0.5)), psi: None };
             prop_assert!(!judge(&evidence, &GateConfig::default()).passed);
         }
 
         #[test]
-        fn getting_better_never_hurts(mut evidence in any_evidence(), which in 0usize..9,
+        fn better_figure_adds_no_reason(mut evidence in any_evidence(), which in 0usize..9,
             by in 0.0f64..1.0) {
             let config = GateConfig { significant: false, ..GateConfig::default() };
             let before = judge(&evidence, &config).reasons.len();
@@ -415,7 +414,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_passes_that_loses_more_than_its_tolerance(mut evidence in any_evidence(),
+        fn loss_above_the_tolerance_is_rejected(mut evidence in any_evidence(),
             loss in 0.021f64..1.0) {
             let recall = evidence.baseline["recall"] - loss;
             evidence.candidate.insert("recall".into(), recall);

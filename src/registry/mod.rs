@@ -1,6 +1,6 @@
-//! The registry: models by immutable version, which of them is served, and which was before.
+//! Registry of immutable model versions, of which one is promoted to be served.
 //!
-//! Plain files and nothing else:
+//! It consists of plain files:
 //!
 //! ```text
 //! candor-data/registry/
@@ -11,10 +11,9 @@
 //!   state.json        the promoted version, those before it, and the shadow
 //! ```
 //!
-//! A version appears whole (it is written beside and renamed) or not at all, and so does a new
-//! state. Several processes may use a registry at once.
+//! Versions and states are written beside their place and renamed, so that readers never see half
+//! of one. Several processes may use a registry at once.
 
-mod card;
 mod files;
 pub mod gate;
 mod state;
@@ -31,79 +30,79 @@ pub use version::{FileFacts, PromotionDecision, Version, VersionFacts};
 
 use crate::bundle::BundleError;
 
-/// Failure of an operation on a registry.
+/// Error of a registry operation.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// A file or folder cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why not.
+        /// Error of the operating system.
         error: std::io::Error,
     },
-    /// A file of the registry is not what it should be.
+    /// A file of the registry is malformed.
     #[error("{}: {what}", path.display())]
     Broken {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Description of the fault.
+        /// Description of the problem.
         what: String,
     },
-    /// The bundle to be registered is none.
+    /// The bundle to register is invalid.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The facts about a version cannot be kept.
+    /// The facts about a version are invalid.
     #[error("{0}")]
     Facts(String),
-    /// There is no such version.
-    #[error("there is no version '{0}' in the registry; `candor models list` shows what there is")]
+    /// The version does not exist.
+    #[error("there is no version '{0}' in the registry; `candor models list` shows all")]
     Unknown(String),
-    /// Several versions begin like this.
-    #[error("'{prefix}' is the beginning of several versions: {}", ids.join(", "))]
+    /// Several ids begin with the prefix.
+    #[error("'{prefix}' matches several versions: {}", ids.join(", "))]
     Ambiguous {
-        /// Prefix that was asked for.
+        /// Requested prefix.
         prefix: String,
-        /// The versions.
+        /// Matching ids.
         ids: Vec<String>,
     },
-    /// A version's files are not those that were registered.
+    /// A version's files differ from those registered.
     #[error("version {id} is damaged: {file} {what}")]
     Damaged {
-        /// The version.
+        /// Id of the version.
         id: String,
-        /// The file.
+        /// Name of the file.
         file: String,
-        /// Description of the fault.
+        /// Description of the problem.
         what: &'static str,
     },
-    /// The version failed its gate.
+    /// The version failed its gate and is not forced.
     #[error("version {id} was rejected ({reasons}); only --force promotes it")]
     Rejected {
-        /// The version.
+        /// Id of the version.
         id: String,
-        /// Why it was.
+        /// Reasons of the rejection.
         reasons: String,
     },
-    /// Nothing is promoted.
-    #[error("no version is promoted, so there is nothing to go back from")]
+    /// No version is promoted.
+    #[error("no version is promoted, so there is nothing to roll back")]
     NonePromoted,
-    /// Another version is promoted than the one to leave.
-    #[error("version {asked} is not the promoted one; that is \
+    /// The version to roll back from is not the promoted one.
+    #[error("version {requested} is not the promoted one, which is \
              {}", promoted.as_deref().unwrap_or("none"))]
     NotPromoted {
-        /// The one to leave.
-        asked: String,
-        /// The promoted one.
+        /// Requested version.
+        requested: String,
+        /// Promoted version.
         promoted: Option<String>,
     },
-    /// A share that is none.
-    #[error("a share of the traffic is between 0 and 1, not {0}")]
+    /// A share of the traffic is outside 0 to 1.
+    #[error("a share of the traffic must be between 0 and 1, not {0}")]
     Share(f64),
 }
 
 impl RegistryError {
-    /// For `map_err`.
+    /// Wraps an I/O error with its path, for `map_err`.
     fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         |error| Self::Io {
             path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! Which version is served.
+//! State of the registry: the promoted version, its predecessors and the shadow.
 
 use std::path::PathBuf;
 
@@ -10,88 +10,88 @@ use super::{
     files::{json, lock, read_json, replace},
 };
 
-/// Promotions that can be gone back from, one after the other.
-const MOST_PREVIOUS: usize = 64;
+/// Maximum number of promotions that can be rolled back.
+const MAX_PREVIOUS: usize = 64;
 
-/// Promoted version and those before it, as `state.json` says.
+/// Promoted version, its predecessors and the shadow: the content of `state.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct RegistryState {
-    /// The version that is served; none: the model of the configuration.
+    /// Promoted version; without one, the configured model is served.
     pub promoted: Option<String>,
-    /// Those before it, the last one last.
+    /// Versions promoted before it, most recent last.
     pub previous: Vec<String>,
-    /// A version that is tried beside it.
+    /// Version that is compared with it on live requests.
     pub shadow: Option<ShadowVersion>,
 }
 
-/// A version that answers a share of the requests too, for nobody to see but those who compare.
+/// Version that also answers a share of the requests; its answers are compared, never returned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ShadowVersion {
-    /// The version.
+    /// Id of the version.
     pub id: String,
     /// Share of the requests, 0 to 1.
     pub share: f64,
 }
 
 impl Registry {
-    /// Returns the promoted version and those before it.
+    /// Reads the state.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn state(&self) -> Result<RegistryState, RegistryError> {
         Ok(read_json(&self.state_file())?.unwrap_or_default())
     }
 
-    /// Returns the path of the file that holds [`Self::state`], for those who wait for it to
-    /// change.
+    /// Returns the path of the state's file, for watching it.
     pub fn state_file(&self) -> PathBuf {
         self.root().join("state.json")
     }
 
-    /// Promotes a version, whose id may be cut short: servers that follow the registry load it, try
-    /// it and serve it. Its files are not looked at ([`Self::verify`]). Where it was the shadow,
-    /// there is none any more.
+    /// Promotes the version with this id or unique prefix. Servers that follow the registry then
+    /// load, try and serve it. Its files are not verified ([`Self::verify`]). If it was the shadow,
+    /// the shadow ends.
     ///
     /// # Errors
-    /// When there is no such version, it was rejected and not `force`d, or the state cannot be
-    /// written.
+    /// Returns an error if the version does not exist, was rejected and is not `force`d, or the
+    /// state cannot be written.
     pub fn promote(&self, id: &str, force: bool) -> Result<RegistryState, RegistryError> {
         let version = self.get(id)?;
-        version.promotable(force)?;
+        version.check_promotable(force)?;
         self.change(|state| {
             if state.promoted.as_ref() != Some(&version.id) {
                 state.previous.extend(state.promoted.replace(version.id));
             }
-            let surplus = state.previous.len().saturating_sub(MOST_PREVIOUS);
+            let surplus = state.previous.len().saturating_sub(MAX_PREVIOUS);
             state.previous.drain(..surplus);
             Ok(())
         })
     }
 
-    /// Goes back to the version before the promoted one; from the first one, to the model of the
-    /// configuration.
+    /// Rolls back to the version promoted before, or from the first one to the configured model.
     ///
     /// # Errors
-    /// When none is promoted, or the state cannot be written.
+    /// Returns an error if no version is promoted or the state cannot be written.
     pub fn rollback(&self) -> Result<RegistryState, RegistryError> {
-        self.leave(None)
+        self.roll_back(None)
     }
 
-    /// As [`Self::rollback`], if the promoted version is the one of that id.
+    /// Rolls back like [`Self::rollback`], provided that the version with this id is the promoted
+    /// one.
     ///
     /// # Errors
-    /// As there; [`RegistryError::NotPromoted`] when it is another.
+    /// Returns [`RegistryError::NotPromoted`] if another version is promoted, and the errors of
+    /// [`Self::rollback`].
     pub fn rollback_from(&self, id: &str) -> Result<RegistryState, RegistryError> {
         let version = self.get(id)?;
-        self.leave(Some(&version.id))
+        self.roll_back(Some(&version.id))
     }
 
-    fn leave(&self, id: Option<&str>) -> Result<RegistryState, RegistryError> {
+    fn roll_back(&self, id: Option<&str>) -> Result<RegistryState, RegistryError> {
         self.change(|state| match (&state.promoted, id) {
             (promoted, Some(id)) if promoted.as_deref() != Some(id) => {
                 Err(RegistryError::NotPromoted {
-                    asked: id.to_owned(),
+                    requested: id.to_owned(),
                     promoted: promoted.clone(),
                 })
             }
@@ -103,11 +103,12 @@ impl Registry {
         })
     }
 
-    /// Tries a version beside the promoted one, on this share of the requests, in place of another,
-    /// if there is one; a share of 0 ends it.
+    /// Makes a version the shadow for this share of the requests, 0 to 1, in place of any other; 0
+    /// ends the shadow.
     ///
     /// # Errors
-    /// When there is no such version, the share is none, or the state cannot be written.
+    /// Returns an error if the version does not exist, the share is outside 0 to 1, or the state
+    /// cannot be written.
     pub fn set_shadow(&self, id: &str, share: f64) -> Result<RegistryState, RegistryError> {
         if !(0.0..=1.0).contains(&share) {
             return Err(RegistryError::Share(share));
@@ -122,10 +123,10 @@ impl Registry {
         })
     }
 
-    /// Tries none any more.
+    /// Ends the shadow.
     ///
     /// # Errors
-    /// When the state cannot be written.
+    /// Returns an error if the state cannot be written.
     pub fn clear_shadow(&self) -> Result<RegistryState, RegistryError> {
         self.change(|state| {
             state.shadow = None;
@@ -133,8 +134,8 @@ impl Registry {
         })
     }
 
-    /// Changes the state, one after the other. It is written also where it stays the same: who
-    /// follows it tries again what failed.
+    /// Changes the state under a lock. An unchanged state is written too, so that servers retry a
+    /// version that failed to load.
     fn change(
         &self,
         change: impl FnOnce(&mut RegistryState) -> Result<(), RegistryError>,

@@ -1,4 +1,4 @@
-//! Versions in their folders.
+//! Storage of versions as folders.
 
 use std::{
     collections::BTreeMap,
@@ -11,30 +11,30 @@ use uuid::Uuid;
 
 use super::{
     FileFacts, RegistryError, Version, VersionFacts,
-    card::card,
     files::{digest, digest_of, json, lock, read_json, sync_dir, write_final},
+    version::render_card,
 };
 use crate::bundle::Bundle;
 
-/// Prefix of folders of versions that are being written.
+/// Prefix of folders that are still being written.
 const UNFINISHED: &str = ".new-";
 
-/// A registry in a folder.
+/// Registry in a folder.
 #[derive(Debug, Clone)]
 pub struct Registry {
     root: PathBuf,
 }
 
 impl Registry {
-    /// The registry in a folder. What does not exist is made when something is written to it.
+    /// Opens the registry in a folder, which is created on the first write.
     ///
     /// # Errors
-    /// When there is something else at the path.
+    /// Returns an error if the path is not a folder.
     pub fn open(root: &Path) -> Result<Self, RegistryError> {
         if root.exists() && !root.is_dir() {
             return Err(RegistryError::Broken {
                 path: root.to_owned(),
-                what: "is no folder".to_owned(),
+                what: "is not a folder".to_owned(),
             });
         }
         Ok(Self {
@@ -42,35 +42,35 @@ impl Registry {
         })
     }
 
-    /// Returns its folder.
+    /// Returns the registry's folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Keeps a copy of the bundle in a directory (or of that name, embedded in the program) with
-    /// what is said about it. Registered again, from the same parents, it is the version that it
-    /// was.
+    /// Registers a copy of a bundle, given by directory or embedded name, as a version with these
+    /// facts. The same files from the same parents are the same version, which is returned
+    /// unchanged.
     ///
     /// # Errors
-    /// When it is no bundle, a figure is not finite, or a file cannot be written; then there is no
-    /// new version.
+    /// Returns an error, and registers nothing, if the bundle is invalid, a figure is not finite,
+    /// or a file cannot be written.
     pub fn register(&self, bundle: &Path, facts: VersionFacts) -> Result<Version, RegistryError> {
         let Some(source) = bundle.to_str() else {
             return Err(RegistryError::Facts(format!(
-                "{} is no path in Unicode",
+                "{}: the path is not valid Unicode",
                 bundle.display()
             )));
         };
         let config = Bundle::describe(source)?;
         fs::create_dir_all(self.versions_dir()).map_err(RegistryError::io(&self.root))?;
         let _registering = lock(&self.root.join(".register.lock"))?;
-        self.sweep()?;
+        self.remove_unfinished()?;
         let fresh = self
             .versions_dir()
             .join(format!("{UNFINISHED}{}", Uuid::new_v4().simple()));
         let registered = self.write(&fresh, source, &config.name, &config.version, facts);
         if fresh.exists() {
-            // Written in vain, for it was there, or for something failed.
+            // The version existed already, or an error occurred.
             fs::remove_dir_all(&fresh).map_err(RegistryError::io(&fresh))?;
         }
         registered
@@ -102,22 +102,22 @@ impl Registry {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_secs());
         let version = Version::new(name, own, created, files, facts)?;
-        let place = self.version_dir(&version.id);
-        if let Some(before) = read_json(&place.join("manifest.json"))? {
-            return Ok(before);
+        let target = self.version_dir(&version.id);
+        if let Some(existing) = read_json(&target.join("manifest.json"))? {
+            return Ok(existing);
         }
         write_final(&fresh.join("manifest.json"), &json(&version)?)?;
-        write_final(&fresh.join("card.md"), card(&version).as_bytes())?;
+        write_final(&fresh.join("card.md"), render_card(&version).as_bytes())?;
         sync_dir(&copy)?;
         sync_dir(fresh)?;
-        fs::rename(fresh, &place).map_err(RegistryError::io(&place))?;
+        fs::rename(fresh, &target).map_err(RegistryError::io(&target))?;
         sync_dir(&self.versions_dir())?;
         Ok(version)
     }
 
-    /// Removes what processes left behind that were killed while they registered. Whoever calls
-    /// this holds the lock.
-    fn sweep(&self) -> Result<(), RegistryError> {
+    /// Removes folders left by processes that were killed while registering. The caller must hold
+    /// the lock.
+    fn remove_unfinished(&self) -> Result<(), RegistryError> {
         for name in self.folders()? {
             if name.starts_with(UNFINISHED) {
                 let left = self.version_dir(&name);
@@ -127,10 +127,10 @@ impl Registry {
         Ok(())
     }
 
-    /// All versions, oldest first.
+    /// Returns all versions, oldest first.
     ///
     /// # Errors
-    /// When a manifest cannot be read.
+    /// Returns an error if a manifest cannot be read.
     pub fn versions(&self) -> Result<Vec<Version>, RegistryError> {
         let names = self
             .folders()?
@@ -145,10 +145,10 @@ impl Registry {
         Ok(versions)
     }
 
-    /// The version of that id, or the only one whose id begins like this.
+    /// Returns the version with this id, or the only one whose id has this prefix.
     ///
     /// # Errors
-    /// When there is none, or several; or a manifest cannot be read.
+    /// Returns an error if no version or several match, or a manifest cannot be read.
     pub fn get(&self, id: &str) -> Result<Version, RegistryError> {
         let mut found: Vec<Version> = self
             .versions()?
@@ -175,24 +175,25 @@ impl Registry {
         }
     }
 
-    /// The directory of a version's bundle, for [`Bundle::load`].
+    /// Returns the directory of a version's bundle, for [`Bundle::load`].
     pub fn bundle_dir(&self, version: &Version) -> PathBuf {
         self.version_dir(&version.id).join("bundle")
     }
 
-    /// A version's card.
+    /// Reads a version's card in Markdown.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Returns an error if the card cannot be read.
     pub fn card(&self, version: &Version) -> Result<String, RegistryError> {
         let path = self.version_dir(&version.id).join("card.md");
         fs::read_to_string(&path).map_err(RegistryError::io(&path))
     }
 
-    /// Checks that a version's files are those that were registered.
+    /// Checks a version's files against their registered lengths and SHA-256.
     ///
     /// # Errors
-    /// [`RegistryError::Damaged`], which names the first that is not; or one cannot be read.
+    /// Returns [`RegistryError::Damaged`] with the first file that differs, or an error if one
+    /// cannot be read.
     pub fn verify(&self, version: &Version) -> Result<(), RegistryError> {
         let dir = self.bundle_dir(version);
         let damaged = |file: &str, what| {
@@ -223,7 +224,7 @@ impl Registry {
         self.versions_dir().join(id)
     }
 
-    /// Names in the folder of versions.
+    /// Returns the names in the folder of versions.
     fn folders(&self) -> Result<Vec<String>, RegistryError> {
         let dir = self.versions_dir();
         let entries = match fs::read_dir(&dir) {

@@ -38,7 +38,7 @@ fn facts() -> VersionFacts {
 }
 
 #[test]
-fn a_version_is_named_by_its_content_and_its_parents() {
+fn version_id_depends_on_content_and_parents() {
     let (dir, registry) = registry();
     let (one, two) = (
         bundle(dir.path(), "one", b"weights"),
@@ -105,7 +105,7 @@ fn a_version_is_named_by_its_content_and_its_parents() {
 }
 
 #[test]
-fn the_embedded_bundle_can_be_registered_and_what_is_none_cannot() {
+fn embedded_bundle_is_registered_and_invalid_one_refused() {
     let (dir, registry) = registry();
     let version = registry
         .register(Path::new("candor-mini"), VersionFacts::default())
@@ -140,7 +140,7 @@ fn the_embedded_bundle_can_be_registered_and_what_is_none_cannot() {
 }
 
 #[test]
-fn a_file_that_was_changed_or_taken_away_is_named() {
+fn changed_or_missing_file_is_named() {
     let (dir, registry) = registry();
     let version = registry
         .register(
@@ -167,7 +167,7 @@ fn a_file_that_was_changed_or_taken_away_is_named() {
 }
 
 #[test]
-fn what_a_killed_process_left_behind_is_no_version_and_goes() {
+fn leftovers_of_a_killed_process_are_removed() {
     let (dir, registry) = registry();
     let left = registry.root().join("versions/.new-4f1c");
     fs::create_dir_all(left.join("bundle")).unwrap();
@@ -188,7 +188,7 @@ fn what_a_killed_process_left_behind_is_no_version_and_goes() {
 }
 
 #[test]
-fn promotions_are_gone_back_from_one_by_one() {
+fn rollback_undoes_promotions_one_by_one() {
     let (dir, registry) = registry();
     let ids: Vec<String> = (0..3u8)
         .map(|i| {
@@ -231,7 +231,7 @@ fn promotions_are_gone_back_from_one_by_one() {
 }
 
 #[test]
-fn a_rejected_version_needs_force() {
+fn rejected_version_needs_force() {
     let (dir, registry) = registry();
     let reasons = vec!["recall fell by 2 points".to_owned()];
     let rejected = VersionFacts {
@@ -258,7 +258,7 @@ fn a_rejected_version_needs_force() {
 }
 
 #[test]
-fn a_shadow_ends_with_its_promotion() {
+fn shadow_ends_when_promoted() {
     let (dir, registry) = registry();
     let id = registry
         .register(&bundle(dir.path(), "one", b"x"), VersionFacts::default())
@@ -290,7 +290,7 @@ fn a_shadow_ends_with_its_promotion() {
 }
 
 #[test]
-fn those_who_promote_at_once_come_one_after_the_other() {
+fn concurrent_promotions_are_serialized() {
     let (dir, registry) = registry();
     let ids: Vec<String> = (0..8u8)
         .map(|i| {
@@ -320,7 +320,7 @@ fn those_who_promote_at_once_come_one_after_the_other() {
 }
 
 #[test]
-fn the_same_bundle_registered_at_once_is_one_version() {
+fn concurrent_registrations_of_one_bundle_are_one_version() {
     let (dir, registry) = registry();
     let from = bundle(dir.path(), "one", &[7; 100_000]);
     let ids: Vec<String> = thread::scope(|scope| {

@@ -1,6 +1,10 @@
-//! Facts about a version.
+//! Versions, their facts and their cards.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -8,79 +12,79 @@ use utoipa::ToSchema;
 
 use super::{RegistryError, files::hex};
 
-/// Digits of a hash in a version's id.
+/// Number of hex digits in a version's id.
 const ID_DIGITS: usize = 12;
 
-/// Facts about a bundle that are given when it is registered.
+/// Facts given when a bundle is registered.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VersionFacts {
-    /// The versions that it was made from.
+    /// Ids of the versions that it was trained from.
     pub parents: Vec<String>,
-    /// Data that it was trained on: a name of each piece of data and its SHA-256.
+    /// Training data: names and their SHA-256.
     pub data: BTreeMap<String, String>,
-    /// Figures of its quality, by name.
+    /// Quality figures by name.
     pub figures: BTreeMap<String, f64>,
-    /// Figures of its predecessor's quality on the same data.
+    /// The predecessor's figures on the same data.
     pub baseline: BTreeMap<String, f64>,
-    /// Why it was made, taken or rejected, a sentence each.
+    /// Reasons why it was made, accepted or rejected, one sentence each.
     pub reasons: Vec<String>,
-    /// `true` if it failed its gate: then it is kept, and not promoted.
+    /// `true` if it failed its gate: it is registered but promoted only by force.
     pub rejected: bool,
 }
 
-/// Decision on whether a version may be promoted.
+/// Decision of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PromotionDecision {
-    /// It may.
+    /// The version may be promoted.
     Registered,
-    /// It failed its gate.
+    /// The version failed its gate.
     Rejected,
 }
 
-/// A file of a version's bundle.
+/// File of a version's bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileFacts {
-    /// SHA-256 of its content in hexadecimal.
+    /// SHA-256 in hexadecimal.
     pub sha256: String,
-    /// Its length.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
-/// A version: what its `manifest.json` says.
+/// Registered version: the content of its `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
-    /// The model's name, and the beginning of a hash of its files and parents: the same files from
-    /// the same parents are the same version.
+    /// Model name and the first digits of a hash of its files and parents: the same files from the
+    /// same parents are the same version.
     pub id: String,
-    /// The model's name.
+    /// Model name.
     pub name: String,
-    /// Version that the bundle itself states.
+    /// Version stated by the bundle.
     pub version: String,
-    /// Unix time of its registration.
+    /// Unix time of registration.
     pub created: u64,
-    /// Decision on whether it may be promoted.
+    /// Decision of the gate.
     pub outcome: PromotionDecision,
-    /// The bundle's files by name.
+    /// Files of the bundle by name.
     pub files: BTreeMap<String, FileFacts>,
-    /// The versions that it was made from.
+    /// Ids of the versions that it was trained from.
     pub parents: Vec<String>,
-    /// Data that it was trained on: names and SHA-256.
+    /// Training data: names and their SHA-256.
     pub data: BTreeMap<String, String>,
-    /// Figures of its quality, by name.
+    /// Quality figures by name.
     pub figures: BTreeMap<String, f64>,
-    /// Figures of its predecessor's quality on the same data.
+    /// The predecessor's figures on the same data.
     pub baseline: BTreeMap<String, f64>,
-    /// Why it was made, taken or rejected.
+    /// Reasons why it was made, accepted or rejected.
     pub reasons: Vec<String>,
 }
 
 impl Version {
-    /// Checks that it may be promoted.
+    /// Checks that the version may be promoted.
     ///
     /// # Errors
-    /// [`RegistryError::Rejected`] when it failed its gate and is not `force`d.
-    pub fn promotable(&self, force: bool) -> Result<(), RegistryError> {
+    /// Returns [`RegistryError::Rejected`] if it failed its gate and is not `force`d.
+    pub fn check_promotable(&self, force: bool) -> Result<(), RegistryError> {
         if self.outcome == PromotionDecision::Registered || force {
             return Ok(());
         }
@@ -95,7 +99,7 @@ impl Version {
         })
     }
 
-    /// The manifest of a bundle's files and what is said about them.
+    /// Creates the manifest of a bundle's files and facts.
     pub(super) fn new(
         name: &str,
         version: &str,
@@ -117,7 +121,7 @@ impl Version {
             .find(|(_, value)| !value.is_finite())
         {
             return Err(RegistryError::Facts(format!(
-                "the figure {figure} is {value}, which is no number to keep"
+                "figure {figure} is {value}; figures must be finite"
             )));
         }
         let outcome = if rejected {
@@ -150,15 +154,94 @@ fn id(name: &str, files: &BTreeMap<String, FileFacts>, parents: &[String]) -> St
     for parent in parents {
         hash.update(format!("parent\0{parent}\n"));
     }
-    // A file's name, and a part of a URL.
-    let fit = |c: char| {
+    // The id must be valid as a file name and in a URL.
+    let sanitize = |c: char| {
         if c.is_ascii_alphanumeric() || "-_.".contains(c) {
             c
         } else {
             '-'
         }
     };
-    let name: String = name.trim_start_matches('.').chars().map(fit).collect();
+    let name: String = name.trim_start_matches('.').chars().map(sanitize).collect();
     let digits = &hex(&hash.finalize())[..ID_DIGITS];
     format!("{name}-{digits}")
+}
+
+/// Renders the version's card in Markdown.
+pub(super) fn render_card(version: &Version) -> String {
+    let Version {
+        id,
+        name,
+        version: own,
+        created,
+        outcome,
+        files,
+        parents,
+        data,
+        figures,
+        baseline,
+        reasons,
+    } = version;
+    let mut out = String::new();
+    let mut push_line = |text: std::fmt::Arguments<'_>| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{text}");
+    };
+    push_line(format_args!("# {id}\n"));
+    let when =
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(*created));
+    let decision = match outcome {
+        PromotionDecision::Registered => "registered",
+        PromotionDecision::Rejected => "**rejected**",
+    };
+    push_line(format_args!(
+        "Model {name}, bundle version {own}, {decision} {when}.\n"
+    ));
+    match parents.as_slice() {
+        [] => push_line(format_args!("It has no parents in the registry.")),
+        parents => push_line(format_args!("Made from {}.", parents.join(", "))),
+    }
+    if !reasons.is_empty() {
+        push_line(format_args!("\n## Why\n"));
+        reasons
+            .iter()
+            .for_each(|reason| push_line(format_args!("- {reason}")));
+    }
+    let names: BTreeSet<&String> = figures.keys().chain(baseline.keys()).collect();
+    if !names.is_empty() {
+        push_line(format_args!(
+            "\n## Figures\n\n| figure | this version | before | difference |\n|---|---|---|---|"
+        ));
+    }
+    for name in names {
+        let (now, before) = (figures.get(name), baseline.get(name));
+        let shown =
+            |value: Option<&f64>| value.map_or_else(String::new, |value| format!("{value:.4}"));
+        let difference = now
+            .zip(before)
+            .map_or_else(String::new, |(now, before)| format!("{:+.4}", now - before));
+        push_line(format_args!(
+            "| {name} | {} | {} | {difference} |",
+            shown(now),
+            shown(before)
+        ));
+    }
+    if !data.is_empty() {
+        push_line(format_args!("\n## Data\n\n| data | SHA-256 |\n|---|---|"));
+        data.iter()
+            .for_each(|(name, hash)| push_line(format_args!("| {name} | {hash} |")));
+    }
+    push_line(format_args!(
+        "\n## Files\n\n| file | bytes | SHA-256 |\n|---|---|---|"
+    ));
+    files.iter().for_each(|(name, file)| {
+        push_line(format_args!(
+            "| {name} | {} | {} |",
+            file.bytes, file.sha256
+        ))
+    });
+    if files.contains_key("card.md") {
+        push_line(format_args!("\nThe bundle's own card is `bundle/card.md`."));
+    }
+    out
 }

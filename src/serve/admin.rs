@@ -170,7 +170,7 @@ pub(super) async fn promote(
     let registry = registry(&app)?;
     let Promotion { shadow, force } = promotion(&app, request).await?;
     let version = ask(registry, move |registry| registry.get(&id)).await?;
-    version.promotable(force)?;
+    version.check_promotable(force)?;
     match shadow {
         None => serve(&app, registry, version.id, force).await?,
         Some(share) => {
@@ -231,7 +231,7 @@ pub(super) async fn rollback(
     .await?;
     if state.promoted.as_ref() != Some(&version.id) {
         return Err(RegistryError::NotPromoted {
-            asked: version.id,
+            requested: version.id,
             promoted: state.promoted,
         }
         .into());

@@ -33,7 +33,7 @@ use crate::{
     engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
-    telemetry::{EngineMetrics, Metrics},
+    telemetry::{EngineObserver, Metrics},
     vlm::preprocess::ImageLimits,
 };
 
@@ -125,7 +125,7 @@ impl App {
         let served = Arc::new(ServedVersion::start(
             &config,
             first,
-            EngineMetrics::of(&metrics),
+            EngineObserver::start(&metrics.engine),
         )?);
         show_served(&metrics, &config.guard, &served);
         Ok(Self {
@@ -274,7 +274,7 @@ impl App {
 
 /// Shows in the metrics what is served, and by which thresholds.
 fn show_served(metrics: &Metrics, guard: &GuardSection, served: &ServedVersion) {
-    metrics.serves(&served.model, &served.version);
+    metrics.set_model(&served.model, &served.version);
     let params = guard_params(
         &GuardRequest::default(),
         guard,

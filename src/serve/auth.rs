@@ -306,7 +306,7 @@ pub(crate) async fn authenticate(
             next.run(request).await
         }
         Err(denied) => {
-            app.metrics.auth_failure(denied.reason());
+            app.metrics.count_auth_failure(denied.reason());
             let counted = match (&denied, address(request.extensions())) {
                 (Denied::Unknown, Some(address)) => {
                     app.wrong_keys.count(network(address), Instant::now())

@@ -469,7 +469,7 @@ async fn fetch(app: &App, share: &Share, link: HttpsUrl, path: &str) -> Result<V
         return Err(ApiError::fetch_disabled(path));
     };
     let fetched = fetcher.fetch(share, link).await;
-    app.metrics.fetch(
+    app.metrics.count_fetch(
         fetched
             .as_ref()
             .map_or_else(|error| error.outcome(), |_| "fetched"),
@@ -483,7 +483,7 @@ async fn encode_counted(
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
     let encoded = encode_file(turn, file, field).await?;
-    turn.app.metrics.image(encoded.hit);
+    turn.app.metrics.count_image_lookup(encoded.hit);
     Ok(encoded)
 }
 

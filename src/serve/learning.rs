@@ -52,7 +52,7 @@ pub(super) async fn watch(app: Arc<App>) {
         if let Ok(Some(last)) = blocking(move || last(&cycles)).await {
             app.metrics
                 .learning
-                .cycles(&last.outcomes, last.last_success);
+                .set_cycles(&last.outcomes, last.last_success);
         }
         if let Err(error) = look(&app, &mut first).await {
             tracing::warn!(%error, "the metrics of drift are old");
@@ -86,6 +86,6 @@ async fn look(app: &App, first: &mut First) -> Result<(), StoreError> {
         calibrated.or(first.rewards.as_ref()),
     )
     .await?;
-    app.metrics.learning.seen(&seen);
+    app.metrics.learning.set_quality(&seen);
     Ok(())
 }

@@ -105,7 +105,7 @@ pub(super) async fn length(
     };
     let length = corrections.queue_length(&caller.owners(), now).await?;
     if caller.reads_all() {
-        app.metrics.queue(&length);
+        app.metrics.set_queue_length(&length);
     }
     Ok(Json(QueueState { length, annotator }).into_response())
 }
@@ -208,7 +208,7 @@ pub(super) async fn agreement(
         .agreement(&caller.owners(), query.annotators.unwrap_or(false))
         .await?;
     if caller.reads_all() {
-        app.metrics.agreement(&agreement);
+        app.metrics.set_agreement(&agreement);
     }
     Ok(Json(agreement).into_response())
 }
@@ -223,9 +223,9 @@ pub(super) async fn watch(app: Arc<App>) {
         times.tick().await;
         let told = async {
             app.metrics
-                .queue(&corrections.queue_length(&Owners::All, unix_time()).await?);
+                .set_queue_length(&corrections.queue_length(&Owners::All, unix_time()).await?);
             app.metrics
-                .agreement(&corrections.agreement(&Owners::All, false).await?);
+                .set_agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())
         };
         if let Err(error) = told.await {

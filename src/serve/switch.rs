@@ -21,7 +21,7 @@ use crate::{
     config::{Auto, Config},
     engine::Observer,
     registry::{Registry, RegistryState},
-    telemetry::EngineMetrics,
+    telemetry::EngineObserver,
 };
 
 /// How often the registry is looked at.
@@ -71,7 +71,7 @@ impl PendingSwitch<'_> {
             before = &*before.version,
             "another version is served"
         );
-        app.metrics.models.swapped();
+        app.metrics.models.count_switch();
         app.switch.note(None);
         self.kept.before = Some(before);
     }
@@ -147,7 +147,7 @@ impl VersionSwitch {
             reason,
             "a version is refused; what is served stays"
         );
-        app.metrics.models.refused();
+        app.metrics.models.count_refused();
         self.note(Some(RefusedVersion {
             id: id.map(str::to_owned),
             reason,
@@ -211,7 +211,7 @@ async fn change<'a>(
                 app,
                 app.current_config(),
                 id,
-                EngineMetrics::of(&app.metrics),
+                EngineObserver::start(&app.metrics.engine),
             )
             .await?
         }

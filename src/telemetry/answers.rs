@@ -1,5 +1,5 @@
-//! Metrics of answers as clients are shown them, streamed or whole. What the engine decodes beside
-//! them (repairs, other candidates) has series of its own.
+//! Metrics of answers as clients receive them, streamed or whole. Tokens that the engine decodes in
+//! addition (repairs, other candidates) have separate series.
 
 use std::{
     sync::{
@@ -45,27 +45,27 @@ impl AnswerMetrics {
             endings: counters(
                 r,
                 "request_success_total",
-                "Answers by how they ended; abort: the client left, or the time was up",
+                "Answers by finish reason; abort: the client disconnected or the request timed out",
                 "finished_reason",
                 &ENDINGS,
             )?,
             failures: counters(
                 r,
                 "request_failure_total",
-                "Completions that failed or were not taken, by why",
+                "Completions that failed or were refused, by reason",
                 "reason",
                 &FAILURES,
             )?,
             time_to_first_token: histogram(
                 r,
                 "time_to_first_token_seconds",
-                "From submission to the first text that can be shown",
+                "Time from submission to the first text that can be sent",
                 &FIRST_TOKEN,
             )?,
             e2e_latency: histogram(
                 r,
                 "e2e_request_latency_seconds",
-                "From submission to the complete answer",
+                "Time from submission to the complete answer",
                 &WHOLE_ANSWER,
             )?,
             prompt_tokens: counter(
@@ -73,15 +73,11 @@ impl AnswerMetrics {
                 "prompt_tokens_total",
                 "Tokens of the prompts of complete answers, image positions included",
             )?,
-            generation_tokens: counter(
-                r,
-                "generation_tokens_total",
-                "Tokens of the answers that were shown",
-            )?,
+            generation_tokens: counter(r, "generation_tokens_total", "Tokens of answers as sent")?,
             token_reward: histogram(
                 r,
                 "token_reward",
-                "Calibrated rewards of the tokens that were shown, 0 to 1",
+                "Calibrated rewards of tokens as sent, 0 to 1",
                 &REWARDS,
             )?,
             familiarity: histogram(
@@ -91,20 +87,16 @@ impl AnswerMetrics {
                  that the model learnt from",
                 &FAMILIARITY,
             )?,
-            scored_tokens: counter(
-                r,
-                "scored_tokens_total",
-                "Tokens that were shown and have a reward",
-            )?,
+            scored_tokens: counter(r, "scored_tokens_total", "Sent tokens that have a reward")?,
             flagged_tokens: counter(
                 r,
                 "flagged_tokens_total",
-                "Tokens of low-reward words in answers that were shown",
+                "Tokens of low-reward words in answers as sent",
             )?,
             flagged_spans: counters(
                 r,
                 "flagged_spans_total",
-                "Low-reward spans by what was done about them",
+                "Low-reward spans by the action taken",
                 "action",
                 &ACTIONS.map(action_name),
             )?,
@@ -118,24 +110,24 @@ impl AnswerMetrics {
             candidate_tokens: counter(
                 r,
                 "candidate_tokens_total",
-                "Tokens of candidates that were not the answer",
+                "Tokens of discarded candidates",
             )?,
             repair_attempts: counters(
                 r,
                 "repair_attempts_total",
-                "Versions of low-reward places that were tried",
+                "Repair attempts by outcome",
                 "outcome",
                 &ATTEMPTS,
             )?,
             repair_extra_tokens: counter(
                 r,
                 "repair_extra_tokens_total",
-                "Tokens decoded for repairs and not kept",
+                "Tokens decoded for repairs and discarded",
             )?,
         })
     }
 
-    /// Counts a completion that failed or was not taken.
+    /// Counts a completion that failed or was refused.
     pub(crate) fn count_failure(&self, error: &EngineError) {
         self.failures
             .with_label_values(&[failure_name(error)])
@@ -143,32 +135,32 @@ impl AnswerMetrics {
     }
 }
 
-/// The end of an answer.
+/// Outcome of a finished answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AnswerEnd<'a> {
-    /// Why it ended.
+    /// Finish reason.
     pub(crate) reason: FinishReason,
-    /// Tokens of the prompt, image positions included.
+    /// Prompt tokens, image positions included.
     pub(crate) prompt_tokens: usize,
-    /// Tokens of the answer, and of the candidates that were not it.
+    /// Tokens of the answer and of its discarded candidates.
     pub(crate) completion_tokens: usize,
-    /// The guard's report.
+    /// Guard report.
     pub(crate) guard: &'a GuardReport,
 }
 
-/// Counts a completion's answers as its client is shown them. Answers that have not ended when it
-/// is dropped were broken off.
+/// Meter of one completion's answers. Answers that have not ended when it is dropped count as
+/// aborted.
 pub(crate) struct AnswerMeter {
     metrics: Arc<Metrics>,
     submitted: Instant,
     answers: Vec<ShownPart>,
     has_prompt: bool,
-    /// Tokens of the answers that are complete.
+    /// Completion tokens of the finished answers.
     completion_tokens: usize,
     used: Arc<AtomicU64>,
 }
 
-/// The part of an answer that was shown.
+/// Progress of one answer.
 #[derive(Default, Clone)]
 struct ShownPart {
     tokens: usize,
@@ -177,7 +169,7 @@ struct ShownPart {
 }
 
 impl AnswerMeter {
-    /// A meter of `answers` answers that are submitted now.
+    /// Starts a meter of `answers` answers, which are submitted now.
     pub(crate) fn new(metrics: &Arc<Metrics>, answers: usize) -> Self {
         let answers = vec![ShownPart::default(); answers];
         let (submitted, used) = (Instant::now(), Arc::default());
@@ -191,13 +183,13 @@ impl AnswerMeter {
         }
     }
 
-    /// Returns where the completion's tokens will stand, as `usage` counts them; 0 until all
-    /// answers are complete.
+    /// Returns a counter that will hold the completion's tokens, as `usage` counts them; 0 until
+    /// all answers are finished.
     pub(crate) fn used(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.used)
     }
 
-    /// Counts a part of an answer; `at` is when it could be shown.
+    /// Counts a part of an answer that could be sent at the time `at`.
     pub(crate) fn count_delta(
         &mut self,
         index: usize,
@@ -206,31 +198,33 @@ impl AnswerMeter {
         flagged_tokens: usize,
         spans: &[Span],
     ) {
-        let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else {
+        let (Some(shown), metrics) = (self.answers.get_mut(index), &self.metrics.answers) else {
             return;
         };
-        // An answer that is blocked before its first word has spans and no text.
+        // An answer blocked before its first word has spans but no text.
         if !tokens.is_empty() && !std::mem::replace(&mut shown.begun, true) {
-            of.time_to_first_token
+            metrics
+                .time_to_first_token
                 .observe((at - self.submitted).as_secs_f64());
         }
         shown.tokens += tokens.len();
-        of.generation_tokens.inc_by(tokens.len() as u64);
+        metrics.generation_tokens.inc_by(tokens.len() as u64);
         for reward in tokens.iter().filter_map(|token| token.reward) {
-            of.token_reward.observe(reward.into());
-            of.scored_tokens.inc();
+            metrics.token_reward.observe(reward.into());
+            metrics.scored_tokens.inc();
         }
-        of.flagged_tokens.inc_by(flagged_tokens as u64);
+        metrics.flagged_tokens.inc_by(flagged_tokens as u64);
         spans.iter().for_each(|span| {
-            of.flagged_spans
+            metrics
+                .flagged_spans
                 .with_label_values(&[action_name(span.action)])
                 .inc()
         });
     }
 
-    /// Counts a complete answer, after all of its parts; `at` is when it was complete.
+    /// Counts an answer as finished at the time `at`, after all of its parts.
     pub(crate) fn count_end(&mut self, index: usize, at: Instant, end: AnswerEnd<'_>) {
-        let (Some(shown), of) = (self.answers.get_mut(index), &self.metrics.answers) else {
+        let (Some(shown), metrics) = (self.answers.get_mut(index), &self.metrics.answers) else {
             return;
         };
         let AnswerEnd {
@@ -246,41 +240,47 @@ impl AnswerMeter {
             FinishReason::Length => "length",
             FinishReason::ContentFilter => "content_filter",
         };
-        of.endings.with_label_values(&[reason]).inc();
-        of.e2e_latency.observe((at - self.submitted).as_secs_f64());
-        of.responses
+        metrics.endings.with_label_values(&[reason]).inc();
+        metrics
+            .e2e_latency
+            .observe((at - self.submitted).as_secs_f64());
+        metrics
+            .responses
             .with_label_values(&[verdict_name(guard.verdict)])
             .inc();
-        // As in `usage`: the answers of a completion share their prompt.
+        // As in `usage`, the answers of a completion share one prompt.
         if !std::mem::replace(&mut self.has_prompt, true) {
-            of.prompt_tokens.inc_by(prompt_tokens as u64);
+            metrics.prompt_tokens.inc_by(prompt_tokens as u64);
             guard
                 .familiarity
                 .iter()
-                .for_each(|&familiarity| of.familiarity.observe(familiarity.into()));
+                .for_each(|&familiarity| metrics.familiarity.observe(familiarity.into()));
         }
         let candidates = completion_tokens.saturating_sub(shown.tokens) as u64;
         if self.answers.iter().all(|answer| answer.ended) {
             self.used
                 .store((prompt_tokens + self.completion_tokens) as u64, Relaxed);
         }
-        of.candidate_tokens.inc_by(candidates);
-        of.repair_extra_tokens
+        metrics.candidate_tokens.inc_by(candidates);
+        metrics
+            .repair_extra_tokens
             .inc_by(u64::from(guard.extra_tokens).saturating_sub(candidates));
-        // A span that is hedged or left out has an original too, which no repair replaced.
+        // Hedged and omitted spans have an original too, but no repair.
         let is_repair = |span: &&Span| {
             span.original.is_some() && matches!(span.action, Action::Regenerated | Action::Flagged)
         };
         let taken = guard.spans.iter().filter(is_repair).count() as u64;
-        of.repair_attempts
+        metrics
+            .repair_attempts
             .with_label_values(&["taken"])
             .inc_by(taken);
-        of.repair_attempts
+        metrics
+            .repair_attempts
             .with_label_values(&["dropped"])
             .inc_by(u64::from(guard.attempts).saturating_sub(taken));
     }
 
-    /// Counts the completion as failed, and none of its answers as broken off.
+    /// Counts the completion as failed and none of its answers as aborted.
     pub(crate) fn count_failure(&mut self, error: &EngineError) {
         self.metrics.answers.count_failure(error);
         self.answers.clear();
@@ -328,7 +328,7 @@ const ACTIONS: [Action; 5] = [
     Action::Omitted,
     Action::Blocked,
 ];
-/// Outcomes of versions that were tried.
+/// Outcomes of repair attempts.
 const ATTEMPTS: [&str; 2] = ["taken", "dropped"];
 const FIRST_TOKEN: [f64; 20] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,

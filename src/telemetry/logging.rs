@@ -1,4 +1,4 @@
-//! Log lines on standard error.
+//! Logging to standard error.
 
 use std::io::stderr;
 
@@ -9,34 +9,34 @@ use tracing_subscriber::{
 
 use crate::config::{LogFormat, LogSection};
 
-/// Log lines that wait for whoever reads them; more are dropped.
-const WAITING: usize = 4096;
+/// Maximum number of buffered log lines; further ones are dropped.
+const MAX_BUFFERED_LINES: usize = 4096;
 
-/// Changes which lines are logged.
+/// Handle that changes the log level at run time.
 #[derive(Debug, Clone)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// Logs by `level` from now on, which is as `log.level` of the configuration.
+    /// Sets the level or directives, in the form of the option `log.level`.
     ///
     /// # Errors
-    /// When it is no level, or this is not the process's log.
+    /// Returns a message if the level is invalid or another subscriber is installed.
     pub fn set(&self, level: &str) -> Result<(), String> {
         let filter: EnvFilter = level
             .parse()
-            .map_err(|_| format!("`{level}` is no log level"))?;
+            .map_err(|_| format!("`{level}` is not a log level"))?;
         self.0.reload(filter).map_err(|error| error.to_string())
     }
 }
 
-/// Sends log lines to standard error from now on, until the guard that is returned is dropped.
-/// Every line that belongs to a request carries its id, from the span that the server opens around
-/// it. A second call changes nothing: a process has one log. Nobody waits for a reader who does not
-/// read.
-#[must_use = "what still waits is written when it is dropped"]
+/// Starts logging to standard error and returns a guard that flushes on drop, and a handle for the
+/// level. Lines of a request carry its id from the span that the server opens. A slow reader never
+/// blocks the server: lines are dropped. A second call has no effect, because a process has one
+/// log.
+#[must_use = "dropping the guard flushes buffered lines"]
 pub fn init(log: &LogSection) -> (WorkerGuard, LogLevel) {
     let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(WAITING)
+        .buffered_lines_limit(MAX_BUFFERED_LINES)
         .lossy(true)
         .finish(stderr());
     let (filter, handle) =

@@ -1,4 +1,4 @@
-//! Every metric, declared once. A name, once shipped, stays.
+//! Registry of all metrics. Shipped names never change.
 
 use std::{
     sync::Arc,
@@ -11,30 +11,26 @@ use prometheus::{
 };
 
 use super::{
-    answers::AnswerMetrics, connections::ConnectionMetrics, engines::Loads, http::HttpMetrics,
-    learning::LearningMetrics, models::ModelMetrics, process::ProcessMetrics,
+    answers::AnswerMetrics,
+    engine::{EngineMetrics, SCORING},
+    http::{ConnectionMetrics, HttpMetrics},
+    models::{LearningMetrics, ModelMetrics},
+    process::ProcessMetrics,
 };
 use crate::{
-    engine::Observer,
     feedback::{queue::ratings::Agreement, record::JudgmentKind, store::queue::QueueLength},
     guard::{Thresholds, Verdict},
 };
 
-/// All metrics, in a registry of their own. Names have the prefix `candor_`; where vLLM has a
-/// metric, its name and its buckets are vLLM's, with finer ones below for small models. Metrics of
-/// the process have Prometheus' names.
+/// All metrics of the server. Names have the prefix `candor_`; metrics that vLLM has too use its
+/// names and buckets, with finer buckets below for small models. Metrics of the process use
+/// Prometheus' standard names.
 pub struct Metrics {
     registry: Registry,
     process: Option<ProcessMetrics>,
-    requests_running: IntGauge,
-    requests_waiting: IntGauge,
-    inter_token_latency: Histogram,
     image_cache_queries: IntCounter,
     image_cache_hits: IntCounter,
     image_fetches: IntCounterVec,
-    kv_cache_usage: Gauge,
-    score_seconds: Histogram,
-    engine_token_reward: Histogram,
     scored_texts: IntCounterVec,
     scored_text_tokens: IntCounter,
     scored_text_seconds: Histogram,
@@ -49,23 +45,25 @@ pub struct Metrics {
     auth_failures: IntCounterVec,
     limited_requests: IntCounterVec,
     admitted_requests: IntGauge,
-    /// Of answers.
+    /// Metrics of the engines.
+    pub(crate) engine: Arc<EngineMetrics>,
+    /// Metrics of answers.
     pub(crate) answers: AnswerMetrics,
-    /// Of connections.
+    /// Metrics of connections.
     pub(crate) connections: Arc<ConnectionMetrics>,
-    /// Of HTTP requests.
+    /// Metrics of HTTP requests.
     pub(crate) http: HttpMetrics,
-    /// Of versions of models.
+    /// Metrics of versions and the shadow.
     pub(crate) models: ModelMetrics,
+    /// Metrics of the scorer's quality and of training cycles.
     pub(crate) learning: LearningMetrics,
-    pub(super) loads: Loads,
 }
 
 impl Metrics {
-    /// Declares them all.
+    /// Registers all metrics.
     ///
     /// # Errors
-    /// When a name is declared twice or is no metric name.
+    /// Returns an error if a name is invalid or registered twice.
     pub fn new() -> Result<Self, Error> {
         let registry = Registry::new_custom(Some("candor".to_owned()), None)?;
         let r = &registry;
@@ -73,7 +71,7 @@ impl Metrics {
             r,
             Gauge::new(
                 "start_time_seconds",
-                "When counting began, in seconds since 1970",
+                "Start of counting, in seconds since 1970",
             )?,
         )?;
         start.set(
@@ -106,77 +104,45 @@ impl Metrics {
             .for_each(|&state| queue_length.with_label_values(&[state]).set(0.0));
         Ok(Self {
             process: ProcessMetrics::new()?,
-            requests_running: add(
-                r,
-                IntGauge::new("requests_running", "Answers being written")?,
-            )?,
-            requests_waiting: add(
-                r,
-                IntGauge::new(
-                    "requests_waiting",
-                    "Requests let in and not in the batch yet",
-                )?,
-            )?,
-            inter_token_latency: histogram(
-                r,
-                "inter_token_latency_seconds",
-                "Between two tokens of an answer as the engine writes them",
-                &BETWEEN_TOKENS,
-            )?,
             image_cache_queries: counter(
                 r,
                 "image_cache_queries_total",
-                "Images looked up in the cache of encodings",
+                "Lookups in the cache of encoded images",
             )?,
-            image_cache_hits: counter(r, "image_cache_hits_total", "Images found there")?,
+            image_cache_hits: counter(
+                r,
+                "image_cache_hits_total",
+                "Lookups that found an encoded image",
+            )?,
             image_fetches: counters(
                 r,
                 "image_fetches_total",
-                "Images fetched by URL, by how that ended",
+                "Images fetched by URL, by outcome",
                 "outcome",
-                &FETCHED,
-            )?,
-            kv_cache_usage: add(
-                r,
-                Gauge::new(
-                    "kv_cache_usage_ratio",
-                    "Share of the key/value cache in use, 0 to 1",
-                )?,
-            )?,
-            score_seconds: histogram(
-                r,
-                "score_seconds",
-                "The scorer's time in one step of the engine",
-                &SCORING,
-            )?,
-            engine_token_reward: histogram(
-                r,
-                "engine_token_reward",
-                "Calibrated rewards of all tokens that the engine scored, shown or not, 0 to 1",
-                &REWARDS,
+                &FETCH_OUTCOMES,
             )?,
             scored_texts: counters(
                 r,
                 "scored_texts_total",
-                "Texts sent to be scored, by the guard's verdict",
+                "Texts submitted for scoring, by the guard's verdict",
                 "verdict",
                 &VERDICTS.map(verdict_name),
             )?,
             scored_text_tokens: counter(
                 r,
                 "scored_text_tokens_total",
-                "Tokens of texts sent to be scored",
+                "Tokens of texts submitted for scoring",
             )?,
             scored_text_seconds: histogram(
                 r,
                 "scored_text_seconds",
-                "Time in which a group of texts was scored",
+                "Time of scoring a group of texts",
                 &SCORING,
             )?,
             model_info: add(
                 r,
                 GaugeVec::new(
-                    Opts::new("model_info", "1 for the model that is served"),
+                    Opts::new("model_info", "1 for the served model"),
                     &["model", "version"],
                 )?,
             )?,
@@ -185,8 +151,7 @@ impl Metrics {
                 GaugeVec::new(
                     Opts::new(
                         "guard_threshold",
-                        "Reward below which a word is flagged where a request does not say, by \
-                         kind of word",
+                        "Default reward below which a word is flagged, by kind of word",
                     ),
                     &["kind"],
                 )?,
@@ -196,8 +161,7 @@ impl Metrics {
                 GaugeVec::new(
                     Opts::new(
                         "feedback_agreement_ratio",
-                        "Krippendorff's alpha of annotators, by the kind of error; all: of all \
-                         words",
+                        "Krippendorff's alpha of annotators, by kind of error; all: all words",
                     ),
                     &["kind"],
                 )?,
@@ -206,116 +170,122 @@ impl Metrics {
             feedback: counters(
                 r,
                 "feedback_total",
-                "Corrections that were kept, by what they say",
+                "Stored corrections by label",
                 "label",
                 &LABELS,
             )?,
             config_reloads: counters(
                 r,
                 "config_reloads_total",
-                "Configurations read again, by what became of them",
+                "Configuration reloads by outcome",
                 "outcome",
                 &RELOADS,
             )?,
             auth_failures: counters(
                 r,
                 "auth_failures_total",
-                "Requests refused for their key, by what is wrong with it",
+                "Requests refused because of their key, by reason",
                 "reason",
-                &DENIED,
+                &AUTH_FAILURES,
             )?,
             admitted_requests: add(
                 r,
-                IntGauge::new(
-                    "admitted_requests",
-                    "Requests with work that were let in and are not answered",
-                )?,
+                IntGauge::new("admitted_requests", "Admitted requests in progress")?,
             )?,
             limited_requests: counters(
                 r,
                 "limited_requests_total",
-                "Requests refused with 429, by the limit that they were above",
+                "Requests refused with 429, by limit",
                 "limit",
                 &LIMITS,
             )?,
             receipts_dropped: counter(
                 r,
                 "receipts_dropped_total",
-                "Completions that were not remembered for want of room",
+                "Completions without a receipt for lack of space",
             )?,
             receipts_kept_bytes: add(
                 r,
                 IntGauge::new(
                     "receipts_kept_bytes",
-                    "Bytes of remembered completions with their images, about",
+                    "Approximate size of receipts and their images in bytes",
                 )?,
             )?,
+            engine: Arc::new(EngineMetrics::new(r)?),
             answers: AnswerMetrics::new(r)?,
             connections: Arc::new(ConnectionMetrics::new(r)?),
             http: HttpMetrics::new(r)?,
             models: ModelMetrics::new(r)?,
             learning: LearningMetrics::new(r)?,
-            loads: Loads::default(),
             registry,
         })
     }
 
-    /// Says which model is served.
-    pub fn serves(&self, model: &str, version: &str) {
+    /// Sets the served model.
+    pub fn set_model(&self, model: &str, version: &str) {
         self.model_info.reset();
         self.model_info
             .with_label_values(&[model, version])
             .set(1.0);
     }
 
-    /// An image was looked up in the cache.
-    pub fn image(&self, hit: bool) {
+    /// Counts a lookup in the image cache.
+    pub fn count_image_lookup(&self, hit: bool) {
         self.image_cache_queries.inc();
         if hit {
             self.image_cache_hits.inc();
         }
     }
 
-    /// An image was fetched, or was not; `outcome` is one of the few that there are.
-    pub fn fetch(&self, outcome: &'static str) {
+    /// Counts an image fetch by its outcome.
+    pub fn count_fetch(&self, outcome: &'static str) {
         self.image_fetches.with_label_values(&[outcome]).inc();
     }
 
-    /// Shows the thresholds of requests that do not say; `None`: nothing is scored.
+    /// Sets the default thresholds; `None` if nothing is scored.
     pub(crate) fn set_thresholds(&self, thresholds: Option<&Thresholds>) {
         let set = |kind: &str, value: Option<f32>| {
             self.guard_threshold
                 .with_label_values(&[kind])
                 .set(value.map_or(f64::NAN, f64::from))
         };
-        let common = thresholds.map(|of| of.common);
+        let common = thresholds.map(|thresholds| thresholds.common);
         set("common", common);
-        set("yes_no", thresholds.and_then(|of| of.yes_no).or(common));
-        for (class, own) in thresholds.map(|of| of.by_class).unwrap_or_default().each() {
+        set(
+            "yes_no",
+            thresholds
+                .and_then(|thresholds| thresholds.yes_no)
+                .or(common),
+        );
+        for (class, own) in thresholds
+            .map(|thresholds| thresholds.by_class)
+            .unwrap_or_default()
+            .each()
+        {
             set(class, own.or(common));
         }
     }
 
-    /// Tokens of texts that others wrote were scored; `took` is the scorer's own time.
-    pub fn scored_tokens(&self, tokens: usize, took: Duration) {
+    /// Counts tokens of submitted texts and the scorer's time for them.
+    pub fn count_scored_tokens(&self, tokens: usize, took: Duration) {
         self.scored_text_tokens.inc_by(tokens as u64);
         self.scored_text_seconds.observe(took.as_secs_f64());
     }
 
-    /// The verdict on a text that somebody else wrote.
-    pub fn scored_text(&self, verdict: Verdict) {
+    /// Counts a submitted text by its verdict.
+    pub fn count_scored_text(&self, verdict: Verdict) {
         self.scored_texts
             .with_label_values(&[verdict_name(verdict)])
             .inc();
     }
 
-    /// A correction was kept.
-    pub fn feedback(&self, kind: JudgmentKind) {
+    /// Counts a stored correction.
+    pub fn count_feedback(&self, kind: JudgmentKind) {
         self.feedback.with_label_values(&[kind.name()]).inc();
     }
 
-    /// Sets how far annotators agree, by kind.
-    pub fn agreement(&self, agreement: &Agreement) {
+    /// Sets the agreement of annotators by kind of error.
+    pub fn set_agreement(&self, agreement: &Agreement) {
         let kinds = agreement
             .by_kind
             .iter()
@@ -329,8 +299,8 @@ impl Metrics {
         }
     }
 
-    /// Sets the length of the annotators' queue, by state.
-    pub fn queue(&self, length: &QueueLength) {
+    /// Sets the length of the annotation queue by state.
+    pub fn set_queue_length(&self, length: &QueueLength) {
         let QueueLength {
             open,
             leased,
@@ -348,41 +318,41 @@ impl Metrics {
         }
     }
 
-    /// Counts a configuration that was read again; `outcome` is `applied` or `refused`.
+    /// Counts a configuration reload; `outcome` is `applied` or `refused`.
     pub(crate) fn count_reload(&self, outcome: &'static str) {
         self.config_reloads.with_label_values(&[outcome]).inc();
     }
 
-    /// Counts a request that was refused for its key; `reason` is one of the few that there are.
-    pub(crate) fn auth_failure(&self, reason: &'static str) {
+    /// Counts a request refused because of its key.
+    pub(crate) fn count_auth_failure(&self, reason: &'static str) {
         self.auth_failures.with_label_values(&[reason]).inc();
     }
 
-    /// Counts a request that was let in (1) or is answered (-1).
+    /// Changes the number of admitted requests: 1 on admission, -1 on completion.
     pub(crate) fn count_admitted(&self, change: i64) {
         self.admitted_requests.add(change);
     }
 
-    /// Counts a request that was above a limit, one of the few that there are.
+    /// Counts a request refused by a limit.
     pub(crate) fn count_limited(&self, limit: &'static str) {
         self.limited_requests.with_label_values(&[limit]).inc();
     }
 
-    /// A completion was not remembered.
-    pub fn receipt_dropped(&self) {
+    /// Counts a receipt that was not stored.
+    pub fn count_dropped_receipt(&self) {
         self.receipts_dropped.inc();
     }
 
-    /// Sets the number of bytes that receipts take, with their images.
+    /// Sets the size in bytes of receipts and their images.
     pub(crate) fn set_receipt_bytes(&self, bytes: u64) {
         self.receipts_kept_bytes
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Everything in Prometheus' text format, version 0.0.4.
+    /// Returns all metrics in Prometheus' text format, version 0.0.4.
     ///
     /// # Errors
-    /// When the encoder fails, which it does for families without a metric; ours have one.
+    /// Returns an error if the encoder fails, which it does only for families without a metric.
     pub fn text(&self) -> Result<String, Error> {
         let process = self
             .process
@@ -393,28 +363,7 @@ impl Metrics {
     }
 }
 
-impl Observer for Metrics {
-    fn load(&self, running: usize, waiting: usize, kv_usage: f64) {
-        self.requests_running.set(running as i64);
-        self.requests_waiting.set(waiting as i64);
-        self.kv_cache_usage.set(kv_usage);
-    }
-
-    fn token(&self, gap: Option<Duration>) {
-        if let Some(gap) = gap {
-            self.inter_token_latency.observe(gap.as_secs_f64());
-        }
-    }
-
-    fn scored(&self, rewards: &[f32], took: Duration) {
-        rewards
-            .iter()
-            .for_each(|&reward| self.engine_token_reward.observe(reward.into()));
-        self.score_seconds.observe(took.as_secs_f64());
-    }
-}
-
-/// The verdict as the API writes it.
+/// Returns the verdict's name in the API.
 pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Clean => "clean",
@@ -438,8 +387,8 @@ pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> Result<Int
     add(registry, IntCounter::new(name, help)?)
 }
 
-/// One counter for each of `values`, there from the start so that a rate can be told from the first
-/// event on.
+/// Registers a counter for each of `values`, which exist from the start so that rates include the
+/// first event.
 pub(super) fn counters(
     registry: &Registry,
     name: &str,
@@ -467,10 +416,10 @@ pub(super) fn histogram(
 }
 
 const LABELS: [&str; 3] = ["bad", "good", "missing"];
-const FETCHED: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
+const FETCH_OUTCOMES: [&str; 5] = ["fetched", "forbidden", "too_large", "timeout", "failed"];
 const LIMITS: [&str; 4] = ["requests", "tokens", "concurrency", "work"];
 const RELOADS: [&str; 2] = ["applied", "refused"];
-const DENIED: [&str; 4] = ["missing", "malformed", "unknown", "scope"];
+const AUTH_FAILURES: [&str; 4] = ["missing", "malformed", "unknown", "scope"];
 const QUEUE_STATES: [&str; 5] = ["open", "leased", "unassisted", "done", "skipped"];
 pub(super) const VERDICTS: [Verdict; 6] = [
     Verdict::Clean,
@@ -480,13 +429,6 @@ pub(super) const VERDICTS: [Verdict; 6] = [
     Verdict::Unscored,
     Verdict::Abstained,
 ];
-const BETWEEN_TOKENS: [f64; 20] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
-    1.0, 2.5, 5.0, 7.5, 10.0,
-];
 pub(super) const REWARDS: [f64; 14] = [
     0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0,
-];
-const SCORING: [f64; 10] = [
-    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1,
 ];

@@ -1,5 +1,4 @@
-//! Metrics of the process, under the names that Prometheus' own clients give them. They are read
-//! from `/proc`; where there is none, they are absent.
+//! Process metrics under Prometheus' standard names, read from `/proc` and absent without it.
 
 use std::fs;
 
@@ -11,7 +10,7 @@ use rustix::{
 
 use super::metrics::add;
 
-/// Metrics of the process, in a registry without prefix.
+/// Process metrics, in a registry without prefix.
 pub(super) struct ProcessMetrics {
     registry: Registry,
     cpu: Counter,
@@ -22,7 +21,7 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// `None` where `/proc` does not describe the process.
+    /// Registers the metrics; `None` without `/proc`.
     pub(super) fn new() -> Result<Option<Self>, Error> {
         let Some((stat, boot)) = ProcStat::read().zip(boot_time()) else {
             return Ok(None);
@@ -35,7 +34,7 @@ impl ProcessMetrics {
             "Start of the process, in seconds since 1970",
         )?;
         start.set(boot + stat.start);
-        let max_fds = gauge("process_max_fds", "Most file descriptors that may be open")?;
+        let max_fds = gauge("process_max_fds", "Maximum number of open file descriptors")?;
         max_fds.set(
             getrlimit(Resource::Nofile)
                 .current
@@ -57,7 +56,7 @@ impl ProcessMetrics {
         }))
     }
 
-    /// All of them as they are now. What cannot be read stays as it was.
+    /// Returns the current values. Values that cannot be read are unchanged.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
         if let Some(ProcStat {
             cpu,
@@ -73,19 +72,19 @@ impl ProcessMetrics {
             self.resident.set(resident_bytes);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // One is the folder that is being read.
+            // One descriptor belongs to the folder being read.
             self.open_fds.set(open.count().saturating_sub(1) as f64);
         }
         self.registry.gather()
     }
 }
 
-/// Figures of `/proc/self/stat`.
+/// Fields of `/proc/self/stat`.
 struct ProcStat {
-    /// Seconds of processor time.
+    /// Processor time in seconds.
     cpu: f64,
     threads: f64,
-    /// Seconds from the system's start to the process's.
+    /// Start of the process in seconds since boot.
     start: f64,
     virtual_bytes: f64,
     resident_bytes: f64,
@@ -97,8 +96,8 @@ impl ProcStat {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The command's name may have spaces and parentheses. Behind it the third field of
-        // proc_pid_stat(5) is the first.
+        // The command may contain spaces and parentheses. After it comes the third field of
+        // proc_pid_stat(5).
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
@@ -113,7 +112,7 @@ impl ProcStat {
     }
 }
 
-/// Returns when the system was started, in seconds since 1970.
+/// Returns the boot time in seconds since 1970.
 fn boot_time() -> Option<f64> {
     fs::read_to_string("/proc/stat")
         .ok()?
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_with_spaces_and_parentheses_moves_no_field() {
+    fn stat_with_spaces_in_the_command_is_parsed() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 4 0 1000 8192 3 \
                     18446744073709551615 1 1";
         let stat = ProcStat::parse(stat).unwrap();
@@ -147,7 +146,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_is_described() {
+    fn process_metrics_describe_this_process() {
         let process = ProcessMetrics::new().unwrap().unwrap();
         let text = prometheus::TextEncoder::new()
             .encode_to_string(&process.gather())

@@ -23,6 +23,7 @@ pub mod parallel;
 pub mod perturb;
 pub mod policy;
 pub mod qa;
+pub mod recipe;
 pub mod reward;
 mod reward_cards;
 mod reward_data;

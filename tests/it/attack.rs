@@ -5,15 +5,12 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
-use crate::server_clients::needed;
+use crate::support::{needed, runs};
 
 /// Runs attacks by name and asserts that each went as it should and took no more memory than it
 /// may.
 fn withstands(names: &[&str]) {
-    let found = Command::new("python3")
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success());
+    let found = runs("python3", &["--version"]);
     if needed("python3", found.then_some(())).is_none() {
         return;
     }

@@ -8,12 +8,14 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     http::{self, get},
     served::{ask, eventually},
+    support::{optional, runs, send_signal},
 };
 
 pub fn candor(args: &[&str]) -> Command {
@@ -77,14 +79,8 @@ impl Process {
         }
     }
 
-    pub fn signal(&self, name: &str) {
-        assert!(
-            Command::new("kill")
-                .args([name, &self.child.id().to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
+    pub fn signal(&self, signal: Signal) {
+        send_signal(&self.child, signal);
     }
 
     /// Waits for the process; returns its exit status and log.
@@ -223,7 +219,7 @@ fn sigterm_lets_requests_finish_and_their_log_lines_have_ids() {
     );
     assert_eq!(http::exchange(server.at, &raw).status, 200);
     let at = server.at;
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(std::net::TcpStream::connect(at).is_err());
@@ -656,13 +652,7 @@ fn ctrl_c_in_a_batch_prints_the_command_that_continues_it() {
     eventually("captions are written", || {
         fs::read_to_string(&out).is_ok_and(|text| text.lines().count() > 2)
     });
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send_signal(&child, Signal::INT);
     let output = child.wait_with_output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{err}");
@@ -912,7 +902,7 @@ fn color_follows_environment_and_flag() {
             .output();
         output.map(|output| output.stdout.contains(&0x1b)).ok()
     };
-    if let Some(plain_term) = terminal("TERM=xterm") {
+    if let Some(plain_term) = optional("script", terminal("TERM=xterm")) {
         assert!(plain_term);
         for envs in [
             "TERM=xterm NO_COLOR=1",
@@ -1150,7 +1140,7 @@ fn versions_agree_in_every_output() {
     assert!(get(server.at, "/metrics").text().contains(&format!(
         "candor_model_info{{model=\"candor-mini\",version=\"{bundle}\"}} 1"
     )));
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (_, log) = server.end();
     let start: Value = log
         .lines()
@@ -1163,18 +1153,10 @@ fn versions_agree_in_every_output() {
     );
 }
 
-/// Returns `true` if a program is installed.
+/// Returns `true` if a program that some machines have is installed.
 fn has(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .output()
-        .unwrap()
-        .status
-        .success();
-    if !found {
-        println!("skipped: no {program}");
-    }
-    found
+    let found = runs("sh", &["-c", &format!("command -v {program}")]);
+    optional(program, found.then_some(())).is_some()
 }
 
 #[test]

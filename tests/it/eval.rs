@@ -8,16 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/data")
-        .join(path);
-    if !path.exists() {
-        println!("skipped: {} is absent", path.display());
-        return None;
-    }
-    Some(path)
-}
+use crate::support::shared_data;
 
 fn candor(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candor"))
@@ -47,15 +38,16 @@ pub fn figure(report: &Value, section: &str, table: &str, row: &str, column: &st
 
 #[test]
 fn eval_captions_reproduces_published_chair_and_contrasts_lists() {
-    let (Some(published), Some(list)) =
-        (shared("chair/published.json"), shared("chair/synonyms.txt"))
-    else {
+    let (Some(published), Some(list)) = (
+        shared_data("chair/published.json"),
+        shared_data("chair/synonyms.txt"),
+    ) else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
     let published: Value = serde_json::from_slice(&fs::read(published).unwrap()).unwrap();
     for (file, wanted) in published.as_object().unwrap() {
-        let captions = shared(&format!("chair/{file}")).unwrap();
+        let captions = shared_data(&format!("chair/{file}")).unwrap();
         let args = [
             "eval",
             "captions",
@@ -120,7 +112,7 @@ fn hypotheses(data: &Path, dir: &Path) -> (PathBuf, PathBuf) {
 
 #[test]
 fn captions_of_other_images_are_measured_as_worse() {
-    let Some(data) = shared("flickr8k") else {
+    let Some(data) = shared_data("flickr8k") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -198,7 +190,7 @@ fn invalid_row_is_named_by_file_and_line() {
         assert_eq!(output.status.code(), Some(2), "{text}: {said}");
         assert!(said.contains(wanted), "{text}: {said}");
     }
-    let Some(data) = shared("flickr8k") else {
+    let Some(data) = shared_data("flickr8k") else {
         return;
     };
     fs::write(
@@ -265,7 +257,7 @@ pub fn small_coco(source: &Path, dir: &Path, n: usize) {
 
 #[test]
 fn generate_captions_only_missing_photographs() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -323,7 +315,7 @@ fn generate_captions_only_missing_photographs() {
 
 #[test]
 fn pope_asks_equally_about_present_and_absent_objects() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -399,7 +391,7 @@ fn pope_asks_equally_about_present_and_absent_objects() {
 
 /// A test file in a format of the field.
 fn case(name: &str) -> Option<PathBuf> {
-    shared(&format!("../field/cases/{name}"))
+    shared_data(&format!("../field/cases/{name}"))
 }
 
 #[test]
@@ -573,7 +565,9 @@ fn vqa_on_a_file_of_questions_measures_exact_match() {
             && String::from_utf8_lossy(&output.stderr).contains("expected questions.jsonl")
     );
     for data in ["daquar", "vqa-rad"] {
-        let Some(data) = shared(data) else { return };
+        let Some(data) = shared_data(data) else {
+            return;
+        };
         let report = measured(
             &[
                 "eval",

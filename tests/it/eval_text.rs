@@ -9,33 +9,20 @@ use std::{
 
 use candor::eval::text::{TextMetrics, score, words};
 
+use crate::support::{needed, runs, shared_data};
+
 fn from_root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Interpreter and data; prints what is missing.
+/// Interpreter and data of the reference, if this machine has them and Java.
 fn reference() -> Option<(PathBuf, PathBuf)> {
-    let (python, data) = (
-        from_root(".venv/bin/python"),
-        from_root("../shared/data/flickr8k"),
-    );
-    let runs = |program: &Path, args: &[&str]| {
-        Command::new(program)
-            .args(args)
-            .output()
-            .is_ok_and(|o| o.status.success())
-    };
-    let missing = if !data.exists() {
-        "../shared/data/flickr8k is absent"
-    } else if !runs(&python, &["-c", "import pycocoevalcap, numpy"]) {
-        "a .venv with pycocoevalcap is absent (`make test` makes it)"
-    } else if !runs(Path::new("java"), &["-version"]) {
-        "Java is absent"
-    } else {
-        return Some((python, data));
-    };
-    println!("skipped: {missing}");
-    None
+    let data = shared_data("flickr8k")?;
+    let python = from_root(".venv/bin/python");
+    let has_package = runs(&python, &["-c", "import pycocoevalcap, numpy"]);
+    needed("Python's package pycocoevalcap", has_package.then_some(()))?;
+    needed("Java", runs("java", &["-version"]).then_some(()))?;
+    Some((python, data))
 }
 
 /// Captions of the development photographs, five each, in the order of `dev.txt`.

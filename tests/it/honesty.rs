@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::eval::{figure, shared, small_coco};
+use crate::{
+    eval::{figure, small_coco},
+    support::shared_data,
+};
 
 /// Photographs with annotated objects and captions.
 const PHOTOGRAPHS: [(&str, &str, [&str; 5]); 4] = [
@@ -306,7 +309,7 @@ fn honesty_measures_every_origin_and_resumes_from_its_answers() {
 
 #[test]
 fn honesty_on_coco_equals_the_figures_of_other_commands() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();

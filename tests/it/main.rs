@@ -17,6 +17,7 @@ mod documents;
 mod engine;
 mod eval;
 mod eval_text;
+mod examples;
 mod feedback;
 mod figures;
 mod fuzz_corpus;

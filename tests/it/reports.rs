@@ -8,9 +8,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    eval::{figure, measured, shared, small_coco},
+    eval::{figure, measured, small_coco},
     server_clients::said,
     server_ui::browser,
+    support::shared_data,
 };
 
 /// Photographs of the small set.
@@ -26,7 +27,7 @@ struct Reported {
 impl Reported {
     /// Runs an evaluation on a few of COCO's photographs; `None` if they are absent.
     fn of_coco(what: &str, more: &[&str]) -> Option<Self> {
-        let source = shared("coco-mini")?;
+        let source = shared_data("coco-mini")?;
         let dir = tempfile::tempdir().unwrap();
         small_coco(&source, dir.path(), PHOTOGRAPHS);
         let data = dir.path().to_str().unwrap().to_owned();
@@ -292,7 +293,7 @@ fn guard_report_has_flags_trade_off_and_repairs() {
 
 #[test]
 fn photographs_without_references_are_judged_by_their_objects() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -407,7 +408,7 @@ fn report_of_answers_without_a_guard_has_no_risk() {
 
 #[test]
 fn report_of_derived_questions_is_grouped_by_kind() {
-    let Some(data) = shared("flickr8k") else {
+    let Some(data) = shared_data("flickr8k") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -452,7 +453,7 @@ fn report_of_derived_questions_is_grouped_by_kind() {
 
 #[test]
 fn caption_page_is_readable_on_a_phone() {
-    let Some(source) = shared("coco-mini") else {
+    let Some(source) = shared_data("coco-mini") else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();

@@ -52,7 +52,7 @@ fn first(reply: &Value) -> &Value {
 }
 
 #[test]
-fn an_abstention_is_an_ordinary_answer_that_says_why() {
+fn unanswerable_question_gets_an_abstention_with_its_reason() {
     let served = cautious(|_| {});
     let body = and(ask(2, QUESTION), json!({"logprobs": true}));
     let reply = served.chat(&body);
@@ -112,7 +112,7 @@ fn an_abstention_is_an_ordinary_answer_that_says_why() {
 }
 
 #[test]
-fn reasons_have_wordings_of_their_own_and_other_questions_are_answered() {
+fn abstention_wording_depends_on_the_reason() {
     let served = cautious(|_| {});
     let mut wordings = Vec::new();
     for (question, reason) in [
@@ -164,7 +164,7 @@ fn reasons_have_wordings_of_their_own_and_other_questions_are_answered() {
 }
 
 #[test]
-fn nothing_is_decoded_for_an_abstention_and_a_bad_image_is_still_an_error() {
+fn abstention_decodes_nothing_but_checks_the_image() {
     let served = cautious(|_| {});
     served.valve.allow(0);
     for more in [
@@ -198,7 +198,7 @@ fn nothing_is_decoded_for_an_abstention_and_a_bad_image_is_still_an_error() {
 }
 
 #[test]
-fn metrics_and_receipts_know_abstentions() {
+fn abstention_is_counted_and_has_a_receipt() {
     let served = cautious(|_| {});
     let of = |name: &str| served.metric(name);
     let before = [
@@ -231,7 +231,7 @@ fn metrics_and_receipts_know_abstentions() {
 
 /// It says nothing of the photograph that somebody could correct.
 #[test]
-fn abstentions_are_not_in_the_queue() {
+fn abstention_is_not_queued() {
     let served = cautious(|config| config.queue.overlap_share = 0.0);
     served.chat(&ask(2, QUESTION));
     let completion = served
@@ -257,7 +257,7 @@ fn abstentions_are_not_in_the_queue() {
 }
 
 #[test]
-fn configuration_key_and_request_decide_in_this_order() {
+fn on_unanswerable_of_request_overrides_key_and_configuration() {
     let answering = Served::with(|config| {
         config.guard.on_unanswerable = OnUnanswerable::Answer;
         let strict = ApiKey {
@@ -306,7 +306,7 @@ fn configuration_key_and_request_decide_in_this_order() {
 }
 
 #[test]
-fn modes_that_leave_answers_alone_do_not_abstain() {
+fn modes_off_and_score_never_abstain() {
     let served = cautious(|_| {});
     for mode in ["off", "score"] {
         let answer = served
@@ -360,7 +360,7 @@ fn modes_that_leave_answers_alone_do_not_abstain() {
 }
 
 #[test]
-fn the_description_of_the_api_has_the_verdict_its_reasons_and_the_fields() {
+fn openapi_describes_abstentions() {
     let served = cautious(|_| {});
     let schemas = get(served.at, "/openapi.json").json()["components"]["schemas"].clone();
     let has =
@@ -401,7 +401,7 @@ fn calibrated(dir: &std::path::Path, below: f32) -> Served {
 }
 
 #[test]
-fn short_answers_that_are_likely_wrong_are_withheld_and_shown_to_who_asks() {
+fn unlikely_short_answer_is_withheld_unless_requested() {
     let dir = tempfile::tempdir().unwrap();
     let served = calibrated(dir.path(), 0.5);
     let strict_dir = tempfile::tempdir().unwrap();
@@ -524,7 +524,7 @@ fn short_answers_that_are_likely_wrong_are_withheld_and_shown_to_who_asks() {
 }
 
 #[test]
-fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_given() {
+fn unfamiliar_photograph_is_described_but_questions_abstain() {
     let dir = tempfile::tempdir().unwrap();
     let mut evidence = config();
     evidence["scope"] = json!({"k": 1, "abstain_below": 1.0});
@@ -563,7 +563,7 @@ fn questions_about_unfamiliar_photographs_are_not_answered_and_descriptions_are_
 }
 
 #[test]
-fn an_abstention_cannot_be_corrected_and_becomes_no_training_data() {
+fn correction_of_an_abstention_is_refused() {
     let served = cautious(|_| {});
     let completion = served.chat(&and(ask(2, QUESTION), json!({"n": 2}))).json();
     assert_eq!(first(&completion)["guard"]["verdict"], "abstained");

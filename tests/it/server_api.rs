@@ -17,7 +17,7 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_completion_has_openai_shape_and_a_guard() {
+fn completion_has_openai_shape_and_guard_report() {
     let served = Served::new();
     let reply = served.chat(&ask(1, "What is this?"));
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -80,7 +80,7 @@ fn a_completion_has_openai_shape_and_a_guard() {
 }
 
 #[test]
-fn flagged_spans_cut_the_answer_and_alt_text_follows_render() {
+fn flagged_spans_match_the_text_and_alt_text_follows_render() {
     let served = Served::new();
     // Every word is under a threshold of 1.
     let strict = |render: &str| {
@@ -119,7 +119,7 @@ fn flagged_spans_cut_the_answer_and_alt_text_follows_render() {
 }
 
 #[test]
-fn modes_off_and_score_say_what_they_did() {
+fn modes_off_and_score_are_reported() {
     let served = Served::new();
     let guard = |mode: &str| {
         served
@@ -143,7 +143,7 @@ fn modes_off_and_score_say_what_they_did() {
 }
 
 #[test]
-fn logprobs_are_of_the_answers_tokens() {
+fn logprobs_cover_the_answers_tokens() {
     let served = Served::new();
     let body = served
         .chat(&and(
@@ -201,7 +201,7 @@ fn alike(a: &Value, b: &Value) {
 }
 
 #[test]
-fn a_stream_says_what_the_whole_answer_says() {
+fn stream_equals_the_whole_answer() {
     let served = Served::new();
     let body = and(
         ask(5, "What is it?"),
@@ -279,7 +279,7 @@ fn a_stream_says_what_the_whole_answer_says() {
 }
 
 #[test]
-fn a_stream_without_the_option_has_no_usage() {
+fn stream_without_include_usage_has_no_usage() {
     let served = Served::new();
     let chunks = served
         .chat(&and(ask(5, ""), json!({"stream": true})))
@@ -292,7 +292,7 @@ fn a_stream_without_the_option_has_no_usage() {
 }
 
 #[test]
-fn several_answers_are_those_of_their_own_seeds() {
+fn several_choices_equal_single_answers_by_seed() {
     let served = Served::new();
     let sampled = |seed: i64, n: usize| {
         served
@@ -322,7 +322,7 @@ fn several_answers_are_those_of_their_own_seeds() {
 }
 
 #[test]
-fn lengths_and_stop_strings_are_kept() {
+fn max_tokens_and_stop_strings_end_the_answer() {
     let served = Served::new();
     for field in ["max_tokens", "max_completion_tokens"] {
         let body = served.chat(&and(ask(7, ""), json!({field: 2}))).json();
@@ -346,7 +346,7 @@ fn lengths_and_stop_strings_are_kept() {
 }
 
 #[test]
-fn roles_parts_and_details_are_taken() {
+fn message_roles_parts_and_image_details_are_accepted() {
     let served = Served::new();
     let mut body = ask(8, "What is it?");
     let image = body["messages"][0]["content"][1].clone();
@@ -366,7 +366,7 @@ fn roles_parts_and_details_are_taken() {
 }
 
 #[test]
-fn models_are_listed() {
+fn models_route_lists_the_model() {
     let served = Served::new();
     let list = get(served.at, "/v1/models").json();
     assert_eq!(
@@ -388,7 +388,7 @@ fn models_are_listed() {
 }
 
 #[test]
-fn other_routes_and_methods_are_refused_in_openai_shape() {
+fn unknown_route_or_method_is_refused_in_openai_shape() {
     let served = Served::new();
     assert_eq!(
         get(served.at, "/v1/nothing").error(404)["code"],
@@ -402,7 +402,7 @@ fn other_routes_and_methods_are_refused_in_openai_shape() {
 }
 
 #[test]
-fn request_ids_are_made_or_taken_over() {
+fn request_id_is_generated_or_echoed() {
     let served = Served::new();
     let with = |id| {
         exchange(

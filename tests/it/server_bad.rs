@@ -31,7 +31,7 @@ fn refused(served: &Served, reply: &Reply, status: u16, param: &str, code: &str)
 const URL: &str = "messages[0].content[1].image_url.url";
 
 #[test]
-fn files_that_are_no_good_images() {
+fn invalid_image_file_is_refused() {
     let served = Served::new();
     let image = |media_type, file: &[u8]| served.chat(&about(&data_url(media_type, file), ""));
     let not = refused(
@@ -63,7 +63,7 @@ fn files_that_are_no_good_images() {
 }
 
 #[test]
-fn a_small_file_that_unpacks_to_a_huge_picture() {
+fn decompression_bomb_image_is_refused() {
     let served = Served::new();
     let bomb = png(30_000, 30_000);
     assert!(bomb.len() < 4096);
@@ -116,7 +116,7 @@ fn png(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn urls_that_are_no_images() {
+fn invalid_image_url_is_refused() {
     let served = Served::new();
     let url = |url: &str| served.chat(&about(url, ""));
     for bad in [
@@ -139,7 +139,7 @@ fn urls_that_are_no_images() {
 }
 
 #[test]
-fn messages_without_exactly_one_image() {
+fn messages_need_exactly_one_image() {
     let served = Served::new();
     let messages =
         |messages: Value| served.chat(&json!({"model": "candor-mini", "messages": messages}));
@@ -221,7 +221,7 @@ fn messages_without_exactly_one_image() {
 }
 
 #[test]
-fn models_that_are_not_here() {
+fn unknown_model_is_refused() {
     let served = Served::new();
     let model = |model: Value| served.chat(&and(ask(1, ""), json!({"model": model})));
     assert!(
@@ -245,7 +245,7 @@ fn models_that_are_not_here() {
 }
 
 #[test]
-fn values_out_of_range_or_of_the_wrong_type() {
+fn invalid_field_value_is_refused_by_name() {
     let served = Served::new();
     for (field, value, code) in [
         ("temperature", json!(9), "out_of_range"),
@@ -299,7 +299,7 @@ fn values_out_of_range_or_of_the_wrong_type() {
 }
 
 #[test]
-fn a_guard_that_cannot_be_honoured_is_never_off_in_silence() {
+fn invalid_guard_option_is_refused_by_name() {
     let served = Served::new();
     for (guard, param) in [
         (json!({"mode": "repair"}), "guard.mode"),
@@ -355,7 +355,7 @@ fn a_guard_that_cannot_be_honoured_is_never_off_in_silence() {
 }
 
 #[test]
-fn bodies_that_are_no_json() {
+fn malformed_json_body_is_refused() {
     let served = Served::new();
     let raw = |body: &[u8]| chat_raw(served.at, body);
     refused(
@@ -438,7 +438,7 @@ fn bodies_that_are_no_json() {
 }
 
 #[test]
-fn bodies_of_another_type() {
+fn wrong_content_type_is_refused() {
     let served = Served::new();
     let body = ask(1, "").to_string();
     let typed = |headers: &[(&str, &str)]| {
@@ -462,7 +462,7 @@ fn bodies_of_another_type() {
 }
 
 #[test]
-fn a_body_of_100_mb_is_refused_however_it_is_sent() {
+fn oversized_body_is_refused_in_any_transfer() {
     const SIZE: usize = 100_000_000;
     let served = Served::new();
     let head = |how: &str| {
@@ -507,7 +507,7 @@ fn a_body_of_100_mb_is_refused_however_it_is_sent() {
 }
 
 #[test]
-fn an_image_of_the_largest_size_fits_in_a_request() {
+fn largest_image_fits_in_a_request() {
     let served = Served::new();
     // What stands behind the end of a JPEG does not matter.
     let mut file = picture(3, ImageFormat::Jpeg);
@@ -533,7 +533,7 @@ fn an_image_of_the_largest_size_fits_in_a_request() {
 }
 
 #[test]
-fn the_bytes_of_an_image_decide_what_it_is() {
+fn image_format_is_detected_from_bytes() {
     let served = Served::new();
     let data = data_url("x", &picture(3, ImageFormat::Jpeg))
         .split_once(',')
@@ -569,7 +569,7 @@ fn the_bytes_of_an_image_decide_what_it_is() {
 }
 
 #[test]
-fn images_over_the_configured_size() {
+fn image_above_the_size_limit_is_refused() {
     let served = Served::with(|c| c.images.max_bytes = 40_000);
     let noise: Vec<u8> = (0..60_000u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
@@ -579,7 +579,7 @@ fn images_over_the_configured_size() {
 }
 
 #[test]
-fn nothing_of_one_request_shows_in_another() {
+fn concurrent_requests_do_not_affect_each_other() {
     let served = Served::new();
     let body = |seed: u32| {
         and(

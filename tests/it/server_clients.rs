@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::cli::Process;
+use crate::{
+    cli::Process,
+    support::{needed, runs},
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const README: &str = include_str!("../../README.md");
@@ -18,19 +21,6 @@ const GUARD: &str = include_str!("../../docs/guard.md");
 const FEEDBACK: &str = include_str!("../../docs/feedback.md");
 /// Address of the server in the documents.
 const ADDRESS: &str = "127.0.0.1:8080";
-
-/// What a test needs and `make test` installs. Without it, a test passes with a word about it,
-/// unless `make test` says that it must be there.
-pub fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
-    if found.is_none() {
-        assert!(
-            std::env::var_os("CANDOR_TEST_CLIENTS").is_none(),
-            "{what} is missing"
-        );
-        eprintln!("skipped: {what} is missing (`make test` installs it)");
-    }
-    found
-}
 
 /// The virtual environment that `make test` makes, or the interpreter that `CANDOR_TEST_PYTHON`
 /// names, if it has `package`.
@@ -61,8 +51,7 @@ pub fn python(package: &str) -> Option<Command> {
 /// Node in the folder with its packages.
 fn node() -> Option<Command> {
     let folder = Path::new(ROOT).join("tests/clients/js");
-    let there = folder.join("node_modules/openai").is_dir()
-        && Command::new("node").arg("--version").output().is_ok();
+    let there = folder.join("node_modules/openai").is_dir() && runs("node", &["--version"]);
     let mut node = Command::new("node");
     node.current_dir(folder);
     needed("node's package openai", there.then_some(node))
@@ -107,32 +96,32 @@ fn run(client: Option<Command>, script: &str, photo: &str) {
 const CAT: &str = "tests/fixtures/photos/cat.jpg";
 
 #[test]
-fn openai_for_python() {
+fn openai_python_client_works() {
     run(python("openai"), "openai_client.py", CAT);
 }
 
 #[test]
-fn openais_published_schema() {
+fn answers_match_openais_published_schema() {
     run(python("openai"), "openai_schema.py", CAT);
 }
 
 #[test]
-fn openai_for_javascript() {
+fn openai_javascript_client_works() {
     run(node(), "js/client.mjs", CAT);
 }
 
 #[test]
-fn litellm() {
+fn litellm_client_works() {
     run(python("litellm"), "litellm_client.py", CAT);
 }
 
 #[test]
-fn langchain() {
+fn langchain_client_works() {
     run(python("langchain_openai"), "langchain_client.py", CAT);
 }
 
 #[test]
-fn schemathesis() {
+fn schemathesis_finds_no_fault() {
     // A small photograph, because there may be thousands in a request.
     run(
         python("schemathesis"),
@@ -159,7 +148,12 @@ fn shown(document: &str, language: &str, word: &str, server: &Process) -> Vec<St
 }
 
 #[test]
-fn curl_as_the_documents_show_it() {
+fn curl_snippets_of_the_documents_work() {
+    for program in ["bash", "curl", "base64"] {
+        if needed(program, runs(program, &["--version"]).then_some(())).is_none() {
+            return;
+        }
+    }
     let server = Process::serve(&[]);
     let bash = |script: &str| {
         let mut bash = Command::new("bash");
@@ -201,7 +195,7 @@ fn curl_as_the_documents_show_it() {
 }
 
 #[test]
-fn python_as_the_readme_shows_it() {
+fn python_snippet_of_the_readme_works() {
     let Some(mut python) = python("openai") else {
         return;
     };
@@ -216,7 +210,7 @@ fn python_as_the_readme_shows_it() {
 }
 
 #[test]
-fn python_as_the_quickstart_shows_it() {
+fn python_snippet_of_the_quickstart_works() {
     let Some(mut python) = python("litellm") else {
         return;
     };
@@ -235,7 +229,7 @@ fn python_as_the_quickstart_shows_it() {
 }
 
 #[test]
-fn javascript_as_the_quickstart_shows_it() {
+fn javascript_snippet_of_the_quickstart_works() {
     let Some(mut node) = node() else { return };
     let server = Process::serve(&[]);
     let program = shown(QUICKSTART, "js", "", &server).concat();

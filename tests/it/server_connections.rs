@@ -65,7 +65,7 @@ fn local(change: impl FnOnce(&mut Config)) -> (Local, std::sync::Arc<Valve>) {
 }
 
 #[test]
-fn a_stream_that_nobody_reads_holds_no_place() {
+fn unread_stream_releases_its_slot() {
     let (local, valve) = local(|c| (c.server.max_concurrent, c.server.request_timeout_s) = (1, 3));
     let runtime = Runtime::new().unwrap();
     let streamed = and(ask(1, ""), json!({"stream": true}));
@@ -104,7 +104,7 @@ fn a_stream_that_nobody_reads_holds_no_place() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_given_up() {
+fn client_that_reads_nothing_is_disconnected() {
     let served = Served::with(|c| c.server.write_timeout_s = 1);
     let mut client = connect(served.at);
     // More than the buffers of two sockets hold.
@@ -122,7 +122,7 @@ fn a_client_that_takes_nothing_is_given_up() {
 }
 
 #[test]
-fn idle_connections_make_room() {
+fn idle_connection_is_evicted_for_a_new_one() {
     let served = Served::with(|c| {
         (
             c.server.max_connections,
@@ -168,7 +168,7 @@ fn idle_connections_make_room() {
 }
 
 #[test]
-fn bodies_on_their_way_make_room_after_idle_connections() {
+fn uploading_connection_is_evicted_after_idle_ones() {
     let served = Served::with(|c| {
         (
             c.server.max_connections,
@@ -197,7 +197,7 @@ fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn an_address_has_a_share_of_the_connections() {
+fn connections_of_one_address_are_limited() {
     let served = Served::with(|c| c.server.max_connections_per_address = Auto::Value(2));
     served.valve.allow(1);
     let answered: Vec<_> = (1..=2)
@@ -253,7 +253,7 @@ fn an_address_has_a_share_of_the_connections() {
 }
 
 #[test]
-fn bodies_on_their_way_hold_no_place() {
+fn uploading_body_holds_no_slot() {
     let served = Served::with(|c| c.server.max_concurrent = 2);
     let body = ask(1, "").to_string().into_bytes();
     let mut slow: Vec<_> = (0..6)
@@ -265,7 +265,7 @@ fn bodies_on_their_way_hold_no_place() {
 }
 
 #[test]
-fn a_body_that_hardly_moves_is_given_up() {
+fn slow_body_is_aborted() {
     let served = Served::with(|c| (c.server.read_timeout_s, c.server.min_body_rate) = (300, 1000));
     let mut still = begin(&served, 100_000, b"{");
     let mut trickling = begin(&served, 100_000, b"{");
@@ -283,7 +283,7 @@ fn a_body_that_hardly_moves_is_given_up() {
 }
 
 #[test]
-fn large_bodies_wait_for_memory_and_small_ones_do_not() {
+fn large_body_waits_for_memory_and_small_does_not() {
     let served = Served::with(|c| {
         c.images.max_bytes = 300_000;
         c.server.max_body_bytes = 1 << 20;
@@ -310,7 +310,7 @@ fn large_bodies_wait_for_memory_and_small_ones_do_not() {
 }
 
 #[test]
-fn a_body_for_which_there_is_no_memory_in_time_is_429() {
+fn body_without_memory_in_time_is_429() {
     let served = Served::with(|c| {
         c.images.max_bytes = 300_000;
         c.server.max_body_bytes = 1 << 20;
@@ -333,7 +333,7 @@ fn a_body_for_which_there_is_no_memory_in_time_is_429() {
 }
 
 #[test]
-fn a_client_that_closes_its_side_is_answered() {
+fn half_closed_client_is_answered() {
     let served = Served::new();
     for stream in [false, true] {
         let body = and(ask(1, ""), json!({"stream": stream})).to_string();
@@ -365,7 +365,7 @@ fn a_client_that_closes_its_side_is_answered() {
 
 /// One that has read all there is and then closes sends no reset by itself.
 #[test]
-fn a_client_that_reads_and_leaves_cancels_its_answer() {
+fn disconnected_client_cancels_its_answer() {
     let served = Served::new();
     for stream in [false, true] {
         served.valve.allow(1);
@@ -396,7 +396,7 @@ fn a_client_that_reads_and_leaves_cancels_its_answer() {
 }
 
 #[test]
-fn health_and_metrics_can_have_a_listener_of_their_own() {
+fn operations_listener_serves_health_and_metrics_alone() {
     let served = Served::with(|c| {
         c.server.operations_listen = Auto::Value("127.0.0.1:0".to_owned());
         (
@@ -436,7 +436,7 @@ fn memory(process: &Process, line: &str) -> u64 {
 }
 
 #[test]
-fn memory_of_large_bodies_is_bounded_and_given_back() {
+fn body_memory_is_bounded_and_released() {
     if !cfg!(target_os = "linux") {
         return;
     }

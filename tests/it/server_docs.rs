@@ -30,7 +30,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
 }
 
 #[test]
-fn every_route_is_described_and_nothing_else() {
+fn openapi_describes_exactly_the_routes() {
     let document = document(&Served::new());
     assert_eq!(document["openapi"], "3.1.0");
     let described: BTreeSet<_> = operations(&document)
@@ -73,7 +73,7 @@ fn every_route_is_described_and_nothing_else() {
 }
 
 #[test]
-fn statuses_and_headers_of_a_completion_are_described() {
+fn openapi_describes_statuses_and_headers_of_completions() {
     let document = document(&Served::new());
     let responses = &document["paths"]["/v1/chat/completions"]["post"]["responses"];
     let statuses: Vec<_> = responses
@@ -106,7 +106,7 @@ fn statuses_and_headers_of_a_completion_are_described() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn openapi_references_resolve() {
     fn check(value: &Value, document: &Value) {
         match value {
             Value::Array(items) => items.iter().for_each(|item| check(item, document)),
@@ -145,7 +145,7 @@ fn bounded(schema: &Value) -> Vec<(&str, f64, f64, bool)> {
 }
 
 #[test]
-fn described_bounds_are_the_servers() {
+fn openapi_bounds_equal_the_servers() {
     let served = Served::new();
     let document = document(&served);
     let schemas = &document["components"]["schemas"];
@@ -201,7 +201,7 @@ fn described_bounds_are_the_servers() {
 }
 
 #[test]
-fn the_examples_are_answered() {
+fn openapi_examples_are_answered() {
     let served = Served::new();
     let document = document(&served);
     for path in ["/v1/chat/completions", "/v1/score"] {
@@ -216,7 +216,7 @@ fn the_examples_are_answered() {
 }
 
 #[test]
-fn the_page_loads_nothing_from_elsewhere() {
+fn docs_page_loads_nothing_external() {
     let served = Served::new();
     let page = get(served.at, "/docs");
     assert_eq!(

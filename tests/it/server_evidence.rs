@@ -149,7 +149,7 @@ fn near(a: f64, b: f64, what: &str) {
 }
 
 #[test]
-fn words_without_evidence_in_the_photograph_lose_their_reward_wherever_it_is_told() {
+fn words_without_evidence_have_low_rewards_in_every_response() {
     let dir = tempfile::tempdir().unwrap();
     copy_to(dir.path());
     let without = Served::with(|c| c.model.name = dir.path().display().to_string());
@@ -299,7 +299,7 @@ fn words_without_evidence_in_the_photograph_lose_their_reward_wherever_it_is_tol
 }
 
 #[test]
-fn a_bundle_whose_evidence_does_not_fit_is_refused_by_file_and_key() {
+fn bundle_with_invalid_evidence_is_refused_by_file_and_key() {
     let dir = tempfile::tempdir().unwrap();
     copy_to(dir.path());
     let load = || match Bundle::load(&dir.path().display().to_string(), None, &Device::Cpu) {

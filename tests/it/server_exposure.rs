@@ -9,6 +9,7 @@ use std::{
 };
 
 use candor::config::{ApiKey, Config, KeyScope, load};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,7 +65,7 @@ fn refused(args: &[&str], envs: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn without_a_key_a_server_stays_on_its_own_machine() {
+fn server_without_key_refuses_public_addresses() {
     for listen in ["0.0.0.0:0", "[::]:0", "candor.example.org:8080"] {
         let by_flag = refused(&["serve", "--listen", listen], &[]);
         let by_variable = refused(&["serve"], &[("CANDOR_SERVER__LISTEN", listen)]);
@@ -109,7 +110,7 @@ fn without_a_key_a_server_stays_on_its_own_machine() {
             [200, 200],
             "{args:?} {envs:?}"
         );
-        server.signal("-TERM");
+        server.signal(Signal::TERM);
         let (_, log) = server.end();
         assert!(
             log.contains("anyone who can reach this server may use it"),
@@ -119,7 +120,7 @@ fn without_a_key_a_server_stays_on_its_own_machine() {
 }
 
 #[test]
-fn one_key_is_given_in_the_environment_or_in_a_file_and_stands_in_no_log() {
+fn key_from_environment_or_file_is_accepted_and_never_logged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("api-key");
     fs::write(&file, format!("{SECRET}\n")).unwrap();
@@ -158,8 +159,8 @@ fn one_key_is_given_in_the_environment_or_in_a_file_and_stands_in_no_log() {
             told,
             json!({"object": "key", "name": "default", "owner": "default", "scopes": scopes})
         );
-        server.signal("-HUP");
-        server.signal("-TERM");
+        server.signal(Signal::HUP);
+        server.signal(Signal::TERM);
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
         let digest = ApiKey::new("", SECRET).key_sha256;
@@ -193,7 +194,7 @@ fn one_key_is_given_in_the_environment_or_in_a_file_and_stands_in_no_log() {
 }
 
 #[test]
-fn sighup_reads_the_key_file_and_never_lets_everybody_in() {
+fn sighup_reloads_the_key_file_and_never_opens_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let (file, config) = (
         folder.path().join("api-key"),
@@ -228,7 +229,7 @@ fn sighup_reads_the_key_file_and_never_lets_everybody_in() {
     };
     let reload = |outcome: &str| {
         let before = reloads(outcome);
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         eventually("it is read again", || reloads(outcome) == before + 1);
     };
     assert_eq!(statuses(&server, SECRET), [401, 200, 401]);
@@ -266,7 +267,7 @@ fn sighup_reads_the_key_file_and_never_lets_everybody_in() {
     // And back, once more.
     write("", "");
     reload("refused");
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(
@@ -276,7 +277,7 @@ fn sighup_reads_the_key_file_and_never_lets_everybody_in() {
 }
 
 #[test]
-fn new_keys_are_drawn_by_chance_shown_once_and_let_in_by_their_table() {
+fn new_key_is_random_and_accepted_by_its_table() {
     let folder = tempfile::tempdir().unwrap();
     let new = |args: &[&str]| {
         let output = candor(&[&["keys", "new"], args].concat())
@@ -403,7 +404,7 @@ fn words(of: &[String]) -> Vec<&str> {
 /// No container is run: the arguments and the environment that the quickstart and the image give
 /// are, with the binary that was built.
 #[test]
-fn the_image_starts_with_a_key_as_the_quickstart_gives_it_and_not_without() {
+fn container_starts_only_with_a_key() {
     let (image, port) = image();
     let image = words(&image);
     let err = refused(&image, &[]);
@@ -472,7 +473,7 @@ fn the_image_starts_with_a_key_as_the_quickstart_gives_it_and_not_without() {
 }
 
 #[test]
-fn compose_makes_a_key_once_and_the_server_takes_it() {
+fn compose_creates_one_key_that_the_server_accepts() {
     let compose = text("deploy/compose.yaml");
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().display().to_string();

@@ -67,7 +67,7 @@ fn score(pictures: std::ops::Range<u32>) -> Value {
 }
 
 #[test]
-fn requests_above_a_keys_rate_are_429_and_the_headers_say_what_is_left() {
+fn request_above_the_keys_rate_is_429_with_headers() {
     let served = Served::with(|c| {
         c.keys = vec![
             ApiKey {
@@ -133,7 +133,7 @@ fn requests_above_a_keys_rate_are_429_and_the_headers_say_what_is_left() {
 }
 
 #[test]
-fn without_keys_an_address_has_the_common_rate() {
+fn address_without_key_has_the_common_rate() {
     let served = Served::with(|c| c.limits.requests_per_minute = 1);
     let short = and(ask(1, ""), json!({"max_tokens": 1}));
     assert_eq!(served.chat(&short).status, 200);
@@ -141,7 +141,7 @@ fn without_keys_an_address_has_the_common_rate() {
 }
 
 #[test]
-fn tokens_are_taken_in_advance_and_corrected_when_an_answer_is_complete() {
+fn token_rate_is_reserved_and_settled_at_the_end() {
     let served = Served::with(|c| {
         let limited = |name| ApiKey {
             tokens_per_minute: Auto::Value(120),
@@ -201,7 +201,7 @@ fn tokens_are_taken_in_advance_and_corrected_when_an_answer_is_complete() {
 }
 
 #[test]
-fn the_number_of_answers_is_bounded_and_the_error_names_the_bound() {
+fn choices_above_the_limit_are_refused_by_name() {
     let served = Served::with(|c| c.limits.max_choices = 6);
     for (more, param) in [
         (json!({"n": 7}), "n"),
@@ -247,7 +247,7 @@ fn the_number_of_answers_is_bounded_and_the_error_names_the_bound() {
 }
 
 #[test]
-fn a_top_p_near_nothing_is_greedy() {
+fn top_p_near_zero_is_greedy() {
     let served = Served::new();
     let text = |more| {
         served.chat(&and(ask(3, ""), more)).json()["choices"][0]["message"]["content"].clone()
@@ -269,7 +269,7 @@ fn a_top_p_near_nothing_is_greedy() {
 }
 
 #[test]
-fn an_image_is_remembered_for_its_owner_or_its_salt_alone() {
+fn image_cache_is_separate_by_owner_or_salt() {
     let served = Served::with(|c| {
         c.keys = vec![
             key("a"),
@@ -348,7 +348,7 @@ fn an_image_is_remembered_for_its_owner_or_its_salt_alone() {
 }
 
 #[test]
-fn a_key_that_fills_the_queue_keeps_nobody_else_out() {
+fn full_queue_of_one_key_admits_others() {
     let served = Served::with(|c| {
         (c.engine.max_batch, c.engine.max_waiting) = (1, 1);
         c.keys = vec![key("greedy"), key("polite")];
@@ -377,7 +377,7 @@ fn a_key_that_fills_the_queue_keeps_nobody_else_out() {
 }
 
 #[test]
-fn a_key_with_as_many_requests_as_are_allowed_keeps_nobody_else_out() {
+fn key_at_its_concurrency_limit_admits_others() {
     let served = Served::with(|c| {
         c.server.max_concurrent = 2;
         c.keys = vec![key("greedy"), key("polite")];
@@ -406,7 +406,7 @@ fn a_key_with_as_many_requests_as_are_allowed_keeps_nobody_else_out() {
 }
 
 #[test]
-fn many_images_to_score_are_let_in_by_the_work_that_they_are() {
+fn score_requests_are_admitted_by_their_work() {
     let served = Served::with(|c| {
         (c.engine.max_batch, c.engine.max_waiting) = (1, 1);
         c.keys = vec![key("greedy"), key("polite")];

@@ -60,7 +60,7 @@ fn said(reply: &Reply) -> String {
 }
 
 #[test]
-fn a_photograph_is_described_as_if_it_had_been_sent() {
+fn fetched_image_is_answered_like_a_sent_one() {
     let store = Store::new();
     let served = served(&store);
     let sent = said(&served.chat(&about(&data_url("image/jpeg", &photo()), "")));
@@ -100,7 +100,7 @@ fn a_photograph_is_described_as_if_it_had_been_sent() {
 }
 
 #[test]
-fn the_clients_headers_stay_here() {
+fn fetch_forwards_no_client_headers() {
     let store = Store::new();
     let served = served(&store);
     let body = about(&store.url("localhost", "/photo.jpg?a=b#c"), "").to_string();
@@ -141,7 +141,7 @@ fn the_clients_headers_stay_here() {
 }
 
 #[test]
-fn it_is_off_unless_it_is_turned_on() {
+fn fetch_is_off_by_default() {
     let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
@@ -158,7 +158,7 @@ fn it_is_off_unless_it_is_turned_on() {
 }
 
 #[test]
-fn urls_that_are_not_plain_https() {
+fn fetch_refuses_other_urls_than_https() {
     let store = Store::new();
     let served = served(&store);
     for (url, why) in [
@@ -184,7 +184,7 @@ fn urls_that_are_not_plain_https() {
 }
 
 #[test]
-fn no_spelling_of_an_inner_address_is_connected_to() {
+fn fetch_refuses_private_addresses_in_any_spelling() {
     let store = Store::new();
     let served = Served::with(on);
     let hosts = [
@@ -236,7 +236,7 @@ fn no_spelling_of_an_inner_address_is_connected_to() {
 }
 
 #[test]
-fn what_is_allowed_is_one_host_with_one_port() {
+fn fetch_allowance_is_one_host_and_port() {
     let (store, other) = (Store::new(), Store::new());
     let served = served(&store);
     // The same server by another name, and another server by the same name.
@@ -265,7 +265,7 @@ fn what_is_allowed_is_one_host_with_one_port() {
 }
 
 #[test]
-fn redirections_are_checked_like_what_was_asked_for() {
+fn fetch_checks_redirects_like_the_first_url() {
     let (store, other) = (Store::new(), Store::new());
     let served = served(&store);
     let to = |target: &str| {
@@ -307,7 +307,7 @@ fn redirections_are_checked_like_what_was_asked_for() {
 }
 
 #[test]
-fn three_redirections_are_followed_and_no_more() {
+fn fetch_follows_at_most_three_redirects() {
     let store = Store::new();
     let with = |most: usize| {
         Served::with(|config| {
@@ -330,7 +330,7 @@ fn three_redirections_are_followed_and_no_more() {
 }
 
 #[test]
-fn files_over_the_configured_size() {
+fn fetched_file_above_the_size_limit_is_refused() {
     let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
@@ -369,7 +369,7 @@ fn files_over_the_configured_size() {
 }
 
 #[test]
-fn servers_that_take_their_time() {
+fn fetch_from_a_slow_server_times_out() {
     let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);
@@ -410,7 +410,7 @@ fn servers_that_take_their_time() {
 }
 
 #[test]
-fn answers_that_are_no_file() {
+fn failed_or_incomplete_fetch_is_refused() {
     let store = Store::new();
     let served = served(&store);
     let chat = |path: &str| served.chat(&about(&store.url("localhost", path), ""));
@@ -437,7 +437,7 @@ fn answers_that_are_no_file() {
 }
 
 #[test]
-fn files_that_are_no_images() {
+fn fetched_file_that_is_no_image_is_refused() {
     let store = Store::new();
     let served = served(&store);
     for path in ["/text", "/packed", "/empty"] {
@@ -457,7 +457,7 @@ fn files_that_are_no_images() {
 }
 
 #[test]
-fn certificates_that_nobody_trusts() {
+fn fetch_with_untrusted_certificate_is_refused() {
     let (store, other) = (Store::new(), Store::new());
     // Another authority's, and Mozilla's list alone.
     for ca_file in [
@@ -480,7 +480,7 @@ fn certificates_that_nobody_trusts() {
 }
 
 #[test]
-fn no_more_are_fetched_at_once_than_configured() {
+fn concurrent_fetches_are_limited() {
     let store = Store::new();
     let served = Served::with(|config| {
         allowing(config, &store);

@@ -44,7 +44,7 @@ fn streamed(chunks: &[Value], index: usize) -> (String, Value) {
 }
 
 #[test]
-fn doubted_words_are_hedged_or_left_out_of_the_answer_itself() {
+fn low_words_are_hedged_or_omitted_in_the_answer() {
     let served = Served::new();
     let plain = served
         .chat(&and(ask(2, ""), json!({"guard": {"threshold": 0.9}})))
@@ -96,7 +96,7 @@ fn doubted_words_are_hedged_or_left_out_of_the_answer_itself() {
 }
 
 #[test]
-fn the_best_of_several_answers_is_the_same_in_a_stream() {
+fn best_candidate_is_the_same_in_a_stream() {
     let served = Served::new();
     let body = and(
         ask(3, ""),
@@ -133,7 +133,7 @@ fn the_best_of_several_answers_is_the_same_in_a_stream() {
 }
 
 #[test]
-fn the_configuration_has_thresholds_by_class_and_the_request_decides() {
+fn class_thresholds_of_request_override_configuration() {
     let served = Served::with(|c| {
         c.guard.threshold = candor::config::Auto::Value(0.0);
         c.guard.thresholds.object = candor::config::Auto::Value(1.0);

@@ -19,7 +19,7 @@ fn send(served: &Served, lines: &[&str]) -> Reply {
 }
 
 #[test]
-fn a_page_cannot_call_a_server_on_loopback_by_a_name_of_its_own() {
+fn foreign_host_on_loopback_is_refused() {
     let served = Served::new();
     let called = |host: &str| {
         send(
@@ -99,7 +99,7 @@ fn a_page_cannot_call_a_server_on_loopback_by_a_name_of_its_own() {
 }
 
 #[test]
-fn a_request_has_one_host() {
+fn request_without_exactly_one_host_is_refused() {
     let served = Served::new();
     for path in ["/v1/models", "/health"] {
         let get = format!("GET {path} HTTP/1.1");
@@ -116,7 +116,7 @@ fn a_request_has_one_host() {
 }
 
 #[test]
-fn other_names_are_configured() {
+fn allowed_hosts_are_accepted() {
     let served = Served::with(|c| c.server.allowed_hosts = vec!["candor.example.org".to_owned()]);
     let called = |host: &str| {
         send(
@@ -142,7 +142,7 @@ fn other_names_are_configured() {
 }
 
 #[test]
-fn browsers_are_told_to_guess_nothing_and_to_keep_nothing() {
+fn security_headers_are_on_every_response() {
     let served = Served::new();
     for route in ROUTES.iter().chain(METRICS) {
         let path = route.path.replace("{id}", "x").replace("{file}", "app.js");
@@ -188,7 +188,7 @@ fn browsers_are_told_to_guess_nothing_and_to_keep_nothing() {
 /// What requires a question of the browser first is not sent by pages of other origins; so nothing
 /// that changes anything takes a body of another type.
 #[test]
-fn pages_of_other_origins_change_nothing() {
+fn post_with_a_simple_content_type_is_refused() {
     let served = Served::new();
     for route in ROUTES
         .iter()

@@ -37,7 +37,7 @@ fn send(served: &Served, method: &str, path: &str, headers: &[(&str, &str)], bod
 }
 
 #[test]
-fn slashes_too_many_are_dropped() {
+fn repeated_slashes_are_collapsed() {
     let served = Served::new();
     for path in [
         "/v1/models/",
@@ -87,7 +87,7 @@ fn slashes_too_many_are_dropped() {
 }
 
 #[test]
-fn urls_that_stand_for_no_text_are_refused() {
+fn undecodable_url_is_refused() {
     let served = Served::new();
     for (path, param) in [
         ("/v1/feedback/%00", "id"),
@@ -129,7 +129,7 @@ fn urls_that_stand_for_no_text_are_refused() {
 }
 
 #[test]
-fn every_route_says_its_methods() {
+fn options_lists_the_methods_of_every_route() {
     for served in [Served::new(), Served::with(with_key)] {
         for route in ROUTES.iter().chain(METRICS) {
             let path = route.path.replace("{id}", "x").replace("{file}", "x");
@@ -183,7 +183,7 @@ fn preflight(served: &Served, origin: &str, path: &str) -> Reply {
 }
 
 #[test]
-fn pages_of_configured_origins_may_ask() {
+fn configured_origin_is_allowed_by_cors() {
     let app = "https://app.example.org";
     let served = Served::with(|config| {
         with_key(config);
@@ -278,7 +278,7 @@ fn pages_of_configured_origins_may_ask() {
 }
 
 #[test]
-fn any_origin_may_ask_where_that_is_configured_and_none_where_nothing_is() {
+fn wildcard_origin_allows_all_and_default_allows_none() {
     let any = Served::with(|config| config.server.cors_origins = vec!["*".to_owned()]);
     assert_eq!(
         preflight(&any, "https://a.example", "/v1/score").header("access-control-allow-origin"),
@@ -301,7 +301,7 @@ fn any_origin_may_ask_where_that_is_configured_and_none_where_nothing_is() {
 }
 
 #[test]
-fn a_browser_asks_from_a_page_of_another_origin() {
+fn browser_reads_a_cross_origin_answer() {
     let Some(mut python) = browser() else { return };
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -363,7 +363,7 @@ fn packed(served: &Served, encoding: &str, body: &[u8]) -> Reply {
 }
 
 #[test]
-fn compressed_bodies_are_unpacked() {
+fn compressed_body_is_decompressed() {
     let served = Served::new();
     let body = ask(1, "").to_string().into_bytes();
     let plain = chat_raw(served.at, &body).json()["choices"][0]["message"].clone();
@@ -417,7 +417,7 @@ fn compressed_bodies_are_unpacked() {
 }
 
 #[test]
-fn a_small_body_that_unpacks_to_a_huge_one() {
+fn decompression_bomb_body_is_refused() {
     let served = Served::with(|config| {
         config.images.max_bytes = 1 << 20;
         config.server.max_body_bytes = 2 << 20;
@@ -444,7 +444,7 @@ fn a_small_body_that_unpacks_to_a_huge_one() {
 }
 
 #[test]
-fn bodies_as_programs_write_them() {
+fn json_content_types_are_accepted_and_others_refused() {
     let served = Served::new();
     let body = ask(1, "").to_string();
     let typed = |kind: &str| {

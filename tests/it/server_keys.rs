@@ -39,7 +39,7 @@ fn post(
 }
 
 #[test]
-fn without_a_key_that_is_known_the_api_is_closed_and_health_is_open() {
+fn request_without_known_key_is_401_except_health() {
     let served = served();
     let chat = |authorization| post(&served, "/v1/chat/completions", authorization, &ask(1, ""));
     for wrong in [
@@ -89,7 +89,7 @@ fn without_a_key_that_is_known_the_api_is_closed_and_health_is_open() {
 }
 
 #[test]
-fn a_key_brings_its_guard_and_the_request_still_decides() {
+fn guard_of_the_key_is_overridden_by_the_request() {
     let served = served();
     let guard = |secret: &str, more| {
         let body = post(
@@ -146,7 +146,7 @@ fn a_key_brings_its_guard_and_the_request_still_decides() {
 }
 
 #[test]
-fn a_server_without_keys_ignores_the_header() {
+fn server_without_keys_ignores_authorization() {
     let served = Served::new();
     for value in ["Bearer unused", "Basic eA==", ""] {
         assert_eq!(
@@ -157,7 +157,7 @@ fn a_server_without_keys_ignores_the_header() {
 }
 
 #[test]
-fn a_large_body_without_a_key_still_reads_the_error() {
+fn large_body_without_key_gets_the_error() {
     let served = served();
     let body = vec![b' '; 8 << 20];
     let reply = http::exchange(

@@ -29,7 +29,7 @@ fn send(served: &Served, body: &serde_json::Value) -> TcpStream {
 /// Two clients leave in the middle of an answer, one streaming and one not. With one place in all,
 /// the next is let in only once they are gone.
 #[test]
-fn a_client_that_leaves_frees_its_slot() {
+fn disconnected_client_frees_its_slot() {
     let served = Served::with(|c| c.server.max_concurrent = 1);
     for stream in [true, false] {
         // Of the answer before, or of warming up: it must not be taken for the one that is to come.
@@ -69,7 +69,7 @@ fn a_client_that_leaves_frees_its_slot() {
 }
 
 #[test]
-fn a_full_queue_is_429_with_retry_after() {
+fn full_queue_is_429_with_retry_after() {
     let served = Served::with(|c| (c.engine.max_batch, c.engine.max_waiting) = (1, 1));
     served.valve.allow(0);
     let mut held = [send(&served, &ask(1, "")), send(&served, &ask(2, ""))];
@@ -87,7 +87,7 @@ fn a_full_queue_is_429_with_retry_after() {
 }
 
 #[test]
-fn an_error_in_mid_stream_is_an_event_and_the_end() {
+fn error_in_a_stream_is_its_last_event() {
     let served = Served::new();
     served.valve.allow(2);
     let mut client = send(&served, &and(ask(1, ""), json!({"stream": true})));
@@ -116,7 +116,7 @@ fn an_error_in_mid_stream_is_an_event_and_the_end() {
 }
 
 #[test]
-fn failures_of_the_model_are_500_and_the_server_keeps_serving() {
+fn model_failure_is_500_and_the_server_keeps_serving() {
     let served = Served::new();
     served.valve.fails.store(true, SeqCst);
     let reply = served.chat(&ask(1, ""));
@@ -135,7 +135,7 @@ fn failures_of_the_model_are_500_and_the_server_keeps_serving() {
 }
 
 #[test]
-fn an_answer_that_takes_too_long_is_given_up() {
+fn answer_above_the_timeout_is_aborted() {
     let served = Served::with(|c| c.server.request_timeout_s = 1);
     served.valve.allow(2);
     let mut streamed = send(&served, &and(ask(1, ""), json!({"stream": true})));
@@ -155,7 +155,7 @@ fn an_answer_that_takes_too_long_is_given_up() {
 }
 
 #[test]
-fn clients_that_dawdle_are_given_up() {
+fn slow_client_times_out() {
     let served = Served::with(|c| (c.server.read_timeout_s, c.server.max_connections) = (1, 8));
     // Headers that never end: closed, whatever is said.
     let mut slow: Vec<_> = (0..2).map(|_| connect(served.at)).collect();
@@ -181,7 +181,7 @@ fn clients_that_dawdle_are_given_up() {
 }
 
 #[test]
-fn connections_are_kept_between_requests() {
+fn connection_is_kept_alive() {
     let served = Served::new();
     let mut client = connect(served.at);
     for _ in 0..3 {
@@ -193,7 +193,7 @@ fn connections_are_kept_between_requests() {
 }
 
 #[test]
-fn what_is_no_http_is_refused() {
+fn malformed_http_is_refused() {
     let served = Served::new();
     for raw in [
         &b"\x16\x03\x01\x02\x00\x01\x00"[..],
@@ -220,7 +220,7 @@ fn what_is_no_http_is_refused() {
 }
 
 #[test]
-fn readiness_waits_for_the_first_caption_and_for_a_moving_engine() {
+fn readiness_follows_warm_up_and_engine_progress() {
     let served = Served::with(|c| c.engine.stall_after_s = 1);
     assert_eq!(get(served.at, "/health/ready").json()["status"], "ready");
     assert_eq!(
@@ -246,7 +246,7 @@ fn readiness_waits_for_the_first_caption_and_for_a_moving_engine() {
 }
 
 #[test]
-fn stopping_lets_answers_finish() {
+fn shutdown_finishes_running_answers() {
     let mut served = Served::with(|c| c.server.drain_deadline_s = 60);
     served.valve.allow(2);
     let mut streamed = send(&served, &and(ask(1, ""), json!({"stream": true})));
@@ -272,7 +272,7 @@ fn stopping_lets_answers_finish() {
 }
 
 #[test]
-fn stopping_gives_up_at_the_deadline_and_says_so() {
+fn shutdown_aborts_answers_at_the_deadline() {
     let mut served = Served::with(|c| c.server.drain_deadline_s = 1);
     served.valve.allow(2);
     let mut streamed = send(&served, &and(ask(1, ""), json!({"stream": true})));
@@ -300,7 +300,7 @@ fn stopping_gives_up_at_the_deadline_and_says_so() {
 }
 
 #[test]
-fn metrics_count_what_was_served() {
+fn metrics_count_served_answers() {
     let served = Served::new();
     let before = |name: &str| served.metric(name);
     let (tokens, images, hits) = (
@@ -368,7 +368,7 @@ fn metrics_count_what_was_served() {
 }
 
 #[test]
-fn metrics_can_have_a_listener_of_their_own() {
+fn metrics_listener_is_separate() {
     let served =
         Served::with(|c| c.metrics.listen = candor::config::Auto::Value("127.0.0.1:0".to_owned()));
     assert_eq!(get(served.metrics_at.unwrap(), "/metrics").status, 200);

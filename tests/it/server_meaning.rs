@@ -31,7 +31,7 @@ fn content(reply: &Reply) -> String {
 }
 
 #[test]
-fn what_changes_the_answer_and_is_not_supported_is_named() {
+fn unsupported_field_that_changes_the_answer_is_refused_by_name() {
     let served = Served::new();
     let score = json!({"model": "candor-mini", "image_url": image(1), "response": "A dog."});
     for (field, value, instead) in [
@@ -121,7 +121,7 @@ fn what_changes_the_answer_and_is_not_supported_is_named() {
 }
 
 #[test]
-fn values_that_ask_for_nothing_and_fields_without_an_effect_are_taken() {
+fn default_values_and_ineffective_fields_are_accepted() {
     let served = Served::new();
     let plain = content(&served.chat(&ask(2, "")));
     let neutral = json!({
@@ -172,7 +172,7 @@ fn values_that_ask_for_nothing_and_fields_without_an_effect_are_taken() {
 }
 
 #[test]
-fn an_image_is_taken_in_every_common_shape() {
+fn image_is_accepted_in_every_common_shape() {
     let served = Served::new();
     let plain = content(&served.chat(&ask(3, "What is it?")));
     let url = image(3);
@@ -223,7 +223,7 @@ fn an_image_is_taken_in_every_common_shape() {
 }
 
 #[test]
-fn answers_that_were_begun_are_not_gone_on_with() {
+fn assistant_prefill_is_refused() {
     let served = Served::new();
     let mut body = ask(1, "Describe it.");
     body["messages"]
@@ -274,7 +274,7 @@ fn conversation(seed: u32) -> Value {
 }
 
 #[test]
-fn messages_that_the_model_cannot_use_are_listed() {
+fn unused_messages_are_listed_as_warnings() {
     let served = Served::new();
     let reply = served.chat(&conversation(4));
     assert_eq!(
@@ -361,7 +361,7 @@ fn messages_that_the_model_cannot_use_are_listed() {
 }
 
 #[test]
-fn messages_that_the_model_cannot_use_are_refused_where_that_is_configured() {
+fn unused_messages_are_refused_if_configured() {
     let served = Served::with(|config| config.server.on_unsupported = OnUnsupported::Reject);
     let error = served.chat(&conversation(4)).error(400);
     assert_eq!(
@@ -381,7 +381,7 @@ fn messages_that_the_model_cannot_use_are_refused_where_that_is_configured() {
 }
 
 #[test]
-fn a_user_is_taken_as_a_whole_or_not_at_all() {
+fn user_with_control_characters_or_too_long_is_refused() {
     let served = Served::new();
     for user in ["a\u{0}b", "a\nb", &"x".repeat(257)] {
         assert_eq!(
@@ -417,7 +417,7 @@ fn a_user_is_taken_as_a_whole_or_not_at_all() {
 }
 
 #[test]
-fn the_documentation_and_the_description_have_every_refused_field() {
+fn refused_fields_are_documented_and_described() {
     let served = Served::new();
     let document = get(served.at, "/openapi.json").json();
     let page = include_str!("../../docs/api.md");

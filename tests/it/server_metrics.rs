@@ -264,7 +264,7 @@ fn assert_same(got: &Samples, want: &Samples, what: &str) {
 /// Forty answers in each mode, some of them two to a request, the best of several, or streamed:
 /// every series grows by what the responses say.
 #[test]
-fn every_series_of_answers_is_the_sum_over_the_responses() {
+fn answer_metrics_equal_the_sum_of_the_responses() {
     let served = Served::new();
     let photographs = photographs();
     let questions = [
@@ -319,7 +319,7 @@ fn every_series_of_answers_is_the_sum_over_the_responses() {
 /// Such answers have no log-probabilities: their tokens are those of the same answers with their
 /// flagged words left standing.
 #[test]
-fn hedged_and_shortened_answers_are_counted_by_what_was_done() {
+fn hedged_and_omitted_spans_are_counted_by_action() {
     let served = Served::new();
     for (i, photograph) in photographs().iter().enumerate() {
         for mode in ["flag", "regenerate"] {
@@ -398,7 +398,7 @@ fn hedged_and_shortened_answers_are_counted_by_what_was_done() {
 }
 
 #[test]
-fn texts_that_others_wrote_have_series_of_their_own() {
+fn scored_texts_have_separate_metrics() {
     let served = Served::new();
     let image = photographs().swap_remove(1);
     let before = scrape(&served);
@@ -440,7 +440,7 @@ fn texts_that_others_wrote_have_series_of_their_own() {
 
 /// A stream that its client leaves is counted as far as it was sent, and a whole answer not at all.
 #[test]
-fn what_was_broken_off_is_counted_as_far_as_it_was_shown() {
+fn aborted_answer_is_counted_as_far_as_sent() {
     let served = Served::new();
     let body = and(
         ask(1, ""),
@@ -535,7 +535,7 @@ fn what_was_broken_off_is_counted_as_far_as_it_was_shown() {
 }
 
 #[test]
-fn every_label_is_there_before_the_first_request_and_the_first_caption_is_no_answer() {
+fn labels_exist_before_the_first_request() {
     let served = Served::new();
     let samples = scrape(&served);
     let labels = [
@@ -617,7 +617,7 @@ fn every_label_is_there_before_the_first_request_and_the_first_caption_is_no_ans
 }
 
 #[test]
-fn thresholds_are_those_that_answers_are_flagged_by() {
+fn threshold_metrics_equal_the_thresholds_in_force() {
     let served = Served::with(|c| c.guard.thresholds.object = candor::config::Auto::Value(0.75));
     let guard = served.chat(&ask(1, "")).json()["choices"][0]["guard"].clone();
     let samples = scrape(&served);
@@ -634,7 +634,7 @@ fn thresholds_are_those_that_answers_are_flagged_by() {
 }
 
 #[test]
-fn failures_are_counted_once_a_request_and_refusals_too() {
+fn failures_and_refusals_are_counted_once_a_request() {
     let served = Served::with(|c| (c.engine.max_batch, c.engine.max_waiting) = (1, 1));
     let failed = |reason: &str| {
         served.metric(&format!(
@@ -679,7 +679,7 @@ fn failures_are_counted_once_a_request_and_refusals_too() {
 }
 
 #[test]
-fn http_requests_are_timed_by_route_to_the_end_of_their_response() {
+fn http_duration_lasts_to_the_end_of_the_response() {
     let served = Served::new();
     let body = and(ask(1, ""), json!({"stream": true})).to_string();
     let series = |name: &str, method: &str, route: &str| {
@@ -761,7 +761,7 @@ const LATER: [&str; 3] = [
 ];
 
 #[test]
-fn the_table_of_metrics_is_complete() {
+fn metrics_table_of_the_documents_is_complete() {
     let served = Served::new();
     get(served.at, "/health");
     let text = get(served.at, "/metrics").text().to_owned();

@@ -17,6 +17,7 @@ use candor::{
     config::ApiKey,
     registry::{Registry, VersionFacts},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -179,7 +180,7 @@ fn fingerprint(served: &Served) -> String {
 /// Six clients ask without a pause, streaming and not, while versions take turns: promoted over
 /// HTTP, gone back from over HTTP and in the registry's files.
 #[test]
-fn versions_take_turns_under_load_and_no_request_fails_or_mixes_them() {
+fn version_switch_under_load_fails_and_mixes_no_request() {
     let setting = Setting::new();
     let (at, done) = (setting.served.at, AtomicBool::new(false));
     let heard: Mutex<Vec<(String, u32, String)>> = Mutex::default();
@@ -284,7 +285,7 @@ fn versions_take_turns_under_load_and_no_request_fails_or_mixes_them() {
 }
 
 #[test]
-fn a_request_ends_on_the_version_that_it_began_with_and_the_server_waits_for_it() {
+fn request_finishes_on_its_first_version() {
     let mut setting = Setting::new();
     setting.served.valve.allow(3);
     let mut client = connect(setting.served.at);
@@ -330,7 +331,7 @@ fn a_request_ends_on_the_version_that_it_began_with_and_the_server_waits_for_it(
 }
 
 #[test]
-fn receipts_name_the_version_that_answered() {
+fn receipt_names_the_version_that_answered() {
     let setting = Setting::new();
     assert_eq!(setting.promote(&setting.other).status, 200);
     let answer = setting.served.chat(&ask(1, "")).json();
@@ -354,7 +355,7 @@ fn receipts_name_the_version_that_answered() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_and_what_is_served_stays() {
+fn unusable_version_is_refused_and_the_served_one_stays() {
     let setting = Setting::new();
     let folder = setting.folder.path();
     assert_eq!(setting.promote(&setting.other).status, 200);
@@ -451,7 +452,7 @@ fn what_cannot_be_served_is_refused_and_what_is_served_stays() {
 }
 
 #[test]
-fn administration_needs_its_own_key_and_is_off_without_one() {
+fn administration_needs_the_admin_key() {
     let setting = Setting::new();
     let at = |path: &str, headers: &[(&str, &str)]| {
         exchange(setting.served.at, &request("POST", path, headers, b""))
@@ -544,7 +545,7 @@ fn administration_needs_its_own_key_and_is_off_without_one() {
 /// A version without a scorer cannot serve a key whose mode needs one, until a reload gives the key
 /// another.
 #[test]
-fn versions_are_checked_by_the_keys_in_force() {
+fn versions_are_checked_against_the_keys_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::open(&folder.path().join("registry")).unwrap();
     let scorerless = copied(folder.path(), "scorerless");
@@ -603,7 +604,7 @@ fn versions_are_checked_by_the_keys_in_force() {
         "{refused}"
     );
     write("off");
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     let applied = "candor_config_reloads_total{outcome=\"applied\"} 1";
     eventually("it is read again", || {
         get(server.at, "/metrics").text().contains(applied)
@@ -618,7 +619,7 @@ fn versions_are_checked_by_the_keys_in_force() {
 }
 
 #[test]
-fn a_shadow_is_asked_too_and_compared_and_users_do_not_notice() {
+fn shadow_is_compared_without_affecting_answers() {
     let setting = Setting::new();
     let shadowed = setting
         .admin(
@@ -707,7 +708,7 @@ fn run(registry: &Path, args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn the_command_line_registers_compares_promotes_and_goes_back() {
+fn cli_registers_compares_promotes_and_rolls_back() {
     let folder = tempfile::tempdir().unwrap();
     let registry = folder.path().join("registry");
     let run = |args: &[&str]| run(&registry, args);
@@ -778,7 +779,7 @@ fn the_command_line_registers_compares_promotes_and_goes_back() {
 }
 
 #[test]
-fn a_registration_that_is_killed_leaves_no_version() {
+fn killed_registration_leaves_no_version() {
     let folder = tempfile::tempdir().unwrap();
     let registry = folder.path().join("registry");
     let mut killed = 0;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
 use candor::config::ApiKey;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -54,7 +55,7 @@ fn configured(file: &Path) -> Process {
 }
 
 #[test]
-fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
+fn sighup_applies_keys_and_log_level_and_names_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("candor.toml");
     let write = |text: String| fs::write(&file, text).unwrap();
@@ -74,7 +75,7 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
         key("two", "sk-two"),
         key("new", "sk-new")
     ));
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     eventually("it is read again", || reloads(&server, "applied") == 1.0);
     assert_eq!(
         (
@@ -95,13 +96,13 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
     ] {
         let before = reloads(&server, "refused");
         write(broken.to_owned());
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         eventually("it is refused", || {
             reloads(&server, "refused") == before + 1.0
         });
     }
     fs::remove_file(&file).unwrap();
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     eventually("a missing file is refused", || {
         reloads(&server, "refused") == 6.0
     });
@@ -118,10 +119,10 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
         "[log]\nformat = 'json'\nlevel = 'info'\n[admin]\nkey_sha256 = '{}'\n",
         "0".repeat(64)
     ));
-    server.signal("-HUP");
+    server.signal(Signal::HUP);
     eventually("there are no keys", || reloads(&server, "applied") == 2.0);
     assert_eq!(models(&server, "sk-one"), 200);
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
     let lines: Vec<Value> = log
@@ -164,16 +165,16 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
 }
 
 #[test]
-fn sighup_without_a_file_changes_nothing_and_ends_nothing() {
+fn sighup_without_a_file_changes_nothing() {
     let server = Process::serve(&[("CANDOR_LOG__LEVEL", "info")]);
     for time in 1..=3 {
-        server.signal("-HUP");
+        server.signal(Signal::HUP);
         eventually("it is read again", || {
             reloads(&server, "applied") == f64::from(time)
         });
     }
     assert_eq!(http::chat(server.at, &ask(1, "")).status, 200);
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (code, log) = server.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("nothing has changed"), "{log}");
@@ -182,7 +183,7 @@ fn sighup_without_a_file_changes_nothing_and_ends_nothing() {
 /// A photograph, a prompt, a name, a header: whatever a client writes, in a good request or in a
 /// bad one, at the most talkative level.
 #[test]
-fn no_line_of_the_log_has_what_clients_write() {
+fn log_contains_no_client_text() {
     const MARK: &str = "zebramarker";
     let mut server = Process::serve(&[
         ("CANDOR_LOG__LEVEL", "trace"),
@@ -322,7 +323,7 @@ fn no_line_of_the_log_has_what_clients_write() {
     send("ZEBRAMARKER", "/v1/models", &[], &Value::Null);
     send("POST", chat, &[("content-type", MARK)], &Value::Null);
     http::chat_raw(server.at, format!("{{\"{MARK}\": ").as_bytes());
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     assert!(server.child.wait().unwrap().success());
     let log = log.join().unwrap();
     let lower = log.to_lowercase();
@@ -364,7 +365,7 @@ fn no_line_of_the_log_has_what_clients_write() {
 }
 
 #[test]
-fn one_version_is_named_everywhere() {
+fn version_is_the_same_everywhere() {
     let server = Process::serve(&[("CANDOR_LOG__FORMAT", "json")]);
     let ready = get(server.at, "/health/ready").json();
     let (candor, model, version) = (
@@ -399,7 +400,7 @@ fn one_version_is_named_everywhere() {
         get(server.at, "/openapi.json").json()["info"]["version"],
         candor
     );
-    server.signal("-TERM");
+    server.signal(Signal::TERM);
     let (_, log) = server.end();
     let line = log
         .lines()

@@ -106,7 +106,7 @@ fn check_tokens(result: &Value, response: &str) {
 }
 
 #[test]
-fn what_the_server_wrote_scores_as_it_did_when_it_was_written() {
+fn own_answer_scores_as_when_it_was_written() {
     let served = Served::new();
     let (mut items, mut written) = (Vec::new(), Vec::new());
     for (name, prompt) in [
@@ -180,7 +180,7 @@ fn what_the_server_wrote_scores_as_it_did_when_it_was_written() {
 }
 
 #[test]
-fn a_flagged_text_has_the_spans_of_the_answer_and_the_headers_say_so() {
+fn flagged_text_has_the_answers_spans_and_headers() {
     let served = Served::new();
     let chat = served.chat(&about(&photo("cat.jpg"), "")).json();
     let (text, guard) = (
@@ -257,7 +257,7 @@ fn a_flagged_text_has_the_spans_of_the_answer_and_the_headers_say_so() {
 }
 
 #[test]
-fn a_batch_gives_what_its_items_give_alone_and_encodes_an_image_once() {
+fn batch_equals_single_items_and_encodes_an_image_once() {
     let served = Served::with(|c| c.images.cache_bytes = 0);
     let texts = [
         "A dog is running on the beach.",
@@ -301,7 +301,7 @@ fn a_batch_gives_what_its_items_give_alone_and_encodes_an_image_once() {
 }
 
 #[test]
-fn offsets_cut_any_text_exactly() {
+fn token_offsets_cut_any_text_exactly() {
     let served = Served::new();
     let texts = [
         "A cat 🐈\u{200D}⬛ sits on a cafe\u{301} chair — naïvely, 犬 said.",
@@ -354,7 +354,7 @@ fn offsets_cut_any_text_exactly() {
 }
 
 #[test]
-fn messages_stand_for_image_and_prompt() {
+fn messages_replace_image_and_prompt() {
     let served = Served::new();
     let question = "Is there a dog in the picture?";
     let long = json!({"model": "candor-mini", "image_url": {"url": photo("cat.jpg"),
@@ -378,7 +378,7 @@ fn messages_stand_for_image_and_prompt() {
 }
 
 #[test]
-fn bad_items_are_named_and_nothing_is_scored() {
+fn invalid_item_is_named_and_nothing_is_scored() {
     let served = Served::new();
     let url = data_url("image/png", &picture(1, ImageFormat::Png));
     let good = item(&url, "A dog.");
@@ -536,7 +536,7 @@ fn bad_items_are_named_and_nothing_is_scored() {
 }
 
 #[test]
-fn a_network_that_fails_is_an_error_without_its_secrets_and_the_next_request_is_scored() {
+fn network_failure_is_500_without_details() {
     let served = Served::new();
     let body = alone(
         &data_url("image/png", &picture(2, ImageFormat::Png)),
@@ -556,7 +556,7 @@ fn a_network_that_fails_is_an_error_without_its_secrets_and_the_next_request_is_
 }
 
 #[test]
-fn who_wrote_a_text_decides_what_its_scores_mean() {
+fn author_selects_the_calibration() {
     // By the scorer alone: evidence knows the photograph better than either calibration.
     let dir = tempfile::tempdir().unwrap();
     copy_to(dir.path());
@@ -615,7 +615,7 @@ fn numbers(result: &Value, field: &str) -> Vec<f64> {
 }
 
 #[test]
-fn texts_that_fit_score_as_recorded() {
+fn text_within_the_context_scores_as_recorded() {
     // By the scorer alone, whatever evidence the bundle has.
     let dir = tempfile::tempdir().unwrap();
     copy_to(dir.path());
@@ -680,7 +680,7 @@ const LONG: [&str; 12] = [
 ];
 
 #[test]
-fn a_text_longer_than_the_context_is_scored_sentence_by_sentence() {
+fn text_above_the_context_is_scored_in_windows() {
     let served = Served::new();
     let text = LONG.concat();
     let body = score(
@@ -736,7 +736,7 @@ fn a_text_longer_than_the_context_is_scored_sentence_by_sentence() {
 }
 
 #[test]
-fn sentences_longer_than_the_context_and_lists_of_long_texts_are_scored() {
+fn sentence_above_the_context_and_long_lists_are_scored() {
     let served = Served::new();
     let endless = "a big dog and a cat ".repeat(40);
     let unbroken = "dog".repeat(300);
@@ -790,7 +790,7 @@ fn sentences_longer_than_the_context_and_lists_of_long_texts_are_scored() {
 }
 
 #[test]
-fn markup_of_a_text_is_neither_flagged_nor_broken() {
+fn markup_is_neither_flagged_nor_broken() {
     let served = Served::new();
     let text = "{\"caption\": \"A **zebra** at <b>https://example.org/zebra.jpg</b>\", \
                 \"objects\": [\"piano\", \"submarine\"]}";

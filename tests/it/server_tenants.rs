@@ -109,7 +109,7 @@ fn table(text: &str) -> Vec<(String, Vec<(String, String)>)> {
 }
 
 #[test]
-fn every_route_answers_to_the_keys_that_the_table_names() {
+fn routes_accept_exactly_the_keys_of_the_table() {
     let rows = table(BY_ROUTE);
     let known: BTreeSet<_> = ROUTES
         .iter()
@@ -195,7 +195,7 @@ fn every_route_answers_to_the_keys_that_the_table_names() {
 }
 
 #[test]
-fn the_key_says_whose_it_is_and_what_it_may_do() {
+fn key_route_returns_owner_and_scopes() {
     let served = Served::with(|config| {
         each_scope_alone(config);
         config.keys.push(key("all", "b", &KeyScope::ALL));
@@ -220,7 +220,7 @@ fn the_key_says_whose_it_is_and_what_it_may_do() {
 
 /// Permissions of the routing table, of the description and of the document are one.
 #[test]
-fn routes_description_and_document_name_the_same_scopes() {
+fn scopes_agree_in_routes_openapi_and_document() {
     let document = include_str!("../../SECURITY.md");
     let described = get(Served::with(each_scope_alone).at, "/openapi.json").json();
     let open = get(Served::new().at, "/openapi.json").json();
@@ -289,7 +289,7 @@ fn routes_description_and_document_name_the_same_scopes() {
 
 /// Beyond loopback, metrics are the operator's.
 #[test]
-fn metrics_beyond_loopback_need_a_key_or_a_listener_of_their_own() {
+fn public_metrics_need_a_key_or_a_separate_listener() {
     let everywhere = |config: &mut Config| {
         config.server.listen = "0.0.0.0:0".to_owned();
         each_scope_alone(config);
@@ -336,7 +336,7 @@ fn metrics_beyond_loopback_need_a_key_or_a_listener_of_their_own() {
 }
 
 #[test]
-fn who_guesses_keys_is_told_to_wait_and_known_keys_are_not() {
+fn repeated_wrong_keys_are_429_and_known_keys_are_not() {
     let served = Served::with(each_scope_alone);
     let models = |key: &str| asked(&served, key, "GET", "/v1/models", &Value::Null);
     let first = models("wrong");
@@ -477,7 +477,7 @@ fn owners_in(text: &str, objects: &[Objects]) -> String {
 }
 
 #[test]
-fn every_owner_has_its_own_and_readers_have_everybodys() {
+fn owner_sees_own_data_and_readers_see_all() {
     let (served, objects, _folder) = tenanted();
     let of = |text: &str| {
         objects.iter().find(|of| {
@@ -588,7 +588,7 @@ fn every_owner_has_its_own_and_readers_have_everybodys() {
 }
 
 #[test]
-fn what_one_owner_removes_stays_with_the_others() {
+fn deletion_by_one_owner_keeps_the_others_data() {
     let (served, objects, folder) = tenanted();
     let [a, b, nobodys] = &objects;
     let remove = |key: &str, of: &Objects| {
@@ -660,7 +660,7 @@ fn what_one_owner_removes_stays_with_the_others() {
 }
 
 #[test]
-fn idempotency_keys_are_an_owners() {
+fn idempotency_keys_are_separate_by_owner() {
     let served = Served::with(tenants);
     let image = data_url("image/png", &picture(2, ImageFormat::Png));
     let body =

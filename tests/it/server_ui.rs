@@ -13,7 +13,8 @@ use crate::{
     cli::Process,
     http::get,
     served::Served,
-    server_clients::{needed, python, said},
+    server_clients::{python, said},
+    support::{needed, runs},
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -21,9 +22,7 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Python with Playwright, where there are a browser and axe for it too.
 pub fn browser() -> Option<Command> {
-    let mut found = BROWSERS
-        .iter()
-        .filter(|name| Command::new(name).arg("--version").output().is_ok());
+    let mut found = BROWSERS.iter().filter(|name| runs(name, &["--version"]));
     needed("chromium", found.next())?;
     let axe = Path::new(ROOT).join("tests/e2e/node_modules/axe-core");
     needed("node's package axe-core", axe.is_dir().then_some(()))?;
@@ -66,7 +65,7 @@ pages! {
 }
 
 #[test]
-fn abstained() {
+fn abstention_is_shown() {
     page(
         "try_page",
         "abstained",
@@ -76,7 +75,7 @@ fn abstained() {
 }
 
 #[test]
-fn bad_image() {
+fn refused_image_is_explained() {
     page(
         "try_page",
         "bad_image",
@@ -86,7 +85,7 @@ fn bad_image() {
 }
 
 #[test]
-fn queued() {
+fn queued_item_is_judged() {
     page(
         "correct_page",
         "queued",
@@ -99,7 +98,7 @@ fn queued() {
 }
 
 #[test]
-fn unmarked() {
+fn unassisted_item_has_no_marks() {
     page(
         "correct_page",
         "unmarked",
@@ -110,7 +109,7 @@ fn unmarked() {
 
 /// Whichever of the server's two queues an answer is in.
 #[test]
-fn the_same_is_judged_once() {
+fn same_item_is_judged_once() {
     for unassisted_share in [0.0, 1.0] {
         let served = Served::with(|config| config.queue.unassisted_share = unassisted_share);
         page("correct_page", "once", served.at, &[]);
@@ -118,7 +117,7 @@ fn the_same_is_judged_once() {
 }
 
 #[test]
-fn what_was_skipped_stays_away() {
+fn skipped_item_stays_away() {
     page(
         "correct_page",
         "skipped",
@@ -143,7 +142,7 @@ fn key() -> ApiKey {
 }
 
 #[test]
-fn a_wrong_key_is_told() {
+fn wrong_key_is_shown() {
     page(
         "try_page",
         "key",
@@ -153,7 +152,7 @@ fn a_wrong_key_is_told() {
 }
 
 #[test]
-fn what_a_key_may_not_do_is_told() {
+fn missing_scope_is_shown() {
     let served = Served::with(|config| {
         let reader = ApiKey {
             owner: Auto::Value("readers".to_owned()),
@@ -171,7 +170,7 @@ fn what_a_key_may_not_do_is_told() {
 }
 
 #[test]
-fn what_is_kept_is_told() {
+fn stored_data_is_described() {
     page(
         "try_page",
         "kept",
@@ -214,7 +213,7 @@ fn what_is_kept_is_told() {
 }
 
 #[test]
-fn about_says_how_the_server_is_set_up() {
+fn about_shows_the_servers_settings() {
     let about = |change: fn(&mut Config)| get(Served::with(change).at, "/ui/about.json").json();
     let plain = about(|_| {});
     assert_eq!(plain["version"], env!("CARGO_PKG_VERSION"));
@@ -246,7 +245,7 @@ fn about_says_how_the_server_is_set_up() {
 }
 
 #[test]
-fn offline() {
+fn lost_server_is_reported() {
     let server = Process::serve(&[("CANDOR_LOG__LEVEL", "error")]);
     page(
         "try_page",
@@ -257,7 +256,7 @@ fn offline() {
 }
 
 #[test]
-fn the_page_is_whole_and_its_policy_strict() {
+fn page_is_complete_and_its_policy_strict() {
     let served = Served::new();
     let page = get(served.at, "/");
     assert_eq!(

@@ -182,7 +182,7 @@ fn send(served: &Served, path: &str, body: &[u8]) -> Reply {
 }
 
 #[test]
-fn wrong_types_in_every_field_are_called_by_the_apis_names() {
+fn wrong_type_in_any_field_is_named_as_in_the_api() {
     let served = administrated();
     let values = [
         json!(null),
@@ -222,7 +222,7 @@ fn wrong_types_in_every_field_are_called_by_the_apis_names() {
 }
 
 #[test]
-fn what_is_long_is_quoted_in_short() {
+fn long_value_is_quoted_shortened() {
     let served = administrated();
     // A stand-in, so that large numbers and deep lists can be written that no JSON library has.
     let mark = json!("<here>");
@@ -312,7 +312,7 @@ fn what_is_long_is_quoted_in_short() {
 }
 
 #[test]
-fn numbers_that_json_allows_and_nobody_can_hold_are_no_bad_json() {
+fn number_out_of_range_is_not_called_malformed_json() {
     let served = Served::new();
     for (field, number) in [
         ("seed", "9".repeat(400)),

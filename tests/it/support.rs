@@ -1,7 +1,11 @@
-//! What several areas need: a small model with real networks and random weights, and a tokenizer of
-//! bytes.
+//! Helpers of several test modules: skipping tests for what a machine lacks, signals, a small model
+//! with real networks and random weights, and a tokenizer of bytes.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -17,6 +21,53 @@ use candor::{
     },
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Passes on a requirement of a test that `make test` installs. If it is missing, the test says
+/// `skipped` and passes, or fails where `CANDOR_TEST_CLIENTS` is set, as `make test` does.
+pub(crate) fn needed<T>(what: &str, found: Option<T>) -> Option<T> {
+    if found.is_none() {
+        assert!(
+            std::env::var_os("CANDOR_TEST_CLIENTS").is_none(),
+            "{what} is missing"
+        );
+        eprintln!("skipped: {what} is missing (`make test` installs it)");
+    }
+    found
+}
+
+/// Passes on a requirement of a test that nothing installs, such as a data set or another shell. If
+/// it is missing, the test says `skipped` and passes.
+pub(crate) fn optional<T>(what: &str, found: Option<T>) -> Option<T> {
+    if found.is_none() {
+        eprintln!("skipped: {what} is missing");
+    }
+    found
+}
+
+/// Returns `true` if a program can be run with these arguments and succeeds.
+pub(crate) fn runs(program: impl AsRef<Path>, args: &[&str]) -> bool {
+    Command::new(program.as_ref())
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Returns the path of a data set beside the repository, if it is there.
+pub(crate) fn shared_data(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/data")
+        .join(path);
+    optional(&path.display().to_string(), path.exists().then_some(&path)).cloned()
+}
+
+/// Sends a signal to a process.
+pub(crate) fn send_signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
 
 /// Positions of a sequence.
 pub(crate) const CONTEXT: usize = 64;

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A small copy of the real data: photographs with their captions.
+use crate::support::shared_data;
+
+/// Copies some of the real photographs and their captions; `false` if they are missing.
 pub(crate) fn small_dataset(dir: &Path, train: usize, dev: usize) -> bool {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/flickr8k");
-    let Ok(captions) = fs::read_to_string(source.join("captions.tsv")) else {
-        println!("skipped: ../shared/data/flickr8k is not here");
+    let Some(source) = shared_data("flickr8k") else {
         return false;
     };
+    let captions = fs::read_to_string(source.join("captions.tsv")).unwrap();
     let names = |file: &str, n: usize| -> Vec<String> {
         fs::read_to_string(source.join(file))
             .unwrap()

@@ -270,7 +270,9 @@ pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
     let config = args.registry.load(args.device)?;
     let registry = open(&config)?;
     let version = registry.get(&args.id).map_err(Failure::failed)?;
-    version.promotable(args.force).map_err(Failure::failed)?;
+    version
+        .check_promotable(args.force)
+        .map_err(Failure::failed)?;
     let state = match args.shadow {
         Some(share) if !(0.0..=1.0).contains(&share) => {
             return Err(Failure::Misused(RegistryError::Share(share).to_string()));

@@ -224,7 +224,7 @@ pub(super) async fn submit(
         )
             .into_response());
     }
-    app.metrics.feedback(record.kind);
+    app.metrics.count_feedback(record.kind);
     Ok((StatusCode::CREATED, Json(record)).into_response())
 }
 

@@ -152,7 +152,7 @@ impl ReceiptDraft {
         let kept = corrections.remember(self.receipt, self.file);
         if kept.is_none() {
             tracing::warn!("a completion is not remembered: too many wait to be kept");
-            self.turn.app.metrics.receipt_dropped();
+            self.turn.app.metrics.count_dropped_receipt();
         }
         kept.unwrap_or_else(|| async {}.boxed())
     }

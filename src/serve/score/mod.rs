@@ -307,7 +307,7 @@ async fn respond(
             });
             guard.answer_probability = gate.map(|gate| gate.judge(&answer).0);
         }
-        app.metrics.scored_text(guard.verdict);
+        app.metrics.count_scored_text(guard.verdict);
         let before = served.bundle.vlm.spec().image_tokens + text.prompt.len();
         usage.prompt_tokens += windows
             .iter()
@@ -452,7 +452,7 @@ async fn compute(
         })?;
         turn.app
             .metrics
-            .scored_tokens(scored.iter().map(|window| window.rewards.len()).sum(), took);
+            .count_scored_tokens(scored.iter().map(|window| window.rewards.len()).sum(), took);
         for (&(text, number), window) in places[group].iter().zip(scored) {
             let seen = window.rewards.len() - texts[text].1.response.windows[number].scored;
             all[text].rewards.extend(&window.rewards[seen..]);

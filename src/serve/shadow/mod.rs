@@ -102,7 +102,7 @@ impl ShadowRequest {
             .is_err()
         {
             account.dropped.fetch_add(1, Relaxed);
-            app.metrics.models.shadow_dropped();
+            app.metrics.models.count_dropped();
         }
     }
 }
@@ -121,7 +121,7 @@ impl Shadowing {
                 now.shadow.share = shadow.share
             }
             (_, shadow) => {
-                app.metrics.models.shadow_changed();
+                app.metrics.models.clear_shadow();
                 *active = shadow.map(|shadow| start(app, shadow));
             }
         }
@@ -212,7 +212,7 @@ async fn run(
             Ok(compared) => {
                 let mut totals = account.totals();
                 totals.add(&served, &compared);
-                app.metrics.models.compared(totals.means());
+                app.metrics.models.count_comparison(totals.means());
             }
             Err(reason) => {
                 tracing::warn!(
@@ -221,7 +221,7 @@ async fn run(
                     "an answer could not be compared with the shadow's"
                 );
                 account.totals().failed += 1;
-                app.metrics.models.shadow_failed();
+                app.metrics.models.count_failed();
             }
         }
     }

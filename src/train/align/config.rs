@@ -94,7 +94,7 @@ pub struct RewardShape {
     /// What a thing, colour or number earns is its reward less this; the mean over the batch where
     /// absent. It weighs naming something against leaving it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub centre: Option<f32>,
+    pub center: Option<f32>,
     /// Factor on what colours and numbers earn.
     pub attributes: f32,
     /// At the end: weight of the share of the nouns that two people named which the answer

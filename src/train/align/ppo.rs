@@ -178,7 +178,7 @@ impl Alignment {
                 .filter(|c| c.thing)
                 .map(|c| c.reward)
         };
-        let centre = shape.centre.unwrap_or_else(|| {
+        let center = shape.center.unwrap_or_else(|| {
             mean(answers.iter().flat_map(|a| &a.claims).map(|c| c.reward)) as f32
         });
         let complete: Vec<f32> = answers
@@ -219,7 +219,7 @@ impl Alignment {
         IterationRewards {
             claims: answers
                 .iter()
-                .map(|a| shape.of_claims(&a.claims, centre, a.tokens))
+                .map(|a| shape.of_claims(&a.claims, center, a.tokens))
                 .collect(),
             whole: parts
                 .map(|(a, ((c, d), short))| shape.of_answer(*c, *d as f32, *short, a.ended))

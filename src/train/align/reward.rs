@@ -233,10 +233,10 @@ pub(super) fn scored(
 impl RewardShape {
     /// Returns what each of an answer's `tokens` earns by its claims. Naming a thing once more
     /// earns nothing, and may cost.
-    pub(super) fn of_claims(&self, claims: &[ScoredClaim], centre: f32, tokens: usize) -> Vec<f32> {
+    pub(super) fn of_claims(&self, claims: &[ScoredClaim], center: f32, tokens: usize) -> Vec<f32> {
         let mut out = vec![0.0; tokens];
         for claim in claims {
-            let earned = (claim.reward - centre) * if claim.thing { 1.0 } else { self.attributes };
+            let earned = (claim.reward - center) * if claim.thing { 1.0 } else { self.attributes };
             out[claim.token] += if claim.again { earned.min(0.0) } else { earned };
         }
         out
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     const SHAPE: RewardShape = RewardShape {
-        centre: None,
+        center: None,
         attributes: 0.5,
         completeness: 2.0,
         consensus: 0.1,

@@ -10,6 +10,7 @@ use crate::{
         TrainError,
         align::{AlignConfig, Method},
         optim::OptimConfig,
+        recipe,
         reward::{HumanConfig, RewardTrainingConfig},
         scored_split::DevelopmentHalf,
         scorers::ScorerConfig,
@@ -84,11 +85,12 @@ pub struct EvaluationConfig {
 }
 
 impl Recipe<PathBuf, PathBuf> {
-    /// Reads a recipe and the two files that it names, relative to where the program runs.
+    /// Reads a recipe and the two files that it names, relative to the working directory. Keys
+    /// under an older name are accepted, and `warn` gets a message about each.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn read(file: &Path) -> Result<Recipe, TrainError> {
+    pub fn read(file: &Path, warn: &mut dyn FnMut(String)) -> Result<Recipe, TrainError> {
         let Self {
             align,
             reward,
@@ -98,9 +100,9 @@ impl Recipe<PathBuf, PathBuf> {
             refit,
             evaluation,
             gate,
-        } = toml(file)?;
+        } = toml(file, warn)?;
         let (mut align, mut reward): (AlignConfig, RewardTrainingConfig) =
-            (toml(&align)?, toml(&reward)?);
+            (toml(&align, warn)?, toml(&reward, warn)?);
         // A cycle goes on wherever the program is started.
         let origins = reward.origins.iter_mut().map(|origins| &mut origins.data);
         for path in [
@@ -132,13 +134,16 @@ impl Recipe<PathBuf, PathBuf> {
     }
 }
 
-fn toml<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
+fn toml<T: DeserializeOwned>(path: &Path, warn: &mut dyn FnMut(String)) -> Result<T, TrainError> {
     let wrong = |message: String| TrainError::Config {
         path: path.to_owned(),
         message,
     };
     let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    ::toml::from_str(&text).map_err(|e| wrong(e.to_string()))
+    recipe::parse(&text, &mut |warning| {
+        warn(format!("{}: {warning}", path.display()))
+    })
+    .map_err(|e| wrong(e.to_string()))
 }
 
 impl Recipe {

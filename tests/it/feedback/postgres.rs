@@ -8,10 +8,11 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use sqlx::{ConnectOptions, Connection, Executor, postgres::PgConnectOptions};
 use tempfile::TempDir;
 
-use crate::served::eventually;
+use crate::{served::eventually, support::needed};
 
 /// A running server.
 pub struct Postgres {
@@ -22,12 +23,9 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server; `None`, with a message, if PostgreSQL is not installed.
+    /// Starts a server; `None` if PostgreSQL is not installed.
     pub fn start() -> Option<Self> {
-        let Some(programs) = programs() else {
-            eprintln!("skipped: PostgreSQL is not installed (`make test` does it)");
-            return None;
-        };
+        let programs = needed("PostgreSQL", programs())?;
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
@@ -120,9 +118,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .args(["-QUIT", &self.child.id().to_string()])
-            .status();
+        let _ = kill_process(Pid::from_child(&self.child), Signal::QUIT);
         let _ = self.child.wait();
     }
 }
@@ -141,10 +137,7 @@ fn programs() -> Option<PathBuf> {
 }
 
 fn is_root() -> bool {
-    Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|o| o.stdout.trim_ascii() == b"0")
+    geteuid().is_root()
 }
 
 fn as_user(program: &Path) -> Command {

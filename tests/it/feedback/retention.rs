@@ -14,6 +14,7 @@ use candor::feedback::{
     record::{Feedback, ImageHash, Receipt},
     store::{Owners, RemovalTarget, Store, sql::SqlStore},
 };
+use rustix::process::Signal;
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ use crate::{
     cli::candor,
     http::get,
     served::{Served, and, ask, eventually},
+    support::send_signal,
 };
 
 /// Marker that occurs nowhere by chance.
@@ -365,13 +367,7 @@ fn server_waiting_for_its_store_can_be_stopped() {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut connection, _) = silent.accept().unwrap();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-TERM", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
+    send_signal(&child, Signal::TERM);
     let mut said = String::new();
     child
         .stderr
