@@ -21,8 +21,7 @@ use crate::{
     feedback::tokens::PolicyVocabulary,
     reward::{
         TokenReward,
-        calibration::Calibration,
-        calibrator::Calibrator,
+        calibration::{Calibration, Calibrator},
         detached::{Detached, DetachedNet},
         evidence::{self, Evidence, FeatureCalibration, ImageEvidence},
         finish::{Finisher, WrittenBy},

@@ -8,7 +8,7 @@ use crate::{
     guard::{
         Thresholds,
         repair::{RepairStart, start, unselected},
-        repetition::repeats,
+        sentence::repeats,
         words::{Transcript, Word},
     },
     reward::finish::{FinishedReward, Finisher, ScoredText},

@@ -18,7 +18,7 @@ use crate::{
         abstain::{AnswerGate, SHORT_ANSWER},
         question::Unanswerable,
         render::is_whole,
-        repetition::repeats,
+        sentence::repeats,
         spans::spans,
         words::{doubting, words},
     },

@@ -7,8 +7,7 @@ use crate::guard::{
     Candidate,
     render::is_whole,
     repair::{RepairVersion, begins_sentence, temperature},
-    repetition::repeats,
-    sentence::{Sentence, contradicts},
+    sentence::{Sentence, contradicts, repeats},
     words::Word,
 };
 

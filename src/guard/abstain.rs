@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{GuardReport, Mode, Thresholds, Verdict, policy, question::Unanswerable};
+use super::{Mode, policy};
 
 /// Treatment of questions that no photograph answers, and of answers that are more likely wrong
 /// than right.
@@ -85,18 +85,6 @@ impl fmt::Debug for AnswerGate {
         f.debug_struct("AnswerGate")
             .field("below", &self.below)
             .finish_non_exhaustive()
-    }
-}
-
-impl GuardReport {
-    /// Returns the report on an abstention.
-    pub fn of_abstention(mode: Mode, thresholds: Thresholds, reason: Unanswerable) -> Self {
-        Self {
-            verdict: Verdict::Abstained,
-            reason: Some(reason),
-            alt_text: Some(reason.wording().to_owned()),
-            ..Self::new(mode, thresholds)
-        }
     }
 }
 

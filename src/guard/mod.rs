@@ -13,7 +13,6 @@ pub mod policy;
 pub mod question;
 pub mod render;
 pub mod repair;
-pub mod repetition;
 pub mod report;
 pub mod sentence;
 pub mod spans;
@@ -26,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use abstain::OnUnanswerable;
+pub use report::GuardReport;
 pub use thresholds::{ClassThresholds, Thresholds};
 
 /// Mode of the guard: its treatment of low-reward words.
@@ -162,79 +162,6 @@ impl Span {
             action,
             original: None,
             alternatives: Vec::new(),
-        }
-    }
-}
-
-/// The `guard` object of a response (design, section 5).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct GuardReport {
-    /// The mode that was in force.
-    pub mode: Mode,
-    /// The conclusion.
-    pub verdict: Verdict,
-    /// Why there is no answer, where the verdict is `abstained`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<question::Unanswerable>,
-    /// The answer that is not given, where one was written and the request asked for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<String>,
-    /// Probability that a short answer is right as a whole, where the model has a calibration of
-    /// that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer_probability: Option<f32>,
-    /// Lowest word reward of the answer, function words left out where there are others; absent
-    /// when nothing was scored.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f32>,
-    /// Geometric mean of its words' rewards, function words left out where there are others: what
-    /// answers of different lengths are compared by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mean_score: Option<f32>,
-    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
-    /// Absent where the model cannot tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 0, maximum = 1)]
-    pub familiarity: Option<f32>,
-    /// The threshold that was in force.
-    pub threshold: f32,
-    /// Those of classes of words that have one of their own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thresholds: Option<ClassThresholds>,
-    /// The low-reward spans, in order.
-    pub spans: Vec<Span>,
-    /// Repair attempts made.
-    pub attempts: u32,
-    /// Tokens decoded beyond the answer's own.
-    pub extra_tokens: u32,
-    /// The answer as a screen reader should say it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub alt_text: Option<String>,
-    /// Other answers, where `guard.candidates` asked for several: best first, by `mean_score`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub candidates: Vec<Candidate>,
-}
-
-impl GuardReport {
-    /// On an answer of which nothing is known.
-    pub fn new(mode: Mode, thresholds: Thresholds) -> Self {
-        Self {
-            mode,
-            verdict: Verdict::Unscored,
-            reason: None,
-            withheld: None,
-            answer_probability: None,
-            score: None,
-            mean_score: None,
-            familiarity: None,
-            threshold: thresholds.common,
-            thresholds: (thresholds.by_class != ClassThresholds::default())
-                .then_some(thresholds.by_class),
-            spans: Vec::new(),
-            attempts: 0,
-            extra_tokens: 0,
-            alt_text: None,
-            candidates: Vec::new(),
         }
     }
 }

@@ -6,7 +6,6 @@
 //! [`ReferenceTexts`] says which of them other texts support.
 
 mod class;
-mod entails;
 mod lemma;
 mod mentions;
 mod phrase;
@@ -180,7 +179,7 @@ impl Lexicon {
             classes,
             verbs,
         };
-        lexicon.entails = entails::parse(include_str!("entails.txt"), &lexicon);
+        lexicon.entails = support::parse_entailments(include_str!("entails.txt"), &lexicon);
         lexicon
     }
 

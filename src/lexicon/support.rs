@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{ConceptId, Lexicon, Mention, Phrase, words};
+use super::{ConceptId, Lexicon, Map, Mention, Phrase, words};
 
 /// Degree to which the references support a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +94,27 @@ impl Reading {
             Support::None
         }
     }
+}
+
+/// Word to the concepts that it lets one expect.
+pub(super) fn parse_entailments(
+    text: &'static str,
+    lexicon: &Lexicon,
+) -> Map<&'static str, Vec<ConceptId>> {
+    let mut table: Map<&str, Vec<ConceptId>> = Map::default();
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let Some((words, things)) = line.split_once(':') else {
+            continue;
+        };
+        let things: Vec<ConceptId> = things
+            .split_whitespace()
+            .filter_map(|thing| lexicon.concept(thing))
+            .collect();
+        for word in words.split_whitespace() {
+            table.entry(word).or_default().extend(&things);
+        }
+    }
+    table
 }
 
 /// Set of texts about one image, with what they name.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use super::{TokenReward, calibrator::Calibrator};
+use super::{TokenReward, calibration::Calibrator};
 use crate::vlm::{
     KvCache, Row,
     llava::{PrefixDecoder, PrefixDecoderConfig},

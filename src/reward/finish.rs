@@ -12,9 +12,11 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    evidence::{Evidence, FeatureCalibration, ImageEvidence, MentionFeatures},
+    evidence::{
+        Evidence, FeatureCalibration, ImageEvidence, MentionFeatures, SentenceFeatures,
+        WordFeatures,
+    },
     scorer::TextRewards,
-    word_features::{SentenceFeatures, WordFeatures},
 };
 use crate::{
     guard::{

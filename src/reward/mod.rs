@@ -5,20 +5,15 @@
 
 pub mod answers;
 pub mod calibration;
-pub mod calibrator;
 pub mod detached;
 pub mod drift;
 pub mod evidence;
-pub mod familiarity;
 pub mod finish;
 pub mod logistic;
-pub mod matching;
 pub mod probe;
 pub mod scorer;
-mod stored;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod word_features;
 
 use candle_core::{Result, Tensor};
 

@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{TokenReward, calibrator::Calibrator};
+use super::{TokenReward, calibration::Calibrator};
 use crate::vlm::{KvCache, Row};
 
 /// Sizes of the probe.

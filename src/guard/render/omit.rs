@@ -6,7 +6,6 @@ use super::{
     edit::Edits,
     english::{self, is},
     hedge::hedge_verb,
-    omit_verb,
     parse::{Document, PhraseKind, WordTag},
 };
 use crate::guard::words::is_function_word;
@@ -25,7 +24,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
             omitter.chunk(chunk);
         }
         for chunk in sentence.clone() {
-            omit_verb::verb(doc, omitter.edits, sentence.clone(), chunk);
+            omit_verb(doc, omitter.edits, sentence.clone(), chunk);
         }
         let unsure = omitter.unsure;
         stand.push(!unsure && says_something(doc, edits, sentence.clone()));
@@ -100,9 +99,9 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
 pub(super) struct Omitter<'a, 'd> {
     pub(super) doc: &'a Document<'d>,
     pub(super) edits: &'a mut Edits,
-    sentence: Range<usize>,
+    pub(super) sentence: Range<usize>,
     /// `true` if the sentence does not stand without the flagged spans.
-    unsure: bool,
+    pub(super) unsure: bool,
 }
 
 impl Omitter<'_, '_> {
@@ -114,7 +113,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    fn before(&self, chunk: usize) -> Option<WordTag> {
+    pub(super) fn before(&self, chunk: usize) -> Option<WordTag> {
         chunk.checked_sub(1).and_then(|c| self.word(c))
     }
 
@@ -151,7 +150,7 @@ impl Omitter<'_, '_> {
         hedge_verb(self.doc, self.edits, chunk, span);
     }
 
-    fn delete(&mut self, chunk: usize) {
+    pub(super) fn delete(&mut self, chunk: usize) {
         self.edits.delete(self.doc.chunks[chunk].tokens.clone());
     }
 
@@ -200,255 +199,6 @@ impl Omitter<'_, '_> {
         self.delete(chunk);
     }
 
-    fn noun(&mut self, chunk: usize) {
-        // Nothing but this: an answer.
-        self.unsure |= self
-            .sentence
-            .clone()
-            .all(|c| c == chunk || self.doc.word(c) == Some(WordTag::Mark));
-        let first = self.group_start(chunk);
-        match self.before(first) {
-            Some(WordTag::Preposition) => self.after_preposition(first),
-            Some(WordTag::Be) => self.predicate(chunk),
-            Some(WordTag::Verb) => self.object(first),
-            Some(WordTag::And) => self.other(chunk),
-            _ => self.subject(first),
-        }
-    }
-
-    /// The nouns that "and" joins from `first` on.
-    fn group(&self, first: usize) -> Vec<usize> {
-        let mut group = vec![first];
-        let mut at = first;
-        while self.word(at + 1) == Some(WordTag::And)
-            && self.is_noun(at + 2)
-            && self.alike(at, at + 2)
-        {
-            at += 2;
-            group.push(at);
-        }
-        group
-    }
-
-    fn group_start(&self, chunk: usize) -> usize {
-        let mut first = chunk;
-        while first >= self.sentence.start + 2
-            && self.before(first) == Some(WordTag::And)
-            && self.is_noun(first - 2)
-            && self.alike(first - 2, first)
-        {
-            first -= 2;
-        }
-        first
-    }
-
-    /// "in a shirt and a man": two nouns that are not joined by their "and".
-    fn alike(&self, a: usize, b: usize) -> bool {
-        english::is_person(self.doc.head(a)) == english::is_person(self.doc.head(b))
-    }
-
-    /// Deletes the doubted nouns of a group of which some are left.
-    fn thin(&mut self, group: &[usize]) {
-        let doubted = |c: usize| self.doc.head_span(c).is_some();
-        let gone: Vec<usize> = group.iter().copied().filter(|&c| doubted(c)).collect();
-        for &c in &gone {
-            self.delete(c);
-            self.delete_of(c);
-            let and = if c == group[0] { c + 1 } else { c - 1 };
-            self.delete(and);
-        }
-        self.keep_article(group);
-    }
-
-    /// "of people" behind a noun that goes.
-    pub(super) fn delete_of(&mut self, chunk: usize) {
-        if self.word(chunk + 1) == Some(WordTag::Preposition)
-            && self.doc.lower(chunk + 1) == "of"
-            && self.is_noun(chunk + 2)
-        {
-            self.delete(chunk + 1);
-            self.delete(chunk + 2);
-        }
-    }
-
-    fn is_all_doubted(&self, group: &[usize]) -> bool {
-        group.iter().all(|&c| self.doc.head_span(c).is_some())
-    }
-
-    fn after_preposition(&mut self, first: usize) {
-        let group = self.group(first);
-        if !self.is_all_doubted(&group) {
-            return self.thin(&group);
-        }
-        let preposition = first - 1;
-        let last = group[group.len() - 1];
-        if self.measured(first) {
-            return self.unmeasured(first);
-        }
-        if self.doc.lower(preposition) == "of"
-            && !(first >= 2 && self.is_noun(first - 2) && is("complete", self.doc.head(first - 2)))
-        {
-            return self.measure_of(first, last);
-        }
-        let named = self.doc.lower(preposition);
-        // "a woman in a black jacket": the jacket is hers.
-        let dressed = self.word(last + 1) == Some(WordTag::Preposition)
-            && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
-        if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
-            return self.something(first, last, false);
-        }
-        let be = self.before(preposition) == Some(WordTag::Be);
-        let stays = !self.is_noun(last + 2) || self.doc.head_span(last + 2).is_none();
-        let goes_on = matches!(
-            self.word(last + 1),
-            Some(WordTag::Preposition | WordTag::Verb)
-        ) && stays;
-        if be && !goes_on {
-            if is("place", &named) && named != "with" && named != "by" {
-                let span = self.doc.head_span(first).unwrap_or(usize::MAX);
-                return self
-                    .edits
-                    .put(tokens(self.doc, preposition..last + 1), "somewhere", span);
-            }
-            return self.something(first, last, false);
-        }
-        self.edits.delete(tokens(self.doc, preposition..last + 1));
-        self.delete_of(last);
-        if named == "with" {
-            self.delete_absolute(last + 1);
-        }
-    }
-
-    /// "with a mountain in the background": what says where the thing was goes with it.
-    fn delete_absolute(&mut self, preposition: usize) {
-        if !matches!(self.doc.chunks.get(preposition),
-            Some(c) if self.doc.tokens[c.head].lower == "in")
-            || !self.sentence.contains(&preposition)
-        {
-            return;
-        }
-        let next = preposition + 1;
-        let pronoun = self.word(next) == Some(WordTag::Pronoun);
-        let place = self.is_noun(next) && {
-            let head = self.doc.head(next);
-            let owner = matches!(
-                self.doc.tokens[self.doc.chunks[next].tokens.start]
-                    .lower
-                    .as_str(),
-                "his" | "her" | "its" | "their"
-            );
-            matches!(head, "background" | "foreground" | "distance") || owner && is("part", head)
-        };
-        if pronoun || place {
-            self.edits.delete(tokens(self.doc, preposition..next + 1));
-        }
-    }
-
-    fn object(&mut self, first: usize) {
-        let group = self.group(first);
-        if !self.is_all_doubted(&group) {
-            return self.thin(&group);
-        }
-        if self.measured(first) {
-            return self.unmeasured(first);
-        }
-        let bare = self.doc.chunks[first].tokens.len() == 1 && group.len() == 1;
-        let played = matches!(
-            self.doc.head(first - 1),
-            "playing" | "play" | "plays" | "played"
-        );
-        if bare && played {
-            return self.delete(first);
-        }
-        self.something(first, group[group.len() - 1], false);
-    }
-
-    /// "It is a dog" says nothing without the dog.
-    fn predicate(&mut self, chunk: usize) {
-        let there = chunk >= self.sentence.start + 2 && self.doc.lower(chunk - 2) == "there"
-            || self.doc.lower(chunk - 1) == "there's";
-        if !there {
-            self.unsure = true;
-        }
-        let group = self.group(chunk);
-        if self.is_all_doubted(&group) {
-            self.something(chunk, group[group.len() - 1], true)
-        } else {
-            self.thin(&group)
-        }
-    }
-
-    fn subject(&mut self, first: usize) {
-        let group = self.group(first);
-        if self.measured(first) {
-            return self.unmeasured(first);
-        }
-        if group.len() == 1 && self.whole_measure(first) {
-            return;
-        }
-        let all = self.is_all_doubted(&group);
-        if group.len() > 1 && !all && !self.verb_follows(group[group.len() - 1]) {
-            return self.thin(&group);
-        }
-        let one_span = group
-            .iter()
-            .all(|&c| self.doc.head_span(c) == self.doc.head_span(first));
-        if group.len() > 1 && all && one_span {
-            let people = group.iter().all(|&c| english::is_person(self.doc.head(c)));
-            let span = self.doc.head_span(first).unwrap_or(usize::MAX);
-            let text = if people { "some people" } else { "some things" };
-            return self.edits.put(
-                tokens(self.doc, first..group[group.len() - 1] + 1),
-                text,
-                span,
-            );
-        }
-        for (i, &c) in group
-            .iter()
-            .enumerate()
-            .filter(|&(_, &c)| self.doc.head_span(c).is_some())
-        {
-            if i == 0 {
-                self.something(c, c, true)
-            } else {
-                self.else_(c)
-            }
-        }
-        self.keep_article(&group);
-        // "a woman and a dog": joined, but not alike.
-        let last = group[group.len() - 1];
-        let unlike = self.word(last + 1) == Some(WordTag::And) && self.is_noun(last + 2);
-        if unlike && group.len() == 1 && !self.verb_follows(last) {
-            self.edits.delete(tokens(self.doc, first..first + 2));
-        }
-    }
-
-    /// A noun behind an "and" that joins it to something of another sort.
-    fn other(&mut self, chunk: usize) {
-        let follows =
-            self.verb_follows(chunk) || self.word(chunk + 1) == Some(WordTag::Preposition);
-        if follows && self.subject_before(chunk) {
-            return self.else_(chunk);
-        }
-        self.delete(chunk - 1);
-        self.delete(chunk);
-        self.delete_of(chunk);
-    }
-
-    /// Returns `true` if no verb stands before a chunk: it is part of the subject, or the sentence
-    /// has no verb.
-    fn subject_before(&self, chunk: usize) -> bool {
-        !self
-            .doc
-            .has(self.sentence.start..chunk, &[WordTag::Be, WordTag::Verb])
-            || english::is_person(self.doc.head(chunk))
-    }
-
-    fn verb_follows(&self, chunk: usize) -> bool {
-        self.doc
-            .has(chunk..self.sentence.end, &[WordTag::Be, WordTag::Verb])
-    }
-
     /// Says a flagged preposition more loosely where it tells where something is, as "near"; leaves
     /// it out where it tells where something goes.
     fn preposition(&mut self, chunk: usize) {
@@ -479,5 +229,209 @@ impl Omitter<'_, '_> {
         let last = self.group(chunk + 1).pop().unwrap_or(chunk + 1);
         self.edits.delete(tokens(self.doc, chunk..last + 1));
         self.delete_of(last);
+    }
+}
+
+/// Leaves a chunk's verb out, if it is a doubted one.
+fn omit_verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chunk: usize) {
+    let Some(span) = doc
+        .head_span(chunk)
+        .filter(|_| doc.word(chunk) == Some(WordTag::Verb))
+    else {
+        return;
+    };
+    if edits.is_gone(doc.chunks[chunk].head) {
+        return;
+    }
+    let mut verb = Verb {
+        doc,
+        edits,
+        sentence,
+        chunk,
+        span,
+    };
+    if !verb.with_its_clause() {
+        verb.alone();
+    }
+}
+
+struct Verb<'a, 'd> {
+    doc: &'a Document<'d>,
+    edits: &'a mut Edits,
+    sentence: Range<usize>,
+    chunk: usize,
+    span: usize,
+}
+
+impl Verb<'_, '_> {
+    fn word(&self, chunk: usize) -> Option<WordTag> {
+        if self.sentence.contains(&chunk) {
+            self.doc.word(chunk)
+        } else {
+            None
+        }
+    }
+
+    fn before(&self) -> Option<WordTag> {
+        self.chunk.checked_sub(1).and_then(|c| self.word(c))
+    }
+
+    fn delete(&mut self, chunks: Range<usize>) {
+        for chunk in chunks {
+            self.edits.delete(self.doc.chunks[chunk].tokens.clone());
+        }
+    }
+
+    /// One past the verb's object, with what it is of.
+    fn object_end(&self) -> usize {
+        let mut end = self.chunk + 1;
+        while self.sentence.contains(&end) && self.doc.is_noun(end) {
+            end += 1;
+            let joins = self.word(end).is_some_and(|tag| {
+                tag == WordTag::And || tag == WordTag::Preposition && self.doc.lower(end) == "of"
+            });
+            if joins && self.doc.is_noun(end + 1) && self.sentence.contains(&(end + 1)) {
+                end += 1;
+            } else {
+                break;
+            }
+        }
+        end
+    }
+
+    /// Takes a verb out that stands in a clause of its own, or one of several.
+    fn with_its_clause(&mut self) -> bool {
+        let (chunk, end) = (self.chunk, self.object_end());
+        let earlier = self.doc.has(self.sentence.start..chunk, &[WordTag::Verb]);
+        let subordinate = (self.sentence.start + 1..chunk)
+            .rev()
+            .find(|&c| self.word(c) == Some(WordTag::Subordinate));
+        match self.before() {
+            Some(WordTag::To) => self.delete(chunk - 1..end),
+            Some(WordTag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
+            Some(WordTag::Be) if self.doc.lower(chunk - 1) == "being" => {
+                hedge_verb(self.doc, self.edits, chunk, self.span)
+            }
+            Some(WordTag::And) if earlier => self.delete(chunk - 1..end),
+            _ if self.word(chunk + 1) == Some(WordTag::And)
+                && self.word(chunk + 2) == Some(WordTag::Verb)
+                && self.doc.head_span(chunk + 2).is_none() =>
+            {
+                self.delete(chunk..chunk + 2)
+            }
+            _ => match subordinate {
+                Some(from) if !self.doc.has(from..chunk, &[WordTag::Verb]) => {
+                    let to = (chunk..self.sentence.end)
+                        .find(|&c| self.word(c) == Some(WordTag::Mark))
+                        .unwrap_or(self.sentence.end);
+                    self.delete(from..to);
+                }
+                _ => return false,
+            },
+        }
+        true
+    }
+
+    fn alone(&mut self) {
+        let (chunk, end) = (self.chunk, self.object_end());
+        let has_object = end > chunk + 1;
+        let object_left =
+            has_object && !self.edits.is_gone(self.doc.chunks[chunk + 1].tokens.start);
+        let doubted = has_object && self.doc.head_span(chunk + 1).is_some();
+        let following = (chunk + 1..self.sentence.end).find(|&c| !self.is_gone(c));
+        let preposition = following
+            .filter(|&c| self.word(c) == Some(WordTag::Preposition))
+            .map(|c| self.doc.lower(c));
+        let bare = has_object
+            && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != WordTag::Determiner;
+        let abstract_ = has_object && (bare || is("abstract", self.doc.head(chunk + 1)));
+        if object_left && !doubted && !abstract_ {
+            let word = self.form(
+                "doing something with",
+                "does something with",
+                "do something with",
+            );
+            return self.put(word);
+        }
+        if has_object {
+            self.delete(chunk + 1..end);
+        }
+        match preposition.filter(|_| !has_object) {
+            Some(p) if self.is_path(&p) => {
+                let word = self.form("moving", "moves", "move");
+                self.put(word);
+            }
+            Some(p) if p != "at" && (is("place", &p) || is_place_phrase(&p)) => self.stay(),
+            Some(_) => hedge_verb(self.doc, self.edits, chunk, self.span),
+            None if self.before() != Some(WordTag::Be) && self.is_participle() => {
+                self.delete(chunk..chunk + 1)
+            }
+            None => {
+                let word = self.form("doing something", "does something", "do something");
+                self.put(word);
+            }
+        }
+    }
+
+    fn is_gone(&self, chunk: usize) -> bool {
+        self.doc.chunks[chunk]
+            .tokens
+            .clone()
+            .all(|i| self.edits.is_gone(i))
+    }
+
+    fn is_path(&self, preposition: &str) -> bool {
+        is("path", preposition) || matches!(preposition, "out of" | "off of" | "away from")
+    }
+
+    fn is_participle(&self) -> bool {
+        !english::is_finite_verb(self.doc.head(self.chunk))
+    }
+
+    fn put(&mut self, word: &str) {
+        self.edits
+            .put(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
+    }
+
+    /// The form that the verb has.
+    fn form(
+        &self,
+        participle: &'static str,
+        singular: &'static str,
+        plural: &'static str,
+    ) -> &'static str {
+        let verb = self.doc.head(self.chunk);
+        match self.is_participle() {
+            true => participle,
+            false if is("verb", verb) => plural,
+            false => singular,
+        }
+    }
+
+    /// "is standing on a rock": "is on a rock".
+    fn stay(&mut self) {
+        match self.form("", "is", "are") {
+            "" => self.delete(self.chunk..self.chunk + 1),
+            be => self.put(be),
+        }
+    }
+}
+
+/// Returns `true` if a preposition of several words says where something is.
+fn is_place_phrase(preposition: &str) -> bool {
+    preposition.contains(' ')
+        && !preposition.starts_with("because")
+        && !preposition.starts_with("instead")
+        && !preposition.starts_with("along")
+        || preposition == "next"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_from_reasons() {
+        assert!(is_place_phrase("in front of") && !is_place_phrase("because of"));
     }
 }

@@ -30,8 +30,7 @@ use crate::{
     guard::question::QuestionKind,
     reward::{
         drift::Histogram,
-        evidence::{Evidence, EvidenceConfig},
-        familiarity::FamiliarityScale,
+        evidence::{Evidence, EvidenceConfig, FamiliarityScale},
         logistic::ridge_regression,
     },
 };

@@ -57,13 +57,11 @@ use crate::{
     lexicon::{ConceptId, Lexicon},
     reward::{
         evidence::{
-            EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration,
-            ImageEvidence, MentionFeatures, ScopeConfig,
+            EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FamiliarityScale,
+            FeatureCalibration, ImageEvidence, MatchConfig, MentionFeatures, ScopeConfig,
+            SentenceFeatures,
         },
-        familiarity::FamiliarityScale,
         finish::WrittenBy,
-        matching::MatchConfig,
-        word_features::SentenceFeatures,
     },
 };
 

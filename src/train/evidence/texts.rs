@@ -24,9 +24,8 @@ use crate::{
         words::{Word, words},
     },
     reward::{
-        evidence::{Evidence, ImageEvidence},
+        evidence::{Evidence, ImageEvidence, SentenceFeatures, WordFeatures},
         finish::WrittenBy,
-        word_features::{SentenceFeatures, WordFeatures},
     },
 };
 

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::EvidenceError, stored::TensorFile};
+use super::{EvidenceError, tensor_file::TensorFile};
 
 /// From the mean cosine of the nearest references, and the evidence of people, to familiarity: a
 /// logistic function.

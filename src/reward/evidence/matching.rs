@@ -5,14 +5,14 @@
 //! evidence; a text has that of the mean of its words' vectors, each weighed by a gate of its own.
 //! Beside words, in their base form, stand the outputs of the evidence: a thing that the text
 //! mentions counts once more as what it is. The cosine is a feature of the calibrations of texts by
-//! others (see [`super::evidence`]).
+//! others (see [`super::EvidenceCalibrations`]).
 
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::EvidenceError, stored::TensorFile};
+use super::{EvidenceError, tensor_file::TensorFile};
 use crate::lexicon::{ConceptId, Lexicon, words};
 
 /// `match` in `evidence.json`.

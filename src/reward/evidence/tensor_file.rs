@@ -4,7 +4,7 @@
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::evidence::EvidenceError;
+use super::EvidenceError;
 
 /// An open file.
 pub(super) struct TensorFile<'a> {

@@ -1,8 +1,92 @@
-//! Features of words that calibrations read beside the evidence of what they name: the sentence
-//! that a word is in, and the class of a word without evidence.
+//! Features of words that calibrations read: the evidence of a mention, the sentence that a word is
+//! in, and the class of a word without evidence.
 
-use super::evidence::{Evidence, ImageEvidence, bounded, reward_logit};
+use super::{Evidence, ImageEvidence};
 use crate::lexicon::{Lexicon, WordClass};
+
+/// Features of an object mention, as calibrations read them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MentionFeatures {
+    evidence: f64,
+    evidence_minus_prior: f64,
+    familiarity: f64,
+    reward_logit: f64,
+    log_probability: f64,
+    is_person: bool,
+    sentence: SentenceFeatures,
+}
+
+impl MentionFeatures {
+    /// All of them, in the order of [`Self::value`].
+    pub const NAMES: [&str; 8] = [
+        "evidence",
+        "evidence_minus_prior",
+        "familiarity",
+        "reward_logit",
+        "log_probability",
+        "is_person",
+        "person_evidence",
+        "person_reward",
+    ];
+
+    /// Of a mention with output `concept` of a photograph. `reward` is the lowest reward of its
+    /// tokens by the scorer's own calibration, `log_probability` the sum of theirs. `None` for an
+    /// output that there is not.
+    pub fn new(
+        evidence: &Evidence,
+        image: &ImageEvidence,
+        concept: usize,
+        reward: f32,
+        log_probability: f32,
+        is_person: bool,
+    ) -> Option<Self> {
+        let (logit, prior) = (
+            f64::from(*image.logits.get(concept)?),
+            f64::from(*evidence.prior.get(concept)?),
+        );
+        Some(Self {
+            evidence: logit.clamp(-8.0, 8.0),
+            evidence_minus_prior: (logit - prior).clamp(-8.0, 8.0),
+            familiarity: image.familiarity.into(),
+            reward_logit: reward_logit(reward),
+            log_probability: bounded(log_probability),
+            is_person,
+            sentence: SentenceFeatures::default(),
+        })
+    }
+
+    /// Returns those of the same mention in a sentence that has been read as a whole.
+    pub fn within(self, sentence: SentenceFeatures) -> Self {
+        Self { sentence, ..self }
+    }
+
+    /// The value of the feature of that name.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        let person = f64::from(u8::from(self.is_person));
+        Some(match name {
+            "evidence" => self.evidence,
+            "evidence_minus_prior" => self.evidence_minus_prior,
+            "familiarity" => self.familiarity,
+            "reward_logit" => self.reward_logit,
+            "log_probability" => self.log_probability,
+            "is_person" => person,
+            "person_evidence" => person * self.evidence,
+            "person_reward" => person * self.reward_logit,
+            _ => return self.sentence.value(name),
+        })
+    }
+}
+
+/// A reward as calibrations read it: its log-odds, within bounds.
+fn reward_logit(reward: f32) -> f64 {
+    let reward = f64::from(reward).clamp(1e-4, 1.0 - 1e-4);
+    (reward / (1.0 - reward)).ln()
+}
+
+/// A log-probability as calibrations read it.
+fn bounded(log_probability: f32) -> f64 {
+    f64::from(log_probability).clamp(-12.0, 0.0)
+}
 
 /// Features of the sentence of a word, where all of it is there: in texts by others.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

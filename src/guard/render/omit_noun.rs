@@ -1,0 +1,458 @@
+//! Omission of flagged nouns: what stands around a noun decides whether it is left out or replaced
+//! by "something", "someone else", "two animals".
+
+use super::{
+    english::{self, is},
+    omit::{Omitter, tokens},
+    parse::WordTag,
+};
+
+/// Returns a loose name of what a plural noun names.
+fn kind_of(noun: &str) -> &'static str {
+    match noun {
+        noun if english::is_person(noun) || noun == "people" => "people",
+        noun if english::is_animal(noun) => "animals",
+        _ => "things",
+    }
+}
+
+impl Omitter<'_, '_> {
+    pub(super) fn noun(&mut self, chunk: usize) {
+        // Nothing but this: an answer.
+        self.unsure |= self
+            .sentence
+            .clone()
+            .all(|c| c == chunk || self.doc.word(c) == Some(WordTag::Mark));
+        let first = self.group_start(chunk);
+        match self.before(first) {
+            Some(WordTag::Preposition) => self.after_preposition(first),
+            Some(WordTag::Be) => self.predicate(chunk),
+            Some(WordTag::Verb) => self.object(first),
+            Some(WordTag::And) => self.other(chunk),
+            _ => self.subject(first),
+        }
+    }
+
+    /// The nouns that "and" joins from `first` on.
+    pub(super) fn group(&self, first: usize) -> Vec<usize> {
+        let mut group = vec![first];
+        let mut at = first;
+        while self.word(at + 1) == Some(WordTag::And)
+            && self.is_noun(at + 2)
+            && self.alike(at, at + 2)
+        {
+            at += 2;
+            group.push(at);
+        }
+        group
+    }
+
+    fn group_start(&self, chunk: usize) -> usize {
+        let mut first = chunk;
+        while first >= self.sentence.start + 2
+            && self.before(first) == Some(WordTag::And)
+            && self.is_noun(first - 2)
+            && self.alike(first - 2, first)
+        {
+            first -= 2;
+        }
+        first
+    }
+
+    /// "in a shirt and a man": two nouns that are not joined by their "and".
+    fn alike(&self, a: usize, b: usize) -> bool {
+        english::is_person(self.doc.head(a)) == english::is_person(self.doc.head(b))
+    }
+
+    /// Deletes the doubted nouns of a group of which some are left.
+    fn thin(&mut self, group: &[usize]) {
+        let doubted = |c: usize| self.doc.head_span(c).is_some();
+        let gone: Vec<usize> = group.iter().copied().filter(|&c| doubted(c)).collect();
+        for &c in &gone {
+            self.delete(c);
+            self.delete_of(c);
+            let and = if c == group[0] { c + 1 } else { c - 1 };
+            self.delete(and);
+        }
+        self.keep_article(group);
+    }
+
+    /// "of people" behind a noun that goes.
+    pub(super) fn delete_of(&mut self, chunk: usize) {
+        if self.word(chunk + 1) == Some(WordTag::Preposition)
+            && self.doc.lower(chunk + 1) == "of"
+            && self.is_noun(chunk + 2)
+        {
+            self.delete(chunk + 1);
+            self.delete(chunk + 2);
+        }
+    }
+
+    fn is_all_doubted(&self, group: &[usize]) -> bool {
+        group.iter().all(|&c| self.doc.head_span(c).is_some())
+    }
+
+    fn after_preposition(&mut self, first: usize) {
+        let group = self.group(first);
+        if !self.is_all_doubted(&group) {
+            return self.thin(&group);
+        }
+        let preposition = first - 1;
+        let last = group[group.len() - 1];
+        if self.measured(first) {
+            return self.unmeasured(first);
+        }
+        if self.doc.lower(preposition) == "of"
+            && !(first >= 2 && self.is_noun(first - 2) && is("complete", self.doc.head(first - 2)))
+        {
+            return self.measure_of(first, last);
+        }
+        let named = self.doc.lower(preposition);
+        // "a woman in a black jacket": the jacket is hers.
+        let dressed = self.word(last + 1) == Some(WordTag::Preposition)
+            && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
+        if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
+            return self.something(first, last, false);
+        }
+        let be = self.before(preposition) == Some(WordTag::Be);
+        let stays = !self.is_noun(last + 2) || self.doc.head_span(last + 2).is_none();
+        let goes_on = matches!(
+            self.word(last + 1),
+            Some(WordTag::Preposition | WordTag::Verb)
+        ) && stays;
+        if be && !goes_on {
+            if is("place", &named) && named != "with" && named != "by" {
+                let span = self.doc.head_span(first).unwrap_or(usize::MAX);
+                return self
+                    .edits
+                    .put(tokens(self.doc, preposition..last + 1), "somewhere", span);
+            }
+            return self.something(first, last, false);
+        }
+        self.edits.delete(tokens(self.doc, preposition..last + 1));
+        self.delete_of(last);
+        if named == "with" {
+            self.delete_absolute(last + 1);
+        }
+    }
+
+    /// "with a mountain in the background": what says where the thing was goes with it.
+    fn delete_absolute(&mut self, preposition: usize) {
+        if !matches!(self.doc.chunks.get(preposition),
+            Some(c) if self.doc.tokens[c.head].lower == "in")
+            || !self.sentence.contains(&preposition)
+        {
+            return;
+        }
+        let next = preposition + 1;
+        let pronoun = self.word(next) == Some(WordTag::Pronoun);
+        let place = self.is_noun(next) && {
+            let head = self.doc.head(next);
+            let owner = matches!(
+                self.doc.tokens[self.doc.chunks[next].tokens.start]
+                    .lower
+                    .as_str(),
+                "his" | "her" | "its" | "their"
+            );
+            matches!(head, "background" | "foreground" | "distance") || owner && is("part", head)
+        };
+        if pronoun || place {
+            self.edits.delete(tokens(self.doc, preposition..next + 1));
+        }
+    }
+
+    fn object(&mut self, first: usize) {
+        let group = self.group(first);
+        if !self.is_all_doubted(&group) {
+            return self.thin(&group);
+        }
+        if self.measured(first) {
+            return self.unmeasured(first);
+        }
+        let bare = self.doc.chunks[first].tokens.len() == 1 && group.len() == 1;
+        let played = matches!(
+            self.doc.head(first - 1),
+            "playing" | "play" | "plays" | "played"
+        );
+        if bare && played {
+            return self.delete(first);
+        }
+        self.something(first, group[group.len() - 1], false);
+    }
+
+    /// "It is a dog" says nothing without the dog.
+    fn predicate(&mut self, chunk: usize) {
+        let there = chunk >= self.sentence.start + 2 && self.doc.lower(chunk - 2) == "there"
+            || self.doc.lower(chunk - 1) == "there's";
+        if !there {
+            self.unsure = true;
+        }
+        let group = self.group(chunk);
+        if self.is_all_doubted(&group) {
+            self.something(chunk, group[group.len() - 1], true)
+        } else {
+            self.thin(&group)
+        }
+    }
+
+    fn subject(&mut self, first: usize) {
+        let group = self.group(first);
+        if self.measured(first) {
+            return self.unmeasured(first);
+        }
+        if group.len() == 1 && self.whole_measure(first) {
+            return;
+        }
+        let all = self.is_all_doubted(&group);
+        if group.len() > 1 && !all && !self.verb_follows(group[group.len() - 1]) {
+            return self.thin(&group);
+        }
+        let one_span = group
+            .iter()
+            .all(|&c| self.doc.head_span(c) == self.doc.head_span(first));
+        if group.len() > 1 && all && one_span {
+            let people = group.iter().all(|&c| english::is_person(self.doc.head(c)));
+            let span = self.doc.head_span(first).unwrap_or(usize::MAX);
+            let text = if people { "some people" } else { "some things" };
+            return self.edits.put(
+                tokens(self.doc, first..group[group.len() - 1] + 1),
+                text,
+                span,
+            );
+        }
+        for (i, &c) in group
+            .iter()
+            .enumerate()
+            .filter(|&(_, &c)| self.doc.head_span(c).is_some())
+        {
+            if i == 0 {
+                self.something(c, c, true)
+            } else {
+                self.else_(c)
+            }
+        }
+        self.keep_article(&group);
+        // "a woman and a dog": joined, but not alike.
+        let last = group[group.len() - 1];
+        let unlike = self.word(last + 1) == Some(WordTag::And) && self.is_noun(last + 2);
+        if unlike && group.len() == 1 && !self.verb_follows(last) {
+            self.edits.delete(tokens(self.doc, first..first + 2));
+        }
+    }
+
+    /// A noun behind an "and" that joins it to something of another sort.
+    fn other(&mut self, chunk: usize) {
+        let follows =
+            self.verb_follows(chunk) || self.word(chunk + 1) == Some(WordTag::Preposition);
+        if follows && self.subject_before(chunk) {
+            return self.else_(chunk);
+        }
+        self.delete(chunk - 1);
+        self.delete(chunk);
+        self.delete_of(chunk);
+    }
+
+    /// Returns `true` if no verb stands before a chunk: it is part of the subject, or the sentence
+    /// has no verb.
+    fn subject_before(&self, chunk: usize) -> bool {
+        !self
+            .doc
+            .has(self.sentence.start..chunk, &[WordTag::Be, WordTag::Verb])
+            || english::is_person(self.doc.head(chunk))
+    }
+
+    fn verb_follows(&self, chunk: usize) -> bool {
+        self.doc
+            .has(chunk..self.sentence.end, &[WordTag::Be, WordTag::Verb])
+    }
+
+    /// A word of no content in the place of nouns. A subject keeps its number, for its verb's sake.
+    fn something(&mut self, first: usize, last: usize, keep_number: bool) {
+        let doc = self.doc;
+        let head = doc.head(first);
+        let start = doc.chunks[first].tokens.start;
+        let span = doc.head_span(first).unwrap_or(usize::MAX);
+        let (person, plural) = (english::is_person(head), english::is_plural(head));
+        self.delete_of(last);
+        if plural && first == last && (keep_number || person) {
+            return self.kind_of_things(first, span, keep_number);
+        }
+        let word = match (person, doc.tokens[start].lower.as_str()) {
+            (true, "another") => "someone else",
+            (true, _) => "someone",
+            (false, "another") => "something else",
+            (false, _) => "something",
+        };
+        let all = tokens(doc, first..last + 1);
+        let described = (start..doc.chunks[first].head).filter(|&i| {
+            doc.tokens[i].tag != WordTag::Determiner && doc.tokens[i].tag != WordTag::Count
+        });
+        let adjectives: Vec<usize> = described.collect();
+        let plain = |i: usize| {
+            matches!(
+                doc.tokens[i].tag,
+                WordTag::Adjective | WordTag::And | WordTag::Mark
+            ) && !doc.tokens[i].text.ends_with("ing")
+        };
+        let kept = adjectives
+            .iter()
+            .all(|&i| plain(i) && doc.tokens[i].span.is_none());
+        let free: Vec<usize> = adjectives
+            .iter()
+            .copied()
+            .filter(|&i| doc.tokens[i].tag == WordTag::Adjective && doc.tokens[i].span.is_none())
+            .collect();
+        if first == last
+            && kept
+            && let (Some(&from), Some(&to)) = (adjectives.first(), adjectives.last())
+        {
+            self.edits.delete(start..from);
+            self.edits.delete(to + 1..all.end);
+            self.edits.insert(from, word, span);
+            for i in (from + 1..=to).filter(|&i| {
+                doc.tokens[i].tag == WordTag::Adjective
+                    && doc.tokens[i - 1].tag == WordTag::Adjective
+            }) {
+                self.edits.insert(i, "and", span);
+            }
+        } else if first == last
+            && adjectives.iter().all(|&i| plain(i))
+            && let [only] = free[..]
+        {
+            self.edits.delete(start..only);
+            self.edits.delete(only + 1..all.end);
+            self.edits.insert(only, word, span);
+        } else {
+            self.edits.put(all, word, span);
+        }
+    }
+
+    /// "two white dogs": "two white animals".
+    fn kind_of_things(&mut self, chunk: usize, span: usize, opens: bool) {
+        let doc = self.doc;
+        let tokens = doc.chunks[chunk].tokens.clone();
+        let head = doc.chunks[chunk].head;
+        let word = kind_of(doc.head(chunk));
+        let plain = |i: usize| {
+            matches!(
+                doc.tokens[i].tag,
+                WordTag::Adjective
+                    | WordTag::Count
+                    | WordTag::And
+                    | WordTag::Mark
+                    | WordTag::Determiner
+            )
+        };
+        for i in (tokens.start..head).filter(|&i| !plain(i) || doc.tokens[i].span.is_some()) {
+            self.edits.delete(i..i + 1);
+        }
+        self.edits.delete(head..tokens.end);
+        if opens && (tokens.start..head).all(|i| self.edits.is_deleted(i)) {
+            self.edits.insert(head, "some", span);
+        }
+        self.edits.insert(head, word, span);
+    }
+
+    fn else_(&mut self, chunk: usize) {
+        let person = english::is_person(self.doc.head(chunk));
+        let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
+        self.delete_of(chunk);
+        self.edits.put(
+            self.doc.chunks[chunk].tokens.clone(),
+            if person {
+                "someone else"
+            } else {
+                "something else"
+            },
+            span,
+        );
+    }
+
+    /// "a group of people", wholly doubted: "some people". Says whether it was one.
+    fn whole_measure(&mut self, chunk: usize) -> bool {
+        let of = self.word(chunk + 1) == Some(WordTag::Preposition)
+            && self.doc.lower(chunk + 1) == "of"
+            && self.is_noun(chunk + 2);
+        if !of
+            || !english::is_plural(self.doc.head(chunk + 2))
+            || !is("partitive", self.doc.head(chunk))
+        {
+            return false;
+        }
+        let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
+        let text = format!("some {}", kind_of(self.doc.head(chunk + 2)));
+        self.edits
+            .put(tokens(self.doc, chunk..chunk + 3), &text, span);
+        true
+    }
+
+    /// "a group of children": "a group of people". Nothing is looser than "people".
+    fn measure_of(&mut self, first: usize, last: usize) {
+        let counted = english::is_plural(self.doc.head(first))
+            && first == last
+            && first >= 2
+            && self.is_noun(first - 2);
+        let Some(span) = self
+            .doc
+            .head_span(first)
+            .filter(|_| counted && is("partitive", self.doc.head(first - 2)))
+        else {
+            return self.something(first, last, false);
+        };
+        if self.doc.head(first) == "people" {
+            return self
+                .edits
+                .insert(self.doc.chunks[first].tokens.start, "what may be", span);
+        }
+        self.kind_of_things(first, span, false);
+    }
+
+    /// Returns `true` if a noun measures another: "a group of people".
+    fn measured(&self, chunk: usize) -> bool {
+        let of =
+            self.word(chunk + 1) == Some(WordTag::Preposition) && self.doc.lower(chunk + 1) == "of";
+        of && self.is_noun(chunk + 2)
+            && is("partitive", self.doc.head(chunk))
+            && self.doc.head_span(chunk + 2).is_none()
+    }
+
+    /// "a group of people": "people".
+    fn unmeasured(&mut self, chunk: usize) {
+        self.edits.delete(tokens(self.doc, chunk..chunk + 2));
+        let verb = chunk + 3;
+        if self.word(verb) == Some(WordTag::Be)
+            && self.doc.head(verb) == "is"
+            && english::is_plural(self.doc.head(chunk + 2))
+        {
+            let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
+            self.edits.replace(self.doc.chunks[verb].head, "are", span);
+        }
+    }
+
+    /// "a shirt and hat" without the shirt: the hat needs the article.
+    fn keep_article(&mut self, group: &[usize]) {
+        let doubted = |c: usize| self.doc.head_span(c).is_some();
+        let Some(&left) = group.iter().find(|&&c| !doubted(c)) else {
+            return;
+        };
+        let tokens = self.doc.chunks[left].tokens.clone();
+        let article = &self.doc.tokens[self.doc.chunks[group[0]].tokens.start];
+        let opens = matches!(
+            self.doc.tokens[tokens.start].tag,
+            WordTag::Determiner | WordTag::Count | WordTag::Owner
+        );
+        let single = matches!(article.lower.as_str(), "a" | "an")
+            && !english::is_plural(self.doc.head(left));
+        if left != group[0]
+            && !opens
+            && single
+            && let Some(span) = self.doc.head_span(group[0])
+        {
+            self.edits.insert(
+                tokens.start,
+                english::article(self.doc.tokens[tokens.start].text),
+                span,
+            );
+        }
+    }
+}

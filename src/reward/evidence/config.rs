@@ -1,0 +1,244 @@
+//! `evidence.json`: its format, and the checks that a file must pass.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    CONFIG_FILE, FORMAT,
+    calibration::FeatureCalibration,
+    familiarity::FamiliarityScale,
+    features::{MentionFeatures, SentenceFeatures, WordFeatures},
+    matching::MatchConfig,
+};
+use crate::{
+    lexicon::{ConceptId, Lexicon},
+    reward::answers::AnswerFeatures,
+};
+
+/// `evidence.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceConfig {
+    /// Version of this format: [`FORMAT`].
+    pub format: u32,
+    /// One name an output: a noun of the lexicon with `.n` behind it (`dog.n`), or another word
+    /// with its own letter (`red.a`, `run.v`).
+    pub concepts: Vec<String>,
+    /// Those of the concepts whose names people use: only these are named as likely; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub named: Vec<String>,
+    /// Number of nearest reference photographs that familiarity is the mean of.
+    pub k: usize,
+    /// From their mean cosine to familiarity.
+    pub familiarity: FamiliarityScale,
+    /// From features of a mention to its reward.
+    pub calibration: EvidenceCalibrations,
+    /// Which photographs are of a kind that no question is answered about; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<ScopeConfig>,
+    /// Comparison of texts with a photograph as a whole; absent: there is none.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<MatchConfig>,
+}
+
+/// Which photographs are of a kind that nothing was learned from: those less like the nearest
+/// photographs of all origins than a line.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeConfig {
+    /// Number of the nearest that are averaged.
+    pub k: usize,
+    /// Mean cosine below which questions about a photograph get no answer.
+    pub abstain_below: f32,
+}
+
+/// The calibrations in `evidence.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceCalibrations {
+    /// Of mentions in what the policy wrote.
+    pub own: FeatureCalibration,
+    /// Of mentions in what others wrote.
+    pub others: FeatureCalibration,
+    /// Of short answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<FeatureCalibration>,
+    /// Of words without an output in what the policy wrote, of the classes that it names as
+    /// features; absent: they have the scorer's reward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_words: Option<FeatureCalibration>,
+    /// The same in what others wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_words: Option<FeatureCalibration>,
+}
+
+/// Evidence files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{message}", prefix(.key))]
+pub struct EvidenceError {
+    /// The file.
+    pub file: &'static str,
+    /// The key in it; empty where it is the file as a whole.
+    pub key: String,
+    /// Description of the fault.
+    pub message: String,
+}
+
+fn prefix(key: &str) -> String {
+    if key.is_empty() {
+        String::new()
+    } else {
+        format!("{key}: ")
+    }
+}
+
+impl EvidenceError {
+    pub(super) fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            file: CONFIG_FILE,
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl EvidenceConfig {
+    /// Reads and checks `evidence.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be used; the error says what is wrong, and at which key.
+    pub fn parse(json: &[u8]) -> Result<Self, EvidenceError> {
+        let read =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
+        let config: Self =
+            read.map_err(|e| EvidenceError::config(e.path().to_string(), e.inner().to_string()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), EvidenceError> {
+        if self.format != FORMAT {
+            return Err(EvidenceError::config(
+                "format",
+                format!("is {}; this version reads {FORMAT}", self.format),
+            ));
+        }
+        if self.k == 0 {
+            return Err(EvidenceError::config(
+                "k",
+                "is 0; at least one photograph must be compared with",
+            ));
+        }
+        if let Some(other) = self.named.iter().find(|name| !self.concepts.contains(name)) {
+            return Err(EvidenceError::config(
+                "named",
+                format!("'{other}' is none of the concepts"),
+            ));
+        }
+        if !self.familiarity.is_rising() {
+            return Err(EvidenceError::config(
+                "familiarity",
+                "'slope' must be positive and 'offset' a finite number",
+            ));
+        }
+        if self.scope.is_some_and(|scope| scope.k == 0) {
+            return Err(EvidenceError::config(
+                "scope.k",
+                "is 0; at least one photograph must be compared with",
+            ));
+        }
+        if self
+            .scope
+            .is_some_and(|scope| !(-1.0..=1.0).contains(&scope.abstain_below))
+        {
+            return Err(EvidenceError::config(
+                "scope.abstain_below",
+                "must lie between -1 and 1",
+            ));
+        }
+        let EvidenceCalibrations {
+            own,
+            others,
+            answers,
+            own_words,
+            other_words,
+        } = &self.calibration;
+        let optional = [
+            ("answers", answers),
+            ("own_words", own_words),
+            ("other_words", other_words),
+        ];
+        let all = [("own", Some(own)), ("others", Some(others))]
+            .into_iter()
+            .chain(optional.map(|(name, of)| (name, of.as_ref())));
+        for (name, calibration) in all {
+            let key = |at: &str| format!("calibration.{name}.{at}");
+            calibration
+                .map_or(Ok(()), FeatureCalibration::validate)
+                .map_err(|(at, why)| EvidenceError::config(key(at), why))?;
+        }
+        let mentions = [&MentionFeatures::NAMES[..], &SentenceFeatures::NAMES].concat();
+        let words: Vec<&str> = WordFeatures::names().collect();
+        for (name, calibration, things, known) in [
+            ("own", Some(own), "a mention", &mentions),
+            ("others", Some(others), "a mention", &mentions),
+            ("own_words", own_words.as_ref(), "a word", &words),
+            ("other_words", other_words.as_ref(), "a word", &words),
+        ] {
+            let mut features = calibration
+                .into_iter()
+                .flat_map(|calibration| &calibration.features);
+            if let Some(unknown) = features.find(|feature| !known.contains(&feature.as_str())) {
+                let why = format!(
+                    "'{unknown}' is no feature of {things}; these are {}",
+                    known.join(", ")
+                );
+                return Err(EvidenceError::config(
+                    format!("calibration.{name}.features"),
+                    why,
+                ));
+            }
+        }
+        let features = answers.iter().flat_map(|answers| &answers.features);
+        if let Some(unknown) = features
+            .into_iter()
+            .find(|feature| !AnswerFeatures::is_known(feature))
+        {
+            let known = AnswerFeatures::NAMES.join(", ");
+            let why = format!(
+                "'{unknown}' is no feature of an answer; these are {known}, those of one kind of \
+                 question such as presence:claim, and pairs of kinds such as count>thing"
+            );
+            return Err(EvidenceError::config("calibration.answers.features", why));
+        }
+        Ok(())
+    }
+}
+
+/// Nouns with their outputs.
+pub(super) fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceError> {
+    let mut outputs = HashMap::new();
+    for (i, name) in concepts.iter().enumerate() {
+        let error = |why: String| EvidenceError::config(format!("concepts[{i}]"), why);
+        let Some(noun) = name.strip_suffix(".n") else {
+            let class = name.rsplit_once('.').map(|(_, class)| class);
+            if class.is_some_and(|class| class.len() == 1) {
+                continue;
+            }
+            return Err(error(format!(
+                "'{name}' does not end with the letter of its class, as 'dog.n' does"
+            )));
+        };
+        let concept = Lexicon::shared()
+            .concept(noun)
+            .ok_or_else(|| error(format!("'{noun}' is no noun of the lexicon")))?;
+        if let Some(other) = outputs.insert(concept, i) {
+            return Err(error(format!(
+                "'{name}' and '{}' (concepts[{other}]) are one concept",
+                concepts[other]
+            )));
+        }
+    }
+    Ok(outputs)
+}
