@@ -1,4 +1,4 @@
-//! Not answering: what is said in place of an answer, and which answers are withheld.
+//! Abstention: the questions that get no answer, and the answers that are withheld.
 
 use std::fmt;
 
@@ -7,83 +7,83 @@ use utoipa::ToSchema;
 
 use super::{Mode, policy};
 
-/// Treatment of questions that no photograph answers, and of answers that are more likely wrong
-/// than right.
+/// Treatment of questions that no photograph answers, and of answers that are probably wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnanswerable {
-    /// They are answered, or given, all the same.
+    /// Questions are answered, and answers are given.
     Answer,
-    /// The answer says that it cannot be told.
+    /// The guard abstains: a fixed text says that the answer is unknown.
     #[default]
     Abstain,
 }
 
 impl OnUnanswerable {
-    /// Returns whether it is effective in a mode: the guard then changes what is answered.
+    /// Returns `true` if the setting has an effect in a mode: the mode changes answers.
     pub fn is_possible(mode: Mode) -> bool {
         policy::action(mode).is_some()
     }
 
-    /// Returns whether questions may stay without an answer.
+    /// Returns `true` if questions may stay unanswered in a mode.
     pub fn abstains(self, mode: Mode) -> bool {
         self == Self::Abstain && Self::is_possible(mode)
     }
 }
 
-/// Longest answer in tokens that can be withheld once it is written: nothing is shown before that
-/// many.
+/// Maximum length in tokens of an answer that can be withheld: nothing is shown before so many are
+/// generated.
 pub const SHORT_ANSWER: usize = 12;
 
-/// A short answer as it was written.
+/// Short answer as generated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WrittenAnswer<'a> {
-    /// Its text.
+    /// Text.
     pub text: &'a str,
-    /// Its score: the lowest reward of a word.
+    /// Score: the lowest reward of its words' tokens.
     pub score: Option<f32>,
-    /// The sum of its tokens' log-probabilities.
+    /// Sum of the log-probabilities of its tokens.
     pub log_probability: f32,
 }
 
-/// Estimator of the probability that a short answer is right.
+/// Estimator of the probability that a short answer is correct.
 type Estimate = dyn Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync;
 
-/// Decides which short answers to one question are given.
+/// Gate that gives or withholds short answers to one question.
 pub struct AnswerGate {
-    below: f32,
+    minimum: f32,
     estimate: Box<Estimate>,
 }
 
 impl AnswerGate {
-    /// Returns the gate that withholds answers which are right with a lower probability than
-    /// `below`, as `estimate` says.
+    /// Creates a gate that withholds answers whose probability of being correct, as given by
+    /// `estimate`, is lower than `minimum`.
     pub fn new(
-        below: f32,
+        minimum: f32,
         estimate: impl Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync + 'static,
     ) -> Self {
         Self {
-            below,
+            minimum,
             estimate: Box::new(estimate),
         }
     }
 
-    /// Returns whether it may withhold an answer; else it only says how likely each is right.
+    /// Returns `true` if the gate can withhold an answer; otherwise it only estimates the
+    /// probability.
     pub fn may_withhold(&self) -> bool {
-        self.below > 0.0
+        self.minimum > 0.0
     }
 
-    /// Returns the probability that an answer is right, and whether it is given.
+    /// Returns the probability that an answer is correct, and `true` if the answer is given.
     pub fn judge(&self, answer: &WrittenAnswer<'_>) -> (f32, bool) {
         let probability = (self.estimate)(answer);
-        (probability, probability >= self.below)
+        (probability, probability >= self.minimum)
     }
 }
 
 impl fmt::Debug for AnswerGate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AnswerGate")
-            .field("below", &self.below)
+            .field("minimum", &self.minimum)
             .finish_non_exhaustive()
     }
 }

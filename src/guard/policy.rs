@@ -1,8 +1,8 @@
-//! The decision: rewards in, actions out. Pure: it knows neither networks nor HTTP.
+//! Properties of modes, and the verdict on an answer.
 
 use super::{Action, Mode, Verdict, words::Word};
 
-/// Returns `true` if `mode` writes doubted words again.
+/// Returns `true` if `mode` rewrites flagged words.
 pub fn repairs(mode: Mode) -> bool {
     matches!(mode, Mode::Regenerate | Mode::Block)
 }
@@ -12,8 +12,8 @@ pub fn scores(mode: Mode) -> bool {
     mode != Mode::Off
 }
 
-/// Returns the action of `mode` on a low-reward span that stays in the answer; `None`: nothing is
-/// marked.
+/// Returns the action of `mode` on a low-reward span that stays in the answer; `None` if the mode
+/// marks nothing.
 pub fn action(mode: Mode) -> Option<Action> {
     match mode {
         Mode::Off | Mode::Score => None,
@@ -22,12 +22,12 @@ pub fn action(mode: Mode) -> Option<Action> {
     }
 }
 
-/// The verdict on a complete answer, and its score: the lowest reward of a word that claims
-/// something, or of any word when none does.
+/// Returns the verdict on an answer and its score: the lowest score of a content word, or of any
+/// word if there is none.
 ///
-/// `complete` says whether every token was scored. An answer that was not, or that has no word at
-/// all, is `unscored`, never `clean`. In mode `score` the verdict is the one that `flag` would
-/// give: only the marks are missing.
+/// `complete` is `true` if every token was scored. An answer that was not scored completely, or
+/// that has no words, is `unscored`, never `clean`. In mode `score` the verdict is that of `flag`;
+/// only the marks are missing.
 pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32>) {
     if !scores(mode) {
         return (Verdict::Unscored, None);
@@ -47,7 +47,7 @@ pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32
     (verdict, score)
 }
 
-/// Geometric mean of the rewards of words that claim something, or of all words when none does.
+/// Returns the geometric mean of the scores of content words, or of all words if there is none.
 pub fn mean_score(words: &[Word]) -> Option<f32> {
     let mean = |words: &mut dyn Iterator<Item = &Word>| {
         let (sum, n) = words

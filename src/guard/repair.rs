@@ -1,42 +1,42 @@
-//! Repair of a flagged word: where to go back to, what to try there, and which version is the best.
-//! Pure: rewards in, choices out.
+//! Repair of a flagged word: the word to go back to, the candidates to try there, and their
+//! ranking.
 
 use super::words::Word;
 
-/// Place at which a repair begins.
+/// Word at which a repair begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairStart {
-    /// At the doubted word.
+    /// The flagged word.
     Word,
-    /// At the preposition, conjunction or verb that opens its phrase: after "in a blue" all that
-    /// can follow is a garment.
+    /// The preposition, conjunction or verb that opens its phrase: after "in a blue" only a garment
+    /// can follow.
     Phrase,
-    /// At the start of its sentence.
+    /// The first word of its sentence.
     Sentence,
 }
 
-/// Beginning of the candidates of an attempt.
+/// Source of an attempt's candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CandidateStart {
-    /// With the likeliest tokens that were not tried; they go on as the answer does.
+    /// The likeliest first tokens that were not tried, continued as the answer is decoded.
     NextBest,
-    /// Sampled, each at a tenth more than the one before.
+    /// Samples, each at a temperature 0.1 higher than the one before.
     Sampled,
-    /// With a sentence that says what is trusted and what the photograph has evidence of, where it
-    /// has any.
+    /// A sentence that states what is trusted and what the photograph has evidence of, if there is
+    /// any.
     Stated,
 }
 
-/// One attempt at a place: several candidates, written side by side.
+/// One attempt at a repair: several candidates, decoded side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairAttempt {
-    /// Place at which it begins.
+    /// Word at which it begins.
     pub reach: RepairStart,
-    /// Beginning of its candidates.
+    /// Source of its candidates.
     pub how: CandidateStart,
 }
 
-/// Attempts at one place, in order, until a candidate passes.
+/// Attempts at one flagged word, in order, until a candidate passes.
 pub const LADDER: [RepairAttempt; 4] = [
     RepairAttempt {
         reach: RepairStart::Word,
@@ -56,18 +56,20 @@ pub const LADDER: [RepairAttempt; 4] = [
     },
 ];
 
-/// Tokens that are kept for a statement, of those that repairs may decode.
+/// Number of tokens reserved for a statement out of the repair budget.
 pub const STATEMENT: usize = 14;
 
-/// Rise of the sampling temperature from one candidate to the next, and the most that it rises.
+/// Rise of the sampling temperature per candidate, and its limit.
 const WARMER: (f64, f64) = (0.1, 0.5);
 
-/// The temperature of the `number`-th sampled candidate, from 0, of an answer written at `base`.
+/// Returns the temperature of the sampled candidate with index `number` for an answer decoded at
+/// temperature `base`.
 pub fn temperature(base: f64, number: usize) -> f64 {
     base + (WARMER.0 * (number + 1) as f64).min(WARMER.1)
 }
 
-/// The word at which a repair of word `at` begins; `at` itself when nothing opens its phrase.
+/// Returns the index of the word at which a repair of word `at` begins. Without a word that opens
+/// its phrase, a phrase begins with the sentence.
 pub fn start(reach: RepairStart, text: &str, words: &[Word], at: usize) -> usize {
     let mut first = at;
     while first > 0 && !begins_sentence(text, words, first) {
@@ -89,7 +91,7 @@ pub fn start(reach: RepairStart, text: &str, words: &[Word], at: usize) -> usize
     }
 }
 
-/// Returns whether a sentence begins with word `at`.
+/// Returns `true` if a sentence begins with word `at`.
 pub fn begins_sentence(text: &str, words: &[Word], at: usize) -> bool {
     at == 0
         || text[words[at - 1].bytes.end..words[at].bytes.start].contains(['.', '!', '?', ';', '\n'])
@@ -100,12 +102,12 @@ fn opens_phrase(word: &str) -> bool {
     connects(&lower) || (lower.len() > 4 && lower.ends_with("ing"))
 }
 
-/// Returns whether a word in lower case connects phrases, as prepositions and conjunctions do.
+/// Returns `true` if a word in lower case connects phrases, as prepositions and conjunctions do.
 pub fn connects(word: &str) -> bool {
     OPENERS.binary_search(&word).is_ok()
 }
 
-/// Prepositions, conjunctions, and the nouns in "in front of" and its like. Sorted.
+/// Prepositions, conjunctions, and the nouns of phrases such as "in front of". Sorted.
 const OPENERS: [&str; 54] = [
     "about", "above", "across", "after", "against", "along", "amid", "among", "and", "are",
     "around", "as", "at", "back", "before", "behind", "below", "beneath", "beside", "between",
@@ -114,45 +116,44 @@ const OPENERS: [&str; 54] = [
     "through", "to", "top", "toward", "towards", "under", "up", "while", "who", "with",
 ];
 
-/// A version of an answer from some place on, as far as it was written.
+/// Version of an answer from some word on, as far as it was decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct RepairVersion<'a> {
-    /// Its words; those before `from` are the same in all versions that are compared.
+    /// Words; those before `from` are the same in all versions compared.
     pub words: &'a [Word],
-    /// The first word that differs.
+    /// Index of the first word that differs.
     pub from: usize,
-    /// Log-probability that the policy gave each token from there on.
+    /// Log-probability under the policy of each token from there on.
     pub log_probabilities: &'a [f32],
 }
 
-/// Number of versions that are tried, and the weights that they are ranked by. The defaults are
-/// first values; nothing was tuned but the threshold.
+/// Number of versions tried, and the weights of their ranking. Only the threshold was tuned; the
+/// defaults are initial values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RankingWeights {
-    /// Versions written side by side.
+    /// Number of versions decoded side by side.
     pub candidates: usize,
-    /// Words with claims that a version writes before it is judged.
+    /// Number of content words decoded before a version is judged.
     pub horizon: usize,
-    /// Least log-probability of a version's first token.
+    /// Minimum log-probability of a version's first token.
     pub floor: f32,
-    /// Weight of a token's mean log-probability beside rewards.
+    /// Weight of the mean log-probability of tokens, relative to scores.
     pub likelihood: f32,
-    /// Cost of a flagged word beside its low reward.
+    /// Cost of a flagged word in addition to its low score.
     pub doubt: f32,
-    /// Least rise of the reward of a short answer for another to take its place.
+    /// Minimum gain in score for a short answer to be replaced.
     pub gain: f32,
-    /// Optimism of the best of several versions, which looks better than it is: its logits lose
-    /// this times the logarithm of their number.
+    /// Selection bias: the best of `n` versions looks better than it is, so its logit is lowered by
+    /// this times `ln n`.
     pub optimism: f32,
 }
 
-/// The least gain of a short answer: about the standard error of a reward near an even chance, as
-/// calibrated on some hundred answers of its kind and shifted by a kind of photograph that the
-/// calibration has not seen. A constant until a calibration states its own.
+/// Minimum gain of a short answer: about the standard error of a reward near 0.5, as calibrated on
+/// a few hundred answers and applied to an unseen kind of photograph. A constant until a
+/// calibration provides it.
 const GAIN: f32 = 0.15;
 
-/// Returns a reward that was the best of `tried`, with what selection added to its logit taken
-/// away.
+/// Returns the reward of the best of `tried` versions, corrected for selection bias.
 pub fn unselected(reward: f32, optimism: f32, tried: usize) -> f32 {
     let shift = optimism * (tried.max(1) as f32).ln();
     if shift == 0.0 {
@@ -183,29 +184,29 @@ impl RepairVersion<'_> {
             .filter(|w| !w.function)
     }
 
-    /// Words from the first that differs on that claim something.
+    /// Returns the number of content words from the first that differs.
     pub fn len(&self) -> usize {
         self.claims().count()
     }
 
-    /// Returns `true` if there are none.
+    /// Returns `true` if the version has no content words.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns `true` if none of them is doubted.
+    /// Returns `true` if none of its content words is flagged.
     pub fn passes(&self) -> bool {
         !self.claims().any(Word::doubted)
     }
 
-    /// The lowest reward of them; `None` without any.
+    /// Returns the lowest score of its content words; `None` if there are none.
     pub fn score(&self) -> Option<f32> {
         self.claims().filter_map(|w| w.reward).reduce(f32::min)
     }
 
-    /// Returns the value of the version: the sum of its claims' rewards above their thresholds, so
-    /// that ending early is worth nothing, less the cost of flagged ones, plus its weighted mean
-    /// log-probability by the policy.
+    /// Returns the rank value of the version: the sum of its content words' scores above their
+    /// thresholds, less the cost of flagged words, plus the weighted mean log-probability. Ending
+    /// early is thus worth nothing.
     pub fn value(&self, weights: &RankingWeights) -> f32 {
         let claims = self.claims().map(|word| {
             let doubt = if word.doubted() { weights.doubt } else { 0.0 };

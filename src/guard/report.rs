@@ -1,4 +1,4 @@
-//! The report on a text that is there as a whole.
+//! The guard's report on an answer, and its computation for a complete text.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,57 +11,57 @@ use super::{
     words::words,
 };
 
-/// The `guard` object of a response (design, section 5).
+/// Report of the guard on an answer: the `guard` object of a response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GuardReport {
-    /// The mode that was in force.
+    /// Mode in force.
     pub mode: Mode,
-    /// The conclusion.
+    /// Verdict.
     pub verdict: Verdict,
-    /// Why there is no answer, where the verdict is `abstained`.
+    /// Reason for an abstention; present if the verdict is `abstained`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Unanswerable>,
-    /// The answer that is not given, where one was written and the request asked for it.
+    /// Withheld answer; present if one was generated and the request asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
-    /// Probability that a short answer is right as a whole, where the model has a calibration of
-    /// that.
+    /// Probability that a short answer is correct; absent if the model has no calibration for
+    /// answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_probability: Option<f32>,
-    /// Lowest word reward of the answer, function words left out where there are others; absent
-    /// when nothing was scored.
+    /// Score of the answer: the lowest score of its content words, or of any word if it has none.
+    /// Absent if nothing was scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
-    /// Geometric mean of its words' rewards, function words left out where there are others: what
-    /// answers of different lengths are compared by.
+    /// Geometric mean of the scores of its content words, or of all words if it has none;
+    /// comparable between answers of different lengths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_score: Option<f32>,
-    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
-    /// Absent where the model cannot tell.
+    /// Familiarity of the photograph: 1 if it resembles the training photographs, 0 if not. Absent
+    /// if the model does not measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0, maximum = 1)]
     pub familiarity: Option<f32>,
-    /// The threshold that was in force.
+    /// Threshold in force.
     pub threshold: f32,
-    /// Those of classes of words that have one of their own.
+    /// Thresholds of classes of words that differ from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<ClassThresholds>,
-    /// The low-reward spans, in order.
+    /// Low-reward spans, in order.
     pub spans: Vec<Span>,
-    /// Repair attempts made.
+    /// Number of repair attempts.
     pub attempts: u32,
-    /// Tokens decoded beyond the answer's own.
+    /// Number of tokens decoded beyond those of the answer.
     pub extra_tokens: u32,
-    /// The answer as a screen reader should say it.
+    /// Answer as a screen reader should read it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alt_text: Option<String>,
-    /// Other answers, where `guard.candidates` asked for several: best first, by `mean_score`.
+    /// Other answers, the best `mean_score` first; present if `guard.candidates` asked for several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
 }
 
 impl GuardReport {
-    /// On an answer of which nothing is known.
+    /// Creates a report on an answer that was not scored.
     pub fn new(mode: Mode, thresholds: Thresholds) -> Self {
         Self {
             mode,
@@ -83,7 +83,7 @@ impl GuardReport {
         }
     }
 
-    /// Returns the report on an abstention.
+    /// Creates the report on an abstention.
     pub fn of_abstention(mode: Mode, thresholds: Thresholds, reason: Unanswerable) -> Self {
         Self {
             verdict: Verdict::Abstained,
@@ -94,8 +94,8 @@ impl GuardReport {
     }
 }
 
-/// The report on the text of `tokens` (the bytes of each) whose rewards are `rewards`, and nothing
-/// was done about it.
+/// Computes the report on a complete text that is not changed. `tokens` are the bytes of each
+/// token, `rewards` the rewards of the leading tokens.
 pub fn report<'a>(
     tokens: impl IntoIterator<Item = &'a [u8]>,
     rewards: &[f32],

@@ -1,6 +1,5 @@
-//! Requirements on a sentence that was written again before it takes the place of the first: it
-//! must be no worse a sentence, say no less that is trusted, and not say the opposite. Pure: texts,
-//! words and rewards in, a fault out.
+//! Requirements on a rewritten sentence: it must be no worse a sentence than the one it replaces,
+//! keep what was trusted, and not contradict it.
 
 use std::ops::Range;
 
@@ -12,8 +11,8 @@ use super::{
 };
 use crate::lexicon::{self, Lexicon, WordClass};
 
-/// Words that captions have for any photograph: where a repair puts nothing else in the place of a
-/// flagged word, it says nothing.
+/// Words that captions use for any photograph: a repair that replaces a flagged word with nothing
+/// else says nothing.
 const STOCK: [&str; 15] = [
     "background",
     "camera",
@@ -35,34 +34,34 @@ const STOCK: [&str; 15] = [
 /// A sentence of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Sentence<'a> {
-    /// Its text, without the white space behind it.
+    /// Text, without trailing white space.
     pub text: &'a str,
-    /// Its words.
+    /// Words.
     pub words: &'a [Word],
-    /// Its start in the answer, in bytes.
+    /// Start in the answer, in bytes.
     start: usize,
 }
 
-/// Why a sentence must not take the place of another.
+/// Fault for which a rewritten sentence is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It repeats itself.
     Loop,
-    /// It says yes where the other said no, or denies what the other did not.
+    /// It answers yes instead of no or the reverse, or denies what the original did not.
     Flip,
-    /// It is no whole sentence.
+    /// It is not a complete sentence.
     Fragment,
-    /// It does not name a thing that the other named and that was not low, or says less beside.
+    /// It drops a trusted object mention, or other trusted words.
     Loss,
-    /// Nothing is new in it but what captions say of any photograph.
+    /// All that is new in it fits any photograph.
     Stock,
-    /// The other is a short answer, and its reward is not surely lower.
+    /// The original is a short answer, and the new score is not clearly higher.
     NoGain,
 }
 
 impl<'a> Sentence<'a> {
-    /// Returns the sentence of an answer that word `at` is in, or would be in if it were there;
-    /// `None` where it may go on, as no other follows and the answer is not `complete`.
+    /// Returns the sentence that contains word `at`, or would if the word existed; `None` if the
+    /// sentence may continue because no other follows and the answer is not `complete`.
     pub fn around(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
         let first = start(
             RepairStart::Sentence,
@@ -89,8 +88,8 @@ impl<'a> Sentence<'a> {
         })
     }
 
-    /// Returns the sentence that names what is trusted in this one, and of `likely` what it does
-    /// not name; `None` where there is nothing to name.
+    /// Returns a statement that names the trusted mentions of this sentence and those of `likely`
+    /// that it does not name; `None` if there is nothing to name.
     pub fn statement(&self, likely: &[&str]) -> Option<String> {
         let chars = |byte: usize| {
             self.text
@@ -113,17 +112,17 @@ impl<'a> Sentence<'a> {
         statement(self.text, &spans, likely)
     }
 
-    /// Returns where it ends in the answer, in bytes.
+    /// Returns the end of the sentence in the answer, in bytes.
     pub fn end(&self) -> usize {
         self.start + self.text.len()
     }
 
-    /// Returns the lowest reward of its words, function words left out where there are others.
+    /// Returns the score: the lowest score of its content words, or of all words if it has none.
     pub fn score(&self) -> Option<f32> {
         super::policy::judge(super::Mode::Score, self.words, true).1
     }
 
-    /// The words at these bytes of its own text.
+    /// Returns the words that overlap a byte range of the sentence's text.
     fn words_at(&self, range: &Range<usize>) -> impl Iterator<Item = &Word> {
         let bytes = range.start + self.start..range.end + self.start;
         self.words
@@ -138,7 +137,7 @@ impl<'a> Sentence<'a> {
             .to_lowercase()
     }
 
-    /// The things that it names: those whose words are all trusted, or all.
+    /// Returns the object mentions: all, or those whose words are trusted.
     fn things(&self, trusted: bool) -> Vec<crate::lexicon::Mention> {
         let is_low = |range: &Range<usize>| self.words_at(range).any(Word::doubted);
         let mut things = Lexicon::shared().mentions(self.text);
@@ -146,9 +145,9 @@ impl<'a> Sentence<'a> {
         things
     }
 
-    /// Returns the number of trusted words that it has beside those that name things: what they do,
-    /// how many they are and what they are like. What only describes a flagged thing stands and
-    /// falls with it, and so does where it is.
+    /// Returns the number of trusted content words beside object mentions: actions, counts and
+    /// attributes. A word that only describes a flagged object is not counted, nor is a word for
+    /// its position.
     fn trusted_beside_things(&self) -> usize {
         let things = Lexicon::shared().mentions(self.text);
         let classes = Lexicon::shared().word_classes(self.text);
@@ -182,7 +181,7 @@ impl<'a> Sentence<'a> {
             .count()
     }
 
-    /// The base forms of its words that claim something.
+    /// Returns the base forms of its content words.
     fn claims(&self) -> Vec<String> {
         self.words
             .iter()
@@ -192,8 +191,8 @@ impl<'a> Sentence<'a> {
     }
 }
 
-/// Returns what keeps a sentence from taking the place of another; `gain` is what the reward of a
-/// short answer must rise by.
+/// Returns the fault for which a sentence must not replace another. `gain` is the minimum gain in
+/// score for a short answer.
 pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<Fault> {
     let is_short = !is_whole(before.text);
     let gains = || {
@@ -217,14 +216,14 @@ pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<F
     }
 }
 
-/// Returns whether two sentences say the opposite: one yes and the other no, or one denies
-/// something and the other nothing.
+/// Returns `true` if two sentences contradict each other: one says yes and the other no, or only
+/// one of them denies something.
 pub fn flips(before: &str, after: &str) -> bool {
     contradicts(before, after) || denies(before) && !denies(after)
 }
 
-/// Returns whether the beginning of a sentence already says the opposite of another: not the same
-/// yes or no, or it denies what the other does not.
+/// Returns `true` if the beginning of a sentence already contradicts another: a different yes or
+/// no, or a denial that the other lacks.
 pub fn contradicts(before: &str, beginning: &str) -> bool {
     let first = |text: &str| {
         text.split(|c: char| !c.is_alphabetic())
@@ -247,7 +246,7 @@ fn denies(text: &str) -> bool {
     words.any(|word| DENIALS.contains(&word) || word.ends_with("n't") || word.ends_with("n’t"))
 }
 
-/// Returns `true` if a sentence leaves out what another named or said and what was not low.
+/// Returns `true` if a sentence drops what another named or stated with trusted words.
 fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let (named, all) = (before.things(true), after.things(false));
     let lexicon = Lexicon::shared();
@@ -255,20 +254,20 @@ fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
         !all.iter()
             .any(|other| other.concept == concept || lexicon.related(other.concept, concept))
     };
-    // A sentence that only says what there is leaves out what is said of it.
+    // An existential sentence is expected to drop statements about its objects.
     let says_less = !is_existential(after.text)
         && after.trusted_beside_things() < before.trusted_beside_things();
     named.iter().any(|thing| is_lost(thing.concept)) || says_less
 }
 
-/// Returns whether a sentence begins as one that says what there is.
+/// Returns `true` if a sentence is existential: "There is a dog."
 fn is_existential(sentence: &str) -> bool {
     ["There is ", "There are "]
         .iter()
         .any(|start| sentence.starts_with(start))
 }
 
-/// Returns `true` if all that is new in a sentence are words that captions have for any photograph.
+/// Returns `true` if all new words of a sentence are words that captions use for any photograph.
 fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let old = before.claims();
     let mut new = after
@@ -283,7 +282,7 @@ fn is_stock(word: &str) -> bool {
     STOCK.contains(&base(word).as_str())
 }
 
-/// A verb in its base form, a noun without the "s" of the plural; in lower case.
+/// Returns the base form of a verb, or a noun without its plural "s", in lower case.
 fn base(word: &str) -> String {
     let lower = word.to_lowercase();
     let verb = Lexicon::shared()
@@ -299,16 +298,17 @@ fn base(word: &str) -> String {
     })
 }
 
-/// So many words in the same order twice are a loop.
+/// Length in words of a repetition that counts as a loop anywhere in a text.
 const LONG_REPEAT: usize = 5;
 
-/// Pairs such as "more and more" are no loops.
+/// Words that are repeated for emphasis ("more and more").
 const EMPHASIS: [&str; 8] = [
     "again", "around", "down", "more", "on", "over", "round", "up",
 ];
 
-/// Returns whether words stand twice in a row in a text, a linking word between them or none, or a
-/// long run of them stands anywhere twice.
+/// Returns `true` if a text repeats itself: the same words twice in a row, with or without "and" or
+/// "or" between them, or a long run of words twice anywhere. Small policies do this when they have
+/// nothing left to say.
 pub fn repeats(text: &str) -> bool {
     let found = lexicon::words(text);
     let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();

@@ -1,14 +1,14 @@
-//! Runs of doubted words.
+//! Spans: runs of low-reward words.
 //!
-//! A span begins and ends with a doubted word that claims something; doubted words join when
-//! nothing but function words stands between them. A function word alone is never doubted: its
-//! reward says how the sentence goes on, not what the image shows. No span reaches over markup.
+//! A span begins and ends with a flagged content word; flagged words join if only function words
+//! stand between them. A function word is never flagged: its reward measures how the sentence
+//! continues, not what the image shows. No span crosses markup.
 
 use std::ops::Range;
 
 use super::{Action, Span, words::Word};
 
-/// Joins words into spans as they come.
+/// Incremental joiner of words into spans.
 #[derive(Debug, Clone)]
 pub struct Joiner {
     action: Action,
@@ -23,12 +23,12 @@ struct Open {
 }
 
 impl Joiner {
-    /// `action` is what the spans say was done.
+    /// Creates a joiner whose spans have `action`.
     pub fn new(action: Action) -> Self {
         Self { action, open: None }
     }
 
-    /// Takes the next word of `text`, and returns the span that it closes.
+    /// Adds the next word of `text` and returns the span that it closes, if any.
     pub fn push(&mut self, text: &str, word: &Word) -> Option<Span> {
         let closed = if word.after_markup {
             self.finish(text)
@@ -58,7 +58,7 @@ impl Joiner {
         closed
     }
 
-    /// Closes the open span: no word follows.
+    /// Closes the open span at the end of the text.
     pub fn finish(&mut self, text: &str) -> Option<Span> {
         let Open {
             bytes,
@@ -74,7 +74,7 @@ impl Joiner {
     }
 }
 
-/// The spans of a whole answer.
+/// Returns the spans of a complete answer.
 pub fn spans(text: &str, words: &[Word], action: Action) -> Vec<Span> {
     let mut joiner = Joiner::new(action);
     let mut spans: Vec<Span> = words.iter().filter_map(|w| joiner.push(text, w)).collect();
@@ -82,8 +82,8 @@ pub fn spans(text: &str, words: &[Word], action: Action) -> Vec<Span> {
     spans
 }
 
-/// Cuts `text` at its spans: every piece in order, with its span if it is one. Spans that are
-/// empty, overlap or lie outside are skipped.
+/// Cuts `text` at its spans and returns every piece in order, with its span if it is one. Spans
+/// that are empty, overlap or lie outside the text are skipped.
 pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a Span>)> {
     let mut pieces = Vec::with_capacity(2 * spans.len() + 1);
     let (mut rest, mut at) = (text, 0);
@@ -107,7 +107,7 @@ pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a 
     pieces
 }
 
-/// `text` before, inside and after the `len` code points that follow the first `skip`.
+/// Returns `text` before, inside and after the `len` code points that follow the first `skip`.
 fn split(text: &str, skip: Option<usize>, len: usize) -> Option<(&str, &str, &str)> {
     let offset = |text: &str, chars: usize| {
         text.char_indices()
@@ -188,8 +188,8 @@ mod tests {
             prop_assert_eq!(marked, spans.iter().collect::<Vec<_>>());
             prop_assert!(cut.iter().all(|(piece, span)| span.is_none_or(|s| s.text == *piece)));
 
-            // Content words alone decide: each is inside a span exactly when it is doubted, and
-            // between two spans stands a clear one.
+            // Content words decide: each is inside a span exactly if it is flagged, and two spans
+            // are separated by a content word that is not.
             let content: Vec<&Word> = words.iter().filter(|w| !w.function).collect();
             let of = |w: &Word| spans.iter().position(|s| s.start <= w.chars.start
                 && w.chars.end <= s.end);

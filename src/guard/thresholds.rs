@@ -1,4 +1,4 @@
-//! From which reward on a word is trusted: one threshold, or one for each class of words.
+//! Thresholds below which a word's score flags it: one for all words, or one for each class.
 
 use std::ops::Range;
 
@@ -8,15 +8,15 @@ use utoipa::ToSchema;
 use super::words::Word;
 use crate::lexicon::{Lexicon, WordClass};
 
-/// Thresholds that differ from the common one, by class of words.
+/// Thresholds of classes of words that differ from the common threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassThresholds {
-    /// Words that name people, animals and things.
+    /// Words that name people, animals and objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub object: Option<f32>,
-    /// Colors, sizes, materials.
+    /// Colors, sizes and materials.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub attribute: Option<f32>,
@@ -28,14 +28,14 @@ pub struct ClassThresholds {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub action: Option<f32>,
-    /// Words that say where things are.
+    /// Spatial relations: `behind`, `next to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub relation: Option<f32>,
 }
 
 impl ClassThresholds {
-    /// Every class with its threshold.
+    /// Returns each class by name with its threshold.
     pub fn each(&self) -> [(&'static str, Option<f32>); 5] {
         [
             ("object", self.object),
@@ -46,7 +46,7 @@ impl ClassThresholds {
         ]
     }
 
-    /// These, and where there is none `other`.
+    /// Returns these thresholds, completed by those of `other`.
     pub fn or(self, other: Self) -> Self {
         Self {
             object: self.object.or(other.object),
@@ -69,15 +69,15 @@ impl ClassThresholds {
     }
 }
 
-/// From which reward on words are trusted.
+/// Thresholds in force for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Thresholds {
-    /// Of every word that no class has another for.
+    /// Threshold of words whose class has none of its own.
     pub common: f32,
-    /// Of a yes or no that answers, whose reward has a calibration of its own; `None`: the common
-    /// one.
+    /// Threshold of a yes or no that begins an answer, whose reward has its own calibration;
+    /// `None`: the common threshold.
     pub yes_no: Option<f32>,
-    /// The exceptions.
+    /// Thresholds by class of words.
     pub by_class: ClassThresholds,
 }
 
@@ -91,12 +91,12 @@ impl From<f32> for Thresholds {
 }
 
 impl Thresholds {
-    /// The threshold of a word of `text`.
+    /// Returns the threshold of a word of `text`.
     pub fn of(&self, text: &str, word: &Word) -> f32 {
         self.among(text, &self.classes(text), word)
     }
 
-    /// Sets the thresholds of the words of a whole text, which is classified once.
+    /// Sets the threshold of each word of a complete text, which is classified once.
     pub fn set(&self, text: &str, words: &mut [Word]) {
         let classes = self.classes(text);
         words
@@ -104,7 +104,7 @@ impl Thresholds {
             .for_each(|word| word.threshold = self.among(text, &classes, word));
     }
 
-    /// The classes of the words of a text, where thresholds differ by class.
+    /// Returns the class of each word, or nothing if thresholds do not differ by class.
     fn classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
         if self.by_class == ClassThresholds::default() {
             Vec::new()
@@ -125,14 +125,14 @@ impl Thresholds {
             .unwrap_or(self.common)
     }
 
-    /// The threshold of an answer with these words, classes aside.
+    /// Returns the threshold of an answer as a whole, irrespective of classes.
     pub fn of_answer(&self, text: &str, words: &[Word]) -> f32 {
         let answers = words.first().is_some_and(|word| is_yes_or_no(text, word));
         self.yes_no.filter(|_| answers).unwrap_or(self.common)
     }
 }
 
-/// Returns `true` if `word` is a yes or no that `text` begins with.
+/// Returns `true` if `word` is a yes or no with which `text` begins.
 pub(crate) fn is_yes_or_no(text: &str, word: &Word) -> bool {
     let (before, said) = (
         text.get(..word.bytes.start),

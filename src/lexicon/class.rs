@@ -1,32 +1,32 @@
-//! Classes of words.
+//! Word classes, as thresholds and evaluations distinguish them.
 
 use std::{fmt, ops::Range};
 
 use super::{ConceptKind, Lexicon, words};
 
-/// Sorts of words that evaluations tell apart.
+/// Class of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WordClass {
-    /// Names people.
+    /// Noun for people.
     Person,
-    /// Names animals.
+    /// Noun for animals.
     Animal,
-    /// Names another visible thing.
+    /// Noun for another visible object.
     Thing,
-    /// A colour, a size or a material.
+    /// Color, size or material.
     Attribute,
-    /// A number.
+    /// Number.
     Count,
-    /// A verb of action.
+    /// Verb of action.
     Action,
-    /// Says where things are to each other.
+    /// Spatial relation.
     Relation,
-    /// Everything else.
+    /// Any other word.
     Other,
 }
 
 impl WordClass {
-    /// All of them, in the order of tables.
+    /// All classes, in the order of tables.
     pub const ALL: [Self; 8] = [
         Self::Person,
         Self::Animal,
@@ -55,7 +55,7 @@ impl fmt::Display for WordClass {
 }
 
 impl Lexicon {
-    /// The class of every word of a text, with its bytes.
+    /// Returns the class of every word of a text, with its byte range.
     pub fn word_classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
         let words = words(text);
         let mentions = self.mentions_in(&words);

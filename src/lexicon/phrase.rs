@@ -1,4 +1,4 @@
-//! The words that belong to a mention: article, number, colours, size, material.
+//! Noun phrases: a mention with its determiner, number, colors, size and material.
 
 use std::ops::Range;
 
@@ -7,38 +7,38 @@ use super::{
     words::{TextWord, words},
 };
 
-/// A word with a meaning to compare: its group in its class.
+/// Attribute of an object, comparable within its class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribute {
-    /// Words of one group mean the same.
+    /// Group of synonyms in the class.
     pub group: usize,
-    /// Its bytes in the text.
+    /// Byte range in the text.
     pub range: Range<usize>,
 }
 
-/// A thing that a text names, with what the text says of it in the same phrase.
+/// Mention with the words of its noun phrase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phrase {
-    /// The thing.
+    /// Mention.
     pub mention: Mention,
-    /// First byte of the phrase: of its article, where there is one.
+    /// First byte of the phrase, its determiner included.
     pub start: usize,
-    /// The article or the like in lower case.
+    /// Determiner, in lower case.
     pub determiner: Option<String>,
-    /// Number of the things, where a number says so (the group of a count is the number).
+    /// Number word; the group is the number.
     pub count: Option<Attribute>,
-    /// `true` if a word like `several` counts.
+    /// `true` if a vague count such as `several` precedes the noun.
     pub vague: bool,
-    /// Colours, in order.
+    /// Colors, in order.
     pub colours: Vec<Attribute>,
-    /// Words for size.
+    /// Sizes.
     pub sizes: Vec<Attribute>,
     /// Materials.
     pub materials: Vec<Attribute>,
 }
 
 impl Phrase {
-    /// The distinct colour groups, sorted.
+    /// Returns the distinct color groups, sorted.
     pub fn colour_groups(&self) -> Vec<usize> {
         let mut groups: Vec<usize> = self.colours.iter().map(|c| c.group).collect();
         groups.sort_unstable();
@@ -46,8 +46,7 @@ impl Phrase {
         groups
     }
 
-    /// Returns the number of things that the phrase names, where it says so: its number, or one for
-    /// `a dog`.
+    /// Returns the number of objects that the phrase states: its number, or 1 for `a dog`.
     pub fn number(&self) -> Option<usize> {
         match (&self.count, self.determiner.as_deref()) {
             (Some(count), _) => Some(count.group),
@@ -62,13 +61,13 @@ impl Phrase {
 }
 
 impl Lexicon {
-    /// The things that a text names, each with its phrase.
+    /// Returns the mentions in a text, each with its phrase.
     pub fn phrases(&self, text: &str) -> Vec<Phrase> {
         let words = words(text);
         self.phrases_in(&words, &self.mentions_in(&words))
     }
 
-    /// [`Self::phrases`] of a text whose words and mentions are known.
+    /// Returns [`Self::phrases`] of a text whose words and mentions are known.
     pub(super) fn phrases_in(&self, words: &[TextWord], mentions: &[Mention]) -> Vec<Phrase> {
         let is_modifier = |word: &TextWord| {
             mentions.iter().any(|m| {
@@ -87,7 +86,7 @@ impl Lexicon {
             .collect()
     }
 
-    /// Walks back from a noun over the words that belong to it.
+    /// Extends a phrase backward from its noun.
     fn phrase_before(
         &self,
         words: &[TextWord],
@@ -109,7 +108,7 @@ impl Lexicon {
         let mut i = at;
         while i > 0 {
             let word = &words[i - 1];
-            // "black, white and brown dog": commas and "and" may stand between colours only.
+            // "black, white and brown dog": commas and "and" join colors only.
             let colour_before = |i: usize| i > 0 && self.colours_in(&words[i - 1]).is_some();
             let list = colour_before(i) && self.colours_in(&words[i]).is_some();
             if !words[i].joined && !list {
@@ -132,7 +131,7 @@ impl Lexicon {
         phrase
     }
 
-    /// The colours of a word: `blue`, `black-and-white`.
+    /// Returns the colors of a word: `blue`, `black-and-white`.
     fn colours_in(&self, word: &TextWord) -> Option<Vec<usize>> {
         word.text
             .split('-')
@@ -141,7 +140,7 @@ impl Lexicon {
             .collect()
     }
 
-    /// Adds a word to the phrase; false when it is no part of it.
+    /// Adds a word to the phrase; returns `false` if it is not part of it.
     fn take(&self, word: &TextWord, phrase: &mut Phrase) -> bool {
         let classes = &self.classes;
         let attribute = |group| Attribute {

@@ -1,5 +1,5 @@
-//! Features of a question and its short answer: calibrations read from them how likely the answer
-//! is right.
+//! Features of a question and its short answer, from which a calibration estimates the probability
+//! that the answer is correct.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// Kind of thing that an answer says.
+/// Kind of a short answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerKind {
     /// Yes or no.
@@ -21,14 +21,14 @@ pub enum AnswerKind {
     Count,
     /// A color.
     Color,
-    /// A thing or a person.
+    /// An object or a person.
     Thing,
     /// Anything else.
     Other,
 }
 
 impl AnswerKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [
         Self::YesNo,
         Self::Count,
@@ -37,7 +37,7 @@ impl AnswerKind {
         Self::Other,
     ];
 
-    /// Its name in files.
+    /// Returns its name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::YesNo => "yes_no",
@@ -48,8 +48,8 @@ impl AnswerKind {
         }
     }
 
-    /// Returns the kind of an answer, by the words that decide: yes and no first, else what it
-    /// names, else numbers and colors.
+    /// Classifies an answer by its decisive words: yes or no, else an object mention, else a color
+    /// or number.
     pub fn of(answer: &str) -> Self {
         let (lexicon, words) = (Lexicon::shared(), words(answer));
         if said(answer).is_some() {
@@ -73,7 +73,7 @@ impl AnswerKind {
     }
 }
 
-/// Returns what an answer says to a question of yes or no.
+/// Returns the reply of an answer to a yes-or-no question: `true` for yes.
 fn said(answer: &str) -> Option<bool> {
     match words(answer).first()?.text.as_str() {
         "yes" => Some(true),
@@ -82,8 +82,8 @@ fn said(answer: &str) -> Option<bool> {
     }
 }
 
-/// Evidence of a thing by the network: its logit, and that less the log-odds that the thing has
-/// where the model learned.
+/// Evidence of an object: its logit, and the logit minus the log-odds of the object in the training
+/// captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct ThingEvidence {
     logit: f64,
@@ -91,8 +91,8 @@ struct ThingEvidence {
 }
 
 impl ThingEvidence {
-    /// The lowest of each kind among the things that a text names; `None` where there is evidence
-    /// of none.
+    /// Returns the lowest evidence of the objects that a text mentions; `None` if there is evidence
+    /// about none.
     fn lowest(evidence: &Evidence, image: &ImageEvidence, text: &str) -> Option<Self> {
         let mentions = Lexicon::shared().mentions(text);
         let things = mentions
@@ -113,17 +113,18 @@ impl ThingEvidence {
     }
 }
 
-/// Features of a question about a photograph and a short answer to it, as calibrations read them.
+/// Features of a question and its short answer, from which a calibration estimates the probability
+/// that the answer is correct.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnswerFeatures {
     question: QuestionKind,
     answer: AnswerKind,
-    /// Lowest evidence of a thing that the question names.
+    /// Lowest evidence of an object that the question mentions.
     asked: Option<ThingEvidence>,
-    /// 1 where the answer says that what the question names is there, -1 where it denies that, 0
-    /// where it says neither.
+    /// 1 if the answer affirms the presence of what the question mentions, -1 if it denies it, 0
+    /// otherwise.
     claim: f64,
-    /// Lowest evidence of a thing that the answer names.
+    /// Lowest evidence of an object that the answer mentions.
     answered: Option<ThingEvidence>,
     familiarity: f64,
     reward_logit: f64,
@@ -131,9 +132,9 @@ pub struct AnswerFeatures {
 }
 
 impl AnswerFeatures {
-    /// Those of every question and answer. Others are `kind:feature`, one of these where the
-    /// question is of that kind, else 0 (`presence:claim`), and `kind>kind`, 1 where question and
-    /// answer are of these kinds, else 0 (`count>thing`).
+    /// Names of the basic features. Derived ones are `kind:feature` (`presence:claim`), a basic
+    /// feature that is 0 unless the question is of that kind, and `kind>kind` (`count>thing`),
+    /// which is 1 if question and answer are of these kinds, else 0.
     pub const NAMES: [&str; 11] = [
         "asked_evidence",
         "asked_evidence_claimed",
@@ -148,15 +149,15 @@ impl AnswerFeatures {
         "log_probability",
     ];
 
-    /// Those that say what an answer of yes or no claims. What they mean depends on the kind of
-    /// question: evidence of a dog says whether there is one, and not whether it is black.
+    /// Features of the claim of a yes-or-no answer. Their meaning depends on the kind of question:
+    /// evidence of a dog indicates its presence, not whether it is black.
     pub const CLAIMS: [&str; 3] = [
         "asked_evidence_claimed",
         "asked_evidence_minus_prior_claimed",
         "claim",
     ];
 
-    /// Of a written answer. Evidence that there is not of a thing counts as unknown.
+    /// Computes the features of an answer. Objects without evidence count as unknown.
     pub fn new(
         evidence: &Evidence,
         image: &ImageEvidence,
@@ -183,7 +184,7 @@ impl AnswerFeatures {
         }
     }
 
-    /// The value of the feature of that name.
+    /// Returns the value of a feature by name.
     pub fn value(&self, name: &str) -> Option<f64> {
         if let Some((question, answer)) = kinds(name) {
             return Some(f64::from(u8::from(
@@ -198,7 +199,7 @@ impl AnswerFeatures {
         self.plain(name)
     }
 
-    /// The value of one of [`Self::NAMES`].
+    /// Returns the value of one of [`Self::NAMES`].
     fn plain(&self, name: &str) -> Option<f64> {
         let unknown = |evidence: Option<ThingEvidence>| f64::from(u8::from(evidence.is_none()));
         let (asked, answered) = (
@@ -221,13 +222,13 @@ impl AnswerFeatures {
         })
     }
 
-    /// Returns `true` if there is a feature of that name.
+    /// Returns `true` if a feature of that name exists.
     pub fn is_known(name: &str) -> bool {
         Self::NAMES.contains(&name) || kinds(name).is_some() || scoped(name).is_some()
     }
 }
 
-/// The kind of question and the feature of a name such as `presence:claim`.
+/// Parses a name such as `presence:claim` into kind of question and feature.
 fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
     let (kind, feature) = name.split_once(':')?;
     let kind = QuestionKind::ALL
@@ -238,7 +239,7 @@ fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
         .then_some((kind, feature))
 }
 
-/// The kinds of question and answer of a feature such as `count>thing`.
+/// Parses a name such as `count>thing` into kinds of question and answer.
 fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
     let (question, answer) = name.split_once('>')?;
     let question = QuestionKind::ALL
@@ -252,9 +253,9 @@ fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
     ))
 }
 
-/// Returns what decides whether a short answer to `question` about a photograph is given: those
-/// that are right with a lower probability than `below` are not. `None` where there is no
-/// calibration of answers, and for captions.
+/// Returns the gate for short answers to `question` about a photograph, which withholds answers
+/// whose probability of being correct is lower than `minimum`. `None` without a calibration of
+/// answers, and for captions.
 pub fn answer_gate(
     evidence: &Arc<Evidence>,
     image: &ImageEvidence,
@@ -276,8 +277,8 @@ pub fn answer_gate(
     Some(Arc::new(AnswerGate::new(below, estimate)))
 }
 
-/// Returns `true` if a photograph is of a kind so unlike all that was learned from that no question
-/// about it is answered.
+/// Returns `true` if a photograph is so unlike all training photographs that questions about it are
+/// not answered.
 pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
     let line = evidence.config().scope.zip(image.scope);
     line.is_some_and(|(scope, cosine)| cosine < scope.abstain_below)
@@ -341,7 +342,7 @@ mod tests {
         }
     }
 
-    /// Evidence of a dog, of people and of a fire hydrant.
+    /// Logits of dog, person and fire hydrant.
     const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
 
     fn image() -> ImageEvidence {
@@ -424,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_feature_of_a_kind_of_question_is_nothing_elsewhere() {
-        // The prior of a dog is -2: its logit of 1.5 lies 3.5 above.
+        // The prior of a dog is -2: its logit of 1.5 is 3.5 higher.
         let names = [
             "claim",
             "presence:claim",

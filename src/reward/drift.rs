@@ -1,24 +1,24 @@
-//! Drift of rewards, which tells whether they still mean what they did: how far their distribution
-//! has moved, and how far the guard's flags agree with what people marked. Pure.
+//! Drift of rewards: the shift of their distribution, and the agreement of the guard's flags with
+//! human corrections.
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of a histogram, equal parts of 0 to 1.
+/// Number of bins of a histogram, equal parts of `[0, 1]`.
 pub const BINS: usize = 20;
 
-/// Count that is added to every bin, so that an empty one is rare and not impossible.
+/// Count added to every bin, so that an empty bin is improbable rather than impossible.
 const SMOOTHING: f64 = 0.5;
 
-/// Rewards below which a distribution is not compared.
+/// Minimum number of rewards for a distribution to be compared.
 pub const LEAST: f64 = 500.0;
 
-/// Number of rewards in each of [`BINS`] bins.
+/// Histogram of rewards in [`BINS`] bins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct Histogram([f64; BINS]);
 
 impl Histogram {
-    /// Counts rewards; those that are no numbers are left out.
+    /// Counts rewards; NaN and infinities are skipped.
     pub fn of(rewards: impl IntoIterator<Item = f32>) -> Self {
         let mut counts = [0.0; BINS];
         for reward in rewards.into_iter().filter(|reward| reward.is_finite()) {
@@ -30,7 +30,7 @@ impl Histogram {
         Self(counts)
     }
 
-    /// All counts together.
+    /// Returns the sum of all counts.
     pub fn total(&self) -> f64 {
         self.0.iter().sum()
     }
@@ -40,9 +40,9 @@ impl Histogram {
         self.0.iter().map(move |count| (count + SMOOTHING) / total)
     }
 
-    /// The population stability index of `now` against this: `Σ (q - p) ln(q / p)` over the bins.
-    /// Below .1 nothing has happened, above .25 much. `None` where one of them has fewer than
-    /// [`LEAST`] rewards.
+    /// Returns the population stability index of `now` against this histogram: `Σ (q - p) ln(q /
+    /// p)` over the bins. Below 0.1 is insignificant, above 0.25 large. `None` if either has fewer
+    /// than [`MIN_REWARDS`] rewards.
     pub fn psi(&self, now: &Self) -> Option<f64> {
         let enough = self.total() >= LEAST && now.total() >= LEAST;
         enough.then(|| {
@@ -76,9 +76,9 @@ impl From<Histogram> for Vec<f64> {
     }
 }
 
-/// Of the words that the guard doubted or people marked, the share that both did (Jaccard's index);
-/// `words` says both of each judged word. `None` where neither found any. Words that both let pass
-/// are far too many to count.
+/// Returns Jaccard's index of the words that the guard flagged and those that people marked; each
+/// item of `words` is (flagged, marked). `None` if neither found any. Words that neither found are
+/// far too many to count.
 pub fn flag_agreement(words: impl IntoIterator<Item = (bool, bool)>) -> Option<f64> {
     let (both, either) =
         words
@@ -106,8 +106,8 @@ mod tests {
     fn the_index_is_its_closed_form() {
         let (a, b) = (two_bins(500, 500), two_bins(900, 100));
         assert_eq!(a.psi(&a), Some(0.0));
-        // Both have 1,000 rewards, and every bin half a one more: 500.5 of 1,010 and so on; the
-        // empty bins are alike.
+        // Both have 1,000 rewards, and each bin half a reward more: 500.5 of 1,010 and so on; the
+        // empty bins are equal.
         let share = |n: f64| (n + 0.5) / 1010.0;
         let term = |p: f64, q: f64| (q - p) * (q / p).ln();
         let want = term(share(500.0), share(900.0)) + term(share(500.0), share(100.0));

@@ -1,13 +1,13 @@
-//! The last step of a reward: words that name a thing the photograph has evidence of get the
-//! calibrated probability that the thing is there.
+//! Final rewards: words that name an object of which the photograph has evidence get the calibrated
+//! probability that the object is present.
 //!
-//! One pure function for texts that are being written and for texts that are there: a word's reward
-//! depends on the text up to its end and on the one word after it (`fire` names nothing before
-//! `hydrant`), so that whoever sees the text grow finishes a word as soon as that one has closed,
-//! and gets what the whole text would have given. Words without an output of [`Evidence`] that
-//! claim something have a calibration of their own, by their class, so that one threshold means the
-//! same for all of a text; where there is none they keep the scorer's reward. Texts by others are
-//! there as a whole: how well the sentence around a word fits the photograph counts too.
+//! The same pure function serves growing and complete texts: a word's final reward depends on the
+//! text up to its end and on the next word (`fire` names nothing before `hydrant`), so it is known
+//! as soon as the next word has closed, and equals that for the complete text. Other content words,
+//! without an output of [`Evidence`], have a calibration by word class, so that one threshold has
+//! the same meaning for all words of a text; without such a calibration they keep the scorer's
+//! reward. Texts that the policy did not write are complete: the match of the sentence with the
+//! photograph counts as well.
 
 use std::{ops::Range, sync::Arc};
 
@@ -26,49 +26,48 @@ use crate::{
     lexicon::{ConceptId, Lexicon, WordClass},
 };
 
-/// Words before a word that say what sort of word it is: as many as are read with it, and none of
-/// another sentence.
+/// Number of preceding words of the sentence that are read to classify a word.
 const CONTEXT: usize = 12;
 
 /// Characters that end a sentence.
 const ENDS: [char; 4] = ['.', '!', '?', '\n'];
 
-/// Who wrote a text.
+/// Author of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrittenBy {
-    /// The policy: how likely it found its words counts.
+    /// The policy, whose log-probabilities then count.
     Policy,
-    /// Somebody else.
+    /// Anyone else.
     Others,
 }
 
-/// Result of finishing a word's reward.
+/// Final reward of a word, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FinishedReward {
-    /// The word after it has not closed, and may change what it names.
+    /// Unknown: the next word has not closed and may change what this one names.
     Open,
-    /// The scorer's reward stays.
+    /// The scorer's reward is final.
     Unchanged,
-    /// The reward of all its tokens.
+    /// Final reward of all tokens of the word.
     Reward(f32),
 }
 
-/// A text with its closed words, and what the scorer and the policy said of its tokens.
+/// Text with its closed words, rewards and log-probabilities.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoredText<'a, F> {
-    /// The text so far.
+    /// Text so far.
     pub text: &'a str,
-    /// `true` if nothing follows.
+    /// `true` if the text is complete.
     pub whole: bool,
-    /// Its words that have closed.
+    /// Words that have closed.
     pub words: &'a [Word],
     /// The scorer's rewards of the leading tokens.
     pub rewards: &'a [f32],
-    /// Log-probability that the policy gave each token: natural logarithms.
+    /// Log-probability of each token under the policy: natural logarithms.
     pub log_probability: F,
 }
 
-/// Finishes the rewards of texts about one photograph.
+/// Computes the final rewards of texts about one photograph.
 #[derive(Debug)]
 pub struct Finisher {
     evidence: Arc<Evidence>,
@@ -77,7 +76,7 @@ pub struct Finisher {
 }
 
 impl Finisher {
-    /// For texts of `writer` about the photograph of `image`.
+    /// Creates a finisher for texts by `writer` about the photograph of `image`.
     pub fn new(evidence: Arc<Evidence>, image: ImageEvidence, writer: WrittenBy) -> Self {
         Self {
             evidence,
@@ -86,7 +85,8 @@ impl Finisher {
         }
     }
 
-    /// Finishes the reward of word `at`; `waits` where it was [`FinishedReward::Open`] before.
+    /// Returns the final reward of word `at`. `waits` is `true` if it was
+    /// [`FinishedReward::Pending`] before.
     pub fn finish(
         &self,
         written: &ScoredText<'_, impl Fn(usize) -> f32>,
@@ -123,7 +123,7 @@ impl Finisher {
             Next::None => word.bytes.end,
             Next::Word(end) => end,
         };
-        // "Yes." and "Two." answer a question; calibrations of words are of descriptions.
+        // "Yes." and "Two." are answers; calibrations of words are fitted on descriptions.
         let answers = begins && (matches!(next, Next::None) || is_yes_or_no(text, word));
         let named = if names_nothing {
             None
@@ -141,7 +141,8 @@ impl Finisher {
             .map_or(FinishedReward::Unchanged, FinishedReward::Reward)
     }
 
-    /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
+    /// Replaces the rewards of a complete text, whose tokens have the bytes `tokens`, by the final
+    /// ones.
     pub fn finish_scored<'a>(
         &self,
         tokens: impl IntoIterator<Item = &'a [u8]>,
@@ -176,26 +177,25 @@ impl Finisher {
         }
     }
 
-    /// The threshold that flags a share `target` of the right words about a photograph as familiar
-    /// as this one; `None` where nothing was measured.
+    /// Returns the threshold that flags a share `target` of the correct words about photographs as
+    /// familiar as this one; `None` if nothing was measured.
     pub fn threshold_for_fpr(&self, target: f64) -> Option<f32> {
         self.calibration()
             .thresholds
             .for_fpr(target, self.image.familiarity)
     }
 
-    /// The familiarity of the photograph, 0 to 1.
+    /// Returns the familiarity of the photograph, 0 to 1.
     pub fn familiarity(&self) -> f32 {
         self.image.familiarity
     }
 
-    /// Returns the names of what the photograph has evidence of, the likeliest first.
+    /// Returns the names of likely objects, the most likely first.
     pub fn likely_things(&self) -> Vec<&'static str> {
         self.evidence.likely_things(&self.image)
     }
 
-    /// The reward of the tokens that write a mention; `None` where there is no evidence of what it
-    /// names.
+    /// Returns the reward of a mention's tokens; `None` if there is no evidence about its concept.
     fn reward(
         &self,
         written: &ScoredText<'_, impl Fn(usize) -> f32>,
@@ -238,7 +238,7 @@ impl Finisher {
         }
     }
 
-    /// The reward of a word of a class without evidence; `None` where nothing is known of the
+    /// Returns the reward of a word without evidence; `None` if the calibration does not cover its
     /// class.
     fn word_reward(
         &self,
@@ -272,16 +272,16 @@ impl Finisher {
     }
 }
 
-/// The byte from which on word `at` is read.
+/// Returns the byte from which the context of word `at` begins.
 fn context(text: &str, words: &[Word], at: usize) -> usize {
     let first = words[at.saturating_sub(CONTEXT)].bytes.start;
     let before = &text[first..words[at].bytes.start];
     before.rfind(ENDS).map_or(first, |end| first + end + 1)
 }
 
-/// The bytes of the sentence that byte `at` of a whole text is in.
+/// Returns the byte range of the sentence that contains byte `at` of a complete text.
 pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
-    // A line that goes on in small letters is the same sentence.
+    // A line that begins in lower case continues the sentence.
     let ends = |(byte, c): &(usize, char)| {
         let goes_on = || {
             text[byte + c.len_utf8()..]
@@ -302,7 +302,7 @@ pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
     start..end.map_or(text.len(), |(byte, c)| byte + c.len_utf8())
 }
 
-/// The class of a word in a text that is read up to byte `end`.
+/// Returns the class of a word in a text that is read up to byte `end`.
 fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
     let classes = Lexicon::shared().word_classes(&text[from..end]);
     let own = classes
@@ -311,8 +311,8 @@ fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
     own.map_or(WordClass::Other, |(_, class)| class)
 }
 
-/// The thing that a word names, or is part of the name of, in a text that is read up to byte `end`:
-/// its bytes, and what it is.
+/// Returns the byte range and concept of the mention to which a word belongs, in a text that is
+/// read up to byte `end`.
 fn mention(text: &str, from: usize, word: &Word, end: usize) -> Option<(Range<usize>, ConceptId)> {
     let mentions = Lexicon::shared().mentions(&text[from..end]);
     let mut places = mentions.iter().map(|mention| {
@@ -332,11 +332,11 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// Text that follows a word, with nothing but white space before it.
+/// Text directly after a word and white space.
 enum Next {
-    /// A word that may still grow, or nothing yet.
+    /// A word that may grow, or nothing yet.
     Open,
-    /// No word.
+    /// Not a word.
     None,
     /// A word that ends at this byte.
     Word(usize),
@@ -358,7 +358,7 @@ fn next<F>(written: &ScoredText<'_, F>, at: usize) -> Next {
         (Some(_), Some(next)) if text[end..next.bytes.start].trim().is_empty() => {
             Next::Word(next.bytes.end)
         }
-        // What follows is part of markup.
+        // The following text is markup.
         (Some(_), Some(_)) => Next::None,
     }
 }
@@ -368,7 +368,8 @@ mod tests {
     use super::*;
     use crate::reward::testing::{file, finisher, matching};
 
-    /// Evidence of a dog, none of people, little of a fire hydrant; as reckoned by hand for a map.
+    /// Logits computed by hand for a feature map: evidence of a dog, none of people, little of a
+    /// fire hydrant.
     const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
 
     fn finished(finisher: &Finisher, tokens: &[(&str, f32, f32)]) -> Vec<f32> {
@@ -407,7 +408,7 @@ mod tests {
             (" near", 0.5, -1.0),
             (" a", 0.5, -1.0),
         ];
-        // The lowest reward of its tokens and all of their log-probability.
+        // The lowest reward of its tokens and the sum of their log-probabilities.
         near(
             &finished(&own, &tokens),
             &[0.9, 0.7, 0.811_603, 0.811_603, 0.5, 0.5],
@@ -419,7 +420,7 @@ mod tests {
             ),
             &[0.9, 0.463_864, 0.3],
         );
-        // Nothing is known of cars, and "walking" names nothing.
+        // There is no evidence about cars, and "walking" is not a mention.
         near(
             &finished(
                 &own,
@@ -431,7 +432,7 @@ mod tests {
             ),
             &[0.9, 0.6, 0.3],
         );
-        // Without the scorer and the policy.
+        // Independent of the scorer and the policy.
         near(
             &finished(&finisher(LOGITS, WrittenBy::Others), &tokens)[2..4],
             &[0.883_637; 2],
@@ -458,7 +459,7 @@ mod tests {
             "{hydrant:?}"
         );
         assert_eq!(with(" engine")[0], 0.9);
-        // In the plural and in any case, and not where it only qualifies another thing.
+        // Plurals and any case are mentions; a noun that only modifies another is not.
         for (text, is_named) in [
             ("Dogs", true),
             ("DOG", true),
@@ -525,7 +526,7 @@ mod tests {
             &finished(&others, &[&text[4..], &[(".", 0.6, 0.0)]].concat()),
             &[0.5, 0.124_446, 0.6],
         );
-        // What the policy writes is not there as a whole.
+        // Sentence features are not used for text by the policy.
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
         let found = finished(
             &own,

@@ -1,5 +1,5 @@
-//! The probe: a small perceptron on the policy's hidden states. It costs one small product a token
-//! and no cache.
+//! The probe: a small perceptron on the policy's hidden states. It costs one small matrix product
+//! per token and needs no cache.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::{TokenReward, calibration::Calibrator};
 use crate::vlm::{KvCache, Row};
 
-/// Sizes of the probe.
+/// Dimensions of the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Width of the policy's hidden states, all layers side by side.
+    /// Width of the policy's hidden states, all layers concatenated.
     pub features: usize,
-    /// Width between the two layers; 0 for a single, linear one.
+    /// Width of the hidden layer; 0 for a single linear layer.
     pub hidden: usize,
 }
 
-/// `fc2(relu(fc1(standardised hidden states)))`, or `fc2` alone: one logit a token.
+/// `fc2(relu(fc1(standardized hidden states)))`, or `fc2` alone: one logit per token.
 pub struct ProbeNet {
-    /// Mean and scale of the training features, unless the first layer has them in it.
+    /// Mean and scale of the training features, unless folded into the first layer.
     standardise: Option<(Tensor, Tensor)>,
     fc1: Option<(Tensor, Tensor)>,
     fc2: (Tensor, Tensor),
@@ -67,7 +67,7 @@ impl ProbeNet {
         })
     }
 
-    /// The same function with the standardisation in the first layer: two operations a step less.
+    /// Folds the standardization into the first layer, which saves two operations per step.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -81,7 +81,7 @@ impl ProbeNet {
         Ok(self)
     }
 
-    /// Logits that a token is grounded: `(n, features)` to `(n)`.
+    /// Returns logits of groundedness: `(n, features)` to `(n)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let x = match &self.standardise {
             Some((mean, scale)) => hidden.broadcast_sub(mean)?.broadcast_mul(scale)?,
@@ -97,14 +97,14 @@ impl ProbeNet {
     }
 }
 
-/// The serving side: network and calibration.
+/// Probe for serving: network and calibration.
 pub struct Probe {
     net: Arc<ProbeNet>,
     calibrator: Calibrator,
 }
 
 impl Probe {
-    /// A scorer whose numbers mean what `calibrator` says.
+    /// Creates a scorer whose logits `calibrator` turns into rewards.
     pub fn new(net: Arc<ProbeNet>, calibrator: Calibrator) -> Self {
         Self { net, calibrator }
     }

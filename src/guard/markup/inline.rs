@@ -6,7 +6,7 @@ use super::{
     run::{atoms, entity, escaped_letter, numbered},
 };
 
-/// Elements that stand within a sentence.
+/// Elements that may be part of a sentence. Sorted.
 const INLINE: [&str; 28] = [
     "a",
     "abbr",
@@ -38,21 +38,21 @@ const INLINE: [&str; 28] = [
     "wbr",
 ];
 
-/// Elements whose content is no text.
+/// Elements whose content is not text. Sorted.
 const RAW: [&str; 11] = [
     "bbox", "box", "code", "math", "point", "points", "poly", "quad", "script", "style", "svg",
 ];
 
-/// Beginnings of the names of signs that say where something is.
+/// Prefixes of the names of tokens that carry a position.
 const SIGN_NAMES: [&str; 4] = ["box", "object_ref", "point", "quad"];
 
-/// Words in brackets that models write as signs.
+/// Special tokens that models write in brackets. Sorted.
 const SIGNS: [&str; 9] = [
     "/INST", "CLS", "IMG", "INST", "MASK", "PAD", "SEG", "SEP", "UNK",
 ];
 
 impl Scanner {
-    /// The next piece of a line.
+    /// Returns the next piece of a line.
     pub(super) fn inline(&mut self, text: &str, whole: bool) -> Option<Piece> {
         let rest = &text[self.at..];
         let c = rest.chars().next()?;
@@ -76,7 +76,7 @@ impl Scanner {
                         JsonLevel::Key
                     });
                 }
-                // What is in the braces of a LaTeX command is text.
+                // The braces of a LaTeX command contain text.
                 let command = c == '{' && text[..self.at].ends_with(char::is_alphanumeric);
                 let kind = if opened == Match::Len(1) {
                     MarkupKind::Structure
@@ -133,7 +133,8 @@ impl Scanner {
         !c.is_whitespace() && !ends && (c.is_ascii() || letter)
     }
 
-    /// The next piece of a run of characters without white space, which is looked at as a whole.
+    /// Returns the next piece of a run of characters without white space, which is examined as a
+    /// whole.
     fn run(&mut self, text: &str, whole: bool) -> Option<Piece> {
         let (at, rest) = (self.at, &text[self.at..]);
         if at >= self.examined {
@@ -229,7 +230,8 @@ impl Scanner {
     }
 }
 
-/// The letters that an apostrophe which is an entity joins to the word before it.
+/// Returns the length of the letters that an apostrophe, written as an entity, joins to the word
+/// before it.
 fn possessive(run: &str, len: usize) -> usize {
     let apostrophe = matches!(&run[..len], "&apos;" | "&rsquo;")
         || matches!(numbered(&run[..len]), Some('\'' | '’'));
@@ -239,8 +241,8 @@ fn possessive(run: &str, len: usize) -> usize {
     if apostrophe { letters } else { 0 }
 }
 
-/// A tag, a comment, a sign as `<|end|>`, an address in angle brackets; an element without text as
-/// a whole.
+/// Matches a tag, a comment, a special token such as `<|end|>`, or an address in angle brackets; an
+/// element without text is matched as a whole.
 fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     let inside = &near[1..];
     let upto = |end: &str, kind| {
@@ -321,7 +323,7 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     )
 }
 
-/// A tag up to its end, which quotation marks behind `=` can hold.
+/// Matches a tag up to its end; attribute values in quotation marks may contain `>`.
 fn tag_len(near: &str, ends: bool) -> Match {
     let (mut quote, mut before) = (None, '<');
     for (at, c) in near.char_indices().skip(1) {
@@ -338,7 +340,7 @@ fn tag_len(near: &str, ends: bool) -> Match {
     Match::cut(ends)
 }
 
-/// A span of code, or its marks alone.
+/// Matches a code span, or only its marks.
 fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
     let marks = near.len() - near.trim_start_matches('`').len();
     let mut at = marks;
@@ -360,8 +362,7 @@ fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
     )
 }
 
-/// A bracket with what is in it, where that is no text: `[1]`, `[^note]`, `[x] `, `[SEG]`,
-/// `{name}`.
+/// Matches a bracket whose content is not text: `[1]`, `[^note]`, `[x] `, `[SEG]`, `{name}`.
 fn bracket(near: &str, ends: bool) -> Match {
     let (open, close) = if near.starts_with('[') {
         ('[', ']')
@@ -429,7 +430,7 @@ fn link_end(near: &str, ends: bool) -> Match {
     }
 }
 
-/// Two or more numbers in brackets.
+/// Matches two or more numbers in brackets.
 pub(super) fn coordinates(near: &str, ends: bool) -> Match {
     let (near, ends) = (
         &near[..near.floor_char_boundary(REACH)],
@@ -457,7 +458,7 @@ pub(super) fn coordinates(near: &str, ends: bool) -> Match {
     }
 }
 
-/// A digit that is an emoji.
+/// Matches a keycap emoji.
 fn keycap(near: &str, ends: bool) -> Match {
     let behind = &near[1..];
     let (behind, sign) = behind

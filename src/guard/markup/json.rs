@@ -1,27 +1,27 @@
-//! JSON: the text in its strings is text, all the rest is markup.
+//! JSON: its strings are text, all the rest is markup.
 
 use super::{MarkupKind, Match, Piece, Scanner, inline::coordinates};
 
-/// An open bracket.
+/// Open bracket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JsonLevel {
     Array,
-    /// An object before a key.
+    /// Object, before a key.
     Key,
-    /// An object behind a key.
+    /// Object, after a key.
     Value,
 }
 
-/// Next step in reading JSON.
+/// Step of reading JSON.
 pub(super) enum JsonStep {
     Open,
     Piece(Piece),
-    /// It is no JSON, or not any more.
+    /// Not JSON, or not any more.
     Ended,
 }
 
 impl Scanner {
-    /// The next piece between the strings of JSON.
+    /// Returns the next piece between the strings of JSON.
     pub(super) fn json(&mut self, rest: &str, whole: bool) -> JsonStep {
         let Some(c) = rest.chars().next() else {
             return JsonStep::Open;
@@ -92,7 +92,7 @@ impl Scanner {
     }
 }
 
-/// The place of the quotation mark that ends a string.
+/// Returns the offset of the quotation mark that ends a string.
 pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     let ends = |&(_, c): &(usize, char)| {
@@ -103,8 +103,8 @@ pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
     text.char_indices().find(ends).map(|(at, _)| at)
 }
 
-/// JSON that begins here: the length of its bracket, or of all of a box of coordinates. Within JSON
-/// every bracket opens.
+/// Matches the beginning of JSON: its bracket, or all of a bounding box. Within JSON, every bracket
+/// matches.
 pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
     let inside = rest[1..].trim_start();
     let array = rest.starts_with('[');
@@ -117,7 +117,7 @@ pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
     })
 }
 
-/// A number or a word that JSON, or Python, has without quotation marks.
+/// Matches a literal of JSON or Python.
 fn literal(rest: &str, whole: bool) -> Match {
     let len = rest
         .find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '+' | '-'))

@@ -1,11 +1,11 @@
-//! Tests of the markup that is found, at once and bit by bit.
+//! Tests of scanning, at once and incrementally.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::guard::words::words;
 
-/// The words of a text.
+/// Returns the words of a text.
 fn cut(text: &str) -> Vec<String> {
     let (text, words) = words([text.as_bytes()], &[1.0]);
     words
@@ -125,7 +125,7 @@ fn a_word_is_shown_as_soon_as_nothing_can_make_markup_of_it() {
     );
 }
 
-/// Text with what markup is made of.
+/// Generates text from parts of markup.
 pub(crate) fn marked_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         3 => "(a|the|dog|cats|red|two|runs|in|is|and|No|5|3.5)",

@@ -1,5 +1,5 @@
-//! Kinds of questions, and the questions that no photograph answers. The rules are data:
-//! `patterns.txt`.
+//! Classification of questions: their kind, and those that no photograph answers. The rules are
+//! data: `patterns.txt`.
 
 mod pattern;
 
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use self::pattern::WordPattern;
 use crate::lexicon::{Lexicon, words};
 
-/// Kind of question: the sort of answer that it asks for.
+/// Kind of question, by the answer that it asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionKind {
@@ -21,17 +21,17 @@ pub enum QuestionKind {
     Count,
     /// A color.
     Color,
-    /// One of several, which the question may name.
+    /// One of several alternatives, which the question may name.
     Choice,
-    /// An activity of somebody.
+    /// An activity.
     Activity,
-    /// Clothing that somebody wears.
+    /// Clothing.
     Clothing,
-    /// The place of something.
+    /// The position of an object.
     Place,
-    /// The presence of something.
+    /// The presence of an object.
     Presence,
-    /// Yes or no to anything else.
+    /// Yes or no about anything else.
     YesNo,
     /// Anything else.
     Open,
@@ -52,7 +52,7 @@ impl QuestionKind {
         Self::Open,
     ];
 
-    /// Its name in files.
+    /// Returns its name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Caption => "caption",
@@ -68,39 +68,38 @@ impl QuestionKind {
         }
     }
 
-    /// Returns `true` if yes and no are its answers.
+    /// Returns `true` if the answer is yes or no.
     pub fn is_yes_no(self) -> bool {
         matches!(self, Self::Presence | Self::YesNo)
     }
 }
 
-/// Why a question is not answered.
+/// Reason for which a question is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unanswerable {
-    /// It asks for text in the picture.
+    /// It asks for text in the photograph.
     Text,
     /// It asks for a time or a date.
     Time,
-    /// It asks who somebody is, or for what else of people and places no photograph shows: names,
-    /// age, relations.
+    /// It asks for an identity, or for a name, age or relation that no photograph shows.
     Identity,
-    /// It asks what is safe, healthy, legal or to be done.
+    /// It asks for advice, or what is safe, healthy or legal.
     Advice,
-    /// It asks what something costs.
+    /// It asks for a price.
     Price,
     /// It is not in English.
     Language,
-    /// It asks for nothing that a photograph shows.
+    /// It asks about something else that no photograph shows.
     Beyond,
-    /// The photograph is unlike those that the model knows.
+    /// The photograph is unfamiliar to the model.
     Unfamiliar,
-    /// The answer that was written is more likely wrong than right.
+    /// The generated answer is probably wrong.
     Unsure,
 }
 
 impl Unanswerable {
-    /// Returns the text that is given in place of an answer.
+    /// Returns the text of the abstention.
     pub fn wording(self) -> &'static str {
         match self {
             Self::Text => "I cannot read text in photographs.",
@@ -128,12 +127,13 @@ impl Unanswerable {
         Self::Unsure,
     ];
 
-    /// Returns `true` if a text is what is said in place of an answer.
+    /// Returns `true` if a text is an abstention.
     pub fn is_wording(text: &str) -> bool {
         Self::ALL.iter().any(|why| why.wording() == text.trim())
     }
 
-    /// Those that a question's text alone gives, by the names of their sections.
+    /// Reasons that the text of a question alone can give, by the name of their section in
+    /// `patterns.txt`.
     const IN_TEXT: [(&'static str, Self); 6] = [
         ("text", Self::Text),
         ("time", Self::Time),
@@ -144,7 +144,7 @@ impl Unanswerable {
     ];
 }
 
-/// Patterns, and those of exceptions to them.
+/// Patterns of a section, and exceptions from them.
 #[derive(Debug, Default)]
 struct Section {
     patterns: Vec<WordPattern>,
@@ -179,14 +179,13 @@ struct Rules {
     foreign: Vec<&'static str>,
 }
 
-/// Words of a text that are looked at: no prompt holds more.
+/// Maximum number of words of a text that are read; no prompt holds more.
 const MOST_WORDS: usize = 1024;
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::parse(include_str!("patterns.txt")));
 
 impl Rules {
-    /// Reads the rules. They are part of the program; a test checks that no section has another
-    /// name.
+    /// Parses the rules. They are compiled in; a test checks the names of their sections.
     fn parse(text: &'static str) -> Self {
         let section = |name: &str| {
             sections(text)
@@ -217,7 +216,7 @@ impl Rules {
         }
     }
 
-    /// A sentence without what stands before the question.
+    /// Returns a sentence without the words that lead to its question.
     fn without_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
         while let Some(taken) = self
             .lead
@@ -244,7 +243,7 @@ impl Rules {
         let count = |list: &[&str]| words.iter().filter(|word| list.contains(word)).count();
         let (english, foreign) = (count(&self.english), count(&self.foreign));
         let known = words.iter().filter(|word| is_known(word)).count();
-        // Other languages have a few of English's short words too.
+        // Other languages share a few of English's short words.
         let is_strange = match words.len() {
             0..=2 => false,
             3 => english == 0 && known < 2,
@@ -254,7 +253,7 @@ impl Rules {
     }
 }
 
-/// The sections of a file of rules, with their lines that are no comments.
+/// Returns the sections of a rules file with their lines, comments left out.
 fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     text.split("\n[").skip(1).filter_map(|section| {
         let (name, body) = section.split_once("]\n")?;
@@ -262,7 +261,7 @@ fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static 
     })
 }
 
-/// Returns `true` if a word ends as many English ones do and few of other languages.
+/// Returns `true` if a word has an ending that is common in English and rare elsewhere.
 fn is_english_form(word: &str) -> bool {
     word.len() > 4
         && [
@@ -272,7 +271,7 @@ fn is_english_form(word: &str) -> bool {
         .any(|end| word.ends_with(end))
 }
 
-/// Returns `true` if the lexicon has a word, or it looks English.
+/// Returns `true` if the lexicon knows a word, or it looks English.
 fn is_known(word: &str) -> bool {
     let lexicon = Lexicon::shared();
     let classes = lexicon.classes();
@@ -293,10 +292,10 @@ fn is_known(word: &str) -> bool {
         || lexicon.verbs().analyze(word).is_some()
 }
 
-/// The words of a sentence, contractions written out.
+/// Returns the words of a sentence with contractions expanded.
 fn spoken(sentence: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
-    // First, because contractions are told apart in small letters.
+    // Contractions are matched in lower case.
     let sentence = sentence.to_lowercase();
     for word in words(&sentence)
         .into_iter()
@@ -328,7 +327,7 @@ fn spoken(sentence: &str) -> Vec<String> {
     found
 }
 
-/// The words of each sentence that has any, and whether it ends in a question mark.
+/// Returns the words of each nonempty sentence, and `true` if it ends in a question mark.
 fn read(text: &str) -> Vec<(Vec<String>, bool)> {
     let pieces = text.split_inclusive(['.', '?', '!', ';', '\n']);
     let mut left = MOST_WORDS;
@@ -343,8 +342,8 @@ fn read(text: &str) -> Vec<(Vec<String>, bool)> {
         .collect()
 }
 
-/// Returns the kind of a text's first question, or of its first sentence where there is none. A
-/// text without words asks for a caption.
+/// Returns the kind of a text's first question, or of its first sentence if there is none. A text
+/// without words asks for a caption.
 pub fn kind(text: &str) -> QuestionKind {
     let sentences = read(text);
     let question = sentences
@@ -359,12 +358,11 @@ pub fn kind(text: &str) -> QuestionKind {
         .map_or(QuestionKind::Open, |(kind, _)| *kind)
 }
 
-/// Nouns by which a question calls the photograph.
+/// Nouns with which questions refer to the photograph.
 pub const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
 
-/// Returns `true` if a question of yes or no contains its answer's opposite, as "Is there no cat?"
-/// does: yes says then what no says otherwise. "Isn't there a cat?" asks as "Is there a cat?" does,
-/// and "Is there a cat without a collar?" asks for a cat.
+/// Returns `true` if a yes-or-no question is negated, so that yes means absence: "Is there no cat?"
+/// Not negated are "Isn't there a cat?" and "Is there a cat without a collar?"
 pub fn is_negated(text: &str) -> bool {
     let sentences = read(text);
     let question = sentences
@@ -382,8 +380,8 @@ pub fn is_negated(text: &str) -> bool {
     let word = |at: usize| words.get(at).map_or("", String::as_str);
     let asks =
         |at: usize| at == 1 || (at == 2 && matches!(word(1), "there" | "you" | "i" | "we" | "one"));
-    // Of what is there, something is without something else; a photograph is without what is not
-    // there.
+    // In questions about presence, "without" describes the object, unless it follows a noun for the
+    // photograph.
     let is_of_part = |at: usize| is_presence() && !PHOTOGRAPH.contains(&word(at - 1));
     (1..words.len())
         .filter(|&at| word(at - 1) != "or")
@@ -399,7 +397,7 @@ pub fn is_negated(text: &str) -> bool {
         })
 }
 
-/// Why no photograph answers a question; `None` where one may.
+/// Returns the reason for which no photograph answers a question; `None` if one may.
 pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
     let sentences = read(text);
     let words: Vec<&str> = sentences

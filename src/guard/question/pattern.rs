@@ -1,21 +1,21 @@
-//! Patterns of words, as they stand in `patterns.txt`.
+//! Word patterns of `patterns.txt`.
 
 use crate::lexicon::{Lexicon, VerbForm};
 
-/// Item of a pattern: the words that one place takes.
+/// Item of a pattern, by the words that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
-    /// One of these words, each with whether longer words that begin with it count too.
+    /// One of these words; `true` for a prefix that longer words may begin with.
     Words(Vec<(&'static str, bool)>),
     /// Any word.
     Any,
     /// Any number of words.
     Gap,
-    /// A word that ends as forms in -ing do.
+    /// A word with the ending -ing.
     Ing,
-    /// A verb of the lexicon, not in the form in -ing.
+    /// A verb of the lexicon, other than its form in -ing.
     Verb,
-    /// A word that says where something is.
+    /// A spatial relation.
     Relation,
     /// A noun of the lexicon.
     Thing,
@@ -47,12 +47,12 @@ impl Item {
     }
 }
 
-/// A pattern of words in order.
+/// Sequence of items that matches words in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WordPattern {
-    /// With whether each may be missing.
+    /// Items; `true` for an optional one.
     items: Vec<(Item, bool)>,
-    /// `true` if it stands at the beginning of a sentence; `to_end` likewise for the end.
+    /// `true` if it matches only at the beginning of a sentence.
     from_start: bool,
     to_end: bool,
 }
@@ -99,7 +99,8 @@ impl WordPattern {
         pattern
     }
 
-    /// The words that it takes at the beginning, as many as it can; `None` where it takes none.
+    /// Returns the number of words of the longest match at the beginning; `None` without a nonempty
+    /// match.
     pub(super) fn prefix(&self, words: &[String]) -> Option<usize> {
         let mut longest = None;
         self.run(words, true, |taken| {
@@ -108,7 +109,7 @@ impl WordPattern {
         longest
     }
 
-    /// Returns `true` if it is found in a sentence.
+    /// Returns `true` if it matches in a sentence.
     pub(super) fn is_in(&self, words: &[String]) -> bool {
         let mut is_found = false;
         self.run(words, self.from_start, |taken| {
@@ -117,8 +118,8 @@ impl WordPattern {
         is_found
     }
 
-    /// Tells of every number of words behind which it can be complete. The time is that of words
-    /// times items: all places that can be reached are followed at once.
+    /// Calls `complete` with every number of words after which a match can end. All reachable
+    /// states are followed at once, so that the time is proportional to words times items.
     fn run(&self, words: &[String], from_start: bool, mut complete: impl FnMut(usize)) {
         let last = self.items.len();
         let mut reached = vec![false; last + 1];

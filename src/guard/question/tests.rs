@@ -1,6 +1,6 @@
 use super::*;
 
-/// Questions of all sorts with what is to be said of each.
+/// Returns the examples: questions with the section that each belongs to.
 fn examples() -> impl Iterator<Item = (&'static str, &'static str)> {
     sections(include_str!("examples.txt")).flat_map(|(name, body)| {
         body.lines()
@@ -125,7 +125,7 @@ fn negations_that_turn_the_answer_round_are_told_from_those_that_do_not() {
     }
 }
 
-/// Ways to ask whether there is `{a}`, of which `{s}` are several.
+/// Ways to ask for the presence of `{a}`; `{s}` is its plural.
 const IS_THERE: [&str; 32] = [
     "Is there {a}?",
     "Is there {a} anywhere in this photo?",
@@ -161,7 +161,7 @@ const IS_THERE: [&str; 32] = [
     "Hi! Is there {a}? Answer yes or no.",
 ];
 
-/// Ways to ask whether there is none.
+/// Ways to ask for its absence.
 const IS_THERE_NO: [&str; 24] = [
     "Is there no {n}?",
     "Is there no {n} in the image?",

@@ -1,5 +1,4 @@
-//! Edits of a text: words put before its words, put in their place, or taken out; and the text that
-//! comes of it.
+//! Edits of a parsed text, token by token, and the text that results.
 
 use std::ops::Range;
 
@@ -8,17 +7,17 @@ use super::{
     parse::{Document, ParseToken, WordTag},
 };
 
-/// A piece of the new text.
+/// Piece of inserted text.
 #[derive(Debug, Clone)]
 struct Piece {
     text: String,
-    /// The span that it stands for.
+    /// Span for which it stands.
     span: Option<usize>,
-    /// `true` if no space stands before it.
+    /// `true` if no space precedes it.
     glued: bool,
 }
 
-/// Changes of a text, token by token.
+/// Insertions, replacements and deletions, by token.
 #[derive(Debug)]
 pub(super) struct Edits {
     before: Vec<Vec<Piece>>,
@@ -35,7 +34,7 @@ impl Edits {
         }
     }
 
-    /// Puts words before a token; they stand for a span.
+    /// Inserts text before a token, on behalf of a span.
     pub(super) fn insert(&mut self, token: usize, text: &str, span: usize) {
         self.before[token].push(Piece {
             text: text.to_owned(),
@@ -44,7 +43,7 @@ impl Edits {
         });
     }
 
-    /// Puts a comma before a token.
+    /// Inserts a comma before a token.
     pub(super) fn comma(&mut self, token: usize) {
         self.before[token].push(Piece {
             text: ",".to_owned(),
@@ -53,12 +52,12 @@ impl Edits {
         });
     }
 
-    /// Another word in the place of a token; `span` says which span it stands for.
+    /// Replaces the word of a token, on behalf of a span.
     pub(super) fn replace(&mut self, token: usize, text: &str, span: usize) {
         self.new[token] = Some((text.to_owned(), span));
     }
 
-    /// Takes tokens out, with what was put before them.
+    /// Deletes tokens, with the insertions before them.
     pub(super) fn delete(&mut self, tokens: Range<usize>) {
         for i in tokens {
             self.deleted[i] = true;
@@ -66,7 +65,7 @@ impl Edits {
         }
     }
 
-    /// Words in the place of tokens.
+    /// Replaces tokens by text, on behalf of a span.
     pub(super) fn put(&mut self, tokens: Range<usize>, text: &str, span: usize) {
         self.delete(tokens.clone());
         self.insert(tokens.start, text, span);
@@ -76,13 +75,13 @@ impl Edits {
         self.deleted[token]
     }
 
-    /// Returns `true` if nothing stands in the place of a token any more.
+    /// Returns `true` if a token is deleted and nothing was inserted in its place.
     pub(super) fn is_gone(&self, token: usize) -> bool {
         self.deleted[token] && self.before[token].is_empty()
     }
 
-    /// The new text, with each of `spans` spans' place in it; `None` where markup would go, or
-    /// stand around nothing.
+    /// Applies the edits, and returns the new text with the ranges of the spans; `None` if markup
+    /// would be deleted or left empty.
     pub(super) fn finish(mut self, doc: &Document<'_>, spans: usize) -> Option<Rendered> {
         for sentence in &doc.sentences {
             let tokens =
@@ -94,7 +93,7 @@ impl Edits {
         self.keeps_markup(doc).then(|| self.write(doc, spans))
     }
 
-    /// Returns `true` if all markup stays, and what it stands around is not left empty.
+    /// Returns `true` if all markup stays and none is left empty.
     fn keeps_markup(&self, doc: &Document<'_>) -> bool {
         let kept = |(i, token): (usize, &ParseToken<'_>)| {
             let changed = token.atom && (self.deleted[i] || self.new[i].is_some());
@@ -103,7 +102,7 @@ impl Edits {
         doc.tokens.iter().enumerate().all(kept)
     }
 
-    /// Commas and "and" that nothing stands before or behind any more go.
+    /// Deletes commas and "and" that no longer join anything.
     fn tidy(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let changed = tokens.clone().any(|i| self.deleted[i]);
         let joint = |i: usize| doc.tokens[i].tag == WordTag::And || doc.tokens[i].text == ",";
@@ -126,7 +125,7 @@ impl Edits {
         }
     }
 
-    /// Gives the sentence's capital letter to the word that is first now.
+    /// Moves the capital letter to the word that is first now.
     fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != WordTag::Mark) else {
             return;
@@ -163,7 +162,7 @@ impl Edits {
         self.new[token] = Some((text, span));
     }
 
-    /// "a" and "an" follow the word that stands behind them now.
+    /// Adapts "a" and "an" to the word that follows now.
     fn articles(&mut self, doc: &Document<'_>) {
         for i in 0..doc.tokens.len() {
             let text = self.new[i]
@@ -212,7 +211,7 @@ impl Edits {
                 out.push(if piece.glued { "" } else { gap }, &piece.text, piece.span);
                 gap = if piece.glued { gap } else { " " };
             }
-            // A span whose words are gone is nowhere, but where it was.
+            // A span whose words are all deleted has an empty range where it was.
             if let Some(span) = token.span.and_then(|s| out.spans.get_mut(s)) {
                 span.get_or_insert(out.chars..out.chars);
             }
@@ -237,7 +236,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Returns where the text is.
+    /// Appends text and returns its range.
     fn push(&mut self, gap: &str, text: &str, span: Option<usize>) -> Range<usize> {
         let run_on = gap.is_empty()
             && self.text.ends_with(char::is_alphanumeric)
@@ -257,7 +256,7 @@ impl Writer {
         start..self.chars
     }
 
-    /// The ranges in order: one that was taken into an earlier one is empty at its end.
+    /// Orders the ranges: one that lies within an earlier one becomes empty at its end.
     fn finish(self) -> Rendered {
         let mut at = 0;
         let mut spans = Vec::with_capacity(self.spans.len());

@@ -1,12 +1,11 @@
-//! The little English that rewriting a caption needs: what sort of word a word is, its number, its
-//! article and its case.
+//! The English grammar that rewriting a caption needs: word classes, number, articles and capitals.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::LazyLock,
 };
 
-/// Each word's classes, and each class's phrases, as `english.txt` lists them.
+/// Classes of words and phrases of each class, from `english.txt`.
 struct Words {
     classes: HashMap<&'static str, Vec<&'static str>>,
     phrases: HashMap<&'static str, Vec<Vec<&'static str>>>,
@@ -15,7 +14,7 @@ struct Words {
 
 static WORDS: LazyLock<Words> = LazyLock::new(|| read(include_str!("english.txt")));
 
-/// Reads `[class]` headings with words below them; in classes whose name ends in `phrases` every
+/// Parses `[class]` headings with words below them; in classes whose name ends in `phrases`, each
 /// line is one phrase.
 fn read(text: &'static str) -> Words {
     let mut words = Words {
@@ -62,8 +61,8 @@ pub(super) fn is(class: &str, word: &str) -> bool {
         .is_some_and(|classes| classes.contains(&class))
 }
 
-/// Returns the number of words of the longest phrase of a class that `starts` answers to: it says
-/// whether the word at a place is a given one.
+/// Returns the number of words of the longest phrase of a class that matches; `matches` is asked
+/// for each word by its index.
 pub(super) fn phrase(class: &str, starts: impl Fn(usize, &str) -> bool) -> Option<usize> {
     let phrases = WORDS.phrases.get(class)?;
     phrases
@@ -73,7 +72,7 @@ pub(super) fn phrase(class: &str, starts: impl Fn(usize, &str) -> bool) -> Optio
         .max()
 }
 
-/// Returns `true` if a word is a verb as a plural or a singular subject has it: `run`, `runs`.
+/// Returns `true` if a word is a finite form of a verb: `run`, `runs`.
 pub(super) fn is_finite_verb(word: &str) -> bool {
     WORDS.verbs.contains(word)
 }
@@ -106,7 +105,7 @@ pub(super) fn is_plural(noun: &str) -> bool {
         || noun.ends_with("men") && noun != "specimen"
 }
 
-/// Returns `true` if a noun in lower case names a particular sort of people.
+/// Returns `true` if a noun in lower case names people of a kind.
 pub(super) fn is_person(noun: &str) -> bool {
     of_class("person", noun)
 }
@@ -128,7 +127,7 @@ fn of_class(class: &str, noun: &str) -> bool {
         || singular("ies", "y")
 }
 
-/// `a` or `an`, by the sound that the word begins with, as far as spelling tells.
+/// Returns `a` or `an`, by the initial sound of a word as far as its spelling tells.
 pub(super) fn article(word: &str) -> &'static str {
     let word = word.to_lowercase();
     let consonant = ["uni", "use", "usu", "one", "once", "eu", "ukul", "ut"]
@@ -147,7 +146,7 @@ pub(super) fn article(word: &str) -> &'static str {
     }
 }
 
-/// With its first letter in upper case.
+/// Returns a text with its first letter in upper case.
 pub(super) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     chars
@@ -155,7 +154,8 @@ pub(super) fn capitalised(text: &str) -> String {
         .map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
 
-/// With its first letter in lower case, unless the word has another in upper case or is "I".
+/// Returns a text with its first letter in lower case, unless the word has another capital or is
+/// "I".
 pub(super) fn uncapitalised(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else {

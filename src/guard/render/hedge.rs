@@ -1,4 +1,4 @@
-//! The doubt said aloud: "what may be a frisbee".
+//! Hedges of flagged spans: "what may be a frisbee".
 
 use super::{
     edit::Edits,
@@ -6,7 +6,7 @@ use super::{
     parse::{Document, PhraseKind, WordTag},
 };
 
-/// Puts every doubted span's doubt before it.
+/// Inserts a hedge before every flagged span.
 pub(super) fn hedge(doc: &Document<'_>, edits: &mut Edits, spans: usize) {
     let mut hedger = Hedger {
         doc,
@@ -24,7 +24,7 @@ pub(super) fn hedge(doc: &Document<'_>, edits: &mut Edits, spans: usize) {
     }
 }
 
-/// Says one chunk's doubt, for a verb that cannot be left out.
+/// Hedges a verb that cannot be left out.
 pub(super) fn hedge_verb(doc: &Document<'_>, edits: &mut Edits, chunk: usize, span: usize) {
     Hedger {
         doc,
@@ -34,7 +34,7 @@ pub(super) fn hedge_verb(doc: &Document<'_>, edits: &mut Edits, chunk: usize, sp
     .verb(chunk, span);
 }
 
-/// The first token and the span of a sentence that is one doubted statement.
+/// Returns the first token and the span of a sentence all of whose words are in one span.
 fn whole(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Option<(usize, usize)> {
     let states =
         doc.is_noun(chunks.start) && doc.has(chunks.clone(), &[WordTag::Verb, WordTag::Be]);
@@ -50,7 +50,7 @@ fn whole(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Option<(usize, u
 struct Hedger<'a, 'd> {
     doc: &'a Document<'d>,
     edits: &'a mut Edits,
-    /// Kind of the phrase of which the doubt of each span was said.
+    /// Kind of the phrase in which each span was hedged.
     said: Vec<Option<PhraseKind>>,
 }
 
@@ -62,7 +62,7 @@ impl Hedger<'_, '_> {
             .doubted(chunk)
             .filter_map(|i| self.doc.tokens[i].span)
             .collect();
-        // A span that goes on from a noun to a verb is doubted twice.
+        // A span from a noun to a verb is hedged at both.
         let verb = kind == PhraseKind::Word(WordTag::Verb);
         let open =
             |said: Option<PhraseKind>| said.is_none() || verb && said == Some(PhraseKind::Noun);
@@ -75,8 +75,7 @@ impl Hedger<'_, '_> {
             PhraseKind::Adjective => self.adjective(chunk, span, sentence),
             PhraseKind::Word(WordTag::Verb) => self.verb(chunk, span),
             PhraseKind::Word(WordTag::Preposition) => self.preposition(chunk, span, sentence),
-            // A subordinator, a pronoun or another word that holds the sentence together: what it
-            // goes on to is doubted.
+            // Function words are skipped: the hedge goes before what follows them.
             PhraseKind::Word(
                 WordTag::Be | WordTag::Auxiliary | WordTag::Subordinate | WordTag::To,
             ) => spans.iter().for_each(|&s| self.said[s] = None),
@@ -107,7 +106,7 @@ impl Hedger<'_, '_> {
             .all(|c| self.doc.word(c) == Some(WordTag::Mark))
     }
 
-    /// Returns `true` if the sentence is no more than chunks `from..=chunk`: an answer.
+    /// Returns `true` if the sentence consists of chunks `from..=chunk`, as a short answer does.
     fn is_answer(&self, from: usize, chunk: usize, sentence: &std::ops::Range<usize>) -> bool {
         sentence
             .clone()
@@ -124,7 +123,7 @@ impl Hedger<'_, '_> {
         if tag(first) == WordTag::Count && first == tokens.start {
             return self.edits.insert(first, "perhaps", span);
         }
-        // "a bathing suit" is no suit that bathes.
+        // In "a bathing suit", "bathing" is part of the name.
         let describes = |i: usize| {
             tag(i) == WordTag::Adjective
                 && (is("adjective", lower(i)) || !lower(i).ends_with("ing"))
@@ -168,7 +167,7 @@ impl Hedger<'_, '_> {
         }
     }
 
-    /// "a man and woman": the doubt parts the second noun from the article.
+    /// "a man and woman": the hedge separates the second noun from the article.
     fn lacks_article(&self, chunk: usize) -> bool {
         let doc = self.doc;
         let tag = |c: usize| doc.tokens[doc.chunks[c].tokens.start].tag;
@@ -190,7 +189,7 @@ impl Hedger<'_, '_> {
             && !is("mass", noun)
     }
 
-    /// "in the air", "in its mouth": no thing of its own.
+    /// "in the air", "in its mouth": a setting, not an object of its own.
     fn is_setting(&self, chunk: usize) -> bool {
         let head = self.doc.head(chunk);
         let owned = matches!(
@@ -203,7 +202,7 @@ impl Hedger<'_, '_> {
         in_or_on && owned && (is("setting", head) || is("part", head))
     }
 
-    /// Returns the token before which the doubt in a thing is said, and its wording.
+    /// Returns the token before which a noun is hedged, and the hedge.
     fn thing(&self, chunk: usize) -> (usize, &'static str) {
         let doc = self.doc;
         let start = doc.chunks[chunk].tokens.start;
@@ -251,7 +250,7 @@ impl Hedger<'_, '_> {
         }
     }
 
-    /// The doubt goes before the infinitive's "to", "not" and "being".
+    /// Inserts the hedge before the infinitive's "to", "not" and "being".
     fn verb(&mut self, chunk: usize, span: usize) {
         let before = |c: usize| {
             matches!(self.doc.word(c), Some(WordTag::To | WordTag::Not))
@@ -276,7 +275,7 @@ impl Hedger<'_, '_> {
     }
 
     fn preposition(&mut self, chunk: usize, span: usize, sentence: std::ops::Range<usize>) {
-        // "jumping up to catch": the word belongs to the verb.
+        // In "jumping up to catch", "up" belongs to the verb.
         let particle = chunk > sentence.start && self.doc.word(chunk - 1) == Some(WordTag::Verb);
         let alone = self
             .doc

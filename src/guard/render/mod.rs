@@ -1,9 +1,9 @@
-//! The answer written for people: marked in a pipe, coloured on a terminal, and as a screen reader
-//! should say it.
+//! The answer rendered for people: with marked spans in a pipe, colored on a terminal, and as alt
+//! text for screen readers.
 //!
-//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit`
-//! writes it. What markup parts (items of a list, strings of JSON) is rendered part by part; markup
-//! itself stays to the letter.
+//! `parse` finds the phrases of each sentence, `hedge` and `omit` decide what to change, and `edit`
+//! applies the changes. Parts that markup separates (items of a list, strings of JSON) are rendered
+//! one by one; markup itself is never changed.
 
 mod edit;
 mod english;
@@ -28,21 +28,21 @@ use super::{
     spans::pieces,
 };
 
-/// Style in which an answer's flagged spans are said.
+/// Rendering of an answer's flagged spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RenderStyle {
-    /// As they were written.
+    /// As generated.
     Plain,
-    /// With the doubt: "what may be a frisbee".
+    /// Hedged: "what may be a frisbee".
     #[default]
     Hedged,
-    /// Without them where the sentence allows it: "something".
+    /// Left out, or replaced by "something" where the sentence requires a noun.
     Omitted,
 }
 
-/// Every span as `[text?score]`, or `[before → now]` where it was written again
-/// (`[before → now?score]` where that is low as well): `A dog catches a [frisbee?0.23].`
+/// Marks every span as `[text?score]`, or as `[before → now]` if it was rewritten (`[before →
+/// now?score]` if it is still low-reward): `A dog catches a [frisbee?0.23].`
 pub fn plain_marked(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
         Some(before) if span.action == Action::Flagged => {
@@ -53,9 +53,9 @@ pub fn plain_marked(text: &str, spans: &[Span]) -> String {
     })
 }
 
-/// Every span in bold red with its score behind it, or what was written again struck out with what
-/// stands there now behind it in bold green, in the escape codes of ECMA-48. Control characters of
-/// the text are left out, so that an answer cannot command the terminal.
+/// Colors every span with the escape codes of ECMA-48: bold red with its score, or the original
+/// struck out and the rewritten text in bold green. Control characters of the text are left out, so
+/// that an answer cannot control the terminal.
 pub fn ansi(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
         Some(before) if span.action == Action::Flagged => {
@@ -74,8 +74,8 @@ pub fn ansi(text: &str, spans: &[Span]) -> String {
     })
 }
 
-/// Returns the text that stood in the place of a span that was left out, or written again, whether
-/// it passes now or is still low.
+/// Returns the original text of a span that was left out or rewritten, even if the new text is
+/// still low-reward.
 fn rewritten(span: &Span) -> Option<String> {
     span.original
         .as_deref()
@@ -110,7 +110,7 @@ fn marked(
         let fits = (at..=span.end).contains(&span.start) && span.end <= chars.len();
         if fits && (span.start < span.end || rewritten(span).is_some()) {
             out.push_str(&piece(at..span.start));
-            // What was taken out stood between words, with a space on either side.
+            // An omitted word had a space on either side.
             let gap = span.start == span.end;
             if gap && out.ends_with(|c: char| !c.is_whitespace()) {
                 out.push(' ');
@@ -126,20 +126,20 @@ fn marked(
     out + &piece(at..chars.len())
 }
 
-/// A text as people should hear it.
+/// Rendered text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The new text.
+    /// The rendered text.
     pub text: String,
-    /// For each input span, in order, the Unicode code points of the new text that now stand for
-    /// it, its doubt included; empty where it was left out.
+    /// Range of each input span in the rendered text, in Unicode code points, its hedge included;
+    /// empty if it was left out.
     pub spans: Vec<Range<usize>>,
-    /// Old and new place of each word, in order; none where nothing changed.
+    /// Old and new range of each word, in order; empty if nothing changed.
     moved: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Rendered {
-    /// Returns the new place of the text that stood at these code points; empty where it was left
+    /// Returns the range in the rendered text of what had these code points; empty if it was left
     /// out.
     pub fn place(&self, range: Range<usize>) -> Range<usize> {
         let of = |at: usize, is_end: bool| {
@@ -161,9 +161,9 @@ impl Rendered {
     }
 }
 
-/// The answer as a screen reader should say it, and where its spans are now. Spans that are empty,
-/// overlap or lie outside of the text are skipped; a text without spans, or in [`RenderStyle::Plain`],
-/// stays as it is, and so does one whose markup would not.
+/// Renders an answer for screen readers. Spans that are empty, overlap or lie outside the text are
+/// skipped. The text is unchanged if it has no spans, if the style is [`RenderStyle::Plain`], or if
+/// rendering would change its markup.
 pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
     let used = pieces(text, spans).iter().any(|(_, span)| span.is_some());
     if style == RenderStyle::Plain || !used {
@@ -187,8 +187,8 @@ pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
     }
 }
 
-/// A text between two pieces of markup that part it. What is left out of a `fragment` must leave
-/// something; else its doubt is said. `None` where nothing can be said for its markup.
+/// Renders text between two pieces of markup that separate it. If omission leaves nothing of a
+/// `fragment`, it is hedged instead. Returns `None` if the markup does not allow a change.
 fn part(
     text: &str,
     found: &[Markup],
@@ -214,7 +214,7 @@ fn part(
     edits.finish(&doc, spans.len())
 }
 
-/// A text with markup, part by part.
+/// Renders a text with markup, part by part.
 fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Rendered {
     let parting: Vec<&Markup> = found
         .iter()
@@ -316,7 +316,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
     whole
 }
 
-/// The answer as a screen reader should say it: the text of [`render`].
+/// Returns the text of [`render`].
 pub fn alt_text(text: &str, spans: &[Span], style: RenderStyle) -> String {
     render(text, spans, style).text
 }

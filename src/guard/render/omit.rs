@@ -1,4 +1,5 @@
-//! Omission of flagged spans, with the words that cannot stand without them.
+//! Omission of flagged spans, with the words that cannot stand without them. Nouns are in
+//! `omit_noun`.
 
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::guard::words::is_function_word;
 
-/// Leaves every doubted span out. Returns whether every sentence still says something.
+/// Omits every flagged span. Returns `true` if every sentence still says something.
 pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     let mut stand = Vec::new();
     for sentence in &doc.sentences {
@@ -29,7 +30,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
         let unsure = omitter.unsure;
         stand.push(!unsure && says_something(doc, edits, sentence.clone()));
     }
-    // A sentence that says nothing any more goes, and if none is left one says so.
+    // A sentence that says nothing any more is deleted; if none is left, one says so.
     let any = stand.iter().any(|&s| s);
     for (i, sentence) in doc.sentences.iter().enumerate().filter(|&(i, _)| !stand[i]) {
         nothing_left(doc, edits, sentence.clone(), any || i > 0);
@@ -37,8 +38,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     stand.iter().all(|&stands| stands)
 }
 
-/// Returns `true` if a word is left in a sentence that claims something and is not doubted; a
-/// sentence without doubt stands as it is.
+/// Returns `true` if a sentence keeps a content word that is not flagged, or has no flagged words.
 fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> bool {
     let states = doc.has(sentence.clone(), &[WordTag::Be, WordTag::Verb]);
     let tokens = tokens(doc, sentence);
@@ -59,7 +59,7 @@ fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> 
     tokens.clone().all(|i| doc.tokens[i].span.is_none()) || tokens.clone().any(claims)
 }
 
-/// The tokens of chunks.
+/// Returns the tokens of a range of chunks.
 pub(super) fn tokens(doc: &Document<'_>, chunks: Range<usize>) -> Range<usize> {
     doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end
 }
@@ -95,12 +95,12 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
     );
 }
 
-/// Leaves the doubted spans of one sentence out.
+/// Omission of the flagged spans of one sentence.
 pub(super) struct Omitter<'a, 'd> {
     pub(super) doc: &'a Document<'d>,
     pub(super) edits: &'a mut Edits,
     pub(super) sentence: Range<usize>,
-    /// `true` if the sentence does not stand without the flagged spans.
+    /// `true` if the sentence does not make sense without its flagged spans.
     pub(super) unsure: bool,
 }
 
@@ -154,7 +154,7 @@ impl Omitter<'_, '_> {
         self.edits.delete(self.doc.chunks[chunk].tokens.clone());
     }
 
-    /// Words before a noun go, with the "and" or the comma that joined them.
+    /// Omits flagged words before a noun, with the "and" or comma that joined them.
     fn attributes(&mut self, chunk: usize) {
         let tokens = self.doc.chunks[chunk].tokens.clone();
         let doubted: Vec<usize> = self.doc.doubted(chunk).collect();
@@ -181,7 +181,7 @@ impl Omitter<'_, '_> {
             bare,
             self.doc.tokens[doubted[0]].span,
         ) {
-            // "one dog": "a dog".
+            // "one dog" → "a dog".
             let word = self.doc.tokens[first].text;
             self.edits.insert(first, english::article(word), span);
         }
@@ -199,10 +199,9 @@ impl Omitter<'_, '_> {
         self.delete(chunk);
     }
 
-    /// Says a flagged preposition more loosely where it tells where something is, as "near"; leaves
-    /// it out where it tells where something goes.
+    /// Replaces a flagged preposition of position by "near"; omits one of direction.
     fn preposition(&mut self, chunk: usize) {
-        // A preposition that says little is in a span for the words around it.
+        // A preposition that is a function word is in a span only because of the words around it.
         let says = |&i: &usize| !is_function_word(&self.doc.tokens[i].lower);
         let Some(span) = self
             .doc
@@ -232,7 +231,7 @@ impl Omitter<'_, '_> {
     }
 }
 
-/// Leaves a chunk's verb out, if it is a doubted one.
+/// Omits the verb of a chunk, if it is flagged.
 fn omit_verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chunk: usize) {
     let Some(span) = doc
         .head_span(chunk)
@@ -282,7 +281,7 @@ impl Verb<'_, '_> {
         }
     }
 
-    /// One past the verb's object, with what it is of.
+    /// Returns the chunk after the verb's object and its "of" phrase.
     fn object_end(&self) -> usize {
         let mut end = self.chunk + 1;
         while self.sentence.contains(&end) && self.doc.is_noun(end) {
@@ -299,7 +298,8 @@ impl Verb<'_, '_> {
         end
     }
 
-    /// Takes a verb out that stands in a clause of its own, or one of several.
+    /// Omits a verb that has a clause of its own or is one of several; returns `false` for other
+    /// verbs.
     fn with_its_clause(&mut self) -> bool {
         let (chunk, end) = (self.chunk, self.object_end());
         let earlier = self.doc.has(self.sentence.start..chunk, &[WordTag::Verb]);
@@ -393,7 +393,7 @@ impl Verb<'_, '_> {
             .put(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
     }
 
-    /// The form that the verb has.
+    /// Returns the word in the form that the verb has.
     fn form(
         &self,
         participle: &'static str,
@@ -408,7 +408,7 @@ impl Verb<'_, '_> {
         }
     }
 
-    /// "is standing on a rock": "is on a rock".
+    /// "is standing on a rock" → "is on a rock".
     fn stay(&mut self) {
         match self.form("", "is", "are") {
             "" => self.delete(self.chunk..self.chunk + 1),
@@ -417,7 +417,7 @@ impl Verb<'_, '_> {
     }
 }
 
-/// Returns `true` if a preposition of several words says where something is.
+/// Returns `true` if a preposition of several words describes a position.
 fn is_place_phrase(preposition: &str) -> bool {
     preposition.contains(' ')
         && !preposition.starts_with("because")

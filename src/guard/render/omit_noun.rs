@@ -1,5 +1,5 @@
-//! Omission of flagged nouns: what stands around a noun decides whether it is left out or replaced
-//! by "something", "someone else", "two animals".
+//! Omission of flagged nouns: the words around a noun decide whether it is left out or replaced by
+//! "something", "someone else" or "two animals".
 
 use super::{
     english::{self, is},
@@ -7,7 +7,7 @@ use super::{
     parse::WordTag,
 };
 
-/// Returns a loose name of what a plural noun names.
+/// Returns the most general plural for a plural noun: "people", "animals" or "things".
 fn kind_of(noun: &str) -> &'static str {
     match noun {
         noun if english::is_person(noun) || noun == "people" => "people",
@@ -18,7 +18,7 @@ fn kind_of(noun: &str) -> &'static str {
 
 impl Omitter<'_, '_> {
     pub(super) fn noun(&mut self, chunk: usize) {
-        // Nothing but this: an answer.
+        // The sentence is nothing but this noun: a short answer.
         self.unsure |= self
             .sentence
             .clone()
@@ -33,7 +33,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    /// The nouns that "and" joins from `first` on.
+    /// Returns the nouns that "and" joins from `first` on.
     pub(super) fn group(&self, first: usize) -> Vec<usize> {
         let mut group = vec![first];
         let mut at = first;
@@ -59,12 +59,12 @@ impl Omitter<'_, '_> {
         first
     }
 
-    /// "in a shirt and a man": two nouns that are not joined by their "and".
+    /// Returns `false` for nouns that "and" does not join: "in a shirt and a man".
     fn alike(&self, a: usize, b: usize) -> bool {
         english::is_person(self.doc.head(a)) == english::is_person(self.doc.head(b))
     }
 
-    /// Deletes the doubted nouns of a group of which some are left.
+    /// Omits the flagged nouns of a group of which others stay.
     fn thin(&mut self, group: &[usize]) {
         let doubted = |c: usize| self.doc.head_span(c).is_some();
         let gone: Vec<usize> = group.iter().copied().filter(|&c| doubted(c)).collect();
@@ -77,7 +77,7 @@ impl Omitter<'_, '_> {
         self.keep_article(group);
     }
 
-    /// "of people" behind a noun that goes.
+    /// Omits "of people" after an omitted noun.
     pub(super) fn delete_of(&mut self, chunk: usize) {
         if self.word(chunk + 1) == Some(WordTag::Preposition)
             && self.doc.lower(chunk + 1) == "of"
@@ -108,7 +108,7 @@ impl Omitter<'_, '_> {
             return self.measure_of(first, last);
         }
         let named = self.doc.lower(preposition);
-        // "a woman in a black jacket": the jacket is hers.
+        // The jacket of "a woman in a black jacket" is hers: the noun is replaced.
         let dressed = self.word(last + 1) == Some(WordTag::Preposition)
             && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
         if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
@@ -136,7 +136,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    /// "with a mountain in the background": what says where the thing was goes with it.
+    /// Omits the position of an omitted noun: "with a mountain in the background".
     fn delete_absolute(&mut self, preposition: usize) {
         if !matches!(self.doc.chunks.get(preposition),
             Some(c) if self.doc.tokens[c.head].lower == "in")
@@ -180,7 +180,7 @@ impl Omitter<'_, '_> {
         self.something(first, group[group.len() - 1], false);
     }
 
-    /// "It is a dog" says nothing without the dog.
+    /// Replaces a predicate noun: "It is a dog" says nothing without the dog.
     fn predicate(&mut self, chunk: usize) {
         let there = chunk >= self.sentence.start + 2 && self.doc.lower(chunk - 2) == "there"
             || self.doc.lower(chunk - 1) == "there's";
@@ -232,7 +232,7 @@ impl Omitter<'_, '_> {
             }
         }
         self.keep_article(&group);
-        // "a woman and a dog": joined, but not alike.
+        // "a woman and a dog": joined, but not of the same kind.
         let last = group[group.len() - 1];
         let unlike = self.word(last + 1) == Some(WordTag::And) && self.is_noun(last + 2);
         if unlike && group.len() == 1 && !self.verb_follows(last) {
@@ -240,7 +240,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    /// A noun behind an "and" that joins it to something of another sort.
+    /// Omits or replaces a noun that "and" joins to a noun of another kind.
     fn other(&mut self, chunk: usize) {
         let follows =
             self.verb_follows(chunk) || self.word(chunk + 1) == Some(WordTag::Preposition);
@@ -252,8 +252,7 @@ impl Omitter<'_, '_> {
         self.delete_of(chunk);
     }
 
-    /// Returns `true` if no verb stands before a chunk: it is part of the subject, or the sentence
-    /// has no verb.
+    /// Returns `true` if the chunk is part of the subject (no verb precedes it), or names a person.
     fn subject_before(&self, chunk: usize) -> bool {
         !self
             .doc
@@ -266,7 +265,8 @@ impl Omitter<'_, '_> {
             .has(chunk..self.sentence.end, &[WordTag::Be, WordTag::Verb])
     }
 
-    /// A word of no content in the place of nouns. A subject keeps its number, for its verb's sake.
+    /// Replaces nouns by "something" or "someone". With `keep_number`, a plural stays plural, since
+    /// a verb agrees with it.
     fn something(&mut self, first: usize, last: usize, keep_number: bool) {
         let doc = self.doc;
         let head = doc.head(first);
@@ -327,7 +327,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    /// "two white dogs": "two white animals".
+    /// Replaces a plural noun by the most general one: "two white dogs" → "two white animals".
     fn kind_of_things(&mut self, chunk: usize, span: usize, opens: bool) {
         let doc = self.doc;
         let tokens = doc.chunks[chunk].tokens.clone();
@@ -368,7 +368,8 @@ impl Omitter<'_, '_> {
         );
     }
 
-    /// "a group of people", wholly doubted: "some people". Says whether it was one.
+    /// Replaces a flagged partitive phrase: "a group of people" → "some people". Returns `false`
+    /// for other nouns.
     fn whole_measure(&mut self, chunk: usize) -> bool {
         let of = self.word(chunk + 1) == Some(WordTag::Preposition)
             && self.doc.lower(chunk + 1) == "of"
@@ -386,7 +387,8 @@ impl Omitter<'_, '_> {
         true
     }
 
-    /// "a group of children": "a group of people". Nothing is looser than "people".
+    /// Replaces the noun of a partitive phrase: "a group of children" → "a group of people".
+    /// "people" itself is hedged, since no noun is more general.
     fn measure_of(&mut self, first: usize, last: usize) {
         let counted = english::is_plural(self.doc.head(first))
             && first == last
@@ -407,7 +409,7 @@ impl Omitter<'_, '_> {
         self.kind_of_things(first, span, false);
     }
 
-    /// Returns `true` if a noun measures another: "a group of people".
+    /// Returns `true` if a noun measures another that is not flagged: "a group of people".
     fn measured(&self, chunk: usize) -> bool {
         let of =
             self.word(chunk + 1) == Some(WordTag::Preposition) && self.doc.lower(chunk + 1) == "of";
@@ -416,7 +418,7 @@ impl Omitter<'_, '_> {
             && self.doc.head_span(chunk + 2).is_none()
     }
 
-    /// "a group of people": "people".
+    /// Omits a noun that measures another: "a group of people" → "people".
     fn unmeasured(&mut self, chunk: usize) {
         self.edits.delete(tokens(self.doc, chunk..chunk + 2));
         let verb = chunk + 3;
@@ -429,7 +431,7 @@ impl Omitter<'_, '_> {
         }
     }
 
-    /// "a shirt and hat" without the shirt: the hat needs the article.
+    /// Moves the article to the first noun of a group that stays: "a shirt and hat" → "a hat".
     fn keep_article(&mut self, group: &[usize]) {
         let doubted = |c: usize| self.doc.head_span(c).is_some();
         let Some(&left) = group.iter().find(|&&c| !doubted(c)) else {

@@ -1,4 +1,5 @@
-//! A caption cut into words, phrases and sentences: as much grammar as rewriting needs.
+//! A shallow parser of captions: words, phrases and sentences, with as much grammar as rewriting
+//! needs.
 
 use std::ops::Range;
 
@@ -34,59 +35,59 @@ pub(super) enum WordTag {
     Mark,
 }
 
-/// A word or a punctuation mark.
+/// Word or punctuation mark.
 #[derive(Debug)]
 pub(super) struct ParseToken<'a> {
     /// White space and markup before it.
     pub(super) gap: &'a str,
     pub(super) text: &'a str,
     pub(super) lower: String,
-    /// Its start, in code points.
+    /// Start, in code points.
     pub(super) start: usize,
-    /// The doubted span that it is in, by its number among all.
+    /// Index of the flagged span that contains it.
     pub(super) span: Option<usize>,
     pub(super) tag: WordTag,
-    /// `true` if it is markup that stands where a noun would, and stays as it is.
+    /// `true` if it is markup in the place of a noun, which stays as it is.
     pub(super) atom: bool,
 }
 
 /// Role of a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PhraseKind {
-    /// A noun with what stands before it.
+    /// Noun with its determiners and attributes.
     Noun,
     /// Adjectives without a noun: `is red and white`.
     Adjective,
-    /// Any other word, or a preposition of several.
+    /// Any other word, or a preposition of several words.
     Word(WordTag),
 }
 
-/// A phrase.
+/// Phrase.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
     pub(super) kind: PhraseKind,
-    /// Its tokens.
+    /// Range of its tokens.
     pub(super) tokens: Range<usize>,
-    /// Its main word.
+    /// Index of its head word.
     pub(super) head: usize,
 }
 
-/// A text with its grammar.
+/// Parsed text.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
     pub(super) tokens: Vec<ParseToken<'a>>,
     pub(super) chunks: Vec<Chunk>,
-    /// The chunks of each sentence, its final mark among them.
+    /// Range of the chunks of each sentence, its final mark included.
     pub(super) sentences: Vec<Range<usize>>,
     /// White space and markup after the last token.
     pub(super) tail: &'a str,
-    /// The reward of each span.
+    /// Score of each span.
     scores: Vec<f32>,
 }
 
 impl<'a> Document<'a> {
-    /// The doubt about a span that is an answer by itself: who says "probably" of less than an even
-    /// chance says the opposite of what the reward does.
+    /// Returns the hedge of a span that is an answer by itself. "Probably" requires a score of at
+    /// least 0.5.
     pub(super) fn likely(&self, span: usize) -> &'static str {
         if self.scores.get(span).is_some_and(|&score| score >= 0.5) {
             "probably"
@@ -95,7 +96,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Reads a text; its `markup`, in order, is of the kinds that stand within a sentence.
+    /// Parses a text. `markup` is the inline markup in it, in order.
     pub(super) fn new(text: &'a str, markup: &[Markup], spans: &[Span]) -> Self {
         let (mut tokens, tail) = tokens(text, markup);
         mark(&mut tokens, text, spans);
@@ -128,7 +129,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The tag of the main word of a chunk that is no noun phrase.
+    /// Returns the tag of a chunk's head word, if it is not a noun or adjective phrase.
     pub(super) fn word(&self, chunk: usize) -> Option<WordTag> {
         match self.chunks.get(chunk)?.kind {
             PhraseKind::Word(tag) => Some(tag),
@@ -142,7 +143,7 @@ impl<'a> Document<'a> {
             .is_some_and(|c| c.kind == PhraseKind::Noun)
     }
 
-    /// The text of a chunk in lower case, with single spaces.
+    /// Returns the text of a chunk in lower case, with single spaces.
     pub(super) fn lower(&self, chunk: usize) -> String {
         let words: Vec<&str> = self
             .chunks
@@ -154,12 +155,12 @@ impl<'a> Document<'a> {
         words.join(" ")
     }
 
-    /// The main word of a chunk in lower case.
+    /// Returns the head word of a chunk in lower case.
     pub(super) fn head(&self, chunk: usize) -> &str {
         &self.tokens[self.chunks[chunk].head].lower
     }
 
-    /// The doubted tokens of a chunk that say something.
+    /// Returns the flagged tokens of a chunk, without determiners, conjunctions and marks.
     pub(super) fn doubted(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
         let says = |t: &ParseToken<'_>| {
             !matches!(t.tag, WordTag::Determiner | WordTag::And | WordTag::Mark)
@@ -170,14 +171,14 @@ impl<'a> Document<'a> {
             .filter(move |&i| self.tokens[i].span.is_some() && says(&self.tokens[i]))
     }
 
-    /// The span of a chunk's main word.
+    /// Returns the span of a chunk's head word.
     pub(super) fn head_span(&self, chunk: usize) -> Option<usize> {
         self.chunks
             .get(chunk)
             .and_then(|c| self.tokens[c.head].span)
     }
 
-    /// Returns `true` if a sentence has a chunk of this sort, from chunk `from` on.
+    /// Returns `true` if one of the chunks has one of the tags.
     pub(super) fn has(&self, chunks: Range<usize>, tags: &[WordTag]) -> bool {
         chunks
             .into_iter()
@@ -189,8 +190,8 @@ fn ends_sentence(token: &ParseToken<'_>) -> bool {
     matches!(token.text, "." | "!" | "?")
 }
 
-/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points
-/// inside a word belong to it; a number is one token with its currency and its unit.
+/// Cuts a text into tokens, and returns the white space at its end as well. Hyphens, apostrophes
+/// and decimal points inside a word belong to it; a number is one token with its currency and unit.
 fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<ParseToken<'a>>, &'a str) {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let byte = |i: usize| chars.get(i).map_or(text.len(), |c| c.0);
@@ -246,15 +247,15 @@ fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<ParseToken<'a>>, &'a str
     (tokens, &text[byte(gap)..])
 }
 
-/// Units that stand behind a number, apart from it or not.
+/// Units that may follow a number, with or without a space. Sorted.
 const UNITS: [&str; 36] = [
     "am", "cm", "f", "ft", "g", "gb", "ghz", "hz", "kb", "kg", "kg/m", "khz", "km", "km/h", "kph",
     "kw", "l", "lb", "lbs", "m", "m/s", "mb", "mg", "mi", "ml", "mm", "mph", "oz", "pm", "px", "s",
     "sq", "tb", "v", "w", "yd",
 ];
 
-/// The length of a number with what belongs to it, where that is more than its digits: `$5`,
-/// `20 %`, `5:30 pm`, `3,5 km`.
+/// Returns the length of a number with its currency and unit, if text begins with one: `$5`, `20
+/// %`, `5:30 pm`, `3,5 km`.
 fn number(text: &str) -> Option<usize> {
     let digit = |at: usize| text[at..].starts_with(|c: char| c.is_ascii_digit());
     let sign = text
@@ -312,14 +313,14 @@ fn number(text: &str) -> Option<usize> {
 
 /// Returns `true` if a character between two letters belongs to the word.
 fn joins(c: char) -> bool {
-    // Marks that change the letter before them, and joiners, belong to a word as well.
+    // Combining marks and joiners belong to a word as well.
     matches!(
         c,
         '-' | '\'' | '’' | '.' | '\u{2010}' | '\u{2011}' | '\u{200D}' | '\u{300}'..='\u{36F}'
     )
 }
 
-/// Tells every token in which span it is: spans that do not fit are left out as everywhere.
+/// Sets the span of every token. Spans that do not fit are skipped.
 fn mark(tokens: &mut [ParseToken<'_>], text: &str, spans: &[Span]) {
     let used: Vec<usize> = pieces(text, spans)
         .iter()
@@ -420,7 +421,7 @@ fn noun_ly(word: &str) -> bool {
     )
 }
 
-/// Returns the role of a word that is in no closed class: by its ending and what stands before it.
+/// Returns the tag of an open-class word, by its ending and the word before it.
 fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
     let word = tokens[i].lower.as_str();
     let in_noun = matches!(
@@ -481,13 +482,13 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
     }
 }
 
-/// The chunk that begins at a token.
+/// Returns the chunk that begins at a token.
 fn chunk(tokens: &[ParseToken<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
     let long = english::phrase("preposition phrases", |i, word| {
         tokens.get(at + i).is_some_and(|t| t.lower == word)
     });
     if let Some(len) = long {
-        // "front" says more than the words around it.
+        // In "in front of", "front" is the head.
         let head = (at..at + len)
             .find(|&i| tokens[i].tag == WordTag::Noun)
             .unwrap_or(at);
@@ -506,7 +507,7 @@ fn chunk(tokens: &[ParseToken<'_>], at: usize, before: Option<&Chunk>) -> Chunk 
 
 fn noun_phrase(tokens: &[ParseToken<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
     if tokens.get(start).is_some_and(|token| token.atom) {
-        // An address is no part of what stands behind it, whose doubt would be put before both.
+        // An address is not part of the phrase after it: a hedge would be put before both.
         return Some(Chunk {
             kind: PhraseKind::Noun,
             tokens: start..start + 1,
@@ -563,7 +564,7 @@ fn noun_phrase(tokens: &[ParseToken<'_>], start: usize, before: Option<&Chunk>) 
     })
 }
 
-/// Returns the number of tokens that join the adjective before `at` to one after them: "and", a
+/// Returns the number of tokens that join the adjective before `at` to another after them: "and", a
 /// comma, or both.
 fn joint(tokens: &[ParseToken<'_>], at: usize) -> Option<usize> {
     let comma = usize::from(tokens.get(at)?.text == ",");

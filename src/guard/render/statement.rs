@@ -1,5 +1,5 @@
-//! The sentence that says of a photograph what there is: what is trusted in another sentence, and
-//! what the photograph has evidence of.
+//! Statement of what a photograph shows: the trusted mentions of a sentence, and objects that the
+//! photograph has evidence of.
 
 use super::{
     english::{article, is, is_plural},
@@ -11,11 +11,11 @@ use crate::{
     lexicon::{Lexicon, is_always_plural},
 };
 
-/// Most things that it names.
+/// Maximum number of objects that it names.
 const MOST: usize = 3;
 
-/// Returns `There is a dog and a red cup.`: the things of `sentence` that no span touches, and then
-/// those of `likely` that it does not name; `None` where there are none.
+/// Returns a statement such as `There is a dog and a red cup.`: the mentions in `sentence` that no
+/// span touches, then the objects of `likely` that it does not name; `None` if there are none.
 pub fn statement(sentence: &str, spans: &[Span], likely: &[&str]) -> Option<String> {
     let mut things = trusted_phrases(&Document::new(sentence, &[], spans));
     for name in bare_things(sentence, spans)
@@ -38,7 +38,7 @@ pub fn statement(sentence: &str, spans: &[Span], likely: &[&str]) -> Option<Stri
         "is"
     };
     let list = match &things[..] {
-        // A sentence of four words reads like a broken one.
+        // "There is a bench." would read like a truncated sentence.
         [one] => format!("{one} to be seen"),
         [more @ .., last] => format!("{} and {last}", more.join(", ")),
         [] => return None,
@@ -46,8 +46,8 @@ pub fn statement(sentence: &str, spans: &[Span], likely: &[&str]) -> Option<Stri
     Some(format!("There {verb} {list}."))
 }
 
-/// The things of a sentence that are trusted though words beside them in their phrases are not, by
-/// their bare names.
+/// Returns the bare names of mentions that are trusted although other words of their phrases are
+/// flagged.
 fn bare_things(sentence: &str, spans: &[Span]) -> Vec<String> {
     let chars = |byte: usize| {
         sentence
@@ -67,7 +67,7 @@ fn bare_things(sentence: &str, spans: &[Span]) -> Vec<String> {
         .collect()
 }
 
-/// Returns whether one of `things` names what a phrase names, or a kind of it.
+/// Returns `true` if one of `named` names what a phrase names, or a related concept.
 fn is_named(phrase: &str, things: &[String]) -> bool {
     let lexicon = Lexicon::shared();
     let of = |text: &str| {
@@ -85,7 +85,7 @@ fn is_named(phrase: &str, things: &[String]) -> bool {
     })
 }
 
-/// A noun with the article that it takes, or none.
+/// Returns a noun with its indefinite article, if it takes one.
 fn indefinite(noun: &str) -> String {
     let head = noun.rsplit(' ').next().unwrap_or(noun);
     if is("mass", head) || is_plural(head) || is_always_plural(head) {

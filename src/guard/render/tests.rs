@@ -1,4 +1,4 @@
-//! Captions and answers as they should be heard, and texts of any sort.
+//! Tests of rendering: recorded cases, and texts of any kind.
 
 use super::*;
 use crate::guard::Action;
@@ -357,7 +357,7 @@ fn numbers_stay_with_their_units() {
     }
 }
 
-/// A sentence some of whose words have markup.
+/// Generates a sentence some of whose words have markup.
 fn sentence() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "a",
@@ -421,7 +421,7 @@ fn sentence() -> impl Strategy<Value = String> {
     })
 }
 
-/// The text, hedged and omitted, with a part of its words flagged.
+/// Returns the text hedged and omitted, with some of its words flagged.
 fn renderings(text: &str, flags: &[bool]) -> [String; 2] {
     let tokens: Vec<&[u8]> = text
         .split_inclusive(|c: char| !c.is_alphanumeric())
@@ -477,7 +477,7 @@ fn renderings(text: &str, flags: &[bool]) -> [String; 2] {
     })
 }
 
-/// JSON with every string that is no key taken out.
+/// Returns JSON with every string value reduced to `true` if it is blank.
 fn shape(json: &serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match json {

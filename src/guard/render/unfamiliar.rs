@@ -1,5 +1,4 @@
-//! Statement about a photograph of whose caption most is low: that it is unfamiliar, and what of
-//! the caption is likely.
+//! Statement about an unfamiliar photograph, most of whose caption is low-reward.
 
 use super::{
     RenderStyle, Rendered, english,
@@ -11,18 +10,18 @@ use crate::{
     lexicon::Lexicon,
 };
 
-/// Words before the names of things that there is evidence of.
+/// Introduction to the names of likely objects.
 const LIKELY: &str = "Likely things:";
 
-/// Sentence before the rest.
+/// First sentence of the statement.
 const STATEMENT: &str = "This photograph is unlike those I know.";
 
-/// Returns what is to be said in the place of a caption in sentences of which more than half of the
-/// content words are in spans; `None` of any other text.
+/// Returns the statement that replaces a caption of complete sentences of whose content words more
+/// than half are in spans; `None` for any other text.
 ///
-/// [`RenderStyle::Hedged`] still says all of it, with its doubt; [`RenderStyle::Omitted`] names only the things
-/// that no span touches. What the photograph has evidence of, whatever the caption says, follows by
-/// its name: `likely`.
+/// [`RenderStyle::Hedged`] keeps the caption, hedged; [`RenderStyle::Omitted`] names only the
+/// objects that no span touches. Objects of `likely`, of which the photograph has evidence, are
+/// listed after it.
 pub fn unfamiliar(
     text: &str,
     spans: &[Span],
@@ -62,7 +61,7 @@ pub fn unfamiliar(
         [one] => format!("{STATEMENT} It may show {one}."),
         [more @ .., last] => format!("{STATEMENT} It may show {} and {last}.", more.join(", ")),
     };
-    // What is left out stands before the full stop.
+    // Omitted spans are placed before the full stop.
     let end = said.chars().count() - 1;
     let text = format!("{said}{}", evidence(likely, &said));
     Some(Rendered {
@@ -72,8 +71,8 @@ pub fn unfamiliar(
     })
 }
 
-/// The sentence that names what there is evidence of and `said` does not name; empty where that is
-/// nothing.
+/// Returns the sentence that lists the objects of `likely` that `text` does not name; empty if
+/// there are none.
 fn evidence(likely: &[&str], said: &str) -> String {
     let named = Lexicon::shared().mentions(said);
     let is_new = |name: &str| {
@@ -92,7 +91,7 @@ fn evidence(likely: &[&str], said: &str) -> String {
     }
 }
 
-/// Returns `true` if more than half of the words of a text that claim something are in spans.
+/// Returns `true` if more than half of the content words of a text are in spans.
 fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
     let found = words([text.as_bytes()], &[1.0]).1;
     let claims = found.iter().filter(|word| !word.function);
@@ -107,7 +106,7 @@ fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
     2 * low > all
 }
 
-/// The things that a text names in phrases without a doubted word, each once: "a man", "grass".
+/// Returns the object mentions in phrases without a flagged word, each once: "a man", "grass".
 pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
     let mut likely: Vec<String> = Vec::new();
     for (i, chunk) in doc

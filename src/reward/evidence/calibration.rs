@@ -1,4 +1,4 @@
-//! Calibrations from features to probabilities, and thresholds on these.
+//! Calibrations from features to probabilities, and thresholds on these probabilities.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,27 +7,28 @@ use crate::reward::{
     drift::Histogram,
 };
 
-/// A logistic regression on standardized features:
-/// `sigmoid(offset + Σ weight (feature - mean) / scale)`.
+/// Logistic regression on standardized features: `sigmoid(offset + Σ weight (feature - mean) /
+/// scale)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureCalibration {
-    /// Names of the features; those of mentions are [`MentionFeatures::NAMES`] and, in texts by
-    /// others, [`SentenceFeatures::NAMES`].
+    /// Names of the features; those of mentions are
+    /// [`MentionFeatures::NAMES`](super::MentionFeatures::NAMES) and, in texts by others,
+    /// [`SentenceFeatures::NAMES`](super::SentenceFeatures::NAMES).
     pub features: Vec<String>,
-    /// Mean of each.
+    /// Mean of each feature.
     pub mean: Vec<f64>,
-    /// Standard deviation of each, positive.
+    /// Standard deviation of each feature, positive.
     pub scale: Vec<f64>,
-    /// Weight of each.
+    /// Weight of each feature.
     pub weights: Vec<f64>,
-    /// Added to the weighted sum.
+    /// Intercept.
     pub offset: f64,
-    /// Measured on the same words.
+    /// Thresholds measured on the same words.
     pub thresholds: EvidenceThresholds,
-    /// Description of the data that it was fitted on, in words.
+    /// Description of the data on which it was fitted.
     pub fitted_on: String,
-    /// Distribution of the rewards of the policy's own captions then.
+    /// Distribution of the rewards of the policy's own captions at the time of fitting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Histogram>,
 }
@@ -36,29 +37,29 @@ pub struct FeatureCalibration {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceThresholds {
-    /// The threshold served where nothing else is asked for.
+    /// Default threshold.
     pub default: f32,
     /// Thresholds by false-positive rate, rising.
     pub by_fpr: Vec<FprThreshold>,
-    /// The same within photographs that are as familiar as one another, the least familiar first;
-    /// empty: [`Self::by_fpr`] for all.
+    /// Thresholds for ranges of familiarity, the least familiar first; if empty, [`Self::by_fpr`]
+    /// applies to all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_familiarity: Vec<FamiliarityThresholds>,
 }
 
-/// Thresholds measured on words about photographs of a range of familiarity, which begins where the
-/// one before ends.
+/// Thresholds measured on photographs in a range of familiarity, which begins where the previous
+/// range ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityThresholds {
-    /// The familiarity at which the range ends; the last range has no end.
+    /// End of the range; ignored for the last range.
     pub below: f32,
     /// Thresholds by false-positive rate, rising.
     pub by_fpr: Vec<FprThreshold>,
 }
 
 impl EvidenceThresholds {
-    /// Returns `default` and nothing measured.
+    /// Creates thresholds without measurements.
     pub fn unmeasured(default: f32) -> Self {
         Self {
             default,
@@ -67,8 +68,8 @@ impl EvidenceThresholds {
         }
     }
 
-    /// Returns the threshold that flags a share `target` of the right words about photographs as
-    /// familiar as this one.
+    /// Returns the threshold that flags a share `target` of the correct words about photographs of
+    /// this familiarity.
     pub fn for_fpr(&self, target: f64, familiarity: f32) -> Option<f32> {
         let ranges = &self.by_familiarity;
         let range = ranges
@@ -78,7 +79,7 @@ impl EvidenceThresholds {
         threshold_for_fpr(range.map_or(&self.by_fpr, |range| &range.by_fpr), target)
     }
 
-    /// Says what is wrong.
+    /// Checks the thresholds; the error describes the fault.
     fn validate(&self) -> Result<(), String> {
         let is_share = |x: f32| (0.0..=1.0).contains(&x);
         let all = || {
@@ -112,8 +113,8 @@ impl EvidenceThresholds {
 }
 
 impl FeatureCalibration {
-    /// The probability that belongs to features, which `value` gives by name; one that it does not
-    /// know counts as its mean.
+    /// Returns the probability for features, whose values `value` returns by name; an unknown
+    /// feature counts as its mean.
     pub fn probability(&self, value: impl Fn(&str) -> Option<f64>) -> f32 {
         let parameters = self
             .features
@@ -127,7 +128,7 @@ impl FeatureCalibration {
         (1.0 / (1.0 + (-(self.offset + terms.sum::<f64>())).exp())) as f32
     }
 
-    /// Checks the calibration; the error has the key that is wrong, and what is wrong with it.
+    /// Checks the calibration; the error is the faulty key and a description.
     pub(super) fn validate(&self) -> Result<(), (&'static str, String)> {
         let n = self.features.len();
         for (key, values) in [

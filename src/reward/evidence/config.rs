@@ -1,4 +1,4 @@
-//! `evidence.json`: its format, and the checks that a file must pass.
+//! Format of `evidence.json` and its validation.
 
 use std::collections::HashMap;
 
@@ -22,64 +22,65 @@ use crate::{
 pub struct EvidenceConfig {
     /// Version of this format: [`FORMAT`].
     pub format: u32,
-    /// One name an output: a noun of the lexicon with `.n` behind it (`dog.n`), or another word
-    /// with its own letter (`red.a`, `run.v`).
+    /// Name of each output: a noun of the lexicon with `.n` (`dog.n`), or another word with the
+    /// letter of its class (`red.a`, `run.v`).
     pub concepts: Vec<String>,
-    /// Those of the concepts whose names people use: only these are named as likely; empty: all.
+    /// Concepts with names in common use: only these are named as likely objects; if empty, all
+    /// are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub named: Vec<String>,
-    /// Number of nearest reference photographs that familiarity is the mean of.
+    /// Number of nearest reference photographs that familiarity averages.
     pub k: usize,
-    /// From their mean cosine to familiarity.
+    /// Function from their mean cosine to familiarity.
     pub familiarity: FamiliarityScale,
-    /// From features of a mention to its reward.
+    /// Calibrations from features to rewards.
     pub calibration: EvidenceCalibrations,
-    /// Which photographs are of a kind that no question is answered about; absent: none.
+    /// Bound below which questions about a photograph are not answered; absent: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<ScopeConfig>,
-    /// Comparison of texts with a photograph as a whole; absent: there is none.
+    /// Matching of texts with photographs; absent: none.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     pub matching: Option<MatchConfig>,
 }
 
-/// Which photographs are of a kind that nothing was learned from: those less like the nearest
-/// photographs of all origins than a line.
+/// Scope of questions: photographs too unlike the nearest photographs of all origins get no
+/// answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeConfig {
-    /// Number of the nearest that are averaged.
+    /// Number of nearest photographs that are averaged.
     pub k: usize,
-    /// Mean cosine below which questions about a photograph get no answer.
+    /// Mean cosine below which questions about a photograph are not answered.
     pub abstain_below: f32,
 }
 
-/// The calibrations in `evidence.json`.
+/// Calibrations in `evidence.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceCalibrations {
-    /// Of mentions in what the policy wrote.
+    /// Calibration of mentions in texts by the policy.
     pub own: FeatureCalibration,
-    /// Of mentions in what others wrote.
+    /// Calibration of mentions in texts by others.
     pub others: FeatureCalibration,
-    /// Of short answers.
+    /// Calibration of short answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers: Option<FeatureCalibration>,
-    /// Of words without an output in what the policy wrote, of the classes that it names as
-    /// features; absent: they have the scorer's reward.
+    /// Calibration of words without an output in texts by the policy, for the classes that its
+    /// features name; absent: they keep the scorer's reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_words: Option<FeatureCalibration>,
-    /// The same in what others wrote.
+    /// The same for texts by others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_words: Option<FeatureCalibration>,
 }
 
-/// Evidence files that cannot be used.
+/// Error about an evidence file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{message}", prefix(.key))]
 pub struct EvidenceError {
-    /// The file.
+    /// File.
     pub file: &'static str,
-    /// The key in it; empty where it is the file as a whole.
+    /// Key in it; empty if the error concerns the file as a whole.
     pub key: String,
     /// Description of the fault.
     pub message: String,
@@ -107,7 +108,7 @@ impl EvidenceConfig {
     /// Reads and checks `evidence.json`.
     ///
     /// # Errors
-    /// When the file cannot be used; the error says what is wrong, and at which key.
+    /// When the file cannot be used; the error names the key and the fault.
     pub fn parse(json: &[u8]) -> Result<Self, EvidenceError> {
         let read =
             serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
@@ -216,7 +217,7 @@ impl EvidenceConfig {
     }
 }
 
-/// Nouns with their outputs.
+/// Returns the concepts with the index of their output.
 pub(super) fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceError> {
     let mut outputs = HashMap::new();
     for (i, name) in concepts.iter().enumerate() {

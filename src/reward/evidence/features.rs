@@ -1,10 +1,10 @@
-//! Features of words that calibrations read: the evidence of a mention, the sentence that a word is
-//! in, and the class of a word without evidence.
+//! Features from which calibrations compute rewards: the evidence of a mention, the sentence of a
+//! word, and the class of a word without evidence.
 
 use super::{Evidence, ImageEvidence};
 use crate::lexicon::{Lexicon, WordClass};
 
-/// Features of an object mention, as calibrations read them.
+/// Features of an object mention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MentionFeatures {
     evidence: f64,
@@ -17,7 +17,7 @@ pub struct MentionFeatures {
 }
 
 impl MentionFeatures {
-    /// All of them, in the order of [`Self::value`].
+    /// Names of the features, in the order of [`Self::value`].
     pub const NAMES: [&str; 8] = [
         "evidence",
         "evidence_minus_prior",
@@ -29,9 +29,9 @@ impl MentionFeatures {
         "person_reward",
     ];
 
-    /// Of a mention with output `concept` of a photograph. `reward` is the lowest reward of its
-    /// tokens by the scorer's own calibration, `log_probability` the sum of theirs. `None` for an
-    /// output that there is not.
+    /// Computes the features of a mention with output `concept`. `reward` is the lowest reward of
+    /// its tokens by the scorer's own calibration, `log_probability` the sum of theirs. `None` if
+    /// there is no such output.
     pub fn new(
         evidence: &Evidence,
         image: &ImageEvidence,
@@ -55,12 +55,12 @@ impl MentionFeatures {
         })
     }
 
-    /// Returns those of the same mention in a sentence that has been read as a whole.
+    /// Adds the features of the sentence that contains the mention.
     pub fn within(self, sentence: SentenceFeatures) -> Self {
         Self { sentence, ..self }
     }
 
-    /// The value of the feature of that name.
+    /// Returns the value of a feature by name.
     pub fn value(&self, name: &str) -> Option<f64> {
         let person = f64::from(u8::from(self.is_person));
         Some(match name {
@@ -77,18 +77,18 @@ impl MentionFeatures {
     }
 }
 
-/// A reward as calibrations read it: its log-odds, within bounds.
+/// Returns the log-odds of a reward, bounded.
 fn reward_logit(reward: f32) -> f64 {
     let reward = f64::from(reward).clamp(1e-4, 1.0 - 1e-4);
     (reward / (1.0 - reward)).ln()
 }
 
-/// A log-probability as calibrations read it.
+/// Returns a log-probability, bounded.
 fn bounded(log_probability: f32) -> f64 {
     f64::from(log_probability).clamp(-12.0, 0.0)
 }
 
-/// Features of the sentence of a word, where all of it is there: in texts by others.
+/// Features of the sentence that contains a word; known for complete texts, which others wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SentenceFeatures {
     matching: Option<f64>,
@@ -96,11 +96,11 @@ pub struct SentenceFeatures {
 }
 
 impl SentenceFeatures {
-    /// All of them, in the order of [`Self::value`].
+    /// Names of the features, in the order of [`Self::value`].
     pub const NAMES: [&str; 2] = ["match", "sentence_evidence"];
 
-    /// Those of a sentence about a photograph: how well it matches as a whole, and the mean
-    /// evidence, less its prior, of the things that it mentions.
+    /// Computes the features of a sentence about a photograph: its match, and the mean evidence,
+    /// minus the prior, of the objects that it mentions.
     pub fn new(evidence: &Evidence, image: &ImageEvidence, sentence: &str) -> Self {
         let mentions = Lexicon::shared().mentions(sentence);
         let above_prior = mentions.iter().filter_map(|mention| {
@@ -117,7 +117,7 @@ impl SentenceFeatures {
         }
     }
 
-    /// The value of the feature of that name, where it is known.
+    /// Returns the value of a feature by name, if it is known.
     pub fn value(&self, name: &str) -> Option<f64> {
         match name {
             "match" => self.matching,
@@ -127,7 +127,7 @@ impl SentenceFeatures {
     }
 }
 
-/// Features of a word that claims something and has no output, as calibrations read them.
+/// Features of a content word without an output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WordFeatures {
     class: WordClass,
@@ -138,11 +138,11 @@ pub struct WordFeatures {
 }
 
 impl WordFeatures {
-    /// Those that words of every class have, beside [`SentenceFeatures::NAMES`].
+    /// Features of words of every class, beside [`SentenceFeatures::NAMES`].
     pub const NAMES: [&str; 3] = ["familiarity", "reward_logit", "log_probability"];
 
-    /// Of a word of a class; `reward` is the lowest reward of its tokens by the scorer's own
-    /// calibration, `log_probability` the sum of theirs.
+    /// Computes the features of a word. `reward` is the lowest reward of its tokens by the scorer's
+    /// own calibration, `log_probability` the sum of theirs.
     pub fn new(
         class: WordClass,
         image: &ImageEvidence,
@@ -159,7 +159,8 @@ impl WordFeatures {
         }
     }
 
-    /// All names: those of every class, those of sentences, and one a class.
+    /// Returns all names: features of every class, features of sentences, and one feature per
+    /// class.
     pub fn names() -> impl Iterator<Item = &'static str> {
         Self::NAMES
             .into_iter()
@@ -167,8 +168,8 @@ impl WordFeatures {
             .chain(WordClass::ALL.map(Self::of_class))
     }
 
-    /// The name of the feature that is 1 for words of a class and 0 for all others. A calibration
-    /// without it says nothing of the class.
+    /// Returns the name of the feature that is 1 for words of a class and 0 for others. A
+    /// calibration without it does not apply to the class.
     pub fn of_class(class: WordClass) -> &'static str {
         match class {
             WordClass::Person => "is_person",
@@ -182,7 +183,7 @@ impl WordFeatures {
         }
     }
 
-    /// The value of the feature of that name, where it is known.
+    /// Returns the value of a feature by name, if it is known.
     pub fn value(&self, name: &str) -> Option<f64> {
         match name {
             "familiarity" => Some(self.familiarity),

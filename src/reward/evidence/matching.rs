@@ -1,11 +1,11 @@
-//! Match of a text with a photograph as a whole: the words of the one and the features of the other
-//! are led into one space, in which their cosine says how well they fit.
+//! Matching of texts with photographs: both are embedded in one space, in which their cosine
+//! measures the match.
 //!
-//! A photograph has its place by a small network over the same standardized features as the
-//! evidence; a text has that of the mean of its words' vectors, each weighed by a gate of its own.
-//! Beside words, in their base form, stand the outputs of the evidence: a thing that the text
-//! mentions counts once more as what it is. The cosine is a feature of the calibrations of texts by
-//! others (see [`super::EvidenceCalibrations`]).
+//! The embedding of a photograph is computed by a small network from the same standardized features
+//! as the evidence; that of a text is the mean of its word vectors, each weighted by a gate. Words
+//! are in their base form; beside them stand the outputs of the evidence, so that a mention counts
+//! once more as its concept. The cosine is a feature of the calibrations of texts by others (see
+//! [`super::EvidenceCalibrations`]).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,23 +15,23 @@ use serde::{Deserialize, Serialize};
 use super::{EvidenceError, tensor_file::TensorFile};
 use crate::lexicon::{ConceptId, Lexicon, words};
 
-/// `match` in `evidence.json`.
+/// Configuration of matching: `match` in `evidence.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatchConfig {
-    /// Words with vectors, in their base form and in lower case; behind them there is one vector
-    /// for each output of the evidence.
+    /// Words with vectors, in base form and lower case; after them there is one vector for each
+    /// output of the evidence.
     pub words: Vec<String>,
-    /// Number of pairs of networks; the mean of their cosines counts.
+    /// Number of pairs of networks, whose cosines are averaged.
     pub members: usize,
 }
 
-/// The numbers of vectors by word.
+/// Indices of vectors by word.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WordVectors(HashMap<String, usize>);
 
 impl WordVectors {
-    /// Numbers words in their order.
+    /// Indexes words in their order.
     pub(crate) fn new(words: &[String]) -> Self {
         Self(
             words
@@ -42,8 +42,8 @@ impl WordVectors {
         )
     }
 
-    /// The vectors of a text: those of its words, and those of the outputs that `output` gives the
-    /// things which it mentions. What has none is passed over.
+    /// Returns the indices of the vectors of a text: those of its words, and those of the outputs
+    /// that `output` returns for its mentions. Words and mentions without a vector are skipped.
     pub(crate) fn entries(
         &self,
         text: &str,
@@ -61,26 +61,26 @@ impl WordVectors {
     }
 }
 
-/// All networks, loaded.
+/// Loaded networks.
 pub(super) struct Matcher {
     vocabulary: WordVectors,
     members: Vec<Member>,
 }
 
-/// A photographs' network and a texts'.
+/// Pair of networks: one for photographs, one for texts.
 struct Member {
     fc1: (Tensor, Tensor),
     fc2: (Tensor, Tensor),
-    /// Length of a vector.
+    /// Dimension of the embedding space.
     width: usize,
-    /// Vectors of words, then of outputs, one behind another.
+    /// Vectors of words, then of outputs, concatenated.
     vectors: Vec<f32>,
-    /// Logarithms of their weights.
+    /// Logarithms of the weights of the vectors.
     gates: Vec<f32>,
 }
 
 impl Matcher {
-    /// Reads the arrays `match.*` beside an evidence of so many channels and outputs.
+    /// Loads the arrays `match.*` for an evidence with the given channels and outputs.
     pub(super) fn load(
         stored: &TensorFile<'_>,
         config: &MatchConfig,
@@ -106,8 +106,8 @@ impl Matcher {
         })
     }
 
-    /// The places of a photograph with these standardized features `(1, channels)`, a vector of
-    /// length 1 of each member.
+    /// Returns the embeddings of a photograph with these standardized features, `(1, channels)`:
+    /// one unit vector per member, concatenated.
     pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
         let places = self
             .members
@@ -116,8 +116,8 @@ impl Matcher {
         Ok(places.collect::<CandleResult<Vec<_>>>()?.concat().into())
     }
 
-    /// The mean cosine between a text and the places of a photograph; `None` where the text has no
-    /// word that is known.
+    /// Returns the mean cosine between a text and a photograph's embeddings; `None` if the text has
+    /// no known word.
     pub(super) fn cosine(
         &self,
         photograph: &[f32],

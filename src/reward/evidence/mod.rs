@@ -1,12 +1,11 @@
-//! Word evidence: which kinds of things a photograph shows, read off the vision tower's map once a
-//! photograph.
+//! Evidence of a photograph: the concepts that it shows, computed once from the features of the
+//! vision tower.
 //!
-//! A small network of its own turns the pooled map into one logit a concept, and
-//! [familiarity] says how close the photograph is to those that the model
-//! learnt from. Together with the scorer's reward they make the calibrated reward of a word that
-//! names a thing (see [`super::finish`]). Two files of a bundle hold all of it,
-//! `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]); a bundle without them has
-//! rewards by its scorer alone.
+//! A small network maps the pooled features to one logit per concept, and [familiarity] measures
+//! the similarity of the photograph to the training photographs. Together with the scorer's reward
+//! they determine the final reward of object mentions (see [`super::finish`]). Two files of a
+//! bundle hold the evidence, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]);
+//! without them rewards are the scorer's alone.
 
 mod calibration;
 mod config;
@@ -32,45 +31,45 @@ use self::{
 };
 use crate::lexicon::{ConceptId, ConceptKind, Lexicon};
 
-/// Name of the file with the numbers.
+/// Name of the file with the weights.
 pub const WEIGHTS_FILE: &str = "evidence.safetensors";
 
-/// Name of the file that says what they mean.
+/// Name of the configuration file.
 pub const CONFIG_FILE: &str = "evidence.json";
 
 /// Version of [`EvidenceConfig`] that is read and written.
 pub const FORMAT: u32 = 1;
 
-/// From which probability on a thing is named as likely.
+/// Minimum probability of a likely object.
 pub const LIKELY: f32 = 0.85;
 
-/// Most things that are named as likely.
+/// Maximum number of likely objects.
 pub const MOST_LIKELY: usize = 3;
 
-/// Bound that standardized channels are clipped to.
+/// Bound to which standardized channels are clipped.
 const CLIP: f64 = 6.0;
 
-/// Evidence of one photograph, from the tower's map.
+/// Evidence of one photograph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageEvidence {
-    /// One logit a concept, in the order of [`EvidenceConfig::concepts`].
+    /// Logit of each concept, in the order of [`EvidenceConfig::concepts`].
     pub logits: Arc<[f32]>,
-    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
+    /// Familiarity: 1 if the photograph resembles the training photographs, 0 if not.
     pub familiarity: f32,
-    /// Its place among texts, where these are compared with it.
+    /// Embedding in the space that texts share, if texts are matched with it.
     pub place: Option<Arc<[f32]>>,
-    /// Mean cosine to the nearest photographs of all origins, where a bundle has these.
+    /// Mean cosine to the nearest photographs of all origins, if the bundle has them.
     pub scope: Option<f32>,
 }
 
-/// The loaded network, its concepts and its calibrations.
+/// Loaded network, concepts and calibrations.
 pub struct Evidence {
     config: EvidenceConfig,
-    /// Of the pooled channels: mean and scale, `(1, channels)`.
+    /// Mean and scale of the pooled channels, `(1, channels)`.
     standardize: (Tensor, Tensor),
     fc1: (Tensor, Tensor),
     fc2: (Tensor, Tensor),
-    /// Log-odds of each concept where the model learnt.
+    /// Log-odds of each concept in the training captions.
     prior: Vec<f32>,
     outputs: HashMap<ConceptId, usize>,
     familiarity: ReferencePhotographs,
@@ -87,7 +86,7 @@ impl std::fmt::Debug for Evidence {
 }
 
 impl Evidence {
-    /// Loads both files of a bundle's directory; `None` where there are none.
+    /// Loads both files from a bundle's folder; `None` if neither exists.
     ///
     /// # Errors
     /// When one of them is missing or does not fit.
@@ -109,7 +108,7 @@ impl Evidence {
         )
     }
 
-    /// From the contents of both files; `None` where there are none.
+    /// Loads evidence from the contents of both files; `None` if neither is given.
     ///
     /// # Errors
     /// When one of them is missing or does not fit.
@@ -190,13 +189,14 @@ impl Evidence {
         &self.config
     }
 
-    /// Channels of the tower's map.
+    /// Returns the number of channels of the tower's features.
     pub fn channels(&self) -> usize {
         self.standardize.0.elem_count()
     }
 
-    /// Returns the names of the things that a photograph shows with a probability of at least
-    /// [`LIKELY`], the likeliest first: at most [`MOST_LIKELY`], and none beside a kind of it.
+    /// Returns the names of the concepts that a photograph shows with a probability of at least
+    /// [`LIKELY_PROBABILITY`], the most likely first: at most [`MAX_LIKELY_OBJECTS`], no two of
+    /// them related.
     pub fn likely_things(&self, image: &ImageEvidence) -> Vec<&'static str> {
         let lexicon = Lexicon::shared();
         let line = (LIKELY / (1.0 - LIKELY)).ln();
@@ -239,12 +239,12 @@ impl Evidence {
             .collect()
     }
 
-    /// Log-odds of each concept in the captions that the model learnt from.
+    /// Returns the log-odds of each concept in the training captions.
     pub fn prior(&self) -> &[f32] {
         &self.prior
     }
 
-    /// The evidence of a photograph by the tower's map of it, `(cells, channels)`.
+    /// Computes the evidence of a photograph from the tower's features, `(cells, channels)`.
     ///
     /// # Errors
     /// When the map has another shape or a tensor operation fails.
@@ -297,7 +297,7 @@ impl Evidence {
         })
     }
 
-    /// Returns how well a text fits a photograph, as a cosine; `None` where that is not known.
+    /// Returns the match of a text with a photograph as a cosine; `None` if it is unknown.
     pub fn cosine(&self, image: &ImageEvidence, text: &str) -> Option<f64> {
         self.matcher
             .as_ref()?
@@ -306,13 +306,13 @@ impl Evidence {
             })
     }
 
-    /// The output for a concept: its own, or that of the nearest concept above it that has one. All
-    /// people are one concept.
+    /// Returns the output of the network for a concept: its own, or that of its nearest hypernym
+    /// that has one. All people are one concept.
     pub fn concept_of(&self, concept: ConceptId) -> Option<usize> {
         Lexicon::shared().nearest(concept, |concept| self.outputs.get(&concept).copied())
     }
 
-    /// Returns `true` if a concept is people.
+    /// Returns `true` if a concept is a person.
     pub fn is_person(concept: ConceptId) -> bool {
         Lexicon::shared().kind(concept) == ConceptKind::Person
     }
