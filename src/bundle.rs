@@ -22,10 +22,10 @@ use crate::{
     reward::{
         TokenReward,
         calibration::{Calibration, Calibrator},
-        detached::{Detached, DetachedNet},
         evidence::{self, Evidence, FeatureCalibration, ImageEvidence},
         finish::{Finisher, WrittenBy},
         probe::{Probe, ProbeConfig, ProbeNet},
+        standalone::{StandaloneNet, StandaloneScorer},
     },
     vlm::{
         Vlm,
@@ -82,7 +82,7 @@ pub struct ScorersConfig {
 pub enum RewardKind {
     /// See [`crate::reward::probe`].
     Probe,
-    /// See [`crate::reward::detached`].
+    /// See [`crate::reward::standalone`].
     Detached,
 }
 
@@ -498,7 +498,7 @@ fn load_reward(
         .json::<BTreeMap<RewardKind, Calibration>>("calibration.json")?
         .remove(&kind)
         .ok_or_else(missing)?;
-    let calibrations = [calibration.clone(), calibration.of_others().clone()];
+    let calibrations = [calibration.clone(), calibration.for_others().clone()];
     let calibrators = calibrations
         .clone()
         .map(|calibration| Calibrator::new(calibration, tokenizer));
@@ -518,10 +518,12 @@ fn load_reward(
         }
         RewardKind::Detached => {
             let net = Arc::new(
-                DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb)
+                StandaloneNet::load(config.detached.as_ref().ok_or_else(missing)?, vb)
                     .map_err(fail)?,
             );
-            calibrators.map(|calibrator| Arc::new(Detached::new(Arc::clone(&net), calibrator)) as _)
+            calibrators.map(|calibrator| {
+                Arc::new(StandaloneScorer::new(Arc::clone(&net), calibrator)) as _
+            })
         }
     };
     let [calibration, of_others] = calibrations;

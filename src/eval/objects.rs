@@ -54,7 +54,7 @@ pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) 
 
 /// Judges a caption by the references of its image, all of them read before.
 pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> ObjectJudgment {
-    let support = ReferenceTexts::of(lexicon, references.iter().copied());
+    let support = ReferenceTexts::from_readings(lexicon, references.iter().copied());
     let mut judgment = ObjectJudgment {
         words: caption.words,
         ..ObjectJudgment::default()
@@ -67,7 +67,7 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
             judgment.hallucinated.push(mention.lemma);
             continue;
         }
-        if phrase.colours.is_empty() && phrase.count.is_none() {
+        if phrase.colors.is_empty() && phrase.count.is_none() {
             continue;
         }
         let same_thing = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
@@ -112,13 +112,13 @@ fn colours(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> 
     let said: BTreeSet<usize> = uses
         .iter()
         .flatten()
-        .flat_map(|p| p.colour_groups())
+        .flat_map(|p| p.color_groups())
         .collect();
     if said.is_empty() {
         return Vec::new();
     }
     phrase
-        .colours
+        .colors
         .iter()
         .map(|colour| (colour.range.clone(), said.contains(&colour.group)))
         .collect()

@@ -35,7 +35,7 @@ impl Rewarded {
         references: &[&Reading],
         reward: impl Fn(&Range<usize>) -> f32,
     ) -> Self {
-        let support = ReferenceTexts::of(lexicon, references.iter().copied());
+        let support = ReferenceTexts::from_readings(lexicon, references.iter().copied());
         let things = caption.phrases.iter().map(|p| &p.mention);
         let rewards: Vec<f32> = things.clone().map(|m| reward(&m.range)).collect();
         let mentions = things

@@ -20,13 +20,13 @@ pub enum OnUnanswerable {
 
 impl OnUnanswerable {
     /// Returns `true` if the setting has an effect in a mode: the mode changes answers.
-    pub fn is_possible(mode: Mode) -> bool {
+    pub fn applies_in(mode: Mode) -> bool {
         policy::action(mode).is_some()
     }
 
     /// Returns `true` if questions may stay unanswered in a mode.
     pub fn abstains(self, mode: Mode) -> bool {
-        self == Self::Abstain && Self::is_possible(mode)
+        self == Self::Abstain && Self::applies_in(mode)
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_modes_that_change_answers_abstain() {
+    fn abstention_needs_a_mode_that_changes_answers() {
         for (mode, abstains) in [
             (Mode::Off, false),
             (Mode::Score, false),
@@ -107,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_below_the_bound_are_withheld() {
+    fn answer_below_the_minimum_probability_is_withheld() {
         let gate = AnswerGate::new(0.5, |answer| answer.score.unwrap_or(0.0));
-        let of = |score| {
+        let judge = |score| {
             gate.judge(&WrittenAnswer {
                 text: "Red.",
                 score,
@@ -117,7 +117,7 @@ mod tests {
             })
         };
         assert_eq!(
-            (of(Some(0.5)), of(Some(0.25)), of(None)),
+            (judge(Some(0.5)), judge(Some(0.25)), judge(None)),
             ((0.5, true), (0.25, false), (0.0, false))
         );
         assert!(gate.may_withhold() && !AnswerGate::new(0.0, |_| 0.0).may_withhold());

@@ -16,6 +16,8 @@ pub mod repair;
 pub mod report;
 pub mod sentence;
 pub mod spans;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod thresholds;
 pub mod words;
 
@@ -144,13 +146,13 @@ pub struct Candidate {
 impl Span {
     /// Returns `true` if the answer still contains the span as low-reward text, hedged or not;
     /// `false` if it was repaired, left out or cut off.
-    pub fn is_doubted(&self) -> bool {
+    pub fn is_still_low(&self) -> bool {
         matches!(self.action, Action::Flagged | Action::Hedged) && self.start < self.end
     }
 
     /// Returns `true` if the answer still contains the span as low-reward text and does not hedge
     /// it.
-    pub fn is_unsaid(&self) -> bool {
+    pub fn is_unhedged(&self) -> bool {
         self.action == Action::Flagged && self.start < self.end
     }
 

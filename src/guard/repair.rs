@@ -31,51 +31,51 @@ pub enum CandidateStart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairAttempt {
     /// Word at which it begins.
-    pub reach: RepairStart,
+    pub start: RepairStart,
     /// Source of its candidates.
-    pub how: CandidateStart,
+    pub candidates: CandidateStart,
 }
 
 /// Attempts at one flagged word, in order, until a candidate passes.
-pub const LADDER: [RepairAttempt; 4] = [
+pub const ATTEMPTS: [RepairAttempt; 4] = [
     RepairAttempt {
-        reach: RepairStart::Word,
-        how: CandidateStart::NextBest,
+        start: RepairStart::Word,
+        candidates: CandidateStart::NextBest,
     },
     RepairAttempt {
-        reach: RepairStart::Phrase,
-        how: CandidateStart::NextBest,
+        start: RepairStart::Phrase,
+        candidates: CandidateStart::NextBest,
     },
     RepairAttempt {
-        reach: RepairStart::Sentence,
-        how: CandidateStart::Sampled,
+        start: RepairStart::Sentence,
+        candidates: CandidateStart::Sampled,
     },
     RepairAttempt {
-        reach: RepairStart::Sentence,
-        how: CandidateStart::Stated,
+        start: RepairStart::Sentence,
+        candidates: CandidateStart::Stated,
     },
 ];
 
 /// Number of tokens reserved for a statement out of the repair budget.
-pub const STATEMENT: usize = 14;
+pub const STATEMENT_TOKENS: usize = 14;
 
 /// Rise of the sampling temperature per candidate, and its limit.
-const WARMER: (f64, f64) = (0.1, 0.5);
+const TEMPERATURE_RISE: (f64, f64) = (0.1, 0.5);
 
 /// Returns the temperature of the sampled candidate with index `number` for an answer decoded at
 /// temperature `base`.
 pub fn temperature(base: f64, number: usize) -> f64 {
-    base + (WARMER.0 * (number + 1) as f64).min(WARMER.1)
+    base + (TEMPERATURE_RISE.0 * (number + 1) as f64).min(TEMPERATURE_RISE.1)
 }
 
 /// Returns the index of the word at which a repair of word `at` begins. Without a word that opens
 /// its phrase, a phrase begins with the sentence.
-pub fn start(reach: RepairStart, text: &str, words: &[Word], at: usize) -> usize {
+pub fn repair_start(from: RepairStart, text: &str, words: &[Word], at: usize) -> usize {
     let mut first = at;
     while first > 0 && !begins_sentence(text, words, first) {
         first -= 1;
     }
-    match reach {
+    match from {
         RepairStart::Word => at,
         RepairStart::Sentence => first,
         RepairStart::Phrase => {
@@ -140,7 +140,7 @@ pub struct RankingWeights {
     /// Weight of the mean log-probability of tokens, relative to scores.
     pub likelihood: f32,
     /// Cost of a flagged word in addition to its low score.
-    pub doubt: f32,
+    pub flag_cost: f32,
     /// Minimum gain in score for a short answer to be replaced.
     pub gain: f32,
     /// Selection bias: the best of `n` versions looks better than it is, so its logit is lowered by
@@ -151,10 +151,10 @@ pub struct RankingWeights {
 /// Minimum gain of a short answer: about the standard error of a reward near 0.5, as calibrated on
 /// a few hundred answers and applied to an unseen kind of photograph. A constant until a
 /// calibration provides it.
-const GAIN: f32 = 0.15;
+const MIN_GAIN: f32 = 0.15;
 
 /// Returns the reward of the best of `tried` versions, corrected for selection bias.
-pub fn unselected(reward: f32, optimism: f32, tried: usize) -> f32 {
+pub fn without_selection_bias(reward: f32, optimism: f32, tried: usize) -> f32 {
     let shift = optimism * (tried.max(1) as f32).ln();
     if shift == 0.0 {
         return reward;
@@ -170,8 +170,8 @@ impl Default for RankingWeights {
             horizon: 2,
             floor: -6.0,
             likelihood: 0.2,
-            doubt: 0.5,
-            gain: GAIN,
+            flag_cost: 0.5,
+            gain: MIN_GAIN,
             optimism: 0.0,
         }
     }
@@ -196,12 +196,12 @@ impl RepairVersion<'_> {
 
     /// Returns `true` if none of its content words is flagged.
     pub fn passes(&self) -> bool {
-        !self.claims().any(Word::doubted)
+        !self.claims().any(Word::is_flagged)
     }
 
     /// Returns the lowest score of its content words; `None` if there are none.
     pub fn score(&self) -> Option<f32> {
-        self.claims().filter_map(|w| w.reward).reduce(f32::min)
+        self.claims().filter_map(|w| w.score).reduce(f32::min)
     }
 
     /// Returns the rank value of the version: the sum of its content words' scores above their
@@ -209,8 +209,12 @@ impl RepairVersion<'_> {
     /// early is thus worth nothing.
     pub fn value(&self, weights: &RankingWeights) -> f32 {
         let claims = self.claims().map(|word| {
-            let doubt = if word.doubted() { weights.doubt } else { 0.0 };
-            word.reward.unwrap_or(0.0) - word.threshold - doubt
+            let cost = if word.is_flagged() {
+                weights.flag_cost
+            } else {
+                0.0
+            };
+            word.score.unwrap_or(0.0) - word.threshold - cost
         });
         let n = self.log_probabilities.len().max(1) as f32;
         claims.sum::<f32>() + weights.likelihood * self.log_probabilities.iter().sum::<f32>() / n
@@ -220,51 +224,55 @@ impl RepairVersion<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::words::{doubting, words};
+    use crate::guard::{
+        sentence::{Sentence, fault},
+        testing::{Case, check_cases, scored_words},
+    };
 
-    fn judged(text: &[(&str, f32)]) -> (String, Vec<Word>) {
-        let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
-        let (text, words) = words(text.iter().map(|t| t.0.as_bytes()), &rewards);
-        (text, doubting(words, 0.5))
+    /// Returns what the repair of the first flagged word writes again.
+    fn rewritten(from: RepairStart, case: &Case) -> String {
+        let (text, words) = scored_words(&case.input());
+        let at = words.iter().position(Word::is_flagged).unwrap();
+        text[words[repair_start(from, &text, &words, at)].bytes.start..].to_owned()
     }
 
-    #[test]
-    fn a_phrase_begins_where_it_opens() {
-        let begins = |text: &str, word: &str, reach: RepairStart| {
-            let (text, words) = judged(&[(text, 0.9)]);
-            let at = words
-                .iter()
-                .position(|w| &text[w.bytes.clone()] == word)
-                .unwrap();
-            text[words[start(reach, &text, &words, at)].bytes.start..].to_owned()
+    /// Returns the replacement of the case with the fault for which it is refused.
+    fn judged_replacement(case: &Case) -> String {
+        let replacement = case.expected.split(" | ").next().unwrap_or_default();
+        let (old, new) = (scored_words(&case.input()), scored_words(replacement));
+        let sentence = |text: &(String, Vec<Word>)| {
+            Sentence::containing(&text.0, &text.1, 0, true)
+                .map(|sentence| (sentence.text.to_owned(), sentence.words.len()))
         };
-        let text = "It rains. A man in a blue shirt is sitting next to a dog.";
-        assert_eq!(
-            begins(text, "shirt", RepairStart::Word),
-            "shirt is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "shirt", RepairStart::Phrase),
-            "in a blue shirt is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "dog", RepairStart::Phrase),
-            "is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "man", RepairStart::Phrase),
-            "A man in a blue shirt is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "dog", RepairStart::Sentence),
-            "A man in a blue shirt is sitting next to a dog."
-        );
+        assert_eq!(sentence(&old), Some((old.0.clone(), old.1.len())));
+        let before = Sentence::containing(&old.0, &old.1, 0, true).unwrap();
+        let after = Sentence::containing(&new.0, &new.1, 0, true).unwrap();
+        match fault(&before, &after, MIN_GAIN) {
+            Some(fault) => format!("{replacement} | {fault:?}"),
+            None => replacement.to_owned(),
+        }
     }
 
     #[test]
-    fn a_version_that_claims_nothing_beats_one_that_is_doubted_and_loses_to_one_that_is_sure() {
-        let worth = |text: &[(&str, f32)]| {
-            let (_, words) = judged(text);
+    fn repairs_of_cases_begin_and_are_judged_as_noted() {
+        let file = include_str!("cases/repair.txt");
+        check_cases("src/guard/cases/repair.txt", file, 43, |case| {
+            match case.section {
+                "written again from the word" => rewritten(RepairStart::Word, case),
+                "written again from the phrase" => rewritten(RepairStart::Phrase, case),
+                "written again from the sentence" => rewritten(RepairStart::Sentence, case),
+                replacements if replacements.starts_with("replacements: ") => {
+                    judged_replacement(case)
+                }
+                unknown => panic!("no section '{unknown}'"),
+            }
+        });
+    }
+
+    #[test]
+    fn value_of_version_without_content_words_lies_between_flagged_and_trusted() {
+        let worth = |notation: &str| {
+            let (_, words) = scored_words(notation);
             let version = RepairVersion {
                 words: &words,
                 from: 1,
@@ -272,34 +280,35 @@ mod tests {
             };
             (version.passes(), version.value(&RankingWeights::default()))
         };
-        let (ends, doubted, sure) = (
-            worth(&[("man", 0.9), (".", 0.9)]),
-            worth(&[("man", 0.9), (" hat", 0.4)]),
-            worth(&[("man", 0.9), (" dog", 0.8)]),
-        );
-        assert!(ends.0 && sure.0 && !doubted.0);
+        let (ends, flagged, trusted) = (worth("man."), worth("man hat:0.4"), worth("man dog:0.8"));
+        assert!(ends.0 && trusted.0 && !flagged.0);
         assert!(
-            doubted.1 < ends.1 && ends.1 < sure.1,
-            "{doubted:?} {ends:?} {sure:?}"
+            flagged.1 < ends.1 && ends.1 < trusted.1,
+            "{flagged:?} {ends:?} {trusted:?}"
         );
     }
 
     #[test]
-    fn the_best_of_several_loses_what_selection_added() {
-        assert_eq!(unselected(0.7, 0.0, 9), 0.7);
-        assert_eq!(unselected(0.7, 0.5, 1), 0.7);
-        let of = |tried| unselected(0.7, 0.5, tried);
-        assert!(of(2) < 0.7 && of(9) < of(2), "{} {}", of(2), of(9));
+    fn reward_of_best_of_several_is_lowered_by_selection_bias() {
+        assert_eq!(without_selection_bias(0.7, 0.0, 9), 0.7);
+        assert_eq!(without_selection_bias(0.7, 0.5, 1), 0.7);
+        let corrected = |tried| without_selection_bias(0.7, 0.5, tried);
+        assert!(
+            corrected(2) < 0.7 && corrected(9) < corrected(2),
+            "{} {}",
+            corrected(2),
+            corrected(9)
+        );
         // A logit of 0 less half the logarithm of 9.
-        assert!((unselected(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
+        assert!((without_selection_bias(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
         assert!(
-            (0.0..=1.0).contains(&unselected(1.0, 1.0, 100))
-                && (0.0..=1.0).contains(&unselected(0.0, 1.0, 100))
+            (0.0..=1.0).contains(&without_selection_bias(1.0, 1.0, 100))
+                && (0.0..=1.0).contains(&without_selection_bias(0.0, 1.0, 100))
         );
     }
 
     #[test]
-    fn sampling_gets_warmer_and_stops_getting_warmer() {
+    fn temperature_of_candidates_rises_to_its_limit() {
         let at: Vec<f64> = (0..7).map(|number| temperature(0.2, number)).collect();
         assert!(
             at.is_sorted() && (at[0] - 0.3).abs() < 1e-9 && (at[6] - 0.7).abs() < 1e-9,

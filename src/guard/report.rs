@@ -84,7 +84,7 @@ impl GuardReport {
     }
 
     /// Creates the report on an abstention.
-    pub fn of_abstention(mode: Mode, thresholds: Thresholds, reason: Unanswerable) -> Self {
+    pub fn abstained(mode: Mode, thresholds: Thresholds, reason: Unanswerable) -> Self {
         Self {
             verdict: Verdict::Abstained,
             reason: Some(reason),
@@ -105,12 +105,12 @@ pub fn report<'a>(
 ) -> GuardReport {
     let mut count = 0;
     let (text, mut words) = words(tokens.into_iter().inspect(|_| count += 1), rewards);
-    thresholds.set(&text, &mut words);
+    thresholds.apply(&text, &mut words);
     let (verdict, score) = policy::judge(mode, &words, rewards.len() >= count);
     let spans = policy::action(mode).map(|action| spans(&text, &words, action));
     let alt_text = spans.as_ref().map(|spans| alt_text(&text, spans, style));
     let mean_score = policy::mean_score(&words);
-    let threshold = thresholds.of_answer(&text, &words);
+    let threshold = thresholds.for_answer(&text, &words);
     GuardReport {
         threshold,
         verdict,
@@ -128,11 +128,11 @@ mod tests {
     use crate::guard::Verdict;
 
     #[test]
-    fn the_mode_decides_what_is_marked_and_not_what_is_found() {
+    fn report_in_mode_score_has_the_verdict_of_flag_without_spans() {
         let tokens: [&[u8]; 3] = [b"A dog", b" frisbee", b"."];
-        let of =
+        let report_in =
             |mode, rewards: &[f32]| report(tokens, rewards, mode, 0.5.into(), RenderStyle::Plain);
-        let flag = of(Mode::Flag, &[0.9, 0.2, 0.1]);
+        let flag = report_in(Mode::Flag, &[0.9, 0.2, 0.1]);
         assert_eq!(
             (
                 flag.verdict,
@@ -142,7 +142,7 @@ mod tests {
             ),
             (Verdict::Flagged, Some(0.2), 1, Some("A dog frisbee."))
         );
-        let score = of(Mode::Score, &[0.9, 0.2, 0.1]);
+        let score = report_in(Mode::Score, &[0.9, 0.2, 0.1]);
         assert_eq!(
             (
                 score.verdict,
@@ -152,6 +152,9 @@ mod tests {
             ),
             (Verdict::Flagged, Some(0.2), 0, None)
         );
-        assert_eq!(of(Mode::Flag, &[0.9, 0.9]).verdict, Verdict::Unscored);
+        assert_eq!(
+            report_in(Mode::Flag, &[0.9, 0.9]).verdict,
+            Verdict::Unscored
+        );
     }
 }

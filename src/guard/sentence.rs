@@ -6,14 +6,14 @@ use std::ops::Range;
 use super::{
     Action, Span,
     render::{is_whole, statement},
-    repair::{RepairStart, begins_sentence, connects, start},
+    repair::{RepairStart, begins_sentence, connects, repair_start},
     words::Word,
 };
 use crate::lexicon::{self, Lexicon, WordClass};
 
 /// Words that captions use for any photograph: a repair that replaces a flagged word with nothing
 /// else says nothing.
-const STOCK: [&str; 15] = [
+const STOCK_WORDS: [&str; 15] = [
     "background",
     "camera",
     "foreground",
@@ -62,8 +62,8 @@ pub enum Fault {
 impl<'a> Sentence<'a> {
     /// Returns the sentence that contains word `at`, or would if the word existed; `None` if the
     /// sentence may continue because no other follows and the answer is not `complete`.
-    pub fn around(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
-        let first = start(
+    pub fn containing(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
+        let first = repair_start(
             RepairStart::Sentence,
             text,
             words,
@@ -98,7 +98,7 @@ impl<'a> Sentence<'a> {
                 .chars()
                 .count()
         };
-        let flagged = self.words.iter().filter(|word| word.doubted());
+        let flagged = self.words.iter().filter(|word| word.is_flagged());
         let spans: Vec<Span> = flagged
             .map(|word| {
                 Span::new(
@@ -130,7 +130,7 @@ impl<'a> Sentence<'a> {
             .filter(move |word| word.bytes.start < bytes.end && bytes.start < word.bytes.end)
     }
 
-    fn text_of(&self, word: &Word) -> String {
+    fn word_text(&self, word: &Word) -> String {
         self.text
             .get(word.bytes.start - self.start..word.bytes.end - self.start)
             .unwrap_or_default()
@@ -138,41 +138,41 @@ impl<'a> Sentence<'a> {
     }
 
     /// Returns the object mentions: all, or those whose words are trusted.
-    fn things(&self, trusted: bool) -> Vec<crate::lexicon::Mention> {
-        let is_low = |range: &Range<usize>| self.words_at(range).any(Word::doubted);
-        let mut things = Lexicon::shared().mentions(self.text);
-        things.retain(|thing| !(is_stock(thing.lemma) || trusted && is_low(&thing.range)));
-        things
+    fn mentions(&self, trusted: bool) -> Vec<crate::lexicon::Mention> {
+        let is_low = |range: &Range<usize>| self.words_at(range).any(Word::is_flagged);
+        let mut mentions = Lexicon::shared().mentions(self.text);
+        mentions.retain(|mention| !(is_stock(mention.lemma) || trusted && is_low(&mention.range)));
+        mentions
     }
 
     /// Returns the number of trusted content words beside object mentions: actions, counts and
     /// attributes. A word that only describes a flagged object is not counted, nor is a word for
     /// its position.
-    fn trusted_beside_things(&self) -> usize {
-        let things = Lexicon::shared().mentions(self.text);
+    fn trusted_words_beside_mentions(&self) -> usize {
+        let mentions = Lexicon::shared().mentions(self.text);
         let classes = Lexicon::shared().word_classes(self.text);
         let counts = |(i, (range, class)): (usize, &(Range<usize>, WordClass))| {
-            let is_thing = things
+            let names_object = mentions
                 .iter()
-                .any(|thing| thing.range.start < range.end && range.start < thing.range.end);
+                .any(|mention| mention.range.start < range.end && range.start < mention.range.end);
             let is_claim = self
                 .words_at(range)
                 .next()
-                .is_some_and(|word| !word.function && !word.doubted());
+                .is_some_and(|word| !word.function && !word.is_flagged());
             let describes = matches!(
                 class,
                 WordClass::Attribute | WordClass::Count | WordClass::Other
             );
             let rest = classes[i + 1..].iter().map_while(|(range, class)| {
                 let next = self.words_at(range).next()?;
-                (next.doubted()
+                (next.is_flagged()
                     || matches!(class, WordClass::Attribute | WordClass::Count) && !next.function)
                     .then_some(next)
             });
-            let falls = describes && rest.into_iter().any(Word::doubted);
+            let falls = describes && rest.into_iter().any(Word::is_flagged);
             let text = &self.text[range.clone()];
             let connects = *class == WordClass::Relation || connects(&text.to_lowercase());
-            is_claim && !is_thing && !connects && !falls && !is_stock(text)
+            is_claim && !names_object && !connects && !falls && !is_stock(text)
         };
         classes
             .iter()
@@ -186,7 +186,7 @@ impl<'a> Sentence<'a> {
         self.words
             .iter()
             .filter(|word| !word.function)
-            .map(|word| base(&self.text_of(word)))
+            .map(|word| base(&self.word_text(word)))
             .collect()
     }
 }
@@ -203,7 +203,7 @@ pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<F
     };
     if repeats(after.text) {
         Some(Fault::Loop)
-    } else if flips(before.text, after.text) {
+    } else if contradict_each_other(before.text, after.text) {
         Some(Fault::Flip)
     } else if !is_short && !is_whole(after.text) {
         Some(Fault::Fragment)
@@ -218,7 +218,7 @@ pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<F
 
 /// Returns `true` if two sentences contradict each other: one says yes and the other no, or only
 /// one of them denies something.
-pub fn flips(before: &str, after: &str) -> bool {
+fn contradict_each_other(before: &str, after: &str) -> bool {
     contradicts(before, after) || denies(before) && !denies(after)
 }
 
@@ -248,7 +248,7 @@ fn denies(text: &str) -> bool {
 
 /// Returns `true` if a sentence drops what another named or stated with trusted words.
 fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
-    let (named, all) = (before.things(true), after.things(false));
+    let (named, all) = (before.mentions(true), after.mentions(false));
     let lexicon = Lexicon::shared();
     let is_lost = |concept| {
         !all.iter()
@@ -256,8 +256,8 @@ fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     };
     // An existential sentence is expected to drop statements about its objects.
     let says_less = !is_existential(after.text)
-        && after.trusted_beside_things() < before.trusted_beside_things();
-    named.iter().any(|thing| is_lost(thing.concept)) || says_less
+        && after.trusted_words_beside_mentions() < before.trusted_words_beside_mentions();
+    named.iter().any(|mention| is_lost(mention.concept)) || says_less
 }
 
 /// Returns `true` if a sentence is existential: "There is a dog."
@@ -279,7 +279,7 @@ fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
 }
 
 fn is_stock(word: &str) -> bool {
-    STOCK.contains(&base(word).as_str())
+    STOCK_WORDS.contains(&base(word).as_str())
 }
 
 /// Returns the base form of a verb, or a noun without its plural "s", in lower case.
@@ -299,7 +299,7 @@ fn base(word: &str) -> String {
 }
 
 /// Length in words of a repetition that counts as a loop anywhere in a text.
-const LONG_REPEAT: usize = 5;
+const LONG_REPETITION: usize = 5;
 
 /// Words that are repeated for emphasis ("more and more").
 const EMPHASIS: [&str; 8] = [
@@ -321,7 +321,7 @@ pub fn repeats(text: &str) -> bool {
         second(at + n) || link && second(at + n + 1) && !(n == 1 && EMPHASIS.contains(&first[0]))
     };
     let in_a_row = (1..=words.len() / 2).any(|n| (0..=words.len() - 2 * n).any(|at| linked(at, n)));
-    let runs: Vec<&[&str]> = words.windows(LONG_REPEAT).collect();
+    let runs: Vec<&[&str]> = words.windows(LONG_REPETITION).collect();
     in_a_row
         || runs
             .iter()
@@ -332,89 +332,24 @@ pub fn repeats(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::words::{doubting, words};
-
-    /// Reads "A man [0.2] runs." as a text whose words have reward 0.9, but for the ones before
-    /// brackets.
-    fn read(marked: &str) -> (String, Vec<Word>) {
-        let mut tokens: Vec<(String, f32)> = Vec::new();
-        for piece in marked.split_inclusive(' ') {
-            match piece
-                .trim()
-                .strip_prefix('[')
-                .and_then(|rest| rest.split_once(']'))
-            {
-                Some((reward, rest)) => {
-                    if let Some(last) = tokens.last_mut() {
-                        let reward = reward.parse().unwrap();
-                        last.1 = reward;
-                        last.0 = format!(
-                            "{}{rest}{}",
-                            last.0.trim_end(),
-                            if piece.ends_with(' ') { " " } else { "" }
-                        );
-                    }
-                }
-                None => tokens.push((piece.to_owned(), 0.9)),
-            }
-        }
-        let rewards: Vec<f32> = tokens.iter().map(|token| token.1).collect();
-        let (text, found) = words(tokens.iter().map(|token| token.0.as_bytes()), &rewards);
-        (text, doubting(found, 0.5))
-    }
+    use crate::guard::testing::scored_words;
 
     #[test]
-    fn sentences_that_were_written_again_have_these_faults() {
-        let file = include_str!("../../tests/fixtures/repairs.tsv");
-        let mut wrong = Vec::new();
-        let lines = file
-            .lines()
-            .filter(|line| !line.starts_with('#') && !line.is_empty());
-        let count = lines.clone().count();
-        for line in lines {
-            let columns: Vec<&str> = line.split('\t').collect();
-            let [before, after, expected] = columns[..] else {
-                panic!("three columns: {line}")
-            };
-            let (old, new) = (read(before), read(after));
-            let whole = |of: &(String, Vec<Word>)| {
-                Sentence::around(&of.0, &of.1, 0, true).map(|s| (s.text.to_owned(), s.words.len()))
-            };
-            assert_eq!(whole(&old), Some((old.0.clone(), old.1.len())));
-            let sentences = Sentence::around(&old.0, &old.1, 0, true)
-                .zip(Sentence::around(&new.0, &new.1, 0, true));
-            let found = sentences.and_then(|(before, after)| fault(&before, &after, 0.15));
-            let found = found.map_or("-".to_owned(), |fault| format!("{fault:?}"));
-            if found != expected {
-                wrong.push(format!(
-                    "{before} → {after}: expected {expected}, found {found}"
-                ));
-            }
-        }
-        assert!(
-            wrong.is_empty() && count > 25,
-            "{} of {count}\n{}",
-            wrong.len(),
-            wrong.join("\n")
-        );
-    }
-
-    #[test]
-    fn a_sentence_ends_where_another_begins_or_the_answer_does() {
-        let (text, found) = read("It rains. A dog runs. It");
-        let of = |at: usize, complete: bool| {
-            Sentence::around(&text, &found, at, complete).map(|s| s.text.to_owned())
+    fn sentence_ends_where_the_next_begins_or_a_complete_answer_ends() {
+        let (text, found) = scored_words("It rains. A dog runs. It");
+        let sentence_at = |at: usize, complete: bool| {
+            Sentence::containing(&text, &found, at, complete).map(|s| s.text.to_owned())
         };
-        assert_eq!(of(1, false).as_deref(), Some("It rains."));
-        assert_eq!(of(3, false).as_deref(), Some("A dog runs."));
-        assert_eq!(of(5, false), None);
-        assert_eq!(of(5, true).as_deref(), Some("It"));
-        assert_eq!(of(9, false), None);
-        assert_eq!(of(9, true).as_deref(), Some(""));
+        assert_eq!(sentence_at(1, false).as_deref(), Some("It rains."));
+        assert_eq!(sentence_at(3, false).as_deref(), Some("A dog runs."));
+        assert_eq!(sentence_at(5, false), None);
+        assert_eq!(sentence_at(5, true).as_deref(), Some("It"));
+        assert_eq!(sentence_at(9, false), None);
+        assert_eq!(sentence_at(9, true).as_deref(), Some(""));
     }
 
     #[test]
-    fn loops_repeat_words() {
+    fn repeated_words_are_a_loop_and_emphasis_is_not() {
         for looped in [
             "A man in a white shirt and white shirt is running.",
             "A dog dog runs.",

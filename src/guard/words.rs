@@ -21,7 +21,7 @@ pub struct Word {
     /// Range of the tokens that contribute to it.
     pub tokens: Range<usize>,
     /// Score: the lowest reward of its tokens; `None` if one of them has none.
-    pub reward: Option<f32>,
+    pub score: Option<f32>,
     /// `true` for a function word ("the", "is", "of"), which claims nothing about the image.
     pub function: bool,
     /// `true` if markup separates it from the previous word.
@@ -32,14 +32,14 @@ pub struct Word {
 
 impl Word {
     /// Returns `true` if the word is a content word whose score is below its threshold.
-    pub fn doubted(&self) -> bool {
-        !self.function && self.reward.is_some_and(|reward| reward < self.threshold)
+    pub fn is_flagged(&self) -> bool {
+        !self.function && self.score.is_some_and(|reward| reward < self.threshold)
     }
 }
 
 /// Extent of a token's bytes in the text.
 #[derive(Debug, Clone, Copy)]
-struct Mark {
+struct TokenExtent {
     /// Start of the first code point to which it contributes.
     start: usize,
     /// End of the text to which it contributes; one more than the length of the text if it leaves a
@@ -55,7 +55,7 @@ pub struct Transcript {
     text: String,
     /// Bytes of an incomplete code point: at most three.
     pending: Vec<u8>,
-    tokens: Vec<Mark>,
+    tokens: Vec<TokenExtent>,
     markup: Scanner,
     whole: bool,
     /// End of the last word returned, in bytes and in code points.
@@ -71,7 +71,7 @@ impl Transcript {
         let kept = decode(&self.pending, &mut self.text);
         self.pending.drain(..self.pending.len() - kept);
         let end = self.text.len();
-        self.tokens.push(Mark {
+        self.tokens.push(TokenExtent {
             start,
             reach: end + usize::from(kept > 0),
             boundary: (kept == 0).then_some(end),
@@ -111,7 +111,7 @@ impl Transcript {
 
     /// Returns the byte range of the text to which each token contributes; for a token that leaves
     /// a code point incomplete, at least the first byte.
-    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+    pub fn token_ranges(&self) -> impl Iterator<Item = Range<usize>> {
         let length = self.text.len();
         self.tokens
             .iter()
@@ -149,22 +149,26 @@ impl Transcript {
     /// wait.
     pub fn next_word(&mut self, rewards: &[f32], within: Option<usize>) -> Option<Word> {
         self.markup.read(&self.text, self.whole);
-        let (word, settled) = cut(&self.text, self.scanned.0, self.whole, &self.markup);
+        let (word, settled) =
+            next_closed_word(&self.text, self.scanned.0, self.whole, &self.markup);
         self.settled = settled;
         let bytes = word?;
         let first = self.tokens.partition_point(|t| t.reach <= bytes.start);
         let tokens = first..self.tokens.partition_point(|t| t.start < bytes.end);
-        let reward = rewards
+        let score = rewards
             .get(tokens.clone())
             .map(|r| r.iter().copied().fold(f32::INFINITY, f32::min));
-        if within.is_some_and(|limit| bytes.end > limit || reward.is_none()) {
+        if within.is_some_and(|limit| bytes.end > limit || score.is_none()) {
             return None;
         }
         let start = self.scanned.1 + self.text[self.scanned.0..bytes.start].chars().count();
         let text = &self.text[bytes.clone()];
         let chars = start..start + text.chars().count();
-        let after_markup =
-            self.scanned.0 > 0 && self.markup.within(&(self.scanned.0..bytes.start)).is_some();
+        let after_markup = self.scanned.0 > 0
+            && self
+                .markup
+                .overlapping(&(self.scanned.0..bytes.start))
+                .is_some();
         self.scanned = (bytes.end, chars.end);
         self.settled = bytes.end;
         Some(Word {
@@ -172,7 +176,7 @@ impl Transcript {
             bytes,
             chars,
             tokens,
-            reward,
+            score,
             after_markup,
             threshold: 0.0,
         })
@@ -198,7 +202,7 @@ pub fn words<'a>(
 }
 
 /// Returns the words with their threshold set to `threshold`.
-pub fn doubting(mut words: Vec<Word>, threshold: f32) -> Vec<Word> {
+pub fn with_threshold(mut words: Vec<Word>, threshold: f32) -> Vec<Word> {
     words.iter_mut().for_each(|word| word.threshold = threshold);
     words
 }
@@ -226,21 +230,21 @@ fn decode(bytes: &[u8], text: &mut String) -> usize {
 /// which the text is settled.
 ///
 /// Markup has no words, and a word that later text may turn into markup is open.
-fn cut(
+fn next_closed_word(
     text: &str,
     mut from: usize,
     whole: bool,
     markup: &Scanner,
 ) -> (Option<Range<usize>>, usize) {
     loop {
-        let (word, settled) = cut_prose(text, from, whole);
+        let (word, settled) = next_prose_word(text, from, whole);
         let Some(word) = word else {
-            return (None, settled.min(markup.read_to()));
+            return (None, settled.min(markup.scanned_to()));
         };
-        if word.end > markup.read_to() {
-            return (None, word.start.min(markup.read_to()));
+        if word.end > markup.scanned_to() {
+            return (None, word.start.min(markup.scanned_to()));
         }
-        match markup.within(&word) {
+        match markup.overlapping(&word) {
             None => return (Some(word), settled),
             Some(inside)
                 if inside.bytes.start > word.start
@@ -259,12 +263,12 @@ fn cut(
 ///
 /// UAX #29 looks one segment ahead ("dog" and "'" become one word if "s" follows) and so do
 /// hyphens: a word is closed by the two segments after it, or by the end of a `whole` text.
-fn cut_prose(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usize) {
+fn next_prose_word(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usize) {
     let mut settled = from;
     let mut rest = text[from..].split_word_bound_indices();
     while let Some((at, segment)) = rest.next() {
         if is_word(segment) {
-            let word = joined(rest, at + segment.len(), whole);
+            let word = hyphenated_end(rest, at + segment.len(), whole);
             return (word.map(|end| from + at..from + end), from + at);
         }
         if whole || rest.clone().next().is_some() {
@@ -276,7 +280,7 @@ fn cut_prose(text: &str, from: usize, whole: bool) -> (Option<Range<usize>>, usi
 
 /// Returns the end of the word before `rest`, with hyphenated words joined; `None` while it is
 /// open.
-fn joined(mut rest: UWordBoundIndices<'_>, mut end: usize, whole: bool) -> Option<usize> {
+fn hyphenated_end(mut rest: UWordBoundIndices<'_>, mut end: usize, whole: bool) -> Option<usize> {
     loop {
         let mut ahead = rest.clone();
         let (Some((_, first)), Some((at, second))) = (ahead.next(), ahead.next()) else {
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn words_leave_punctuation_and_keep_apostrophes_hyphens_and_decimals() {
+    fn words_exclude_punctuation_and_keep_apostrophes_hyphens_and_decimals() {
         assert_eq!(
             found("A man's \"t-shirt\", 3.5 m -- wet - not well-."),
             ["A", "man's", "t-shirt", "3.5", "m", "wet", "not", "well"]
@@ -341,13 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn a_word_takes_the_lowest_reward_of_all_tokens_that_write_it() {
+    fn score_of_word_is_lowest_reward_of_its_tokens() {
         let tokens: [&[u8]; 5] = [b" fri", b"sbee. A d", b"og", b" ", b"\xF0\x9F"];
         let (text, words) = words(tokens, &[0.9, 0.4, 0.6, 0.1, 0.0]);
         assert_eq!(text, " frisbee. A dog \u{FFFD}");
         let seen: Vec<_> = words
             .iter()
-            .map(|w| (&text[w.bytes.clone()], w.tokens.clone(), w.reward))
+            .map(|w| (&text[w.bytes.clone()], w.tokens.clone(), w.score))
             .collect();
         assert_eq!(
             seen,
@@ -360,16 +364,16 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_split_over_tokens_belongs_to_each_of_them() {
+    fn letter_split_over_tokens_belongs_to_each() {
         let (text, words) = words([b"caf\xC3".as_slice(), b"\xA9 x"], &[0.2, 0.8]);
         assert_eq!(text, "café x");
         assert_eq!(words[0].tokens, 0..2);
         assert_eq!(words[1].tokens, 1..2);
-        assert_eq!((words[1].chars.clone(), words[1].reward), (5..6, Some(0.8)));
+        assert_eq!((words[1].chars.clone(), words[1].score), (5..6, Some(0.8)));
     }
 
     #[test]
-    fn a_word_waits_for_its_end_and_for_its_rewards() {
+    fn next_word_waits_for_its_end_and_its_rewards() {
         let mut t = Transcript::default();
         t.push(b"A dog");
         assert_eq!(t.next_word(&[0.9], Some(9)).map(|w| w.bytes), Some(0..1));
@@ -380,11 +384,11 @@ mod tests {
         assert_eq!(t.next_word(&[0.9], Some(4)), None);
         assert_eq!(t.next_word(&[0.9], Some(9)).map(|w| w.bytes), Some(2..5));
         t.close(None);
-        assert_eq!(t.next_word(&[0.9], None).map(|w| w.reward), Some(None));
+        assert_eq!(t.next_word(&[0.9], None).map(|w| w.score), Some(None));
     }
 
     #[test]
-    fn a_cut_leaves_only_the_tokens_before_it() {
+    fn tokens_after_a_cut_do_not_contribute() {
         let mut t = Transcript::default();
         for token in [b"a do".as_slice(), b"g ST", b"OP"] {
             t.push(token);
@@ -396,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn function_words_are_sorted_for_the_search() {
+    fn function_words_are_sorted_for_binary_search() {
         assert!(FUNCTION_WORDS.is_sorted());
         assert!(is_function_word("The") && !is_function_word("yes") && !is_function_word("under"));
     }
@@ -416,7 +420,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_in_any_pieces_make_the_same_text(bytes in proptest::collection::vec(any::<u8>(),
+        fn text_of_bytes_is_the_same_for_any_token_lengths(bytes in proptest::collection::vec(any::<u8>(),
             0..40), size in 1usize..5) {
             let mut t = Transcript::default();
             let mut seen = String::new();
@@ -433,7 +437,7 @@ mod tests {
         }
 
         #[test]
-        fn a_growing_text_has_the_words_of_the_whole_one(text in any_text(), size in 1usize..5) {
+        fn words_of_growing_text_equal_those_of_the_whole(text in any_text(), size in 1usize..5) {
             let pieces: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
             let rewards: Vec<f32> = (0..pieces.len()).map(|i| i as f32 / 64.0).collect();
             let mut t = Transcript::default();

@@ -12,7 +12,7 @@ pub enum WordClass {
     /// Noun for animals.
     Animal,
     /// Noun for another visible object.
-    Thing,
+    Object,
     /// Color, size or material.
     Attribute,
     /// Number.
@@ -30,7 +30,7 @@ impl WordClass {
     pub const ALL: [Self; 8] = [
         Self::Person,
         Self::Animal,
-        Self::Thing,
+        Self::Object,
         Self::Attribute,
         Self::Count,
         Self::Action,
@@ -44,7 +44,7 @@ impl fmt::Display for WordClass {
         f.write_str(match self {
             Self::Person => "person",
             Self::Animal => "animal",
-            Self::Thing => "other thing",
+            Self::Object => "other thing",
             Self::Attribute => "attribute",
             Self::Count => "count",
             Self::Action => "action",
@@ -67,14 +67,14 @@ impl Lexicon {
                 return match self.kind(mention.concept) {
                     ConceptKind::Person => WordClass::Person,
                     ConceptKind::Animal => WordClass::Animal,
-                    _ => WordClass::Thing,
+                    _ => WordClass::Object,
                 };
             }
             let classes = &self.classes;
             if classes.count(word).is_some() {
                 WordClass::Count
             } else if classes
-                .colour(word)
+                .color(word)
                 .or(classes.size(word))
                 .or(classes.material(word))
                 .is_some()
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_words_apart() {
+    fn word_classes_distinguish_the_words_of_a_caption() {
         let text = "Two men in red hats jump behind a dog.";
         let found: Vec<String> = Lexicon::shared()
             .word_classes(text)

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_singulars() {
+    fn noun_of_a_plural_is_its_singular() {
         let lexicon = Lexicon::shared();
         for (form, lemma, plural) in [
             ("dogs", "dog", true),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn words_have_a_base_form() {
+    fn base_form_of_verbs_and_nouns_is_known() {
         let forms = ["running", "waves", "dogs", "red", "sat", "fire hydrants"];
         assert_eq!(
             forms.map(|word| Lexicon::shared().base_form(word)),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn makes_plurals_that_it_understands() {
+    fn plural_of_a_noun_is_parsed_back() {
         let lexicon = Lexicon::shared();
         for (lemma, plural) in [
             ("dog", "dogs"),

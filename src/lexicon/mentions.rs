@@ -45,7 +45,7 @@ impl Lexicon {
         let mut found: Vec<(Range<usize>, Noun)> = Vec::new();
         let mut at = 0;
         while at < words.len() {
-            if let Some(skipped) = self.no_thing_at(words, at) {
+            if let Some(skipped) = self.non_object_at(words, at) {
                 at += skipped;
             } else if let Some((len, noun)) = self
                 .longest_noun_at(words, at)
@@ -94,13 +94,13 @@ impl Lexicon {
 
     /// Returns the number of words from `at` on that look like an object mention and are none (`the
     /// top`).
-    fn no_thing_at(&self, words: &[TextWord], at: usize) -> Option<usize> {
-        if !self.classes.starts_no_thing(&words[at].text) {
+    fn non_object_at(&self, words: &[TextWord], at: usize) -> Option<usize> {
+        if !self.classes.begins_non_object(&words[at].text) {
             return None;
         }
-        (1..=LONGEST)
-            .rev()
-            .find(|&len| phrase(words, at, len, " ").is_some_and(|p| self.classes.is_no_thing(&p)))
+        (1..=LONGEST).rev().find(|&len| {
+            phrase(words, at, len, " ").is_some_and(|p| self.classes.is_non_object(&p))
+        })
     }
 
     /// Returns the longest noun from `at` on, and its length in words.
@@ -153,7 +153,7 @@ impl Lexicon {
         if len > 1 {
             return true;
         }
-        if self.classes.colour(word).is_some() {
+        if self.classes.color(word).is_some() {
             let follows = |w: &&str| at > 0 && words[at - 1].text == *w;
             return ["an", "the"].iter().any(follows)
                 && words
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_things() {
+    fn mentions_of_captions_are_found() {
         for (text, want) in [
             (
                 "A black dog is running after a white dog in the snow.",
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_bytes_of_the_text() {
+    fn mention_range_covers_the_text_as_written() {
         let text = "A CAFÉ table — two Hot  Dogs.";
         let found: Vec<&str> = Lexicon::shared()
             .mentions(text)

@@ -59,7 +59,7 @@ pub enum ConceptKind {
 
 impl ConceptKind {
     /// Returns the kind for a letter in `nouns.tsv`.
-    fn of_letter(letter: &str) -> Option<Self> {
+    fn from_letter(letter: &str) -> Option<Self> {
         Some(match letter {
             "a" => Self::Animal,
             "t" => Self::Artifact,
@@ -115,7 +115,7 @@ impl Lexicon {
             .filter_map(|line| {
                 let mut columns = line.split('\t');
                 let words = columns.next()?.split('|').collect();
-                let kind = ConceptKind::of_letter(columns.next()?)?;
+                let kind = ConceptKind::from_letter(columns.next()?)?;
                 Some((
                     words,
                     kind,
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_read() {
+    fn every_line_of_the_tables_is_parsed() {
         let lexicon = Lexicon::shared();
         assert_eq!(
             lexicon.concepts.len(),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_lies_above() {
+    fn hypernyms_of_common_nouns_are_known() {
         let lexicon = Lexicon::shared();
         for (lower, upper) in [
             ("poodle", "dog"),
@@ -346,9 +346,9 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_concept_above_is_found_first() {
+    fn nearest_returns_the_closest_hypernym() {
         let lexicon = Lexicon::shared();
-        let among = |word: &str, known: &[&str]| {
+        let nearest = |word: &str, known: &[&str]| {
             lexicon.nearest(concept(word), |id| {
                 known
                     .iter()
@@ -356,17 +356,23 @@ mod tests {
                     .map(|known| (*known).to_owned())
             })
         };
-        assert_eq!(among("poodle", &["animal", "dog"]).as_deref(), Some("dog"));
         assert_eq!(
-            among("poodle", &["poodle", "dog"]).as_deref(),
+            nearest("poodle", &["animal", "dog"]).as_deref(),
+            Some("dog")
+        );
+        assert_eq!(
+            nearest("poodle", &["poodle", "dog"]).as_deref(),
             Some("poodle")
         );
-        assert_eq!(among("firefighter", &["person"]).as_deref(), Some("person"));
-        assert_eq!(among("cat", &["dog", "car"]), None);
+        assert_eq!(
+            nearest("firefighter", &["person"]).as_deref(),
+            Some("person")
+        );
+        assert_eq!(nearest("cat", &["dog", "car"]), None);
     }
 
     #[test]
-    fn holds_the_words_of_captions() {
+    fn lexicon_has_the_concrete_nouns_of_captions() {
         for word in [
             "fire hydrant",
             "ice cream",

@@ -30,7 +30,7 @@ pub struct Phrase {
     /// `true` if a vague count such as `several` precedes the noun.
     pub vague: bool,
     /// Colors, in order.
-    pub colours: Vec<Attribute>,
+    pub colors: Vec<Attribute>,
     /// Sizes.
     pub sizes: Vec<Attribute>,
     /// Materials.
@@ -39,8 +39,8 @@ pub struct Phrase {
 
 impl Phrase {
     /// Returns the distinct color groups, sorted.
-    pub fn colour_groups(&self) -> Vec<usize> {
-        let mut groups: Vec<usize> = self.colours.iter().map(|c| c.group).collect();
+    pub fn color_groups(&self) -> Vec<usize> {
+        let mut groups: Vec<usize> = self.colors.iter().map(|c| c.group).collect();
         groups.sort_unstable();
         groups.dedup();
         groups
@@ -101,7 +101,7 @@ impl Lexicon {
             determiner: None,
             count: None,
             vague: false,
-            colours: vec![],
+            colors: vec![],
             sizes: vec![],
             materials: vec![],
         };
@@ -109,16 +109,16 @@ impl Lexicon {
         while i > 0 {
             let word = &words[i - 1];
             // "black, white and brown dog": commas and "and" join colors only.
-            let colour_before = |i: usize| i > 0 && self.colours_in(&words[i - 1]).is_some();
-            let list = colour_before(i) && self.colours_in(&words[i]).is_some();
+            let color_before = |i: usize| i > 0 && self.colors_in(&words[i - 1]).is_some();
+            let list = color_before(i) && self.colors_in(&words[i]).is_some();
             if !words[i].joined && !list {
                 break;
             }
             let joins = word.text == "and"
-                && !phrase.colours.is_empty()
-                && colour_before(i - 1)
-                && self.colours_in(&words[i]).is_some();
-            if !(joins || is_modifier(word) || self.take(word, &mut phrase)) {
+                && !phrase.colors.is_empty()
+                && color_before(i - 1)
+                && self.colors_in(&words[i]).is_some();
+            if !(joins || is_modifier(word) || self.add_word(word, &mut phrase)) {
                 break;
             }
             phrase.start = word.range.start;
@@ -127,21 +127,21 @@ impl Lexicon {
                 break;
             }
         }
-        phrase.colours.reverse();
+        phrase.colors.reverse();
         phrase
     }
 
     /// Returns the colors of a word: `blue`, `black-and-white`.
-    fn colours_in(&self, word: &TextWord) -> Option<Vec<usize>> {
+    fn colors_in(&self, word: &TextWord) -> Option<Vec<usize>> {
         word.text
             .split('-')
             .filter(|&part| part != "and")
-            .map(|part| self.classes.colour(part))
+            .map(|part| self.classes.color(part))
             .collect()
     }
 
     /// Adds a word to the phrase; returns `false` if it is not part of it.
-    fn take(&self, word: &TextWord, phrase: &mut Phrase) -> bool {
+    fn add_word(&self, word: &TextWord, phrase: &mut Phrase) -> bool {
         let classes = &self.classes;
         let attribute = |group| Attribute {
             group,
@@ -152,9 +152,9 @@ impl Lexicon {
         } else if classes.is_determiner(&word.text) || word.text == "'s" {
             phrase.vague |= classes.is_vague_count(&word.text);
             phrase.determiner = Some(word.text.clone());
-        } else if let Some(groups) = self.colours_in(word) {
+        } else if let Some(groups) = self.colors_in(word) {
             phrase
-                .colours
+                .colors
                 .extend(groups.into_iter().rev().map(attribute));
         } else if let Some(group) = classes.size(&word.text) {
             phrase.sizes.push(attribute(group));
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gathers_what_belongs_to_a_noun() {
+    fn phrase_has_all_words_of_its_noun() {
         let text = "Two small black and white dogs, a brown-and-white cat, and a wooden table with \
                     the light blue cup.";
         let phrases = Lexicon::shared().phrases(text);
@@ -194,14 +194,14 @@ mod tests {
         assert_eq!(phrases[0].number(), Some(2));
         assert_eq!(
             phrases[0]
-                .colours
+                .colors
                 .iter()
                 .map(|c| &text[c.range.clone()])
                 .collect::<Vec<_>>(),
             ["black", "white"]
         );
         assert_eq!(phrases[0].sizes.len(), 1);
-        assert_eq!(phrases[1].colour_groups().len(), 2);
+        assert_eq!(phrases[1].color_groups().len(), 2);
         assert_eq!(
             (phrases[2].materials.len(), phrases[2].number()),
             (1, Some(1))
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn does_not_reach_into_other_phrases() {
+    fn phrase_ends_where_another_begins() {
         let text = "A man wearing red and a dog chase several balls.";
         let phrases = Lexicon::shared().phrases(text);
         assert_eq!(
             &text[phrases[1].start..phrases[1].mention.range.end],
             "a dog"
         );
-        assert!(phrases.iter().all(|p| p.colours.is_empty()));
+        assert!(phrases.iter().all(|p| p.colors.is_empty()));
         assert!(phrases[2].vague && phrases[2].number().is_none());
     }
 }

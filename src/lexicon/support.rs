@@ -103,15 +103,15 @@ pub(super) fn parse_entailments(
 ) -> Map<&'static str, Vec<ConceptId>> {
     let mut table: Map<&str, Vec<ConceptId>> = Map::default();
     for line in text.lines().filter(|l| !l.starts_with('#')) {
-        let Some((words, things)) = line.split_once(':') else {
+        let Some((words, concepts)) = line.split_once(':') else {
             continue;
         };
-        let things: Vec<ConceptId> = things
+        let concepts: Vec<ConceptId> = concepts
             .split_whitespace()
-            .filter_map(|thing| lexicon.concept(thing))
+            .filter_map(|noun| lexicon.concept(noun))
             .collect();
         for word in words.split_whitespace() {
-            table.entry(word).or_default().extend(&things);
+            table.entry(word).or_default().extend(&concepts);
         }
     }
     table
@@ -137,7 +137,10 @@ impl<'a> ReferenceTexts<'a> {
     }
 
     /// Creates references from parsed texts.
-    pub fn of(lexicon: &'a Lexicon, readings: impl IntoIterator<Item = &'a Reading>) -> Self {
+    pub fn from_readings(
+        lexicon: &'a Lexicon,
+        readings: impl IntoIterator<Item = &'a Reading>,
+    ) -> Self {
         Self {
             lexicon,
             readings: readings.into_iter().map(Cow::Borrowed).collect(),
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_rule() {
+    fn support_of_a_related_noun_is_named() {
         let references = ["A poodle jumps for a red toy .", "Someone on a couch ."];
         for noun in ["poodle", "dog", "animal", "ball pit", "sofa", "seat"] {
             let want = if noun == "ball pit" {
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn expects_what_follows() {
+    fn support_of_an_implied_noun_is_expected() {
         assert_eq!(support("ski", &["A skier on a hill ."]), Support::Expected);
         assert_eq!(
             support("racket", &["Two girls play tennis ."]),

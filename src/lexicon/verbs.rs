@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inflects() {
+    fn verbs_inflect_by_rule() {
         let table = VerbTable::new(
             ["run*", "lie", "ride", "catch", "carry", "play", "eye", "go"].into_iter(),
         );

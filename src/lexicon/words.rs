@@ -138,8 +138,8 @@ impl Classes {
     }
 
     /// Returns the group of a color: `gray` and `grey` are in one.
-    pub fn colour(&self, word: &str) -> Option<usize> {
-        self.group("colour", word)
+    pub fn color(&self, word: &str) -> Option<usize> {
+        self.group("color", word)
     }
 
     /// Returns the number that a word states.
@@ -164,7 +164,7 @@ impl Classes {
 
     /// Returns `true` if a word may stand between an article and its noun.
     pub fn is_adjective(&self, word: &str) -> bool {
-        ["adjective", "colour", "colour modifier", "size", "material"]
+        ["adjective", "color", "color modifier", "size", "material"]
             .iter()
             .any(|class| self.group(class, word).is_some() && word != "and")
     }
@@ -180,8 +180,8 @@ impl Classes {
     }
 
     /// Returns `true` if a noun names a small object: worn, held or lying around.
-    pub fn is_small_thing(&self, noun: &str) -> bool {
-        self.group("small thing", noun).is_some()
+    pub fn is_small_object(&self, noun: &str) -> bool {
+        self.group("small object", noun).is_some()
     }
 
     /// Returns `true` if a word is a function word.
@@ -190,13 +190,13 @@ impl Classes {
     }
 
     /// Returns `true` if a phrase looks like an object mention and is none (`the top`).
-    pub(super) fn is_no_thing(&self, phrase: &str) -> bool {
-        self.has_phrase("not things", phrase)
+    pub(super) fn is_non_object(&self, phrase: &str) -> bool {
+        self.has_phrase("not objects", phrase)
     }
 
     /// Returns `true` if a word may begin such a phrase.
-    pub(super) fn starts_no_thing(&self, word: &str) -> bool {
-        self.group("not things", word).is_some()
+    pub(super) fn begins_non_object(&self, word: &str) -> bool {
+        self.group("not objects", word).is_some()
     }
 
     /// Returns `true` if a word without a determiner names a game (`plays football`).
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_words() {
+    fn words_are_cut_at_punctuation_and_possessives() {
         let text = "A man's T-shirt, \"red\" — the dogs' café.";
         let found: Vec<(String, bool)> = words(text)
             .into_iter()
@@ -243,10 +243,10 @@ mod tests {
     }
 
     #[test]
-    fn knows_classes() {
+    fn classes_of_common_words_are_known() {
         let classes = Classes::parse(include_str!("words.txt"));
-        assert_eq!(classes.colour("gray"), classes.colour("grey"));
-        assert_ne!(classes.colour("gray"), classes.colour("brown"));
+        assert_eq!(classes.color("gray"), classes.color("grey"));
+        assert_ne!(classes.color("gray"), classes.color("brown"));
         assert_eq!(classes.count("two"), Some(2));
         assert!(
             classes.is_relation("next to")
@@ -258,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_are_ordered_words(text in "\\PC{0,40}") {
+        fn word_ranges_are_ordered_and_cover_their_text(text in "\\PC{0,40}") {
             let mut last = 0;
             for word in words(&text) {
                 prop_assert!(word.range.start >= last && word.range.end > word.range.start);

@@ -22,7 +22,7 @@ pub enum AnswerKind {
     /// A color.
     Color,
     /// An object or a person.
-    Thing,
+    Object,
     /// Anything else.
     Other,
 }
@@ -33,7 +33,7 @@ impl AnswerKind {
         Self::YesNo,
         Self::Count,
         Self::Color,
-        Self::Thing,
+        Self::Object,
         Self::Other,
     ];
 
@@ -43,24 +43,24 @@ impl AnswerKind {
             Self::YesNo => "yes_no",
             Self::Count => "count",
             Self::Color => "color",
-            Self::Thing => "thing",
+            Self::Object => "thing",
             Self::Other => "other",
         }
     }
 
     /// Classifies an answer by its decisive words: yes or no, else an object mention, else a color
     /// or number.
-    pub fn of(answer: &str) -> Self {
+    pub fn classify(answer: &str) -> Self {
         let (lexicon, words) = (Lexicon::shared(), words(answer));
-        if said(answer).is_some() {
+        if yes_or_no(answer).is_some() {
             return Self::YesNo;
         }
         if !lexicon.mentions(answer).is_empty() {
-            return Self::Thing;
+            return Self::Object;
         }
         let has = |is: &dyn Fn(&str) -> bool| words.iter().any(|word| is(&word.text));
         match () {
-            () if has(&|word| lexicon.classes().colour(word).is_some()) => Self::Color,
+            () if has(&|word| lexicon.classes().color(word).is_some()) => Self::Color,
             () if has(&|word| {
                 lexicon.classes().count(word).is_some()
                     || word.bytes().all(|byte| byte.is_ascii_digit())
@@ -74,7 +74,7 @@ impl AnswerKind {
 }
 
 /// Returns the reply of an answer to a yes-or-no question: `true` for yes.
-fn said(answer: &str) -> Option<bool> {
+fn yes_or_no(answer: &str) -> Option<bool> {
     match words(answer).first()?.text.as_str() {
         "yes" => Some(true),
         "no" => Some(false),
@@ -85,23 +85,24 @@ fn said(answer: &str) -> Option<bool> {
 /// Evidence of an object: its logit, and the logit minus the log-odds of the object in the training
 /// captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct ThingEvidence {
+struct ObjectEvidence {
     logit: f64,
     minus_prior: f64,
 }
 
-impl ThingEvidence {
+impl ObjectEvidence {
     /// Returns the lowest evidence of the objects that a text mentions; `None` if there is evidence
     /// about none.
     fn lowest(evidence: &Evidence, image: &ImageEvidence, text: &str) -> Option<Self> {
         let mentions = Lexicon::shared().mentions(text);
-        let things = mentions
+        let objects = mentions
             .iter()
             .filter(|mention| !question::PHOTOGRAPH.contains(&mention.lemma));
-        let of = |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
+        let logit_and_prior =
+            |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
         let clamped = |x: f32| f64::from(x).clamp(-8.0, 8.0);
-        things
-            .filter_map(|mention| of(evidence.concept_of(mention.concept)?))
+        objects
+            .filter_map(|mention| logit_and_prior(evidence.output_for(mention.concept)?))
             .map(|(logit, prior)| Self {
                 logit: clamped(logit),
                 minus_prior: clamped(logit - prior),
@@ -113,19 +114,18 @@ impl ThingEvidence {
     }
 }
 
-/// Features of a question and its short answer, from which a calibration estimates the probability
-/// that the answer is correct.
+/// Features of a question about a photograph and of its short answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnswerFeatures {
     question: QuestionKind,
     answer: AnswerKind,
     /// Lowest evidence of an object that the question mentions.
-    asked: Option<ThingEvidence>,
+    asked: Option<ObjectEvidence>,
     /// 1 if the answer affirms the presence of what the question mentions, -1 if it denies it, 0
     /// otherwise.
     claim: f64,
     /// Lowest evidence of an object that the answer mentions.
-    answered: Option<ThingEvidence>,
+    answered: Option<ObjectEvidence>,
     familiarity: f64,
     reward_logit: f64,
     log_probability: f64,
@@ -174,10 +174,10 @@ impl AnswerFeatures {
         let reward = f64::from(answer.score.unwrap_or(0.5)).clamp(1e-4, 1.0 - 1e-4);
         Self {
             question: question::kind(question),
-            answer: AnswerKind::of(answer.text),
-            asked: ThingEvidence::lowest(evidence, image, question),
-            claim: said(answer.text).map_or(0.0, claim),
-            answered: ThingEvidence::lowest(evidence, image, answer.text),
+            answer: AnswerKind::classify(answer.text),
+            asked: ObjectEvidence::lowest(evidence, image, question),
+            claim: yes_or_no(answer.text).map_or(0.0, claim),
+            answered: ObjectEvidence::lowest(evidence, image, answer.text),
             familiarity: image.familiarity.into(),
             reward_logit: (reward / (1.0 - reward)).ln(),
             log_probability: f64::from(answer.log_probability).clamp(-12.0, 0.0),
@@ -201,7 +201,7 @@ impl AnswerFeatures {
 
     /// Returns the value of one of [`Self::NAMES`].
     fn plain(&self, name: &str) -> Option<f64> {
-        let unknown = |evidence: Option<ThingEvidence>| f64::from(u8::from(evidence.is_none()));
+        let unknown = |evidence: Option<ObjectEvidence>| f64::from(u8::from(evidence.is_none()));
         let (asked, answered) = (
             self.asked.unwrap_or_default(),
             self.answered.unwrap_or_default(),
@@ -260,7 +260,7 @@ pub fn answer_gate(
     evidence: &Arc<Evidence>,
     image: &ImageEvidence,
     question: &str,
-    below: f32,
+    minimum: f32,
 ) -> Option<Arc<AnswerGate>> {
     evidence.config().calibration.answers.as_ref()?;
     if question::kind(question) == QuestionKind::Caption {
@@ -274,7 +274,7 @@ pub fn answer_gate(
             calibration.probability(|name| features.value(name))
         })
     };
-    Some(Arc::new(AnswerGate::new(below, estimate)))
+    Some(Arc::new(AnswerGate::new(minimum, estimate)))
 }
 
 /// Returns `true` if a photograph is so unlike all training photographs that questions about it are
@@ -290,7 +290,7 @@ mod tests {
     use super::{super::testing, *};
 
     #[test]
-    fn answers_are_told_by_what_they_say() {
+    fn answers_are_classified_by_their_decisive_words() {
         for (answer, kind) in [
             ("Yes.", AnswerKind::YesNo),
             ("no", AnswerKind::YesNo),
@@ -299,18 +299,18 @@ mod tests {
             ("3", AnswerKind::Count),
             ("Red.", AnswerKind::Color),
             ("Light blue.", AnswerKind::Color),
-            ("A dog.", AnswerKind::Thing),
-            ("Two dogs.", AnswerKind::Thing),
-            ("A red ball.", AnswerKind::Thing),
+            ("A dog.", AnswerKind::Object),
+            ("Two dogs.", AnswerKind::Object),
+            ("A red ball.", AnswerKind::Object),
             ("Running.", AnswerKind::Other),
             ("", AnswerKind::Other),
         ] {
-            assert_eq!(AnswerKind::of(answer), kind, "{answer}");
+            assert_eq!(AnswerKind::classify(answer), kind, "{answer}");
         }
     }
 
     #[test]
-    fn features_have_names() {
+    fn feature_names_are_known_and_others_refused() {
         for name in AnswerFeatures::NAMES.into_iter().chain([
             "count>thing",
             "yes_no>yes_no",
@@ -349,7 +349,7 @@ mod tests {
         ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68,
-            place: None,
+            embedding: None,
             scope: Some(0.2),
         }
     }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn features_say_what_evidence_there_is_for_what_is_asked_and_answered() {
+    fn answer_features_have_the_evidence_of_question_and_answer() {
         let names = [
             "asked_evidence",
             "asked_evidence_claimed",
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_of_a_kind_of_question_is_nothing_elsewhere() {
+    fn feature_scoped_to_a_kind_is_zero_for_other_questions() {
         // The prior of a dog is -2: its logit of 1.5 is 3.5 higher.
         let names = [
             "claim",
@@ -469,9 +469,9 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_is_of_questions_and_needs_a_calibration() {
+    fn answer_gate_requires_a_question_and_a_calibration() {
         let mut config = testing::config();
-        let of = |config: &serde_json::Value| {
+        let load = |config: &serde_json::Value| {
             let mut arrays = testing::arrays();
             for (scope, reference) in [
                 ("scope.center", "reference.center"),
@@ -485,7 +485,7 @@ mod tests {
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights))
                 .map(|evidence| Arc::new(evidence.unwrap()))
         };
-        let plain = of(&config).unwrap();
+        let plain = load(&config).unwrap();
         assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
         assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
         config["scope"] = serde_json::json!({"k": 2, "abstain_below": 0.25});
@@ -494,7 +494,7 @@ mod tests {
             "scale": [2.0, 1.0], "weights": [1.0, -1.0],
             "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
         });
-        let calibrated = of(&config).unwrap();
+        let calibrated = load(&config).unwrap();
         let (probability, is_given) = answer_gate(&calibrated, &image(), "Is there a dog?", 0.5)
             .unwrap()
             .judge(&written("Yes."));
@@ -509,7 +509,7 @@ mod tests {
                 && !is_too_unfamiliar(&calibrated, &image(), "")
         );
         config["calibration"]["answers"]["features"][0] = "asked".into();
-        let error = of(&config).unwrap_err();
+        let error = load(&config).unwrap_err();
         assert_eq!(
             (
                 error.key.as_str(),
@@ -519,8 +519,8 @@ mod tests {
         );
         config["calibration"]["answers"] = serde_json::Value::Null;
         config["scope"]["abstain_below"] = 1.5.into();
-        assert_eq!(of(&config).unwrap_err().key, "scope.abstain_below");
+        assert_eq!(load(&config).unwrap_err().key, "scope.abstain_below");
         config["scope"] = serde_json::json!({"k": 0, "abstain_below": 0.25});
-        assert_eq!(of(&config).unwrap_err().key, "scope.k");
+        assert_eq!(load(&config).unwrap_err().key, "scope.k");
     }
 }

@@ -68,16 +68,16 @@ pub struct Calibration {
     /// object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes_no: Option<Box<Calibration>>,
-    /// Selection bias of the best of several versions; no correction if absent.
+    /// SelectionBias bias of the best of several versions; no correction if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repaired: Option<Selection>,
+    pub repaired: Option<SelectionBias>,
 }
 
-/// Selection bias: a word chosen as the best of `n` has, in truth, the reward whose logit is lower
+/// SelectionBias bias: a word chosen as the best of `n` has, in truth, the reward whose logit is lower
 /// by `offset` times `ln n`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Selection {
+pub struct SelectionBias {
     /// Factor; 0 or more.
     pub offset: f32,
     /// Number of repaired words on which it was fitted.
@@ -95,15 +95,15 @@ pub struct ChosenWord {
     pub is_right: bool,
 }
 
-impl Selection {
+impl SelectionBias {
     /// Minimum number of words, and of correct and wrong words each, for a fit.
-    const LEAST: (usize, usize) = (50, 10);
+    const MIN_WORDS: (usize, usize) = (50, 10);
 
     /// Fits the offset by minimizing the cross-entropy of the corrected scores; `None` if there are
     /// too few words. The scores must be uncorrected.
     pub fn fit(words: &[ChosenWord]) -> Option<Self> {
         let right = words.iter().filter(|word| word.is_right).count();
-        if words.len() < Self::LEAST.0 || right.min(words.len() - right) < Self::LEAST.1 {
+        if words.len() < Self::MIN_WORDS.0 || right.min(words.len() - right) < Self::MIN_WORDS.1 {
             return None;
         }
         let logit = |p: f32| {
@@ -112,13 +112,13 @@ impl Selection {
         };
         // The cross-entropy is convex in the offset: its slope has one zero.
         let slope = |offset: f64| {
-            let of = |word: &ChosenWord| {
+            let term = |word: &ChosenWord| {
                 let weight = (word.tried.max(1) as f64).ln();
                 weight
                     * (f64::from(u8::from(word.is_right))
                         - sigmoid(logit(word.reward) - offset * weight))
             };
-            words.iter().map(of).sum::<f64>()
+            words.iter().map(term).sum::<f64>()
         };
         let (mut low, mut high) = (0.0, 5.0);
         if slope(low) >= 0.0 {
@@ -166,7 +166,7 @@ impl Calibration {
             .map(|&good| if good { high } else { low })
             .collect();
         let [slope, upper_slope, offset] =
-            beta(logits, &targets).or_else(|| platt(logits, &targets))?;
+            fit_beta(logits, &targets).or_else(|| fit_platt(logits, &targets))?;
         let mut fitted = Self {
             slope: slope as f32,
             upper_slope: Some(upper_slope as f32),
@@ -213,12 +213,12 @@ impl Calibration {
     }
 
     /// Returns the calibration of texts that the policy did not write.
-    pub fn of_others(&self) -> &Self {
+    pub fn for_others(&self) -> &Self {
         self.others.as_deref().unwrap_or(self)
     }
 
     /// Returns the calibration of a token that may be a yes or no, or of any other.
-    pub fn of(&self, is_yes_or_no: bool) -> &Self {
+    pub fn for_token(&self, is_yes_or_no: bool) -> &Self {
         self.yes_no
             .as_deref()
             .filter(|_| is_yes_or_no)
@@ -252,7 +252,7 @@ impl Calibration {
                 self.slope, self.offset
             ));
         }
-        if let Some(Selection { offset, .. }) = self
+        if let Some(SelectionBias { offset, .. }) = self
             .repaired
             .filter(|selection| !(0.0..=10.0).contains(&selection.offset))
         {
@@ -287,14 +287,16 @@ impl Calibrator {
     /// Creates a calibrator for the tokens of `tokenizer`: a yes or no without a leading space can
     /// only begin a text.
     pub fn new(calibration: Calibration, tokenizer: &TextTokenizer) -> Self {
-        let said = |id: &u32| {
+        let is_yes_or_no = |id: &u32| {
             ["yes", "no"]
                 .iter()
                 .any(|word| tokenizer.bytes(*id).eq_ignore_ascii_case(word.as_bytes()))
         };
         Self {
             calibration,
-            yes_or_no: (0..tokenizer.vocab_size() as u32).filter(said).collect(),
+            yes_or_no: (0..tokenizer.vocab_size() as u32)
+                .filter(is_yes_or_no)
+                .collect(),
         }
     }
 
@@ -321,7 +323,7 @@ impl Calibrator {
         }
         let reward = |((id, &logit), &lp): ((&u32, &f32), &f32)| {
             self.calibration
-                .of(self.yes_or_no.contains(id))
+                .for_token(self.yes_or_no.contains(id))
                 .reward(logit, lp)
         };
         Ok(tokens
@@ -333,7 +335,7 @@ impl Calibrator {
 }
 
 /// Minimum slope, so that rewards rise with logits.
-const LEAST: f64 = 1e-3;
+const MIN_SLOPE: f64 = 1e-3;
 
 /// Returns `ln p` and `-ln(1 - p)`, where `p` is the sigmoid of a logit.
 fn sides(logit: f32) -> [f64; 2] {
@@ -344,20 +346,20 @@ fn sides(logit: f32) -> [f64; 2] {
 }
 
 /// Fits both slopes and the offset; `None` if a slope is not positive.
-fn beta(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
+fn fit_beta(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
     let features: Vec<[f64; 2]> = logits.iter().map(|&logit| sides(logit)).collect();
     logistic_regression(&features, targets)
-        .filter(|[lower, upper, _]| *lower >= LEAST && *upper >= LEAST)
+        .filter(|[lower, upper, _]| *lower >= MIN_SLOPE && *upper >= MIN_SLOPE)
 }
 
 /// Fits one slope for both sides.
-fn platt(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
+fn fit_platt(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
     let features: Vec<[f64; 2]> = logits
         .iter()
         .map(|&logit| [f64::from(logit), 0.0])
         .collect();
     logistic_regression(&features, targets)
-        .map(|[slope, _, offset]| [slope.max(LEAST), slope.max(LEAST), offset])
+        .map(|[slope, _, offset]| [slope.max(MIN_SLOPE), slope.max(MIN_SLOPE), offset])
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn recovers_the_truth_behind_shifted_logits() {
+    fn fit_recovers_the_calibration_of_shifted_logits() {
         let (logits, good) = sample();
         let fitted = Calibration::fit(&logits, &good, "test").unwrap();
         // The true calibration is a Platt scaling, with equal slopes.
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_flag_the_share_that_they_promise() {
+    fn threshold_for_fpr_flags_that_share() {
         let (logits, good) = sample();
         let fitted = Calibration::fit(&logits, &good, "test").unwrap();
         for target in [0.01, 0.05, 0.10, 0.15] {
@@ -417,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn each_side_has_a_slope_of_its_own() {
+    fn fit_recovers_a_slope_for_each_side() {
         // Certain when high, unsure when low.
         let (logits, _) = sample();
         let truth = |l: f32| sigmoid(0.3 * sides(l)[0] + 1.5 * sides(l)[1] - 0.4);
@@ -440,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn recovers_what_selection_added() {
+    fn fit_recovers_the_selection_bias() {
         let mut state = 7u64;
         let mut uniform = || {
             state = state
@@ -460,16 +462,19 @@ mod tests {
             };
             (0..n).map(word).collect::<Vec<_>>()
         };
-        let fitted = Selection::fit(&chosen(0.6, 20_000)).unwrap();
+        let fitted = SelectionBias::fit(&chosen(0.6, 20_000)).unwrap();
         assert!(
             (fitted.offset - 0.6).abs() < 0.05 && fitted.words == 20_000,
             "{fitted:?}"
         );
         // The correction never raises a score.
-        assert_eq!(Selection::fit(&chosen(-0.5, 20_000)).unwrap().offset, 0.0);
-        assert_eq!(Selection::fit(&chosen(0.6, 40)), None);
         assert_eq!(
-            Selection::fit(
+            SelectionBias::fit(&chosen(-0.5, 20_000)).unwrap().offset,
+            0.0
+        );
+        assert_eq!(SelectionBias::fit(&chosen(0.6, 40)), None);
+        assert_eq!(
+            SelectionBias::fit(
                 &[ChosenWord {
                     reward: 0.6,
                     tried: 4,
@@ -481,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn needs_both_kinds() {
+    fn fit_without_both_labels_is_none() {
         assert!(Calibration::fit(&[1.0, 2.0], &[true, true], "test").is_none());
     }
 }

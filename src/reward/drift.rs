@@ -10,7 +10,7 @@ pub const BINS: usize = 20;
 const SMOOTHING: f64 = 0.5;
 
 /// Minimum number of rewards for a distribution to be compared.
-pub const LEAST: f64 = 500.0;
+pub const MIN_REWARDS: f64 = 500.0;
 
 /// Histogram of rewards in [`BINS`] bins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Histogram([f64; BINS]);
 
 impl Histogram {
     /// Counts rewards; NaN and infinities are skipped.
-    pub fn of(rewards: impl IntoIterator<Item = f32>) -> Self {
+    pub fn from_rewards(rewards: impl IntoIterator<Item = f32>) -> Self {
         let mut counts = [0.0; BINS];
         for reward in rewards.into_iter().filter(|reward| reward.is_finite()) {
             let bin = ((reward.clamp(0.0, 1.0) * BINS as f32) as usize).min(BINS - 1);
@@ -44,7 +44,7 @@ impl Histogram {
     /// p)` over the bins. Below 0.1 is insignificant, above 0.25 large. `None` if either has fewer
     /// than [`MIN_REWARDS`] rewards.
     pub fn psi(&self, now: &Self) -> Option<f64> {
-        let enough = self.total() >= LEAST && now.total() >= LEAST;
+        let enough = self.total() >= MIN_REWARDS && now.total() >= MIN_REWARDS;
         enough.then(|| {
             self.shares()
                 .zip(now.shares())
@@ -99,11 +99,13 @@ mod tests {
     use super::*;
 
     fn two_bins(first: usize, second: usize) -> Histogram {
-        Histogram::of(std::iter::repeat_n(0.01, first).chain(std::iter::repeat_n(0.99, second)))
+        Histogram::from_rewards(
+            std::iter::repeat_n(0.01, first).chain(std::iter::repeat_n(0.99, second)),
+        )
     }
 
     #[test]
-    fn the_index_is_its_closed_form() {
+    fn psi_equals_its_closed_form() {
         let (a, b) = (two_bins(500, 500), two_bins(900, 100));
         assert_eq!(a.psi(&a), Some(0.0));
         // Both have 1,000 rewards, and each bin half a reward more: 500.5 of 1,010 and so on; the
@@ -123,9 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn few_rewards_say_nothing_and_the_ends_have_bins() {
+    fn psi_of_few_rewards_is_none_and_both_ends_are_counted() {
         assert_eq!(two_bins(100, 100).psi(&two_bins(900, 100)), None);
-        let ends = Histogram::of([0.0, 1.0, 2.0, -1.0, f32::NAN, 0.05]);
+        let ends = Histogram::from_rewards([0.0, 1.0, 2.0, -1.0, f32::NAN, 0.05]);
         assert_eq!(
             (ends.0[0], ends.0[1], ends.0[BINS - 1], ends.total()),
             (2.0, 1.0, 2.0, 5.0)
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_marks_agree_where_both_are() {
+    fn flag_agreement_is_jaccards_index() {
         assert_eq!(
             flag_agreement([
                 (true, true),
@@ -154,9 +156,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_symmetric_and_never_negative(a in prop::collection::vec(0f32..1.0, 500..600),
+        fn psi_is_symmetric_and_not_negative(a in prop::collection::vec(0f32..1.0, 500..600),
             b in prop::collection::vec(0f32..1.0, 500..600)) {
-            let (a, b) = (Histogram::of(a), Histogram::of(b));
+            let (a, b) = (Histogram::from_rewards(a), Histogram::from_rewards(b));
             let (ab, ba) = (a.psi(&b).unwrap(), b.psi(&a).unwrap());
             prop_assert!(ab >= 0.0 && (ab - ba).abs() < 1e-9);
         }

@@ -45,7 +45,7 @@ pub enum WrittenBy {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FinishedReward {
     /// Unknown: the next word has not closed and may change what this one names.
-    Open,
+    Pending,
     /// The scorer's reward is final.
     Unchanged,
     /// Final reward of all tokens of the word.
@@ -106,35 +106,36 @@ impl Finisher {
         let ScoredText { text, words, .. } = *written;
         let Some(word) = words
             .get(at)
-            .filter(|word| word.reward.is_some() && !word.function)
+            .filter(|word| word.score.is_some() && !word.function)
         else {
             return FinishedReward::Unchanged;
         };
-        let (next, from) = (next(written, at), context(text, words, at));
+        let (next, from) = (following_text(written, at), context_start(text, words, at));
         let begins =
             self.word_calibration().is_some() && text[..word.bytes.start].trim().is_empty();
         let names_nothing = !waits
             && !begins
-            && mention(text, from, word, word.bytes.end).is_none()
+            && mention_at(text, from, word, word.bytes.end).is_none()
             && !begins_compound(&text[word.bytes.clone()]);
         let end = match next {
             _ if names_nothing => word.bytes.end,
-            Next::Open => return FinishedReward::Open,
-            Next::None => word.bytes.end,
-            Next::Word(end) => end,
+            FollowingText::Open => return FinishedReward::Pending,
+            FollowingText::None => word.bytes.end,
+            FollowingText::Word(end) => end,
         };
         // "Yes." and "Two." are answers; calibrations of words are fitted on descriptions.
-        let answers = begins && (matches!(next, Next::None) || is_yes_or_no(text, word));
+        let answers = begins && (matches!(next, FollowingText::None) || is_yes_or_no(text, word));
         let named = if names_nothing {
             None
         } else {
-            mention(text, from, word, end)
+            mention_at(text, from, word, end)
         };
-        let reward =
-            named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept, sentence));
+        let reward = named
+            .and_then(|(bytes, concept)| self.mention_reward(written, &bytes, concept, sentence));
         let of_word = || {
-            (!answers)
-                .then(|| self.word_reward(written, word, class(text, from, word, end), sentence))?
+            (!answers).then(|| {
+                self.word_reward(written, word, word_class(text, from, word, end), sentence)
+            })?
         };
         reward
             .or_else(of_word)
@@ -191,19 +192,19 @@ impl Finisher {
     }
 
     /// Returns the names of likely objects, the most likely first.
-    pub fn likely_things(&self) -> Vec<&'static str> {
-        self.evidence.likely_things(&self.image)
+    pub fn likely_objects(&self) -> Vec<&'static str> {
+        self.evidence.likely_objects(&self.image)
     }
 
     /// Returns the reward of a mention's tokens; `None` if there is no evidence about its concept.
-    fn reward(
+    fn mention_reward(
         &self,
         written: &ScoredText<'_, impl Fn(usize) -> f32>,
         bytes: &Range<usize>,
         concept: ConceptId,
         sentence: SentenceFeatures,
     ) -> Option<f32> {
-        let output = self.evidence.concept_of(concept)?;
+        let output = self.evidence.output_for(concept)?;
         let mut its = written
             .words
             .iter()
@@ -226,7 +227,7 @@ impl Finisher {
             log_probability,
             person,
         )?
-        .within(sentence);
+        .with_sentence(sentence);
         Some(self.calibration().probability(|name| features.value(name)))
     }
 
@@ -251,7 +252,7 @@ impl Finisher {
         calibration
             .features
             .iter()
-            .find(|name| *name == WordFeatures::of_class(class))?;
+            .find(|name| *name == WordFeatures::class_feature(class))?;
         let reward = written
             .rewards
             .get(word.tokens.clone())?
@@ -273,7 +274,7 @@ impl Finisher {
 }
 
 /// Returns the byte from which the context of word `at` begins.
-fn context(text: &str, words: &[Word], at: usize) -> usize {
+fn context_start(text: &str, words: &[Word], at: usize) -> usize {
     let first = words[at.saturating_sub(CONTEXT)].bytes.start;
     let before = &text[first..words[at].bytes.start];
     before.rfind(ENDS).map_or(first, |end| first + end + 1)
@@ -303,7 +304,7 @@ pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
 }
 
 /// Returns the class of a word in a text that is read up to byte `end`.
-fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
+fn word_class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
     let classes = Lexicon::shared().word_classes(&text[from..end]);
     let own = classes
         .into_iter()
@@ -313,15 +314,20 @@ fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
 
 /// Returns the byte range and concept of the mention to which a word belongs, in a text that is
 /// read up to byte `end`.
-fn mention(text: &str, from: usize, word: &Word, end: usize) -> Option<(Range<usize>, ConceptId)> {
+fn mention_at(
+    text: &str,
+    from: usize,
+    word: &Word,
+    end: usize,
+) -> Option<(Range<usize>, ConceptId)> {
     let mentions = Lexicon::shared().mentions(&text[from..end]);
-    let mut places = mentions.iter().map(|mention| {
+    let mut ranges = mentions.iter().map(|mention| {
         (
             from + mention.range.start..from + mention.range.end,
             mention.concept,
         )
     });
-    places.find(|(bytes, _)| overlap(bytes, &word.bytes))
+    ranges.find(|(bytes, _)| overlap(bytes, &word.bytes))
 }
 
 fn begins_compound(word: &str) -> bool {
@@ -333,7 +339,7 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 }
 
 /// Text directly after a word and white space.
-enum Next {
+enum FollowingText {
     /// A word that may grow, or nothing yet.
     Open,
     /// Not a word.
@@ -342,24 +348,28 @@ enum Next {
     Word(usize),
 }
 
-fn next<F>(written: &ScoredText<'_, F>, at: usize) -> Next {
+fn following_text<F>(written: &ScoredText<'_, F>, at: usize) -> FollowingText {
     let ScoredText {
         text, whole, words, ..
     } = written;
     let end = words[at].bytes.end;
-    let open = if *whole { Next::None } else { Next::Open };
+    let open = if *whole {
+        FollowingText::None
+    } else {
+        FollowingText::Open
+    };
     match (
         text[end..].chars().find(|c| !c.is_whitespace()),
         words.get(at + 1),
     ) {
         (None, _) => open,
-        (Some(c), _) if !c.is_alphanumeric() => Next::None,
+        (Some(c), _) if !c.is_alphanumeric() => FollowingText::None,
         (Some(_), None) => open,
         (Some(_), Some(next)) if text[end..next.bytes.start].trim().is_empty() => {
-            Next::Word(next.bytes.end)
+            FollowingText::Word(next.bytes.end)
         }
         // The following text is markup.
-        (Some(_), Some(_)) => Next::None,
+        (Some(_), Some(_)) => FollowingText::None,
     }
 }
 
@@ -398,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn rewards_of_mentions_are_those_reckoned_by_hand_and_all_others_stay() {
+    fn rewards_of_mentions_equal_those_computed_by_hand_and_others_stay() {
         let own = finisher(LOGITS, WrittenBy::Policy);
         let tokens = [
             ("A", 0.9, -0.1),
@@ -440,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_several_words_have_one_reward() {
+    fn compound_noun_has_one_reward() {
         let own = finisher(LOGITS, WrittenBy::Policy);
         let with = |last: &str| {
             finished(
@@ -485,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_and_words_without_evidence_count_as_reckoned_by_hand() {
+    fn rewards_by_sentence_and_word_class_equal_those_computed_by_hand() {
         let (arrays, config) = matching();
         let evidence = Arc::new(
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
@@ -495,7 +505,7 @@ mod tests {
         let image = ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68371,
-            place: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()),
+            embedding: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()),
             scope: None,
         };
         let others = Finisher::new(Arc::clone(&evidence), image.clone(), WrittenBy::Others);
@@ -545,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_answers_is_no_description() {
+    fn reward_of_a_one_word_answer_is_unchanged() {
         let (arrays, config) = matching();
         let evidence = Arc::new(
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
@@ -555,7 +565,7 @@ mod tests {
         let image = ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68371,
-            place: None,
+            embedding: None,
             scope: None,
         };
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
@@ -589,13 +599,13 @@ mod tests {
         };
         assert_eq!(
             (open("Red ca"), open("Red. ")),
-            (FinishedReward::Open, FinishedReward::Unchanged)
+            (FinishedReward::Pending, FinishedReward::Unchanged)
         );
         assert!(matches!(open("Red cars are on"), FinishedReward::Reward(_)));
     }
 
     #[test]
-    fn a_sentence_ends_where_its_mark_does() {
+    fn sentence_around_a_byte_ends_at_its_mark() {
         let text = "A dog. A cat runs!\nA man";
         let found = [0, 2, 7, 13, 19, 21].map(|at| &text[sentence_around(text, at)]);
         assert_eq!(
@@ -616,9 +626,9 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_open_until_the_next_one_has_closed() {
+    fn reward_is_pending_until_the_next_word_has_closed() {
         let own = finisher(LOGITS, WrittenBy::Policy);
-        let at = |text: &str, whole: bool, at: usize| {
+        let reward_at = |text: &str, whole: bool, at: usize| {
             let mut transcript = crate::guard::words::Transcript::default();
             transcript.push(text.as_bytes());
             if whole {
@@ -638,15 +648,24 @@ mod tests {
                 false,
             )
         };
-        assert_eq!(at("a dog is", false, 1), FinishedReward::Open);
+        assert_eq!(reward_at("a dog is", false, 1), FinishedReward::Pending);
         assert!(matches!(
-            at("a dog is running", false, 1),
+            reward_at("a dog is running", false, 1),
             FinishedReward::Reward(_)
         ));
-        assert!(matches!(at("a dog. ", false, 1), FinishedReward::Reward(_)));
-        assert!(matches!(at("a dog", true, 1), FinishedReward::Reward(_)));
-        assert_eq!(at("a dog", true, 0), FinishedReward::Unchanged);
-        assert_eq!(at("a red dog is", false, 1), FinishedReward::Unchanged);
-        assert_eq!(at("a dog", true, 7), FinishedReward::Unchanged);
+        assert!(matches!(
+            reward_at("a dog. ", false, 1),
+            FinishedReward::Reward(_)
+        ));
+        assert!(matches!(
+            reward_at("a dog", true, 1),
+            FinishedReward::Reward(_)
+        ));
+        assert_eq!(reward_at("a dog", true, 0), FinishedReward::Unchanged);
+        assert_eq!(
+            reward_at("a red dog is", false, 1),
+            FinishedReward::Unchanged
+        );
+        assert_eq!(reward_at("a dog", true, 7), FinishedReward::Unchanged);
     }
 }

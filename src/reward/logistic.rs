@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_coefficients_that_made_the_data() {
+    fn regression_recovers_the_coefficients_of_the_data() {
         let mut state = 1u64;
         let mut uniform = || {
             state = state
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn four_weighted_features_have_the_coefficients_of_scikit_learn() {
+    fn ridge_regression_equals_scikit_learn() {
         let feature = |i: usize, factor: usize, modulus: usize, half: f64| {
             (i * factor % modulus) as f64 / half - 1.0
         };
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_that_never_changes_stays_where_it_began() {
+    fn weight_of_a_constant_feature_stays_at_its_initial_value() {
         let rows: Vec<[f64; 2]> = (0..40).map(|i| [f64::from(i % 7) - 3.0, 0.0]).collect();
         let targets: Vec<f64> = (0..40)
             .map(|i| f64::from(u8::from(i % 7 > 2 || i % 5 == 0)))

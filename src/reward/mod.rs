@@ -5,13 +5,13 @@
 
 pub mod answers;
 pub mod calibration;
-pub mod detached;
 pub mod drift;
 pub mod evidence;
 pub mod finish;
 pub mod logistic;
 pub mod probe;
 pub mod scorer;
+pub mod standalone;
 #[cfg(test)]
 pub(crate) mod testing;
 

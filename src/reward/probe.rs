@@ -23,7 +23,7 @@ pub struct ProbeConfig {
 /// `fc2(relu(fc1(standardized hidden states)))`, or `fc2` alone: one logit per token.
 pub struct ProbeNet {
     /// Mean and scale of the training features, unless folded into the first layer.
-    standardise: Option<(Tensor, Tensor)>,
+    standardize: Option<(Tensor, Tensor)>,
     fc1: Option<(Tensor, Tensor)>,
     fc2: (Tensor, Tensor),
 }
@@ -61,7 +61,7 @@ impl ProbeNet {
             },
         )?;
         Ok(Self {
-            standardise: Some((mean, scale)),
+            standardize: Some((mean, scale)),
             fc1,
             fc2,
         })
@@ -72,7 +72,7 @@ impl ProbeNet {
     /// # Errors
     /// When a tensor operation fails.
     pub fn folded(mut self) -> Result<Self> {
-        if let Some((mean, scale)) = self.standardise.take() {
+        if let Some((mean, scale)) = self.standardize.take() {
             let first = self.fc1.as_mut().unwrap_or(&mut self.fc2);
             let weight = first.0.broadcast_mul(&scale)?;
             let shift = weight.matmul(&mean.unsqueeze(1)?)?.squeeze(1)?;
@@ -83,7 +83,7 @@ impl ProbeNet {
 
     /// Returns logits of groundedness: `(n, features)` to `(n)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let x = match &self.standardise {
+        let x = match &self.standardize {
             Some((mean, scale)) => hidden.broadcast_sub(mean)?.broadcast_mul(scale)?,
             None => hidden.clone(),
         };
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folding_changes_no_logit() {
+    fn folded_probe_has_the_same_logits() {
         let (vars, config) = (
             VarMap::new(),
             ProbeConfig {

@@ -13,7 +13,7 @@ use super::TokenReward;
 use crate::vlm::{KvCache, Row, Vlm, Want, ops::log_sum_exp};
 
 /// Maximum number of logits per step (128 MiB); a single text may exceed it.
-const LOGITS: usize = 1 << 25;
+const MAX_LOGITS: usize = 1 << 25;
 
 /// Text about an image.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,7 @@ impl Scorer {
         groups(
             lengths,
             self.slots,
-            LOGITS / self.vlm.spec().vocab_size.max(1),
+            MAX_LOGITS / self.vlm.spec().vocab_size.max(1),
         )
     }
 
@@ -230,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn groups_hold_every_text_once_in_order_and_keep_their_bounds(
+        fn groups_hold_every_text_once_in_order_within_bounds(
             lengths in proptest::collection::vec(1usize..50, 0..40), most in 1usize..9,
             tokens in 1usize..120,
         ) {

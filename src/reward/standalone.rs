@@ -16,13 +16,13 @@ use crate::vlm::{
 };
 
 /// Decoder with a linear head: one logit per token.
-pub struct DetachedNet {
+pub struct StandaloneNet {
     decoder: PrefixDecoder,
     weight: Tensor,
     bias: Tensor,
 }
 
-impl DetachedNet {
+impl StandaloneNet {
     /// Loads `connector`, `decoder` and `head`.
     pub fn load(config: &PrefixDecoderConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let head = vb.pp("head");
@@ -54,19 +54,19 @@ impl DetachedNet {
 }
 
 /// Standalone scorer for serving: network, cache and calibration.
-pub struct Detached {
-    net: Arc<DetachedNet>,
+pub struct StandaloneScorer {
+    net: Arc<StandaloneNet>,
     calibrator: Calibrator,
 }
 
-impl Detached {
+impl StandaloneScorer {
     /// Creates a scorer whose logits `calibrator` turns into rewards.
-    pub fn new(net: Arc<DetachedNet>, calibrator: Calibrator) -> Self {
+    pub fn new(net: Arc<StandaloneNet>, calibrator: Calibrator) -> Self {
         Self { net, calibrator }
     }
 }
 
-impl TokenReward for Detached {
+impl TokenReward for StandaloneScorer {
     fn kind(&self) -> &'static str {
         "detached"
     }

@@ -165,7 +165,7 @@ pub(crate) fn finisher(logits: [f32; 3], writer: WrittenBy) -> Arc<Finisher> {
     let image = ImageEvidence {
         logits: logits.into(),
         familiarity: 0.68371,
-        place: None,
+        embedding: None,
         scope: None,
     };
     Arc::new(Finisher::new(evidence(), image, writer))

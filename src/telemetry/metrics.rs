@@ -291,7 +291,11 @@ impl Metrics {
         let common = thresholds.map(|of| of.common);
         set("common", common);
         set("yes_no", thresholds.and_then(|of| of.yes_no).or(common));
-        for (class, own) in thresholds.map(|of| of.by_class).unwrap_or_default().each() {
+        for (class, own) in thresholds
+            .map(|of| of.by_class)
+            .unwrap_or_default()
+            .entries()
+        {
             set(class, own.or(common));
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Evaluation, JudgedCaption};
 use crate::{
     eval::report::{Column, NumberFormat, ReportTable, TableCell, TableRow},
-    reward::calibration::{ChosenWord, Selection},
+    reward::calibration::{ChosenWord, SelectionBias},
 };
 
 /// A word or phrase that a repair wrote: its bytes in the caption, its score, and among how many
@@ -44,7 +44,7 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
     let mean = |of: fn(&ChosenWord) -> f64| {
         chosen.iter().map(of).sum::<f64>() / chosen.len().max(1) as f64
     };
-    let fitted = Selection::fit(&chosen);
+    let fitted = SelectionBias::fit(&chosen);
     let cells = vec![
         chosen.len().into(),
         mean(|word| word.tried as f64).into(),

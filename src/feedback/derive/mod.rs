@@ -86,7 +86,7 @@ impl JudgedAnswer {
         }
         let doubted = spans
             .iter()
-            .filter(|span| span.is_doubted())
+            .filter(|span| span.is_still_low())
             .map(|span| CharRange {
                 start: span.start,
                 end: span.end,

@@ -83,7 +83,7 @@ impl QueueItem {
         let in_span = |start, end| {
             spans
                 .iter()
-                .any(|span| span.is_doubted() && span.start < end && start < span.end)
+                .any(|span| span.is_still_low() && span.start < end && start < span.end)
         };
         let letters: Vec<char> = response.chars().collect();
         let words = token_words(&response, &tokens)

@@ -249,7 +249,7 @@ fn units(
 
 fn kinds(response: &str) -> Vec<(std::ops::Range<usize>, &'static str)> {
     let name = |class| match class {
-        WordClass::Person | WordClass::Animal | WordClass::Thing => "object",
+        WordClass::Person | WordClass::Animal | WordClass::Object => "object",
         WordClass::Attribute => "attribute",
         WordClass::Count => "count",
         WordClass::Action => "action",

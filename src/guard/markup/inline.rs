@@ -85,19 +85,19 @@ impl Scanner {
                 };
                 (
                     opened
-                        .or(|| {
+                        .or_else(|| {
                             if command {
                                 Match::No
                             } else {
                                 bracket(near, ends)
                             }
                         })
-                        .or(|| Match::Len(1)),
+                        .or_else(|| Match::Len(1)),
                     kind,
                 )
             }
             ']' => (
-                link_end(near, ends).or(|| Match::Len(1)),
+                link_end(near, ends).or_else(|| Match::Len(1)),
                 MarkupKind::Inline,
             ),
             '(' => (coordinates(near, ends), MarkupKind::Inline),
@@ -211,19 +211,19 @@ impl Scanner {
     fn escape(&self, near: &str, ends: bool) -> Match {
         let behind = &near[1..];
         let Some(next) = behind.chars().next() else {
-            return Match::cut(ends).or(|| Match::Len(1));
+            return Match::incomplete(ends).or_else(|| Match::Len(1));
         };
         if self.string.is_some() {
             let digits = behind.get(1..behind.len().min(5)).filter(|_| next == 'u');
             let code = digits.is_some_and(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
             return match code {
-                true if behind.len() < 5 => Match::cut(ends).or(|| Match::Len(2)),
+                true if behind.len() < 5 => Match::incomplete(ends).or_else(|| Match::Len(2)),
                 true => Match::Len(6),
                 false => Match::Len(1 + next.len_utf8()),
             };
         }
         match behind.find(|c: char| !c.is_ascii_alphabetic()) {
-            None => Match::cut(ends).or(|| Match::Len(near.len())),
+            None => Match::incomplete(ends).or_else(|| Match::Len(near.len())),
             Some(0) => Match::Len(if next.is_ascii_punctuation() { 2 } else { 1 }),
             Some(letters) => Match::Len(1 + letters),
         }
@@ -248,7 +248,7 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     let upto = |end: &str, kind| {
         (
             near.find(end)
-                .map_or(Match::cut(ends), |at| Match::Len(at + end.len())),
+                .map_or(Match::incomplete(ends), |at| Match::Len(at + end.len())),
             kind,
         )
     };
@@ -268,9 +268,11 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     }
     let name = inside.trim_start_matches(['/', '!', '?']);
     match name.chars().next() {
-        None => return (Match::cut(ends), MarkupKind::Structure),
+        None => return (Match::incomplete(ends), MarkupKind::Structure),
         Some(c) if c.is_ascii_alphabetic() && inside.len() - name.len() <= 1 => {}
-        Some(_) if "!--".starts_with(inside) => return (Match::cut(ends), MarkupKind::Structure),
+        Some(_) if "!--".starts_with(inside) => {
+            return (Match::incomplete(ends), MarkupKind::Structure);
+        }
         Some(_) => return (Match::No, MarkupKind::Structure),
     }
     let len = match tag_len(near, ends) {
@@ -307,7 +309,7 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
             });
         return closing.map_or(
             (
-                Match::cut(ends).or(|| Match::Len(len)),
+                Match::incomplete(ends).or_else(|| Match::Len(len)),
                 MarkupKind::Structure,
             ),
             |end| (Match::Len(end), kind),
@@ -337,7 +339,7 @@ fn tag_len(near: &str, ends: bool) -> Match {
         }
         before = if c.is_whitespace() { before } else { c };
     }
-    Match::cut(ends)
+    Match::incomplete(ends)
 }
 
 /// Matches a code span, or only its marks.
@@ -357,7 +359,7 @@ fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
     }
     let kept = ends || paragraph < near.len();
     (
-        Match::cut(kept).or(|| Match::Len(marks)),
+        Match::incomplete(kept).or_else(|| Match::Len(marks)),
         MarkupKind::Inline,
     )
 }
@@ -374,7 +376,7 @@ fn bracket(near: &str, ends: bool) -> Match {
     let ident =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '/' | '_' | '-' | '.' | ' ');
     let Some(len) = inside.find(|c: char| !ident(c)) else {
-        return Match::cut(ends);
+        return Match::incomplete(ends);
     };
     let name = &inside[..len];
     let number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
@@ -398,7 +400,7 @@ fn bracket(near: &str, ends: bool) -> Match {
 /// Matches the end of the text of a link: `](https://example.org "title")`, `][note]`.
 fn link_end(near: &str, ends: bool) -> Match {
     let line = &near[..near.find('\n').unwrap_or(near.len())];
-    let cut = || Match::cut(ends || line.len() < near.len());
+    let cut = || Match::incomplete(ends || line.len() < near.len());
     match line[1..].chars().next() {
         None => cut(),
         Some('(') => {
@@ -444,7 +446,7 @@ pub(super) fn coordinates(near: &str, ends: bool) -> Match {
     let len =
         near[1..].find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | ' ' | '\n'));
     let Some(len) = len else {
-        return Match::cut(ends);
+        return Match::incomplete(ends);
     };
     let numbers = near[1..=len]
         .split([',', ' ', '\n'])
@@ -465,7 +467,7 @@ fn keycap(near: &str, ends: bool) -> Match {
         .strip_prefix('\u{FE0F}')
         .map_or((behind, 0), |behind| (behind, 3));
     match behind.chars().next() {
-        None => Match::cut(ends),
+        None => Match::incomplete(ends),
         Some('\u{20E3}') => Match::Len(4 + sign),
         Some(_) => Match::No,
     }

@@ -82,7 +82,7 @@ impl Scanner {
     fn key(&self, rest: &str, quote: char, whole: bool) -> Match {
         let (near, ends) = self.reach(rest, whole);
         let Some(end) = string_end(&near[1..], quote) else {
-            return Match::cut(ends);
+            return Match::incomplete(ends);
         };
         match rest[end + 2..].trim_start().chars().next() {
             None if !whole => Match::Open,
@@ -108,9 +108,9 @@ pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
 pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
     let inside = rest[1..].trim_start();
     let array = rest.starts_with('[');
-    coordinates(rest, whole).or(|| match inside.chars().next() {
+    coordinates(rest, whole).or_else(|| match inside.chars().next() {
         _ if within => Match::Len(1),
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some('"' | '\'') => Match::Len(1),
         Some('{' | '[') if array => Match::Len(1),
         Some(_) => Match::No,

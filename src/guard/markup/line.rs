@@ -31,7 +31,7 @@ impl MarkupLine {
     }
 
     /// Updates the state with the next piece of the text.
-    pub(super) fn pass(&mut self, piece: &str, kind: Option<MarkupKind>) {
+    pub(super) fn advance(&mut self, piece: &str, kind: Option<MarkupKind>) {
         if piece.ends_with('\n') {
             *self = Self {
                 later: true,
@@ -84,7 +84,7 @@ pub(super) fn marker(rest: &str, line: &MarkupLine, whole: bool) -> Match {
 /// Matches `len` bytes, at most `most`, followed by white space.
 fn spaced(rest: &str, len: usize, most: usize, whole: bool) -> Match {
     match rest[len..].chars().next() {
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some(' ' | '\t') if len <= most => Match::Len(len + 1),
         Some(_) => Match::No,
     }
@@ -97,7 +97,7 @@ fn fence(rest: &str, mark: char, whole: bool) -> Match {
         return if marks >= 3 && whole {
             Match::Len(marks)
         } else {
-            Match::cut(whole)
+            Match::incomplete(whole)
         };
     }
     if marks < 3 {
@@ -147,13 +147,13 @@ fn number(rest: &str, line: &MarkupLine, whole: bool) -> Match {
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     if digits > 3 || !line.later && &rest[..digits] != "1" {
         return if digits == rest.len() && digits <= 3 {
-            Match::cut(whole)
+            Match::incomplete(whole)
         } else {
             Match::No
         };
     }
     match rest[digits..].chars().next() {
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some('.' | ')') => spaced(rest, digits + 1, 4, whole),
         Some(_) => Match::No,
     }
@@ -166,7 +166,7 @@ fn key(rest: &str, most: usize, whole: bool) -> Match {
         let word =
             rest[end..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'));
         let Some(word) = word else {
-            return Match::cut(whole);
+            return Match::incomplete(whole);
         };
         end += word;
         match rest[end..].chars().next() {
@@ -183,10 +183,10 @@ fn quoted_key(rest: &str, quote: char, whole: bool) -> Match {
     let near = &rest[..rest.floor_char_boundary(KEY_BYTES)];
     let line = &near[..near.find('\n').unwrap_or(near.len())];
     let Some(end) = line[1..].find(quote) else {
-        return Match::cut(whole || line.len() < rest.len());
+        return Match::incomplete(whole || line.len() < rest.len());
     };
     match rest[end + 2..].chars().next() {
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some(':') => ends_key(rest, end + 2, whole),
         Some(_) => Match::No,
     }

@@ -53,12 +53,12 @@ enum Match {
 
 impl Match {
     /// Returns the result for a text that ends too early.
-    fn cut(whole: bool) -> Self {
+    fn incomplete(whole: bool) -> Self {
         if whole { Self::No } else { Self::Open }
     }
 
     /// Returns this result, or that of `other` if it does not match.
-    fn or(self, other: impl FnOnce() -> Self) -> Self {
+    fn or_else(self, other: impl FnOnce() -> Self) -> Self {
         if self == Self::No { other() } else { self }
     }
 }
@@ -91,7 +91,7 @@ impl Scanner {
             let Some((len, kind)) = self.piece(text, whole) else {
                 break;
             };
-            self.line.pass(&text[self.at..self.at + len], kind);
+            self.line.advance(&text[self.at..self.at + len], kind);
             if let Some(kind) = kind {
                 self.found.push(Markup {
                     bytes: self.at..self.at + len,
@@ -103,7 +103,7 @@ impl Scanner {
     }
 
     /// Returns the number of bytes that are scanned.
-    pub fn read_to(&self) -> usize {
+    pub fn scanned_to(&self) -> usize {
         self.at
     }
 
@@ -113,7 +113,7 @@ impl Scanner {
     }
 
     /// Returns the first piece of markup, other than literals, that overlaps a byte range.
-    pub fn within(&self, bytes: &Range<usize>) -> Option<&Markup> {
+    pub fn overlapping(&self, bytes: &Range<usize>) -> Option<&Markup> {
         let first = self.found.partition_point(|m| m.bytes.end <= bytes.start);
         self.found[first..]
             .iter()

@@ -202,12 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_sorted_for_the_search() {
+    fn lists_are_sorted_for_binary_search() {
         assert!(FILES.is_sorted() && HOSTS.is_sorted());
     }
 
     #[test]
-    fn addresses_and_files_are_told_from_words() {
+    fn atoms_are_addresses_and_file_names() {
         for (run, expected) in [
             (
                 "(https://example.org/a_(b)?q=1&amp;r).",

@@ -129,7 +129,9 @@ impl Unanswerable {
 
     /// Returns `true` if a text is an abstention.
     pub fn is_wording(text: &str) -> bool {
-        Self::ALL.iter().any(|why| why.wording() == text.trim())
+        Self::ALL
+            .iter()
+            .any(|reason| reason.wording() == text.trim())
     }
 
     /// Reasons that the text of a question alone can give, by the name of their section in
@@ -163,8 +165,9 @@ impl Section {
         section
     }
 
-    fn is_in(&self, words: &[String]) -> bool {
-        let found = |patterns: &[WordPattern]| patterns.iter().any(|pattern| pattern.is_in(words));
+    fn matches(&self, words: &[String]) -> bool {
+        let found =
+            |patterns: &[WordPattern]| patterns.iter().any(|pattern| pattern.matches(words));
         found(&self.patterns) && !found(&self.exceptions)
     }
 }
@@ -180,7 +183,7 @@ struct Rules {
 }
 
 /// Maximum number of words of a text that are read; no prompt holds more.
-const MOST_WORDS: usize = 1024;
+const MAX_WORDS: usize = 1024;
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::parse(include_str!("patterns.txt")));
 
@@ -206,7 +209,7 @@ impl Rules {
                 })
                 .into(),
             scope: Unanswerable::IN_TEXT
-                .map(|(name, why)| (why, Section::parse(section(&format!("scope {name}")))))
+                .map(|(name, reason)| (reason, Section::parse(section(&format!("scope {name}")))))
                 .into(),
             foreign: list("foreign")
                 .into_iter()
@@ -217,7 +220,7 @@ impl Rules {
     }
 
     /// Returns a sentence without the words that lead to its question.
-    fn without_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
+    fn strip_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
         while let Some(taken) = self
             .lead
             .patterns
@@ -280,7 +283,7 @@ fn is_known(word: &str) -> bool {
         || classes.is_determiner(word)
         || classes.is_relation(word);
     let is_listed = classes
-        .colour(word)
+        .color(word)
         .or(classes.count(word))
         .or(classes.size(word))
         .or(classes.material(word))
@@ -293,18 +296,18 @@ fn is_known(word: &str) -> bool {
 }
 
 /// Returns the words of a sentence with contractions expanded.
-fn spoken(sentence: &str) -> Vec<String> {
+fn expanded_words(sentence: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     // Contractions are matched in lower case.
     let sentence = sentence.to_lowercase();
     for word in words(&sentence)
         .into_iter()
-        .take(MOST_WORDS)
+        .take(MAX_WORDS)
         .map(|word| word.text)
     {
         let is_asked = |before: &String| {
             [
-                "what", "who", "where", "when", "how", "which", "why", "that", "it", "there",
+                "what", "who", "where", "when", "how", "which", "reason", "that", "it", "there",
                 "here", "he", "she",
             ]
             .contains(&before.as_str())
@@ -328,11 +331,11 @@ fn spoken(sentence: &str) -> Vec<String> {
 }
 
 /// Returns the words of each nonempty sentence, and `true` if it ends in a question mark.
-fn read(text: &str) -> Vec<(Vec<String>, bool)> {
+fn read_sentences(text: &str) -> Vec<(Vec<String>, bool)> {
     let pieces = text.split_inclusive(['.', '?', '!', ';', '\n']);
-    let mut left = MOST_WORDS;
+    let mut left = MAX_WORDS;
     pieces
-        .map(|piece| (spoken(piece), piece.ends_with('?')))
+        .map(|piece| (expanded_words(piece), piece.ends_with('?')))
         .filter(|(words, _)| !words.is_empty())
         .take_while(|(words, _)| {
             let has_room = left > 0;
@@ -345,16 +348,16 @@ fn read(text: &str) -> Vec<(Vec<String>, bool)> {
 /// Returns the kind of a text's first question, or of its first sentence if there is none. A text
 /// without words asks for a caption.
 pub fn kind(text: &str) -> QuestionKind {
-    let sentences = read(text);
+    let sentences = read_sentences(text);
     let question = sentences
         .iter()
         .find(|(_, is_question)| *is_question)
         .or(sentences.first());
-    let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
+    let words = RULES.strip_lead(question.map_or(&[], |(words, _)| words));
     RULES
         .kinds
         .iter()
-        .find(|(_, section)| section.is_in(words))
+        .find(|(_, section)| section.matches(words))
         .map_or(QuestionKind::Open, |(kind, _)| *kind)
 }
 
@@ -364,17 +367,17 @@ pub const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
 /// Returns `true` if a yes-or-no question is negated, so that yes means absence: "Is there no cat?"
 /// Not negated are "Isn't there a cat?" and "Is there a cat without a collar?"
 pub fn is_negated(text: &str) -> bool {
-    let sentences = read(text);
+    let sentences = read_sentences(text);
     let question = sentences
         .iter()
         .find(|(_, is_question)| *is_question)
         .or(sentences.first());
-    let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
+    let words = RULES.strip_lead(question.map_or(&[], |(words, _)| words));
     let is_presence = || {
         RULES
             .kinds
             .iter()
-            .find(|(_, section)| section.is_in(words))
+            .find(|(_, section)| section.matches(words))
             .is_some_and(|(kind, _)| *kind == QuestionKind::Presence)
     };
     let word = |at: usize| words.get(at).map_or("", String::as_str);
@@ -399,7 +402,7 @@ pub fn is_negated(text: &str) -> bool {
 
 /// Returns the reason for which no photograph answers a question; `None` if one may.
 pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
-    let sentences = read(text);
+    let sentences = read_sentences(text);
     let words: Vec<&str> = sentences
         .iter()
         .flat_map(|(words, _)| words)
@@ -413,7 +416,7 @@ pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
         sentences
             .iter()
             .map(|(words, _)| words.as_slice())
-            .filter(|words| !RULES.greeting.is_in(words))
+            .filter(|words| !RULES.greeting.matches(words))
     };
     if questions().next().is_none() && !sentences.is_empty() {
         return Some(Unanswerable::Beyond);
@@ -422,10 +425,10 @@ pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
         RULES
             .scope
             .iter()
-            .find(|(_, section)| section.is_in(words))
-            .map(|(why, _)| *why)
+            .find(|(_, section)| section.matches(words))
+            .map(|(reason, _)| *reason)
     };
-    questions().find_map(|words| found(words).or_else(|| found(RULES.without_lead(words))))
+    questions().find_map(|words| found(words).or_else(|| found(RULES.strip_lead(words))))
 }
 
 fn is_word(text: &str) -> bool {

@@ -18,7 +18,7 @@ enum Item {
     /// A spatial relation.
     Relation,
     /// A noun of the lexicon.
-    Thing,
+    Noun,
     /// Digits.
     Number,
 }
@@ -41,7 +41,7 @@ impl Item {
                 .analyze(word)
                 .is_some_and(|(_, form)| form != VerbForm::Ing),
             Self::Relation => lexicon.classes().is_relation(word),
-            Self::Thing => lexicon.concept(word).is_some(),
+            Self::Noun => lexicon.concept(word).is_some(),
             Self::Number => word.bytes().all(|byte| byte.is_ascii_digit()),
         }
     }
@@ -82,7 +82,7 @@ impl WordPattern {
                 "{ing}" => Item::Ing,
                 "{verb}" => Item::Verb,
                 "{relation}" => Item::Relation,
-                "{thing}" => Item::Thing,
+                "{noun}" => Item::Noun,
                 "{number}" => Item::Number,
                 words => Item::Words(
                     words
@@ -110,7 +110,7 @@ impl WordPattern {
     }
 
     /// Returns `true` if it matches in a sentence.
-    pub(super) fn is_in(&self, words: &[String]) -> bool {
+    pub(super) fn matches(&self, words: &[String]) -> bool {
         let mut is_found = false;
         self.run(words, self.from_start, |taken| {
             is_found |= !self.to_end || taken == words.len()
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_take_words_in_order() {
+    fn pattern_matches_words_in_order() {
         for (pattern, text, found) in [
             ("a b", "x a b y", true),
             ("a b", "a x b", false),
@@ -176,12 +176,12 @@ mod tests {
             ("{relation}", "behind", true),
             ("^ who {verb}", "who runs", true),
             ("^ who {verb}", "who owns", false),
-            ("safety {thing}", "safety vest", true),
+            ("safety {noun}", "safety vest", true),
             ("{number} {number}", "2 22", true),
             ("{number}", "2nd", false),
         ] {
             assert_eq!(
-                WordPattern::parse(pattern).is_in(&words(text)),
+                WordPattern::parse(pattern).matches(&words(text)),
                 found,
                 "{pattern} in {text}"
             );
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_as_long_as_can_be() {
+    fn prefix_of_pattern_is_the_longest_match() {
         let lead = WordPattern::parse("please? tell me|us?");
         assert_eq!(lead.prefix(&words("please tell me what")), Some(3));
         assert_eq!(lead.prefix(&words("tell what")), Some(1));

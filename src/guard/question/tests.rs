@@ -14,7 +14,7 @@ fn reason(name: &str) -> Option<Unanswerable> {
 }
 
 #[test]
-fn every_section_of_the_rules_is_read() {
+fn rules_have_only_sections_that_are_parsed() {
     let known = |name: &str| match name.split_once(' ') {
         Some(("kind", kind)) => QuestionKind::ALL.iter().any(|of| of.name() == kind),
         Some(("scope", scope)) => Unanswerable::IN_TEXT.iter().any(|(of, _)| *of == scope),
@@ -37,7 +37,7 @@ fn every_section_of_the_rules_is_read() {
 }
 
 #[test]
-fn questions_out_of_scope_are_told_from_others_and_from_each_other() {
+fn out_of_scope_of_examples_returns_their_reason() {
     let wrong: Vec<String> = examples()
         .filter_map(|(name, question)| {
             let (found, wanted) = (out_of_scope(question), reason(name));
@@ -49,7 +49,7 @@ fn questions_out_of_scope_are_told_from_others_and_from_each_other() {
 }
 
 #[test]
-fn questions_are_told_by_what_they_ask_for() {
+fn kind_of_examples_is_that_of_their_section() {
     let of_kind = |name: &str| {
         QuestionKind::ALL
             .into_iter()
@@ -69,7 +69,7 @@ fn questions_are_told_by_what_they_ask_for() {
 }
 
 #[test]
-fn case_spaces_and_courtesy_change_nothing() {
+fn out_of_scope_ignores_case_spaces_and_courtesy() {
     for (name, question) in examples().filter(|(name, _)| !matches!(*name, "language" | "beyond")) {
         let forms = [
             question.to_uppercase(),
@@ -85,7 +85,7 @@ fn case_spaces_and_courtesy_change_nothing() {
 }
 
 #[test]
-fn templates_of_questions_that_captions_answer_are_in_scope() {
+fn out_of_scope_of_training_questions_is_none() {
     let templates = include_str!("../../train/qa/templates.txt")
         .lines()
         .filter(|line| line.contains('{') || line.ends_with('?'));
@@ -104,7 +104,7 @@ fn templates_of_questions_that_captions_answer_are_in_scope() {
 }
 
 #[test]
-fn negations_that_turn_the_answer_round_are_told_from_those_that_do_not() {
+fn negation_that_reverses_the_answer_is_detected() {
     for (question, negated) in [
         ("Is there no cat?", true),
         ("Is there no cat in the image?", true),
@@ -190,7 +190,7 @@ const IS_THERE_NO: [&str; 24] = [
 ];
 
 #[test]
-fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
+fn paraphrases_of_presence_questions_keep_kind_and_negation() {
     for (n, a, s) in [
         ("dog", "a dog", "dogs"),
         ("umbrella", "an umbrella", "umbrellas"),
@@ -211,7 +211,7 @@ fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
 }
 
 #[test]
-fn questions_about_what_is_there_do_not_ask_whether_it_is() {
+fn question_about_a_present_object_is_yes_no_and_not_presence() {
     for (question, negated) in [
         ("Is the dog black?", false),
         ("Is the dog not black?", true),
@@ -244,9 +244,11 @@ fn questions_about_what_is_there_do_not_ask_whether_it_is() {
 }
 
 #[test]
-fn wordings_are_known_again() {
-    let reasons: std::collections::BTreeSet<&str> =
-        Unanswerable::ALL.iter().map(|why| why.wording()).collect();
+fn wording_of_every_reason_is_recognized_and_unique() {
+    let reasons: std::collections::BTreeSet<&str> = Unanswerable::ALL
+        .iter()
+        .map(|reason| reason.wording())
+        .collect();
     assert_eq!(
         reasons.len(),
         Unanswerable::ALL.len(),
@@ -269,7 +271,7 @@ fn wordings_are_known_again() {
 }
 
 #[test]
-fn words_without_grammar_are_english_where_the_lexicon_has_them() {
+fn words_of_the_lexicon_without_grammar_are_english() {
     for text in [
         "dogs cats birds",
         "red cars, wooden houses",
@@ -285,7 +287,7 @@ fn words_without_grammar_are_english_where_the_lexicon_has_them() {
 }
 
 #[test]
-fn long_texts_are_read_in_bounds() {
+fn long_text_is_read_in_bounded_time() {
     let long = "is there a dog and what ".repeat(200_000);
     assert_eq!(out_of_scope(&long), None);
     assert_eq!(out_of_scope(&"? ".repeat(1_000_000)), None);

@@ -44,7 +44,7 @@ impl Edits {
     }
 
     /// Inserts a comma before a token.
-    pub(super) fn comma(&mut self, token: usize) {
+    pub(super) fn insert_comma(&mut self, token: usize) {
         self.before[token].push(Piece {
             text: ",".to_owned(),
             span: None,
@@ -66,7 +66,7 @@ impl Edits {
     }
 
     /// Replaces tokens by text, on behalf of a span.
-    pub(super) fn put(&mut self, tokens: Range<usize>, text: &str, span: usize) {
+    pub(super) fn substitute(&mut self, tokens: Range<usize>, text: &str, span: usize) {
         self.delete(tokens.clone());
         self.insert(tokens.start, text, span);
     }
@@ -87,9 +87,9 @@ impl Edits {
             let tokens =
                 doc.chunks[sentence.start].tokens.start..doc.chunks[sentence.end - 1].tokens.end;
             self.tidy(doc, tokens.clone());
-            self.case(doc, tokens);
+            self.recapitalize(doc, tokens);
         }
-        self.articles(doc);
+        self.fix_articles(doc);
         self.keeps_markup(doc).then(|| self.write(doc, spans))
     }
 
@@ -126,7 +126,7 @@ impl Edits {
     }
 
     /// Moves the capital letter to the word that is first now.
-    fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
+    fn recapitalize(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != WordTag::Mark) else {
             return;
         };
@@ -139,16 +139,16 @@ impl Edits {
             return;
         };
         match self.before[now].iter_mut().find(|p| !p.glued) {
-            Some(piece) => piece.text = english::capitalised(&piece.text),
+            Some(piece) => piece.text = english::capitalized(&piece.text),
             None if now == was => return,
-            None => self.rewrite(doc, now, english::capitalised),
+            None => self.change_word(doc, now, english::capitalized),
         }
         if !self.deleted[was] {
-            self.rewrite(doc, was, english::uncapitalised);
+            self.change_word(doc, was, english::uncapitalized);
         }
     }
 
-    fn rewrite(&mut self, doc: &Document<'_>, token: usize, change: impl Fn(&str) -> String) {
+    fn change_word(&mut self, doc: &Document<'_>, token: usize, change: impl Fn(&str) -> String) {
         if doc.tokens[token].atom {
             return;
         }
@@ -163,7 +163,7 @@ impl Edits {
     }
 
     /// Adapts "a" and "an" to the word that follows now.
-    fn articles(&mut self, doc: &Document<'_>) {
+    fn fix_articles(&mut self, doc: &Document<'_>) {
         for i in 0..doc.tokens.len() {
             let text = self.new[i]
                 .as_ref()
@@ -182,7 +182,7 @@ impl Edits {
             if !same && word.starts_with(char::is_alphanumeric) {
                 let article = english::article(word);
                 let article = if capital {
-                    english::capitalised(article)
+                    english::capitalized(article)
                 } else {
                     article.to_owned()
                 };
@@ -246,12 +246,12 @@ impl Writer {
         self.text.push_str(text);
         let start = self.chars + gap.chars().count();
         self.chars = start + text.chars().count();
-        if let Some(place) = span.and_then(|s| self.spans.get_mut(s)) {
-            let from = place
+        if let Some(range) = span.and_then(|s| self.spans.get_mut(s)) {
+            let from = range
                 .as_ref()
                 .filter(|p| !p.is_empty())
                 .map_or(start, |p| p.start);
-            *place = Some(from..self.chars);
+            *range = Some(from..self.chars);
         }
         start..self.chars
     }
@@ -260,10 +260,10 @@ impl Writer {
     fn finish(self) -> Rendered {
         let mut at = 0;
         let mut spans = Vec::with_capacity(self.spans.len());
-        for place in self.spans {
-            let place = place.unwrap_or(at..at);
-            let start = place.start.clamp(at, self.chars);
-            let range = start..place.end.clamp(start, self.chars);
+        for range in self.spans {
+            let range = range.unwrap_or(at..at);
+            let start = range.start.clamp(at, self.chars);
+            let range = start..range.end.clamp(start, self.chars);
             at = range.end;
             spans.push(range);
         }

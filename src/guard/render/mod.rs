@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
-pub use self::{statement::statement, unfamiliar::unfamiliar, whole::is_whole};
+pub use self::{statement::statement, unfamiliar::unfamiliar_statement, whole::is_whole};
 use super::{
     Action, Span,
     markup::{Markup, MarkupKind, markup},
@@ -141,8 +141,8 @@ pub struct Rendered {
 impl Rendered {
     /// Returns the range in the rendered text of what had these code points; empty if it was left
     /// out.
-    pub fn place(&self, range: Range<usize>) -> Range<usize> {
-        let of = |at: usize, is_end: bool| {
+    pub fn new_range(&self, range: Range<usize>) -> Range<usize> {
+        let moved = |at: usize, is_end: bool| {
             let before = self.moved.partition_point(|(old, _)| {
                 if is_end {
                     old.start < at
@@ -156,8 +156,8 @@ impl Rendered {
                 None => at,
             }
         };
-        let start = of(range.start, false);
-        start..of(range.end, true).max(start)
+        let start = moved(range.start, false);
+        start..moved(range.end, true).max(start)
     }
 }
 
@@ -171,9 +171,10 @@ pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
     }
     let found = markup(text);
     if found.is_empty() {
-        return part(text, &[], spans, style, false).unwrap_or_else(|| unchanged(text, spans));
+        return render_part(text, &[], spans, style, false)
+            .unwrap_or_else(|| unchanged(text, spans));
     }
-    let rendered = parts(text, &found, spans, style);
+    let rendered = render_parts(text, &found, spans, style);
     let kept = |text: &str, found: &[Markup]| {
         found
             .iter()
@@ -189,7 +190,7 @@ pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
 
 /// Renders text between two pieces of markup that separate it. If omission leaves nothing of a
 /// `fragment`, it is hedged instead. Returns `None` if the markup does not allow a change.
-fn part(
+fn render_part(
     text: &str,
     found: &[Markup],
     spans: &[Span],
@@ -208,14 +209,14 @@ fn part(
         } else {
             None
         };
-        return rendered.or_else(|| part(text, found, spans, RenderStyle::Hedged, fragment));
+        return rendered.or_else(|| render_part(text, found, spans, RenderStyle::Hedged, fragment));
     }
     hedge::hedge(&doc, &mut edits, spans.len());
     edits.finish(&doc, spans.len())
 }
 
 /// Renders a text with markup, part by part.
-fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Rendered {
+fn render_parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Rendered {
     let parting: Vec<&Markup> = found
         .iter()
         .filter(|m| matches!(m.kind, MarkupKind::Structure | MarkupKind::Literal))
@@ -225,7 +226,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
         spans: Vec::new(),
         moved: Vec::new(),
     };
-    let mut places: Vec<Option<Range<usize>>> = vec![None; spans.len()];
+    let mut ranges: Vec<Option<Range<usize>>> = vec![None; spans.len()];
     let (mut at, mut chars) = (0, (0, 0));
     let (mut first_markup, mut first_span) = (0, 0);
     let ends = parting
@@ -273,19 +274,20 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
         let rendered = if these.is_empty() {
             None
         } else {
-            part(inside, &own, &these, style, !parting.is_empty())
+            render_part(inside, &own, &these, style, !parting.is_empty())
         };
-        let to = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
+        let shifted_range = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
         let piece = match rendered {
             Some(new) => {
-                for (place, span) in places[first_span..].iter_mut().zip(new.spans) {
-                    *place = Some(to(span));
+                for (range, span) in ranges[first_span..].iter_mut().zip(new.spans) {
+                    *range = Some(shifted_range(span));
                 }
-                whole.moved.extend(
-                    new.moved
-                        .into_iter()
-                        .map(|(was, is)| (was.start + old.start..was.end + old.start, to(is))),
-                );
+                whole.moved.extend(new.moved.into_iter().map(|(was, is)| {
+                    (
+                        was.start + old.start..was.end + old.start,
+                        shifted_range(is),
+                    )
+                }));
                 new.text
             }
             None => {
@@ -307,10 +309,10 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
         (at, first_span) = (end.end, first_span + count);
     }
     let mut from = 0;
-    for (span, place) in spans.iter().zip(places) {
-        let place = place.unwrap_or_else(|| whole.place(span.start..span.end));
-        let start = place.start.clamp(from, chars.1.max(from));
-        from = place.end.clamp(start, chars.1.max(start));
+    for (span, range) in spans.iter().zip(ranges) {
+        let range = range.unwrap_or_else(|| whole.new_range(span.start..span.end));
+        let start = range.start.clamp(from, chars.1.max(from));
+        from = range.end.clamp(start, chars.1.max(start));
         whole.spans.push(start..from);
     }
     whole
@@ -324,14 +326,14 @@ pub fn alt_text(text: &str, spans: &[Span], style: RenderStyle) -> String {
 fn unchanged(text: &str, spans: &[Span]) -> Rendered {
     let len = text.chars().count();
     let mut at = 0;
-    let place = |span: &Span| {
+    let range = |span: &Span| {
         let start = span.start.clamp(at, len.max(at));
         at = span.end.clamp(start, len.max(start));
         start..at
     };
     Rendered {
         text: text.to_owned(),
-        spans: spans.iter().map(place).collect(),
+        spans: spans.iter().map(range).collect(),
         moved: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{
     edit::Edits,
-    english::{self, is},
+    english::{self, is_listed},
     hedge::hedge_verb,
     parse::{Document, PhraseKind, WordTag},
 };
@@ -22,7 +22,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
             unsure: false,
         };
         for chunk in sentence.clone() {
-            omitter.chunk(chunk);
+            omitter.omit_chunk(chunk);
         }
         for chunk in sentence.clone() {
             omit_verb(doc, omitter.edits, sentence.clone(), chunk);
@@ -33,14 +33,14 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
     // A sentence that says nothing any more is deleted; if none is left, one says so.
     let any = stand.iter().any(|&s| s);
     for (i, sentence) in doc.sentences.iter().enumerate().filter(|&(i, _)| !stand[i]) {
-        nothing_left(doc, edits, sentence.clone(), any || i > 0);
+        replace_sentence(doc, edits, sentence.clone(), any || i > 0);
     }
     stand.iter().all(|&stands| stands)
 }
 
 /// Returns `true` if a sentence keeps a content word that is not flagged, or has no flagged words.
 fn says_something(doc: &Document<'_>, edits: &Edits, sentence: Range<usize>) -> bool {
-    let states = doc.has(sentence.clone(), &[WordTag::Be, WordTag::Verb]);
+    let states = doc.has_tag(sentence.clone(), &[WordTag::Be, WordTag::Verb]);
     let tokens = tokens(doc, sentence);
     let claims = |i: usize| {
         let token = &doc.tokens[i];
@@ -64,7 +64,7 @@ pub(super) fn tokens(doc: &Document<'_>, chunks: Range<usize>) -> Range<usize> {
     doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end
 }
 
-fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, silent: bool) {
+fn replace_sentence(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, silent: bool) {
     let all = tokens(doc, sentence.clone());
     if silent {
         return edits.delete(all);
@@ -77,14 +77,14 @@ fn nothing_left(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, s
     let Some(span) = all.clone().find_map(|i| doc.tokens[i].span) else {
         return;
     };
-    let noun_first =
-        doc.is_noun(sentence.start) && !doc.has(sentence.start..sentence.end, &[WordTag::Pronoun]);
+    let noun_first = doc.is_noun(sentence.start)
+        && !doc.has_tag(sentence.start..sentence.end, &[WordTag::Pronoun]);
     let predicate = doc.chunks[sentence.clone()].windows(2).any(|pair| {
         pair[0].kind == PhraseKind::Word(WordTag::Be)
             && matches!(pair[1].kind, PhraseKind::Noun | PhraseKind::Adjective)
     });
-    let caption = noun_first && !predicate && doc.has(sentence, &[WordTag::Verb, WordTag::Be]);
-    edits.put(
+    let caption = noun_first && !predicate && doc.has_tag(sentence, &[WordTag::Verb, WordTag::Be]);
+    edits.substitute(
         all.start..last + 1,
         if caption {
             "not sure what this shows"
@@ -105,16 +105,16 @@ pub(super) struct Omitter<'a, 'd> {
 }
 
 impl Omitter<'_, '_> {
-    pub(super) fn word(&self, chunk: usize) -> Option<WordTag> {
+    pub(super) fn word_tag(&self, chunk: usize) -> Option<WordTag> {
         if self.sentence.contains(&chunk) {
-            self.doc.word(chunk)
+            self.doc.word_tag(chunk)
         } else {
             None
         }
     }
 
-    pub(super) fn before(&self, chunk: usize) -> Option<WordTag> {
-        chunk.checked_sub(1).and_then(|c| self.word(c))
+    pub(super) fn tag_before(&self, chunk: usize) -> Option<WordTag> {
+        chunk.checked_sub(1).and_then(|c| self.word_tag(c))
     }
 
     pub(super) fn is_noun(&self, chunk: usize) -> bool {
@@ -128,22 +128,22 @@ impl Omitter<'_, '_> {
             .all(|i| self.edits.is_deleted(i))
     }
 
-    fn chunk(&mut self, chunk: usize) {
-        if self.is_gone(chunk) || self.doc.doubted(chunk).next().is_none() {
+    fn omit_chunk(&mut self, chunk: usize) {
+        if self.is_gone(chunk) || self.doc.flagged_tokens(chunk).next().is_none() {
             return;
         }
         match self.doc.chunks[chunk].kind {
-            PhraseKind::Noun if self.doc.head_span(chunk).is_some() => self.noun(chunk),
-            PhraseKind::Noun => self.attributes(chunk),
-            PhraseKind::Adjective => self.adjective(chunk),
-            PhraseKind::Word(WordTag::Preposition) => self.preposition(chunk),
-            PhraseKind::Word(WordTag::Not) => self.hedge(chunk),
+            PhraseKind::Noun if self.doc.head_span(chunk).is_some() => self.omit_noun(chunk),
+            PhraseKind::Noun => self.omit_attributes(chunk),
+            PhraseKind::Adjective => self.omit_adjective(chunk),
+            PhraseKind::Word(WordTag::Preposition) => self.omit_preposition(chunk),
+            PhraseKind::Word(WordTag::Not) => self.hedge_chunk(chunk),
             PhraseKind::Word(WordTag::Adverb | WordTag::Yes) => self.delete(chunk),
             PhraseKind::Word(_) => {}
         }
     }
 
-    fn hedge(&mut self, chunk: usize) {
+    fn hedge_chunk(&mut self, chunk: usize) {
         let Some(span) = self.doc.head_span(chunk) else {
             return;
         };
@@ -155,11 +155,11 @@ impl Omitter<'_, '_> {
     }
 
     /// Omits flagged words before a noun, with the "and" or comma that joined them.
-    fn attributes(&mut self, chunk: usize) {
+    fn omit_attributes(&mut self, chunk: usize) {
         let tokens = self.doc.chunks[chunk].tokens.clone();
-        let doubted: Vec<usize> = self.doc.doubted(chunk).collect();
+        let flagged: Vec<usize> = self.doc.flagged_tokens(chunk).collect();
         let joint = |i: usize| matches!(self.doc.tokens[i].tag, WordTag::And | WordTag::Mark);
-        for &i in &doubted {
+        for &i in &flagged {
             self.edits.delete(i..i + 1);
             let behind = (i + 1..tokens.end).take_while(|&j| joint(j)).count();
             let ahead = (tokens.start..i)
@@ -173,13 +173,13 @@ impl Omitter<'_, '_> {
             }
         }
         let head = &self.doc.tokens[self.doc.chunks[chunk].head];
-        let count = self.doc.tokens[doubted[0]].tag == WordTag::Count && doubted[0] == tokens.start;
+        let count = self.doc.tokens[flagged[0]].tag == WordTag::Count && flagged[0] == tokens.start;
         let bare = (tokens.start..tokens.end).find(|&i| !self.edits.is_deleted(i));
         if let (true, false, Some(first), Some(span)) = (
             count,
             english::is_plural(&head.lower),
             bare,
-            self.doc.tokens[doubted[0]].span,
+            self.doc.tokens[flagged[0]].span,
         ) {
             // "one dog" → "a dog".
             let word = self.doc.tokens[first].text;
@@ -187,25 +187,25 @@ impl Omitter<'_, '_> {
         }
     }
 
-    fn adjective(&mut self, chunk: usize) {
+    fn omit_adjective(&mut self, chunk: usize) {
         let left = self.doc.chunks[chunk].tokens.clone().any(|i| {
             self.doc.tokens[i].tag == WordTag::Adjective && self.doc.tokens[i].span.is_none()
         });
         if left {
-            return self.attributes(chunk);
+            return self.omit_attributes(chunk);
         }
-        let be = self.before(chunk) == Some(WordTag::Be);
+        let be = self.tag_before(chunk) == Some(WordTag::Be);
         self.unsure |= be;
         self.delete(chunk);
     }
 
     /// Replaces a flagged preposition of position by "near"; omits one of direction.
-    fn preposition(&mut self, chunk: usize) {
+    fn omit_preposition(&mut self, chunk: usize) {
         // A preposition that is a function word is in a span only because of the words around it.
         let says = |&i: &usize| !is_function_word(&self.doc.tokens[i].lower);
         let Some(span) = self
             .doc
-            .doubted(chunk)
+            .flagged_tokens(chunk)
             .filter(says)
             .find_map(|i| self.doc.tokens[i].span)
         else {
@@ -216,18 +216,18 @@ impl Omitter<'_, '_> {
             return;
         }
         let all = self.doc.chunks[chunk].tokens.clone();
-        let near = english::phrase("near phrases", |i, word| {
+        let near = english::longest_phrase("near phrases", |i, word| {
             i < all.len() && self.doc.tokens[all.start + i].lower == word
         });
         if noun && near == Some(all.len()) {
-            return self.edits.put(all, "near", span);
+            return self.edits.substitute(all, "near", span);
         }
         if !noun {
             return self.edits.delete(all);
         }
         let last = self.group(chunk + 1).pop().unwrap_or(chunk + 1);
         self.edits.delete(tokens(self.doc, chunk..last + 1));
-        self.delete_of(last);
+        self.delete_of_phrase(last);
     }
 }
 
@@ -235,7 +235,7 @@ impl Omitter<'_, '_> {
 fn omit_verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chunk: usize) {
     let Some(span) = doc
         .head_span(chunk)
-        .filter(|_| doc.word(chunk) == Some(WordTag::Verb))
+        .filter(|_| doc.word_tag(chunk) == Some(WordTag::Verb))
     else {
         return;
     };
@@ -249,8 +249,8 @@ fn omit_verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chun
         chunk,
         span,
     };
-    if !verb.with_its_clause() {
-        verb.alone();
+    if !verb.omit_with_clause() {
+        verb.omit_alone();
     }
 }
 
@@ -263,16 +263,16 @@ struct Verb<'a, 'd> {
 }
 
 impl Verb<'_, '_> {
-    fn word(&self, chunk: usize) -> Option<WordTag> {
+    fn word_tag(&self, chunk: usize) -> Option<WordTag> {
         if self.sentence.contains(&chunk) {
-            self.doc.word(chunk)
+            self.doc.word_tag(chunk)
         } else {
             None
         }
     }
 
-    fn before(&self) -> Option<WordTag> {
-        self.chunk.checked_sub(1).and_then(|c| self.word(c))
+    fn tag_before(&self) -> Option<WordTag> {
+        self.chunk.checked_sub(1).and_then(|c| self.word_tag(c))
     }
 
     fn delete(&mut self, chunks: Range<usize>) {
@@ -286,8 +286,9 @@ impl Verb<'_, '_> {
         let mut end = self.chunk + 1;
         while self.sentence.contains(&end) && self.doc.is_noun(end) {
             end += 1;
-            let joins = self.word(end).is_some_and(|tag| {
-                tag == WordTag::And || tag == WordTag::Preposition && self.doc.lower(end) == "of"
+            let joins = self.word_tag(end).is_some_and(|tag| {
+                tag == WordTag::And
+                    || tag == WordTag::Preposition && self.doc.lowercase(end) == "of"
             });
             if joins && self.doc.is_noun(end + 1) && self.sentence.contains(&(end + 1)) {
                 end += 1;
@@ -300,29 +301,31 @@ impl Verb<'_, '_> {
 
     /// Omits a verb that has a clause of its own or is one of several; returns `false` for other
     /// verbs.
-    fn with_its_clause(&mut self) -> bool {
+    fn omit_with_clause(&mut self) -> bool {
         let (chunk, end) = (self.chunk, self.object_end());
-        let earlier = self.doc.has(self.sentence.start..chunk, &[WordTag::Verb]);
+        let earlier = self
+            .doc
+            .has_tag(self.sentence.start..chunk, &[WordTag::Verb]);
         let subordinate = (self.sentence.start + 1..chunk)
             .rev()
-            .find(|&c| self.word(c) == Some(WordTag::Subordinate));
-        match self.before() {
+            .find(|&c| self.word_tag(c) == Some(WordTag::Subordinate));
+        match self.tag_before() {
             Some(WordTag::To) => self.delete(chunk - 1..end),
             Some(WordTag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            Some(WordTag::Be) if self.doc.lower(chunk - 1) == "being" => {
+            Some(WordTag::Be) if self.doc.lowercase(chunk - 1) == "being" => {
                 hedge_verb(self.doc, self.edits, chunk, self.span)
             }
             Some(WordTag::And) if earlier => self.delete(chunk - 1..end),
-            _ if self.word(chunk + 1) == Some(WordTag::And)
-                && self.word(chunk + 2) == Some(WordTag::Verb)
+            _ if self.word_tag(chunk + 1) == Some(WordTag::And)
+                && self.word_tag(chunk + 2) == Some(WordTag::Verb)
                 && self.doc.head_span(chunk + 2).is_none() =>
             {
                 self.delete(chunk..chunk + 2)
             }
             _ => match subordinate {
-                Some(from) if !self.doc.has(from..chunk, &[WordTag::Verb]) => {
+                Some(from) if !self.doc.has_tag(from..chunk, &[WordTag::Verb]) => {
                     let to = (chunk..self.sentence.end)
-                        .find(|&c| self.word(c) == Some(WordTag::Mark))
+                        .find(|&c| self.word_tag(c) == Some(WordTag::Mark))
                         .unwrap_or(self.sentence.end);
                     self.delete(from..to);
                 }
@@ -332,26 +335,26 @@ impl Verb<'_, '_> {
         true
     }
 
-    fn alone(&mut self) {
+    fn omit_alone(&mut self) {
         let (chunk, end) = (self.chunk, self.object_end());
         let has_object = end > chunk + 1;
         let object_left =
             has_object && !self.edits.is_gone(self.doc.chunks[chunk + 1].tokens.start);
-        let doubted = has_object && self.doc.head_span(chunk + 1).is_some();
+        let flagged = has_object && self.doc.head_span(chunk + 1).is_some();
         let following = (chunk + 1..self.sentence.end).find(|&c| !self.is_gone(c));
         let preposition = following
-            .filter(|&c| self.word(c) == Some(WordTag::Preposition))
-            .map(|c| self.doc.lower(c));
+            .filter(|&c| self.word_tag(c) == Some(WordTag::Preposition))
+            .map(|c| self.doc.lowercase(c));
         let bare = has_object
             && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != WordTag::Determiner;
-        let abstract_ = has_object && (bare || is("abstract", self.doc.head(chunk + 1)));
-        if object_left && !doubted && !abstract_ {
+        let abstract_ = has_object && (bare || is_listed("abstract", self.doc.head(chunk + 1)));
+        if object_left && !flagged && !abstract_ {
             let word = self.form(
                 "doing something with",
                 "does something with",
                 "do something with",
             );
-            return self.put(word);
+            return self.substitute(word);
         }
         if has_object {
             self.delete(chunk + 1..end);
@@ -359,16 +362,18 @@ impl Verb<'_, '_> {
         match preposition.filter(|_| !has_object) {
             Some(p) if self.is_path(&p) => {
                 let word = self.form("moving", "moves", "move");
-                self.put(word);
+                self.substitute(word);
             }
-            Some(p) if p != "at" && (is("place", &p) || is_place_phrase(&p)) => self.stay(),
+            Some(p) if p != "at" && (is_listed("place", &p) || is_place_phrase(&p)) => {
+                self.reduce_to_be()
+            }
             Some(_) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            None if self.before() != Some(WordTag::Be) && self.is_participle() => {
+            None if self.tag_before() != Some(WordTag::Be) && self.is_participle() => {
                 self.delete(chunk..chunk + 1)
             }
             None => {
                 let word = self.form("doing something", "does something", "do something");
-                self.put(word);
+                self.substitute(word);
             }
         }
     }
@@ -381,16 +386,16 @@ impl Verb<'_, '_> {
     }
 
     fn is_path(&self, preposition: &str) -> bool {
-        is("path", preposition) || matches!(preposition, "out of" | "off of" | "away from")
+        is_listed("path", preposition) || matches!(preposition, "out of" | "off of" | "away from")
     }
 
     fn is_participle(&self) -> bool {
         !english::is_finite_verb(self.doc.head(self.chunk))
     }
 
-    fn put(&mut self, word: &str) {
+    fn substitute(&mut self, word: &str) {
         self.edits
-            .put(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
+            .substitute(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
     }
 
     /// Returns the word in the form that the verb has.
@@ -403,16 +408,16 @@ impl Verb<'_, '_> {
         let verb = self.doc.head(self.chunk);
         match self.is_participle() {
             true => participle,
-            false if is("verb", verb) => plural,
+            false if is_listed("verb", verb) => plural,
             false => singular,
         }
     }
 
     /// "is standing on a rock" → "is on a rock".
-    fn stay(&mut self) {
+    fn reduce_to_be(&mut self) {
         match self.form("", "is", "are") {
             "" => self.delete(self.chunk..self.chunk + 1),
-            be => self.put(be),
+            be => self.substitute(be),
         }
     }
 }
@@ -431,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_from_reasons() {
+    fn place_phrases_exclude_reasons() {
         assert!(is_place_phrase("in front of") && !is_place_phrase("because of"));
     }
 }

@@ -2,13 +2,13 @@
 //! "something", "someone else" or "two animals".
 
 use super::{
-    english::{self, is},
+    english::{self, is_listed},
     omit::{Omitter, tokens},
     parse::WordTag,
 };
 
 /// Returns the most general plural for a plural noun: "people", "animals" or "things".
-fn kind_of(noun: &str) -> &'static str {
+fn general_plural(noun: &str) -> &'static str {
     match noun {
         noun if english::is_person(noun) || noun == "people" => "people",
         noun if english::is_animal(noun) => "animals",
@@ -17,19 +17,19 @@ fn kind_of(noun: &str) -> &'static str {
 }
 
 impl Omitter<'_, '_> {
-    pub(super) fn noun(&mut self, chunk: usize) {
+    pub(super) fn omit_noun(&mut self, chunk: usize) {
         // The sentence is nothing but this noun: a short answer.
         self.unsure |= self
             .sentence
             .clone()
-            .all(|c| c == chunk || self.doc.word(c) == Some(WordTag::Mark));
+            .all(|c| c == chunk || self.doc.word_tag(c) == Some(WordTag::Mark));
         let first = self.group_start(chunk);
-        match self.before(first) {
-            Some(WordTag::Preposition) => self.after_preposition(first),
-            Some(WordTag::Be) => self.predicate(chunk),
-            Some(WordTag::Verb) => self.object(first),
-            Some(WordTag::And) => self.other(chunk),
-            _ => self.subject(first),
+        match self.tag_before(first) {
+            Some(WordTag::Preposition) => self.omit_after_preposition(first),
+            Some(WordTag::Be) => self.omit_predicate(chunk),
+            Some(WordTag::Verb) => self.omit_object(first),
+            Some(WordTag::And) => self.omit_joined_noun(chunk),
+            _ => self.omit_subject(first),
         }
     }
 
@@ -37,9 +37,9 @@ impl Omitter<'_, '_> {
     pub(super) fn group(&self, first: usize) -> Vec<usize> {
         let mut group = vec![first];
         let mut at = first;
-        while self.word(at + 1) == Some(WordTag::And)
+        while self.word_tag(at + 1) == Some(WordTag::And)
             && self.is_noun(at + 2)
-            && self.alike(at, at + 2)
+            && self.is_alike(at, at + 2)
         {
             at += 2;
             group.push(at);
@@ -50,9 +50,9 @@ impl Omitter<'_, '_> {
     fn group_start(&self, chunk: usize) -> usize {
         let mut first = chunk;
         while first >= self.sentence.start + 2
-            && self.before(first) == Some(WordTag::And)
+            && self.tag_before(first) == Some(WordTag::And)
             && self.is_noun(first - 2)
-            && self.alike(first - 2, first)
+            && self.is_alike(first - 2, first)
         {
             first -= 2;
         }
@@ -60,17 +60,17 @@ impl Omitter<'_, '_> {
     }
 
     /// Returns `false` for nouns that "and" does not join: "in a shirt and a man".
-    fn alike(&self, a: usize, b: usize) -> bool {
+    fn is_alike(&self, a: usize, b: usize) -> bool {
         english::is_person(self.doc.head(a)) == english::is_person(self.doc.head(b))
     }
 
     /// Omits the flagged nouns of a group of which others stay.
-    fn thin(&mut self, group: &[usize]) {
-        let doubted = |c: usize| self.doc.head_span(c).is_some();
-        let gone: Vec<usize> = group.iter().copied().filter(|&c| doubted(c)).collect();
+    fn omit_some(&mut self, group: &[usize]) {
+        let flagged = |c: usize| self.doc.head_span(c).is_some();
+        let gone: Vec<usize> = group.iter().copied().filter(|&c| flagged(c)).collect();
         for &c in &gone {
             self.delete(c);
-            self.delete_of(c);
+            self.delete_of_phrase(c);
             let and = if c == group[0] { c + 1 } else { c - 1 };
             self.delete(and);
         }
@@ -78,9 +78,9 @@ impl Omitter<'_, '_> {
     }
 
     /// Omits "of people" after an omitted noun.
-    pub(super) fn delete_of(&mut self, chunk: usize) {
-        if self.word(chunk + 1) == Some(WordTag::Preposition)
-            && self.doc.lower(chunk + 1) == "of"
+    pub(super) fn delete_of_phrase(&mut self, chunk: usize) {
+        if self.word_tag(chunk + 1) == Some(WordTag::Preposition)
+            && self.doc.lowercase(chunk + 1) == "of"
             && self.is_noun(chunk + 2)
         {
             self.delete(chunk + 1);
@@ -88,49 +88,53 @@ impl Omitter<'_, '_> {
         }
     }
 
-    fn is_all_doubted(&self, group: &[usize]) -> bool {
+    fn is_all_flagged(&self, group: &[usize]) -> bool {
         group.iter().all(|&c| self.doc.head_span(c).is_some())
     }
 
-    fn after_preposition(&mut self, first: usize) {
+    fn omit_after_preposition(&mut self, first: usize) {
         let group = self.group(first);
-        if !self.is_all_doubted(&group) {
-            return self.thin(&group);
+        if !self.is_all_flagged(&group) {
+            return self.omit_some(&group);
         }
         let preposition = first - 1;
         let last = group[group.len() - 1];
-        if self.measured(first) {
-            return self.unmeasured(first);
+        if self.is_partitive(first) {
+            return self.delete_partitive(first);
         }
-        if self.doc.lower(preposition) == "of"
-            && !(first >= 2 && self.is_noun(first - 2) && is("complete", self.doc.head(first - 2)))
+        if self.doc.lowercase(preposition) == "of"
+            && !(first >= 2
+                && self.is_noun(first - 2)
+                && is_listed("complete", self.doc.head(first - 2)))
         {
-            return self.measure_of(first, last);
+            return self.replace_in_partitive(first, last);
         }
-        let named = self.doc.lower(preposition);
+        let named = self.doc.lowercase(preposition);
         // The jacket of "a woman in a black jacket" is hers: the noun is replaced.
-        let dressed = self.word(last + 1) == Some(WordTag::Preposition)
-            && matches!(self.doc.lower(last + 1).as_str(), "in" | "with");
+        let dressed = self.word_tag(last + 1) == Some(WordTag::Preposition)
+            && matches!(self.doc.lowercase(last + 1).as_str(), "in" | "with");
         if dressed && group.len() == 1 && english::is_person(self.doc.head(first)) {
-            return self.something(first, last, false);
+            return self.replace_with_pronoun(first, last, false);
         }
-        let be = self.before(preposition) == Some(WordTag::Be);
+        let be = self.tag_before(preposition) == Some(WordTag::Be);
         let stays = !self.is_noun(last + 2) || self.doc.head_span(last + 2).is_none();
         let goes_on = matches!(
-            self.word(last + 1),
+            self.word_tag(last + 1),
             Some(WordTag::Preposition | WordTag::Verb)
         ) && stays;
         if be && !goes_on {
-            if is("place", &named) && named != "with" && named != "by" {
+            if is_listed("place", &named) && named != "with" && named != "by" {
                 let span = self.doc.head_span(first).unwrap_or(usize::MAX);
-                return self
-                    .edits
-                    .put(tokens(self.doc, preposition..last + 1), "somewhere", span);
+                return self.edits.substitute(
+                    tokens(self.doc, preposition..last + 1),
+                    "somewhere",
+                    span,
+                );
             }
-            return self.something(first, last, false);
+            return self.replace_with_pronoun(first, last, false);
         }
         self.edits.delete(tokens(self.doc, preposition..last + 1));
-        self.delete_of(last);
+        self.delete_of_phrase(last);
         if named == "with" {
             self.delete_absolute(last + 1);
         }
@@ -145,8 +149,8 @@ impl Omitter<'_, '_> {
             return;
         }
         let next = preposition + 1;
-        let pronoun = self.word(next) == Some(WordTag::Pronoun);
-        let place = self.is_noun(next) && {
+        let pronoun = self.word_tag(next) == Some(WordTag::Pronoun);
+        let is_position = self.is_noun(next) && {
             let head = self.doc.head(next);
             let owner = matches!(
                 self.doc.tokens[self.doc.chunks[next].tokens.start]
@@ -154,20 +158,21 @@ impl Omitter<'_, '_> {
                     .as_str(),
                 "his" | "her" | "its" | "their"
             );
-            matches!(head, "background" | "foreground" | "distance") || owner && is("part", head)
+            matches!(head, "background" | "foreground" | "distance")
+                || owner && is_listed("part", head)
         };
-        if pronoun || place {
+        if pronoun || is_position {
             self.edits.delete(tokens(self.doc, preposition..next + 1));
         }
     }
 
-    fn object(&mut self, first: usize) {
+    fn omit_object(&mut self, first: usize) {
         let group = self.group(first);
-        if !self.is_all_doubted(&group) {
-            return self.thin(&group);
+        if !self.is_all_flagged(&group) {
+            return self.omit_some(&group);
         }
-        if self.measured(first) {
-            return self.unmeasured(first);
+        if self.is_partitive(first) {
+            return self.delete_partitive(first);
         }
         let bare = self.doc.chunks[first].tokens.len() == 1 && group.len() == 1;
         let played = matches!(
@@ -177,35 +182,35 @@ impl Omitter<'_, '_> {
         if bare && played {
             return self.delete(first);
         }
-        self.something(first, group[group.len() - 1], false);
+        self.replace_with_pronoun(first, group[group.len() - 1], false);
     }
 
     /// Replaces a predicate noun: "It is a dog" says nothing without the dog.
-    fn predicate(&mut self, chunk: usize) {
-        let there = chunk >= self.sentence.start + 2 && self.doc.lower(chunk - 2) == "there"
-            || self.doc.lower(chunk - 1) == "there's";
+    fn omit_predicate(&mut self, chunk: usize) {
+        let there = chunk >= self.sentence.start + 2 && self.doc.lowercase(chunk - 2) == "there"
+            || self.doc.lowercase(chunk - 1) == "there's";
         if !there {
             self.unsure = true;
         }
         let group = self.group(chunk);
-        if self.is_all_doubted(&group) {
-            self.something(chunk, group[group.len() - 1], true)
+        if self.is_all_flagged(&group) {
+            self.replace_with_pronoun(chunk, group[group.len() - 1], true)
         } else {
-            self.thin(&group)
+            self.omit_some(&group)
         }
     }
 
-    fn subject(&mut self, first: usize) {
+    fn omit_subject(&mut self, first: usize) {
         let group = self.group(first);
-        if self.measured(first) {
-            return self.unmeasured(first);
+        if self.is_partitive(first) {
+            return self.delete_partitive(first);
         }
-        if group.len() == 1 && self.whole_measure(first) {
+        if group.len() == 1 && self.replace_partitive(first) {
             return;
         }
-        let all = self.is_all_doubted(&group);
+        let all = self.is_all_flagged(&group);
         if group.len() > 1 && !all && !self.verb_follows(group[group.len() - 1]) {
-            return self.thin(&group);
+            return self.omit_some(&group);
         }
         let one_span = group
             .iter()
@@ -214,7 +219,7 @@ impl Omitter<'_, '_> {
             let people = group.iter().all(|&c| english::is_person(self.doc.head(c)));
             let span = self.doc.head_span(first).unwrap_or(usize::MAX);
             let text = if people { "some people" } else { "some things" };
-            return self.edits.put(
+            return self.edits.substitute(
                 tokens(self.doc, first..group[group.len() - 1] + 1),
                 text,
                 span,
@@ -226,56 +231,56 @@ impl Omitter<'_, '_> {
             .filter(|&(_, &c)| self.doc.head_span(c).is_some())
         {
             if i == 0 {
-                self.something(c, c, true)
+                self.replace_with_pronoun(c, c, true)
             } else {
-                self.else_(c)
+                self.replace_with_else(c)
             }
         }
         self.keep_article(&group);
         // "a woman and a dog": joined, but not of the same kind.
         let last = group[group.len() - 1];
-        let unlike = self.word(last + 1) == Some(WordTag::And) && self.is_noun(last + 2);
+        let unlike = self.word_tag(last + 1) == Some(WordTag::And) && self.is_noun(last + 2);
         if unlike && group.len() == 1 && !self.verb_follows(last) {
             self.edits.delete(tokens(self.doc, first..first + 2));
         }
     }
 
     /// Omits or replaces a noun that "and" joins to a noun of another kind.
-    fn other(&mut self, chunk: usize) {
+    fn omit_joined_noun(&mut self, chunk: usize) {
         let follows =
-            self.verb_follows(chunk) || self.word(chunk + 1) == Some(WordTag::Preposition);
+            self.verb_follows(chunk) || self.word_tag(chunk + 1) == Some(WordTag::Preposition);
         if follows && self.subject_before(chunk) {
-            return self.else_(chunk);
+            return self.replace_with_else(chunk);
         }
         self.delete(chunk - 1);
         self.delete(chunk);
-        self.delete_of(chunk);
+        self.delete_of_phrase(chunk);
     }
 
     /// Returns `true` if the chunk is part of the subject (no verb precedes it), or names a person.
     fn subject_before(&self, chunk: usize) -> bool {
         !self
             .doc
-            .has(self.sentence.start..chunk, &[WordTag::Be, WordTag::Verb])
+            .has_tag(self.sentence.start..chunk, &[WordTag::Be, WordTag::Verb])
             || english::is_person(self.doc.head(chunk))
     }
 
     fn verb_follows(&self, chunk: usize) -> bool {
         self.doc
-            .has(chunk..self.sentence.end, &[WordTag::Be, WordTag::Verb])
+            .has_tag(chunk..self.sentence.end, &[WordTag::Be, WordTag::Verb])
     }
 
     /// Replaces nouns by "something" or "someone". With `keep_number`, a plural stays plural, since
     /// a verb agrees with it.
-    fn something(&mut self, first: usize, last: usize, keep_number: bool) {
+    fn replace_with_pronoun(&mut self, first: usize, last: usize, keep_number: bool) {
         let doc = self.doc;
         let head = doc.head(first);
         let start = doc.chunks[first].tokens.start;
         let span = doc.head_span(first).unwrap_or(usize::MAX);
         let (person, plural) = (english::is_person(head), english::is_plural(head));
-        self.delete_of(last);
+        self.delete_of_phrase(last);
         if plural && first == last && (keep_number || person) {
-            return self.kind_of_things(first, span, keep_number);
+            return self.replace_with_general_plural(first, span, keep_number);
         }
         let word = match (person, doc.tokens[start].lower.as_str()) {
             (true, "another") => "someone else",
@@ -323,16 +328,16 @@ impl Omitter<'_, '_> {
             self.edits.delete(only + 1..all.end);
             self.edits.insert(only, word, span);
         } else {
-            self.edits.put(all, word, span);
+            self.edits.substitute(all, word, span);
         }
     }
 
     /// Replaces a plural noun by the most general one: "two white dogs" → "two white animals".
-    fn kind_of_things(&mut self, chunk: usize, span: usize, opens: bool) {
+    fn replace_with_general_plural(&mut self, chunk: usize, span: usize, opens: bool) {
         let doc = self.doc;
         let tokens = doc.chunks[chunk].tokens.clone();
         let head = doc.chunks[chunk].head;
-        let word = kind_of(doc.head(chunk));
+        let word = general_plural(doc.head(chunk));
         let plain = |i: usize| {
             matches!(
                 doc.tokens[i].tag,
@@ -353,11 +358,11 @@ impl Omitter<'_, '_> {
         self.edits.insert(head, word, span);
     }
 
-    fn else_(&mut self, chunk: usize) {
+    fn replace_with_else(&mut self, chunk: usize) {
         let person = english::is_person(self.doc.head(chunk));
         let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
-        self.delete_of(chunk);
-        self.edits.put(
+        self.delete_of_phrase(chunk);
+        self.edits.substitute(
             self.doc.chunks[chunk].tokens.clone(),
             if person {
                 "someone else"
@@ -370,26 +375,26 @@ impl Omitter<'_, '_> {
 
     /// Replaces a flagged partitive phrase: "a group of people" → "some people". Returns `false`
     /// for other nouns.
-    fn whole_measure(&mut self, chunk: usize) -> bool {
-        let of = self.word(chunk + 1) == Some(WordTag::Preposition)
-            && self.doc.lower(chunk + 1) == "of"
+    fn replace_partitive(&mut self, chunk: usize) -> bool {
+        let of = self.word_tag(chunk + 1) == Some(WordTag::Preposition)
+            && self.doc.lowercase(chunk + 1) == "of"
             && self.is_noun(chunk + 2);
         if !of
             || !english::is_plural(self.doc.head(chunk + 2))
-            || !is("partitive", self.doc.head(chunk))
+            || !is_listed("partitive", self.doc.head(chunk))
         {
             return false;
         }
         let span = self.doc.head_span(chunk).unwrap_or(usize::MAX);
-        let text = format!("some {}", kind_of(self.doc.head(chunk + 2)));
+        let text = format!("some {}", general_plural(self.doc.head(chunk + 2)));
         self.edits
-            .put(tokens(self.doc, chunk..chunk + 3), &text, span);
+            .substitute(tokens(self.doc, chunk..chunk + 3), &text, span);
         true
     }
 
     /// Replaces the noun of a partitive phrase: "a group of children" → "a group of people".
     /// "people" itself is hedged, since no noun is more general.
-    fn measure_of(&mut self, first: usize, last: usize) {
+    fn replace_in_partitive(&mut self, first: usize, last: usize) {
         let counted = english::is_plural(self.doc.head(first))
             && first == last
             && first >= 2
@@ -397,32 +402,32 @@ impl Omitter<'_, '_> {
         let Some(span) = self
             .doc
             .head_span(first)
-            .filter(|_| counted && is("partitive", self.doc.head(first - 2)))
+            .filter(|_| counted && is_listed("partitive", self.doc.head(first - 2)))
         else {
-            return self.something(first, last, false);
+            return self.replace_with_pronoun(first, last, false);
         };
         if self.doc.head(first) == "people" {
             return self
                 .edits
                 .insert(self.doc.chunks[first].tokens.start, "what may be", span);
         }
-        self.kind_of_things(first, span, false);
+        self.replace_with_general_plural(first, span, false);
     }
 
     /// Returns `true` if a noun measures another that is not flagged: "a group of people".
-    fn measured(&self, chunk: usize) -> bool {
-        let of =
-            self.word(chunk + 1) == Some(WordTag::Preposition) && self.doc.lower(chunk + 1) == "of";
+    fn is_partitive(&self, chunk: usize) -> bool {
+        let of = self.word_tag(chunk + 1) == Some(WordTag::Preposition)
+            && self.doc.lowercase(chunk + 1) == "of";
         of && self.is_noun(chunk + 2)
-            && is("partitive", self.doc.head(chunk))
+            && is_listed("partitive", self.doc.head(chunk))
             && self.doc.head_span(chunk + 2).is_none()
     }
 
     /// Omits a noun that measures another: "a group of people" → "people".
-    fn unmeasured(&mut self, chunk: usize) {
+    fn delete_partitive(&mut self, chunk: usize) {
         self.edits.delete(tokens(self.doc, chunk..chunk + 2));
         let verb = chunk + 3;
-        if self.word(verb) == Some(WordTag::Be)
+        if self.word_tag(verb) == Some(WordTag::Be)
             && self.doc.head(verb) == "is"
             && english::is_plural(self.doc.head(chunk + 2))
         {
@@ -433,8 +438,8 @@ impl Omitter<'_, '_> {
 
     /// Moves the article to the first noun of a group that stays: "a shirt and hat" → "a hat".
     fn keep_article(&mut self, group: &[usize]) {
-        let doubted = |c: usize| self.doc.head_span(c).is_some();
-        let Some(&left) = group.iter().find(|&&c| !doubted(c)) else {
+        let flagged = |c: usize| self.doc.head_span(c).is_some();
+        let Some(&left) = group.iter().find(|&&c| !flagged(c)) else {
             return;
         };
         let tokens = self.doc.chunks[left].tokens.clone();

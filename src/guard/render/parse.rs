@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::english::{self, is};
+use super::english::{self, is_listed};
 use crate::guard::{
     Span,
     markup::{Markup, MarkupKind},
@@ -88,7 +88,7 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     /// Returns the hedge of a span that is an answer by itself. "Probably" requires a score of at
     /// least 0.5.
-    pub(super) fn likely(&self, span: usize) -> &'static str {
+    pub(super) fn probability_word(&self, span: usize) -> &'static str {
         if self.scores.get(span).is_some_and(|&score| score >= 0.5) {
             "probably"
         } else {
@@ -130,7 +130,7 @@ impl<'a> Document<'a> {
     }
 
     /// Returns the tag of a chunk's head word, if it is not a noun or adjective phrase.
-    pub(super) fn word(&self, chunk: usize) -> Option<WordTag> {
+    pub(super) fn word_tag(&self, chunk: usize) -> Option<WordTag> {
         match self.chunks.get(chunk)?.kind {
             PhraseKind::Word(tag) => Some(tag),
             _ => None,
@@ -144,7 +144,7 @@ impl<'a> Document<'a> {
     }
 
     /// Returns the text of a chunk in lower case, with single spaces.
-    pub(super) fn lower(&self, chunk: usize) -> String {
+    pub(super) fn lowercase(&self, chunk: usize) -> String {
         let words: Vec<&str> = self
             .chunks
             .get(chunk)
@@ -161,7 +161,7 @@ impl<'a> Document<'a> {
     }
 
     /// Returns the flagged tokens of a chunk, without determiners, conjunctions and marks.
-    pub(super) fn doubted(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn flagged_tokens(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
         let says = |t: &ParseToken<'_>| {
             !matches!(t.tag, WordTag::Determiner | WordTag::And | WordTag::Mark)
         };
@@ -179,10 +179,10 @@ impl<'a> Document<'a> {
     }
 
     /// Returns `true` if one of the chunks has one of the tags.
-    pub(super) fn has(&self, chunks: Range<usize>, tags: &[WordTag]) -> bool {
+    pub(super) fn has_tag(&self, chunks: Range<usize>, tags: &[WordTag]) -> bool {
         chunks
             .into_iter()
-            .any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
+            .any(|c| self.word_tag(c).is_some_and(|tag| tags.contains(&tag)))
     }
 }
 
@@ -360,7 +360,9 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
     match word {
         "and" | "or" => return WordTag::And,
         "not" => return WordTag::Not,
-        "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => {
+        "to" if next
+            .is_some_and(|t| is_listed("verb", &t.lower) && !english::is_person(&t.lower)) =>
+        {
             return WordTag::To;
         }
         _ => {}
@@ -374,7 +376,7 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
         ("count", WordTag::Count),
         ("preposition", WordTag::Preposition),
     ];
-    if let Some((_, tag)) = closed.iter().find(|(class, _)| is(class, word)) {
+    if let Some((_, tag)) = closed.iter().find(|(class, _)| is_listed(class, word)) {
         return *tag;
     }
     if number(word) == Some(word.len()) {
@@ -383,7 +385,7 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
     if word.ends_with("'s") || word.ends_with("s'") {
         return WordTag::Owner;
     }
-    if is("adverb", word) && !matches!(last, WordTag::Determiner)
+    if is_listed("adverb", word) && !matches!(last, WordTag::Determiner)
         || word.ends_with("ly") && word.len() > 4 && !noun_ly(word)
     {
         return WordTag::Adverb;
@@ -398,7 +400,7 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
                 | WordTag::Pronoun
                 | WordTag::Adverb
         );
-    if is("adjective", word) && !does {
+    if is_listed("adjective", word) && !does {
         return WordTag::Adjective;
     }
     verb_or_noun(tokens, i, last)
@@ -429,7 +431,7 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
         WordTag::Determiner | WordTag::Adjective | WordTag::Count | WordTag::Owner
     );
     let noun_follows = tokens.get(i + 1).is_some_and(|t| {
-        let class = |class| is(class, &t.lower);
+        let class = |class| is_listed(class, &t.lower);
         t.text.chars().any(char::is_alphanumeric)
             && ![
                 "be",
@@ -445,14 +447,14 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
             .any(|c| class(c))
             && !matches!(t.lower.as_str(), "and" | "or" | "not" | "to")
     });
-    let participle = word.ends_with("ing") && word.len() > 4 && !is("noun in -ing", word)
+    let participle = word.ends_with("ing") && word.len() > 4 && !is_listed("noun in -ing", word)
         || word.ends_with("ed")
             && word.len() > 3
             && !matches!(
                 word,
                 "sled" | "shed" | "seed" | "weed" | "breed" | "bunkbed"
             )
-        || is("participle", word);
+        || is_listed("participle", word);
     if participle {
         return match in_noun {
             true if noun_follows => WordTag::Adjective,
@@ -472,7 +474,7 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
         joined |= token.tag == WordTag::And;
         verbs |= token.tag == WordTag::Verb;
     }
-    let base = is("verb", word);
+    let base = is_listed("verb", word);
     let subject = i.checked_sub(1).map_or("", |p| tokens[p].lower.as_str());
     match last {
         WordTag::Noun if !base || joined || english::is_plural(subject) => WordTag::Verb,
@@ -484,7 +486,7 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
 
 /// Returns the chunk that begins at a token.
 fn chunk(tokens: &[ParseToken<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
-    let long = english::phrase("preposition phrases", |i, word| {
+    let long = english::longest_phrase("preposition phrases", |i, word| {
         tokens.get(at + i).is_some_and(|t| t.lower == word)
     });
     if let Some(len) = long {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Introduction to the names of likely objects.
-const LIKELY: &str = "Likely things:";
+const LIKELY_OBJECTS: &str = "Likely things:";
 
 /// First sentence of the statement.
 const STATEMENT: &str = "This photograph is unlike those I know.";
@@ -22,7 +22,7 @@ const STATEMENT: &str = "This photograph is unlike those I know.";
 /// [`RenderStyle::Hedged`] keeps the caption, hedged; [`RenderStyle::Omitted`] names only the
 /// objects that no span touches. Objects of `likely`, of which the photograph has evidence, are
 /// listed after it.
-pub fn unfamiliar(
+pub fn unfamiliar_statement(
     text: &str,
     spans: &[Span],
     style: RenderStyle,
@@ -56,14 +56,14 @@ pub fn unfamiliar(
         });
     }
     let trusted = trusted_phrases(&Document::new(text, &[], spans));
-    let said = match &trusted[..] {
+    let text = match &trusted[..] {
         [] => STATEMENT.to_owned(),
         [one] => format!("{STATEMENT} It may show {one}."),
         [more @ .., last] => format!("{STATEMENT} It may show {} and {last}.", more.join(", ")),
     };
     // Omitted spans are placed before the full stop.
-    let end = said.chars().count() - 1;
-    let text = format!("{said}{}", evidence(likely, &said));
+    let end = text.chars().count() - 1;
+    let text = format!("{text}{}", evidence(likely, &text));
     Some(Rendered {
         text,
         spans: vec![end..end; spans.len()],
@@ -73,8 +73,8 @@ pub fn unfamiliar(
 
 /// Returns the sentence that lists the objects of `likely` that `text` does not name; empty if
 /// there are none.
-fn evidence(likely: &[&str], said: &str) -> String {
-    let named = Lexicon::shared().mentions(said);
+fn evidence(likely: &[&str], text: &str) -> String {
+    let named = Lexicon::shared().mentions(text);
     let is_new = |name: &str| {
         let concept = Lexicon::shared().concept(name);
         concept.is_none_or(|concept| {
@@ -87,7 +87,7 @@ fn evidence(likely: &[&str], said: &str) -> String {
     if new.is_empty() {
         String::new()
     } else {
-        format!(" {LIKELY} {}.", new.join(", "))
+        format!(" {LIKELY_OBJECTS} {}.", new.join(", "))
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
             continue;
         }
         let words: Vec<&str> = tokens.iter().map(|token| token.text).collect();
-        let phrase = english::uncapitalised(&words.join(" "));
+        let phrase = english::uncapitalized(&words.join(" "));
         if !likely.contains(&phrase) {
             likely.push(phrase);
         }

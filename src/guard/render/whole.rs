@@ -20,7 +20,7 @@ pub fn is_whole(text: &str) -> bool {
     let has_words = |sentence: &&Range<usize>| {
         (*sentence)
             .clone()
-            .any(|chunk| doc.word(chunk) != Some(WordTag::Mark))
+            .any(|chunk| doc.word_tag(chunk) != Some(WordTag::Mark))
     };
     let mut sentences = doc.sentences.iter().filter(has_words).peekable();
     let is_ended = ends.is_some_and(|token| matches!(token.text, "." | "!" | "?"));
@@ -33,14 +33,15 @@ pub fn is_whole(text: &str) -> bool {
 /// requires nothing more.
 fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
     let words: Vec<usize> = sentence
-        .filter(|&chunk| doc.word(chunk) != Some(WordTag::Mark))
+        .filter(|&chunk| doc.word_tag(chunk) != Some(WordTag::Mark))
         .collect();
-    let is_subject = |chunk: usize| doc.is_noun(chunk) || doc.word(chunk) == Some(WordTag::Pronoun);
+    let is_subject =
+        |chunk: usize| doc.is_noun(chunk) || doc.word_tag(chunk) == Some(WordTag::Pronoun);
     let Some(subject) = words.iter().position(|&chunk| is_subject(chunk)) else {
         return false;
     };
     let after = &words[subject + 1..];
-    let says = |(at, &chunk): (usize, &usize)| match doc.word(chunk) {
+    let says = |(at, &chunk): (usize, &usize)| match doc.word_tag(chunk) {
         Some(WordTag::Verb) => true,
         Some(WordTag::Be | WordTag::Auxiliary) => {
             after[at + 1..].iter().any(|&rest| completes(doc, rest))
@@ -49,7 +50,7 @@ fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
     };
     // In "There is a dog." the subject follows the verb; "There's" is both.
     let starts = words.first().is_some_and(|&chunk| {
-        doc.word(chunk) == Some(WordTag::Be) && doc.head(chunk).contains('\'')
+        doc.word_tag(chunk) == Some(WordTag::Be) && doc.head(chunk).contains('\'')
     });
     let hidden = words.iter().any(|&chunk| ends_in_verb(doc, chunk));
     let has_predicate = after.iter().enumerate().any(says) || starts && words.len() > 1 || hidden;
@@ -66,7 +67,7 @@ fn completes(doc: &Document<'_>, chunk: usize) -> bool {
             .chunks
             .get(chunk)
             .is_some_and(|chunk| chunk.kind == PhraseKind::Adjective)
-        || doc.word(chunk).is_some_and(|tag| {
+        || doc.word_tag(chunk).is_some_and(|tag| {
             matches!(
                 tag,
                 WordTag::Verb | WordTag::Adverb | WordTag::Pronoun | WordTag::Preposition
@@ -99,7 +100,7 @@ fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
         "a", "an", "every", "his", "its", "my", "no", "our", "the", "their", "your",
     ];
     let last = &doc.tokens[doc.chunks[chunk].tokens.end - 1];
-    match doc.word(chunk) {
+    match doc.word_tag(chunk) {
         Some(WordTag::Preposition) => !ADVERBS.contains(&head),
         Some(
             WordTag::And
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_have_a_subject_and_say_something_of_it() {
+    fn sentence_is_whole_with_subject_and_predicate() {
         for whole in [
             "A dog runs through the grass.",
             "Dogs run.",

@@ -154,7 +154,7 @@ impl FeatureCalibration {
         }
         self.thresholds
             .validate()
-            .map_err(|why| ("thresholds", why))
+            .map_err(|message| ("thresholds", message))
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_has_the_threshold_of_photographs_as_familiar() {
+    fn threshold_for_fpr_is_that_of_the_range_of_familiarity() {
         let by_fpr = |threshold: f32| {
             vec![
                 FprThreshold {

@@ -177,11 +177,11 @@ impl EvidenceConfig {
             let key = |at: &str| format!("calibration.{name}.{at}");
             calibration
                 .map_or(Ok(()), FeatureCalibration::validate)
-                .map_err(|(at, why)| EvidenceError::config(key(at), why))?;
+                .map_err(|(field, message)| EvidenceError::config(key(field), message))?;
         }
         let mentions = [&MentionFeatures::NAMES[..], &SentenceFeatures::NAMES].concat();
         let words: Vec<&str> = WordFeatures::names().collect();
-        for (name, calibration, things, known) in [
+        for (name, calibration, unit, known) in [
             ("own", Some(own), "a mention", &mentions),
             ("others", Some(others), "a mention", &mentions),
             ("own_words", own_words.as_ref(), "a word", &words),
@@ -191,13 +191,13 @@ impl EvidenceConfig {
                 .into_iter()
                 .flat_map(|calibration| &calibration.features);
             if let Some(unknown) = features.find(|feature| !known.contains(&feature.as_str())) {
-                let why = format!(
-                    "'{unknown}' is no feature of {things}; these are {}",
+                let message = format!(
+                    "'{unknown}' is no feature of {unit}; these are {}",
                     known.join(", ")
                 );
                 return Err(EvidenceError::config(
                     format!("calibration.{name}.features"),
-                    why,
+                    message,
                 ));
             }
         }
@@ -207,11 +207,14 @@ impl EvidenceConfig {
             .find(|feature| !AnswerFeatures::is_known(feature))
         {
             let known = AnswerFeatures::NAMES.join(", ");
-            let why = format!(
+            let message = format!(
                 "'{unknown}' is no feature of an answer; these are {known}, those of one kind of \
                  question such as presence:claim, and pairs of kinds such as count>thing"
             );
-            return Err(EvidenceError::config("calibration.answers.features", why));
+            return Err(EvidenceError::config(
+                "calibration.answers.features",
+                message,
+            ));
         }
         Ok(())
     }
@@ -221,7 +224,7 @@ impl EvidenceConfig {
 pub(super) fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, EvidenceError> {
     let mut outputs = HashMap::new();
     for (i, name) in concepts.iter().enumerate() {
-        let error = |why: String| EvidenceError::config(format!("concepts[{i}]"), why);
+        let error = |message: String| EvidenceError::config(format!("concepts[{i}]"), message);
         let Some(noun) = name.strip_suffix(".n") else {
             let class = name.rsplit_once('.').map(|(_, class)| class);
             if class.is_some_and(|class| class.len() == 1) {

@@ -56,7 +56,7 @@ impl MentionFeatures {
     }
 
     /// Adds the features of the sentence that contains the mention.
-    pub fn within(self, sentence: SentenceFeatures) -> Self {
+    pub fn with_sentence(self, sentence: SentenceFeatures) -> Self {
         Self { sentence, ..self }
     }
 
@@ -104,7 +104,7 @@ impl SentenceFeatures {
     pub fn new(evidence: &Evidence, image: &ImageEvidence, sentence: &str) -> Self {
         let mentions = Lexicon::shared().mentions(sentence);
         let above_prior = mentions.iter().filter_map(|mention| {
-            let output = evidence.concept_of(mention.concept)?;
+            let output = evidence.output_for(mention.concept)?;
             Some(
                 f64::from(image.logits.get(output)? - evidence.prior().get(output)?)
                     .clamp(-8.0, 8.0),
@@ -165,16 +165,16 @@ impl WordFeatures {
         Self::NAMES
             .into_iter()
             .chain(SentenceFeatures::NAMES)
-            .chain(WordClass::ALL.map(Self::of_class))
+            .chain(WordClass::ALL.map(Self::class_feature))
     }
 
     /// Returns the name of the feature that is 1 for words of a class and 0 for others. A
     /// calibration without it does not apply to the class.
-    pub fn of_class(class: WordClass) -> &'static str {
+    pub fn class_feature(class: WordClass) -> &'static str {
         match class {
             WordClass::Person => "is_person",
             WordClass::Animal => "is_animal",
-            WordClass::Thing => "is_thing",
+            WordClass::Object => "is_thing",
             WordClass::Attribute => "is_attribute",
             WordClass::Count => "is_count",
             WordClass::Action => "is_action",
@@ -191,9 +191,9 @@ impl WordFeatures {
             "log_probability" => Some(self.log_probability),
             _ if WordClass::ALL
                 .iter()
-                .any(|&class| Self::of_class(class) == name) =>
+                .any(|&class| Self::class_feature(class) == name) =>
             {
-                Some(f64::from(u8::from(Self::of_class(self.class) == name)))
+                Some(f64::from(u8::from(Self::class_feature(self.class) == name)))
             }
             _ => self.sentence.value(name),
         }

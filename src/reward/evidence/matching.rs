@@ -53,22 +53,22 @@ impl WordVectors {
         let base = words(text)
             .into_iter()
             .filter_map(|word| self.0.get(lexicon.base_form(&word.text)).copied());
-        let things = lexicon
+        let concepts = lexicon
             .all_mentions(text)
             .into_iter()
             .filter_map(|mention| Some(self.0.len() + output(mention.concept)?));
-        base.chain(things).collect()
+        base.chain(concepts).collect()
     }
 }
 
 /// Loaded networks.
 pub(super) struct Matcher {
     vocabulary: WordVectors,
-    members: Vec<Member>,
+    members: Vec<MatchMember>,
 }
 
 /// Pair of networks: one for photographs, one for texts.
-struct Member {
+struct MatchMember {
     fc1: (Tensor, Tensor),
     fc2: (Tensor, Tensor),
     /// Dimension of the embedding space.
@@ -99,7 +99,7 @@ impl Matcher {
         }
         let entries = config.words.len() + outputs;
         let members = (0..config.members)
-            .map(|member| Member::load(stored, &format!("match.{member}"), channels, entries));
+            .map(|member| MatchMember::load(stored, &format!("match.{member}"), channels, entries));
         Ok(Self {
             members: members.collect::<Result<_, _>>()?,
             vocabulary,
@@ -109,11 +109,14 @@ impl Matcher {
     /// Returns the embeddings of a photograph with these standardized features, `(1, channels)`:
     /// one unit vector per member, concatenated.
     pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
-        let places = self
+        let embeddings = self
             .members
             .iter()
             .map(|member| member.photograph(features));
-        Ok(places.collect::<CandleResult<Vec<_>>>()?.concat().into())
+        Ok(embeddings
+            .collect::<CandleResult<Vec<_>>>()?
+            .concat()
+            .into())
     }
 
     /// Returns the mean cosine between a text and a photograph's embeddings; `None` if the text has
@@ -127,8 +130,8 @@ impl Matcher {
         let entries = self.vocabulary.entries(text, output);
         let (mut rest, mut sum) = (photograph, 0.0);
         for member in &self.members {
-            let (place, after) = rest.split_at_checked(member.width)?;
-            sum += member.cosine(place, &entries)?;
+            let (embedding, after) = rest.split_at_checked(member.width)?;
+            sum += member.cosine(embedding, &entries)?;
             rest = after;
         }
         let mean = sum / self.members.len() as f64;
@@ -136,7 +139,7 @@ impl Matcher {
     }
 }
 
-impl Member {
+impl MatchMember {
     fn load(
         stored: &TensorFile<'_>,
         prefix: &str,
@@ -172,28 +175,28 @@ impl Member {
         let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| {
             x.matmul(&weight.t()?)?.broadcast_add(bias)
         };
-        let place = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?
+        let embedding = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?
             .flatten_all()?
             .to_vec1::<f32>()?;
-        let norm = norm(&place);
-        Ok(place.iter().map(|x| x / norm).collect())
+        let norm = norm(&embedding);
+        Ok(embedding.iter().map(|x| x / norm).collect())
     }
 
     fn cosine(&self, photograph: &[f32], entries: &[usize]) -> Option<f64> {
-        let mut place = vec![0f32; self.width];
+        let mut embedding = vec![0f32; self.width];
         for &entry in entries {
             let (vector, gate) = (
                 self.vectors
                     .get(entry * self.width..(entry + 1) * self.width)?,
                 self.gates.get(entry)?.exp(),
             );
-            place
+            embedding
                 .iter_mut()
                 .zip(vector)
                 .for_each(|(sum, x)| *sum += gate * x);
         }
-        let product: f32 = place.iter().zip(photograph).map(|(a, b)| a * b).sum();
-        Some(f64::from(product / norm(&place)))
+        let product: f32 = embedding.iter().zip(photograph).map(|(a, b)| a * b).sum();
+        Some(f64::from(product / norm(&embedding)))
     }
 }
 
@@ -215,7 +218,7 @@ mod tests {
     };
 
     #[test]
-    fn cosines_are_those_reckoned_by_hand() {
+    fn cosines_equal_those_computed_by_hand() {
         let (arrays, config) = matching();
         let evidence =
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
@@ -223,11 +226,11 @@ mod tests {
                 .unwrap();
         // Standardized, the mean of the two cells is (1.5, 0).
         let map = Tensor::from_vec(vec![3.0f32, 1.0, 5.0, 3.0], (2, 2), &Device::Cpu).unwrap();
-        let image = evidence.of(&map).unwrap();
-        let place = image.place.clone().unwrap();
+        let image = evidence.evaluate(&map).unwrap();
+        let embedding = image.embedding.clone().unwrap();
         assert!(
-            (place[0] - 0.799_957).abs() < 1e-5 && (place[1] - 0.600_058).abs() < 1e-5,
-            "{place:?}"
+            (embedding[0] - 0.799_957).abs() < 1e-5 && (embedding[1] - 0.600_058).abs() < 1e-5,
+            "{embedding:?}"
         );
         for (text, expected) in [
             ("A dog runs.", 0.960_340),
@@ -242,15 +245,18 @@ mod tests {
             assert_eq!(evidence.cosine(&image, text), None, "{text}");
         }
         let without = crate::reward::testing::evidence();
-        let image = without.of(&map).unwrap();
+        let image = without.evaluate(&map).unwrap();
         assert_eq!(
-            (image.place.clone(), without.cosine(&image, "A dog runs.")),
+            (
+                image.embedding.clone(),
+                without.cosine(&image, "A dog runs.")
+            ),
             (None, None)
         );
     }
 
     #[test]
-    fn arrays_and_words_must_fit() {
+    fn matching_files_that_do_not_fit_are_refused() {
         let error = |words: serde_json::Value, name: Option<(&'static str, &[usize])>| {
             let (mut arrays, mut config) = matching();
             config["match"]["words"] = words;

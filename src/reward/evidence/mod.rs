@@ -41,10 +41,10 @@ pub const CONFIG_FILE: &str = "evidence.json";
 pub const FORMAT: u32 = 1;
 
 /// Minimum probability of a likely object.
-pub const LIKELY: f32 = 0.85;
+pub const LIKELY_PROBABILITY: f32 = 0.85;
 
 /// Maximum number of likely objects.
-pub const MOST_LIKELY: usize = 3;
+pub const MAX_LIKELY_OBJECTS: usize = 3;
 
 /// Bound to which standardized channels are clipped.
 const CLIP: f64 = 6.0;
@@ -57,7 +57,7 @@ pub struct ImageEvidence {
     /// Familiarity: 1 if the photograph resembles the training photographs, 0 if not.
     pub familiarity: f32,
     /// Embedding in the space that texts share, if texts are matched with it.
-    pub place: Option<Arc<[f32]>>,
+    pub embedding: Option<Arc<[f32]>>,
     /// Mean cosine to the nearest photographs of all origins, if the bundle has them.
     pub scope: Option<f32>,
 }
@@ -197,9 +197,9 @@ impl Evidence {
     /// Returns the names of the concepts that a photograph shows with a probability of at least
     /// [`LIKELY_PROBABILITY`], the most likely first: at most [`MAX_LIKELY_OBJECTS`], no two of
     /// them related.
-    pub fn likely_things(&self, image: &ImageEvidence) -> Vec<&'static str> {
+    pub fn likely_objects(&self, image: &ImageEvidence) -> Vec<&'static str> {
         let lexicon = Lexicon::shared();
-        let line = (LIKELY / (1.0 - LIKELY)).ln();
+        let line = (LIKELY_PROBABILITY / (1.0 - LIKELY_PROBABILITY)).ln();
         let logit = |output: usize| {
             image
                 .logits
@@ -227,7 +227,7 @@ impl Evidence {
         });
         let mut named: Vec<ConceptId> = Vec::new();
         for (concept, _) in likely {
-            if named.len() < MOST_LIKELY
+            if named.len() < MAX_LIKELY_OBJECTS
                 && !named.iter().any(|&other| lexicon.related(other, concept))
             {
                 named.push(concept);
@@ -248,7 +248,7 @@ impl Evidence {
     ///
     /// # Errors
     /// When the map has another shape or a tensor operation fails.
-    pub fn of(&self, features: &Tensor) -> CandleResult<ImageEvidence> {
+    pub fn evaluate(&self, features: &Tensor) -> CandleResult<ImageEvidence> {
         let (_, channels) = features.dims2()?;
         if channels != self.channels() {
             bail!(
@@ -271,7 +271,7 @@ impl Evidence {
         let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?
             .flatten_all()?
             .to_vec1::<f32>()?;
-        let place = self
+        let embedding = self
             .matcher
             .as_ref()
             .map(|matcher| matcher.photograph(&x))
@@ -279,7 +279,7 @@ impl Evidence {
         let pooled = pooled.flatten_all()?.to_vec1::<f32>()?;
         let people = Lexicon::shared()
             .concept("person")
-            .and_then(|people| logits.get(self.concept_of(people)?));
+            .and_then(|people| logits.get(self.output_for(people)?));
         let cosine = self.familiarity.mean_cosine(&pooled);
         let familiarity = self
             .config
@@ -292,7 +292,7 @@ impl Evidence {
         Ok(ImageEvidence {
             logits: logits.into(),
             familiarity,
-            place,
+            embedding,
             scope,
         })
     }
@@ -301,14 +301,14 @@ impl Evidence {
     pub fn cosine(&self, image: &ImageEvidence, text: &str) -> Option<f64> {
         self.matcher
             .as_ref()?
-            .cosine(image.place.as_ref()?, text, |concept| {
-                self.concept_of(concept)
+            .cosine(image.embedding.as_ref()?, text, |concept| {
+                self.output_for(concept)
             })
     }
 
     /// Returns the output of the network for a concept: its own, or that of its nearest hypernym
     /// that has one. All people are one concept.
-    pub fn concept_of(&self, concept: ConceptId) -> Option<usize> {
+    pub fn output_for(&self, concept: ConceptId) -> Option<usize> {
         Lexicon::shared().nearest(concept, |concept| self.outputs.get(&concept).copied())
     }
 
@@ -340,37 +340,42 @@ mod tests {
     }
 
     #[test]
-    fn evidence_and_familiarity_are_those_reckoned_by_hand() {
-        let found = evidence().of(&map(&[[3.0, 1.0], [5.0, 3.0]])).unwrap();
+    fn evidence_and_familiarity_equal_those_computed_by_hand() {
+        let found = evidence()
+            .evaluate(&map(&[[3.0, 1.0], [5.0, 3.0]]))
+            .unwrap();
         near(&found.logits, &[1.899_789, -0.654_269, 1.054_058]);
         near(&[found.familiarity], &[0.683_710]);
         // Far channels are clipped.
         near(
-            &evidence().of(&map(&[[1000.0, -1000.0]])).unwrap().logits,
+            &evidence()
+                .evaluate(&map(&[[1000.0, -1000.0]]))
+                .unwrap()
+                .logits,
             &[6.5, -1.0, 6.0],
         );
         assert!(
             evidence()
-                .of(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())
+                .evaluate(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap())
                 .is_err()
         );
     }
 
     #[test]
-    fn a_kind_of_thing_has_the_output_of_the_nearest_above_it() {
+    fn output_for_a_concept_is_that_of_its_nearest_hypernym() {
         let evidence = evidence();
-        let output = |word: &str| evidence.concept_of(Lexicon::shared().concept(word).unwrap());
+        let output = |word: &str| evidence.output_for(Lexicon::shared().concept(word).unwrap());
         let found = ["dog", "poodle", "man", "firefighter", "fire hydrant", "car"].map(output);
         assert_eq!(found, [Some(0), Some(0), Some(1), Some(1), Some(2), None]);
     }
 
     #[test]
-    fn likely_things_are_named_by_their_evidence() {
+    fn likely_objects_are_named_by_their_evidence() {
         let named = |logits: [f32; 3]| {
-            evidence().likely_things(&ImageEvidence {
+            evidence().likely_objects(&ImageEvidence {
                 logits: logits.into(),
                 familiarity: 0.5,
-                place: None,
+                embedding: None,
                 scope: None,
             })
         };
@@ -389,14 +394,14 @@ mod tests {
         let image = ImageEvidence {
             logits: [1.9, 3.0, 2.0].into(),
             familiarity: 0.5,
-            place: None,
+            embedding: None,
             scope: None,
         };
-        assert_eq!(few.likely_things(&image), ["fire hydrant", "dog"]);
+        assert_eq!(few.likely_objects(&image), ["fire hydrant", "dog"]);
     }
 
     #[test]
-    fn files_that_do_not_fit_are_refused_by_their_key() {
+    fn evidence_files_that_do_not_fit_are_refused_by_key() {
         let load = |config: &Value, arrays: &HashMap<&'static str, Array>| {
             let error =
                 Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(arrays)))

@@ -253,7 +253,7 @@ impl EvidenceTraining {
                     .served(scored, evidence, image)
                     .map(|(_, scored)| scored.rewards)
             });
-        Ok(Histogram::of(
+        Ok(Histogram::from_rewards(
             rewards.collect::<Result<Vec<_>, _>>()?.concat(),
         ))
     }

@@ -69,7 +69,7 @@ impl EvidenceTraining {
             of_writer,
             &classes
                 .iter()
-                .map(|&class| WordFeatures::of_class(class))
+                .map(|&class| WordFeatures::class_feature(class))
                 .collect::<Vec<_>>(),
         ]
         .concat();
@@ -204,7 +204,7 @@ impl EvidenceTraining {
             let words = judge.words_by_others(scored, &evidence[row.fold], image)?;
             let claims = words.iter().filter(|word| !word.function);
             let scores = claims
-                .filter_map(|word| Some((word.bytes.clone(), word.reward?)))
+                .filter_map(|word| Some((word.bytes.clone(), word.score?)))
                 .collect();
             found.extend(
                 text.is_found(&GuardMarks {
