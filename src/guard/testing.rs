@@ -56,7 +56,8 @@ impl Case {
 }
 
 /// Returns the cases of a file: `input → expected`, or an input with indented lines
-/// `view → expected` below it. A line with `==` is the heading of a section, one with `#` a comment.
+/// `view → expected` below it. A line with `==` is the heading of a section, one with `#` is a
+/// comment.
 pub(crate) fn cases(file: &'static str) -> Vec<Case> {
     let mut cases = Vec::new();
     let (mut section, mut input) = ("", "");

@@ -420,8 +420,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_of_bytes_is_the_same_for_any_token_lengths(bytes in proptest::collection::vec(any::<u8>(),
-            0..40), size in 1usize..5) {
+        fn text_of_bytes_is_the_same_for_any_token_lengths(
+            bytes in proptest::collection::vec(any::<u8>(), 0..40), size in 1usize..5,
+        ) {
             let mut t = Transcript::default();
             let mut seen = String::new();
             for piece in bytes.chunks(size) {

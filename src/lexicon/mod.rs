@@ -328,7 +328,7 @@ mod tests {
             );
             assert!(
                 !lexicon.is_a(concept(upper), concept(lower)),
-                "{upper} is no {lower}"
+                "{upper} is not a {lower}"
             );
         }
         for (a, b) in [

@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(
             (
                 error.key.as_str(),
-                error.message.starts_with("'asked' is no feature")
+                error.message.starts_with("'asked' is not a feature")
             ),
             ("calibration.answers.features", true)
         );

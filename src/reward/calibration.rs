@@ -68,12 +68,12 @@ pub struct Calibration {
     /// object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes_no: Option<Box<Calibration>>,
-    /// SelectionBias bias of the best of several versions; no correction if absent.
+    /// Selection bias of the best of several versions; no correction if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repaired: Option<SelectionBias>,
 }
 
-/// SelectionBias bias: a word chosen as the best of `n` has, in truth, the reward whose logit is lower
+/// Selection bias: a word chosen as the best of `n` has, in truth, the score whose logit is lower
 /// by `offset` times `ln n`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,7 +88,7 @@ pub struct SelectionBias {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChosenWord {
     /// Score.
-    pub reward: f32,
+    pub score: f32,
     /// Number of versions from which it was chosen.
     pub tried: usize,
     /// `true` if it is correct.
@@ -116,7 +116,7 @@ impl SelectionBias {
                 let weight = (word.tried.max(1) as f64).ln();
                 weight
                     * (f64::from(u8::from(word.is_right))
-                        - sigmoid(logit(word.reward) - offset * weight))
+                        - sigmoid(logit(word.score) - offset * weight))
             };
             words.iter().map(term).sum::<f64>()
         };
@@ -455,7 +455,7 @@ mod tests {
                 let (tried, logit) = (1 + i % 12, uniform() * 6.0 - 3.0);
                 let truth = sigmoid(logit - offset * (tried as f64).ln());
                 ChosenWord {
-                    reward: sigmoid(logit) as f32,
+                    score: sigmoid(logit) as f32,
                     tried,
                     is_right: uniform() < truth,
                 }
@@ -476,7 +476,7 @@ mod tests {
         assert_eq!(
             SelectionBias::fit(
                 &[ChosenWord {
-                    reward: 0.6,
+                    score: 0.6,
                     tried: 4,
                     is_right: true
                 }; 100]

@@ -62,7 +62,7 @@ impl TryFrom<Vec<f64>> for Histogram {
             .iter()
             .any(|count| !count.is_finite() || *count < 0.0)
         {
-            return Err("a histogram's counts are no counts".into());
+            return Err("the counts of a histogram must be finite and not negative".into());
         }
         counts.try_into().map(Self).map_err(|counts: Vec<f64>| {
             format!("a histogram has {BINS} bins, not {}", counts.len())

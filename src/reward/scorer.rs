@@ -199,7 +199,7 @@ fn responses(
         .flat_map(|text| &text.rewards)
         .find(|r| !(0.0..=1.0).contains(*r))
     {
-        Some(bad) => bail!("a reward of {bad} is no probability"),
+        Some(bad) => bail!("reward {bad} is not between 0 and 1"),
         None => Ok(scored),
     }
 }

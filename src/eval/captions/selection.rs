@@ -28,7 +28,7 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
                 .map(|m| m.1)
                 .collect();
             (!named.is_empty()).then(|| ChosenWord {
-                reward: *reward,
+                score: *reward,
                 tried: *tried,
                 is_right: named.iter().all(|right| *right),
             })
@@ -48,7 +48,7 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
     let cells = vec![
         chosen.len().into(),
         mean(|word| word.tried as f64).into(),
-        mean(|word| f64::from(word.reward)).into(),
+        mean(|word| f64::from(word.score)).into(),
         mean(|word| f64::from(u8::from(word.is_right))).into(),
         fitted.map_or(TableCell::Absent, |selection| {
             f64::from(selection.offset).into()

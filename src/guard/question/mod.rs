@@ -307,7 +307,7 @@ fn expanded_words(sentence: &str) -> Vec<String> {
     {
         let is_asked = |before: &String| {
             [
-                "what", "who", "where", "when", "how", "which", "reason", "that", "it", "there",
+                "what", "who", "where", "when", "how", "which", "why", "that", "it", "there",
                 "here", "he", "she",
             ]
             .contains(&before.as_str())

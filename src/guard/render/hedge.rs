@@ -39,12 +39,12 @@ fn single_statement(doc: &Document<'_>, chunks: std::ops::Range<usize>) -> Optio
     let states =
         doc.is_noun(chunks.start) && doc.has_tag(chunks.clone(), &[WordTag::Verb, WordTag::Be]);
     let tokens = doc.chunks[chunks.start].tokens.start..doc.chunks[chunks.end - 1].tokens.end;
-    let mut earlier = tokens
+    let mut words = tokens
         .clone()
         .filter(|&i| doc.tokens[i].tag != WordTag::Mark)
         .skip_while(|&i| doc.tokens[i].tag == WordTag::Determiner);
-    let span = doc.tokens[earlier.next()?].span?;
-    (states && earlier.all(|i| doc.tokens[i].span == Some(span))).then_some((tokens.start, span))
+    let span = doc.tokens[words.next()?].span?;
+    (states && words.all(|i| doc.tokens[i].span == Some(span))).then_some((tokens.start, span))
 }
 
 struct Hedger<'a, 'd> {

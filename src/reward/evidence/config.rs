@@ -126,15 +126,12 @@ impl EvidenceConfig {
             ));
         }
         if self.k == 0 {
-            return Err(EvidenceError::config(
-                "k",
-                "is 0; at least one photograph must be compared with",
-            ));
+            return Err(EvidenceError::config("k", "is 0; must be at least 1"));
         }
         if let Some(other) = self.named.iter().find(|name| !self.concepts.contains(name)) {
             return Err(EvidenceError::config(
                 "named",
-                format!("'{other}' is none of the concepts"),
+                format!("'{other}' is not one of the concepts"),
             ));
         }
         if !self.familiarity.is_rising() {
@@ -144,10 +141,7 @@ impl EvidenceConfig {
             ));
         }
         if self.scope.is_some_and(|scope| scope.k == 0) {
-            return Err(EvidenceError::config(
-                "scope.k",
-                "is 0; at least one photograph must be compared with",
-            ));
+            return Err(EvidenceError::config("scope.k", "is 0; must be at least 1"));
         }
         if self
             .scope
@@ -192,7 +186,7 @@ impl EvidenceConfig {
                 .flat_map(|calibration| &calibration.features);
             if let Some(unknown) = features.find(|feature| !known.contains(&feature.as_str())) {
                 let message = format!(
-                    "'{unknown}' is no feature of {unit}; these are {}",
+                    "'{unknown}' is not a feature of {unit}; known features: {}",
                     known.join(", ")
                 );
                 return Err(EvidenceError::config(
@@ -208,8 +202,8 @@ impl EvidenceConfig {
         {
             let known = AnswerFeatures::NAMES.join(", ");
             let message = format!(
-                "'{unknown}' is no feature of an answer; these are {known}, those of one kind of \
-                 question such as presence:claim, and pairs of kinds such as count>thing"
+                "'{unknown}' is not a feature of an answer; known features: {known}, those of one \
+                 kind of question such as presence:claim, and pairs of kinds such as count>thing"
             );
             return Err(EvidenceError::config(
                 "calibration.answers.features",
@@ -236,10 +230,10 @@ pub(super) fn outputs(concepts: &[String]) -> Result<HashMap<ConceptId, usize>, 
         };
         let concept = Lexicon::shared()
             .concept(noun)
-            .ok_or_else(|| error(format!("'{noun}' is no noun of the lexicon")))?;
+            .ok_or_else(|| error(format!("'{noun}' is not a noun of the lexicon")))?;
         if let Some(other) = outputs.insert(concept, i) {
             return Err(error(format!(
-                "'{name}' and '{}' (concepts[{other}]) are one concept",
+                "'{name}' and '{}' (concepts[{other}]) name the same concept",
                 concepts[other]
             )));
         }

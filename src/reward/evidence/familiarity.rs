@@ -69,7 +69,7 @@ impl ReferencePhotographs {
         if width > channels {
             return Err(stored.error(
                 &basis,
-                format!("is of {width} channels; the map has {channels}"),
+                format!("has {width} channels; the tower has {channels}"),
             ));
         }
         if photographs < k {

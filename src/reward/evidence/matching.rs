@@ -94,7 +94,7 @@ impl Matcher {
         if config.members == 0 {
             return Err(EvidenceError::config(
                 "match.members",
-                "is 0; there must be at least one",
+                "is 0; must be at least 1",
             ));
         }
         let entries = config.words.len() + outputs;

@@ -252,7 +252,7 @@ impl Evidence {
         let (_, channels) = features.dims2()?;
         if channels != self.channels() {
             bail!(
-                "the evidence is of {} channels, and the tower has {channels}",
+                "the evidence expects {} channels, and the tower has {channels}",
                 self.channels()
             );
         }
@@ -419,12 +419,12 @@ mod tests {
             (
                 "/concepts/1",
                 json!("unicorn-thing.n"),
-                "concepts[1]: 'unicorn-thing' is no noun of the lexicon",
+                "concepts[1]: 'unicorn-thing' is not a noun of the lexicon",
             ),
             (
                 "/named",
                 json!(["cat.n"]),
-                "named: 'cat.n' is none of the concepts",
+                "named: 'cat.n' is not one of the concepts",
             ),
             (
                 "/concepts/1",
@@ -434,7 +434,7 @@ mod tests {
             (
                 "/concepts/2",
                 json!("woman.n"),
-                "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) are one concept",
+                "concepts[2]: 'woman.n' and 'person.n' (concepts[1]) name the same concept",
             ),
             (
                 "/familiarity/slope",
@@ -459,7 +459,7 @@ mod tests {
             (
                 "/calibration/others/features/0",
                 json!("color"),
-                "calibration.others.features: 'color' is no feature of a mention",
+                "calibration.others.features: 'color' is not a feature of a mention",
             ),
             (
                 "/calibration/own/thresholds/default",
@@ -483,8 +483,8 @@ mod tests {
         let (_, error) = load(&config_of_match, &arrays_of_match);
         assert!(
             error.starts_with(
-                "calibration.other_words.features: 'evidence' is no feature of a \
-                               word; these are familiarity"
+                "calibration.other_words.features: 'evidence' is not a feature of \
+                               a word; known features: familiarity"
             ),
             "{error}"
         );
@@ -531,7 +531,7 @@ mod tests {
             (
                 "reference.basis",
                 Some(f32s(&[1.0; 6], &[2, 3])),
-                "reference.basis: is of 3 channels; the map has 2",
+                "reference.basis: has 3 channels; the tower has 2",
             ),
         ] {
             let (file, error) = with_array(name, array);
