@@ -25,7 +25,7 @@ pub(super) fn omit(doc: &Document<'_>, edits: &mut Edits) -> bool {
             omitter.omit_chunk(chunk);
         }
         for chunk in sentence.clone() {
-            omit_verb(doc, omitter.edits, sentence.clone(), chunk);
+            omitter.omit_verb(chunk);
         }
         let unsure = omitter.unsure;
         stand.push(!unsure && says_something(doc, edits, sentence.clone()));
@@ -121,7 +121,7 @@ impl Omitter<'_, '_> {
         self.sentence.contains(&chunk) && self.doc.is_noun(chunk)
     }
 
-    fn is_gone(&self, chunk: usize) -> bool {
+    fn is_deleted(&self, chunk: usize) -> bool {
         self.doc.chunks[chunk]
             .tokens
             .clone()
@@ -129,7 +129,7 @@ impl Omitter<'_, '_> {
     }
 
     fn omit_chunk(&mut self, chunk: usize) {
-        if self.is_gone(chunk) || self.doc.flagged_tokens(chunk).next().is_none() {
+        if self.is_deleted(chunk) || self.doc.flagged_tokens(chunk).next().is_none() {
             return;
         }
         match self.doc.chunks[chunk].kind {
@@ -229,61 +229,29 @@ impl Omitter<'_, '_> {
         self.edits.delete(tokens(self.doc, chunk..last + 1));
         self.delete_of_phrase(last);
     }
-}
 
-/// Omits the verb of a chunk, if it is flagged.
-fn omit_verb(doc: &Document<'_>, edits: &mut Edits, sentence: Range<usize>, chunk: usize) {
-    let Some(span) = doc
-        .head_span(chunk)
-        .filter(|_| doc.word_tag(chunk) == Some(WordTag::Verb))
-    else {
-        return;
-    };
-    if edits.is_gone(doc.chunks[chunk].head) {
-        return;
-    }
-    let mut verb = Verb {
-        doc,
-        edits,
-        sentence,
-        chunk,
-        span,
-    };
-    if !verb.omit_with_clause() {
-        verb.omit_alone();
-    }
-}
-
-struct Verb<'a, 'd> {
-    doc: &'a Document<'d>,
-    edits: &'a mut Edits,
-    sentence: Range<usize>,
-    chunk: usize,
-    span: usize,
-}
-
-impl Verb<'_, '_> {
-    fn word_tag(&self, chunk: usize) -> Option<WordTag> {
-        if self.sentence.contains(&chunk) {
-            self.doc.word_tag(chunk)
-        } else {
-            None
+    /// Omits the verb of a chunk, if it is flagged and still there.
+    fn omit_verb(&mut self, chunk: usize) {
+        let span = self
+            .doc
+            .head_span(chunk)
+            .filter(|_| self.doc.word_tag(chunk) == Some(WordTag::Verb));
+        let Some(span) = span else { return };
+        if self.edits.is_gone(self.doc.chunks[chunk].head) {
+            return;
+        }
+        if !self.omit_verb_with_clause(chunk, span) {
+            self.omit_single_verb(chunk, span);
         }
     }
 
-    fn tag_before(&self) -> Option<WordTag> {
-        self.chunk.checked_sub(1).and_then(|c| self.word_tag(c))
-    }
-
-    fn delete(&mut self, chunks: Range<usize>) {
-        for chunk in chunks {
-            self.edits.delete(self.doc.chunks[chunk].tokens.clone());
-        }
+    fn delete_chunks(&mut self, chunks: Range<usize>) {
+        chunks.for_each(|chunk| self.delete(chunk));
     }
 
     /// Returns the chunk after the verb's object and its "of" phrase.
-    fn object_end(&self) -> usize {
-        let mut end = self.chunk + 1;
+    fn object_end(&self, chunk: usize) -> usize {
+        let mut end = chunk + 1;
         while self.sentence.contains(&end) && self.doc.is_noun(end) {
             end += 1;
             let joins = self.word_tag(end).is_some_and(|tag| {
@@ -301,33 +269,33 @@ impl Verb<'_, '_> {
 
     /// Omits a verb that has a clause of its own or is one of several; returns `false` for other
     /// verbs.
-    fn omit_with_clause(&mut self) -> bool {
-        let (chunk, end) = (self.chunk, self.object_end());
+    fn omit_verb_with_clause(&mut self, chunk: usize, span: usize) -> bool {
+        let end = self.object_end(chunk);
         let earlier = self
             .doc
             .has_tag(self.sentence.start..chunk, &[WordTag::Verb]);
         let subordinate = (self.sentence.start + 1..chunk)
             .rev()
             .find(|&c| self.word_tag(c) == Some(WordTag::Subordinate));
-        match self.tag_before() {
-            Some(WordTag::To) => self.delete(chunk - 1..end),
-            Some(WordTag::Not) => hedge_verb(self.doc, self.edits, chunk, self.span),
+        match self.tag_before(chunk) {
+            Some(WordTag::To) => self.delete_chunks(chunk - 1..end),
+            Some(WordTag::Not) => hedge_verb(self.doc, self.edits, chunk, span),
             Some(WordTag::Be) if self.doc.lowercase(chunk - 1) == "being" => {
-                hedge_verb(self.doc, self.edits, chunk, self.span)
+                hedge_verb(self.doc, self.edits, chunk, span)
             }
-            Some(WordTag::And) if earlier => self.delete(chunk - 1..end),
+            Some(WordTag::And) if earlier => self.delete_chunks(chunk - 1..end),
             _ if self.word_tag(chunk + 1) == Some(WordTag::And)
                 && self.word_tag(chunk + 2) == Some(WordTag::Verb)
                 && self.doc.head_span(chunk + 2).is_none() =>
             {
-                self.delete(chunk..chunk + 2)
+                self.delete_chunks(chunk..chunk + 2)
             }
             _ => match subordinate {
                 Some(from) if !self.doc.has_tag(from..chunk, &[WordTag::Verb]) => {
                     let to = (chunk..self.sentence.end)
                         .find(|&c| self.word_tag(c) == Some(WordTag::Mark))
                         .unwrap_or(self.sentence.end);
-                    self.delete(from..to);
+                    self.delete_chunks(from..to);
                 }
                 _ => return false,
             },
@@ -335,8 +303,9 @@ impl Verb<'_, '_> {
         true
     }
 
-    fn omit_alone(&mut self) {
-        let (chunk, end) = (self.chunk, self.object_end());
+    /// Omits a verb that is the only one of its clause, or replaces it by a more general one.
+    fn omit_single_verb(&mut self, chunk: usize, span: usize) {
+        let end = self.object_end(chunk);
         let has_object = end > chunk + 1;
         let object_left =
             has_object && !self.edits.is_gone(self.doc.chunks[chunk + 1].tokens.start);
@@ -349,31 +318,33 @@ impl Verb<'_, '_> {
             && self.doc.tokens[self.doc.chunks[chunk + 1].tokens.start].tag != WordTag::Determiner;
         let abstract_ = has_object && (bare || is_listed("abstract", self.doc.head(chunk + 1)));
         if object_left && !flagged && !abstract_ {
-            let word = self.form(
+            let word = self.verb_form(
+                chunk,
                 "doing something with",
                 "does something with",
                 "do something with",
             );
-            return self.substitute(word);
+            return self.substitute(chunk, word, span);
         }
         if has_object {
-            self.delete(chunk + 1..end);
+            self.delete_chunks(chunk + 1..end);
         }
         match preposition.filter(|_| !has_object) {
-            Some(p) if self.is_path(&p) => {
-                let word = self.form("moving", "moves", "move");
-                self.substitute(word);
+            Some(p) if is_path(&p) => {
+                let word = self.verb_form(chunk, "moving", "moves", "move");
+                self.substitute(chunk, word, span);
             }
             Some(p) if p != "at" && (is_listed("place", &p) || is_place_phrase(&p)) => {
-                self.reduce_to_be()
+                self.reduce_to_be(chunk, span)
             }
-            Some(_) => hedge_verb(self.doc, self.edits, chunk, self.span),
-            None if self.tag_before() != Some(WordTag::Be) && self.is_participle() => {
-                self.delete(chunk..chunk + 1)
+            Some(_) => hedge_verb(self.doc, self.edits, chunk, span),
+            None if self.tag_before(chunk) != Some(WordTag::Be) && self.is_participle(chunk) => {
+                self.delete(chunk)
             }
             None => {
-                let word = self.form("doing something", "does something", "do something");
-                self.substitute(word);
+                let word =
+                    self.verb_form(chunk, "doing something", "does something", "do something");
+                self.substitute(chunk, word, span);
             }
         }
     }
@@ -385,28 +356,25 @@ impl Verb<'_, '_> {
             .all(|i| self.edits.is_gone(i))
     }
 
-    fn is_path(&self, preposition: &str) -> bool {
-        is_listed("path", preposition) || matches!(preposition, "out of" | "off of" | "away from")
+    fn is_participle(&self, chunk: usize) -> bool {
+        !english::is_finite_verb(self.doc.head(chunk))
     }
 
-    fn is_participle(&self) -> bool {
-        !english::is_finite_verb(self.doc.head(self.chunk))
-    }
-
-    fn substitute(&mut self, word: &str) {
+    fn substitute(&mut self, chunk: usize, word: &str, span: usize) {
         self.edits
-            .substitute(self.doc.chunks[self.chunk].tokens.clone(), word, self.span);
+            .substitute(self.doc.chunks[chunk].tokens.clone(), word, span);
     }
 
     /// Returns the word in the form that the verb has.
-    fn form(
+    fn verb_form(
         &self,
+        chunk: usize,
         participle: &'static str,
         singular: &'static str,
         plural: &'static str,
     ) -> &'static str {
-        let verb = self.doc.head(self.chunk);
-        match self.is_participle() {
+        let verb = self.doc.head(chunk);
+        match self.is_participle(chunk) {
             true => participle,
             false if is_listed("verb", verb) => plural,
             false => singular,
@@ -414,12 +382,16 @@ impl Verb<'_, '_> {
     }
 
     /// "is standing on a rock" → "is on a rock".
-    fn reduce_to_be(&mut self) {
-        match self.form("", "is", "are") {
-            "" => self.delete(self.chunk..self.chunk + 1),
-            be => self.substitute(be),
+    fn reduce_to_be(&mut self, chunk: usize, span: usize) {
+        match self.verb_form(chunk, "", "is", "are") {
+            "" => self.delete(chunk),
+            be => self.substitute(chunk, be, span),
         }
     }
+}
+
+fn is_path(preposition: &str) -> bool {
+    is_listed("path", preposition) || matches!(preposition, "out of" | "off of" | "away from")
 }
 
 /// Returns `true` if a preposition of several words describes a position.
