@@ -7,7 +7,7 @@ use super::{GeneratedToken, stop::StopStrings};
 use crate::{
     guard::{
         Thresholds,
-        repair::{RepairStart, repair_start, without_selection_bias},
+        repair::{RepairStart, correct_selection_bias, repair_start},
         sentence::repeats,
         words::{Transcript, Word},
     },
@@ -159,7 +159,7 @@ impl PartialAnswer {
             Some(shown) => shown.score,
             None => word
                 .score
-                .map(|reward| without_selection_bias(reward, self.optimism, tried)),
+                .map(|reward| correct_selection_bias(reward, self.optimism, tried)),
         };
         self.finished += 1;
         if !self.menus.is_empty() && self.loop_at.is_none() {
@@ -213,7 +213,7 @@ impl PartialAnswer {
                 lowest(&word.tokens)
                     .filter(|_| word.tokens.end > from)
                     .map(|reward| {
-                        without_selection_bias(reward, optimism, self.choices(&word.tokens))
+                        correct_selection_bias(reward, optimism, self.choices(&word.tokens))
                     })
             })
             .collect();

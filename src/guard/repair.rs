@@ -153,13 +153,13 @@ pub struct RankingWeights {
 /// calibration provides it.
 const MIN_GAIN: f32 = 0.15;
 
-/// Returns the reward of the best of `tried` versions, corrected for selection bias.
-pub fn without_selection_bias(reward: f32, optimism: f32, tried: usize) -> f32 {
+/// Returns the score of the best of `tried` versions, corrected for selection bias.
+pub fn correct_selection_bias(score: f32, optimism: f32, tried: usize) -> f32 {
     let shift = optimism * (tried.max(1) as f32).ln();
     if shift == 0.0 {
-        return reward;
+        return score;
     }
-    let p = reward.clamp(1e-6, 1.0 - 1e-6);
+    let p = score.clamp(1e-6, 1.0 - 1e-6);
     1.0 / (1.0 + (shift - (p / (1.0 - p)).ln()).exp())
 }
 
@@ -290,9 +290,9 @@ mod tests {
 
     #[test]
     fn reward_of_best_of_several_is_lowered_by_selection_bias() {
-        assert_eq!(without_selection_bias(0.7, 0.0, 9), 0.7);
-        assert_eq!(without_selection_bias(0.7, 0.5, 1), 0.7);
-        let corrected = |tried| without_selection_bias(0.7, 0.5, tried);
+        assert_eq!(correct_selection_bias(0.7, 0.0, 9), 0.7);
+        assert_eq!(correct_selection_bias(0.7, 0.5, 1), 0.7);
+        let corrected = |tried| correct_selection_bias(0.7, 0.5, tried);
         assert!(
             corrected(2) < 0.7 && corrected(9) < corrected(2),
             "{} {}",
@@ -300,10 +300,10 @@ mod tests {
             corrected(9)
         );
         // A logit of 0 less half the logarithm of 9.
-        assert!((without_selection_bias(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
+        assert!((correct_selection_bias(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
         assert!(
-            (0.0..=1.0).contains(&without_selection_bias(1.0, 1.0, 100))
-                && (0.0..=1.0).contains(&without_selection_bias(0.0, 1.0, 100))
+            (0.0..=1.0).contains(&correct_selection_bias(1.0, 1.0, 100))
+                && (0.0..=1.0).contains(&correct_selection_bias(0.0, 1.0, 100))
         );
     }
 

@@ -68,13 +68,13 @@ impl Transcript {
     pub fn push(&mut self, bytes: &[u8]) {
         let start = self.text.len();
         self.pending.extend_from_slice(bytes);
-        let kept = decode(&self.pending, &mut self.text);
-        self.pending.drain(..self.pending.len() - kept);
+        let incomplete = decode(&self.pending, &mut self.text);
+        self.pending.drain(..self.pending.len() - incomplete);
         let end = self.text.len();
         self.tokens.push(TokenExtent {
             start,
-            reach: end + usize::from(kept > 0),
-            boundary: (kept == 0).then_some(end),
+            reach: end + usize::from(incomplete > 0),
+            boundary: (incomplete == 0).then_some(end),
         });
     }
 

@@ -232,15 +232,15 @@ impl Lexicon {
         concept: ConceptId,
         found: impl Fn(ConceptId) -> Option<T>,
     ) -> Option<T> {
-        let mut asked = vec![concept];
+        let mut visited = vec![concept];
         let mut next = 0;
-        while let Some(&concept) = asked.get(next) {
+        while let Some(&concept) = visited.get(next) {
             if let Some(answer) = found(concept) {
                 return Some(answer);
             }
             for &parent in &self.concepts[concept.0 as usize].parents {
-                if !asked.contains(&parent) {
-                    asked.push(parent);
+                if !visited.contains(&parent) {
+                    visited.push(parent);
                 }
             }
             next += 1;

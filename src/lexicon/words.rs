@@ -98,9 +98,9 @@ impl Classes {
             let lines = this.lines.entry(class).or_default();
             let words: Vec<&str> = line.split(' ').collect();
             for &word in &words {
-                let of_word = this.classes.entry(word).or_default();
-                if of_word.iter().all(|(other, _)| *other != class) {
-                    of_word.push((class, lines.len()));
+                let word_classes = this.classes.entry(word).or_default();
+                if word_classes.iter().all(|(other, _)| *other != class) {
+                    word_classes.push((class, lines.len()));
                 }
             }
             lines.push(words);

@@ -120,12 +120,12 @@ pub struct AnswerFeatures {
     question: QuestionKind,
     answer: AnswerKind,
     /// Lowest evidence of an object that the question mentions.
-    asked: Option<ObjectEvidence>,
+    in_question: Option<ObjectEvidence>,
     /// 1 if the answer affirms the presence of what the question mentions, -1 if it denies it, 0
     /// otherwise.
     claim: f64,
     /// Lowest evidence of an object that the answer mentions.
-    answered: Option<ObjectEvidence>,
+    in_answer: Option<ObjectEvidence>,
     familiarity: f64,
     reward_logit: f64,
     log_probability: f64,
@@ -175,9 +175,9 @@ impl AnswerFeatures {
         Self {
             question: question::kind(question),
             answer: AnswerKind::classify(answer.text),
-            asked: ObjectEvidence::lowest(evidence, image, question),
+            in_question: ObjectEvidence::lowest(evidence, image, question),
             claim: yes_or_no(answer.text).map_or(0.0, claim),
-            answered: ObjectEvidence::lowest(evidence, image, answer.text),
+            in_answer: ObjectEvidence::lowest(evidence, image, answer.text),
             familiarity: image.familiarity.into(),
             reward_logit: (reward / (1.0 - reward)).ln(),
             log_probability: f64::from(answer.log_probability).clamp(-12.0, 0.0),
@@ -202,19 +202,19 @@ impl AnswerFeatures {
     /// Returns the value of one of [`Self::NAMES`].
     fn plain(&self, name: &str) -> Option<f64> {
         let unknown = |evidence: Option<ObjectEvidence>| f64::from(u8::from(evidence.is_none()));
-        let (asked, answered) = (
-            self.asked.unwrap_or_default(),
-            self.answered.unwrap_or_default(),
+        let (in_question, in_answer) = (
+            self.in_question.unwrap_or_default(),
+            self.in_answer.unwrap_or_default(),
         );
         Some(match name {
-            "asked_evidence" => asked.logit,
-            "asked_evidence_claimed" => self.claim * asked.logit,
-            "asked_evidence_minus_prior_claimed" => self.claim * asked.minus_prior,
-            "asked_unknown" => unknown(self.asked),
+            "asked_evidence" => in_question.logit,
+            "asked_evidence_claimed" => self.claim * in_question.logit,
+            "asked_evidence_minus_prior_claimed" => self.claim * in_question.minus_prior,
+            "asked_unknown" => unknown(self.in_question),
             "claim" => self.claim,
-            "answered_evidence" => answered.logit,
-            "answered_evidence_minus_prior" => answered.minus_prior,
-            "answered_unknown" => unknown(self.answered),
+            "answered_evidence" => in_answer.logit,
+            "answered_evidence_minus_prior" => in_answer.minus_prior,
+            "answered_unknown" => unknown(self.in_answer),
             "familiarity" => self.familiarity,
             "reward_logit" => self.reward_logit,
             "log_probability" => self.log_probability,

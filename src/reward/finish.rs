@@ -132,13 +132,13 @@ impl Finisher {
         };
         let reward = named
             .and_then(|(bytes, concept)| self.mention_reward(written, &bytes, concept, sentence));
-        let of_word = || {
+        let word_reward = || {
             (!answers).then(|| {
                 self.word_reward(written, word, word_class(text, from, word, end), sentence)
             })?
         };
         reward
-            .or_else(of_word)
+            .or_else(word_reward)
             .map_or(FinishedReward::Unchanged, FinishedReward::Reward)
     }
 
@@ -205,12 +205,12 @@ impl Finisher {
         sentence: SentenceFeatures,
     ) -> Option<f32> {
         let output = self.evidence.output_for(concept)?;
-        let mut its = written
+        let mut own_words = written
             .words
             .iter()
             .filter(|word| overlap(&word.bytes, bytes));
-        let first = its.next()?;
-        let tokens = first.tokens.start..its.next_back().unwrap_or(first).tokens.end;
+        let first = own_words.next()?;
+        let tokens = first.tokens.start..own_words.next_back().unwrap_or(first).tokens.end;
         let reward = written
             .rewards
             .get(tokens.clone())?

@@ -89,12 +89,12 @@ impl Scorer {
         {
             bail!("a text needs a prompt and a response");
         }
-        let kept = self
+        let idle = self
             .idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let mut caches = kept.map_or_else(|| self.caches(), Ok)?;
+        let mut caches = idle.map_or_else(|| self.caches(), Ok)?;
         let rows: Vec<Row<'_>> = group
             .iter()
             .enumerate()

@@ -10,13 +10,13 @@ use candor::guard::{
 use crate::support::byte_tokenizer;
 
 #[test]
-fn a_doubted_word_is_found_marked_and_hedged() {
+fn low_reward_word_is_flagged_marked_and_hedged() {
     let text = "A dog – wet – catches a frisbee.";
     let tokenizer = byte_tokenizer();
     let ids = tokenizer.encode(text).unwrap();
-    let doubted = text.find("frisbee").unwrap() + 3;
+    let low = text.find("frisbee").unwrap() + 3;
     let rewards: Vec<f32> = (0..ids.len())
-        .map(|i| if i == doubted { 0.23 } else { 0.9 })
+        .map(|i| if i == low { 0.23 } else { 0.9 })
         .collect();
     let (whole, words) = words(ids.iter().map(|&id| tokenizer.bytes(id)), &rewards);
     assert_eq!(whole, text);
@@ -87,7 +87,7 @@ fn next(state: &mut u64) -> f32 {
 }
 
 #[test]
-fn prose_without_markup_is_cut_and_rendered_as_recorded() {
+fn prose_without_markup_is_rendered_as_recorded() {
     let mut state = 7;
     let mut lines = Vec::new();
     for text in prose() {

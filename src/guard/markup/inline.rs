@@ -357,9 +357,9 @@ fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
             return (Match::Len(at), MarkupKind::Atom);
         }
     }
-    let kept = ends || paragraph < near.len();
+    let is_final = ends || paragraph < near.len();
     (
-        Match::incomplete(kept).or_else(|| Match::Len(marks)),
+        Match::incomplete(is_final).or_else(|| Match::Len(marks)),
         MarkupKind::Inline,
     )
 }

@@ -221,13 +221,13 @@ impl Rules {
 
     /// Returns a sentence without the words that lead to its question.
     fn strip_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
-        while let Some(taken) = self
+        while let Some(matched) = self
             .lead
             .patterns
             .iter()
             .find_map(|pattern| pattern.prefix(words))
         {
-            words = &words[taken..];
+            words = &words[matched..];
         }
         words
     }
@@ -401,7 +401,7 @@ pub fn is_negated(text: &str) -> bool {
 }
 
 /// Returns the reason for which no photograph answers a question; `None` if one may.
-pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
+pub fn unanswerable_reason(text: &str) -> Option<Unanswerable> {
     let sentences = read_sentences(text);
     let words: Vec<&str> = sentences
         .iter()

@@ -103,8 +103,8 @@ impl WordPattern {
     /// match.
     pub(super) fn prefix(&self, words: &[String]) -> Option<usize> {
         let mut longest = None;
-        self.run(words, true, |taken| {
-            longest = Some(taken).filter(|taken| *taken > 0).or(longest)
+        self.run(words, true, |matched| {
+            longest = Some(matched).filter(|matched| *matched > 0).or(longest)
         });
         longest
     }
@@ -112,8 +112,8 @@ impl WordPattern {
     /// Returns `true` if it matches in a sentence.
     pub(super) fn matches(&self, words: &[String]) -> bool {
         let mut is_found = false;
-        self.run(words, self.from_start, |taken| {
-            is_found |= !self.to_end || taken == words.len()
+        self.run(words, self.from_start, |matched| {
+            is_found |= !self.to_end || matched == words.len()
         });
         is_found
     }
@@ -124,14 +124,16 @@ impl WordPattern {
         let last = self.items.len();
         let mut reached = vec![false; last + 1];
         reached[0] = true;
-        for taken in 0..=words.len() {
+        for matched in 0..=words.len() {
             for (at, (item, is_optional)) in self.items.iter().enumerate() {
                 reached[at + 1] |= reached[at] && (*is_optional || *item == Item::Gap);
             }
             if reached[last] {
-                complete(taken);
+                complete(matched);
             }
-            let Some(word) = words.get(taken) else { break };
+            let Some(word) = words.get(matched) else {
+                break;
+            };
             let mut next = vec![false; last + 1];
             next[0] = !from_start;
             for (at, (item, _)) in self.items.iter().enumerate().filter(|(at, _)| reached[*at]) {

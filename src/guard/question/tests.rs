@@ -37,10 +37,10 @@ fn rules_have_only_sections_that_are_parsed() {
 }
 
 #[test]
-fn out_of_scope_of_examples_returns_their_reason() {
+fn unanswerable_reason_of_examples_is_that_of_their_section() {
     let wrong: Vec<String> = examples()
         .filter_map(|(name, question)| {
-            let (found, wanted) = (out_of_scope(question), reason(name));
+            let (found, wanted) = (unanswerable_reason(question), reason(name));
             (found != wanted).then(|| format!("{question}: {found:?}, not {wanted:?}"))
         })
         .collect();
@@ -62,14 +62,14 @@ fn kind_of_examples_is_that_of_their_section() {
     }
     for nothing in ["", "  \n", "?"] {
         assert_eq!(
-            (super::kind(nothing), out_of_scope(nothing)),
+            (super::kind(nothing), unanswerable_reason(nothing)),
             (QuestionKind::Caption, None)
         );
     }
 }
 
 #[test]
-fn out_of_scope_ignores_case_spaces_and_courtesy() {
+fn unanswerable_reason_ignores_case_spaces_and_courtesy() {
     for (name, question) in examples().filter(|(name, _)| !matches!(*name, "language" | "beyond")) {
         let forms = [
             question.to_uppercase(),
@@ -79,13 +79,13 @@ fn out_of_scope_ignores_case_spaces_and_courtesy() {
             format!("{question} Thanks!"),
         ];
         for form in forms {
-            assert_eq!(out_of_scope(&form), reason(name), "{form}");
+            assert_eq!(unanswerable_reason(&form), reason(name), "{form}");
         }
     }
 }
 
 #[test]
-fn out_of_scope_of_training_questions_is_none() {
+fn unanswerable_reason_of_training_questions_is_none() {
     let templates = include_str!("../../train/qa/templates.txt")
         .lines()
         .filter(|line| line.contains('{') || line.ends_with('?'));
@@ -98,7 +98,7 @@ fn out_of_scope_of_training_questions_is_none() {
             "the stop sign",
         ] {
             let question = template.replace("{x}", thing).replace("{c}", "red");
-            assert_eq!(out_of_scope(&question), None, "{question}");
+            assert_eq!(unanswerable_reason(&question), None, "{question}");
         }
     }
 }
@@ -202,7 +202,7 @@ fn paraphrases_of_presence_questions_keep_kind_and_negation() {
                 let found = (
                     super::kind(&question),
                     is_negated(&question),
-                    out_of_scope(&question),
+                    unanswerable_reason(&question),
                 );
                 assert_eq!(found, (QuestionKind::Presence, negated, None), "{question}");
             }
@@ -279,16 +279,20 @@ fn words_of_the_lexicon_without_grammar_are_english() {
         "zebramarker",
         "X1",
     ] {
-        assert_eq!(out_of_scope(text), None, "{text}");
+        assert_eq!(unanswerable_reason(text), None, "{text}");
     }
     for text in ["ile osób jest", "missä koira on nyt", "hol van a kutya"] {
-        assert_eq!(out_of_scope(text), Some(Unanswerable::Language), "{text}");
+        assert_eq!(
+            unanswerable_reason(text),
+            Some(Unanswerable::Language),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn long_text_is_read_in_bounded_time() {
     let long = "is there a dog and what ".repeat(200_000);
-    assert_eq!(out_of_scope(&long), None);
-    assert_eq!(out_of_scope(&"? ".repeat(1_000_000)), None);
+    assert_eq!(unanswerable_reason(&long), None);
+    assert_eq!(unanswerable_reason(&"? ".repeat(1_000_000)), None);
 }

@@ -95,11 +95,11 @@ impl Edits {
 
     /// Returns `true` if all markup stays and none is left empty.
     fn keeps_markup(&self, doc: &Document<'_>) -> bool {
-        let kept = |(i, token): (usize, &ParseToken<'_>)| {
+        let is_kept = |(i, token): (usize, &ParseToken<'_>)| {
             let changed = token.atom && (self.deleted[i] || self.new[i].is_some());
             !changed && (token.gap.trim().is_empty() || !self.is_gone(i))
         };
-        doc.tokens.iter().enumerate().all(kept)
+        doc.tokens.iter().enumerate().all(is_kept)
     }
 
     /// Deletes commas and "and" that no longer join anything.

@@ -175,13 +175,13 @@ pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
             .unwrap_or_else(|| unchanged(text, spans));
     }
     let rendered = render_parts(text, &found, spans, style);
-    let kept = |text: &str, found: &[Markup]| {
+    let texts = |text: &str, found: &[Markup]| {
         found
             .iter()
             .map(|m| text[m.bytes.clone()].to_owned())
             .collect::<Vec<_>>()
     };
-    if kept(&rendered.text, &markup(&rendered.text)) == kept(text, &found) {
+    if texts(&rendered.text, &markup(&rendered.text)) == texts(text, &found) {
         rendered
     } else {
         unchanged(text, spans)
@@ -246,7 +246,7 @@ fn render_parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle
         let own = found[first_markup..first_markup + count]
             .iter()
             .filter(|m| m.kind != MarkupKind::Literal);
-        let own: Vec<Markup> = own
+        let own_markup: Vec<Markup> = own
             .map(|m| Markup {
                 bytes: m.bytes.start - at..m.bytes.end - at,
                 kind: m.kind,
@@ -267,14 +267,14 @@ fn render_parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle
             end: span.end.saturating_sub(old.start),
             ..span.clone()
         };
-        let these: Vec<Span> = spans[first_span..first_span + count]
+        let own_spans: Vec<Span> = spans[first_span..first_span + count]
             .iter()
             .map(shifted)
             .collect();
-        let rendered = if these.is_empty() {
+        let rendered = if own_spans.is_empty() {
             None
         } else {
-            render_part(inside, &own, &these, style, !parting.is_empty())
+            render_part(inside, &own_markup, &own_spans, style, !parting.is_empty())
         };
         let shifted_range = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
         let piece = match rendered {

@@ -299,7 +299,7 @@ impl Omitter<'_, '_> {
                 WordTag::Adjective | WordTag::And | WordTag::Mark
             ) && !doc.tokens[i].text.ends_with("ing")
         };
-        let kept = adjectives
+        let keeps_adjectives = adjectives
             .iter()
             .all(|&i| plain(i) && doc.tokens[i].span.is_none());
         let free: Vec<usize> = adjectives
@@ -308,7 +308,7 @@ impl Omitter<'_, '_> {
             .filter(|&i| doc.tokens[i].tag == WordTag::Adjective && doc.tokens[i].span.is_none())
             .collect();
         if first == last
-            && kept
+            && keeps_adjectives
             && let (Some(&from), Some(&to)) = (adjectives.first(), adjectives.last())
         {
             self.edits.delete(start..from);

@@ -25,7 +25,7 @@ fn marked_text_has_scores_and_no_control_characters() {
 
 #[test]
 fn omitted_text_is_marked_where_it_stood() {
-    let taken = |text: &str, at: usize, original: &str| {
+    let marked = |text: &str, at: usize, original: &str| {
         let span = Span {
             original: Some(original.into()),
             ..Span::new(at..at, "", 0.9, Action::Regenerated)
@@ -33,14 +33,14 @@ fn omitted_text_is_marked_where_it_stood() {
         plain_marked(text, &[span])
     };
     assert_eq!(
-        taken("A man is standing.", 17, "next to a dog"),
+        marked("A man is standing.", 17, "next to a dog"),
         "A man is standing [next to a dog → ]."
     );
     assert_eq!(
-        taken("A man runs here.", 10, "fast"),
+        marked("A man runs here.", 10, "fast"),
         "A man runs [fast → ] here."
     );
-    assert_eq!(taken("Dogs run.", 0, "Two"), "[Two → ] Dogs run.");
+    assert_eq!(marked("Dogs run.", 0, "Two"), "[Two → ] Dogs run.");
     let still_low = Span {
         original: Some("frisbee".into()),
         ..Span::new(6..9, "cup", 0.2, Action::Flagged)
@@ -410,9 +410,9 @@ proptest! {
     ) {
         let text = format!("{}{}{}", frame.0, sentences.join(frame.1), frame.2);
         for new in renderings(&text, &flags) {
-            let kept = |text: &str| markup(text).into_iter()
+            let pieces = |text: &str| markup(text).into_iter()
                 .map(|m| text[m.bytes].to_owned()).collect::<Vec<_>>();
-            prop_assert_eq!(kept(&new), kept(&text), "{}", new);
+            prop_assert_eq!(pieces(&new), pieces(&text), "{}", new);
             let empty = ["****", "~~~~", "[](", "<b></b>", "<i class='x'></i>", "<ref></ref>",
                 "<li></li>"];
             prop_assert!(empty.iter().all(|empty| !new.contains(empty)), "{}", new);
@@ -423,9 +423,9 @@ proptest! {
     fn rendering_of_any_markup_keeps_it(text in crate::guard::markup::tests::marked_text(),
         flags in proptest::collection::vec(any::<bool>(), 1..20)) {
         for new in renderings(&text, &flags) {
-            let kept = |text: &str| markup(text).into_iter()
+            let pieces = |text: &str| markup(text).into_iter()
                 .map(|m| text[m.bytes].to_owned()).collect::<Vec<_>>();
-            prop_assert!(kept(&text).is_empty() || kept(&new) == kept(&text), "{}", new);
+            prop_assert!(pieces(&text).is_empty() || pieces(&new) == pieces(&text), "{}", new);
         }
     }
 }

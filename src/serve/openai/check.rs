@@ -13,7 +13,7 @@ use crate::{
     feedback::derive::check_name,
     guard::{
         Mode, OnExhausted, OnUnanswerable, Thresholds, policy,
-        question::{Unanswerable, out_of_scope},
+        question::{Unanswerable, unanswerable_reason},
         render::RenderStyle,
     },
     reward::calibration::Calibration,
@@ -184,7 +184,7 @@ pub fn check(
     let abstains = params.on_unanswerable.abstains(params.mode);
     let unanswerable = template::question(&messages)
         .filter(|_| abstains)
-        .and_then(out_of_scope);
+        .and_then(unanswerable_reason);
     Ok(Completion {
         messages,
         user,
