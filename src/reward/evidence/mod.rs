@@ -1,10 +1,10 @@
 //! Evidence of a photograph: the concepts that it shows, computed once from the features of the
 //! vision tower.
 //!
-//! A small network maps the pooled features to one logit per concept, and [familiarity] measures
-//! the similarity of the photograph to the training photographs. Together with the scorer's reward
-//! they determine the final reward of object mentions (see [`super::finish`]). Two files of a
-//! bundle hold the evidence, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]);
+//! A small network maps the pooled features to one logit per concept, and the familiarity of the
+//! photograph measures its similarity to the training photographs. Together with the scorer's
+//! reward they determine the final reward of object mentions (see [`super::finish`]). Two files of
+//! a bundle hold the evidence, `evidence.safetensors` and `evidence.json` ([`EvidenceConfig`]);
 //! without them rewards are the scorer's alone.
 
 mod calibration;
