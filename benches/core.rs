@@ -14,7 +14,7 @@ use candor::{
     guard::{
         Action,
         spans::spans,
-        words::{doubting, words},
+        words::{with_threshold, words},
     },
     vlm::{
         Row, Want,
@@ -125,7 +125,7 @@ fn span_joiner(bencher: Bencher<'_, '_>) {
         .map(|i| if i % 3 == 0 { 0.2 } else { 0.9 })
         .collect();
     let (text, words) = words(tokens, &rewards);
-    let words = doubting(words, 0.5);
+    let words = with_threshold(words, 0.5);
     bencher.bench(|| spans(&text, &words, Action::Flagged));
 }
 

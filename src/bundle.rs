@@ -21,12 +21,11 @@ use crate::{
     feedback::tokens::PolicyVocabulary,
     reward::{
         TokenReward,
-        calibration::Calibration,
-        calibrator::Calibrator,
-        detached::{Detached, DetachedNet},
+        calibration::{Calibration, Calibrator},
         evidence::{self, Evidence, FeatureCalibration, ImageEvidence},
         finish::{Finisher, WrittenBy},
         probe::{Probe, ProbeConfig, ProbeNet},
+        standalone::{StandaloneNet, StandaloneScorer},
     },
     vlm::{
         Vlm,
@@ -83,7 +82,7 @@ pub struct ScorersConfig {
 pub enum RewardKind {
     /// Probe; see [`crate::reward::probe`].
     Probe,
-    /// Standalone scorer; see [`crate::reward::detached`].
+    /// Standalone scorer; see [`crate::reward::standalone`].
     Detached,
 }
 
@@ -494,7 +493,7 @@ fn load_reward(
         .json::<BTreeMap<RewardKind, Calibration>>("calibration.json")?
         .remove(&kind)
         .ok_or_else(missing)?;
-    let calibrations = [calibration.clone(), calibration.of_others().clone()];
+    let calibrations = [calibration.clone(), calibration.for_others().clone()];
     let calibrators = calibrations
         .clone()
         .map(|calibration| Calibrator::new(calibration, tokenizer));
@@ -514,10 +513,12 @@ fn load_reward(
         }
         RewardKind::Detached => {
             let net = Arc::new(
-                DetachedNet::load(config.detached.as_ref().ok_or_else(missing)?, vb)
+                StandaloneNet::load(config.detached.as_ref().ok_or_else(missing)?, vb)
                     .map_err(fail)?,
             );
-            calibrators.map(|calibrator| Arc::new(Detached::new(Arc::clone(&net), calibrator)) as _)
+            calibrators.map(|calibrator| {
+                Arc::new(StandaloneScorer::new(Arc::clone(&net), calibrator)) as _
+            })
         }
     };
     let [calibration, of_others] = calibrations;

@@ -102,7 +102,7 @@ pub(super) fn format_answer(text: &str, holder: &Value, how: TextStyle) -> Strin
         .as_ref()
         .map(|report| report.spans.clone())
         .unwrap_or_default();
-    spans.retain(|span| span.is_doubted() || is_change(span));
+    spans.retain(|span| span.is_still_low() || is_change(span));
     match how {
         TextStyle::Plain => render::plain_marked(text, &[]),
         TextStyle::Hedged | TextStyle::Omitted => {

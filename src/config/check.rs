@@ -286,7 +286,7 @@ fn check_guard(guard: &GuardSection, must: &mut impl FnMut(bool, &'static str, &
     ];
     for (key, (_, share)) in CLASSES
         .into_iter()
-        .zip(ClassThresholds::from(guard.thresholds).each())
+        .zip(ClassThresholds::from(guard.thresholds).entries())
     {
         must(
             share.is_none_or(|s| (0.0..=1.0).contains(&s)),

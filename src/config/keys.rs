@@ -272,7 +272,7 @@ pub(super) fn check(keys: &[ApiKey]) -> Vec<(String, String)> {
                 "must be between 0 and 1, or \"auto\"",
             );
         }
-        for (class, share) in guard::ClassThresholds::from(key.thresholds).each() {
+        for (class, share) in guard::ClassThresholds::from(key.thresholds).entries() {
             must(
                 share.is_none_or(|s| (0.0..=1.0).contains(&s)),
                 &format!("thresholds.{class}"),

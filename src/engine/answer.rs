@@ -9,7 +9,7 @@ use crate::guard::{
     abstain::{AnswerGate, SHORT_ANSWER, WrittenAnswer},
     policy,
     question::Unanswerable,
-    render::{RenderStyle, alt_text, render, unfamiliar},
+    render::{RenderStyle, alt_text, render, unfamiliar_statement},
     spans::Joiner,
     words::Word,
 };
@@ -191,7 +191,7 @@ impl AnswerOutput {
             return Cow::Borrowed(draft.words());
         };
         let judged = |word: &Word| Word {
-            reward: word.reward.map(|_| probability),
+            score: word.score.map(|_| probability),
             ..word.clone()
         };
         Cow::Owned(draft.words().iter().map(judged).collect())
@@ -247,7 +247,7 @@ impl AnswerOutput {
             answer_probability: Some(probability),
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens + draft.contributing() as u32,
-            ..GuardReport::of_abstention(mode, thresholds, reason)
+            ..GuardReport::abstained(mode, thresholds, reason)
         };
         (
             Some(delta),
@@ -276,7 +276,7 @@ impl AnswerOutput {
         let open = self
             .joiner
             .as_ref()
-            .and_then(Joiner::open_at)
+            .and_then(Joiner::open_start)
             .unwrap_or(usize::MAX);
         let ready = self
             .edits
@@ -322,17 +322,17 @@ impl AnswerOutput {
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar(text, &unsaid, style, &draft.likely_things())
+        let rendered = unfamiliar_statement(text, &unsaid, style, &draft.likely_objects())
             .unwrap_or_else(|| render(text, &unsaid, style));
         let mut places = rendered.spans.iter().cloned();
         for span in &mut self.spans {
-            let place = match span.is_unsaid() {
+            let place = match span.is_unhedged() {
                 true => {
                     span.action = action;
                     span.original = Some(std::mem::take(&mut span.text));
                     places.next().unwrap_or_default()
                 }
-                false => rendered.place(span.start..span.end),
+                false => rendered.new_range(span.start..span.end),
             };
             (span.start, span.end) = (place.start, place.end);
         }
@@ -420,7 +420,7 @@ impl AnswerOutput {
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            threshold: thresholds.of_answer(draft.text(), &words),
+            threshold: thresholds.for_answer(draft.text(), &words),
             ..GuardReport::new(mode, thresholds)
         }
     }
@@ -429,7 +429,7 @@ impl AnswerOutput {
     fn unsaid_spans(&self) -> Vec<Span> {
         self.spans
             .iter()
-            .filter(|span| span.is_unsaid())
+            .filter(|span| span.is_unhedged())
             .cloned()
             .collect()
     }
@@ -439,7 +439,7 @@ impl AnswerOutput {
         if matches!(self.params.mode, Mode::Off | Mode::Score) {
             return 0;
         }
-        let low = words.iter().filter(|word| word.doubted());
+        let low = words.iter().filter(|word| word.is_flagged());
         let clip = |at: usize| at.clamp(these.start, these.end);
         let (_, count) = low.fold((these.start, 0), |(seen, n), w| {
             let (from, to) = (clip(w.tokens.start).max(seen), clip(w.tokens.end));

@@ -294,7 +294,7 @@ pub struct EventStream(mpsc::Receiver<Event>);
 impl EventStream {
     /// Returns what is said about a request for which nothing is written.
     fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
-        let guard = Some(GuardReport::of_abstention(
+        let guard = Some(GuardReport::abstained(
             request.guard.mode,
             request.guard.thresholds,
             reason,

@@ -234,7 +234,9 @@ fn encode_one(
         pixels.clone()
     };
     let image = vlm.encode_images(&batch)?.squeeze(0)?;
-    let evidence = evidence.map(|evidence| evidence.of(&image)).transpose()?;
+    let evidence = evidence
+        .map(|evidence| evidence.evaluate(&image))
+        .transpose()?;
     Ok((image, evidence))
 }
 

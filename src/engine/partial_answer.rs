@@ -7,8 +7,8 @@ use super::{GeneratedToken, stop::StopStrings};
 use crate::{
     guard::{
         Thresholds,
-        repair::{RepairStart, start, unselected},
-        repetition::repeats,
+        repair::{RepairStart, correct_selection_bias, repair_start},
+        sentence::repeats,
         words::{Transcript, Word},
     },
     reward::finish::{FinishedReward, Finisher, ScoredText},
@@ -138,33 +138,33 @@ impl PartialAnswer {
         } else {
             self.finish(whole)
         };
-        self.waits = finish == FinishedReward::Open;
+        self.waits = finish == FinishedReward::Pending;
         let Some(word) = self
             .words
             .get_mut(at)
-            .filter(|_| finish != FinishedReward::Open)
+            .filter(|_| finish != FinishedReward::Pending)
         else {
             return false;
         };
         if let FinishedReward::Reward(reward) = finish {
-            word.reward = Some(reward);
+            word.score = Some(reward);
             self.tokens
                 .iter_mut()
                 .take(word.tokens.end)
                 .skip(word.tokens.start)
                 .for_each(|token| token.reward = Some(reward));
         }
-        word.threshold = self.thresholds.of(self.transcript.text(), word);
-        word.reward = match shown {
-            Some(shown) => shown.reward,
+        word.threshold = self.thresholds.for_word(self.transcript.text(), word);
+        word.score = match shown {
+            Some(shown) => shown.score,
             None => word
-                .reward
-                .map(|reward| unselected(reward, self.optimism, tried)),
+                .score
+                .map(|reward| correct_selection_bias(reward, self.optimism, tried)),
         };
         self.finished += 1;
         if !self.menus.is_empty() && self.loop_at.is_none() {
             let (text, words) = (self.transcript.text(), &self.words[..self.finished]);
-            let sentence = words[start(RepairStart::Sentence, text, words, at)]
+            let sentence = words[repair_start(RepairStart::Sentence, text, words, at)]
                 .bytes
                 .start..words[at].bytes.end;
             self.loop_at = text.get(sentence).is_some_and(repeats).then_some(at);
@@ -212,11 +212,13 @@ impl PartialAnswer {
             .map(|word| {
                 lowest(&word.tokens)
                     .filter(|_| word.tokens.end > from)
-                    .map(|reward| unselected(reward, optimism, self.choices(&word.tokens)))
+                    .map(|reward| {
+                        correct_selection_bias(reward, optimism, self.choices(&word.tokens))
+                    })
             })
             .collect();
         for (word, reward) in self.words.iter_mut().zip(rewards) {
-            word.reward = reward.or(word.reward);
+            word.score = reward.or(word.score);
         }
     }
 
@@ -312,10 +314,10 @@ impl PartialAnswer {
     }
 
     /// Names of what the photograph has evidence of, the likeliest first.
-    pub(crate) fn likely_things(&self) -> Vec<&'static str> {
+    pub(crate) fn likely_objects(&self) -> Vec<&'static str> {
         self.finisher
             .as_ref()
-            .map(|finisher| finisher.likely_things())
+            .map(|finisher| finisher.likely_objects())
             .unwrap_or_default()
     }
 

@@ -16,8 +16,8 @@ use crate::guard::{
     Candidate, Mode,
     render::is_whole,
     repair::{
-        CandidateStart, LADDER, RankingWeights, RepairAttempt, RepairStart, RepairVersion,
-        STATEMENT, start,
+        ATTEMPTS, CandidateStart, RankingWeights, RepairAttempt, RepairStart, RepairVersion,
+        STATEMENT_TOKENS, repair_start,
     },
     sentence::fault,
 };
@@ -136,7 +136,7 @@ impl Repairs {
     pub(crate) fn stating(self, states: bool) -> Self {
         Self {
             kept: if states {
-                STATEMENT.min(self.budget / 3)
+                STATEMENT_TOKENS.min(self.budget / 3)
             } else {
                 0
             },
@@ -232,7 +232,12 @@ impl Repairs {
             return open;
         }
         let last = words.len().checked_sub(1).and_then(|last| {
-            words.get(start(RepairStart::Sentence, lead.draft.text(), words, last))
+            words.get(repair_start(
+                RepairStart::Sentence,
+                lead.draft.text(),
+                words,
+                last,
+            ))
         });
         open.min(last.map_or(0, |word| word.bytes.start))
     }
@@ -300,7 +305,7 @@ impl Repairs {
         let is_stating = self
             .place
             .as_ref()
-            .is_none_or(|place| place.rung == LADDER.len());
+            .is_none_or(|place| place.rung == ATTEMPTS.len());
         let held_back = if is_stating { 0 } else { self.kept };
         (self.budget + kept).saturating_sub(self.decoded + held_back)
     }
@@ -328,7 +333,7 @@ impl Repairs {
         self.place = Some(Place {
             text: text[..words[at].bytes.end].to_owned(),
             end: words[at].tokens.end,
-            sentence: start(RepairStart::Sentence, text, words, at),
+            sentence: repair_start(RepairStart::Sentence, text, words, at),
             first_text,
             rung: 0,
             origin: None,
@@ -424,12 +429,12 @@ impl Repairs {
             let Some(place) = &mut self.place else {
                 return Ok(false);
             };
-            let Some(rung) = LADDER.get(place.rung).copied() else {
+            let Some(rung) = ATTEMPTS.get(place.rung).copied() else {
                 return Ok(false);
             };
             place.rung += 1;
             let words = lead.draft.words();
-            let from = start(rung.reach, lead.draft.text(), words, at);
+            let from = repair_start(rung.start, lead.draft.text(), words, at);
             let Some(from) = (from..=at).find(|&i| words[i].tokens.start >= shown) else {
                 return Ok(false);
             };
@@ -473,7 +478,7 @@ impl Repairs {
             .min(byte);
         let is_short = !is_whole(&place.first_text);
         let leaves = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
-        if rung.reach != RepairStart::Word
+        if rung.start != RepairStart::Word
             && words
                 .iter()
                 .skip(place.sentence)
@@ -486,7 +491,7 @@ impl Repairs {
                     .map(|opening| (Some(opening), 0)),
             );
         }
-        match rung.how {
+        match rung.candidates {
             CandidateStart::Sampled => openings.extend((0..most).map(|number| (None, number))),
             CandidateStart::NextBest => {
                 openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0)))
@@ -498,7 +503,7 @@ impl Repairs {
                     .map(|first| &first.track)
                     .or(place.replaced.as_ref())
                     .unwrap_or(lead);
-                let likely = lead.draft.likely_things();
+                let likely = lead.draft.likely_objects();
                 let is_possible = self.kept > 0 && byte == begins && !is_short;
                 let said = sentence(original, place.sentence)
                     .filter(|_| is_possible)
@@ -532,7 +537,7 @@ impl Repairs {
                 break;
             }
             let tried = |id: u32| id == written.token.id || place.tried.contains(&(at, id));
-            let is_scripted = rung.how == CandidateStart::Stated;
+            let is_scripted = rung.candidates == CandidateStart::Stated;
             if opening.is_some_and(|(id, logprob)| {
                 !is_scripted
                     && (tried(id)
@@ -660,13 +665,13 @@ impl Repairs {
         };
         if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned())
         {
-            self.blocked = Some(word.reward.unwrap_or(0.0));
+            self.blocked = Some(word.score.unwrap_or(0.0));
             let (written, shown) = (lead.draft.tokens().len(), answer.shown());
             let mut at = block_at(lead, place.sentence).max(shown);
             lead.end_at(at, shown, FinishReason::ContentFilter);
             // Without what followed it a word may name something else, which is doubted.
             while let Some(word) = first_doubted(lead, shown).filter(|_| at > shown) {
-                let sentence = start(
+                let sentence = repair_start(
                     RepairStart::Sentence,
                     lead.draft.text(),
                     lead.draft.words(),
@@ -696,7 +701,7 @@ impl Repairs {
             claim.map_or(rest, |claim| &rest[..=claim]),
             behind.min(byte),
         );
-        let score = claim.and_then(|claim| rest[claim].reward);
+        let score = claim.and_then(|claim| rest[claim].score);
         let original = place
             .is_changed()
             .then(|| place.text.get(byte..).unwrap_or_default().to_owned());

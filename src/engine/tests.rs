@@ -18,9 +18,9 @@ use crate::{
         abstain::{AnswerGate, SHORT_ANSWER},
         question::Unanswerable,
         render::is_whole,
-        repetition::repeats,
+        sentence::repeats,
         spans::spans,
-        words::{doubting, words},
+        words::{with_threshold, words},
     },
     reward::{finish::WrittenBy, scorer::TextRewards, testing::finisher},
 };
@@ -94,7 +94,7 @@ fn answers_are_those_of_the_model_alone() {
             }
             assert_eq!(told.rewards(), rewards);
             let expected = if mode == Mode::Flag {
-                spans(&text, &doubting(words, 0.4), Action::Flagged)
+                spans(&text, &with_threshold(words, 0.4), Action::Flagged)
             } else {
                 vec![]
             };
@@ -222,9 +222,9 @@ fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
             let pieces = bytes(&told.ids());
             let (text, words) = words(pieces.iter().map(Vec::as_slice), &told.rewards());
             assert_eq!(text, told.text());
-            let low = doubting(words, 0.6)
+            let low = with_threshold(words, 0.6)
                 .iter()
-                .any(crate::guard::words::Word::doubted);
+                .any(crate::guard::words::Word::is_flagged);
             assert_eq!(
                 low,
                 report.verdict == Verdict::Flagged,
@@ -477,7 +477,7 @@ fn check_report(
     }
     if request.guard.on_exhausted != OnExhausted::Flag {
         assert!(
-            told.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unsaid),
+            told.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unhedged),
             "{report:?}"
         );
         assert!(
@@ -593,7 +593,7 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                 assert!(given.score.is_none_or(|score| score == 0.5), "{given:?}");
                 assert!(
                     !matches!(given.verdict, Verdict::Flagged)
-                        && given.spans.iter().all(|span| !span.is_unsaid()),
+                        && given.spans.iter().all(|span| !span.is_unhedged()),
                     "{given:?}"
                 );
                 unflagged += usize::from(written.verdict == Verdict::Flagged);
@@ -869,7 +869,10 @@ fn repaired_sentences_are_whole_and_lose_nothing() {
             assert!(!repeats(&after) || repeats(&before), "{before} → {after}");
             let pieces: Vec<Vec<u8>> = first.tokens.iter().map(|t| t.token.bytes.clone()).collect();
             let (text, words) = words(pieces.iter().map(Vec::as_slice), &first.rewards());
-            for word in doubting(words, 0.6).iter().filter(|word| !word.doubted()) {
+            for word in with_threshold(words, 0.6)
+                .iter()
+                .filter(|word| !word.is_flagged())
+            {
                 let name = &text[word.bytes.clone()];
                 assert!(
                     !["dog", "cat", "grass"].contains(&name) || after.contains(name),

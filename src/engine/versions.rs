@@ -7,8 +7,7 @@ use crate::guard::{
     Candidate,
     render::is_whole,
     repair::{RepairVersion, begins_sentence, temperature},
-    repetition::repeats,
-    sentence::{Sentence, contradicts},
+    sentence::{Sentence, contradicts, repeats},
     words::Word,
 };
 
@@ -28,7 +27,7 @@ pub(super) fn block_at(lead: &DecodingTrack, sentence: usize) -> usize {
 
 /// The sentence of a version with word `at`; `None` where it may go on.
 pub(super) fn sentence(track: &DecodingTrack, at: usize) -> Option<Sentence<'_>> {
-    Sentence::around(track.draft.text(), track.draft.words(), at, track.complete)
+    Sentence::containing(track.draft.text(), track.draft.words(), at, track.complete)
 }
 
 /// Returns whether whatever a version says next, its sentence with word `at` repeats itself or says
@@ -98,7 +97,7 @@ pub(super) fn first_doubted(track: &DecodingTrack, at: usize) -> Option<usize> {
         .draft
         .words()
         .iter()
-        .position(|word| word.tokens.end > at && word.doubted())
+        .position(|word| word.tokens.end > at && word.is_flagged())
 }
 
 pub(super) fn log_probability(menu: &TokenAlternatives, id: u32) -> f32 {

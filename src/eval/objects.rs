@@ -51,7 +51,7 @@ pub fn judge<S: AsRef<str>>(lexicon: &Lexicon, caption: &str, references: &[S]) 
 
 /// Judges a caption by the references of its image, all of them already read.
 pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading]) -> ObjectJudgment {
-    let support = ReferenceTexts::of(lexicon, references.iter().copied());
+    let support = ReferenceTexts::from_readings(lexicon, references.iter().copied());
     let mut judgment = ObjectJudgment {
         words: caption.words,
         ..ObjectJudgment::default()
@@ -64,7 +64,7 @@ pub fn judge_read(lexicon: &Lexicon, caption: &Reading, references: &[&Reading])
             judgment.hallucinated.push(mention.lemma);
             continue;
         }
-        if phrase.colours.is_empty() && phrase.count.is_none() {
+        if phrase.colors.is_empty() && phrase.count.is_none() {
             continue;
         }
         let is_same_object = |p: &&Phrase| lexicon.related(p.mention.concept, mention.concept);
@@ -109,13 +109,13 @@ fn colors(phrase: &Phrase, uses: &[Vec<&Phrase>]) -> Vec<(Range<usize>, bool)> {
     let stated: BTreeSet<usize> = uses
         .iter()
         .flatten()
-        .flat_map(|p| p.colour_groups())
+        .flat_map(|p| p.color_groups())
         .collect();
     if stated.is_empty() {
         return Vec::new();
     }
     phrase
-        .colours
+        .colors
         .iter()
         .map(|color| (color.range.clone(), stated.contains(&color.group)))
         .collect()

@@ -36,7 +36,7 @@ impl Rewarded {
         references: &[&Reading],
         reward: impl Fn(&Range<usize>) -> f32,
     ) -> Self {
-        let support = ReferenceTexts::of(lexicon, references.iter().copied());
+        let support = ReferenceTexts::from_readings(lexicon, references.iter().copied());
         let named = caption.phrases.iter().map(|p| &p.mention);
         let rewards: Vec<f32> = named.clone().map(|m| reward(&m.range)).collect();
         let mentions = named

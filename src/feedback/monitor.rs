@@ -172,7 +172,9 @@ pub async fn rewards(store: &dyn Store, version: &str) -> Result<Histogram, Stor
     let tokens = own
         .flat_map(|receipt| &receipt.choices)
         .flat_map(|answer| &answer.tokens);
-    Ok(Histogram::of(tokens.filter_map(|token| token.reward)))
+    Ok(Histogram::from_rewards(
+        tokens.filter_map(|token| token.reward),
+    ))
 }
 
 #[cfg(test)]
@@ -275,7 +277,7 @@ mod tests {
             good: !i.is_multiple_of(4),
             flagged: Some(i.is_multiple_of(8)),
         };
-        let rewards = Histogram::of((0..1000).map(|i| i as f32 / 1000.0));
+        let rewards = Histogram::from_rewards((0..1000).map(|i| i as f32 / 1000.0));
         let few: Vec<JudgedWord> = (0..40).map(word).collect();
         assert_eq!(
             MonitorFigures::compute(&few, &rewards, None),

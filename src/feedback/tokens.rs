@@ -43,7 +43,7 @@ pub fn place<'a>(
         return Err(TokenMismatch);
     }
     let chars: Vec<(usize, char)> = text.char_indices().collect();
-    for (token, bytes) in tokens.iter_mut().zip(transcript.places()) {
+    for (token, bytes) in tokens.iter_mut().zip(transcript.token_ranges()) {
         // A code point belongs to all tokens that write some of its bytes.
         token.start = chars.partition_point(|&(at, c)| at + c.len_utf8() <= bytes.start);
         token.end = chars

@@ -1,102 +1,90 @@
-//! Not answering: what is said in place of an answer, and which answers are withheld.
+//! Abstention: the questions that get no answer, and the answers that are withheld.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{GuardReport, Mode, Thresholds, Verdict, policy, question::Unanswerable};
+use super::{Mode, policy};
 
-/// Treatment of questions that no photograph answers, and of answers that are more likely wrong
-/// than right.
+/// Treatment of questions that no photograph answers, and of answers that are probably wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnanswerable {
-    /// They are answered, or given, all the same.
+    /// Questions are answered, and answers are given.
     Answer,
-    /// The answer says that it cannot be told.
+    /// The guard abstains: a fixed text says that the answer is unknown.
     #[default]
     Abstain,
 }
 
 impl OnUnanswerable {
-    /// Returns whether it is effective in a mode: the guard then changes what is answered.
-    pub fn is_possible(mode: Mode) -> bool {
+    /// Returns `true` if the setting has an effect in a mode: the mode changes answers.
+    pub fn applies_in(mode: Mode) -> bool {
         policy::action(mode).is_some()
     }
 
-    /// Returns whether questions may stay without an answer.
+    /// Returns `true` if questions may stay unanswered in a mode.
     pub fn abstains(self, mode: Mode) -> bool {
-        self == Self::Abstain && Self::is_possible(mode)
+        self == Self::Abstain && Self::applies_in(mode)
     }
 }
 
-/// Longest answer in tokens that can be withheld once it is written: nothing is shown before that
-/// many.
+/// Maximum length in tokens of an answer that can be withheld: nothing is shown before so many are
+/// generated.
 pub const SHORT_ANSWER: usize = 12;
 
-/// A short answer as it was written.
+/// Short answer as generated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WrittenAnswer<'a> {
-    /// Its text.
+    /// Text.
     pub text: &'a str,
-    /// Its score: the lowest reward of a word.
+    /// Score: the lowest reward of its words' tokens.
     pub score: Option<f32>,
-    /// The sum of its tokens' log-probabilities.
+    /// Sum of the log-probabilities of its tokens.
     pub log_probability: f32,
 }
 
-/// Estimator of the probability that a short answer is right.
+/// Estimator of the probability that a short answer is correct.
 type Estimate = dyn Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync;
 
-/// Decides which short answers to one question are given.
+/// Gate that gives or withholds short answers to one question.
 pub struct AnswerGate {
-    below: f32,
+    minimum: f32,
     estimate: Box<Estimate>,
 }
 
 impl AnswerGate {
-    /// Returns the gate that withholds answers which are right with a lower probability than
-    /// `below`, as `estimate` says.
+    /// Creates a gate that withholds answers whose probability of being correct, as given by
+    /// `estimate`, is lower than `minimum`.
     pub fn new(
-        below: f32,
+        minimum: f32,
         estimate: impl Fn(&WrittenAnswer<'_>) -> f32 + Send + Sync + 'static,
     ) -> Self {
         Self {
-            below,
+            minimum,
             estimate: Box::new(estimate),
         }
     }
 
-    /// Returns whether it may withhold an answer; else it only says how likely each is right.
+    /// Returns `true` if the gate can withhold an answer; otherwise it only estimates the
+    /// probability.
     pub fn may_withhold(&self) -> bool {
-        self.below > 0.0
+        self.minimum > 0.0
     }
 
-    /// Returns the probability that an answer is right, and whether it is given.
+    /// Returns the probability that an answer is correct, and `true` if the answer is given.
     pub fn judge(&self, answer: &WrittenAnswer<'_>) -> (f32, bool) {
         let probability = (self.estimate)(answer);
-        (probability, probability >= self.below)
+        (probability, probability >= self.minimum)
     }
 }
 
 impl fmt::Debug for AnswerGate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AnswerGate")
-            .field("below", &self.below)
+            .field("minimum", &self.minimum)
             .finish_non_exhaustive()
-    }
-}
-
-impl GuardReport {
-    /// Returns the report on an abstention.
-    pub fn of_abstention(mode: Mode, thresholds: Thresholds, reason: Unanswerable) -> Self {
-        Self {
-            verdict: Verdict::Abstained,
-            reason: Some(reason),
-            alt_text: Some(reason.wording().to_owned()),
-            ..Self::new(mode, thresholds)
-        }
     }
 }
 
@@ -105,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_modes_that_change_answers_abstain() {
+    fn abstention_needs_a_mode_that_changes_answers() {
         for (mode, abstains) in [
             (Mode::Off, false),
             (Mode::Score, false),
@@ -119,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_below_the_bound_are_withheld() {
+    fn answer_below_the_minimum_probability_is_withheld() {
         let gate = AnswerGate::new(0.5, |answer| answer.score.unwrap_or(0.0));
-        let of = |score| {
+        let judge = |score| {
             gate.judge(&WrittenAnswer {
                 text: "Red.",
                 score,
@@ -129,7 +117,7 @@ mod tests {
             })
         };
         assert_eq!(
-            (of(Some(0.5)), of(Some(0.25)), of(None)),
+            (judge(Some(0.5)), judge(Some(0.25)), judge(None)),
             ((0.5, true), (0.25, false), (0.0, false))
         );
         assert!(gate.may_withhold() && !AnswerGate::new(0.0, |_| 0.0).may_withhold());

@@ -1,11 +1,11 @@
-//! The guard: what to do about words that the scorer doubts.
+//! The guard: detection and repair of low-reward words.
 //!
-//! [`markup`] says what of a text is no text, [`words`] cuts a response into words and gives each
-//! its reward, [`thresholds`] says which are doubted, [`spans`] joins those, [`repair`] says how
-//! they are written again, [`sentence`] what a sentence that was written again is held to and
-//! [`policy`] what is concluded (all pure: rewards in, actions out), [`render`] writes the result
-//! for people, [`question`] tells what a question asks for and [`abstain`] when it gets no answer,
-//! [`report`] puts all of it together for a text that is there as a whole.
+//! Pure functions from tokens and rewards to actions. [`markup`] finds what is not prose, [`words`]
+//! cuts a response into words and scores each, [`thresholds`] decides which are flagged, [`spans`]
+//! joins flagged words, [`repair`] plans how they are rewritten, [`sentence`] checks a rewritten
+//! sentence, [`policy`] reaches a verdict, [`render`] writes the result for people, [`question`]
+//! classifies questions, [`abstain`] withholds answers, and [`report`] runs all of it on a complete
+//! text.
 
 pub mod abstain;
 pub mod markup;
@@ -13,10 +13,11 @@ pub mod policy;
 pub mod question;
 pub mod render;
 pub mod repair;
-pub mod repetition;
 pub mod report;
 pub mod sentence;
 pub mod spans;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod thresholds;
 pub mod words;
 
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use abstain::OnUnanswerable;
+pub use report::GuardReport;
 pub use thresholds::{ClassThresholds, Thresholds};
 
 /// Mode of the guard: its treatment of low-reward words.
@@ -39,31 +41,31 @@ pub enum Mode {
     /// Low-reward spans are marked.
     #[default]
     Flag,
-    /// Low-reward words are rolled back and written again.
+    /// Low-reward words are rolled back and rewritten.
     Regenerate,
-    /// The answer stops before the first span that could not be cleared.
+    /// The answer is cut before the first span that could not be repaired.
     Block,
 }
 
-/// Treatment of words whose reward stays low: because no attempt could repair them, or because the
-/// mode repairs nothing.
+/// Treatment of words that stay low-reward because no attempt repaired them, or because the mode
+/// does not repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
-    /// They are marked.
+    /// They are flagged.
     #[default]
     Flag,
-    /// The answer says that they may be wrong; where most of a caption is low, that the photograph
-    /// is unfamiliar as well.
+    /// The answer says that they may be wrong and, if most of a caption is low-reward, that the
+    /// photograph is unfamiliar.
     Hedge,
-    /// The answer leaves them out; where most of a caption is low, it says that the photograph is
-    /// unfamiliar and names what is likely.
+    /// The answer leaves them out; if most of a caption is low-reward, it says that the photograph
+    /// is unfamiliar and names likely objects.
     Omit,
 }
 
 impl OnExhausted {
-    /// Returns the style in which the answer is written again, and the action that its spans then
-    /// have; `None` where it stays.
+    /// Returns the style in which the answer is rendered anew and the action that its spans then
+    /// have; `None` if the answer stays as written.
     pub fn rewrites(self) -> Option<(render::RenderStyle, Action)> {
         match self {
             Self::Flag => None,
@@ -73,86 +75,88 @@ impl OnExhausted {
     }
 }
 
-/// Conclusion of the guard about an answer.
+/// Verdict of the guard on an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Scored, and no word is below the threshold.
+    /// Scored, and no word is below its threshold.
     Clean,
-    /// At least one word is below the threshold.
+    /// At least one word is below its threshold.
     Flagged,
-    /// Doubted words were rewritten or left out, and the answer now passes; what was rewritten and
-    /// is still low makes it `flagged`.
+    /// Flagged words were rewritten or left out and the answer now passes; an answer with a
+    /// rewritten word that is still low-reward is `flagged`.
     Repaired,
     /// The answer was cut off.
     Blocked,
-    /// Not (wholly) scored: the mode does not ask for it, or the scorer failed.
+    /// Not scored, or not completely: the mode does not ask for scores, or the scorer failed.
     Unscored,
-    /// No answer: it cannot be told, or was too likely wrong.
+    /// No answer was given: the photograph cannot answer the question, or the answer was probably
+    /// wrong.
     Abstained,
 }
 
-/// Action that was taken on one span.
+/// Action taken on a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Marked and left as it was.
+    /// Marked, and left as written.
     Flagged,
-    /// Written again.
+    /// Rewritten.
     Regenerated,
-    /// The answer says that it may be wrong.
+    /// Hedged: the answer says that it may be wrong.
     Hedged,
-    /// The answer leaves it out.
+    /// Left out of the answer.
     Omitted,
-    /// The answer stops here.
+    /// The answer was cut before it.
     Blocked,
 }
 
-/// A maximal run of low-reward words (function words in between join). Offsets count Unicode code
-/// points of the answer.
+/// Maximal run of low-reward words, joined across function words. Offsets count Unicode code points
+/// of the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Span {
-    /// First code point.
+    /// Start, in code points.
     pub start: usize,
-    /// One past the last code point.
+    /// End, in code points; exclusive.
     pub end: usize,
-    /// The text between them.
+    /// Text of the span in the answer.
     pub text: String,
-    /// Lowest reward of its words, function words left out.
+    /// Lowest score of its content words.
     pub score: f32,
-    /// Action that was taken.
+    /// Action taken.
     pub action: Action,
-    /// Text that stood there before it was written again, hedged or left out.
+    /// Text before it was rewritten, hedged or left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<String>,
-    /// Other versions that were tried there.
+    /// Other versions that were tried in its place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Candidate>,
 }
 
-/// A version of a span that was tried and not taken.
+/// Version of a span, or of an answer, that was generated and not used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
-    /// As far as it was written.
+    /// Text, as far as it was generated.
     pub text: String,
-    /// Its lowest reward; absent when it claims nothing.
+    /// Score; absent if it has no content words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
 }
 
 impl Span {
-    /// Returns `true` if what it says stands in the answer and is doubted: not what was written
-    /// again and passes, nor what was left out or cut off.
-    pub fn is_doubted(&self) -> bool {
+    /// Returns `true` if the answer still contains the span as low-reward text, hedged or not;
+    /// `false` if it was repaired, left out or cut off.
+    pub fn is_still_low(&self) -> bool {
         matches!(self.action, Action::Flagged | Action::Hedged) && self.start < self.end
     }
 
-    /// Returns `true` if it is doubted and the answer does not say so.
-    pub fn is_unsaid(&self) -> bool {
+    /// Returns `true` if the answer still contains the span as low-reward text and does not hedge
+    /// it.
+    pub fn is_unhedged(&self) -> bool {
         self.action == Action::Flagged && self.start < self.end
     }
 
-    /// A span that was not written again.
+    /// Creates a span without alternatives or original text.
     pub fn new(chars: Range<usize>, text: &str, score: f32, action: Action) -> Self {
         Self {
             start: chars.start,
@@ -162,79 +166,6 @@ impl Span {
             action,
             original: None,
             alternatives: Vec::new(),
-        }
-    }
-}
-
-/// The `guard` object of a response (design, section 5).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct GuardReport {
-    /// The mode that was in force.
-    pub mode: Mode,
-    /// The conclusion.
-    pub verdict: Verdict,
-    /// Why there is no answer, where the verdict is `abstained`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<question::Unanswerable>,
-    /// The answer that is not given, where one was written and the request asked for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withheld: Option<String>,
-    /// Probability that a short answer is right as a whole, where the model has a calibration of
-    /// that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answer_probability: Option<f32>,
-    /// Lowest word reward of the answer, function words left out where there are others; absent
-    /// when nothing was scored.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<f32>,
-    /// Geometric mean of its words' rewards, function words left out where there are others: what
-    /// answers of different lengths are compared by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mean_score: Option<f32>,
-    /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
-    /// Absent where the model cannot tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 0, maximum = 1)]
-    pub familiarity: Option<f32>,
-    /// The threshold that was in force.
-    pub threshold: f32,
-    /// Those of classes of words that have one of their own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thresholds: Option<ClassThresholds>,
-    /// The low-reward spans, in order.
-    pub spans: Vec<Span>,
-    /// Repair attempts made.
-    pub attempts: u32,
-    /// Tokens decoded beyond the answer's own.
-    pub extra_tokens: u32,
-    /// The answer as a screen reader should say it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub alt_text: Option<String>,
-    /// Other answers, where `guard.candidates` asked for several: best first, by `mean_score`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub candidates: Vec<Candidate>,
-}
-
-impl GuardReport {
-    /// On an answer of which nothing is known.
-    pub fn new(mode: Mode, thresholds: Thresholds) -> Self {
-        Self {
-            mode,
-            verdict: Verdict::Unscored,
-            reason: None,
-            withheld: None,
-            answer_probability: None,
-            score: None,
-            mean_score: None,
-            familiarity: None,
-            threshold: thresholds.common,
-            thresholds: (thresholds.by_class != ClassThresholds::default())
-                .then_some(thresholds.by_class),
-            spans: Vec::new(),
-            attempts: 0,
-            extra_tokens: 0,
-            alt_text: None,
-            candidates: Vec::new(),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The decision: rewards in, actions out. Pure: it knows neither networks nor HTTP.
+//! Properties of modes, and the verdict on an answer.
 
 use super::{Action, Mode, Verdict, words::Word};
 
-/// Returns `true` if `mode` writes doubted words again.
+/// Returns `true` if `mode` rewrites flagged words.
 pub fn repairs(mode: Mode) -> bool {
     matches!(mode, Mode::Regenerate | Mode::Block)
 }
@@ -12,8 +12,8 @@ pub fn scores(mode: Mode) -> bool {
     mode != Mode::Off
 }
 
-/// Returns the action of `mode` on a low-reward span that stays in the answer; `None`: nothing is
-/// marked.
+/// Returns the action of `mode` on a low-reward span that stays in the answer; `None` if the mode
+/// marks nothing.
 pub fn action(mode: Mode) -> Option<Action> {
     match mode {
         Mode::Off | Mode::Score => None,
@@ -22,23 +22,23 @@ pub fn action(mode: Mode) -> Option<Action> {
     }
 }
 
-/// The verdict on a complete answer, and its score: the lowest reward of a word that claims
-/// something, or of any word when none does.
+/// Returns the verdict on an answer and its score: the lowest score of a content word, or of any
+/// word if there is none.
 ///
-/// `complete` says whether every token was scored. An answer that was not, or that has no word at
-/// all, is `unscored`, never `clean`. In mode `score` the verdict is the one that `flag` would
-/// give: only the marks are missing.
+/// `complete` is `true` if every token was scored. An answer that was not scored completely, or
+/// that has no words, is `unscored`, never `clean`. In mode `score` the verdict is that of `flag`;
+/// only the marks are missing.
 pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32>) {
     if !scores(mode) {
         return (Verdict::Unscored, None);
     }
     let lowest =
-        |words: &mut dyn Iterator<Item = &Word>| words.filter_map(|w| w.reward).reduce(f32::min);
+        |words: &mut dyn Iterator<Item = &Word>| words.filter_map(|w| w.score).reduce(f32::min);
     let claimed = lowest(&mut words.iter().filter(|w| !w.function));
     let score = claimed.or_else(|| lowest(&mut words.iter()));
-    let scored = complete && score.is_some() && words.iter().all(|w| w.reward.is_some());
-    let doubted = words.iter().any(Word::doubted);
-    let verdict = match (scored, doubted, mode) {
+    let scored = complete && score.is_some() && words.iter().all(|w| w.score.is_some());
+    let flagged = words.iter().any(Word::is_flagged);
+    let verdict = match (scored, flagged, mode) {
         (false, ..) => Verdict::Unscored,
         (true, true, Mode::Block) => Verdict::Blocked,
         (true, true, _) => Verdict::Flagged,
@@ -47,11 +47,11 @@ pub fn judge(mode: Mode, words: &[Word], complete: bool) -> (Verdict, Option<f32
     (verdict, score)
 }
 
-/// Geometric mean of the rewards of words that claim something, or of all words when none does.
+/// Returns the geometric mean of the scores of content words, or of all words if there is none.
 pub fn mean_score(words: &[Word]) -> Option<f32> {
     let mean = |words: &mut dyn Iterator<Item = &Word>| {
         let (sum, n) = words
-            .filter_map(|w| w.reward)
+            .filter_map(|w| w.score)
             .fold((0.0, 0u32), |(sum, n), reward| {
                 (sum + f64::from(reward.max(1e-6)).ln(), n + 1)
             });
@@ -65,48 +65,38 @@ mod tests {
     use super::*;
     use crate::guard::{
         spans::spans,
-        words::{doubting, words},
+        testing::scored_words,
+        words::{with_threshold, words},
     };
     use proptest::prelude::*;
 
-    fn verdict(mode: Mode, text: &[(&str, f32)], complete: bool) -> (Verdict, Option<f32>) {
-        let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
-        judge(
-            mode,
-            &doubting(words(text.iter().map(|t| t.0.as_bytes()), &rewards).1, 0.5),
-            complete,
-        )
+    fn verdict(mode: Mode, notation: &str, complete: bool) -> (Verdict, Option<f32>) {
+        judge(mode, &scored_words(notation).1, complete)
     }
 
     #[test]
-    fn an_answer_without_words_or_rewards_is_unscored() {
+    fn answer_without_words_or_rewards_is_unscored() {
+        assert_eq!(verdict(Mode::Off, "dog", true), (Verdict::Unscored, None));
+        assert_eq!(verdict(Mode::Flag, "", true), (Verdict::Unscored, None));
+        assert_eq!(verdict(Mode::Flag, "!", true), (Verdict::Unscored, None));
         assert_eq!(
-            verdict(Mode::Off, &[("dog", 0.9)], true),
-            (Verdict::Unscored, None)
-        );
-        assert_eq!(verdict(Mode::Flag, &[], true), (Verdict::Unscored, None));
-        assert_eq!(
-            verdict(Mode::Flag, &[("!", 0.1)], true),
-            (Verdict::Unscored, None)
-        );
-        assert_eq!(
-            verdict(Mode::Flag, &[("dog", 0.9)], false),
+            verdict(Mode::Flag, "dog", false),
             (Verdict::Unscored, Some(0.9))
         );
     }
 
     #[test]
-    fn claims_decide_and_function_words_only_stand_in() {
+    fn verdict_ignores_function_words_and_score_uses_them_only_without_content_words() {
         assert_eq!(
-            verdict(Mode::Flag, &[("the", 0.1), (" dog", 0.9)], true),
+            verdict(Mode::Flag, "the:0.1 dog", true),
             (Verdict::Clean, Some(0.9))
         );
         assert_eq!(
-            verdict(Mode::Score, &[("the", 0.9), (" dog", 0.4)], true),
+            verdict(Mode::Score, "the dog:0.4", true),
             (Verdict::Flagged, Some(0.4))
         );
         assert_eq!(
-            verdict(Mode::Flag, &[("it", 0.3)], true),
+            verdict(Mode::Flag, "it:0.3", true),
             (Verdict::Clean, Some(0.3))
         );
         assert_eq!(action(Mode::Score), None);
@@ -114,14 +104,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_verdict_agrees_with_the_spans(
+        fn verdict_agrees_with_the_spans(
             tokens in proptest::collection::vec(("( the| of| dog| \
                                                   x|,)", 0.0f32..1.0), 0..10),
                                                   threshold in 0.0f32..1.0, known in 0usize..10,
         ) {
             let rewards: Vec<f32> = tokens.iter().map(|t| t.1).take(known).collect();
             let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
-            let words = doubting(words, threshold);
+            let words = with_threshold(words, threshold);
             let complete = rewards.len() == tokens.len();
             let (verdict, score) = judge(Mode::Flag, &words, complete);
             let spans = spans(&text, &words, Action::Flagged);

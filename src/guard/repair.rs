@@ -1,79 +1,81 @@
-//! Repair of a flagged word: where to go back to, what to try there, and which version is the best.
-//! Pure: rewards in, choices out.
+//! Repair of a flagged word: the word to go back to, the candidates to try there, and their
+//! ranking.
 
 use super::words::Word;
 
-/// Place at which a repair begins.
+/// Word at which a repair begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairStart {
-    /// At the doubted word.
+    /// The flagged word.
     Word,
-    /// At the preposition, conjunction or verb that opens its phrase: after "in a blue" all that
-    /// can follow is a garment.
+    /// The preposition, conjunction or verb that opens its phrase: after "in a blue" only a garment
+    /// can follow.
     Phrase,
-    /// At the start of its sentence.
+    /// The first word of its sentence.
     Sentence,
 }
 
-/// Beginning of the candidates of an attempt.
+/// Source of an attempt's candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CandidateStart {
-    /// With the likeliest tokens that were not tried; they go on as the answer does.
+    /// The likeliest first tokens that were not tried, continued as the answer is decoded.
     NextBest,
-    /// Sampled, each at a tenth more than the one before.
+    /// Samples, each at a temperature 0.1 higher than the one before.
     Sampled,
-    /// With a sentence that says what is trusted and what the photograph has evidence of, where it
-    /// has any.
+    /// A sentence that states what is trusted and what the photograph has evidence of, if there is
+    /// any.
     Stated,
 }
 
-/// One attempt at a place: several candidates, written side by side.
+/// One attempt at a repair: several candidates, decoded side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairAttempt {
-    /// Place at which it begins.
-    pub reach: RepairStart,
-    /// Beginning of its candidates.
-    pub how: CandidateStart,
+    /// Word at which it begins.
+    pub start: RepairStart,
+    /// Source of its candidates.
+    pub candidates: CandidateStart,
 }
 
-/// Attempts at one place, in order, until a candidate passes.
-pub const LADDER: [RepairAttempt; 4] = [
+/// Attempts at one flagged word, in order, until a candidate passes.
+pub const ATTEMPTS: [RepairAttempt; 4] = [
     RepairAttempt {
-        reach: RepairStart::Word,
-        how: CandidateStart::NextBest,
+        start: RepairStart::Word,
+        candidates: CandidateStart::NextBest,
     },
     RepairAttempt {
-        reach: RepairStart::Phrase,
-        how: CandidateStart::NextBest,
+        start: RepairStart::Phrase,
+        candidates: CandidateStart::NextBest,
     },
     RepairAttempt {
-        reach: RepairStart::Sentence,
-        how: CandidateStart::Sampled,
+        start: RepairStart::Sentence,
+        candidates: CandidateStart::Sampled,
     },
     RepairAttempt {
-        reach: RepairStart::Sentence,
-        how: CandidateStart::Stated,
+        start: RepairStart::Sentence,
+        candidates: CandidateStart::Stated,
     },
 ];
 
-/// Tokens that are kept for a statement, of those that repairs may decode.
-pub const STATEMENT: usize = 14;
+/// Number of tokens reserved for a statement out of the repair budget.
+pub const STATEMENT_TOKENS: usize = 14;
 
-/// Rise of the sampling temperature from one candidate to the next, and the most that it rises.
-const WARMER: (f64, f64) = (0.1, 0.5);
+/// Rise of the sampling temperature per candidate, and its limit.
+const TEMPERATURE_RISE: (f64, f64) = (0.1, 0.5);
 
-/// The temperature of the `number`-th sampled candidate, from 0, of an answer written at `base`.
+/// Returns the temperature of the sampled candidate with index `number` for an answer decoded at
+/// temperature `base`.
 pub fn temperature(base: f64, number: usize) -> f64 {
-    base + (WARMER.0 * (number + 1) as f64).min(WARMER.1)
+    base + (TEMPERATURE_RISE.0 * (number + 1) as f64).min(TEMPERATURE_RISE.1)
 }
 
-/// The word at which a repair of word `at` begins; `at` itself when nothing opens its phrase.
-pub fn start(reach: RepairStart, text: &str, words: &[Word], at: usize) -> usize {
+/// Returns the index of the word at which a repair of word `at` begins. Without a word that opens
+/// its phrase, a phrase begins with the sentence.
+pub fn repair_start(from: RepairStart, text: &str, words: &[Word], at: usize) -> usize {
     let mut first = at;
     while first > 0 && !begins_sentence(text, words, first) {
         first -= 1;
     }
-    match reach {
+    match from {
         RepairStart::Word => at,
         RepairStart::Sentence => first,
         RepairStart::Phrase => {
@@ -89,7 +91,7 @@ pub fn start(reach: RepairStart, text: &str, words: &[Word], at: usize) -> usize
     }
 }
 
-/// Returns whether a sentence begins with word `at`.
+/// Returns `true` if a sentence begins with word `at`.
 pub fn begins_sentence(text: &str, words: &[Word], at: usize) -> bool {
     at == 0
         || text[words[at - 1].bytes.end..words[at].bytes.start].contains(['.', '!', '?', ';', '\n'])
@@ -100,12 +102,12 @@ fn opens_phrase(word: &str) -> bool {
     connects(&lower) || (lower.len() > 4 && lower.ends_with("ing"))
 }
 
-/// Returns whether a word in lower case connects phrases, as prepositions and conjunctions do.
+/// Returns `true` if a word in lower case connects phrases, as prepositions and conjunctions do.
 pub fn connects(word: &str) -> bool {
     OPENERS.binary_search(&word).is_ok()
 }
 
-/// Prepositions, conjunctions, and the nouns in "in front of" and its like. Sorted.
+/// Prepositions, conjunctions, and the nouns of phrases such as "in front of". Sorted.
 const OPENERS: [&str; 54] = [
     "about", "above", "across", "after", "against", "along", "amid", "among", "and", "are",
     "around", "as", "at", "back", "before", "behind", "below", "beneath", "beside", "between",
@@ -114,51 +116,50 @@ const OPENERS: [&str; 54] = [
     "through", "to", "top", "toward", "towards", "under", "up", "while", "who", "with",
 ];
 
-/// A version of an answer from some place on, as far as it was written.
+/// Version of an answer from some word on, as far as it was decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct RepairVersion<'a> {
-    /// Its words; those before `from` are the same in all versions that are compared.
+    /// Words; those before `from` are the same in all versions compared.
     pub words: &'a [Word],
-    /// The first word that differs.
+    /// Index of the first word that differs.
     pub from: usize,
-    /// Log-probability that the policy gave each token from there on.
+    /// Log-probability under the policy of each token from there on.
     pub log_probabilities: &'a [f32],
 }
 
-/// Number of versions that are tried, and the weights that they are ranked by. The defaults are
-/// first values; nothing was tuned but the threshold.
+/// Number of versions tried, and the weights of their ranking. Only the threshold was tuned; the
+/// defaults are initial values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RankingWeights {
-    /// Versions written side by side.
+    /// Number of versions decoded side by side.
     pub candidates: usize,
-    /// Words with claims that a version writes before it is judged.
+    /// Number of content words decoded before a version is judged.
     pub horizon: usize,
-    /// Least log-probability of a version's first token.
+    /// Minimum log-probability of a version's first token.
     pub floor: f32,
-    /// Weight of a token's mean log-probability beside rewards.
+    /// Weight of the mean log-probability of tokens, relative to scores.
     pub likelihood: f32,
-    /// Cost of a flagged word beside its low reward.
-    pub doubt: f32,
-    /// Least rise of the reward of a short answer for another to take its place.
+    /// Cost of a flagged word in addition to its low score.
+    pub flag_cost: f32,
+    /// Minimum gain in score for a short answer to be replaced.
     pub gain: f32,
-    /// Optimism of the best of several versions, which looks better than it is: its logits lose
-    /// this times the logarithm of their number.
+    /// Selection bias: the best of `n` versions looks better than it is, so its logit is lowered by
+    /// this times `ln n`.
     pub optimism: f32,
 }
 
-/// The least gain of a short answer: about the standard error of a reward near an even chance, as
-/// calibrated on some hundred answers of its kind and shifted by a kind of photograph that the
-/// calibration has not seen. A constant until a calibration states its own.
-const GAIN: f32 = 0.15;
+/// Minimum gain of a short answer: about the standard error of a reward near 0.5, as calibrated on
+/// a few hundred answers and applied to an unseen kind of photograph. A constant until a
+/// calibration provides it.
+const MIN_GAIN: f32 = 0.15;
 
-/// Returns a reward that was the best of `tried`, with what selection added to its logit taken
-/// away.
-pub fn unselected(reward: f32, optimism: f32, tried: usize) -> f32 {
+/// Returns the score of the best of `tried` versions, corrected for selection bias.
+pub fn correct_selection_bias(score: f32, optimism: f32, tried: usize) -> f32 {
     let shift = optimism * (tried.max(1) as f32).ln();
     if shift == 0.0 {
-        return reward;
+        return score;
     }
-    let p = reward.clamp(1e-6, 1.0 - 1e-6);
+    let p = score.clamp(1e-6, 1.0 - 1e-6);
     1.0 / (1.0 + (shift - (p / (1.0 - p)).ln()).exp())
 }
 
@@ -169,8 +170,8 @@ impl Default for RankingWeights {
             horizon: 2,
             floor: -6.0,
             likelihood: 0.2,
-            doubt: 0.5,
-            gain: GAIN,
+            flag_cost: 0.5,
+            gain: MIN_GAIN,
             optimism: 0.0,
         }
     }
@@ -183,33 +184,37 @@ impl RepairVersion<'_> {
             .filter(|w| !w.function)
     }
 
-    /// Words from the first that differs on that claim something.
+    /// Returns the number of content words from the first that differs.
     pub fn len(&self) -> usize {
         self.claims().count()
     }
 
-    /// Returns `true` if there are none.
+    /// Returns `true` if the version has no content words.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns `true` if none of them is doubted.
+    /// Returns `true` if none of its content words is flagged.
     pub fn passes(&self) -> bool {
-        !self.claims().any(Word::doubted)
+        !self.claims().any(Word::is_flagged)
     }
 
-    /// The lowest reward of them; `None` without any.
+    /// Returns the lowest score of its content words; `None` if there are none.
     pub fn score(&self) -> Option<f32> {
-        self.claims().filter_map(|w| w.reward).reduce(f32::min)
+        self.claims().filter_map(|w| w.score).reduce(f32::min)
     }
 
-    /// Returns the value of the version: the sum of its claims' rewards above their thresholds, so
-    /// that ending early is worth nothing, less the cost of flagged ones, plus its weighted mean
-    /// log-probability by the policy.
+    /// Returns the rank value of the version: the sum of its content words' scores above their
+    /// thresholds, less the cost of flagged words, plus the weighted mean log-probability. Ending
+    /// early is thus worth nothing.
     pub fn value(&self, weights: &RankingWeights) -> f32 {
         let claims = self.claims().map(|word| {
-            let doubt = if word.doubted() { weights.doubt } else { 0.0 };
-            word.reward.unwrap_or(0.0) - word.threshold - doubt
+            let cost = if word.is_flagged() {
+                weights.flag_cost
+            } else {
+                0.0
+            };
+            word.score.unwrap_or(0.0) - word.threshold - cost
         });
         let n = self.log_probabilities.len().max(1) as f32;
         claims.sum::<f32>() + weights.likelihood * self.log_probabilities.iter().sum::<f32>() / n
@@ -219,51 +224,55 @@ impl RepairVersion<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::words::{doubting, words};
+    use crate::guard::{
+        sentence::{Sentence, fault},
+        testing::{Case, check_cases, scored_words},
+    };
 
-    fn judged(text: &[(&str, f32)]) -> (String, Vec<Word>) {
-        let rewards: Vec<f32> = text.iter().map(|t| t.1).collect();
-        let (text, words) = words(text.iter().map(|t| t.0.as_bytes()), &rewards);
-        (text, doubting(words, 0.5))
+    /// Returns what the repair of the first flagged word writes again.
+    fn rewritten(from: RepairStart, case: &Case) -> String {
+        let (text, words) = scored_words(&case.input());
+        let at = words.iter().position(Word::is_flagged).unwrap();
+        text[words[repair_start(from, &text, &words, at)].bytes.start..].to_owned()
     }
 
-    #[test]
-    fn a_phrase_begins_where_it_opens() {
-        let begins = |text: &str, word: &str, reach: RepairStart| {
-            let (text, words) = judged(&[(text, 0.9)]);
-            let at = words
-                .iter()
-                .position(|w| &text[w.bytes.clone()] == word)
-                .unwrap();
-            text[words[start(reach, &text, &words, at)].bytes.start..].to_owned()
+    /// Returns the replacement of the case with the fault for which it is refused.
+    fn judged_replacement(case: &Case) -> String {
+        let replacement = case.expected.split(" | ").next().unwrap_or_default();
+        let (old, new) = (scored_words(&case.input()), scored_words(replacement));
+        let sentence = |text: &(String, Vec<Word>)| {
+            Sentence::containing(&text.0, &text.1, 0, true)
+                .map(|sentence| (sentence.text.to_owned(), sentence.words.len()))
         };
-        let text = "It rains. A man in a blue shirt is sitting next to a dog.";
-        assert_eq!(
-            begins(text, "shirt", RepairStart::Word),
-            "shirt is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "shirt", RepairStart::Phrase),
-            "in a blue shirt is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "dog", RepairStart::Phrase),
-            "is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "man", RepairStart::Phrase),
-            "A man in a blue shirt is sitting next to a dog."
-        );
-        assert_eq!(
-            begins(text, "dog", RepairStart::Sentence),
-            "A man in a blue shirt is sitting next to a dog."
-        );
+        assert_eq!(sentence(&old), Some((old.0.clone(), old.1.len())));
+        let before = Sentence::containing(&old.0, &old.1, 0, true).unwrap();
+        let after = Sentence::containing(&new.0, &new.1, 0, true).unwrap();
+        match fault(&before, &after, MIN_GAIN) {
+            Some(fault) => format!("{replacement} | {fault:?}"),
+            None => replacement.to_owned(),
+        }
     }
 
     #[test]
-    fn a_version_that_claims_nothing_beats_one_that_is_doubted_and_loses_to_one_that_is_sure() {
-        let worth = |text: &[(&str, f32)]| {
-            let (_, words) = judged(text);
+    fn repairs_of_cases_begin_and_are_judged_as_noted() {
+        let file = include_str!("cases/repair.txt");
+        check_cases("src/guard/cases/repair.txt", file, 43, |case| {
+            match case.section {
+                "written again from the word" => rewritten(RepairStart::Word, case),
+                "written again from the phrase" => rewritten(RepairStart::Phrase, case),
+                "written again from the sentence" => rewritten(RepairStart::Sentence, case),
+                replacements if replacements.starts_with("replacements: ") => {
+                    judged_replacement(case)
+                }
+                unknown => panic!("no section '{unknown}'"),
+            }
+        });
+    }
+
+    #[test]
+    fn value_of_version_without_content_words_lies_between_flagged_and_trusted() {
+        let worth = |notation: &str| {
+            let (_, words) = scored_words(notation);
             let version = RepairVersion {
                 words: &words,
                 from: 1,
@@ -271,34 +280,35 @@ mod tests {
             };
             (version.passes(), version.value(&RankingWeights::default()))
         };
-        let (ends, doubted, sure) = (
-            worth(&[("man", 0.9), (".", 0.9)]),
-            worth(&[("man", 0.9), (" hat", 0.4)]),
-            worth(&[("man", 0.9), (" dog", 0.8)]),
-        );
-        assert!(ends.0 && sure.0 && !doubted.0);
+        let (ends, flagged, trusted) = (worth("man."), worth("man hat:0.4"), worth("man dog:0.8"));
+        assert!(ends.0 && trusted.0 && !flagged.0);
         assert!(
-            doubted.1 < ends.1 && ends.1 < sure.1,
-            "{doubted:?} {ends:?} {sure:?}"
+            flagged.1 < ends.1 && ends.1 < trusted.1,
+            "{flagged:?} {ends:?} {trusted:?}"
         );
     }
 
     #[test]
-    fn the_best_of_several_loses_what_selection_added() {
-        assert_eq!(unselected(0.7, 0.0, 9), 0.7);
-        assert_eq!(unselected(0.7, 0.5, 1), 0.7);
-        let of = |tried| unselected(0.7, 0.5, tried);
-        assert!(of(2) < 0.7 && of(9) < of(2), "{} {}", of(2), of(9));
+    fn reward_of_best_of_several_is_lowered_by_selection_bias() {
+        assert_eq!(correct_selection_bias(0.7, 0.0, 9), 0.7);
+        assert_eq!(correct_selection_bias(0.7, 0.5, 1), 0.7);
+        let corrected = |tried| correct_selection_bias(0.7, 0.5, tried);
+        assert!(
+            corrected(2) < 0.7 && corrected(9) < corrected(2),
+            "{} {}",
+            corrected(2),
+            corrected(9)
+        );
         // A logit of 0 less half the logarithm of 9.
-        assert!((unselected(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
+        assert!((correct_selection_bias(0.5, 0.5, 9) - 0.25).abs() < 1e-5);
         assert!(
-            (0.0..=1.0).contains(&unselected(1.0, 1.0, 100))
-                && (0.0..=1.0).contains(&unselected(0.0, 1.0, 100))
+            (0.0..=1.0).contains(&correct_selection_bias(1.0, 1.0, 100))
+                && (0.0..=1.0).contains(&correct_selection_bias(0.0, 1.0, 100))
         );
     }
 
     #[test]
-    fn sampling_gets_warmer_and_stops_getting_warmer() {
+    fn temperature_of_candidates_rises_to_its_limit() {
         let at: Vec<f64> = (0..7).map(|number| temperature(0.2, number)).collect();
         assert!(
             at.is_sorted() && (at[0] - 0.3).abs() < 1e-9 && (at[6] - 0.7).abs() < 1e-9,

@@ -1,21 +1,19 @@
-//! Requirements on a sentence that was written again before it takes the place of the first: it
-//! must be no worse a sentence, say no less that is trusted, and not say the opposite. Pure: texts,
-//! words and rewards in, a fault out.
+//! Requirements on a rewritten sentence: it must be no worse a sentence than the one it replaces,
+//! keep what was trusted, and not contradict it.
 
 use std::ops::Range;
 
 use super::{
     Action, Span,
     render::{is_whole, statement},
-    repair::{RepairStart, begins_sentence, connects, start},
-    repetition::repeats,
+    repair::{RepairStart, begins_sentence, connects, repair_start},
     words::Word,
 };
-use crate::lexicon::{Lexicon, WordClass};
+use crate::lexicon::{self, Lexicon, WordClass};
 
-/// Words that captions have for any photograph: where a repair puts nothing else in the place of a
-/// flagged word, it says nothing.
-const STOCK: [&str; 15] = [
+/// Words that captions use for any photograph: a repair that replaces a flagged word with nothing
+/// else says nothing.
+const STOCK_WORDS: [&str; 15] = [
     "background",
     "camera",
     "foreground",
@@ -36,36 +34,36 @@ const STOCK: [&str; 15] = [
 /// A sentence of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Sentence<'a> {
-    /// Its text, without the white space behind it.
+    /// Text, without trailing white space.
     pub text: &'a str,
-    /// Its words.
+    /// Words.
     pub words: &'a [Word],
-    /// Its start in the answer, in bytes.
+    /// Start in the answer, in bytes.
     start: usize,
 }
 
-/// Why a sentence must not take the place of another.
+/// Fault for which a rewritten sentence is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It repeats itself.
     Loop,
-    /// It says yes where the other said no, or denies what the other did not.
+    /// It answers yes instead of no or the reverse, or denies what the original did not.
     Flip,
-    /// It is no whole sentence.
+    /// It is not a complete sentence.
     Fragment,
-    /// It does not name a thing that the other named and that was not low, or says less beside.
+    /// It drops a trusted object mention, or other trusted words.
     Loss,
-    /// Nothing is new in it but what captions say of any photograph.
+    /// All that is new in it fits any photograph.
     Stock,
-    /// The other is a short answer, and its reward is not surely lower.
+    /// The original is a short answer, and the new score is not clearly higher.
     NoGain,
 }
 
 impl<'a> Sentence<'a> {
-    /// Returns the sentence of an answer that word `at` is in, or would be in if it were there;
-    /// `None` where it may go on, as no other follows and the answer is not `complete`.
-    pub fn around(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
-        let first = start(
+    /// Returns the sentence that contains word `at`, or would if the word existed; `None` if the
+    /// sentence may continue because no other follows and the answer is not `complete`.
+    pub fn containing(text: &'a str, words: &'a [Word], at: usize, complete: bool) -> Option<Self> {
+        let first = repair_start(
             RepairStart::Sentence,
             text,
             words,
@@ -90,8 +88,8 @@ impl<'a> Sentence<'a> {
         })
     }
 
-    /// Returns the sentence that names what is trusted in this one, and of `likely` what it does
-    /// not name; `None` where there is nothing to name.
+    /// Returns a statement that names the trusted mentions of this sentence and those of `likely`
+    /// that it does not name; `None` if there is nothing to name.
     pub fn statement(&self, likely: &[&str]) -> Option<String> {
         let chars = |byte: usize| {
             self.text
@@ -100,7 +98,7 @@ impl<'a> Sentence<'a> {
                 .chars()
                 .count()
         };
-        let flagged = self.words.iter().filter(|word| word.doubted());
+        let flagged = self.words.iter().filter(|word| word.is_flagged());
         let spans: Vec<Span> = flagged
             .map(|word| {
                 Span::new(
@@ -114,17 +112,17 @@ impl<'a> Sentence<'a> {
         statement(self.text, &spans, likely)
     }
 
-    /// Returns where it ends in the answer, in bytes.
+    /// Returns the end of the sentence in the answer, in bytes.
     pub fn end(&self) -> usize {
         self.start + self.text.len()
     }
 
-    /// Returns the lowest reward of its words, function words left out where there are others.
+    /// Returns the score: the lowest score of its content words, or of all words if it has none.
     pub fn score(&self) -> Option<f32> {
         super::policy::judge(super::Mode::Score, self.words, true).1
     }
 
-    /// The words at these bytes of its own text.
+    /// Returns the words that overlap a byte range of the sentence's text.
     fn words_at(&self, range: &Range<usize>) -> impl Iterator<Item = &Word> {
         let bytes = range.start + self.start..range.end + self.start;
         self.words
@@ -132,49 +130,49 @@ impl<'a> Sentence<'a> {
             .filter(move |word| word.bytes.start < bytes.end && bytes.start < word.bytes.end)
     }
 
-    fn text_of(&self, word: &Word) -> String {
+    fn word_text(&self, word: &Word) -> String {
         self.text
             .get(word.bytes.start - self.start..word.bytes.end - self.start)
             .unwrap_or_default()
             .to_lowercase()
     }
 
-    /// The things that it names: those whose words are all trusted, or all.
-    fn things(&self, trusted: bool) -> Vec<crate::lexicon::Mention> {
-        let is_low = |range: &Range<usize>| self.words_at(range).any(Word::doubted);
-        let mut things = Lexicon::shared().mentions(self.text);
-        things.retain(|thing| !(is_stock(thing.lemma) || trusted && is_low(&thing.range)));
-        things
+    /// Returns the object mentions: all, or those whose words are trusted.
+    fn mentions(&self, trusted: bool) -> Vec<crate::lexicon::Mention> {
+        let is_low = |range: &Range<usize>| self.words_at(range).any(Word::is_flagged);
+        let mut mentions = Lexicon::shared().mentions(self.text);
+        mentions.retain(|mention| !(is_stock(mention.lemma) || trusted && is_low(&mention.range)));
+        mentions
     }
 
-    /// Returns the number of trusted words that it has beside those that name things: what they do,
-    /// how many they are and what they are like. What only describes a flagged thing stands and
-    /// falls with it, and so does where it is.
-    fn trusted_beside_things(&self) -> usize {
-        let things = Lexicon::shared().mentions(self.text);
+    /// Returns the number of trusted content words beside object mentions: actions, counts and
+    /// attributes. A word that only describes a flagged object is not counted, nor is a word for
+    /// its position.
+    fn trusted_words_beside_mentions(&self) -> usize {
+        let mentions = Lexicon::shared().mentions(self.text);
         let classes = Lexicon::shared().word_classes(self.text);
         let counts = |(i, (range, class)): (usize, &(Range<usize>, WordClass))| {
-            let is_thing = things
+            let names_object = mentions
                 .iter()
-                .any(|thing| thing.range.start < range.end && range.start < thing.range.end);
+                .any(|mention| mention.range.start < range.end && range.start < mention.range.end);
             let is_claim = self
                 .words_at(range)
                 .next()
-                .is_some_and(|word| !word.function && !word.doubted());
+                .is_some_and(|word| !word.function && !word.is_flagged());
             let describes = matches!(
                 class,
                 WordClass::Attribute | WordClass::Count | WordClass::Other
             );
             let rest = classes[i + 1..].iter().map_while(|(range, class)| {
                 let next = self.words_at(range).next()?;
-                (next.doubted()
+                (next.is_flagged()
                     || matches!(class, WordClass::Attribute | WordClass::Count) && !next.function)
                     .then_some(next)
             });
-            let falls = describes && rest.into_iter().any(Word::doubted);
+            let falls = describes && rest.into_iter().any(Word::is_flagged);
             let text = &self.text[range.clone()];
             let connects = *class == WordClass::Relation || connects(&text.to_lowercase());
-            is_claim && !is_thing && !connects && !falls && !is_stock(text)
+            is_claim && !names_object && !connects && !falls && !is_stock(text)
         };
         classes
             .iter()
@@ -183,18 +181,18 @@ impl<'a> Sentence<'a> {
             .count()
     }
 
-    /// The base forms of its words that claim something.
+    /// Returns the base forms of its content words.
     fn claims(&self) -> Vec<String> {
         self.words
             .iter()
             .filter(|word| !word.function)
-            .map(|word| base(&self.text_of(word)))
+            .map(|word| base(&self.word_text(word)))
             .collect()
     }
 }
 
-/// Returns what keeps a sentence from taking the place of another; `gain` is what the reward of a
-/// short answer must rise by.
+/// Returns the fault for which a sentence must not replace another. `gain` is the minimum gain in
+/// score for a short answer.
 pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<Fault> {
     let is_short = !is_whole(before.text);
     let gains = || {
@@ -205,7 +203,7 @@ pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<F
     };
     if repeats(after.text) {
         Some(Fault::Loop)
-    } else if flips(before.text, after.text) {
+    } else if contradict_each_other(before.text, after.text) {
         Some(Fault::Flip)
     } else if !is_short && !is_whole(after.text) {
         Some(Fault::Fragment)
@@ -218,14 +216,14 @@ pub fn fault(before: &Sentence<'_>, after: &Sentence<'_>, gain: f32) -> Option<F
     }
 }
 
-/// Returns whether two sentences say the opposite: one yes and the other no, or one denies
-/// something and the other nothing.
-pub fn flips(before: &str, after: &str) -> bool {
+/// Returns `true` if two sentences contradict each other: one says yes and the other no, or only
+/// one of them denies something.
+fn contradict_each_other(before: &str, after: &str) -> bool {
     contradicts(before, after) || denies(before) && !denies(after)
 }
 
-/// Returns whether the beginning of a sentence already says the opposite of another: not the same
-/// yes or no, or it denies what the other does not.
+/// Returns `true` if the beginning of a sentence already contradicts another: a different yes or
+/// no, or a denial that the other lacks.
 pub fn contradicts(before: &str, beginning: &str) -> bool {
     let first = |text: &str| {
         text.split(|c: char| !c.is_alphabetic())
@@ -248,28 +246,28 @@ fn denies(text: &str) -> bool {
     words.any(|word| DENIALS.contains(&word) || word.ends_with("n't") || word.ends_with("n’t"))
 }
 
-/// Returns `true` if a sentence leaves out what another named or said and what was not low.
+/// Returns `true` if a sentence drops what another named or stated with trusted words.
 fn loses(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
-    let (named, all) = (before.things(true), after.things(false));
+    let (named, all) = (before.mentions(true), after.mentions(false));
     let lexicon = Lexicon::shared();
     let is_lost = |concept| {
         !all.iter()
             .any(|other| other.concept == concept || lexicon.related(other.concept, concept))
     };
-    // A sentence that only says what there is leaves out what is said of it.
+    // An existential sentence is expected to drop statements about its objects.
     let says_less = !is_existential(after.text)
-        && after.trusted_beside_things() < before.trusted_beside_things();
-    named.iter().any(|thing| is_lost(thing.concept)) || says_less
+        && after.trusted_words_beside_mentions() < before.trusted_words_beside_mentions();
+    named.iter().any(|mention| is_lost(mention.concept)) || says_less
 }
 
-/// Returns whether a sentence begins as one that says what there is.
+/// Returns `true` if a sentence is existential: "There is a dog."
 fn is_existential(sentence: &str) -> bool {
     ["There is ", "There are "]
         .iter()
         .any(|start| sentence.starts_with(start))
 }
 
-/// Returns `true` if all that is new in a sentence are words that captions have for any photograph.
+/// Returns `true` if all new words of a sentence are words that captions use for any photograph.
 fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
     let old = before.claims();
     let mut new = after
@@ -281,10 +279,10 @@ fn is_stock_only(before: &Sentence<'_>, after: &Sentence<'_>) -> bool {
 }
 
 fn is_stock(word: &str) -> bool {
-    STOCK.contains(&base(word).as_str())
+    STOCK_WORDS.contains(&base(word).as_str())
 }
 
-/// A verb in its base form, a noun without the "s" of the plural; in lower case.
+/// Returns the base form of a verb, or a noun without its plural "s", in lower case.
 fn base(word: &str) -> String {
     let lower = word.to_lowercase();
     let verb = Lexicon::shared()
@@ -300,87 +298,77 @@ fn base(word: &str) -> String {
     })
 }
 
+/// Length in words of a repetition that counts as a loop anywhere in a text.
+const LONG_REPETITION: usize = 5;
+
+/// Words that are repeated for emphasis ("more and more").
+const EMPHASIS: [&str; 8] = [
+    "again", "around", "down", "more", "on", "over", "round", "up",
+];
+
+/// Returns `true` if a text repeats itself: the same words twice in a row, with or without "and" or
+/// "or" between them, or a long run of words twice anywhere. Small policies do this when they have
+/// nothing left to say.
+pub fn repeats(text: &str) -> bool {
+    let found = lexicon::words(text);
+    let words: Vec<&str> = found.iter().map(|word| word.text.as_str()).collect();
+    let linked = |at: usize, n: usize| {
+        let first = &words[at..at + n];
+        let second = |from: usize| words.get(from..from + n) == Some(first);
+        let link = words
+            .get(at + n)
+            .is_some_and(|word| matches!(*word, "and" | "or"));
+        second(at + n) || link && second(at + n + 1) && !(n == 1 && EMPHASIS.contains(&first[0]))
+    };
+    let in_a_row = (1..=words.len() / 2).any(|n| (0..=words.len() - 2 * n).any(|at| linked(at, n)));
+    let runs: Vec<&[&str]> = words.windows(LONG_REPETITION).collect();
+    in_a_row
+        || runs
+            .iter()
+            .enumerate()
+            .any(|(i, run)| runs[i + 1..].contains(run))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::words::{doubting, words};
-
-    /// Reads "A man [0.2] runs." as a text whose words have reward 0.9, but for the ones before
-    /// brackets.
-    fn read(marked: &str) -> (String, Vec<Word>) {
-        let mut tokens: Vec<(String, f32)> = Vec::new();
-        for piece in marked.split_inclusive(' ') {
-            match piece
-                .trim()
-                .strip_prefix('[')
-                .and_then(|rest| rest.split_once(']'))
-            {
-                Some((reward, rest)) => {
-                    if let Some(last) = tokens.last_mut() {
-                        let reward = reward.parse().unwrap();
-                        last.1 = reward;
-                        last.0 = format!(
-                            "{}{rest}{}",
-                            last.0.trim_end(),
-                            if piece.ends_with(' ') { " " } else { "" }
-                        );
-                    }
-                }
-                None => tokens.push((piece.to_owned(), 0.9)),
-            }
-        }
-        let rewards: Vec<f32> = tokens.iter().map(|token| token.1).collect();
-        let (text, found) = words(tokens.iter().map(|token| token.0.as_bytes()), &rewards);
-        (text, doubting(found, 0.5))
-    }
+    use crate::guard::testing::scored_words;
 
     #[test]
-    fn sentences_that_were_written_again_have_these_faults() {
-        let file = include_str!("../../tests/fixtures/repairs.tsv");
-        let mut wrong = Vec::new();
-        let lines = file
-            .lines()
-            .filter(|line| !line.starts_with('#') && !line.is_empty());
-        let count = lines.clone().count();
-        for line in lines {
-            let columns: Vec<&str> = line.split('\t').collect();
-            let [before, after, expected] = columns[..] else {
-                panic!("three columns: {line}")
-            };
-            let (old, new) = (read(before), read(after));
-            let whole = |of: &(String, Vec<Word>)| {
-                Sentence::around(&of.0, &of.1, 0, true).map(|s| (s.text.to_owned(), s.words.len()))
-            };
-            assert_eq!(whole(&old), Some((old.0.clone(), old.1.len())));
-            let sentences = Sentence::around(&old.0, &old.1, 0, true)
-                .zip(Sentence::around(&new.0, &new.1, 0, true));
-            let found = sentences.and_then(|(before, after)| fault(&before, &after, 0.15));
-            let found = found.map_or("-".to_owned(), |fault| format!("{fault:?}"));
-            if found != expected {
-                wrong.push(format!(
-                    "{before} → {after}: expected {expected}, found {found}"
-                ));
-            }
-        }
-        assert!(
-            wrong.is_empty() && count > 25,
-            "{} of {count}\n{}",
-            wrong.len(),
-            wrong.join("\n")
-        );
-    }
-
-    #[test]
-    fn a_sentence_ends_where_another_begins_or_the_answer_does() {
-        let (text, found) = read("It rains. A dog runs. It");
-        let of = |at: usize, complete: bool| {
-            Sentence::around(&text, &found, at, complete).map(|s| s.text.to_owned())
+    fn sentence_ends_where_the_next_begins_or_a_complete_answer_ends() {
+        let (text, found) = scored_words("It rains. A dog runs. It");
+        let sentence_at = |at: usize, complete: bool| {
+            Sentence::containing(&text, &found, at, complete).map(|s| s.text.to_owned())
         };
-        assert_eq!(of(1, false).as_deref(), Some("It rains."));
-        assert_eq!(of(3, false).as_deref(), Some("A dog runs."));
-        assert_eq!(of(5, false), None);
-        assert_eq!(of(5, true).as_deref(), Some("It"));
-        assert_eq!(of(9, false), None);
-        assert_eq!(of(9, true).as_deref(), Some(""));
+        assert_eq!(sentence_at(1, false).as_deref(), Some("It rains."));
+        assert_eq!(sentence_at(3, false).as_deref(), Some("A dog runs."));
+        assert_eq!(sentence_at(5, false), None);
+        assert_eq!(sentence_at(5, true).as_deref(), Some("It"));
+        assert_eq!(sentence_at(9, false), None);
+        assert_eq!(sentence_at(9, true).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn repeated_words_are_a_loop_and_emphasis_is_not() {
+        for looped in [
+            "A man in a white shirt and white shirt is running.",
+            "A dog dog runs.",
+            "Two women are are are",
+            "A brown and brown dog.",
+            "A dog and a dog play.",
+            "A man in front of a building with a man in front of a building.",
+            "On a street on a street on a street.",
+        ] {
+            assert!(repeats(looped), "{looped}");
+        }
+        for fine in [
+            "A man in a red shirt and a man in a blue shirt talk.",
+            "A black and white dog runs over and over.",
+            "A man and a woman and a boy sit on a bench.",
+            "Dogs.",
+            "",
+        ] {
+            assert!(!repeats(fine), "{fine}");
+        }
     }
 }

@@ -1,14 +1,14 @@
-//! Runs of doubted words.
+//! Spans: runs of low-reward words.
 //!
-//! A span begins and ends with a doubted word that claims something; doubted words join when
-//! nothing but function words stands between them. A function word alone is never doubted: its
-//! reward says how the sentence goes on, not what the image shows. No span reaches over markup.
+//! A span begins and ends with a flagged content word; flagged words join if only function words
+//! stand between them. A function word is never flagged: its reward measures how the sentence
+//! continues, not what the image shows. No span crosses markup.
 
 use std::ops::Range;
 
 use super::{Action, Span, words::Word};
 
-/// Joins words into spans as they come.
+/// Incremental joiner of words into spans.
 #[derive(Debug, Clone)]
 pub struct Joiner {
     action: Action,
@@ -23,12 +23,12 @@ struct Open {
 }
 
 impl Joiner {
-    /// `action` is what the spans say was done.
+    /// Creates a joiner whose spans have `action`.
     pub fn new(action: Action) -> Self {
         Self { action, open: None }
     }
 
-    /// Takes the next word of `text`, and returns the span that it closes.
+    /// Adds the next word of `text` and returns the span that it closes, if any.
     pub fn push(&mut self, text: &str, word: &Word) -> Option<Span> {
         let closed = if word.after_markup {
             self.finish(text)
@@ -38,7 +38,7 @@ impl Joiner {
         if word.function {
             return closed;
         }
-        let Some(score) = word.reward.filter(|_| word.doubted()) else {
+        let Some(score) = word.score.filter(|_| word.is_flagged()) else {
             return closed.or_else(|| self.finish(text));
         };
         match &mut self.open {
@@ -58,7 +58,7 @@ impl Joiner {
         closed
     }
 
-    /// Closes the open span: no word follows.
+    /// Closes the open span at the end of the text.
     pub fn finish(&mut self, text: &str) -> Option<Span> {
         let Open {
             bytes,
@@ -69,12 +69,12 @@ impl Joiner {
     }
 
     /// Returns the start of the open span, in bytes.
-    pub fn open_at(&self) -> Option<usize> {
+    pub fn open_start(&self) -> Option<usize> {
         self.open.as_ref().map(|open| open.bytes.start)
     }
 }
 
-/// The spans of a whole answer.
+/// Returns the spans of a complete answer.
 pub fn spans(text: &str, words: &[Word], action: Action) -> Vec<Span> {
     let mut joiner = Joiner::new(action);
     let mut spans: Vec<Span> = words.iter().filter_map(|w| joiner.push(text, w)).collect();
@@ -82,8 +82,8 @@ pub fn spans(text: &str, words: &[Word], action: Action) -> Vec<Span> {
     spans
 }
 
-/// Cuts `text` at its spans: every piece in order, with its span if it is one. Spans that are
-/// empty, overlap or lie outside are skipped.
+/// Cuts `text` at its spans and returns every piece in order, with its span if it is one. Spans
+/// that are empty, overlap or lie outside the text are skipped.
 pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a Span>)> {
     let mut pieces = Vec::with_capacity(2 * spans.len() + 1);
     let (mut rest, mut at) = (text, 0);
@@ -107,7 +107,7 @@ pub fn pieces<'a>(text: &'a str, spans: &'a [Span]) -> Vec<(&'a str, Option<&'a 
     pieces
 }
 
-/// `text` before, inside and after the `len` code points that follow the first `skip`.
+/// Returns `text` before, inside and after the `len` code points that follow the first `skip`.
 fn split(text: &str, skip: Option<usize>, len: usize) -> Option<(&str, &str, &str)> {
     let offset = |text: &str, chars: usize| {
         text.char_indices()
@@ -123,43 +123,28 @@ fn split(text: &str, skip: Option<usize>, len: usize) -> Option<(&str, &str, &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::words::{Transcript, doubting, words};
+    use crate::guard::{
+        testing::{check_cases, flagged_notation, scored_words},
+        words::{Transcript, with_threshold, words},
+    };
     use proptest::prelude::*;
 
-    fn flagged(tokens: &[(&str, f32)]) -> Vec<(usize, usize, String, f32)> {
-        let rewards: Vec<f32> = tokens.iter().map(|t| t.1).collect();
-        let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
-        spans(&text, &doubting(words, 0.5), Action::Flagged)
-            .into_iter()
-            .map(|s| (s.start, s.end, s.text, s.score))
-            .collect()
+    #[test]
+    fn spans_of_cases_are_as_marked() {
+        let file = include_str!("cases/spans.txt");
+        check_cases("src/guard/cases/spans.txt", file, 6, |case| {
+            let (text, words) = scored_words(&case.input());
+            let spans = spans(&text, &words, Action::Flagged);
+            for span in &spans {
+                let chars = text.chars().skip(span.start).take(span.end - span.start);
+                assert_eq!(span.text, chars.collect::<String>());
+            }
+            flagged_notation(&text, &spans)
+        });
     }
 
     #[test]
-    fn function_words_join_but_are_never_flagged_alone() {
-        let t = [
-            ("A", 0.1),
-            (" dog", 0.9),
-            (" catches", 0.3),
-            (" a", 0.9),
-            (" frisbee", 0.2),
-            (" in", 0.1),
-            (" grass", 0.8),
-        ];
-        assert_eq!(flagged(&t), [(6, 23, "catches a frisbee".to_owned(), 0.2)]);
-        assert_eq!(flagged(&[("It", 0.0), (" is", 0.1)]), []);
-    }
-
-    #[test]
-    fn offsets_count_code_points() {
-        assert_eq!(
-            flagged(&[("café 🐕 ", 0.9), ("año", 0.1), (".", 0.0)]),
-            [(7, 10, "año".to_owned(), 0.1)]
-        );
-    }
-
-    #[test]
-    fn pieces_skip_spans_that_do_not_fit() {
+    fn pieces_of_spans_that_do_not_fit_are_skipped() {
         let span = |start, end| Span::new(start..end, "", 0.0, Action::Flagged);
         let spans = [span(1, 2), span(0, 3), span(2, 2), span(3, 9), span(3, 4)];
         let cut: Vec<_> = pieces("añbc", &spans)
@@ -171,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn spans_cut_the_text_exactly_and_are_maximal(
+        fn spans_of_any_text_are_maximal_and_cut_it_exactly(
             tokens in proptest::collection::vec(
                 ("[ ,.]?(the|of|in|a|dog|ñu|🐕|犬|x-y|it's|[abd]{1,3})?", 0u8..=10), 0..16),
             threshold in 0u8..=10,
@@ -179,7 +164,7 @@ mod tests {
             let rewards: Vec<f32> = tokens.iter().map(|t| f32::from(t.1) / 10.0).collect();
             let threshold = f32::from(threshold) / 10.0;
             let (text, words) = words(tokens.iter().map(|t| t.0.as_bytes()), &rewards);
-            let words = doubting(words, threshold);
+            let words = with_threshold(words, threshold);
             let spans = spans(&text, &words, Action::Flagged);
 
             let cut = pieces(&text, &spans);
@@ -188,25 +173,25 @@ mod tests {
             prop_assert_eq!(marked, spans.iter().collect::<Vec<_>>());
             prop_assert!(cut.iter().all(|(piece, span)| span.is_none_or(|s| s.text == *piece)));
 
-            // Content words alone decide: each is inside a span exactly when it is doubted, and
-            // between two spans stands a clear one.
+            // Content words decide: each is inside a span exactly if it is flagged, and two spans
+            // are separated by a content word that is not.
             let content: Vec<&Word> = words.iter().filter(|w| !w.function).collect();
-            let of = |w: &Word| spans.iter().position(|s| s.start <= w.chars.start
+            let span_at = |w: &Word| spans.iter().position(|s| s.start <= w.chars.start
                 && w.chars.end <= s.end);
             for w in &content {
-                prop_assert_eq!(of(w).is_some(), w.reward.is_some_and(|r| r < threshold));
+                prop_assert_eq!(span_at(w).is_some(), w.score.is_some_and(|r| r < threshold));
             }
             for pair in content.windows(2) {
-                if let (Some(a), Some(b)) = (of(pair[0]), of(pair[1])) {
+                if let (Some(a), Some(b)) = (span_at(pair[0]), span_at(pair[1])) {
                     prop_assert_eq!(a, b);
                 }
             }
             for s in &spans {
-                let inside: Vec<&&Word> = content.iter().filter(|w| of(w)
+                let inside: Vec<&&Word> = content.iter().filter(|w| span_at(w)
                     .is_some_and(|i| &spans[i] == s)).collect();
                 prop_assert_eq!(inside.first().map(|w| w.chars.start), Some(s.start));
                 prop_assert_eq!(inside.last().map(|w| w.chars.end), Some(s.end));
-                prop_assert_eq!(inside.iter().filter_map(|w| w.reward).fold(1.0, f32::min),
+                prop_assert_eq!(inside.iter().filter_map(|w| w.score).fold(1.0, f32::min),
                     s.score);
             }
 

@@ -1,4 +1,4 @@
-//! From which reward on a word is trusted: one threshold, or one for each class of words.
+//! Thresholds below which a word's score flags it: one for all words, or one for each class.
 
 use std::ops::Range;
 
@@ -8,15 +8,15 @@ use utoipa::ToSchema;
 use super::words::Word;
 use crate::lexicon::{Lexicon, WordClass};
 
-/// Thresholds that differ from the common one, by class of words.
+/// Thresholds of classes of words that differ from the common threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassThresholds {
-    /// Words that name people, animals and things.
+    /// Words that name people, animals and objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub object: Option<f32>,
-    /// Colors, sizes, materials.
+    /// Colors, sizes and materials.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub attribute: Option<f32>,
@@ -28,15 +28,15 @@ pub struct ClassThresholds {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub action: Option<f32>,
-    /// Words that say where things are.
+    /// Spatial relations: `behind`, `next to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 1)]
     pub relation: Option<f32>,
 }
 
 impl ClassThresholds {
-    /// Every class with its threshold.
-    pub fn each(&self) -> [(&'static str, Option<f32>); 5] {
+    /// Returns each class by name with its threshold.
+    pub fn entries(&self) -> [(&'static str, Option<f32>); 5] {
         [
             ("object", self.object),
             ("attribute", self.attribute),
@@ -46,8 +46,8 @@ impl ClassThresholds {
         ]
     }
 
-    /// These, and where there is none `other`.
-    pub fn or(self, other: Self) -> Self {
+    /// Returns these thresholds, completed by those of `other`.
+    pub fn with_fallback(self, other: Self) -> Self {
         Self {
             object: self.object.or(other.object),
             attribute: self.attribute.or(other.attribute),
@@ -57,9 +57,9 @@ impl ClassThresholds {
         }
     }
 
-    fn of(&self, class: WordClass) -> Option<f32> {
+    fn for_class(&self, class: WordClass) -> Option<f32> {
         match class {
-            WordClass::Person | WordClass::Animal | WordClass::Thing => self.object,
+            WordClass::Person | WordClass::Animal | WordClass::Object => self.object,
             WordClass::Attribute => self.attribute,
             WordClass::Count => self.count,
             WordClass::Action => self.action,
@@ -69,15 +69,15 @@ impl ClassThresholds {
     }
 }
 
-/// From which reward on words are trusted.
+/// Thresholds in force for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Thresholds {
-    /// Of every word that no class has another for.
+    /// Threshold of words whose class has none of its own.
     pub common: f32,
-    /// Of a yes or no that answers, whose reward has a calibration of its own; `None`: the common
-    /// one.
+    /// Threshold of a yes or no that begins an answer, whose reward has its own calibration;
+    /// `None`: the common threshold.
     pub yes_no: Option<f32>,
-    /// The exceptions.
+    /// Thresholds by class of words.
     pub by_class: ClassThresholds,
 }
 
@@ -91,20 +91,20 @@ impl From<f32> for Thresholds {
 }
 
 impl Thresholds {
-    /// The threshold of a word of `text`.
-    pub fn of(&self, text: &str, word: &Word) -> f32 {
-        self.among(text, &self.classes(text), word)
+    /// Returns the threshold of a word of `text`.
+    pub fn for_word(&self, text: &str, word: &Word) -> f32 {
+        self.for_classified_word(text, &self.classes(text), word)
     }
 
-    /// Sets the thresholds of the words of a whole text, which is classified once.
-    pub fn set(&self, text: &str, words: &mut [Word]) {
+    /// Sets the threshold of each word of a complete text, which is classified once.
+    pub fn apply(&self, text: &str, words: &mut [Word]) {
         let classes = self.classes(text);
         words
             .iter_mut()
-            .for_each(|word| word.threshold = self.among(text, &classes, word));
+            .for_each(|word| word.threshold = self.for_classified_word(text, &classes, word));
     }
 
-    /// The classes of the words of a text, where thresholds differ by class.
+    /// Returns the class of each word, or nothing if thresholds do not differ by class.
     fn classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
         if self.by_class == ClassThresholds::default() {
             Vec::new()
@@ -113,7 +113,12 @@ impl Thresholds {
         }
     }
 
-    fn among(&self, text: &str, classes: &[(Range<usize>, WordClass)], word: &Word) -> f32 {
+    fn for_classified_word(
+        &self,
+        text: &str,
+        classes: &[(Range<usize>, WordClass)],
+        word: &Word,
+    ) -> f32 {
         if is_yes_or_no(text, word) {
             return self.yes_no.unwrap_or(self.common);
         }
@@ -121,27 +126,27 @@ impl Thresholds {
             .iter()
             .find(|(range, _)| range.start < word.bytes.end && word.bytes.start < range.end);
         class
-            .and_then(|(_, class)| self.by_class.of(*class))
+            .and_then(|(_, class)| self.by_class.for_class(*class))
             .unwrap_or(self.common)
     }
 
-    /// The threshold of an answer with these words, classes aside.
-    pub fn of_answer(&self, text: &str, words: &[Word]) -> f32 {
+    /// Returns the threshold of an answer as a whole, irrespective of classes.
+    pub fn for_answer(&self, text: &str, words: &[Word]) -> f32 {
         let answers = words.first().is_some_and(|word| is_yes_or_no(text, word));
         self.yes_no.filter(|_| answers).unwrap_or(self.common)
     }
 }
 
-/// Returns `true` if `word` is a yes or no that `text` begins with.
+/// Returns `true` if `word` is a yes or no with which `text` begins.
 pub(crate) fn is_yes_or_no(text: &str, word: &Word) -> bool {
-    let (before, said) = (
+    let (before, written) = (
         text.get(..word.bytes.start),
         text.get(word.bytes.clone()).unwrap_or_default(),
     );
     before.is_some_and(|before| before.trim().is_empty())
         && ["yes", "no"]
             .iter()
-            .any(|answer| said.eq_ignore_ascii_case(answer))
+            .any(|answer| written.eq_ignore_ascii_case(answer))
 }
 
 #[cfg(test)]
@@ -150,54 +155,54 @@ mod tests {
     use crate::guard::words::words;
 
     #[test]
-    fn a_yes_or_no_that_answers_has_a_threshold_of_its_own() {
+    fn threshold_of_yes_or_no_at_the_beginning_is_its_own() {
         let thresholds = Thresholds {
             yes_no: Some(0.7),
             ..0.3.into()
         };
-        let of = |text: &str| {
+        let thresholds_of = |text: &str| {
             let (text, words) = words([text.as_bytes()], &[0.4]);
             words
                 .iter()
-                .map(|word| thresholds.of(&text, word))
+                .map(|word| thresholds.for_word(&text, word))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(of(" No, a dog."), [0.7, 0.3, 0.3]);
-        assert_eq!(of("There is no dog. Yes."), [0.3; 5]);
+        assert_eq!(thresholds_of(" No, a dog."), [0.7, 0.3, 0.3]);
+        assert_eq!(thresholds_of("There is no dog. Yes."), [0.3; 5]);
     }
 
     #[test]
-    fn a_class_can_be_stricter_than_the_rest() {
+    fn threshold_of_class_overrides_the_common_one() {
         let (text, words) = words([b"two red dogs run near a zyx".as_slice()], &[0.4]);
         let by_class = ClassThresholds {
             object: Some(0.5),
             attribute: Some(0.1),
             ..ClassThresholds::default()
         };
-        let doubted = |thresholds: Thresholds| {
-            let doubts = |w: &&Word| {
+        let flagged = |thresholds: Thresholds| {
+            let is_flagged = |w: &&Word| {
                 Word {
-                    threshold: thresholds.of(&text, w),
+                    threshold: thresholds.for_word(&text, w),
                     ..(*w).clone()
                 }
-                .doubted()
+                .is_flagged()
             };
             words
                 .iter()
-                .filter(doubts)
+                .filter(is_flagged)
                 .map(|w| &text[w.bytes.clone()])
                 .collect::<Vec<_>>()
         };
-        assert_eq!(doubted(0.3.into()), Vec::<&str>::new());
+        assert_eq!(flagged(0.3.into()), Vec::<&str>::new());
         assert_eq!(
-            doubted(Thresholds {
+            flagged(Thresholds {
                 yes_no: Some(0.9),
                 ..0.3.into()
             }),
             Vec::<&str>::new()
         );
         assert_eq!(
-            doubted(Thresholds {
+            flagged(Thresholds {
                 common: 0.3,
                 by_class,
                 ..Thresholds::default()
@@ -205,7 +210,7 @@ mod tests {
             ["dogs"]
         );
         assert_eq!(
-            doubted(Thresholds {
+            flagged(Thresholds {
                 common: 0.45,
                 by_class,
                 ..Thresholds::default()

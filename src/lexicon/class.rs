@@ -1,36 +1,36 @@
-//! Classes of words.
+//! Word classes, as thresholds and evaluations distinguish them.
 
 use std::{fmt, ops::Range};
 
 use super::{ConceptKind, Lexicon, words};
 
-/// Sorts of words that evaluations tell apart.
+/// Class of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WordClass {
-    /// Names people.
+    /// Noun for people.
     Person,
-    /// Names animals.
+    /// Noun for animals.
     Animal,
-    /// Names another visible thing.
-    Thing,
-    /// A colour, a size or a material.
+    /// Noun for another visible object.
+    Object,
+    /// Color, size or material.
     Attribute,
-    /// A number.
+    /// Number.
     Count,
-    /// A verb of action.
+    /// Verb of action.
     Action,
-    /// Says where things are to each other.
+    /// Spatial relation.
     Relation,
-    /// Everything else.
+    /// Any other word.
     Other,
 }
 
 impl WordClass {
-    /// All of them, in the order of tables.
+    /// All classes, in the order of tables.
     pub const ALL: [Self; 8] = [
         Self::Person,
         Self::Animal,
-        Self::Thing,
+        Self::Object,
         Self::Attribute,
         Self::Count,
         Self::Action,
@@ -44,7 +44,7 @@ impl fmt::Display for WordClass {
         f.write_str(match self {
             Self::Person => "person",
             Self::Animal => "animal",
-            Self::Thing => "other thing",
+            Self::Object => "other thing",
             Self::Attribute => "attribute",
             Self::Count => "count",
             Self::Action => "action",
@@ -55,7 +55,7 @@ impl fmt::Display for WordClass {
 }
 
 impl Lexicon {
-    /// The class of every word of a text, with its bytes.
+    /// Returns the class of every word of a text, with its byte range.
     pub fn word_classes(&self, text: &str) -> Vec<(Range<usize>, WordClass)> {
         let words = words(text);
         let mentions = self.mentions_in(&words);
@@ -67,14 +67,14 @@ impl Lexicon {
                 return match self.kind(mention.concept) {
                     ConceptKind::Person => WordClass::Person,
                     ConceptKind::Animal => WordClass::Animal,
-                    _ => WordClass::Thing,
+                    _ => WordClass::Object,
                 };
             }
             let classes = &self.classes;
             if classes.count(word).is_some() {
                 WordClass::Count
             } else if classes
-                .colour(word)
+                .color(word)
                 .or(classes.size(word))
                 .or(classes.material(word))
                 .is_some()
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_words_apart() {
+    fn word_classes_distinguish_the_words_of_a_caption() {
         let text = "Two men in red hats jump behind a dog.";
         let found: Vec<String> = Lexicon::shared()
             .word_classes(text)

@@ -1,9 +1,8 @@
-//! Nouns to their singular: WordNet's morphological rules and exceptions.
+//! Lemmatization of nouns by WordNet's morphological rules and exceptions.
 
 use super::{ConceptId, Lexicon};
 
-/// Endings of plurals and what replaces them (WordNet's `morphy`, nouns), the most particular last
-/// so that `-s` is tried first.
+/// Plural endings and their replacements (WordNet's `morphy` for nouns), `-s` first.
 const RULES: [(&str, &str); 8] = [
     ("s", ""),
     ("ses", "s"),
@@ -15,7 +14,7 @@ const RULES: [(&str, &str); 8] = [
     ("ies", "y"),
 ];
 
-/// A noun of the table, found in a text.
+/// Noun of the table, as found in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Noun {
     pub(super) lemma: &'static str,
@@ -24,7 +23,7 @@ pub(super) struct Noun {
 }
 
 impl Lexicon {
-    /// The noun that a word or phrase in lower case is a form of.
+    /// Returns the noun of which a word or phrase in lower case is a form.
     pub(super) fn noun(&self, phrase: &str) -> Option<Noun> {
         let found = |lemma: &str, plural| {
             self.nouns.get(lemma).map(|&(lemma, concept)| Noun {
@@ -63,8 +62,8 @@ impl Lexicon {
         })
     }
 
-    /// Returns the verb, or else the noun, that a word in lower case is a form of, in its base
-    /// form; the word itself where it is none.
+    /// Returns the base form of a word in lower case: of a verb, or else of a noun, or else the
+    /// word itself.
     pub fn base_form<'w>(&self, word: &'w str) -> &'w str
     where
         Self: 'w,
@@ -74,7 +73,7 @@ impl Lexicon {
             .unwrap_or(word)
     }
 
-    /// The plural of a noun of the table.
+    /// Returns the plural of a noun of the table.
     pub fn plural(&self, lemma: &str) -> String {
         if is_always_plural(lemma) || is_unchanging(lemma) {
             return lemma.to_owned();
@@ -121,7 +120,7 @@ fn ends_in_vowel_y(word: &str) -> bool {
         .any(|end| word.ends_with(end))
 }
 
-/// Words that are plural as they stand (`pants`, `people`).
+/// Returns `true` if a noun is always plural (`pants`, `people`).
 pub fn is_always_plural(lemma: &str) -> bool {
     let plural_s = lemma.ends_with('s')
         && !["ss", "us", "is", "as", "os", "lens", "cutlass"]
@@ -138,7 +137,7 @@ fn is_unchanging(lemma: &str) -> bool {
     )
 }
 
-/// `a` or `an`, by the sound that the word begins with.
+/// Returns `a` or `an`, by the initial sound of a word.
 pub fn indefinite_article(word: &str) -> &'static str {
     let word = word.to_lowercase();
     let consonant_sound = ["uni", "use", "euro", "one", "u-", "ukul", "ut"]
@@ -159,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_singulars() {
+    fn noun_of_a_plural_is_its_singular() {
         let lexicon = Lexicon::shared();
         for (form, lemma, plural) in [
             ("dogs", "dog", true),
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn words_have_a_base_form() {
+    fn base_form_of_verbs_and_nouns_is_known() {
         let forms = ["running", "waves", "dogs", "red", "sat", "fire hydrants"];
         assert_eq!(
             forms.map(|word| Lexicon::shared().base_form(word)),
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn makes_plurals_that_it_understands() {
+    fn plural_of_a_noun_is_parsed_back() {
         let lexicon = Lexicon::shared();
         for (lemma, plural) in [
             ("dog", "dogs"),

@@ -1,4 +1,4 @@
-//! Finding the things that a text names.
+//! Detection of object mentions in a text.
 
 use std::ops::Range;
 
@@ -8,26 +8,26 @@ use super::{
     words::{TextWord, words},
 };
 
-/// Longest phrase of the tables in words.
+/// Maximum length of a phrase of the tables, in words.
 const LONGEST: usize = 4;
 
-/// A thing that a text names.
+/// Mention of an object, animal or person in a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
-    /// Its bytes in the text: the noun, or the whole of a compound (`hot dog`).
+    /// Byte range in the text: the noun, or all of a compound (`hot dog`).
     pub range: Range<usize>,
-    /// The noun in the singular.
+    /// Noun in the singular.
     pub lemma: &'static str,
-    /// Concept that it names.
+    /// Concept.
     pub concept: ConceptId,
-    /// `true` if the text has it in the plural.
+    /// `true` if the text has the plural.
     pub plural: bool,
-    /// `true` if it only qualifies the noun after it (the `brick` of a brick wall).
+    /// `true` if it only modifies the noun after it (`brick` in "brick wall").
     pub modifier: bool,
 }
 
 impl Lexicon {
-    /// The things that a text names, in order; nouns that only qualify another are left out.
+    /// Returns the mentions in a text, in order; nouns that only modify another are left out.
     pub fn mentions(&self, text: &str) -> Vec<Mention> {
         self.all_mentions(text)
             .into_iter()
@@ -35,17 +35,17 @@ impl Lexicon {
             .collect()
     }
 
-    /// The things that a text names, qualifying nouns included.
+    /// Returns the mentions in a text, modifying nouns included.
     pub fn all_mentions(&self, text: &str) -> Vec<Mention> {
         self.mentions_in(&words(text))
     }
 
-    /// [`Self::all_mentions`] of a text that is cut into words already.
+    /// Returns [`Self::all_mentions`] of a text that is cut into words.
     pub(super) fn mentions_in(&self, words: &[TextWord]) -> Vec<Mention> {
         let mut found: Vec<(Range<usize>, Noun)> = Vec::new();
         let mut at = 0;
         while at < words.len() {
-            if let Some(skipped) = self.no_thing_at(words, at) {
+            if let Some(skipped) = self.non_object_at(words, at) {
                 at += skipped;
             } else if let Some((len, noun)) = self
                 .longest_noun_at(words, at)
@@ -70,7 +70,7 @@ impl Lexicon {
             .collect()
     }
 
-    /// Returns `true` if the word after a noun is the noun that it qualifies.
+    /// Returns `true` if the noun modifies the word after it.
     fn qualifies_next(
         &self,
         words: &[TextWord],
@@ -92,17 +92,18 @@ impl Lexicon {
         self.classes.is_other_noun(&next.text) && !is_verb()
     }
 
-    /// Returns the number of words from `at` on that look like a thing and are none.
-    fn no_thing_at(&self, words: &[TextWord], at: usize) -> Option<usize> {
-        if !self.classes.starts_no_thing(&words[at].text) {
+    /// Returns the number of words from `at` on that look like an object mention and are none (`the
+    /// top`).
+    fn non_object_at(&self, words: &[TextWord], at: usize) -> Option<usize> {
+        if !self.classes.begins_non_object(&words[at].text) {
             return None;
         }
-        (1..=LONGEST)
-            .rev()
-            .find(|&len| phrase(words, at, len, " ").is_some_and(|p| self.classes.is_no_thing(&p)))
+        (1..=LONGEST).rev().find(|&len| {
+            phrase(words, at, len, " ").is_some_and(|p| self.classes.is_non_object(&p))
+        })
     }
 
-    /// The longest noun from `at` on, and its length in words.
+    /// Returns the longest noun from `at` on, and its length in words.
     fn longest_noun_at(&self, words: &[TextWord], at: usize) -> Option<(usize, Noun)> {
         let longest = if self.compound_starts.contains(words[at].text.as_str()) {
             LONGEST
@@ -113,7 +114,7 @@ impl Lexicon {
             self.noun(&phrase(words, at, len, " ")?)
                 .map(|noun| (len, noun))
         });
-        // "skate board" is a skateboard.
+        // "skate board" means "skateboard".
         let both_nouns = || {
             self.nouns.contains_key(words[at].text.as_str())
                 && words
@@ -139,7 +140,7 @@ impl Lexicon {
         })
     }
 
-    /// Tells the noun from the verb, the colour and the game by the words around it.
+    /// Distinguishes a noun from a verb, a color or a game by the words around it.
     fn is_used_as_noun(
         &self,
         words: &[TextWord],
@@ -152,7 +153,7 @@ impl Lexicon {
         if len > 1 {
             return true;
         }
-        if self.classes.colour(word).is_some() {
+        if self.classes.color(word).is_some() {
             let follows = |w: &&str| at > 0 && words[at - 1].text == *w;
             return ["an", "the"].iter().any(follows)
                 && words
@@ -175,7 +176,7 @@ impl Lexicon {
         }
     }
 
-    /// Returns `true` if an article or the like opens the phrase that ends at `at`.
+    /// Returns `true` if a determiner opens the phrase that ends at `at`.
     fn has_determiner(&self, words: &[TextWord], at: usize) -> bool {
         let mut i = at;
         while i > 0 && words[i].joined {
@@ -191,7 +192,7 @@ impl Lexicon {
         false
     }
 
-    /// Returns `true` if a word that can be both is a verb here.
+    /// Returns `true` if a word that may be a noun or a verb is a verb here.
     fn is_verb(
         &self,
         words: &[TextWord],
@@ -221,8 +222,8 @@ impl Lexicon {
         }
     }
 
-    /// Returns `true` if a verb of seeing or helping shortly before takes the subject with its
-    /// verb.
+    /// Returns `true` if a verb of perception or help precedes the subject, which then takes a verb
+    /// in the base form: "watches a boy drink".
     fn is_seen_acting(&self, words: &[TextWord], subject: &Range<usize>) -> bool {
         let before = &words[subject.start.saturating_sub(4)..subject.start];
         before.iter().any(|w| {
@@ -232,7 +233,7 @@ impl Lexicon {
         })
     }
 
-    /// Returns `true` if a concept can act.
+    /// Returns `true` if a concept is a person or an animal.
     fn is_alive(&self, concept: ConceptId) -> bool {
         matches!(
             self.kind(concept),
@@ -240,7 +241,7 @@ impl Lexicon {
         )
     }
 
-    /// Returns `true` if a word begins what may follow a verb, and no noun: an article, `on`,
+    /// Returns `true` if a word can follow a verb but not a modifying noun: an article, `on`,
     /// `with`.
     fn opens_phrase(&self, word: Option<&TextWord>) -> bool {
         let opens = |text: &str| {
@@ -252,7 +253,7 @@ impl Lexicon {
         word.is_some_and(|w| w.joined && opens(&w.text))
     }
 
-    /// Returns `true` if a form agrees as a verb with the noun right before it: `dogs race`,
+    /// Returns `true` if a form agrees, as a verb, with the noun directly before it: `dogs race`,
     /// `the dog races`, but `a dog bowl`, `ski boots`.
     fn follows_as_verb(
         &self,
@@ -282,7 +283,7 @@ impl Lexicon {
     }
 }
 
-/// `len` words from `at` on with `glue` between, where only white space separates them.
+/// Returns `len` words from `at` on, joined by `glue`, if only white space separates them.
 fn phrase(words: &[TextWord], at: usize, len: usize, glue: &str) -> Option<String> {
     let span = words.get(at..at + len)?;
     span[1..]
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_things() {
+    fn mentions_of_captions_are_found() {
         for (text, want) in [
             (
                 "A black dog is running after a white dog in the snow.",
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_bytes_of_the_text() {
+    fn mention_range_covers_the_text_as_written() {
         let text = "A CAFÉ table — two Hot  Dogs.";
         let found: Vec<&str> = Lexicon::shared()
             .mentions(text)

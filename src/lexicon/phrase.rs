@@ -1,4 +1,4 @@
-//! The words that belong to a mention: article, number, colours, size, material.
+//! Noun phrases: a mention with its determiner, number, colors, size and material.
 
 use std::ops::Range;
 
@@ -7,47 +7,46 @@ use super::{
     words::{TextWord, words},
 };
 
-/// A word with a meaning to compare: its group in its class.
+/// Attribute of an object, comparable within its class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribute {
-    /// Words of one group mean the same.
+    /// Group of synonyms in the class.
     pub group: usize,
-    /// Its bytes in the text.
+    /// Byte range in the text.
     pub range: Range<usize>,
 }
 
-/// A thing that a text names, with what the text says of it in the same phrase.
+/// Mention with the words of its noun phrase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phrase {
-    /// The thing.
+    /// Mention.
     pub mention: Mention,
-    /// First byte of the phrase: of its article, where there is one.
+    /// First byte of the phrase, its determiner included.
     pub start: usize,
-    /// The article or the like in lower case.
+    /// Determiner, in lower case.
     pub determiner: Option<String>,
-    /// Number of the things, where a number says so (the group of a count is the number).
+    /// Number word; the group is the number.
     pub count: Option<Attribute>,
-    /// `true` if a word like `several` counts.
+    /// `true` if a vague count such as `several` precedes the noun.
     pub vague: bool,
-    /// Colours, in order.
-    pub colours: Vec<Attribute>,
-    /// Words for size.
+    /// Colors, in order.
+    pub colors: Vec<Attribute>,
+    /// Sizes.
     pub sizes: Vec<Attribute>,
     /// Materials.
     pub materials: Vec<Attribute>,
 }
 
 impl Phrase {
-    /// The distinct colour groups, sorted.
-    pub fn colour_groups(&self) -> Vec<usize> {
-        let mut groups: Vec<usize> = self.colours.iter().map(|c| c.group).collect();
+    /// Returns the distinct color groups, sorted.
+    pub fn color_groups(&self) -> Vec<usize> {
+        let mut groups: Vec<usize> = self.colors.iter().map(|c| c.group).collect();
         groups.sort_unstable();
         groups.dedup();
         groups
     }
 
-    /// Returns the number of things that the phrase names, where it says so: its number, or one for
-    /// `a dog`.
+    /// Returns the number of objects that the phrase states: its number, or 1 for `a dog`.
     pub fn number(&self) -> Option<usize> {
         match (&self.count, self.determiner.as_deref()) {
             (Some(count), _) => Some(count.group),
@@ -62,13 +61,13 @@ impl Phrase {
 }
 
 impl Lexicon {
-    /// The things that a text names, each with its phrase.
+    /// Returns the mentions in a text, each with its phrase.
     pub fn phrases(&self, text: &str) -> Vec<Phrase> {
         let words = words(text);
         self.phrases_in(&words, &self.mentions_in(&words))
     }
 
-    /// [`Self::phrases`] of a text whose words and mentions are known.
+    /// Returns [`Self::phrases`] of a text whose words and mentions are known.
     pub(super) fn phrases_in(&self, words: &[TextWord], mentions: &[Mention]) -> Vec<Phrase> {
         let is_modifier = |word: &TextWord| {
             mentions.iter().any(|m| {
@@ -87,7 +86,7 @@ impl Lexicon {
             .collect()
     }
 
-    /// Walks back from a noun over the words that belong to it.
+    /// Extends a phrase backward from its noun.
     fn phrase_before(
         &self,
         words: &[TextWord],
@@ -102,24 +101,24 @@ impl Lexicon {
             determiner: None,
             count: None,
             vague: false,
-            colours: vec![],
+            colors: vec![],
             sizes: vec![],
             materials: vec![],
         };
         let mut i = at;
         while i > 0 {
             let word = &words[i - 1];
-            // "black, white and brown dog": commas and "and" may stand between colours only.
-            let colour_before = |i: usize| i > 0 && self.colours_in(&words[i - 1]).is_some();
-            let list = colour_before(i) && self.colours_in(&words[i]).is_some();
+            // "black, white and brown dog": commas and "and" join colors only.
+            let color_before = |i: usize| i > 0 && self.colors_in(&words[i - 1]).is_some();
+            let list = color_before(i) && self.colors_in(&words[i]).is_some();
             if !words[i].joined && !list {
                 break;
             }
             let joins = word.text == "and"
-                && !phrase.colours.is_empty()
-                && colour_before(i - 1)
-                && self.colours_in(&words[i]).is_some();
-            if !(joins || is_modifier(word) || self.take(word, &mut phrase)) {
+                && !phrase.colors.is_empty()
+                && color_before(i - 1)
+                && self.colors_in(&words[i]).is_some();
+            if !(joins || is_modifier(word) || self.add_word(word, &mut phrase)) {
                 break;
             }
             phrase.start = word.range.start;
@@ -128,21 +127,21 @@ impl Lexicon {
                 break;
             }
         }
-        phrase.colours.reverse();
+        phrase.colors.reverse();
         phrase
     }
 
-    /// The colours of a word: `blue`, `black-and-white`.
-    fn colours_in(&self, word: &TextWord) -> Option<Vec<usize>> {
+    /// Returns the colors of a word: `blue`, `black-and-white`.
+    fn colors_in(&self, word: &TextWord) -> Option<Vec<usize>> {
         word.text
             .split('-')
             .filter(|&part| part != "and")
-            .map(|part| self.classes.colour(part))
+            .map(|part| self.classes.color(part))
             .collect()
     }
 
-    /// Adds a word to the phrase; false when it is no part of it.
-    fn take(&self, word: &TextWord, phrase: &mut Phrase) -> bool {
+    /// Adds a word to the phrase; returns `false` if it is not part of it.
+    fn add_word(&self, word: &TextWord, phrase: &mut Phrase) -> bool {
         let classes = &self.classes;
         let attribute = |group| Attribute {
             group,
@@ -153,9 +152,9 @@ impl Lexicon {
         } else if classes.is_determiner(&word.text) || word.text == "'s" {
             phrase.vague |= classes.is_vague_count(&word.text);
             phrase.determiner = Some(word.text.clone());
-        } else if let Some(groups) = self.colours_in(word) {
+        } else if let Some(groups) = self.colors_in(word) {
             phrase
-                .colours
+                .colors
                 .extend(groups.into_iter().rev().map(attribute));
         } else if let Some(group) = classes.size(&word.text) {
             phrase.sizes.push(attribute(group));
@@ -175,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gathers_what_belongs_to_a_noun() {
+    fn phrase_has_all_words_of_its_noun() {
         let text = "Two small black and white dogs, a brown-and-white cat, and a wooden table with \
                     the light blue cup.";
         let phrases = Lexicon::shared().phrases(text);
@@ -195,14 +194,14 @@ mod tests {
         assert_eq!(phrases[0].number(), Some(2));
         assert_eq!(
             phrases[0]
-                .colours
+                .colors
                 .iter()
                 .map(|c| &text[c.range.clone()])
                 .collect::<Vec<_>>(),
             ["black", "white"]
         );
         assert_eq!(phrases[0].sizes.len(), 1);
-        assert_eq!(phrases[1].colour_groups().len(), 2);
+        assert_eq!(phrases[1].color_groups().len(), 2);
         assert_eq!(
             (phrases[2].materials.len(), phrases[2].number()),
             (1, Some(1))
@@ -210,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn does_not_reach_into_other_phrases() {
+    fn phrase_ends_where_another_begins() {
         let text = "A man wearing red and a dog chase several balls.";
         let phrases = Lexicon::shared().phrases(text);
         assert_eq!(
             &text[phrases[1].start..phrases[1].mention.range.end],
             "a dog"
         );
-        assert!(phrases.iter().all(|p| p.colours.is_empty()));
+        assert!(phrases.iter().all(|p| p.colors.is_empty()));
         assert!(phrases[2].vague && phrases[2].number().is_none());
     }
 }

@@ -1,37 +1,37 @@
-//! Which mentions other texts of the same image support.
+//! Support of mentions by reference texts about the same image.
 
 use std::borrow::Cow;
 
-use super::{ConceptId, Lexicon, Mention, Phrase, words};
+use super::{ConceptId, Lexicon, Map, Mention, Phrase, words};
 
-/// Degree to which the references support a thing.
+/// Degree to which references support a concept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Support {
-    /// Nothing speaks for it.
+    /// No reference supports it.
     None,
-    /// No reference names it, but one lets it be expected (`skier`: skis).
+    /// No reference names it, but one implies it (`skier`: skis).
     Expected,
-    /// A reference names it, a synonym, or something more general or more special.
+    /// A reference names it, a synonym, a hypernym or a hyponym.
     Named,
 }
 
-/// A text that was read once: what it names, and with which words.
+/// Reference text, parsed: the concepts that it names, and its words.
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// The things that it names, with their phrases; nouns that only qualify another are left out.
+    /// Mentions with their phrases; nouns that only modify another are left out.
     pub phrases: Vec<Phrase>,
-    /// Its length in words.
+    /// Length in words.
     pub words: usize,
-    /// Concepts that it names, qualifying nouns included.
+    /// Concepts that it names, modifying nouns included; sorted.
     named: Vec<ConceptId>,
-    /// Concepts that its words let one expect.
+    /// Concepts that its words imply; sorted.
     expected: Vec<ConceptId>,
-    /// Every word, as it stands and as noun and verb in their base form; sorted.
+    /// Every word, as written and in its base form as a noun and as a verb; sorted.
     forms: Vec<String>,
 }
 
 impl Reading {
-    /// Reads a text.
+    /// Parses a text.
     pub fn new(lexicon: &Lexicon, text: &str) -> Self {
         let words = words(text);
         let mentions = lexicon.mentions_in(&words);
@@ -96,7 +96,28 @@ impl Reading {
     }
 }
 
-/// Set of texts about one image, with what they name.
+/// Parses `entails.txt`: words, and the concepts that each implies.
+pub(super) fn parse_entailments(
+    text: &'static str,
+    lexicon: &Lexicon,
+) -> Map<&'static str, Vec<ConceptId>> {
+    let mut table: Map<&str, Vec<ConceptId>> = Map::default();
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let Some((words, concepts)) = line.split_once(':') else {
+            continue;
+        };
+        let concepts: Vec<ConceptId> = concepts
+            .split_whitespace()
+            .filter_map(|noun| lexicon.concept(noun))
+            .collect();
+        for word in words.split_whitespace() {
+            table.entry(word).or_default().extend(&concepts);
+        }
+    }
+    table
+}
+
+/// Reference texts about one image.
 #[derive(Debug, Clone)]
 pub struct ReferenceTexts<'a> {
     lexicon: &'a Lexicon,
@@ -104,7 +125,7 @@ pub struct ReferenceTexts<'a> {
 }
 
 impl<'a> ReferenceTexts<'a> {
-    /// Reads the texts.
+    /// Parses the texts.
     pub fn new<S: AsRef<str>>(lexicon: &'a Lexicon, texts: impl IntoIterator<Item = S>) -> Self {
         Self {
             lexicon,
@@ -115,20 +136,23 @@ impl<'a> ReferenceTexts<'a> {
         }
     }
 
-    /// Texts that were read before.
-    pub fn of(lexicon: &'a Lexicon, readings: impl IntoIterator<Item = &'a Reading>) -> Self {
+    /// Creates references from parsed texts.
+    pub fn from_readings(
+        lexicon: &'a Lexicon,
+        readings: impl IntoIterator<Item = &'a Reading>,
+    ) -> Self {
         Self {
             lexicon,
             readings: readings.into_iter().map(Cow::Borrowed).collect(),
         }
     }
 
-    /// The texts, read.
+    /// Returns the parsed texts.
     pub fn readings(&self) -> impl Iterator<Item = &Reading> {
         self.readings.iter().map(AsRef::as_ref)
     }
 
-    /// Returns the degree to which the texts support a concept.
+    /// Returns the highest degree to which a text supports a concept.
     pub fn support(&self, concept: ConceptId) -> Support {
         self.readings()
             .map(|r| r.support(self.lexicon, concept))
@@ -136,7 +160,7 @@ impl<'a> ReferenceTexts<'a> {
             .unwrap_or(Support::None)
     }
 
-    /// Returns the degree to which the texts support a mention: its concept, or its very word.
+    /// Returns the degree to which the texts support a mention: its lemma, or else its concept.
     pub fn supports(&self, mention: &Mention) -> Support {
         if self.has_word(mention.lemma) {
             Support::Named
@@ -145,7 +169,7 @@ impl<'a> ReferenceTexts<'a> {
         }
     }
 
-    /// Returns `true` if a text has the word in some form.
+    /// Returns `true` if a text contains a form of the word.
     pub fn has_word(&self, word: &str) -> bool {
         self.readings().any(|r| r.has_word(word))
     }
@@ -161,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_rule() {
+    fn support_of_a_related_noun_is_named() {
         let references = ["A poodle jumps for a red toy .", "Someone on a couch ."];
         for noun in ["poodle", "dog", "animal", "ball pit", "sofa", "seat"] {
             let want = if noun == "ball pit" {
@@ -180,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn expects_what_follows() {
+    fn support_of_an_implied_noun_is_expected() {
         assert_eq!(support("ski", &["A skier on a hill ."]), Support::Expected);
         assert_eq!(
             support("racket", &["Two girls play tennis ."]),

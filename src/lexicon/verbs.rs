@@ -1,4 +1,4 @@
-//! Verbs of action, inflected by rule.
+//! Verbs of action and their regular inflection.
 
 use super::{Map, Set};
 
@@ -21,7 +21,7 @@ pub struct VerbTable {
 }
 
 impl VerbTable {
-    /// `verbs`: base forms; a final `*` doubles the last consonant before `-ing`.
+    /// Builds the table from base forms; a final `*` doubles the last consonant before `-ing`.
     pub(super) fn new(verbs: impl Iterator<Item = &'static str>) -> Self {
         let mut table = Self {
             forms: Map::default(),
@@ -40,12 +40,12 @@ impl VerbTable {
         table
     }
 
-    /// The verb that a word is a form of, and which form.
+    /// Returns the verb of which a word is a form, and the form.
     pub fn analyze(&self, word: &str) -> Option<(&'static str, VerbForm)> {
         self.forms.get(word).copied()
     }
 
-    /// A form of a verb of the table.
+    /// Returns a form of a verb of the table.
     pub fn inflect(&self, base: &str, form: VerbForm) -> String {
         let stem = |cut: usize| &base[..base.len() - cut];
         let vowel_before_y = base.ends_with("ay") || base.ends_with("ey") || base.ends_with("oy");
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inflects() {
+    fn verbs_inflect_by_rule() {
         let table = VerbTable::new(
             ["run*", "lie", "ride", "catch", "carry", "play", "eye", "go"].into_iter(),
         );

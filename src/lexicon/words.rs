@@ -1,22 +1,22 @@
-//! Cutting text into words, and the closed classes of `words.txt`.
+//! Tokenization into words, and the closed word classes of `words.txt`.
 
 use std::ops::Range;
 
 use super::{Map, Set};
 
-/// A word of a text.
+/// Word of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextWord {
-    /// Its bytes in the text.
+    /// Byte range in the text.
     pub range: Range<usize>,
-    /// In lower case.
+    /// Text in lower case.
     pub text: String,
-    /// `true` if only white space stands between it and the word before.
+    /// `true` if only white space separates it from the word before.
     pub joined: bool,
 }
 
-/// Cuts a text into words: runs of letters and digits with hyphens and apostrophes inside. A final
-/// `'s` is a word of its own.
+/// Cuts a text into words: runs of letters and digits with inner hyphens and apostrophes. A final
+/// `'s` is a separate word.
 pub fn words(text: &str) -> Vec<TextWord> {
     let mut found: Vec<TextWord> = Vec::new();
     let mut push = |range: Range<usize>, joined: bool| {
@@ -54,7 +54,7 @@ pub fn words(text: &str) -> Vec<TextWord> {
     found
 }
 
-/// Length in bytes of the word that `text` begins with.
+/// Returns the length in bytes of the word with which `text` begins.
 fn word_len(text: &str) -> usize {
     let mut end = 0;
     let mut chars = text.char_indices().peekable();
@@ -69,19 +69,19 @@ fn word_len(text: &str) -> usize {
     end
 }
 
-/// The closed classes.
+/// The closed word classes.
 #[derive(Debug, Default)]
 pub struct Classes {
-    /// Word, its classes, each with the number of its line there.
+    /// Classes of each word, with the line of the word in each class.
     classes: Map<&'static str, Vec<(&'static str, usize)>>,
-    /// Class, lines.
+    /// Lines of each class.
     lines: Map<&'static str, Vec<Vec<&'static str>>>,
     phrases: Map<&'static str, Set<&'static str>>,
 }
 
 impl Classes {
-    /// Reads `words.txt`: `[class]` headings, one group of equals a line; classes of phrases take
-    /// the whole line as one.
+    /// Parses `words.txt`: `[class]` headings, then one group of synonyms per line; in classes of
+    /// phrases, each line is one phrase.
     pub(super) fn parse(text: &'static str) -> Self {
         let mut this = Self::default();
         let mut class = "";
@@ -98,9 +98,9 @@ impl Classes {
             let lines = this.lines.entry(class).or_default();
             let words: Vec<&str> = line.split(' ').collect();
             for &word in &words {
-                let of_word = this.classes.entry(word).or_default();
-                if of_word.iter().all(|(other, _)| *other != class) {
-                    of_word.push((class, lines.len()));
+                let word_classes = this.classes.entry(word).or_default();
+                if word_classes.iter().all(|(other, _)| *other != class) {
+                    word_classes.push((class, lines.len()));
                 }
             }
             lines.push(words);
@@ -108,7 +108,7 @@ impl Classes {
         this
     }
 
-    /// The group of `word` in `class`: words of one group mean the same.
+    /// Returns the group of `word` in `class`; words of one group are synonyms.
     fn group(&self, class: &str, word: &str) -> Option<usize> {
         self.classes
             .get(word)?
@@ -132,86 +132,85 @@ impl Classes {
             .copied()
     }
 
-    /// The groups of a class, in the file's order.
+    /// Returns the groups of a class, in the order of the file.
     pub fn groups(&self, class: &str) -> &[Vec<&'static str>] {
         self.lines.get(class).map_or(&[], Vec::as_slice)
     }
 
-    /// The group of a colour: `gray` and `grey` are one.
-    pub fn colour(&self, word: &str) -> Option<usize> {
-        self.group("colour", word)
+    /// Returns the group of a color: `gray` and `grey` are in one.
+    pub fn color(&self, word: &str) -> Option<usize> {
+        self.group("color", word)
     }
 
-    /// The number that a word counts to.
+    /// Returns the number that a word states.
     pub fn count(&self, word: &str) -> Option<usize> {
         self.group("count", word).map(|line| line + 1)
     }
 
-    /// Returns `true` if a word counts without saying how many.
+    /// Returns `true` if a word is a vague count: `several`.
     pub fn is_vague_count(&self, word: &str) -> bool {
         self.group("vague count", word).is_some()
     }
 
-    /// The group of a word for size.
+    /// Returns the group of a size.
     pub fn size(&self, word: &str) -> Option<usize> {
         self.group("size", word)
     }
 
-    /// The group of a material.
+    /// Returns the group of a material.
     pub fn material(&self, word: &str) -> Option<usize> {
         self.group("material", word)
     }
 
     /// Returns `true` if a word may stand between an article and its noun.
     pub fn is_adjective(&self, word: &str) -> bool {
-        ["adjective", "colour", "colour modifier", "size", "material"]
+        ["adjective", "color", "color modifier", "size", "material"]
             .iter()
             .any(|class| self.group(class, word).is_some() && word != "and")
     }
 
-    /// Returns `true` if a noun phrase may begin with the word.
+    /// Returns `true` if a word may begin a noun phrase.
     pub fn is_determiner(&self, word: &str) -> bool {
         self.group("determiner", word).is_some() || self.group("count", word).is_some()
     }
 
-    /// Returns `true` if a word (or `next to` and the like) says where things are to each other.
+    /// Returns `true` if a word, or a phrase such as `next to`, is a spatial relation.
     pub fn is_relation(&self, phrase: &str) -> bool {
         self.has_phrase("relation", phrase)
     }
 
-    /// Returns `true` if a noun names something small: worn, held or lying about.
-    pub fn is_small_thing(&self, noun: &str) -> bool {
-        self.group("small thing", noun).is_some()
+    /// Returns `true` if a noun names a small object: worn, held or lying around.
+    pub fn is_small_object(&self, noun: &str) -> bool {
+        self.group("small object", noun).is_some()
     }
 
-    /// Returns `true` if a word only holds a sentence together.
+    /// Returns `true` if a word is a function word.
     pub fn is_function(&self, word: &str) -> bool {
         self.group("function", word).is_some()
     }
 
-    /// Returns `true` if a phrase looks like a thing and is none (`the top`).
-    pub(super) fn is_no_thing(&self, phrase: &str) -> bool {
-        self.has_phrase("not things", phrase)
+    /// Returns `true` if a phrase looks like an object mention and is none (`the top`).
+    pub(super) fn is_non_object(&self, phrase: &str) -> bool {
+        self.has_phrase("not objects", phrase)
     }
 
-    /// Returns `true` if such a phrase may begin with the word.
-    pub(super) fn starts_no_thing(&self, word: &str) -> bool {
-        self.group("not things", word).is_some()
+    /// Returns `true` if a word may begin such a phrase.
+    pub(super) fn begins_non_object(&self, word: &str) -> bool {
+        self.group("not objects", word).is_some()
     }
 
-    /// Returns `true` if a word without an article is a game (`plays football`).
+    /// Returns `true` if a word without a determiner names a game (`plays football`).
     pub(super) fn is_game(&self, word: &str) -> bool {
         self.group("game", word).is_some()
     }
 
-    /// Returns `true` if a word that can be both is a verb unless an article or adjective says
-    /// otherwise.
+    /// Returns `true` if a word is a verb unless a determiner or adjective precedes it.
     pub(super) fn is_mostly_verb(&self, word: &str) -> bool {
         self.group("mostly verb", word).is_some()
     }
 
-    /// Returns `true` if a word is a noun that names no thing and may follow one that does
-    /// (`a tennis match`).
+    /// Returns `true` if a word is a noun that names no object and may follow one that does (`a
+    /// tennis match`).
     pub(super) fn is_other_noun(&self, word: &str) -> bool {
         self.group("other noun", word).is_some()
     }
@@ -224,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_words() {
+    fn words_are_cut_at_punctuation_and_possessives() {
         let text = "A man's T-shirt, \"red\" — the dogs' café.";
         let found: Vec<(String, bool)> = words(text)
             .into_iter()
@@ -244,10 +243,10 @@ mod tests {
     }
 
     #[test]
-    fn knows_classes() {
+    fn classes_of_common_words_are_known() {
         let classes = Classes::parse(include_str!("words.txt"));
-        assert_eq!(classes.colour("gray"), classes.colour("grey"));
-        assert_ne!(classes.colour("gray"), classes.colour("brown"));
+        assert_eq!(classes.color("gray"), classes.color("grey"));
+        assert_ne!(classes.color("gray"), classes.color("brown"));
         assert_eq!(classes.count("two"), Some(2));
         assert!(
             classes.is_relation("next to")
@@ -259,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_are_ordered_words(text in "\\PC{0,40}") {
+        fn word_ranges_are_ordered_and_cover_their_text(text in "\\PC{0,40}") {
             let mut last = 0;
             for word in words(&text) {
                 prop_assert!(word.range.start >= last && word.range.end > word.range.start);

@@ -1,5 +1,5 @@
-//! Features of a question and its short answer: calibrations read from them how likely the answer
-//! is right.
+//! Features of a question and its short answer, from which a calibration estimates the probability
+//! that the answer is correct.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     lexicon::{Lexicon, words},
 };
 
-/// Kind of thing that an answer says.
+/// Kind of a short answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerKind {
     /// Yes or no.
@@ -21,46 +21,46 @@ pub enum AnswerKind {
     Count,
     /// A color.
     Color,
-    /// A thing or a person.
-    Thing,
+    /// An object or a person.
+    Object,
     /// Anything else.
     Other,
 }
 
 impl AnswerKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] = [
         Self::YesNo,
         Self::Count,
         Self::Color,
-        Self::Thing,
+        Self::Object,
         Self::Other,
     ];
 
-    /// Its name in files.
+    /// Returns its name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::YesNo => "yes_no",
             Self::Count => "count",
             Self::Color => "color",
-            Self::Thing => "thing",
+            Self::Object => "thing",
             Self::Other => "other",
         }
     }
 
-    /// Returns the kind of an answer, by the words that decide: yes and no first, else what it
-    /// names, else numbers and colors.
-    pub fn of(answer: &str) -> Self {
+    /// Classifies an answer by its decisive words: yes or no, else an object mention, else a color
+    /// or number.
+    pub fn classify(answer: &str) -> Self {
         let (lexicon, words) = (Lexicon::shared(), words(answer));
-        if said(answer).is_some() {
+        if yes_or_no(answer).is_some() {
             return Self::YesNo;
         }
         if !lexicon.mentions(answer).is_empty() {
-            return Self::Thing;
+            return Self::Object;
         }
         let has = |is: &dyn Fn(&str) -> bool| words.iter().any(|word| is(&word.text));
         match () {
-            () if has(&|word| lexicon.classes().colour(word).is_some()) => Self::Color,
+            () if has(&|word| lexicon.classes().color(word).is_some()) => Self::Color,
             () if has(&|word| {
                 lexicon.classes().count(word).is_some()
                     || word.bytes().all(|byte| byte.is_ascii_digit())
@@ -73,8 +73,8 @@ impl AnswerKind {
     }
 }
 
-/// Returns what an answer says to a question of yes or no.
-fn said(answer: &str) -> Option<bool> {
+/// Returns the reply of an answer to a yes-or-no question: `true` for yes.
+fn yes_or_no(answer: &str) -> Option<bool> {
     match words(answer).first()?.text.as_str() {
         "yes" => Some(true),
         "no" => Some(false),
@@ -82,26 +82,27 @@ fn said(answer: &str) -> Option<bool> {
     }
 }
 
-/// Evidence of a thing by the network: its logit, and that less the log-odds that the thing has
-/// where the model learned.
+/// Evidence of an object: its logit, and the logit minus the log-odds of the object in the training
+/// captions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct ThingEvidence {
+struct ObjectEvidence {
     logit: f64,
     minus_prior: f64,
 }
 
-impl ThingEvidence {
-    /// The lowest of each kind among the things that a text names; `None` where there is evidence
-    /// of none.
+impl ObjectEvidence {
+    /// Returns the lowest evidence of the objects that a text mentions; `None` if there is evidence
+    /// about none.
     fn lowest(evidence: &Evidence, image: &ImageEvidence, text: &str) -> Option<Self> {
         let mentions = Lexicon::shared().mentions(text);
-        let things = mentions
+        let objects = mentions
             .iter()
             .filter(|mention| !question::PHOTOGRAPH.contains(&mention.lemma));
-        let of = |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
+        let logit_and_prior =
+            |output: usize| Some((*image.logits.get(output)?, *evidence.prior().get(output)?));
         let clamped = |x: f32| f64::from(x).clamp(-8.0, 8.0);
-        things
-            .filter_map(|mention| of(evidence.concept_of(mention.concept)?))
+        objects
+            .filter_map(|mention| logit_and_prior(evidence.output_for(mention.concept)?))
             .map(|(logit, prior)| Self {
                 logit: clamped(logit),
                 minus_prior: clamped(logit - prior),
@@ -113,27 +114,27 @@ impl ThingEvidence {
     }
 }
 
-/// Features of a question about a photograph and a short answer to it, as calibrations read them.
+/// Features of a question about a photograph and of its short answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnswerFeatures {
     question: QuestionKind,
     answer: AnswerKind,
-    /// Lowest evidence of a thing that the question names.
-    asked: Option<ThingEvidence>,
-    /// 1 where the answer says that what the question names is there, -1 where it denies that, 0
-    /// where it says neither.
+    /// Lowest evidence of an object that the question mentions.
+    in_question: Option<ObjectEvidence>,
+    /// 1 if the answer affirms the presence of what the question mentions, -1 if it denies it, 0
+    /// otherwise.
     claim: f64,
-    /// Lowest evidence of a thing that the answer names.
-    answered: Option<ThingEvidence>,
+    /// Lowest evidence of an object that the answer mentions.
+    in_answer: Option<ObjectEvidence>,
     familiarity: f64,
     reward_logit: f64,
     log_probability: f64,
 }
 
 impl AnswerFeatures {
-    /// Those of every question and answer. Others are `kind:feature`, one of these where the
-    /// question is of that kind, else 0 (`presence:claim`), and `kind>kind`, 1 where question and
-    /// answer are of these kinds, else 0 (`count>thing`).
+    /// Names of the basic features. Derived ones are `kind:feature` (`presence:claim`), a basic
+    /// feature that is 0 unless the question is of that kind, and `kind>kind` (`count>thing`),
+    /// which is 1 if question and answer are of these kinds, else 0.
     pub const NAMES: [&str; 11] = [
         "asked_evidence",
         "asked_evidence_claimed",
@@ -148,15 +149,15 @@ impl AnswerFeatures {
         "log_probability",
     ];
 
-    /// Those that say what an answer of yes or no claims. What they mean depends on the kind of
-    /// question: evidence of a dog says whether there is one, and not whether it is black.
+    /// Features of the claim of a yes-or-no answer. Their meaning depends on the kind of question:
+    /// evidence of a dog indicates its presence, not whether it is black.
     pub const CLAIMS: [&str; 3] = [
         "asked_evidence_claimed",
         "asked_evidence_minus_prior_claimed",
         "claim",
     ];
 
-    /// Of a written answer. Evidence that there is not of a thing counts as unknown.
+    /// Computes the features of an answer. Objects without evidence count as unknown.
     pub fn new(
         evidence: &Evidence,
         image: &ImageEvidence,
@@ -173,17 +174,17 @@ impl AnswerFeatures {
         let reward = f64::from(answer.score.unwrap_or(0.5)).clamp(1e-4, 1.0 - 1e-4);
         Self {
             question: question::kind(question),
-            answer: AnswerKind::of(answer.text),
-            asked: ThingEvidence::lowest(evidence, image, question),
-            claim: said(answer.text).map_or(0.0, claim),
-            answered: ThingEvidence::lowest(evidence, image, answer.text),
+            answer: AnswerKind::classify(answer.text),
+            in_question: ObjectEvidence::lowest(evidence, image, question),
+            claim: yes_or_no(answer.text).map_or(0.0, claim),
+            in_answer: ObjectEvidence::lowest(evidence, image, answer.text),
             familiarity: image.familiarity.into(),
             reward_logit: (reward / (1.0 - reward)).ln(),
             log_probability: f64::from(answer.log_probability).clamp(-12.0, 0.0),
         }
     }
 
-    /// The value of the feature of that name.
+    /// Returns the value of a feature by name.
     pub fn value(&self, name: &str) -> Option<f64> {
         if let Some((question, answer)) = kinds(name) {
             return Some(f64::from(u8::from(
@@ -198,22 +199,22 @@ impl AnswerFeatures {
         self.plain(name)
     }
 
-    /// The value of one of [`Self::NAMES`].
+    /// Returns the value of one of [`Self::NAMES`].
     fn plain(&self, name: &str) -> Option<f64> {
-        let unknown = |evidence: Option<ThingEvidence>| f64::from(u8::from(evidence.is_none()));
-        let (asked, answered) = (
-            self.asked.unwrap_or_default(),
-            self.answered.unwrap_or_default(),
+        let unknown = |evidence: Option<ObjectEvidence>| f64::from(u8::from(evidence.is_none()));
+        let (in_question, in_answer) = (
+            self.in_question.unwrap_or_default(),
+            self.in_answer.unwrap_or_default(),
         );
         Some(match name {
-            "asked_evidence" => asked.logit,
-            "asked_evidence_claimed" => self.claim * asked.logit,
-            "asked_evidence_minus_prior_claimed" => self.claim * asked.minus_prior,
-            "asked_unknown" => unknown(self.asked),
+            "asked_evidence" => in_question.logit,
+            "asked_evidence_claimed" => self.claim * in_question.logit,
+            "asked_evidence_minus_prior_claimed" => self.claim * in_question.minus_prior,
+            "asked_unknown" => unknown(self.in_question),
             "claim" => self.claim,
-            "answered_evidence" => answered.logit,
-            "answered_evidence_minus_prior" => answered.minus_prior,
-            "answered_unknown" => unknown(self.answered),
+            "answered_evidence" => in_answer.logit,
+            "answered_evidence_minus_prior" => in_answer.minus_prior,
+            "answered_unknown" => unknown(self.in_answer),
             "familiarity" => self.familiarity,
             "reward_logit" => self.reward_logit,
             "log_probability" => self.log_probability,
@@ -221,13 +222,13 @@ impl AnswerFeatures {
         })
     }
 
-    /// Returns `true` if there is a feature of that name.
+    /// Returns `true` if a feature of that name exists.
     pub fn is_known(name: &str) -> bool {
         Self::NAMES.contains(&name) || kinds(name).is_some() || scoped(name).is_some()
     }
 }
 
-/// The kind of question and the feature of a name such as `presence:claim`.
+/// Parses a name such as `presence:claim` into kind of question and feature.
 fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
     let (kind, feature) = name.split_once(':')?;
     let kind = QuestionKind::ALL
@@ -238,7 +239,7 @@ fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
         .then_some((kind, feature))
 }
 
-/// The kinds of question and answer of a feature such as `count>thing`.
+/// Parses a name such as `count>thing` into kinds of question and answer.
 fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
     let (question, answer) = name.split_once('>')?;
     let question = QuestionKind::ALL
@@ -252,14 +253,14 @@ fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
     ))
 }
 
-/// Returns what decides whether a short answer to `question` about a photograph is given: those
-/// that are right with a lower probability than `below` are not. `None` where there is no
-/// calibration of answers, and for captions.
+/// Returns the gate for short answers to `question` about a photograph, which withholds answers
+/// whose probability of being correct is lower than `minimum`. `None` without a calibration of
+/// answers, and for captions.
 pub fn answer_gate(
     evidence: &Arc<Evidence>,
     image: &ImageEvidence,
     question: &str,
-    below: f32,
+    minimum: f32,
 ) -> Option<Arc<AnswerGate>> {
     evidence.config().calibration.answers.as_ref()?;
     if question::kind(question) == QuestionKind::Caption {
@@ -273,11 +274,11 @@ pub fn answer_gate(
             calibration.probability(|name| features.value(name))
         })
     };
-    Some(Arc::new(AnswerGate::new(below, estimate)))
+    Some(Arc::new(AnswerGate::new(minimum, estimate)))
 }
 
-/// Returns `true` if a photograph is of a kind so unlike all that was learned from that no question
-/// about it is answered.
+/// Returns `true` if a photograph is so unlike all training photographs that questions about it are
+/// not answered.
 pub fn is_too_unfamiliar(evidence: &Evidence, image: &ImageEvidence, question: &str) -> bool {
     let line = evidence.config().scope.zip(image.scope);
     line.is_some_and(|(scope, cosine)| cosine < scope.abstain_below)
@@ -289,7 +290,7 @@ mod tests {
     use super::{super::testing, *};
 
     #[test]
-    fn answers_are_told_by_what_they_say() {
+    fn answers_are_classified_by_their_decisive_words() {
         for (answer, kind) in [
             ("Yes.", AnswerKind::YesNo),
             ("no", AnswerKind::YesNo),
@@ -298,18 +299,18 @@ mod tests {
             ("3", AnswerKind::Count),
             ("Red.", AnswerKind::Color),
             ("Light blue.", AnswerKind::Color),
-            ("A dog.", AnswerKind::Thing),
-            ("Two dogs.", AnswerKind::Thing),
-            ("A red ball.", AnswerKind::Thing),
+            ("A dog.", AnswerKind::Object),
+            ("Two dogs.", AnswerKind::Object),
+            ("A red ball.", AnswerKind::Object),
             ("Running.", AnswerKind::Other),
             ("", AnswerKind::Other),
         ] {
-            assert_eq!(AnswerKind::of(answer), kind, "{answer}");
+            assert_eq!(AnswerKind::classify(answer), kind, "{answer}");
         }
     }
 
     #[test]
-    fn features_have_names() {
+    fn feature_names_are_known_and_others_refused() {
         for name in AnswerFeatures::NAMES.into_iter().chain([
             "count>thing",
             "yes_no>yes_no",
@@ -341,14 +342,14 @@ mod tests {
         }
     }
 
-    /// Evidence of a dog, of people and of a fire hydrant.
+    /// Logits of dog, person and fire hydrant.
     const LOGITS: [f32; 3] = [1.5, -9.0, 0.25];
 
     fn image() -> ImageEvidence {
         ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68,
-            place: None,
+            embedding: None,
             scope: Some(0.2),
         }
     }
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn features_say_what_evidence_there_is_for_what_is_asked_and_answered() {
+    fn answer_features_have_the_evidence_of_question_and_answer() {
         let names = [
             "asked_evidence",
             "asked_evidence_claimed",
@@ -423,8 +424,8 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_of_a_kind_of_question_is_nothing_elsewhere() {
-        // The prior of a dog is -2: its logit of 1.5 lies 3.5 above.
+    fn feature_scoped_to_a_kind_is_zero_for_other_questions() {
+        // The prior of a dog is -2: its logit of 1.5 is 3.5 higher.
         let names = [
             "claim",
             "presence:claim",
@@ -468,9 +469,9 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_is_of_questions_and_needs_a_calibration() {
+    fn answer_gate_requires_a_question_and_a_calibration() {
         let mut config = testing::config();
-        let of = |config: &serde_json::Value| {
+        let load = |config: &serde_json::Value| {
             let mut arrays = testing::arrays();
             for (scope, reference) in [
                 ("scope.center", "reference.center"),
@@ -484,7 +485,7 @@ mod tests {
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&weights))
                 .map(|evidence| Arc::new(evidence.unwrap()))
         };
-        let plain = of(&config).unwrap();
+        let plain = load(&config).unwrap();
         assert!(answer_gate(&plain, &image(), "Is there a dog?", 0.5).is_none());
         assert!(!is_too_unfamiliar(&plain, &image(), "Is there a dog?"));
         config["scope"] = serde_json::json!({"k": 2, "abstain_below": 0.25});
@@ -493,7 +494,7 @@ mod tests {
             "scale": [2.0, 1.0], "weights": [1.0, -1.0],
             "offset": 0.25, "thresholds": {"default": 0.5, "by_fpr": []}, "fitted_on": "nothing",
         });
-        let calibrated = of(&config).unwrap();
+        let calibrated = load(&config).unwrap();
         let (probability, is_given) = answer_gate(&calibrated, &image(), "Is there a dog?", 0.5)
             .unwrap()
             .judge(&written("Yes."));
@@ -508,18 +509,18 @@ mod tests {
                 && !is_too_unfamiliar(&calibrated, &image(), "")
         );
         config["calibration"]["answers"]["features"][0] = "asked".into();
-        let error = of(&config).unwrap_err();
+        let error = load(&config).unwrap_err();
         assert_eq!(
             (
                 error.key.as_str(),
-                error.message.starts_with("'asked' is no feature")
+                error.message.starts_with("'asked' is not a feature")
             ),
             ("calibration.answers.features", true)
         );
         config["calibration"]["answers"] = serde_json::Value::Null;
         config["scope"]["abstain_below"] = 1.5.into();
-        assert_eq!(of(&config).unwrap_err().key, "scope.abstain_below");
+        assert_eq!(load(&config).unwrap_err().key, "scope.abstain_below");
         config["scope"] = serde_json::json!({"k": 0, "abstain_below": 0.25});
-        assert_eq!(of(&config).unwrap_err().key, "scope.k");
+        assert_eq!(load(&config).unwrap_err().key, "scope.k");
     }
 }

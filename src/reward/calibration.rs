@@ -1,21 +1,25 @@
-//! Raw scores to probabilities, and thresholds for given false-positive rates.
+//! Calibration of logits to rewards, and thresholds for given false-positive rates.
 
+use candle_core::{Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{drift::Histogram, logistic::logistic_regression};
-use crate::eval::tokens::{ScoredToken, threshold_at_fpr};
+use crate::{
+    eval::tokens::{ScoredToken, threshold_at_fpr},
+    vlm::{Row, tokenizer::TextTokenizer},
+};
 
-/// A threshold and the share of good tokens that fall below it.
+/// Threshold, and the share of grounded tokens below it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FprThreshold {
-    /// Share of good tokens that are flagged (false positives), 0 to 1.
+    /// Share of grounded tokens that are flagged (false positives), 0 to 1.
     pub fpr: f64,
-    /// Words with a reward below this are flagged.
+    /// Words with a score below this are flagged.
     pub threshold: f32,
 }
 
-/// Returns the threshold that flags a share `target` of good words: interpolated between `measured`
-/// ones, which rise, and constant outside them. `None` where nothing was measured.
+/// Returns the threshold that flags a share `target` of grounded words: interpolated between
+/// `measured` thresholds, which rise, and constant outside them. `None` if nothing was measured.
 pub fn threshold_for_fpr(measured: &[FprThreshold], target: f64) -> Option<f32> {
     let last = measured.last()?;
     Some(match measured.iter().position(|t| t.fpr >= target) {
@@ -28,94 +32,93 @@ pub fn threshold_for_fpr(measured: &[FprThreshold], target: f64) -> Option<f32> 
     })
 }
 
-/// One scorer's entry in `calibration.json`: beta calibration (Kull et al., AISTATS 2017) of its
-/// logit, helped by how likely the policy found the token, and thresholds measured on the same
-/// tokens. With both slopes the same it is Platt scaling (Platt, 1999).
+/// Entry of a scorer in `calibration.json`: beta calibration (Kull et al., AISTATS 2017) of its
+/// logit plus the weighted log-probability of the token under the policy, and thresholds measured
+/// on the same tokens. With equal slopes it is Platt scaling (Platt, 1999).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Factor on `ln p`, where `p` is the probability that the logit stands for; positive.
+    /// Factor on `ln p`, where `p` is the sigmoid of the logit; positive.
     pub slope: f32,
-    /// Factor on `-ln(1 - p)`, positive; the same as [`Self::slope`] where absent.
+    /// Factor on `-ln(1 - p)`, positive; equal to [`Self::slope`] if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper_slope: Option<f32>,
-    /// Factor on the policy's log-probability of the token, which is added to the logit.
+    /// Factor on the token's log-probability under the policy, which is added to the logit.
     #[serde(default)]
     pub log_probability: f32,
-    /// Added to the scaled logit.
+    /// Offset, added to the scaled logit.
     pub offset: f32,
-    /// The threshold served where nothing else is asked for.
+    /// Default threshold.
     pub default_threshold: f32,
     /// Thresholds by false-positive rate, rising.
     pub thresholds: Vec<FprThreshold>,
-    /// Description of the data that it was fitted on, in words.
+    /// Description of the data on which it was fitted.
     pub fitted_on: String,
-    /// Number of tokens of that data.
+    /// Number of tokens in that data.
     pub tokens: usize,
-    /// Distribution of the rewards of the policy's own captions when it was fitted: those of later
-    /// answers are compared with it.
+    /// Distribution of the rewards of the policy's own captions at the time of fitting, with which
+    /// those of later answers are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewards: Option<Histogram>,
-    /// That of texts that the policy did not write: it is more often surprised by a person's true
-    /// words than by its own.
+    /// Calibration of texts that the policy did not write: it is more often surprised by a person's
+    /// true words than by its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub others: Option<Box<Calibration>>,
-    /// That of the yes or no that answers a question, whose truth is another matter than a thing's
-    /// being there.
+    /// Calibration of a yes or no that begins an answer, whose truth is not the presence of an
+    /// object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes_no: Option<Box<Calibration>>,
-    /// Optimism of the best of several versions of a word, which looks better than it is; nothing
-    /// where absent.
+    /// Selection bias of the best of several versions; no correction if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repaired: Option<Selection>,
+    pub repaired: Option<SelectionBias>,
 }
 
-/// Effect of selection on rewards: a word that was chosen as the best of `n` has, in truth, the
-/// reward whose logit is lower by `offset` times the logarithm of `n`.
+/// Selection bias: a word chosen as the best of `n` has, in truth, the score whose logit is lower
+/// by `offset` times `ln n`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Selection {
-    /// The factor; 0 or more.
+pub struct SelectionBias {
+    /// Factor; 0 or more.
     pub offset: f32,
-    /// Number of words of repairs that it was fitted on.
+    /// Number of repaired words on which it was fitted.
     pub words: usize,
 }
 
-/// A word that a repair wrote.
+/// Word that a repair wrote.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChosenWord {
-    /// Its reward.
-    pub reward: f32,
-    /// Among how many versions it was chosen.
+    /// Score.
+    pub score: f32,
+    /// Number of versions from which it was chosen.
     pub tried: usize,
-    /// `true` if it is right.
+    /// `true` if it is correct.
     pub is_right: bool,
 }
 
-impl Selection {
-    /// The fewest words, and the fewest of them right and wrong each, that an offset is fitted on.
-    const LEAST: (usize, usize) = (50, 10);
+impl SelectionBias {
+    /// Minimum number of words, and of correct and wrong words each, for a fit.
+    const MIN_WORDS: (usize, usize) = (50, 10);
 
-    /// Fits the offset on the cross-entropy of the corrected rewards; `None` where too few words
-    /// are known. The rewards are those of a scorer without a correction.
+    /// Fits the offset by minimizing the cross-entropy of the corrected scores; `None` if there are
+    /// too few words. The scores must be uncorrected.
     pub fn fit(words: &[ChosenWord]) -> Option<Self> {
         let right = words.iter().filter(|word| word.is_right).count();
-        if words.len() < Self::LEAST.0 || right.min(words.len() - right) < Self::LEAST.1 {
+        if words.len() < Self::MIN_WORDS.0 || right.min(words.len() - right) < Self::MIN_WORDS.1 {
             return None;
         }
         let logit = |p: f32| {
             let p = f64::from(p.clamp(1e-4, 1.0 - 1e-4));
             (p / (1.0 - p)).ln()
         };
-        // The cross-entropy is convex in the offset: its slope falls through 0 once.
+        // The cross-entropy is convex in the offset: its slope has one zero.
         let slope = |offset: f64| {
-            let of = |word: &ChosenWord| {
+            let term = |word: &ChosenWord| {
                 let weight = (word.tried.max(1) as f64).ln();
                 weight
                     * (f64::from(u8::from(word.is_right))
-                        - sigmoid(logit(word.reward) - offset * weight))
+                        - sigmoid(logit(word.score) - offset * weight))
             };
-            words.iter().map(of).sum::<f64>()
+            words.iter().map(term).sum::<f64>()
         };
         let (mut low, mut high) = (0.0, 5.0);
         if slope(low) >= 0.0 {
@@ -139,15 +142,15 @@ impl Selection {
     }
 }
 
-/// False-positive rates whose thresholds are stored.
+/// Stored false-positive rates.
 const RATES: [f64; 7] = [0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.30];
 
-/// The rate whose threshold is the default.
+/// False-positive rate of the default threshold.
 const DEFAULT_RATE: f64 = 0.05;
 
 impl Calibration {
-    /// Fits slopes and offset on the cross-entropy, with Platt's smoothed targets, and measures the
-    /// thresholds. `None` unless there are good and bad tokens.
+    /// Fits slopes and offset by minimizing the cross-entropy with Platt's smoothed targets, and
+    /// measures the thresholds. `None` without both grounded and hallucinated tokens.
     pub fn fit(logits: &[f32], good: &[bool], fitted_on: &str) -> Option<Self> {
         let positives = good.iter().filter(|g| **g).count() as f64;
         let negatives = good.len() as f64 - positives;
@@ -163,7 +166,7 @@ impl Calibration {
             .map(|&good| if good { high } else { low })
             .collect();
         let [slope, upper_slope, offset] =
-            beta(logits, &targets).or_else(|| platt(logits, &targets))?;
+            fit_beta(logits, &targets).or_else(|| fit_platt(logits, &targets))?;
         let mut fitted = Self {
             slope: slope as f32,
             upper_slope: Some(upper_slope as f32),
@@ -197,41 +200,41 @@ impl Calibration {
         Some(fitted)
     }
 
-    /// The probability that belongs to a score; it rises with it.
+    /// Returns the probability for a logit; it rises with the logit.
     pub fn probability(&self, logit: f32) -> f32 {
         let [lower, upper] = sides(logit);
         let upper_slope = f64::from(self.upper_slope.unwrap_or(self.slope));
         sigmoid(f64::from(self.slope) * lower + upper_slope * upper + f64::from(self.offset)) as f32
     }
 
-    /// The reward of a raw score for a token that the policy found so likely.
+    /// Returns the reward for a logit and the log-probability of the token under the policy.
     pub fn reward(&self, logit: f32, log_probability: f32) -> f32 {
         self.probability(logit + self.log_probability * log_probability)
     }
 
-    /// The calibration of texts that the policy did not write.
-    pub fn of_others(&self) -> &Self {
+    /// Returns the calibration of texts that the policy did not write.
+    pub fn for_others(&self) -> &Self {
         self.others.as_deref().unwrap_or(self)
     }
 
-    /// The calibration of what may be a yes or no that answers.
-    pub fn of(&self, is_yes_or_no: bool) -> &Self {
+    /// Returns the calibration of a token that may be a yes or no, or of any other.
+    pub fn for_token(&self, is_yes_or_no: bool) -> &Self {
         self.yes_no
             .as_deref()
             .filter(|_| is_yes_or_no)
             .unwrap_or(self)
     }
 
-    /// The threshold that flags a share `target` of the good tokens, interpolated between the
-    /// stored rates and constant outside them.
+    /// Returns the threshold that flags a share `target` of the grounded tokens, interpolated
+    /// between stored rates and constant outside them.
     pub fn threshold_for_fpr(&self, target: f64) -> f32 {
         threshold_for_fpr(&self.thresholds, target).unwrap_or(self.default_threshold)
     }
 
-    /// Checks a calibration read from a file; the error says what is wrong.
+    /// Checks a calibration read from a file; the error describes the fault.
     ///
     /// # Errors
-    /// A number that is none, a slope that would turn the scores around, or rates out of order.
+    /// When a number is not finite, a slope is not positive, or rates are out of order.
     pub fn validate(&self) -> Result<(), String> {
         let upper_slope = self.upper_slope.unwrap_or(self.slope);
         let finite = [
@@ -249,7 +252,7 @@ impl Calibration {
                 self.slope, self.offset
             ));
         }
-        if let Some(Selection { offset, .. }) = self
+        if let Some(SelectionBias { offset, .. }) = self
             .repaired
             .filter(|selection| !(0.0..=10.0).contains(&selection.offset))
         {
@@ -274,10 +277,67 @@ impl Calibration {
     }
 }
 
-/// Least slope: rewards rise with their scores.
-const LEAST: f64 = 1e-3;
+/// Calibration with the tokens that may be a yes or no at the beginning of an answer.
+pub struct Calibrator {
+    calibration: Calibration,
+    yes_or_no: Vec<u32>,
+}
 
-/// `ln p` and `-ln(1 - p)` of the probability that a logit stands for.
+impl Calibrator {
+    /// Creates a calibrator for the tokens of `tokenizer`: a yes or no without a leading space can
+    /// only begin a text.
+    pub fn new(calibration: Calibration, tokenizer: &TextTokenizer) -> Self {
+        let is_yes_or_no = |id: &u32| {
+            ["yes", "no"]
+                .iter()
+                .any(|word| tokenizer.bytes(*id).eq_ignore_ascii_case(word.as_bytes()))
+        };
+        Self {
+            calibration,
+            yes_or_no: (0..tokenizer.vocab_size() as u32)
+                .filter(is_yes_or_no)
+                .collect(),
+        }
+    }
+
+    /// Returns the rewards of every text token of `rows`. `logits` is `(tokens)`;
+    /// `log_probabilities` are those of the tokens under the policy.
+    ///
+    /// # Errors
+    /// When their numbers differ.
+    pub fn rewards(
+        &self,
+        rows: &[Row<'_>],
+        logits: &Tensor,
+        log_probabilities: &[f32],
+    ) -> CandleResult<Vec<f32>> {
+        let logits = logits.to_vec1::<f32>()?;
+        let tokens = rows.iter().flat_map(|row| row.tokens);
+        let count = tokens.clone().count();
+        if logits.len() != count || log_probabilities.len() != count {
+            bail!(
+                "{} logits and {} log-probabilities for {count} tokens",
+                logits.len(),
+                log_probabilities.len()
+            );
+        }
+        let reward = |((id, &logit), &lp): ((&u32, &f32), &f32)| {
+            self.calibration
+                .for_token(self.yes_or_no.contains(id))
+                .reward(logit, lp)
+        };
+        Ok(tokens
+            .zip(&logits)
+            .zip(log_probabilities)
+            .map(reward)
+            .collect())
+    }
+}
+
+/// Minimum slope, so that rewards rise with logits.
+const MIN_SLOPE: f64 = 1e-3;
+
+/// Returns `ln p` and `-ln(1 - p)`, where `p` is the sigmoid of a logit.
 fn sides(logit: f32) -> [f64; 2] {
     let logit = f64::from(logit);
     // ln(1 + e^x), without overflow.
@@ -285,21 +345,21 @@ fn sides(logit: f32) -> [f64; 2] {
     [-softplus(-logit), softplus(logit)]
 }
 
-/// Both slopes and the offset; `None` where one of the slopes would turn the scores around.
-fn beta(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
+/// Fits both slopes and the offset; `None` if a slope is not positive.
+fn fit_beta(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
     let features: Vec<[f64; 2]> = logits.iter().map(|&logit| sides(logit)).collect();
     logistic_regression(&features, targets)
-        .filter(|[lower, upper, _]| *lower >= LEAST && *upper >= LEAST)
+        .filter(|[lower, upper, _]| *lower >= MIN_SLOPE && *upper >= MIN_SLOPE)
 }
 
-/// One slope for both sides.
-fn platt(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
+/// Fits one slope for both sides.
+fn fit_platt(logits: &[f32], targets: &[f64]) -> Option<[f64; 3]> {
     let features: Vec<[f64; 2]> = logits
         .iter()
         .map(|&logit| [f64::from(logit), 0.0])
         .collect();
     logistic_regression(&features, targets)
-        .map(|[slope, _, offset]| [slope.max(LEAST), slope.max(LEAST), offset])
+        .map(|[slope, _, offset]| [slope.max(MIN_SLOPE), slope.max(MIN_SLOPE), offset])
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -310,8 +370,8 @@ fn sigmoid(x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Logits that are twice too confident and shifted by one: the truth is
-    /// `sigmoid((logit - 1) / 2)`.
+    /// Returns logits that are too confident by a factor of two and shifted by one, with labels of
+    /// which the true probability is `sigmoid((logit - 1) / 2)`.
     fn sample() -> (Vec<f32>, Vec<bool>) {
         let mut state = 1u64;
         let mut uniform = || {
@@ -329,10 +389,10 @@ mod tests {
     }
 
     #[test]
-    fn recovers_the_truth_behind_shifted_logits() {
+    fn fit_recovers_the_calibration_of_shifted_logits() {
         let (logits, good) = sample();
         let fitted = Calibration::fit(&logits, &good, "test").unwrap();
-        // That truth is a Platt scaling: both slopes are the same.
+        // The true calibration is a Platt scaling, with equal slopes.
         assert!(
             (fitted.slope - 0.5).abs() < 0.05 && (fitted.upper_slope.unwrap() - 0.5).abs() < 0.05,
             "{fitted:?}"
@@ -342,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_flag_the_share_that_they_promise() {
+    fn threshold_for_fpr_flags_that_share() {
         let (logits, good) = sample();
         let fitted = Calibration::fit(&logits, &good, "test").unwrap();
         for target in [0.01, 0.05, 0.10, 0.15] {
@@ -359,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn each_side_has_a_slope_of_its_own() {
+    fn fit_recovers_a_slope_for_each_side() {
         // Certain when high, unsure when low.
         let (logits, _) = sample();
         let truth = |l: f32| sigmoid(0.3 * sides(l)[0] + 1.5 * sides(l)[1] - 0.4);
@@ -382,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn recovers_what_selection_added() {
+    fn fit_recovers_the_selection_bias() {
         let mut state = 7u64;
         let mut uniform = || {
             state = state
@@ -395,25 +455,28 @@ mod tests {
                 let (tried, logit) = (1 + i % 12, uniform() * 6.0 - 3.0);
                 let truth = sigmoid(logit - offset * (tried as f64).ln());
                 ChosenWord {
-                    reward: sigmoid(logit) as f32,
+                    score: sigmoid(logit) as f32,
                     tried,
                     is_right: uniform() < truth,
                 }
             };
             (0..n).map(word).collect::<Vec<_>>()
         };
-        let fitted = Selection::fit(&chosen(0.6, 20_000)).unwrap();
+        let fitted = SelectionBias::fit(&chosen(0.6, 20_000)).unwrap();
         assert!(
             (fitted.offset - 0.6).abs() < 0.05 && fitted.words == 20_000,
             "{fitted:?}"
         );
-        // A chosen word is never made better.
-        assert_eq!(Selection::fit(&chosen(-0.5, 20_000)).unwrap().offset, 0.0);
-        assert_eq!(Selection::fit(&chosen(0.6, 40)), None);
+        // The correction never raises a score.
         assert_eq!(
-            Selection::fit(
+            SelectionBias::fit(&chosen(-0.5, 20_000)).unwrap().offset,
+            0.0
+        );
+        assert_eq!(SelectionBias::fit(&chosen(0.6, 40)), None);
+        assert_eq!(
+            SelectionBias::fit(
                 &[ChosenWord {
-                    reward: 0.6,
+                    score: 0.6,
                     tried: 4,
                     is_right: true
                 }; 100]
@@ -423,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn needs_both_kinds() {
+    fn fit_without_both_labels_is_none() {
         assert!(Calibration::fit(&[1.0, 2.0], &[true, true], "test").is_none());
     }
 }

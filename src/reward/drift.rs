@@ -1,25 +1,25 @@
-//! Drift of rewards, which tells whether they still mean what they did: how far their distribution
-//! has moved, and how far the guard's flags agree with what people marked. Pure.
+//! Drift of rewards: the shift of their distribution, and the agreement of the guard's flags with
+//! human corrections.
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of a histogram, equal parts of 0 to 1.
+/// Number of bins of a histogram, equal parts of `[0, 1]`.
 pub const BINS: usize = 20;
 
-/// Count that is added to every bin, so that an empty one is rare and not impossible.
+/// Count added to every bin, so that an empty bin is improbable rather than impossible.
 const SMOOTHING: f64 = 0.5;
 
-/// Rewards below which a distribution is not compared.
-pub const LEAST: f64 = 500.0;
+/// Minimum number of rewards for a distribution to be compared.
+pub const MIN_REWARDS: f64 = 500.0;
 
-/// Number of rewards in each of [`BINS`] bins.
+/// Histogram of rewards in [`BINS`] bins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct Histogram([f64; BINS]);
 
 impl Histogram {
-    /// Counts rewards; those that are no numbers are left out.
-    pub fn of(rewards: impl IntoIterator<Item = f32>) -> Self {
+    /// Counts rewards; NaN and infinities are skipped.
+    pub fn from_rewards(rewards: impl IntoIterator<Item = f32>) -> Self {
         let mut counts = [0.0; BINS];
         for reward in rewards.into_iter().filter(|reward| reward.is_finite()) {
             let bin = ((reward.clamp(0.0, 1.0) * BINS as f32) as usize).min(BINS - 1);
@@ -30,7 +30,7 @@ impl Histogram {
         Self(counts)
     }
 
-    /// All counts together.
+    /// Returns the sum of all counts.
     pub fn total(&self) -> f64 {
         self.0.iter().sum()
     }
@@ -40,11 +40,11 @@ impl Histogram {
         self.0.iter().map(move |count| (count + SMOOTHING) / total)
     }
 
-    /// The population stability index of `now` against this: `Σ (q - p) ln(q / p)` over the bins.
-    /// Below .1 nothing has happened, above .25 much. `None` where one of them has fewer than
-    /// [`LEAST`] rewards.
+    /// Returns the population stability index of `now` against this histogram: `Σ (q - p) ln(q /
+    /// p)` over the bins. Below 0.1 is insignificant, above 0.25 large. `None` if either has fewer
+    /// than [`MIN_REWARDS`] rewards.
     pub fn psi(&self, now: &Self) -> Option<f64> {
-        let enough = self.total() >= LEAST && now.total() >= LEAST;
+        let enough = self.total() >= MIN_REWARDS && now.total() >= MIN_REWARDS;
         enough.then(|| {
             self.shares()
                 .zip(now.shares())
@@ -62,7 +62,7 @@ impl TryFrom<Vec<f64>> for Histogram {
             .iter()
             .any(|count| !count.is_finite() || *count < 0.0)
         {
-            return Err("a histogram's counts are no counts".into());
+            return Err("the counts of a histogram must be finite and not negative".into());
         }
         counts.try_into().map(Self).map_err(|counts: Vec<f64>| {
             format!("a histogram has {BINS} bins, not {}", counts.len())
@@ -76,9 +76,9 @@ impl From<Histogram> for Vec<f64> {
     }
 }
 
-/// Of the words that the guard doubted or people marked, the share that both did (Jaccard's index);
-/// `words` says both of each judged word. `None` where neither found any. Words that both let pass
-/// are far too many to count.
+/// Returns Jaccard's index of the words that the guard flagged and those that people marked; each
+/// item of `words` is (flagged, marked). `None` if neither found any. Words that neither found are
+/// far too many to count.
 pub fn flag_agreement(words: impl IntoIterator<Item = (bool, bool)>) -> Option<f64> {
     let (both, either) =
         words
@@ -99,15 +99,17 @@ mod tests {
     use super::*;
 
     fn two_bins(first: usize, second: usize) -> Histogram {
-        Histogram::of(std::iter::repeat_n(0.01, first).chain(std::iter::repeat_n(0.99, second)))
+        Histogram::from_rewards(
+            std::iter::repeat_n(0.01, first).chain(std::iter::repeat_n(0.99, second)),
+        )
     }
 
     #[test]
-    fn the_index_is_its_closed_form() {
+    fn psi_equals_its_closed_form() {
         let (a, b) = (two_bins(500, 500), two_bins(900, 100));
         assert_eq!(a.psi(&a), Some(0.0));
-        // Both have 1,000 rewards, and every bin half a one more: 500.5 of 1,010 and so on; the
-        // empty bins are alike.
+        // Both have 1,000 rewards, and each bin half a reward more: 500.5 of 1,010 and so on; the
+        // empty bins are equal.
         let share = |n: f64| (n + 0.5) / 1010.0;
         let term = |p: f64, q: f64| (q - p) * (q / p).ln();
         let want = term(share(500.0), share(900.0)) + term(share(500.0), share(100.0));
@@ -123,9 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn few_rewards_say_nothing_and_the_ends_have_bins() {
+    fn psi_of_few_rewards_is_none_and_both_ends_are_counted() {
         assert_eq!(two_bins(100, 100).psi(&two_bins(900, 100)), None);
-        let ends = Histogram::of([0.0, 1.0, 2.0, -1.0, f32::NAN, 0.05]);
+        let ends = Histogram::from_rewards([0.0, 1.0, 2.0, -1.0, f32::NAN, 0.05]);
         assert_eq!(
             (ends.0[0], ends.0[1], ends.0[BINS - 1], ends.total()),
             (2.0, 1.0, 2.0, 5.0)
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_marks_agree_where_both_are() {
+    fn flag_agreement_is_jaccards_index() {
         assert_eq!(
             flag_agreement([
                 (true, true),
@@ -154,9 +156,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_symmetric_and_never_negative(a in prop::collection::vec(0f32..1.0, 500..600),
+        fn psi_is_symmetric_and_not_negative(a in prop::collection::vec(0f32..1.0, 500..600),
             b in prop::collection::vec(0f32..1.0, 500..600)) {
-            let (a, b) = (Histogram::of(a), Histogram::of(b));
+            let (a, b) = (Histogram::from_rewards(a), Histogram::from_rewards(b));
             let (ab, ba) = (a.psi(&b).unwrap(), b.psi(&a).unwrap());
             prop_assert!(ab >= 0.0 && (ab - ba).abs() < 1e-9);
         }

@@ -1,20 +1,22 @@
-//! The last step of a reward: words that name a thing the photograph has evidence of get the
-//! calibrated probability that the thing is there.
+//! Final rewards: words that name an object of which the photograph has evidence get the calibrated
+//! probability that the object is present.
 //!
-//! One pure function for texts that are being written and for texts that are there: a word's reward
-//! depends on the text up to its end and on the one word after it (`fire` names nothing before
-//! `hydrant`), so that whoever sees the text grow finishes a word as soon as that one has closed,
-//! and gets what the whole text would have given. Words without an output of [`Evidence`] that
-//! claim something have a calibration of their own, by their class, so that one threshold means the
-//! same for all of a text; where there is none they keep the scorer's reward. Texts by others are
-//! there as a whole: how well the sentence around a word fits the photograph counts too.
+//! The same pure function serves growing and complete texts: a word's final reward depends on the
+//! text up to its end and on the next word (`fire` names nothing before `hydrant`), so it is known
+//! as soon as the next word has closed, and equals that for the complete text. Other content words,
+//! without an output of [`Evidence`], have a calibration by word class, so that one threshold has
+//! the same meaning for all words of a text; without such a calibration they keep the scorer's
+//! reward. Texts that the policy did not write are complete: the match of the sentence with the
+//! photograph counts as well.
 
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    evidence::{Evidence, FeatureCalibration, ImageEvidence, MentionFeatures},
+    evidence::{
+        Evidence, FeatureCalibration, ImageEvidence, MentionFeatures, SentenceFeatures,
+        WordFeatures,
+    },
     scorer::TextRewards,
-    word_features::{SentenceFeatures, WordFeatures},
 };
 use crate::{
     guard::{
@@ -24,49 +26,48 @@ use crate::{
     lexicon::{ConceptId, Lexicon, WordClass},
 };
 
-/// Words before a word that say what sort of word it is: as many as are read with it, and none of
-/// another sentence.
+/// Number of preceding words of the sentence that are read to classify a word.
 const CONTEXT: usize = 12;
 
 /// Characters that end a sentence.
 const ENDS: [char; 4] = ['.', '!', '?', '\n'];
 
-/// Who wrote a text.
+/// Author of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrittenBy {
-    /// The policy: how likely it found its words counts.
+    /// The policy, whose log-probabilities then count.
     Policy,
-    /// Somebody else.
+    /// Anyone else.
     Others,
 }
 
-/// Result of finishing a word's reward.
+/// Final reward of a word, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FinishedReward {
-    /// The word after it has not closed, and may change what it names.
-    Open,
-    /// The scorer's reward stays.
+    /// Unknown: the next word has not closed and may change what this one names.
+    Pending,
+    /// The scorer's reward is final.
     Unchanged,
-    /// The reward of all its tokens.
+    /// Final reward of all tokens of the word.
     Reward(f32),
 }
 
-/// A text with its closed words, and what the scorer and the policy said of its tokens.
+/// Text with its closed words, rewards and log-probabilities.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoredText<'a, F> {
-    /// The text so far.
+    /// Text so far.
     pub text: &'a str,
-    /// `true` if nothing follows.
+    /// `true` if the text is complete.
     pub whole: bool,
-    /// Its words that have closed.
+    /// Words that have closed.
     pub words: &'a [Word],
     /// The scorer's rewards of the leading tokens.
     pub rewards: &'a [f32],
-    /// Log-probability that the policy gave each token: natural logarithms.
+    /// Log-probability of each token under the policy: natural logarithms.
     pub log_probability: F,
 }
 
-/// Finishes the rewards of texts about one photograph.
+/// Computes the final rewards of texts about one photograph.
 #[derive(Debug)]
 pub struct Finisher {
     evidence: Arc<Evidence>,
@@ -75,7 +76,7 @@ pub struct Finisher {
 }
 
 impl Finisher {
-    /// For texts of `writer` about the photograph of `image`.
+    /// Creates a finisher for texts by `writer` about the photograph of `image`.
     pub fn new(evidence: Arc<Evidence>, image: ImageEvidence, writer: WrittenBy) -> Self {
         Self {
             evidence,
@@ -84,7 +85,8 @@ impl Finisher {
         }
     }
 
-    /// Finishes the reward of word `at`; `waits` where it was [`FinishedReward::Open`] before.
+    /// Returns the final reward of word `at`. `waits` is `true` if it was
+    /// [`FinishedReward::Pending`] before.
     pub fn finish(
         &self,
         written: &ScoredText<'_, impl Fn(usize) -> f32>,
@@ -104,42 +106,44 @@ impl Finisher {
         let ScoredText { text, words, .. } = *written;
         let Some(word) = words
             .get(at)
-            .filter(|word| word.reward.is_some() && !word.function)
+            .filter(|word| word.score.is_some() && !word.function)
         else {
             return FinishedReward::Unchanged;
         };
-        let (next, from) = (next(written, at), context(text, words, at));
+        let (next, from) = (following_text(written, at), context_start(text, words, at));
         let begins =
             self.word_calibration().is_some() && text[..word.bytes.start].trim().is_empty();
         let names_nothing = !waits
             && !begins
-            && mention(text, from, word, word.bytes.end).is_none()
+            && mention_at(text, from, word, word.bytes.end).is_none()
             && !begins_compound(&text[word.bytes.clone()]);
         let end = match next {
             _ if names_nothing => word.bytes.end,
-            Next::Open => return FinishedReward::Open,
-            Next::None => word.bytes.end,
-            Next::Word(end) => end,
+            FollowingText::Open => return FinishedReward::Pending,
+            FollowingText::None => word.bytes.end,
+            FollowingText::Word(end) => end,
         };
-        // "Yes." and "Two." answer a question; calibrations of words are of descriptions.
-        let answers = begins && (matches!(next, Next::None) || is_yes_or_no(text, word));
+        // "Yes." and "Two." are answers; calibrations of words are fitted on descriptions.
+        let answers = begins && (matches!(next, FollowingText::None) || is_yes_or_no(text, word));
         let named = if names_nothing {
             None
         } else {
-            mention(text, from, word, end)
+            mention_at(text, from, word, end)
         };
-        let reward =
-            named.and_then(|(bytes, concept)| self.reward(written, &bytes, concept, sentence));
-        let of_word = || {
-            (!answers)
-                .then(|| self.word_reward(written, word, class(text, from, word, end), sentence))?
+        let reward = named
+            .and_then(|(bytes, concept)| self.mention_reward(written, &bytes, concept, sentence));
+        let word_reward = || {
+            (!answers).then(|| {
+                self.word_reward(written, word, word_class(text, from, word, end), sentence)
+            })?
         };
         reward
-            .or_else(of_word)
+            .or_else(word_reward)
             .map_or(FinishedReward::Unchanged, FinishedReward::Reward)
     }
 
-    /// Finishes what was scored of a whole text, whose tokens have the bytes `tokens`.
+    /// Replaces the rewards of a complete text, whose tokens have the bytes `tokens`, by the final
+    /// ones.
     pub fn finish_scored<'a>(
         &self,
         tokens: impl IntoIterator<Item = &'a [u8]>,
@@ -174,40 +178,39 @@ impl Finisher {
         }
     }
 
-    /// The threshold that flags a share `target` of the right words about a photograph as familiar
-    /// as this one; `None` where nothing was measured.
+    /// Returns the threshold that flags a share `target` of the correct words about photographs as
+    /// familiar as this one; `None` if nothing was measured.
     pub fn threshold_for_fpr(&self, target: f64) -> Option<f32> {
         self.calibration()
             .thresholds
             .for_fpr(target, self.image.familiarity)
     }
 
-    /// The familiarity of the photograph, 0 to 1.
+    /// Returns the familiarity of the photograph, 0 to 1.
     pub fn familiarity(&self) -> f32 {
         self.image.familiarity
     }
 
-    /// Returns the names of what the photograph has evidence of, the likeliest first.
-    pub fn likely_things(&self) -> Vec<&'static str> {
-        self.evidence.likely_things(&self.image)
+    /// Returns the names of likely objects, the most likely first.
+    pub fn likely_objects(&self) -> Vec<&'static str> {
+        self.evidence.likely_objects(&self.image)
     }
 
-    /// The reward of the tokens that write a mention; `None` where there is no evidence of what it
-    /// names.
-    fn reward(
+    /// Returns the reward of a mention's tokens; `None` if there is no evidence about its concept.
+    fn mention_reward(
         &self,
         written: &ScoredText<'_, impl Fn(usize) -> f32>,
         bytes: &Range<usize>,
         concept: ConceptId,
         sentence: SentenceFeatures,
     ) -> Option<f32> {
-        let output = self.evidence.concept_of(concept)?;
-        let mut its = written
+        let output = self.evidence.output_for(concept)?;
+        let mut own_words = written
             .words
             .iter()
             .filter(|word| overlap(&word.bytes, bytes));
-        let first = its.next()?;
-        let tokens = first.tokens.start..its.next_back().unwrap_or(first).tokens.end;
+        let first = own_words.next()?;
+        let tokens = first.tokens.start..own_words.next_back().unwrap_or(first).tokens.end;
         let reward = written
             .rewards
             .get(tokens.clone())?
@@ -224,7 +227,7 @@ impl Finisher {
             log_probability,
             person,
         )?
-        .within(sentence);
+        .with_sentence(sentence);
         Some(self.calibration().probability(|name| features.value(name)))
     }
 
@@ -236,7 +239,7 @@ impl Finisher {
         }
     }
 
-    /// The reward of a word of a class without evidence; `None` where nothing is known of the
+    /// Returns the reward of a word without evidence; `None` if the calibration does not cover its
     /// class.
     fn word_reward(
         &self,
@@ -249,7 +252,7 @@ impl Finisher {
         calibration
             .features
             .iter()
-            .find(|name| *name == WordFeatures::of_class(class))?;
+            .find(|name| *name == WordFeatures::class_feature(class))?;
         let reward = written
             .rewards
             .get(word.tokens.clone())?
@@ -270,16 +273,16 @@ impl Finisher {
     }
 }
 
-/// The byte from which on word `at` is read.
-fn context(text: &str, words: &[Word], at: usize) -> usize {
+/// Returns the byte from which the context of word `at` begins.
+fn context_start(text: &str, words: &[Word], at: usize) -> usize {
     let first = words[at.saturating_sub(CONTEXT)].bytes.start;
     let before = &text[first..words[at].bytes.start];
     before.rfind(ENDS).map_or(first, |end| first + end + 1)
 }
 
-/// The bytes of the sentence that byte `at` of a whole text is in.
+/// Returns the byte range of the sentence that contains byte `at` of a complete text.
 pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
-    // A line that goes on in small letters is the same sentence.
+    // A line that begins in lower case continues the sentence.
     let ends = |(byte, c): &(usize, char)| {
         let goes_on = || {
             text[byte + c.len_utf8()..]
@@ -300,8 +303,8 @@ pub(crate) fn sentence_around(text: &str, at: usize) -> Range<usize> {
     start..end.map_or(text.len(), |(byte, c)| byte + c.len_utf8())
 }
 
-/// The class of a word in a text that is read up to byte `end`.
-fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
+/// Returns the class of a word in a text that is read up to byte `end`.
+fn word_class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
     let classes = Lexicon::shared().word_classes(&text[from..end]);
     let own = classes
         .into_iter()
@@ -309,17 +312,22 @@ fn class(text: &str, from: usize, word: &Word, end: usize) -> WordClass {
     own.map_or(WordClass::Other, |(_, class)| class)
 }
 
-/// The thing that a word names, or is part of the name of, in a text that is read up to byte `end`:
-/// its bytes, and what it is.
-fn mention(text: &str, from: usize, word: &Word, end: usize) -> Option<(Range<usize>, ConceptId)> {
+/// Returns the byte range and concept of the mention to which a word belongs, in a text that is
+/// read up to byte `end`.
+fn mention_at(
+    text: &str,
+    from: usize,
+    word: &Word,
+    end: usize,
+) -> Option<(Range<usize>, ConceptId)> {
     let mentions = Lexicon::shared().mentions(&text[from..end]);
-    let mut places = mentions.iter().map(|mention| {
+    let mut ranges = mentions.iter().map(|mention| {
         (
             from + mention.range.start..from + mention.range.end,
             mention.concept,
         )
     });
-    places.find(|(bytes, _)| overlap(bytes, &word.bytes))
+    ranges.find(|(bytes, _)| overlap(bytes, &word.bytes))
 }
 
 fn begins_compound(word: &str) -> bool {
@@ -330,34 +338,38 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// Text that follows a word, with nothing but white space before it.
-enum Next {
-    /// A word that may still grow, or nothing yet.
+/// Text directly after a word and white space.
+enum FollowingText {
+    /// A word that may grow, or nothing yet.
     Open,
-    /// No word.
+    /// Not a word.
     None,
     /// A word that ends at this byte.
     Word(usize),
 }
 
-fn next<F>(written: &ScoredText<'_, F>, at: usize) -> Next {
+fn following_text<F>(written: &ScoredText<'_, F>, at: usize) -> FollowingText {
     let ScoredText {
         text, whole, words, ..
     } = written;
     let end = words[at].bytes.end;
-    let open = if *whole { Next::None } else { Next::Open };
+    let open = if *whole {
+        FollowingText::None
+    } else {
+        FollowingText::Open
+    };
     match (
         text[end..].chars().find(|c| !c.is_whitespace()),
         words.get(at + 1),
     ) {
         (None, _) => open,
-        (Some(c), _) if !c.is_alphanumeric() => Next::None,
+        (Some(c), _) if !c.is_alphanumeric() => FollowingText::None,
         (Some(_), None) => open,
         (Some(_), Some(next)) if text[end..next.bytes.start].trim().is_empty() => {
-            Next::Word(next.bytes.end)
+            FollowingText::Word(next.bytes.end)
         }
-        // What follows is part of markup.
-        (Some(_), Some(_)) => Next::None,
+        // The following text is markup.
+        (Some(_), Some(_)) => FollowingText::None,
     }
 }
 
@@ -366,7 +378,8 @@ mod tests {
     use super::*;
     use crate::reward::testing::{file, finisher, matching};
 
-    /// Evidence of a dog, none of people, little of a fire hydrant; as reckoned by hand for a map.
+    /// Logits computed by hand for a feature map: evidence of a dog, none of people, little of a
+    /// fire hydrant.
     const LOGITS: [f32; 3] = [1.899_789, -0.654_269, 1.054_058];
 
     fn finished(finisher: &Finisher, tokens: &[(&str, f32, f32)]) -> Vec<f32> {
@@ -395,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn rewards_of_mentions_are_those_reckoned_by_hand_and_all_others_stay() {
+    fn rewards_of_mentions_equal_those_computed_by_hand_and_others_stay() {
         let own = finisher(LOGITS, WrittenBy::Policy);
         let tokens = [
             ("A", 0.9, -0.1),
@@ -405,7 +418,7 @@ mod tests {
             (" near", 0.5, -1.0),
             (" a", 0.5, -1.0),
         ];
-        // The lowest reward of its tokens and all of their log-probability.
+        // The lowest reward of its tokens and the sum of their log-probabilities.
         near(
             &finished(&own, &tokens),
             &[0.9, 0.7, 0.811_603, 0.811_603, 0.5, 0.5],
@@ -417,7 +430,7 @@ mod tests {
             ),
             &[0.9, 0.463_864, 0.3],
         );
-        // Nothing is known of cars, and "walking" names nothing.
+        // There is no evidence about cars, and "walking" is not a mention.
         near(
             &finished(
                 &own,
@@ -429,7 +442,7 @@ mod tests {
             ),
             &[0.9, 0.6, 0.3],
         );
-        // Without the scorer and the policy.
+        // Independent of the scorer and the policy.
         near(
             &finished(&finisher(LOGITS, WrittenBy::Others), &tokens)[2..4],
             &[0.883_637; 2],
@@ -437,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_several_words_have_one_reward() {
+    fn compound_noun_has_one_reward() {
         let own = finisher(LOGITS, WrittenBy::Policy);
         let with = |last: &str| {
             finished(
@@ -456,7 +469,7 @@ mod tests {
             "{hydrant:?}"
         );
         assert_eq!(with(" engine")[0], 0.9);
-        // In the plural and in any case, and not where it only qualifies another thing.
+        // Plurals and any case are mentions; a noun that only modifies another is not.
         for (text, is_named) in [
             ("Dogs", true),
             ("DOG", true),
@@ -482,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_and_words_without_evidence_count_as_reckoned_by_hand() {
+    fn rewards_by_sentence_and_word_class_equal_those_computed_by_hand() {
         let (arrays, config) = matching();
         let evidence = Arc::new(
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
@@ -492,7 +505,7 @@ mod tests {
         let image = ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68371,
-            place: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()),
+            embedding: Some([0.799_957, 0.600_058, 0.799_957, 0.600_058].into()),
             scope: None,
         };
         let others = Finisher::new(Arc::clone(&evidence), image.clone(), WrittenBy::Others);
@@ -523,7 +536,7 @@ mod tests {
             &finished(&others, &[&text[4..], &[(".", 0.6, 0.0)]].concat()),
             &[0.5, 0.124_446, 0.6],
         );
-        // What the policy writes is not there as a whole.
+        // Sentence features are not used for text by the policy.
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
         let found = finished(
             &own,
@@ -542,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_answers_is_no_description() {
+    fn reward_of_a_one_word_answer_is_unchanged() {
         let (arrays, config) = matching();
         let evidence = Arc::new(
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
@@ -552,7 +565,7 @@ mod tests {
         let image = ImageEvidence {
             logits: LOGITS.into(),
             familiarity: 0.68371,
-            place: None,
+            embedding: None,
             scope: None,
         };
         let own = Finisher::new(evidence, image, WrittenBy::Policy);
@@ -586,13 +599,13 @@ mod tests {
         };
         assert_eq!(
             (open("Red ca"), open("Red. ")),
-            (FinishedReward::Open, FinishedReward::Unchanged)
+            (FinishedReward::Pending, FinishedReward::Unchanged)
         );
         assert!(matches!(open("Red cars are on"), FinishedReward::Reward(_)));
     }
 
     #[test]
-    fn a_sentence_ends_where_its_mark_does() {
+    fn sentence_around_a_byte_ends_at_its_mark() {
         let text = "A dog. A cat runs!\nA man";
         let found = [0, 2, 7, 13, 19, 21].map(|at| &text[sentence_around(text, at)]);
         assert_eq!(
@@ -613,9 +626,9 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_open_until_the_next_one_has_closed() {
+    fn reward_is_pending_until_the_next_word_has_closed() {
         let own = finisher(LOGITS, WrittenBy::Policy);
-        let at = |text: &str, whole: bool, at: usize| {
+        let reward_at = |text: &str, whole: bool, at: usize| {
             let mut transcript = crate::guard::words::Transcript::default();
             transcript.push(text.as_bytes());
             if whole {
@@ -635,15 +648,24 @@ mod tests {
                 false,
             )
         };
-        assert_eq!(at("a dog is", false, 1), FinishedReward::Open);
+        assert_eq!(reward_at("a dog is", false, 1), FinishedReward::Pending);
         assert!(matches!(
-            at("a dog is running", false, 1),
+            reward_at("a dog is running", false, 1),
             FinishedReward::Reward(_)
         ));
-        assert!(matches!(at("a dog. ", false, 1), FinishedReward::Reward(_)));
-        assert!(matches!(at("a dog", true, 1), FinishedReward::Reward(_)));
-        assert_eq!(at("a dog", true, 0), FinishedReward::Unchanged);
-        assert_eq!(at("a red dog is", false, 1), FinishedReward::Unchanged);
-        assert_eq!(at("a dog", true, 7), FinishedReward::Unchanged);
+        assert!(matches!(
+            reward_at("a dog. ", false, 1),
+            FinishedReward::Reward(_)
+        ));
+        assert!(matches!(
+            reward_at("a dog", true, 1),
+            FinishedReward::Reward(_)
+        ));
+        assert_eq!(reward_at("a dog", true, 0), FinishedReward::Unchanged);
+        assert_eq!(
+            reward_at("a red dog is", false, 1),
+            FinishedReward::Unchanged
+        );
+        assert_eq!(reward_at("a dog", true, 7), FinishedReward::Unchanged);
     }
 }

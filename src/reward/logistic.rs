@@ -1,25 +1,25 @@
-//! Logistic regression by Newton's method: what calibrations are fitted with.
+//! Logistic regression by Newton's method, with which calibrations are fitted.
 
-/// Coefficients of the features and the intercept.
+/// Fitted logistic regression.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logistic {
-    /// One a feature.
+    /// Weight of each feature.
     pub weights: Vec<f64>,
-    /// Added to the weighted sum.
+    /// Intercept.
     pub offset: f64,
 }
 
-/// Coefficients of the two features and the intercept that minimise the cross-entropy to `targets`
-/// (probabilities, 0 to 1), by Newton's method; `None` where there is no minimum to be found.
+/// Fits two features to `targets` (probabilities) by minimizing the cross-entropy, and returns both
+/// weights and the intercept; `None` if there is no minimum.
 pub fn logistic_regression(features: &[[f64; 2]], targets: &[f64]) -> Option<[f64; 3]> {
     newton(features, targets, |_| 1.0, 0.0, vec![1.0, 0.0, 0.0])?
         .try_into()
         .ok()
 }
 
-/// The logistic regression that minimizes the cross-entropy, each row counted `importance` times,
-/// plus half of `ridge` times the squared norm of the weights (scikit-learn's `C` is `1 / ridge`);
-/// `None` where there is no minimum to be found, no row, or not as many numbers of each sort.
+/// Fits a logistic regression that minimizes the cross-entropy, each row weighted by its
+/// `importance`, plus half of `ridge` times the squared norm of the weights (`ridge` is `1 / C` of
+/// scikit-learn). `None` if there is no minimum, there are no rows, or the lengths differ.
 pub fn ridge_regression<R: AsRef<[f64]>>(
     rows: &[R],
     targets: &[f64],
@@ -44,7 +44,7 @@ pub fn ridge_regression<R: AsRef<[f64]>>(
     Some(Logistic { weights, offset })
 }
 
-/// Goes from `weights`, the last of which is the intercept, to the minimum.
+/// Minimizes the loss from `weights`, of which the last is the intercept.
 fn newton<R: AsRef<[f64]>>(
     rows: &[R],
     targets: &[f64],
@@ -71,11 +71,10 @@ fn newton<R: AsRef<[f64]>>(
                 (0..=i).for_each(|j| hessian[i][j] += curvature * x[i] * x[j]);
             }
         }
-        // A feature that never changes has no coefficient to be found; a trace of ridge leaves it
-        // where it is.
+        // A constant feature has no defined weight; a trace of ridge leaves it unchanged.
         (0..n).for_each(|i| hessian[i][i] += 1e-6 + if i < n - 1 { ridge } else { 0.0 });
         let step = solve(hessian, gradient)?;
-        // A full step far from the optimum can overshoot.
+        // A full step far from the optimum may overshoot.
         let scale = (2.0 / step.iter().map(|s| s.abs()).sum::<f64>()).min(1.0);
         weights
             .iter_mut()
@@ -88,8 +87,8 @@ fn newton<R: AsRef<[f64]>>(
     weights.iter().all(|w| w.is_finite()).then_some(weights)
 }
 
-/// Solves `a x = b` by Cholesky's decomposition of the symmetric `a`, of which the lower half is
-/// read; `None` where it is singular.
+/// Solves `a x = b` by Cholesky decomposition of the symmetric matrix `a`, of which only the lower
+/// half is read; `None` if it is singular.
 fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
     let n = b.len();
     let mut determinant = 1.0;
@@ -117,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_coefficients_that_made_the_data() {
+    fn regression_recovers_the_coefficients_of_the_data() {
         let mut state = 1u64;
         let mut uniform = || {
             state = state
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn four_weighted_features_have_the_coefficients_of_scikit_learn() {
+    fn ridge_regression_equals_scikit_learn() {
         let feature = |i: usize, factor: usize, modulus: usize, half: f64| {
             (i * factor % modulus) as f64 / half - 1.0
         };
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_that_never_changes_stays_where_it_began() {
+    fn weight_of_a_constant_feature_stays_at_its_initial_value() {
         let rows: Vec<[f64; 2]> = (0..40).map(|i| [f64::from(i % 7) - 3.0, 0.0]).collect();
         let targets: Vec<f64> = (0..40)
             .map(|i| f64::from(u8::from(i % 7 > 2 || i % 5 == 0)))

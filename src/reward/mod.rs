@@ -1,45 +1,40 @@
-//! The per-token reward model: how sure are we that a written token is grounded in the image?
+//! The per-token reward model: an estimate of how certainly a token is grounded in the image.
 //!
-//! `r_t` in `[0, 1]` is the calibrated probability that response token `t` is supported by the
-//! image, given image, prompt and the response up to and including `t`. 1 is good.
+//! The reward `r_t` in `[0, 1]` is the calibrated probability that response token `t` is supported
+//! by the image, given the image, the prompt and the response up to and including `t`.
 
 pub mod answers;
 pub mod calibration;
-pub mod calibrator;
-pub mod detached;
 pub mod drift;
 pub mod evidence;
-pub mod familiarity;
 pub mod finish;
 pub mod logistic;
-pub mod matching;
 pub mod probe;
 pub mod scorer;
-mod stored;
+pub mod standalone;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod word_features;
 
 use candle_core::{Result, Tensor};
 
 use crate::vlm::{KvCache, Row};
 
-/// A scorer that follows the decoder step by step.
+/// Scorer that follows the decoder step by step.
 ///
-/// It is shown exactly the rows that the policy was given, with the policy's hidden states for
-/// them, and answers one reward a text token. A scorer with a network of its own keeps its own
-/// cache, which the engine rolls back together with the policy's.
+/// It receives exactly the rows that the policy received, with the policy's hidden states for them,
+/// and returns one reward per text token. A scorer with a network of its own keeps its own cache,
+/// which the engine rolls back together with the policy's.
 pub trait TokenReward: Send + Sync {
-    /// `probe`, `detached`, ...: what `reward.kind` selects.
+    /// Returns the name by which `reward.kind` selects the scorer: `probe`, `detached`, ...
     fn kind(&self) -> &'static str;
 
-    /// The scorer's own cache, when it has a network that needs one.
+    /// Creates the scorer's own cache, if its network needs one.
     fn new_cache(&self, slots: usize, capacity: usize) -> Result<Option<KvCache>>;
 
-    /// Calibrated rewards of every text token of `rows`, in their order. `hidden` is
-    /// `(text tokens, hidden_features)` from the policy's step over the same rows;
-    /// `log_probabilities` says how likely the policy found each of those tokens (0 for prompts,
-    /// which it did not write); `cache` is what [`Self::new_cache`] made.
+    /// Returns the calibrated reward of every text token of `rows`, in order. `hidden` is `(text
+    /// tokens, hidden_features)`, from the policy's step over the same rows; `log_probabilities`
+    /// are those of the tokens under the policy (0 for prompts, which it did not generate); `cache`
+    /// comes from [`Self::new_cache`].
     fn score(
         &self,
         rows: &[Row<'_>],

@@ -1,5 +1,5 @@
-//! The probe: a small perceptron on the policy's hidden states. It costs one small product a token
-//! and no cache.
+//! The probe: a small perceptron on the policy's hidden states. It costs one small matrix product
+//! per token and needs no cache.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{TokenReward, calibrator::Calibrator};
+use super::{TokenReward, calibration::Calibrator};
 use crate::vlm::{KvCache, Row};
 
-/// Sizes of the probe.
+/// Dimensions of the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Width of the policy's hidden states, all layers side by side.
+    /// Width of the policy's hidden states, all layers concatenated.
     pub features: usize,
-    /// Width between the two layers; 0 for a single, linear one.
+    /// Width of the hidden layer; 0 for a single linear layer.
     pub hidden: usize,
 }
 
-/// `fc2(relu(fc1(standardised hidden states)))`, or `fc2` alone: one logit a token.
+/// `fc2(relu(fc1(standardized hidden states)))`, or `fc2` alone: one logit per token.
 pub struct ProbeNet {
-    /// Mean and scale of the training features, unless the first layer has them in it.
-    standardise: Option<(Tensor, Tensor)>,
+    /// Mean and scale of the training features, unless folded into the first layer.
+    standardize: Option<(Tensor, Tensor)>,
     fc1: Option<(Tensor, Tensor)>,
     fc2: (Tensor, Tensor),
 }
@@ -61,18 +61,18 @@ impl ProbeNet {
             },
         )?;
         Ok(Self {
-            standardise: Some((mean, scale)),
+            standardize: Some((mean, scale)),
             fc1,
             fc2,
         })
     }
 
-    /// The same function with the standardisation in the first layer: two operations a step less.
+    /// Folds the standardization into the first layer, which saves two operations per step.
     ///
     /// # Errors
     /// When a tensor operation fails.
     pub fn folded(mut self) -> Result<Self> {
-        if let Some((mean, scale)) = self.standardise.take() {
+        if let Some((mean, scale)) = self.standardize.take() {
             let first = self.fc1.as_mut().unwrap_or(&mut self.fc2);
             let weight = first.0.broadcast_mul(&scale)?;
             let shift = weight.matmul(&mean.unsqueeze(1)?)?.squeeze(1)?;
@@ -81,9 +81,9 @@ impl ProbeNet {
         Ok(self)
     }
 
-    /// Logits that a token is grounded: `(n, features)` to `(n)`.
+    /// Returns logits of groundedness: `(n, features)` to `(n)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let x = match &self.standardise {
+        let x = match &self.standardize {
             Some((mean, scale)) => hidden.broadcast_sub(mean)?.broadcast_mul(scale)?,
             None => hidden.clone(),
         };
@@ -97,14 +97,14 @@ impl ProbeNet {
     }
 }
 
-/// The serving side: network and calibration.
+/// Probe for serving: network and calibration.
 pub struct Probe {
     net: Arc<ProbeNet>,
     calibrator: Calibrator,
 }
 
 impl Probe {
-    /// A scorer whose numbers mean what `calibrator` says.
+    /// Creates a scorer whose logits `calibrator` turns into rewards.
     pub fn new(net: Arc<ProbeNet>, calibrator: Calibrator) -> Self {
         Self { net, calibrator }
     }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folding_changes_no_logit() {
+    fn folded_probe_has_the_same_logits() {
         let (vars, config) = (
             VarMap::new(),
             ProbeConfig {

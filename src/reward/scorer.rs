@@ -1,5 +1,5 @@
-//! Rewards of texts that are already there, whoever wrote them: every group of texts is one step,
-//! and nothing is written.
+//! Rewards of existing texts, by whomever they were written: every group of texts is scored in one
+//! step.
 
 use std::{
     ops::Range,
@@ -12,37 +12,37 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::TokenReward;
 use crate::vlm::{KvCache, Row, Vlm, Want, ops::log_sum_exp};
 
-/// Most logits that one step may make, 128 MiB of them; a single text may make more.
-const LOGITS: usize = 1 << 25;
+/// Maximum number of logits per step (128 MiB); a single text may exceed it.
+const MAX_LOGITS: usize = 1 << 25;
 
-/// A text about an image.
+/// Text about an image.
 #[derive(Debug, Clone, Copy)]
 pub struct TextWithImage<'a> {
     /// Encoded image, `(image_tokens, channels)`.
     pub image: &'a Tensor,
     /// Prompt and response.
     pub tokens: &'a [u32],
-    /// Number of them that are the prompt; at least one.
+    /// Number of prompt tokens; at least one.
     pub prompt: usize,
 }
 
-/// Rewards and log-probabilities of the response of one text, a number a token.
+/// Rewards and log-probabilities of the response tokens of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextRewards {
     /// Calibrated rewards.
     pub rewards: Vec<f32>,
-    /// Log-probability that the policy gives each token where it stands: natural logarithms.
+    /// Log-probability of each token under the policy: natural logarithms.
     pub log_probabilities: Vec<f32>,
 }
 
-/// Policy and scorer with caches of their own, beside the running batch of the engine.
+/// Policy and scorer with caches separate from the engine's running batch.
 pub struct Scorer {
     vlm: Arc<dyn Vlm>,
     reward: Arc<dyn TokenReward>,
     slots: usize,
     capacity: usize,
-    /// Made at the first call, missing while they are used, and lost with a call that fails: they
-    /// may then be half written.
+    /// Created on first use, taken while in use, and dropped after a failed call, which may have
+    /// left them inconsistent.
     idle: Mutex<Option<Caches>>,
 }
 
@@ -52,7 +52,8 @@ struct Caches {
 }
 
 impl Scorer {
-    /// For groups of at most `slots` texts of at most `capacity` positions each, image included.
+    /// Creates a scorer for groups of at most `slots` texts of at most `capacity` positions each,
+    /// image included.
     pub fn new(
         vlm: Arc<dyn Vlm>,
         reward: Arc<dyn TokenReward>,
@@ -68,16 +69,16 @@ impl Scorer {
         }
     }
 
-    /// Cuts texts of these lengths in tokens into groups for [`Self::score`], in order.
+    /// Groups texts of the given lengths in tokens for [`Self::score`], in order.
     pub fn groups(&self, lengths: &[usize]) -> Vec<Range<usize>> {
         groups(
             lengths,
             self.slots,
-            LOGITS / self.vlm.spec().vocab_size.max(1),
+            MAX_LOGITS / self.vlm.spec().vocab_size.max(1),
         )
     }
 
-    /// Scores one group, and says how long the scorer itself took for it.
+    /// Scores one group, and returns the time that the scorer itself took as well.
     ///
     /// # Errors
     /// When a text or the group is too long, a text lacks prompt or response, or a network fails.
@@ -88,12 +89,12 @@ impl Scorer {
         {
             bail!("a text needs a prompt and a response");
         }
-        let kept = self
+        let idle = self
             .idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let mut caches = kept.map_or_else(|| self.caches(), Ok)?;
+        let mut caches = idle.map_or_else(|| self.caches(), Ok)?;
         let rows: Vec<Row<'_>> = group
             .iter()
             .enumerate()
@@ -148,8 +149,8 @@ impl Scorer {
     }
 }
 
-/// Returns the policy's log-probability of every token of the group's responses; 0 for those of the
-/// prompts, as the scorers have it.
+/// Returns the log-probability under the policy of every token of the group's texts; 0 for prompt
+/// tokens, as scorers expect.
 fn log_probabilities(group: &[TextWithImage<'_>], logits: &Tensor) -> Result<Vec<f32>> {
     let (lines, width) = logits.dims2()?;
     if lines != group.iter().map(|text| text.tokens.len()).sum::<usize>() {
@@ -166,7 +167,7 @@ fn log_probabilities(group: &[TextWithImage<'_>], logits: &Tensor) -> Result<Vec
     for text in group {
         out.resize(out.len() + text.prompt, 0.0);
         for &token in &text.tokens[text.prompt..] {
-            // What the token before it made likely.
+            // The logits of the preceding position.
             let line = &logits[(out.len() - 1) * width..out.len() * width];
             let Some(logit) = line.get(token as usize) else {
                 bail!("token {token} is not in the vocabulary of {width}")
@@ -177,7 +178,7 @@ fn log_probabilities(group: &[TextWithImage<'_>], logits: &Tensor) -> Result<Vec
     Ok(out)
 }
 
-/// Cuts what was computed for all tokens of the group into its responses.
+/// Selects the values of each response from those of all tokens of the group.
 fn responses(
     group: &[TextWithImage<'_>],
     rewards: &[f32],
@@ -198,7 +199,7 @@ fn responses(
         .flat_map(|text| &text.rewards)
         .find(|r| !(0.0..=1.0).contains(*r))
     {
-        Some(bad) => bail!("a reward of {bad} is no probability"),
+        Some(bad) => bail!("reward {bad} is not between 0 and 1"),
         None => Ok(scored),
     }
 }
@@ -229,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn groups_hold_every_text_once_in_order_and_keep_their_bounds(
+        fn groups_hold_every_text_once_in_order_within_bounds(
             lengths in proptest::collection::vec(1usize..50, 0..40), most in 1usize..9,
             tokens in 1usize..120,
         ) {

@@ -1,4 +1,4 @@
-//! Evidence small enough to be reckoned by hand: two channels, two hidden units, three concepts.
+//! Evidence small enough to be computed by hand: two channels, two hidden units, three concepts.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -83,13 +83,13 @@ pub(crate) fn config() -> Value {
     })
 }
 
-/// Arrays and `evidence.json` of one that also compares texts with photographs and knows of words
-/// without an output.
+/// Arrays and `evidence.json` of an evidence that also matches texts with photographs and has
+/// calibrations of words without an output.
 pub(crate) fn matching() -> (HashMap<&'static str, Array>, Value) {
     let (mut arrays, mut config) = (arrays(), config());
-    // Of the words, then of the outputs: dogs, people, fire hydrants.
+    // Vectors of the words, then of the outputs: dogs, people, fire hydrants.
     let vectors = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 1.0, 0.0, -1.0, 0.0, 0.0, -1.0];
-    // Two that agree: the mean is that of each.
+    // Two equal members: their mean is that of each.
     for [fc1, bias1, fc2, bias2, all, gates] in [
         [
             "match.0.fc1.weight",
@@ -149,7 +149,7 @@ pub(crate) fn file(arrays: &HashMap<&'static str, Array>) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-/// The network of both files.
+/// The evidence loaded from both files.
 pub(crate) fn evidence() -> Arc<Evidence> {
     let config = config().to_string();
     Arc::new(
@@ -165,7 +165,7 @@ pub(crate) fn finisher(logits: [f32; 3], writer: WrittenBy) -> Arc<Finisher> {
     let image = ImageEvidence {
         logits: logits.into(),
         familiarity: 0.68371,
-        place: None,
+        embedding: None,
         scope: None,
     };
     Arc::new(Finisher::new(evidence(), image, writer))

@@ -264,7 +264,7 @@ impl AnswerForm {
             let doubted: Vec<Span> = report
                 .spans
                 .iter()
-                .filter(|span| span.is_unsaid())
+                .filter(|span| span.is_unhedged())
                 .cloned()
                 .collect();
             report.alt_text = Some(alt_text(text, &doubted, self.render));

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::app::{App, blocking};
 use crate::{
     feedback::{monitor, store::StoreError},
-    reward::drift::{Histogram, LEAST},
+    reward::drift::{Histogram, MIN_REWARDS},
 };
 
 /// How often the metrics are brought up to date.
@@ -78,7 +78,7 @@ async fn look(app: &App, first: &mut First) -> Result<(), StoreError> {
         .and_then(|calibration| calibration.rewards.as_ref());
     if calibrated.is_none() && first.rewards.is_none() {
         let rewards = monitor::rewards(store, &served.version).await?;
-        first.rewards = Some(rewards).filter(|rewards| rewards.total() >= LEAST);
+        first.rewards = Some(rewards).filter(|rewards| rewards.total() >= MIN_REWARDS);
     }
     let seen = monitor::measure(
         store,

@@ -260,7 +260,7 @@ impl Metrics {
         for (class, own) in thresholds
             .map(|thresholds| thresholds.by_class)
             .unwrap_or_default()
-            .each()
+            .entries()
         {
             set(class, own.or(common));
         }

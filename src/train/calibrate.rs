@@ -100,7 +100,7 @@ pub fn fit(
             .iter()
             .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune);
         let tokens = tuning.flat_map(|text| text.scores[i].iter().zip(&text.log_probabilities));
-        let rewards = Some(Histogram::of(
+        let rewards = Some(Histogram::from_rewards(
             tokens.map(|(score, lp)| fitted.reward(*score, *lp)),
         ));
         Ok(Calibration { rewards, ..fitted })

@@ -32,7 +32,7 @@ impl Finishers {
         else {
             return Ok(None);
         };
-        let of = |i: usize| evidence.of(&features.batch(&[(i, 0)])?.squeeze(0)?);
+        let of = |i: usize| evidence.evaluate(&features.batch(&[(i, 0)])?.squeeze(0)?);
         let images = (0..features.len())
             .map(of)
             .collect::<candle_core::Result<_>>()?;

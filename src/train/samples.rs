@@ -35,7 +35,7 @@ struct Counts {
 }
 
 /// Classes of words that name things: scorers must have seen wrong ones of each.
-const NAMING: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Thing];
+const NAMING: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Object];
 
 /// How many words of a class are known to be right, and wrong, in what is said of the photographs
 /// of an origin.

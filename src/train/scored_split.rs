@@ -303,12 +303,12 @@ impl ScoredSplit {
             let answers = text.is_yes_or_no(0);
             for (scores, calibration) in text.scores.iter_mut().zip(calibrations) {
                 let calibration = if others {
-                    calibration.of_others()
+                    calibration.for_others()
                 } else {
                     calibration
                 };
                 for (i, (score, lp)) in scores.iter_mut().zip(&text.log_probabilities).enumerate() {
-                    *score = calibration.of(answers && i == 0).reward(*score, *lp);
+                    *score = calibration.for_token(answers && i == 0).reward(*score, *lp);
                 }
             }
         }

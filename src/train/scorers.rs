@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     reward::{
-        detached::DetachedNet,
         probe::{ProbeConfig, ProbeNet},
+        standalone::StandaloneNet,
     },
     vlm::{decoder::llama::Regular, llava::LlavaConfig},
 };
@@ -348,7 +348,7 @@ pub enum Net {
     /// Its own.
     Detached {
         /// The network.
-        net: DetachedNet,
+        net: StandaloneNet,
         /// Indicates whether it is shown another image.
         shuffled: bool,
     },
@@ -390,7 +390,7 @@ impl Net {
                 }))
             }
             (ScorerConfig::Detached { shuffled, .. }, _) => Ok(Self::Detached {
-                net: DetachedNet::load(&model.language, vb)?,
+                net: StandaloneNet::load(&model.language, vb)?,
                 shuffled: *shuffled,
             }),
             (ScorerConfig::Probe { .. }, None) => candle_core::bail!("a probe without sizes"),
@@ -434,7 +434,7 @@ impl Net {
     }
 
     /// The decoder of a network of its own.
-    pub fn detached(&self) -> Option<&DetachedNet> {
+    pub fn detached(&self) -> Option<&StandaloneNet> {
         if let Self::Detached { net, .. } = self {
             Some(net)
         } else {

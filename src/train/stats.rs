@@ -73,7 +73,7 @@ impl CaptionStats {
                     Some("the") => noun.definite += 1,
                     Some(_) => {}
                 }
-                for colour in &phrase.colours {
+                for colour in &phrase.colors {
                     *noun
                         .colours
                         .entry(caption[colour.range.clone()].to_lowercase())

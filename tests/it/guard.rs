@@ -4,30 +4,30 @@ use candor::guard::{
     Action, Mode, Verdict, policy,
     render::{RenderStyle, alt_text, ansi, plain_marked},
     spans::spans,
-    words::{doubting, words},
+    words::{with_threshold, words},
 };
 
 use crate::support::byte_tokenizer;
 
 #[test]
-fn a_doubted_word_is_found_marked_and_hedged() {
+fn low_reward_word_is_flagged_marked_and_hedged() {
     let text = "A dog – wet – catches a frisbee.";
     let tokenizer = byte_tokenizer();
     let ids = tokenizer.encode(text).unwrap();
-    let doubted = text.find("frisbee").unwrap() + 3;
+    let low = text.find("frisbee").unwrap() + 3;
     let rewards: Vec<f32> = (0..ids.len())
-        .map(|i| if i == doubted { 0.23 } else { 0.9 })
+        .map(|i| if i == low { 0.23 } else { 0.9 })
         .collect();
     let (whole, words) = words(ids.iter().map(|&id| tokenizer.bytes(id)), &rewards);
     assert_eq!(whole, text);
 
-    let spans = spans(&whole, &doubting(words.clone(), 0.5), Action::Flagged);
+    let spans = spans(&whole, &with_threshold(words.clone(), 0.5), Action::Flagged);
     assert_eq!(
-        policy::judge(Mode::Flag, &doubting(words.clone(), 0.5), true),
+        policy::judge(Mode::Flag, &with_threshold(words.clone(), 0.5), true),
         (Verdict::Flagged, Some(0.23))
     );
     assert_eq!(
-        policy::judge(Mode::Flag, &doubting(words.clone(), 0.2), true),
+        policy::judge(Mode::Flag, &with_threshold(words.clone(), 0.2), true),
         (Verdict::Clean, Some(0.23))
     );
     assert_eq!(
@@ -61,19 +61,15 @@ fn a_doubted_word_is_found_marked_and_hedged() {
     );
 }
 
-/// The text of a fixture's line without its brackets.
-fn unmarked(line: &str) -> String {
-    line.split('\t').next().unwrap().replace(['[', ']'], "")
-}
-
-/// Captions, and texts of two or three of them: `tests/fixtures/alt_text.tsv` without its brackets.
+/// Captions, and texts of two or three of them: the inputs of the first cases of rendering without
+/// their brackets.
 fn prose() -> Vec<String> {
-    let file = include_str!("../fixtures/alt_text.tsv");
-    let (ordinary, _) = file.split_once("# == markup").unwrap_or((file, ""));
+    let file = include_str!("../../src/guard/cases/rendering.txt");
+    let (ordinary, _) = file.split_once("== markup").unwrap_or((file, ""));
     let captions: Vec<String> = ordinary
         .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(unmarked)
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', '=', ' ']))
+        .map(|line| line.replace(['[', ']'], ""))
         .take(280)
         .collect();
     let glued = captions
@@ -91,14 +87,14 @@ fn next(state: &mut u64) -> f32 {
 }
 
 #[test]
-fn prose_without_markup_is_cut_and_rendered_as_recorded() {
+fn prose_without_markup_is_rendered_as_recorded() {
     let mut state = 7;
     let mut lines = Vec::new();
     for text in prose() {
         let tokens: Vec<&[u8]> = text.split_inclusive(' ').map(str::as_bytes).collect();
         let rewards: Vec<f32> = tokens.iter().map(|_| next(&mut state)).collect();
         let (whole, words) = words(tokens, &rewards);
-        let spans = spans(&whole, &doubting(words, 0.2), Action::Flagged);
+        let spans = spans(&whole, &with_threshold(words, 0.2), Action::Flagged);
         let styles = [RenderStyle::Hedged, RenderStyle::Omitted]
             .map(|style| alt_text(&whole, &spans, style));
         lines.push(format!(

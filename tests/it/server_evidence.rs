@@ -332,7 +332,7 @@ fn bundle_with_invalid_evidence_is_refused_by_file_and_key() {
         load(),
         of(
             "evidence.json",
-            "concepts[1]: 'dogness' is no noun of the lexicon"
+            "concepts[1]: 'dogness' is not a noun of the lexicon"
         )
     );
 }

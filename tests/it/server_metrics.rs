@@ -143,7 +143,7 @@ fn flagged_tokens(tokens: &[(Vec<u8>, Option<f32>)], threshold: f32) -> usize {
     words.iter_mut().for_each(|word| word.threshold = threshold);
     let low = words
         .iter()
-        .filter(|word| word.doubted())
+        .filter(|word| word.is_flagged())
         .flat_map(|word| word.tokens.clone());
     low.collect::<std::collections::BTreeSet<_>>().len()
 }

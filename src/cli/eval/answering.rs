@@ -354,7 +354,7 @@ fn guard_marks(guard: &Value, tokens: &Value, text: &str) -> GuardMarks {
         flagged,
         scores: words
             .into_iter()
-            .filter_map(|word| Some((word.bytes, word.reward?)))
+            .filter_map(|word| Some((word.bytes, word.score?)))
             .collect(),
     }
 }

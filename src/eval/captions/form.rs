@@ -7,7 +7,7 @@ use crate::{
         bootstrap::estimates,
         report::{Column, GoodDirection, NumberFormat, ReportTable, TableCell, TableRow},
     },
-    guard::{repetition::repeats, words::is_function_word},
+    guard::{sentence::repeats, words::is_function_word},
     lexicon::{Lexicon, words},
 };
 

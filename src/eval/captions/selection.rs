@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Evaluation, JudgedCaption};
 use crate::{
     eval::report::{Column, NumberFormat, ReportTable, TableCell, TableRow},
-    reward::calibration::{ChosenWord, Selection},
+    reward::calibration::{ChosenWord, SelectionBias},
 };
 
 /// Phrase that a repair wrote: its byte range in the caption, its score, and the number of
@@ -28,7 +28,7 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
                 .map(|m| m.1)
                 .collect();
             (!named.is_empty()).then(|| ChosenWord {
-                reward: *reward,
+                score: *reward,
                 tried: *tried,
                 is_right: named.iter().all(|right| *right),
             })
@@ -44,11 +44,11 @@ pub fn selection_table(after: &Evaluation<'_>, written: &[Vec<RepairedPhrase>]) 
     let mean = |value: fn(&ChosenWord) -> f64| {
         chosen.iter().map(value).sum::<f64>() / chosen.len().max(1) as f64
     };
-    let fitted = Selection::fit(&chosen);
+    let fitted = SelectionBias::fit(&chosen);
     let cells = vec![
         chosen.len().into(),
         mean(|word| word.tried as f64).into(),
-        mean(|word| f64::from(word.reward)).into(),
+        mean(|word| f64::from(word.score)).into(),
         mean(|word| f64::from(u8::from(word.is_right))).into(),
         fitted.map_or(TableCell::Absent, |selection| {
             f64::from(selection.offset).into()

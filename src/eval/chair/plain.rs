@@ -219,8 +219,7 @@ impl Reader<'_> {
     fn is_noun_by_context(&self, at: usize) -> bool {
         let classes = self.lexicon.classes();
         let word = &self.words[at];
-        if classes.colour(&word.text).is_some()
-            || self.lexicon.verbs().analyze(&word.text).is_none()
+        if classes.color(&word.text).is_some() || self.lexicon.verbs().analyze(&word.text).is_none()
         {
             return false;
         }

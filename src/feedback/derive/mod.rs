@@ -84,7 +84,7 @@ impl JudgedAnswer {
         }
         let flagged = spans
             .iter()
-            .filter(|span| span.is_doubted())
+            .filter(|span| span.is_still_low())
             .map(|span| CharRange::new(span.start, span.end))
             .collect();
         let flagged = (verdict != Verdict::Unscored).then_some(flagged);

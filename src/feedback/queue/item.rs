@@ -85,7 +85,7 @@ impl QueueItem {
         let shown = !lease.unassisted;
         let is_flagged = |word: CharRange| {
             spans.iter().any(|span| {
-                span.is_doubted() && word.overlaps(CharRange::new(span.start, span.end))
+                span.is_still_low() && word.overlaps(CharRange::new(span.start, span.end))
             })
         };
         let letters: Vec<char> = response.chars().collect();

@@ -243,7 +243,7 @@ fn units(
 
 fn claim_kinds(response: &str) -> Vec<(ByteRange, &'static str)> {
     let name = |class| match class {
-        WordClass::Person | WordClass::Animal | WordClass::Thing => "object",
+        WordClass::Person | WordClass::Animal | WordClass::Object => "object",
         WordClass::Attribute => "attribute",
         WordClass::Count => "count",
         WordClass::Action => "action",

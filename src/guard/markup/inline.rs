@@ -6,7 +6,7 @@ use super::{
     run::{atoms, entity, escaped_letter, numbered},
 };
 
-/// Elements that stand within a sentence.
+/// Elements that may be part of a sentence. Sorted.
 const INLINE: [&str; 28] = [
     "a",
     "abbr",
@@ -38,21 +38,21 @@ const INLINE: [&str; 28] = [
     "wbr",
 ];
 
-/// Elements whose content is no text.
+/// Elements whose content is not text. Sorted.
 const RAW: [&str; 11] = [
     "bbox", "box", "code", "math", "point", "points", "poly", "quad", "script", "style", "svg",
 ];
 
-/// Beginnings of the names of signs that say where something is.
+/// Prefixes of the names of tokens that carry a position.
 const SIGN_NAMES: [&str; 4] = ["box", "object_ref", "point", "quad"];
 
-/// Words in brackets that models write as signs.
+/// Special tokens that models write in brackets. Sorted.
 const SIGNS: [&str; 9] = [
     "/INST", "CLS", "IMG", "INST", "MASK", "PAD", "SEG", "SEP", "UNK",
 ];
 
 impl Scanner {
-    /// The next piece of a line.
+    /// Returns the next piece of a line.
     pub(super) fn inline(&mut self, text: &str, whole: bool) -> Option<Piece> {
         let rest = &text[self.at..];
         let c = rest.chars().next()?;
@@ -76,7 +76,7 @@ impl Scanner {
                         JsonLevel::Key
                     });
                 }
-                // What is in the braces of a LaTeX command is text.
+                // The braces of a LaTeX command contain text.
                 let command = c == '{' && text[..self.at].ends_with(char::is_alphanumeric);
                 let kind = if opened == Match::Len(1) {
                     MarkupKind::Structure
@@ -85,19 +85,19 @@ impl Scanner {
                 };
                 (
                     opened
-                        .or(|| {
+                        .or_else(|| {
                             if command {
                                 Match::No
                             } else {
                                 bracket(near, ends)
                             }
                         })
-                        .or(|| Match::Len(1)),
+                        .or_else(|| Match::Len(1)),
                     kind,
                 )
             }
             ']' => (
-                link_end(near, ends).or(|| Match::Len(1)),
+                link_end(near, ends).or_else(|| Match::Len(1)),
                 MarkupKind::Inline,
             ),
             '(' => (coordinates(near, ends), MarkupKind::Inline),
@@ -133,7 +133,8 @@ impl Scanner {
         !c.is_whitespace() && !ends && (c.is_ascii() || letter)
     }
 
-    /// The next piece of a run of characters without white space, which is looked at as a whole.
+    /// Returns the next piece of a run of characters without white space, which is examined as a
+    /// whole.
     fn run(&mut self, text: &str, whole: bool) -> Option<Piece> {
         let (at, rest) = (self.at, &text[self.at..]);
         if at >= self.examined {
@@ -210,26 +211,27 @@ impl Scanner {
     fn escape(&self, near: &str, ends: bool) -> Match {
         let behind = &near[1..];
         let Some(next) = behind.chars().next() else {
-            return Match::cut(ends).or(|| Match::Len(1));
+            return Match::incomplete(ends).or_else(|| Match::Len(1));
         };
         if self.string.is_some() {
             let digits = behind.get(1..behind.len().min(5)).filter(|_| next == 'u');
             let code = digits.is_some_and(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
             return match code {
-                true if behind.len() < 5 => Match::cut(ends).or(|| Match::Len(2)),
+                true if behind.len() < 5 => Match::incomplete(ends).or_else(|| Match::Len(2)),
                 true => Match::Len(6),
                 false => Match::Len(1 + next.len_utf8()),
             };
         }
         match behind.find(|c: char| !c.is_ascii_alphabetic()) {
-            None => Match::cut(ends).or(|| Match::Len(near.len())),
+            None => Match::incomplete(ends).or_else(|| Match::Len(near.len())),
             Some(0) => Match::Len(if next.is_ascii_punctuation() { 2 } else { 1 }),
             Some(letters) => Match::Len(1 + letters),
         }
     }
 }
 
-/// The letters that an apostrophe which is an entity joins to the word before it.
+/// Returns the length of the letters that an apostrophe, written as an entity, joins to the word
+/// before it.
 fn possessive(run: &str, len: usize) -> usize {
     let apostrophe = matches!(&run[..len], "&apos;" | "&rsquo;")
         || matches!(numbered(&run[..len]), Some('\'' | '’'));
@@ -239,14 +241,14 @@ fn possessive(run: &str, len: usize) -> usize {
     if apostrophe { letters } else { 0 }
 }
 
-/// A tag, a comment, a sign as `<|end|>`, an address in angle brackets; an element without text as
-/// a whole.
+/// Matches a tag, a comment, a special token such as `<|end|>`, or an address in angle brackets; an
+/// element without text is matched as a whole.
 fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     let inside = &near[1..];
     let upto = |end: &str, kind| {
         (
             near.find(end)
-                .map_or(Match::cut(ends), |at| Match::Len(at + end.len())),
+                .map_or(Match::incomplete(ends), |at| Match::Len(at + end.len())),
             kind,
         )
     };
@@ -266,9 +268,11 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     }
     let name = inside.trim_start_matches(['/', '!', '?']);
     match name.chars().next() {
-        None => return (Match::cut(ends), MarkupKind::Structure),
+        None => return (Match::incomplete(ends), MarkupKind::Structure),
         Some(c) if c.is_ascii_alphabetic() && inside.len() - name.len() <= 1 => {}
-        Some(_) if "!--".starts_with(inside) => return (Match::cut(ends), MarkupKind::Structure),
+        Some(_) if "!--".starts_with(inside) => {
+            return (Match::incomplete(ends), MarkupKind::Structure);
+        }
         Some(_) => return (Match::No, MarkupKind::Structure),
     }
     let len = match tag_len(near, ends) {
@@ -305,7 +309,7 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
             });
         return closing.map_or(
             (
-                Match::cut(ends).or(|| Match::Len(len)),
+                Match::incomplete(ends).or_else(|| Match::Len(len)),
                 MarkupKind::Structure,
             ),
             |end| (Match::Len(end), kind),
@@ -321,7 +325,7 @@ fn tag(near: &str, ends: bool) -> (Match, MarkupKind) {
     )
 }
 
-/// A tag up to its end, which quotation marks behind `=` can hold.
+/// Matches a tag up to its end; attribute values in quotation marks may contain `>`.
 fn tag_len(near: &str, ends: bool) -> Match {
     let (mut quote, mut before) = (None, '<');
     for (at, c) in near.char_indices().skip(1) {
@@ -335,10 +339,10 @@ fn tag_len(near: &str, ends: bool) -> Match {
         }
         before = if c.is_whitespace() { before } else { c };
     }
-    Match::cut(ends)
+    Match::incomplete(ends)
 }
 
-/// A span of code, or its marks alone.
+/// Matches a code span, or only its marks.
 fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
     let marks = near.len() - near.trim_start_matches('`').len();
     let mut at = marks;
@@ -353,15 +357,14 @@ fn code(near: &str, ends: bool) -> (Match, MarkupKind) {
             return (Match::Len(at), MarkupKind::Atom);
         }
     }
-    let kept = ends || paragraph < near.len();
+    let is_final = ends || paragraph < near.len();
     (
-        Match::cut(kept).or(|| Match::Len(marks)),
+        Match::incomplete(is_final).or_else(|| Match::Len(marks)),
         MarkupKind::Inline,
     )
 }
 
-/// A bracket with what is in it, where that is no text: `[1]`, `[^note]`, `[x] `, `[SEG]`,
-/// `{name}`.
+/// Matches a bracket whose content is not text: `[1]`, `[^note]`, `[x] `, `[SEG]`, `{name}`.
 fn bracket(near: &str, ends: bool) -> Match {
     let (open, close) = if near.starts_with('[') {
         ('[', ']')
@@ -373,7 +376,7 @@ fn bracket(near: &str, ends: bool) -> Match {
     let ident =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '^' | '/' | '_' | '-' | '.' | ' ');
     let Some(len) = inside.find(|c: char| !ident(c)) else {
-        return Match::cut(ends);
+        return Match::incomplete(ends);
     };
     let name = &inside[..len];
     let number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
@@ -397,7 +400,7 @@ fn bracket(near: &str, ends: bool) -> Match {
 /// Matches the end of the text of a link: `](https://example.org "title")`, `][note]`.
 fn link_end(near: &str, ends: bool) -> Match {
     let line = &near[..near.find('\n').unwrap_or(near.len())];
-    let cut = || Match::cut(ends || line.len() < near.len());
+    let cut = || Match::incomplete(ends || line.len() < near.len());
     match line[1..].chars().next() {
         None => cut(),
         Some('(') => {
@@ -429,7 +432,7 @@ fn link_end(near: &str, ends: bool) -> Match {
     }
 }
 
-/// Two or more numbers in brackets.
+/// Matches two or more numbers in brackets.
 pub(super) fn coordinates(near: &str, ends: bool) -> Match {
     let (near, ends) = (
         &near[..near.floor_char_boundary(REACH)],
@@ -443,7 +446,7 @@ pub(super) fn coordinates(near: &str, ends: bool) -> Match {
     let len =
         near[1..].find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | ',' | '-' | ' ' | '\n'));
     let Some(len) = len else {
-        return Match::cut(ends);
+        return Match::incomplete(ends);
     };
     let numbers = near[1..=len]
         .split([',', ' ', '\n'])
@@ -457,14 +460,14 @@ pub(super) fn coordinates(near: &str, ends: bool) -> Match {
     }
 }
 
-/// A digit that is an emoji.
+/// Matches a keycap emoji.
 fn keycap(near: &str, ends: bool) -> Match {
     let behind = &near[1..];
     let (behind, sign) = behind
         .strip_prefix('\u{FE0F}')
         .map_or((behind, 0), |behind| (behind, 3));
     match behind.chars().next() {
-        None => Match::cut(ends),
+        None => Match::incomplete(ends),
         Some('\u{20E3}') => Match::Len(4 + sign),
         Some(_) => Match::No,
     }

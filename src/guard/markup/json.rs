@@ -1,27 +1,27 @@
-//! JSON: the text in its strings is text, all the rest is markup.
+//! JSON: its strings are text, all the rest is markup.
 
 use super::{MarkupKind, Match, Piece, Scanner, inline::coordinates};
 
-/// An open bracket.
+/// Open bracket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JsonLevel {
     Array,
-    /// An object before a key.
+    /// Object, before a key.
     Key,
-    /// An object behind a key.
+    /// Object, after a key.
     Value,
 }
 
-/// Next step in reading JSON.
+/// Step of reading JSON.
 pub(super) enum JsonStep {
     Open,
     Piece(Piece),
-    /// It is no JSON, or not any more.
+    /// Not JSON, or not any more.
     Ended,
 }
 
 impl Scanner {
-    /// The next piece between the strings of JSON.
+    /// Returns the next piece between the strings of JSON.
     pub(super) fn json(&mut self, rest: &str, whole: bool) -> JsonStep {
         let Some(c) = rest.chars().next() else {
             return JsonStep::Open;
@@ -82,7 +82,7 @@ impl Scanner {
     fn key(&self, rest: &str, quote: char, whole: bool) -> Match {
         let (near, ends) = self.reach(rest, whole);
         let Some(end) = string_end(&near[1..], quote) else {
-            return Match::cut(ends);
+            return Match::incomplete(ends);
         };
         match rest[end + 2..].trim_start().chars().next() {
             None if !whole => Match::Open,
@@ -92,7 +92,7 @@ impl Scanner {
     }
 }
 
-/// The place of the quotation mark that ends a string.
+/// Returns the offset of the quotation mark that ends a string.
 pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     let ends = |&(_, c): &(usize, char)| {
@@ -103,21 +103,21 @@ pub(super) fn string_end(text: &str, quote: char) -> Option<usize> {
     text.char_indices().find(ends).map(|(at, _)| at)
 }
 
-/// JSON that begins here: the length of its bracket, or of all of a box of coordinates. Within JSON
-/// every bracket opens.
+/// Matches the beginning of JSON: its bracket, or all of a bounding box. Within JSON, every bracket
+/// matches.
 pub(super) fn opens(rest: &str, within: bool, whole: bool) -> Match {
     let inside = rest[1..].trim_start();
     let array = rest.starts_with('[');
-    coordinates(rest, whole).or(|| match inside.chars().next() {
+    coordinates(rest, whole).or_else(|| match inside.chars().next() {
         _ if within => Match::Len(1),
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some('"' | '\'') => Match::Len(1),
         Some('{' | '[') if array => Match::Len(1),
         Some(_) => Match::No,
     })
 }
 
-/// A number or a word that JSON, or Python, has without quotation marks.
+/// Matches a literal of JSON or Python.
 fn literal(rest: &str, whole: bool) -> Match {
     let len = rest
         .find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '+' | '-'))

@@ -1,37 +1,37 @@
-//! Markup at the beginning of a line: markers of lists, headings and quotations, fences of code,
-//! keys of YAML.
+//! Markup at the beginning of a line: list markers, headings, quotations, code fences, and keys of
+//! YAML.
 
 use super::{MarkupKind, Match};
 
-/// Most words of a key, where the text has had others.
+/// Maximum number of words of a key in a text that has had keys.
 const KEY_WORDS: usize = 3;
 
-/// Most bytes of a key in quotation marks.
+/// Maximum length in bytes of a quoted key.
 const KEY_BYTES: usize = 64;
 
-/// The line that is being read.
+/// State of the current line.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MarkupLine {
-    /// `true` if more than white space and markers stands on it.
+    /// `true` if it has more than white space and markers.
     pub(super) begun: bool,
     /// `true` if it began with a marker.
     marked: bool,
     /// `true` if it began with emphasis.
     emphasized: bool,
-    /// `true` if there was a line before it.
+    /// `true` if a line precedes it.
     later: bool,
     /// `true` if a line of the text had a key.
     keyed: bool,
 }
 
 impl MarkupLine {
-    /// Returns `true` if the end of this line ends what is said.
+    /// Returns `true` if the end of this line ends a text.
     pub(super) fn is_marked(&self) -> bool {
         self.marked
     }
 
-    /// Goes over the next piece of the text.
-    pub(super) fn pass(&mut self, piece: &str, kind: Option<MarkupKind>) {
+    /// Updates the state with the next piece of the text.
+    pub(super) fn advance(&mut self, piece: &str, kind: Option<MarkupKind>) {
         if piece.ends_with('\n') {
             *self = Self {
                 later: true,
@@ -51,7 +51,7 @@ impl MarkupLine {
     }
 }
 
-/// The marker that `rest`, at the beginning of a line, begins with.
+/// Matches the marker of a line.
 pub(super) fn marker(rest: &str, line: &MarkupLine, whole: bool) -> Match {
     let Some(first) = rest.chars().next() else {
         return Match::No;
@@ -81,23 +81,23 @@ pub(super) fn marker(rest: &str, line: &MarkupLine, whole: bool) -> Match {
     }
 }
 
-/// `len` bytes, at most `most`, with white space behind them.
+/// Matches `len` bytes, at most `most`, followed by white space.
 fn spaced(rest: &str, len: usize, most: usize, whole: bool) -> Match {
     match rest[len..].chars().next() {
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some(' ' | '\t') if len <= most => Match::Len(len + 1),
         Some(_) => Match::No,
     }
 }
 
-/// A fence of code with the name of its language.
+/// Matches a code fence with the name of its language.
 fn fence(rest: &str, mark: char, whole: bool) -> Match {
     let marks = rest.len() - rest.trim_start_matches(mark).len();
     if marks == rest.len() {
         return if marks >= 3 && whole {
             Match::Len(marks)
         } else {
-            Match::cut(whole)
+            Match::incomplete(whole)
         };
     }
     if marks < 3 {
@@ -115,7 +115,7 @@ fn fence(rest: &str, mark: char, whole: bool) -> Match {
     )
 }
 
-/// Returns `true` if a marker opens a fence of something that is no text.
+/// Returns `true` if a marker opens a fenced block whose content is not text.
 pub(super) fn opens_code(rest: &str, marker: usize) -> bool {
     let (marker, behind) = rest.split_at(marker);
     let name = marker.trim_start_matches(['`', '~']);
@@ -141,32 +141,32 @@ pub(super) fn opens_code(rest: &str, marker: usize) -> bool {
         && !text.iter().any(|t| name.eq_ignore_ascii_case(t))
 }
 
-/// `2. ` in a list; at the beginning of the text it is the answer to a question, unless it is
-/// `1. `.
+/// Matches a number in a list: `2. `. At the beginning of a text only `1. ` is one; any other
+/// number answers a question.
 fn number(rest: &str, line: &MarkupLine, whole: bool) -> Match {
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     if digits > 3 || !line.later && &rest[..digits] != "1" {
         return if digits == rest.len() && digits <= 3 {
-            Match::cut(whole)
+            Match::incomplete(whole)
         } else {
             Match::No
         };
     }
     match rest[digits..].chars().next() {
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some('.' | ')') => spaced(rest, digits + 1, 4, whole),
         Some(_) => Match::No,
     }
 }
 
-/// `caption:`, of at most so many words.
+/// Matches a key such as `caption:`, of at most `most` words.
 fn key(rest: &str, most: usize, whole: bool) -> Match {
     let mut end = 0;
     for _ in 0..most {
         let word =
             rest[end..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'));
         let Some(word) = word else {
-            return Match::cut(whole);
+            return Match::incomplete(whole);
         };
         end += word;
         match rest[end..].chars().next() {
@@ -178,21 +178,21 @@ fn key(rest: &str, most: usize, whole: bool) -> Match {
     Match::No
 }
 
-/// `"caption":`
+/// Matches a quoted key: `"caption":`.
 fn quoted_key(rest: &str, quote: char, whole: bool) -> Match {
     let near = &rest[..rest.floor_char_boundary(KEY_BYTES)];
     let line = &near[..near.find('\n').unwrap_or(near.len())];
     let Some(end) = line[1..].find(quote) else {
-        return Match::cut(whole || line.len() < rest.len());
+        return Match::incomplete(whole || line.len() < rest.len());
     };
     match rest[end + 2..].chars().next() {
-        None => Match::cut(whole),
+        None => Match::incomplete(whole),
         Some(':') => ends_key(rest, end + 2, whole),
         Some(_) => Match::No,
     }
 }
 
-/// A key up to its colon, with white space or the end of emphasis behind it.
+/// Matches a key up to its colon, which white space or the end of emphasis must follow.
 fn ends_key(rest: &str, colon: usize, whole: bool) -> Match {
     match rest[colon + 1..].chars().next() {
         None if !whole => Match::Open,

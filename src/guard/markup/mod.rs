@@ -1,9 +1,9 @@
-//! Markup: what stands in a text and is none of its words. HTML and XML tags, Markdown's marks, the
-//! keys and brackets of JSON and YAML, addresses, file names, boxes of coordinates.
+//! Markup: parts of a text that are not words. HTML and XML tags, Markdown syntax, the keys and
+//! brackets of JSON and YAML, addresses, file names, and bounding boxes.
 //!
-//! [`Scanner`] finds it in a text that still grows: a word is given out only when nothing that
-//! follows can make markup of it. What a piece of text is depends on what stands before it and on
-//! what follows up to the next white space, or up to [`REACH`] bytes behind a bracket.
+//! [`Scanner`] finds it in a growing text: a word is returned only when no continuation can turn it
+//! into markup. The kind of a piece depends on the text before it and on the text up to the next
+//! white space, or up to [`REACH`] bytes after an opening bracket.
 
 mod inline;
 mod json;
@@ -14,85 +14,84 @@ use std::{collections::VecDeque, ops::Range};
 
 use self::json::JsonLevel;
 
-/// Most bytes that a tag, a link or a span of code can have.
+/// Maximum length in bytes of a tag, a link or a code span.
 const REACH: usize = 1024;
 
-/// Effect of a piece of markup on the text around it.
+/// Kind of markup, by its effect on the text around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MarkupKind {
-    /// Parts two texts that have nothing to do with each other: a list's marker, a table's bar,
-    /// JSON's punctuation and keys, `<td>`.
+    /// Separates two independent texts: a list marker, the bar of a table, the punctuation and keys
+    /// of JSON, `<td>`.
     Structure,
-    /// Stands within a sentence that goes on as if it were not there: `**`, `<b>`,
+    /// Within a sentence that continues as if it were absent: `**`, `<b>`,
     /// `](https://example.org)`, `&amp;`.
     Inline,
-    /// Stands in a sentence as a word would, and is none: `https://example.org`, `photo.jpg`,
-    /// `#dog`, a span of code.
+    /// In the place of a word: `https://example.org`, `photo.jpg`, `#dog`, a code span.
     Atom,
-    /// A number or a truth value in JSON: a word that can be judged, in a place where no other
-    /// words can stand.
+    /// A number or Boolean in JSON: a word that can be scored, where no other word is valid.
     Literal,
 }
 
-/// A piece of markup.
+/// Piece of markup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Markup {
-    /// Its bytes in the text.
+    /// Byte range in the text.
     pub bytes: Range<usize>,
-    /// Its effect on the text around it.
+    /// Kind.
     pub kind: MarkupKind,
 }
 
-/// Result of matching the beginning of a text with some piece of markup.
+/// Result of matching the beginning of a text with a kind of markup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Match {
-    /// It may become one.
+    /// Undecided: more text is needed.
     Open,
     No,
-    /// Its length in bytes.
+    /// A match, with its length in bytes.
     Len(usize),
 }
 
 impl Match {
-    /// Of a text that ended too early.
-    fn cut(whole: bool) -> Self {
+    /// Returns the result for a text that ends too early.
+    fn incomplete(whole: bool) -> Self {
         if whole { Self::No } else { Self::Open }
     }
 
-    /// This, or what is tried when it is none.
-    fn or(self, other: impl FnOnce() -> Self) -> Self {
+    /// Returns this result, or that of `other` if it does not match.
+    fn or_else(self, other: impl FnOnce() -> Self) -> Self {
         if self == Self::No { other() } else { self }
     }
 }
 
-/// The next piece of a text: its length and what it is; `None` for text that is no markup.
+/// Length and kind of the next piece of a text; `None` for text that is not markup.
 type Piece = (usize, Option<MarkupKind>);
 
-/// Finds the markup of a growing text.
+/// Incremental scanner for markup.
 #[derive(Debug, Clone, Default)]
 pub struct Scanner {
     found: Vec<Markup>,
     at: usize,
     line: line::MarkupLine,
-    /// Open brackets of JSON, innermost last.
+    /// Open brackets of JSON, the innermost last.
     json: Vec<JsonLevel>,
-    /// The quotation mark that ends the JSON string at `at`.
+    /// Quotation mark that ends the JSON string at `at`.
     string: Option<char>,
-    /// `true` if `at` is within a fence of code.
+    /// `true` if `at` is in a fenced code block.
     code: bool,
-    /// Up to where [`Self::atoms`] is complete.
+    /// End of the text for which [`Self::atoms`] is complete.
     examined: usize,
     atoms: VecDeque<Range<usize>>,
 }
 
 impl Scanner {
-    /// Reads on in `text`, which begins as it did before; a `whole` one will not grow.
+    /// Continues to scan `text`, which extends the text scanned before; a `whole` text will not
+    /// grow.
     pub fn read(&mut self, text: &str, whole: bool) {
         while self.at < text.len() {
             let Some((len, kind)) = self.piece(text, whole) else {
                 break;
             };
-            self.line.pass(&text[self.at..self.at + len], kind);
+            self.line.advance(&text[self.at..self.at + len], kind);
             if let Some(kind) = kind {
                 self.found.push(Markup {
                     bytes: self.at..self.at + len,
@@ -103,18 +102,18 @@ impl Scanner {
         }
     }
 
-    /// Bytes of the text whose markup is found.
-    pub fn read_to(&self) -> usize {
+    /// Returns the number of bytes that are scanned.
+    pub fn scanned_to(&self) -> usize {
         self.at
     }
 
-    /// The markup found so far, in order.
+    /// Returns the markup found so far, in order.
     pub fn found(&self) -> &[Markup] {
         &self.found
     }
 
-    /// The first piece that is no word and reaches into these bytes.
-    pub fn within(&self, bytes: &Range<usize>) -> Option<&Markup> {
+    /// Returns the first piece of markup, other than literals, that overlaps a byte range.
+    pub fn overlapping(&self, bytes: &Range<usize>) -> Option<&Markup> {
         let first = self.found.partition_point(|m| m.bytes.end <= bytes.start);
         self.found[first..]
             .iter()
@@ -122,7 +121,7 @@ impl Scanner {
             .find(|m| m.kind != MarkupKind::Literal)
     }
 
-    /// The next piece; `None`: more text decides.
+    /// Returns the next piece; `None` if more text is needed.
     fn piece(&mut self, text: &str, whole: bool) -> Option<Piece> {
         let rest = &text[self.at..];
         if self.code {
@@ -152,7 +151,7 @@ impl Scanner {
         self.inline(text, whole)
     }
 
-    /// A line of a fence of code.
+    /// Returns a line of a fenced code block.
     fn code_line(&mut self, rest: &str, whole: bool) -> Option<Piece> {
         let len = match rest.find('\n') {
             Some(end) => end + 1,
@@ -163,8 +162,8 @@ impl Scanner {
         Some((len, Some(MarkupKind::Structure)))
     }
 
-    /// Returns the text that can belong to markup that begins here: not beyond a JSON string, nor
-    /// more than [`REACH`] bytes; and `true` if that is all there will be.
+    /// Returns the text to which markup that begins here can extend, at most to the end of a JSON
+    /// string or for [`REACH`] bytes, and `true` if that text is final.
     fn reach<'a>(&self, rest: &'a str, whole: bool) -> (&'a str, bool) {
         let near = &rest[..rest.floor_char_boundary(REACH)];
         let end = self.string.and_then(|quote| json::string_end(near, quote));
@@ -175,7 +174,7 @@ impl Scanner {
     }
 }
 
-/// The markup of a text.
+/// Returns the markup of a text.
 pub fn markup(text: &str) -> Vec<Markup> {
     let mut scanner = Scanner::default();
     scanner.read(text, true);

@@ -1,8 +1,8 @@
-//! Addresses, file names and their like in a run of characters without white space.
+//! Addresses, file names and the like in a run of characters without white space.
 
 use std::ops::Range;
 
-/// Endings of file names.
+/// Extensions of file names. Sorted.
 const FILES: [&str; 44] = [
     "avif", "bmp", "c", "cc", "conf", "cpp", "css", "csv", "docx", "exe", "gif", "gz", "heic",
     "heif", "htm", "html", "ico", "ini", "ipynb", "jpeg", "jpg", "js", "json", "jsonl", "log",
@@ -10,16 +10,16 @@ const FILES: [&str; 44] = [
     "tiff", "txt", "webp", "xml", "yaml", "yml",
 ];
 
-/// Endings of names of hosts, as far as they are no English words.
+/// Top-level domains that are not English words. Sorted.
 const HOSTS: [&str; 18] = [
     "ai", "app", "au", "ca", "cn", "co", "com", "de", "dev", "edu", "eu", "fr", "gov", "io", "jp",
     "net", "org", "uk",
 ];
 
-/// Beginnings of addresses without `://`.
+/// Prefixes of addresses without `://`.
 const SCHEMES: [&str; 4] = ["www.", "mailto:", "data:image/", "tel:+"];
 
-/// The pieces of a run that are no words, in order.
+/// Returns the parts of a run that are not words, in order.
 pub(super) fn atoms(run: &str) -> Vec<Range<usize>> {
     let url = url(run);
     let head = &run[..url.unwrap_or(run.len())];
@@ -41,7 +41,7 @@ pub(super) fn atoms(run: &str) -> Vec<Range<usize>> {
     atoms
 }
 
-/// Returns the byte at which an address begins.
+/// Returns the offset of an address.
 fn url(run: &str) -> Option<usize> {
     let scheme = run.find("://").and_then(|end| {
         let start = run[..end]
@@ -59,7 +59,7 @@ fn url(run: &str) -> Option<usize> {
     scheme.into_iter().chain(named).min()
 }
 
-/// Without the punctuation that ends the sentence around it.
+/// Returns an address without the punctuation of the sentence around it.
 fn trimmed(url: &str) -> &str {
     let mut url = url;
     while let Some(last) = url.chars().next_back() {
@@ -72,7 +72,7 @@ fn trimmed(url: &str) -> &str {
     url
 }
 
-/// The piece of a part of a run that is no word.
+/// Returns the range of an address, a file name or the like in a part of a run.
 fn atom(part: &str) -> Option<Range<usize>> {
     let edge = |c: char| !c.is_alphanumeric() && !matches!(c, '.' | '/' | '~' | '#' | '@');
     let start = part.len() - part.trim_start_matches(edge).len();
@@ -121,7 +121,7 @@ fn is_host(name: &str) -> bool {
     })
 }
 
-/// Words with letters that are spelled as entities or escapes: `caf&eacute;`, `caf\u00e9`.
+/// Returns the words with letters spelled as entities or escapes: `caf&eacute;`, `caf\u00e9`.
 fn spelled(run: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     for (at, _) in run.match_indices(['&', '\\']) {
@@ -139,7 +139,7 @@ fn spelled(run: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// The length of the entity that a text begins with.
+/// Returns the length of the entity with which a text begins.
 pub(super) fn entity(text: &str) -> Option<usize> {
     let name = text.strip_prefix('&')?;
     let name = &name[..name.bytes().take(32).position(|b| b == b';')?];
@@ -157,7 +157,7 @@ pub(super) fn entity(text: &str) -> Option<usize> {
     fits.then_some(name.len() + 2)
 }
 
-/// The character of an entity that is a number.
+/// Returns the character of a numeric entity.
 pub(super) fn numbered(entity: &str) -> Option<char> {
     let number = entity.strip_prefix("&#")?.strip_suffix(';')?;
     let code = match number.strip_prefix(['x', 'X']) {
@@ -183,7 +183,7 @@ fn is_letter(entity: &str) -> bool {
         || numbered(entity).is_some_and(char::is_alphanumeric)
 }
 
-/// The length of `\u00e9` where it is a letter.
+/// Returns the length of an escape such as `\u00e9` with which a text begins, if it is a letter.
 pub(super) fn escaped_letter(text: &str) -> Option<usize> {
     let code = text
         .strip_prefix("\\u")?
@@ -202,12 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_sorted_for_the_search() {
+    fn lists_are_sorted_for_binary_search() {
         assert!(FILES.is_sorted() && HOSTS.is_sorted());
     }
 
     #[test]
-    fn addresses_and_files_are_told_from_words() {
+    fn atoms_are_addresses_and_file_names() {
         for (run, expected) in [
             (
                 "(https://example.org/a_(b)?q=1&amp;r).",

@@ -1,11 +1,11 @@
-//! Tests of the markup that is found, at once and bit by bit.
+//! Tests of scanning, at once and incrementally.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::guard::words::words;
 
-/// The words of a text.
+/// Returns the words of a text.
 fn cut(text: &str) -> Vec<String> {
     let (text, words) = words([text.as_bytes()], &[1.0]);
     words
@@ -15,7 +15,7 @@ fn cut(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn words_are_what_is_no_markup() {
+fn words_exclude_markup() {
     for (text, expected) in [
         (
             "A <b>dog</b> runs.<br/>It's <img src=\"a>b.png\" alt='x'>wet",
@@ -105,11 +105,11 @@ fn words_are_what_is_no_markup() {
 }
 
 #[test]
-fn a_word_is_shown_as_soon_as_nothing_can_make_markup_of_it() {
+fn word_is_scanned_once_it_cannot_become_markup() {
     let mut scanner = Scanner::default();
     let mut read = |text: &str| {
         scanner.read(text, false);
-        scanner.read_to()
+        scanner.scanned_to()
     };
     assert_eq!(
         [read("A big"), read("A big dog"), read("A big dog, ")],
@@ -125,7 +125,7 @@ fn a_word_is_shown_as_soon_as_nothing_can_make_markup_of_it() {
     );
 }
 
-/// Text with what markup is made of.
+/// Generates text from parts of markup.
 pub(crate) fn marked_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         3 => "(a|the|dog|cats|red|two|runs|in|is|and|No|5|3.5)",
@@ -148,14 +148,14 @@ pub(crate) fn marked_text() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
     #[test]
-    fn a_growing_text_has_the_markup_of_the_whole_one(text in marked_text(), size in 1usize..6) {
+    fn markup_of_growing_text_equals_that_of_the_whole(text in marked_text(), size in 1usize..6) {
         let mut scanner = Scanner::default();
         for end in (0..text.len()).step_by(size) {
             scanner.read(&text[..text.floor_char_boundary(end)], false);
         }
         scanner.read(&text, true);
         prop_assert_eq!(scanner.found(), markup(&text));
-        prop_assert_eq!(scanner.read_to(), text.len());
+        prop_assert_eq!(scanner.scanned_to(), text.len());
         let mut at = 0;
         for found in scanner.found() {
             prop_assert!(found.bytes.start >= at && !found.bytes.is_empty()

@@ -1,5 +1,5 @@
-//! Kinds of questions, and the questions that no photograph answers. The rules are data:
-//! `patterns.txt`.
+//! Classification of questions: their kind, and those that no photograph answers. The rules are
+//! data: `patterns.txt`.
 
 mod pattern;
 
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use self::pattern::WordPattern;
 use crate::lexicon::{Lexicon, words};
 
-/// Kind of question: the sort of answer that it asks for.
+/// Kind of question, by the answer that it asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionKind {
@@ -21,17 +21,17 @@ pub enum QuestionKind {
     Count,
     /// A color.
     Color,
-    /// One of several, which the question may name.
+    /// One of several alternatives, which the question may name.
     Choice,
-    /// An activity of somebody.
+    /// An activity.
     Activity,
-    /// Clothing that somebody wears.
+    /// Clothing.
     Clothing,
-    /// The place of something.
+    /// The position of an object.
     Place,
-    /// The presence of something.
+    /// The presence of an object.
     Presence,
-    /// Yes or no to anything else.
+    /// Yes or no about anything else.
     YesNo,
     /// Anything else.
     Open,
@@ -52,7 +52,7 @@ impl QuestionKind {
         Self::Open,
     ];
 
-    /// Its name in files.
+    /// Returns its name in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Caption => "caption",
@@ -68,39 +68,38 @@ impl QuestionKind {
         }
     }
 
-    /// Returns `true` if yes and no are its answers.
+    /// Returns `true` if the answer is yes or no.
     pub fn is_yes_no(self) -> bool {
         matches!(self, Self::Presence | Self::YesNo)
     }
 }
 
-/// Why a question is not answered.
+/// Reason for which a question is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unanswerable {
-    /// It asks for text in the picture.
+    /// It asks for text in the photograph.
     Text,
     /// It asks for a time or a date.
     Time,
-    /// It asks who somebody is, or for what else of people and places no photograph shows: names,
-    /// age, relations.
+    /// It asks for an identity, or for a name, age or relation that no photograph shows.
     Identity,
-    /// It asks what is safe, healthy, legal or to be done.
+    /// It asks for advice, or what is safe, healthy or legal.
     Advice,
-    /// It asks what something costs.
+    /// It asks for a price.
     Price,
     /// It is not in English.
     Language,
-    /// It asks for nothing that a photograph shows.
+    /// It asks about something else that no photograph shows.
     Beyond,
-    /// The photograph is unlike those that the model knows.
+    /// The photograph is unfamiliar to the model.
     Unfamiliar,
-    /// The answer that was written is more likely wrong than right.
+    /// The generated answer is probably wrong.
     Unsure,
 }
 
 impl Unanswerable {
-    /// Returns the text that is given in place of an answer.
+    /// Returns the text of the abstention.
     pub fn wording(self) -> &'static str {
         match self {
             Self::Text => "I cannot read text in photographs.",
@@ -128,12 +127,15 @@ impl Unanswerable {
         Self::Unsure,
     ];
 
-    /// Returns `true` if a text is what is said in place of an answer.
+    /// Returns `true` if a text is an abstention.
     pub fn is_wording(text: &str) -> bool {
-        Self::ALL.iter().any(|why| why.wording() == text.trim())
+        Self::ALL
+            .iter()
+            .any(|reason| reason.wording() == text.trim())
     }
 
-    /// Those that a question's text alone gives, by the names of their sections.
+    /// Reasons that the text of a question alone can give, by the name of their section in
+    /// `patterns.txt`.
     const IN_TEXT: [(&'static str, Self); 6] = [
         ("text", Self::Text),
         ("time", Self::Time),
@@ -144,7 +146,7 @@ impl Unanswerable {
     ];
 }
 
-/// Patterns, and those of exceptions to them.
+/// Patterns of a section, and exceptions from them.
 #[derive(Debug, Default)]
 struct Section {
     patterns: Vec<WordPattern>,
@@ -163,8 +165,9 @@ impl Section {
         section
     }
 
-    fn is_in(&self, words: &[String]) -> bool {
-        let found = |patterns: &[WordPattern]| patterns.iter().any(|pattern| pattern.is_in(words));
+    fn matches(&self, words: &[String]) -> bool {
+        let found =
+            |patterns: &[WordPattern]| patterns.iter().any(|pattern| pattern.matches(words));
         found(&self.patterns) && !found(&self.exceptions)
     }
 }
@@ -179,14 +182,13 @@ struct Rules {
     foreign: Vec<&'static str>,
 }
 
-/// Words of a text that are looked at: no prompt holds more.
-const MOST_WORDS: usize = 1024;
+/// Maximum number of words of a text that are read; no prompt holds more.
+const MAX_WORDS: usize = 1024;
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::parse(include_str!("patterns.txt")));
 
 impl Rules {
-    /// Reads the rules. They are part of the program; a test checks that no section has another
-    /// name.
+    /// Parses the rules. They are compiled in; a test checks the names of their sections.
     fn parse(text: &'static str) -> Self {
         let section = |name: &str| {
             sections(text)
@@ -207,7 +209,7 @@ impl Rules {
                 })
                 .into(),
             scope: Unanswerable::IN_TEXT
-                .map(|(name, why)| (why, Section::parse(section(&format!("scope {name}")))))
+                .map(|(name, reason)| (reason, Section::parse(section(&format!("scope {name}")))))
                 .into(),
             foreign: list("foreign")
                 .into_iter()
@@ -217,15 +219,15 @@ impl Rules {
         }
     }
 
-    /// A sentence without what stands before the question.
-    fn without_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
-        while let Some(taken) = self
+    /// Returns a sentence without the words that lead to its question.
+    fn strip_lead<'w>(&self, mut words: &'w [String]) -> &'w [String] {
+        while let Some(matched) = self
             .lead
             .patterns
             .iter()
             .find_map(|pattern| pattern.prefix(words))
         {
-            words = &words[taken..];
+            words = &words[matched..];
         }
         words
     }
@@ -244,7 +246,7 @@ impl Rules {
         let count = |list: &[&str]| words.iter().filter(|word| list.contains(word)).count();
         let (english, foreign) = (count(&self.english), count(&self.foreign));
         let known = words.iter().filter(|word| is_known(word)).count();
-        // Other languages have a few of English's short words too.
+        // Other languages share a few of English's short words.
         let is_strange = match words.len() {
             0..=2 => false,
             3 => english == 0 && known < 2,
@@ -254,7 +256,7 @@ impl Rules {
     }
 }
 
-/// The sections of a file of rules, with their lines that are no comments.
+/// Returns the sections of a rules file with their lines, comments left out.
 fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     text.split("\n[").skip(1).filter_map(|section| {
         let (name, body) = section.split_once("]\n")?;
@@ -262,7 +264,7 @@ fn sections(text: &'static str) -> impl Iterator<Item = (&'static str, &'static 
     })
 }
 
-/// Returns `true` if a word ends as many English ones do and few of other languages.
+/// Returns `true` if a word has an ending that is common in English and rare elsewhere.
 fn is_english_form(word: &str) -> bool {
     word.len() > 4
         && [
@@ -272,7 +274,7 @@ fn is_english_form(word: &str) -> bool {
         .any(|end| word.ends_with(end))
 }
 
-/// Returns `true` if the lexicon has a word, or it looks English.
+/// Returns `true` if the lexicon knows a word, or it looks English.
 fn is_known(word: &str) -> bool {
     let lexicon = Lexicon::shared();
     let classes = lexicon.classes();
@@ -281,7 +283,7 @@ fn is_known(word: &str) -> bool {
         || classes.is_determiner(word)
         || classes.is_relation(word);
     let is_listed = classes
-        .colour(word)
+        .color(word)
         .or(classes.count(word))
         .or(classes.size(word))
         .or(classes.material(word))
@@ -293,14 +295,14 @@ fn is_known(word: &str) -> bool {
         || lexicon.verbs().analyze(word).is_some()
 }
 
-/// The words of a sentence, contractions written out.
-fn spoken(sentence: &str) -> Vec<String> {
+/// Returns the words of a sentence with contractions expanded.
+fn expanded_words(sentence: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
-    // First, because contractions are told apart in small letters.
+    // Contractions are matched in lower case.
     let sentence = sentence.to_lowercase();
     for word in words(&sentence)
         .into_iter()
-        .take(MOST_WORDS)
+        .take(MAX_WORDS)
         .map(|word| word.text)
     {
         let is_asked = |before: &String| {
@@ -328,12 +330,12 @@ fn spoken(sentence: &str) -> Vec<String> {
     found
 }
 
-/// The words of each sentence that has any, and whether it ends in a question mark.
-fn read(text: &str) -> Vec<(Vec<String>, bool)> {
+/// Returns the words of each nonempty sentence, and `true` if it ends in a question mark.
+fn read_sentences(text: &str) -> Vec<(Vec<String>, bool)> {
     let pieces = text.split_inclusive(['.', '?', '!', ';', '\n']);
-    let mut left = MOST_WORDS;
+    let mut left = MAX_WORDS;
     pieces
-        .map(|piece| (spoken(piece), piece.ends_with('?')))
+        .map(|piece| (expanded_words(piece), piece.ends_with('?')))
         .filter(|(words, _)| !words.is_empty())
         .take_while(|(words, _)| {
             let has_room = left > 0;
@@ -343,47 +345,46 @@ fn read(text: &str) -> Vec<(Vec<String>, bool)> {
         .collect()
 }
 
-/// Returns the kind of a text's first question, or of its first sentence where there is none. A
-/// text without words asks for a caption.
+/// Returns the kind of a text's first question, or of its first sentence if there is none. A text
+/// without words asks for a caption.
 pub fn kind(text: &str) -> QuestionKind {
-    let sentences = read(text);
+    let sentences = read_sentences(text);
     let question = sentences
         .iter()
         .find(|(_, is_question)| *is_question)
         .or(sentences.first());
-    let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
+    let words = RULES.strip_lead(question.map_or(&[], |(words, _)| words));
     RULES
         .kinds
         .iter()
-        .find(|(_, section)| section.is_in(words))
+        .find(|(_, section)| section.matches(words))
         .map_or(QuestionKind::Open, |(kind, _)| *kind)
 }
 
-/// Nouns by which a question calls the photograph.
+/// Nouns with which questions refer to the photograph.
 pub const PHOTOGRAPH: [&str; 4] = ["picture", "photo", "photograph", "image"];
 
-/// Returns `true` if a question of yes or no contains its answer's opposite, as "Is there no cat?"
-/// does: yes says then what no says otherwise. "Isn't there a cat?" asks as "Is there a cat?" does,
-/// and "Is there a cat without a collar?" asks for a cat.
+/// Returns `true` if a yes-or-no question is negated, so that yes means absence: "Is there no cat?"
+/// Not negated are "Isn't there a cat?" and "Is there a cat without a collar?"
 pub fn is_negated(text: &str) -> bool {
-    let sentences = read(text);
+    let sentences = read_sentences(text);
     let question = sentences
         .iter()
         .find(|(_, is_question)| *is_question)
         .or(sentences.first());
-    let words = RULES.without_lead(question.map_or(&[], |(words, _)| words));
+    let words = RULES.strip_lead(question.map_or(&[], |(words, _)| words));
     let is_presence = || {
         RULES
             .kinds
             .iter()
-            .find(|(_, section)| section.is_in(words))
+            .find(|(_, section)| section.matches(words))
             .is_some_and(|(kind, _)| *kind == QuestionKind::Presence)
     };
     let word = |at: usize| words.get(at).map_or("", String::as_str);
     let asks =
         |at: usize| at == 1 || (at == 2 && matches!(word(1), "there" | "you" | "i" | "we" | "one"));
-    // Of what is there, something is without something else; a photograph is without what is not
-    // there.
+    // In questions about presence, "without" describes the object, unless it follows a noun for the
+    // photograph.
     let is_of_part = |at: usize| is_presence() && !PHOTOGRAPH.contains(&word(at - 1));
     (1..words.len())
         .filter(|&at| word(at - 1) != "or")
@@ -399,9 +400,9 @@ pub fn is_negated(text: &str) -> bool {
         })
 }
 
-/// Why no photograph answers a question; `None` where one may.
-pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
-    let sentences = read(text);
+/// Returns the reason for which no photograph answers a question; `None` if one may.
+pub fn unanswerable_reason(text: &str) -> Option<Unanswerable> {
+    let sentences = read_sentences(text);
     let words: Vec<&str> = sentences
         .iter()
         .flat_map(|(words, _)| words)
@@ -415,7 +416,7 @@ pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
         sentences
             .iter()
             .map(|(words, _)| words.as_slice())
-            .filter(|words| !RULES.greeting.is_in(words))
+            .filter(|words| !RULES.greeting.matches(words))
     };
     if questions().next().is_none() && !sentences.is_empty() {
         return Some(Unanswerable::Beyond);
@@ -424,10 +425,10 @@ pub fn out_of_scope(text: &str) -> Option<Unanswerable> {
         RULES
             .scope
             .iter()
-            .find(|(_, section)| section.is_in(words))
-            .map(|(why, _)| *why)
+            .find(|(_, section)| section.matches(words))
+            .map(|(reason, _)| *reason)
     };
-    questions().find_map(|words| found(words).or_else(|| found(RULES.without_lead(words))))
+    questions().find_map(|words| found(words).or_else(|| found(RULES.strip_lead(words))))
 }
 
 fn is_word(text: &str) -> bool {

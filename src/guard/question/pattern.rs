@@ -1,24 +1,24 @@
-//! Patterns of words, as they stand in `patterns.txt`.
+//! Word patterns of `patterns.txt`.
 
 use crate::lexicon::{Lexicon, VerbForm};
 
-/// Item of a pattern: the words that one place takes.
+/// Item of a pattern, by the words that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
-    /// One of these words, each with whether longer words that begin with it count too.
+    /// One of these words; `true` for a prefix that longer words may begin with.
     Words(Vec<(&'static str, bool)>),
     /// Any word.
     Any,
     /// Any number of words.
     Gap,
-    /// A word that ends as forms in -ing do.
+    /// A word with the ending -ing.
     Ing,
-    /// A verb of the lexicon, not in the form in -ing.
+    /// A verb of the lexicon, other than its form in -ing.
     Verb,
-    /// A word that says where something is.
+    /// A spatial relation.
     Relation,
     /// A noun of the lexicon.
-    Thing,
+    Noun,
     /// Digits.
     Number,
 }
@@ -41,18 +41,18 @@ impl Item {
                 .analyze(word)
                 .is_some_and(|(_, form)| form != VerbForm::Ing),
             Self::Relation => lexicon.classes().is_relation(word),
-            Self::Thing => lexicon.concept(word).is_some(),
+            Self::Noun => lexicon.concept(word).is_some(),
             Self::Number => word.bytes().all(|byte| byte.is_ascii_digit()),
         }
     }
 }
 
-/// A pattern of words in order.
+/// Sequence of items that matches words in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WordPattern {
-    /// With whether each may be missing.
+    /// Items; `true` for an optional one.
     items: Vec<(Item, bool)>,
-    /// `true` if it stands at the beginning of a sentence; `to_end` likewise for the end.
+    /// `true` if it matches only at the beginning of a sentence.
     from_start: bool,
     to_end: bool,
 }
@@ -82,7 +82,7 @@ impl WordPattern {
                 "{ing}" => Item::Ing,
                 "{verb}" => Item::Verb,
                 "{relation}" => Item::Relation,
-                "{thing}" => Item::Thing,
+                "{noun}" => Item::Noun,
                 "{number}" => Item::Number,
                 words => Item::Words(
                     words
@@ -99,38 +99,41 @@ impl WordPattern {
         pattern
     }
 
-    /// The words that it takes at the beginning, as many as it can; `None` where it takes none.
+    /// Returns the number of words of the longest match at the beginning; `None` without a nonempty
+    /// match.
     pub(super) fn prefix(&self, words: &[String]) -> Option<usize> {
         let mut longest = None;
-        self.run(words, true, |taken| {
-            longest = Some(taken).filter(|taken| *taken > 0).or(longest)
+        self.run(words, true, |matched| {
+            longest = Some(matched).filter(|matched| *matched > 0).or(longest)
         });
         longest
     }
 
-    /// Returns `true` if it is found in a sentence.
-    pub(super) fn is_in(&self, words: &[String]) -> bool {
+    /// Returns `true` if it matches in a sentence.
+    pub(super) fn matches(&self, words: &[String]) -> bool {
         let mut is_found = false;
-        self.run(words, self.from_start, |taken| {
-            is_found |= !self.to_end || taken == words.len()
+        self.run(words, self.from_start, |matched| {
+            is_found |= !self.to_end || matched == words.len()
         });
         is_found
     }
 
-    /// Tells of every number of words behind which it can be complete. The time is that of words
-    /// times items: all places that can be reached are followed at once.
+    /// Calls `complete` with every number of words after which a match can end. All reachable
+    /// states are followed at once, so that the time is proportional to words times items.
     fn run(&self, words: &[String], from_start: bool, mut complete: impl FnMut(usize)) {
         let last = self.items.len();
         let mut reached = vec![false; last + 1];
         reached[0] = true;
-        for taken in 0..=words.len() {
+        for matched in 0..=words.len() {
             for (at, (item, is_optional)) in self.items.iter().enumerate() {
                 reached[at + 1] |= reached[at] && (*is_optional || *item == Item::Gap);
             }
             if reached[last] {
-                complete(taken);
+                complete(matched);
             }
-            let Some(word) = words.get(taken) else { break };
+            let Some(word) = words.get(matched) else {
+                break;
+            };
             let mut next = vec![false; last + 1];
             next[0] = !from_start;
             for (at, (item, _)) in self.items.iter().enumerate().filter(|(at, _)| reached[*at]) {
@@ -152,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_take_words_in_order() {
+    fn pattern_matches_words_in_order() {
         for (pattern, text, found) in [
             ("a b", "x a b y", true),
             ("a b", "a x b", false),
@@ -175,12 +178,12 @@ mod tests {
             ("{relation}", "behind", true),
             ("^ who {verb}", "who runs", true),
             ("^ who {verb}", "who owns", false),
-            ("safety {thing}", "safety vest", true),
+            ("safety {noun}", "safety vest", true),
             ("{number} {number}", "2 22", true),
             ("{number}", "2nd", false),
         ] {
             assert_eq!(
-                WordPattern::parse(pattern).is_in(&words(text)),
+                WordPattern::parse(pattern).matches(&words(text)),
                 found,
                 "{pattern} in {text}"
             );
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_as_long_as_can_be() {
+    fn prefix_of_pattern_is_the_longest_match() {
         let lead = WordPattern::parse("please? tell me|us?");
         assert_eq!(lead.prefix(&words("please tell me what")), Some(3));
         assert_eq!(lead.prefix(&words("tell what")), Some(1));

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Questions of all sorts with what is to be said of each.
+/// Returns the examples: questions with the section that each belongs to.
 fn examples() -> impl Iterator<Item = (&'static str, &'static str)> {
     sections(include_str!("examples.txt")).flat_map(|(name, body)| {
         body.lines()
@@ -14,7 +14,7 @@ fn reason(name: &str) -> Option<Unanswerable> {
 }
 
 #[test]
-fn every_section_of_the_rules_is_read() {
+fn rules_have_only_sections_that_are_parsed() {
     let known = |name: &str| match name.split_once(' ') {
         Some(("kind", kind)) => QuestionKind::ALL.iter().any(|of| of.name() == kind),
         Some(("scope", scope)) => Unanswerable::IN_TEXT.iter().any(|(of, _)| *of == scope),
@@ -37,10 +37,10 @@ fn every_section_of_the_rules_is_read() {
 }
 
 #[test]
-fn questions_out_of_scope_are_told_from_others_and_from_each_other() {
+fn unanswerable_reason_of_examples_is_that_of_their_section() {
     let wrong: Vec<String> = examples()
         .filter_map(|(name, question)| {
-            let (found, wanted) = (out_of_scope(question), reason(name));
+            let (found, wanted) = (unanswerable_reason(question), reason(name));
             (found != wanted).then(|| format!("{question}: {found:?}, not {wanted:?}"))
         })
         .collect();
@@ -49,7 +49,7 @@ fn questions_out_of_scope_are_told_from_others_and_from_each_other() {
 }
 
 #[test]
-fn questions_are_told_by_what_they_ask_for() {
+fn kind_of_examples_is_that_of_their_section() {
     let of_kind = |name: &str| {
         QuestionKind::ALL
             .into_iter()
@@ -62,14 +62,14 @@ fn questions_are_told_by_what_they_ask_for() {
     }
     for nothing in ["", "  \n", "?"] {
         assert_eq!(
-            (super::kind(nothing), out_of_scope(nothing)),
+            (super::kind(nothing), unanswerable_reason(nothing)),
             (QuestionKind::Caption, None)
         );
     }
 }
 
 #[test]
-fn case_spaces_and_courtesy_change_nothing() {
+fn unanswerable_reason_ignores_case_spaces_and_courtesy() {
     for (name, question) in examples().filter(|(name, _)| !matches!(*name, "language" | "beyond")) {
         let forms = [
             question.to_uppercase(),
@@ -79,13 +79,13 @@ fn case_spaces_and_courtesy_change_nothing() {
             format!("{question} Thanks!"),
         ];
         for form in forms {
-            assert_eq!(out_of_scope(&form), reason(name), "{form}");
+            assert_eq!(unanswerable_reason(&form), reason(name), "{form}");
         }
     }
 }
 
 #[test]
-fn templates_of_questions_that_captions_answer_are_in_scope() {
+fn unanswerable_reason_of_training_questions_is_none() {
     let templates = include_str!("../../train/qa/templates.txt")
         .lines()
         .filter(|line| line.contains('{') || line.ends_with('?'));
@@ -98,13 +98,13 @@ fn templates_of_questions_that_captions_answer_are_in_scope() {
             "the stop sign",
         ] {
             let question = template.replace("{x}", thing).replace("{c}", "red");
-            assert_eq!(out_of_scope(&question), None, "{question}");
+            assert_eq!(unanswerable_reason(&question), None, "{question}");
         }
     }
 }
 
 #[test]
-fn negations_that_turn_the_answer_round_are_told_from_those_that_do_not() {
+fn negation_that_reverses_the_answer_is_detected() {
     for (question, negated) in [
         ("Is there no cat?", true),
         ("Is there no cat in the image?", true),
@@ -125,7 +125,7 @@ fn negations_that_turn_the_answer_round_are_told_from_those_that_do_not() {
     }
 }
 
-/// Ways to ask whether there is `{a}`, of which `{s}` are several.
+/// Ways to ask for the presence of `{a}`; `{s}` is its plural.
 const IS_THERE: [&str; 32] = [
     "Is there {a}?",
     "Is there {a} anywhere in this photo?",
@@ -161,7 +161,7 @@ const IS_THERE: [&str; 32] = [
     "Hi! Is there {a}? Answer yes or no.",
 ];
 
-/// Ways to ask whether there is none.
+/// Ways to ask for its absence.
 const IS_THERE_NO: [&str; 24] = [
     "Is there no {n}?",
     "Is there no {n} in the image?",
@@ -190,7 +190,7 @@ const IS_THERE_NO: [&str; 24] = [
 ];
 
 #[test]
-fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
+fn paraphrases_of_presence_questions_keep_kind_and_negation() {
     for (n, a, s) in [
         ("dog", "a dog", "dogs"),
         ("umbrella", "an umbrella", "umbrellas"),
@@ -202,7 +202,7 @@ fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
                 let found = (
                     super::kind(&question),
                     is_negated(&question),
-                    out_of_scope(&question),
+                    unanswerable_reason(&question),
                 );
                 assert_eq!(found, (QuestionKind::Presence, negated, None), "{question}");
             }
@@ -211,7 +211,7 @@ fn paraphrases_of_a_question_are_of_its_kind_and_negations_too() {
 }
 
 #[test]
-fn questions_about_what_is_there_do_not_ask_whether_it_is() {
+fn question_about_a_present_object_is_yes_no_and_not_presence() {
     for (question, negated) in [
         ("Is the dog black?", false),
         ("Is the dog not black?", true),
@@ -244,9 +244,11 @@ fn questions_about_what_is_there_do_not_ask_whether_it_is() {
 }
 
 #[test]
-fn wordings_are_known_again() {
-    let reasons: std::collections::BTreeSet<&str> =
-        Unanswerable::ALL.iter().map(|why| why.wording()).collect();
+fn wording_of_every_reason_is_recognized_and_unique() {
+    let reasons: std::collections::BTreeSet<&str> = Unanswerable::ALL
+        .iter()
+        .map(|reason| reason.wording())
+        .collect();
     assert_eq!(
         reasons.len(),
         Unanswerable::ALL.len(),
@@ -269,7 +271,7 @@ fn wordings_are_known_again() {
 }
 
 #[test]
-fn words_without_grammar_are_english_where_the_lexicon_has_them() {
+fn words_of_the_lexicon_without_grammar_are_english() {
     for text in [
         "dogs cats birds",
         "red cars, wooden houses",
@@ -277,16 +279,20 @@ fn words_without_grammar_are_english_where_the_lexicon_has_them() {
         "zebramarker",
         "X1",
     ] {
-        assert_eq!(out_of_scope(text), None, "{text}");
+        assert_eq!(unanswerable_reason(text), None, "{text}");
     }
     for text in ["ile osób jest", "missä koira on nyt", "hol van a kutya"] {
-        assert_eq!(out_of_scope(text), Some(Unanswerable::Language), "{text}");
+        assert_eq!(
+            unanswerable_reason(text),
+            Some(Unanswerable::Language),
+            "{text}"
+        );
     }
 }
 
 #[test]
-fn long_texts_are_read_in_bounds() {
+fn long_text_is_read_in_bounded_time() {
     let long = "is there a dog and what ".repeat(200_000);
-    assert_eq!(out_of_scope(&long), None);
-    assert_eq!(out_of_scope(&"? ".repeat(1_000_000)), None);
+    assert_eq!(unanswerable_reason(&long), None);
+    assert_eq!(unanswerable_reason(&"? ".repeat(1_000_000)), None);
 }

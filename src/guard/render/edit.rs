@@ -1,5 +1,4 @@
-//! Edits of a text: words put before its words, put in their place, or taken out; and the text that
-//! comes of it.
+//! Edits of a parsed text, token by token, and the text that results.
 
 use std::ops::Range;
 
@@ -8,17 +7,17 @@ use super::{
     parse::{Document, ParseToken, WordTag},
 };
 
-/// A piece of the new text.
+/// Piece of inserted text.
 #[derive(Debug, Clone)]
 struct Piece {
     text: String,
-    /// The span that it stands for.
+    /// Span for which it stands.
     span: Option<usize>,
-    /// `true` if no space stands before it.
+    /// `true` if no space precedes it.
     glued: bool,
 }
 
-/// Changes of a text, token by token.
+/// Insertions, replacements and deletions, by token.
 #[derive(Debug)]
 pub(super) struct Edits {
     before: Vec<Vec<Piece>>,
@@ -35,7 +34,7 @@ impl Edits {
         }
     }
 
-    /// Puts words before a token; they stand for a span.
+    /// Inserts text before a token, on behalf of a span.
     pub(super) fn insert(&mut self, token: usize, text: &str, span: usize) {
         self.before[token].push(Piece {
             text: text.to_owned(),
@@ -44,8 +43,8 @@ impl Edits {
         });
     }
 
-    /// Puts a comma before a token.
-    pub(super) fn comma(&mut self, token: usize) {
+    /// Inserts a comma before a token.
+    pub(super) fn insert_comma(&mut self, token: usize) {
         self.before[token].push(Piece {
             text: ",".to_owned(),
             span: None,
@@ -53,12 +52,12 @@ impl Edits {
         });
     }
 
-    /// Another word in the place of a token; `span` says which span it stands for.
+    /// Replaces the word of a token, on behalf of a span.
     pub(super) fn replace(&mut self, token: usize, text: &str, span: usize) {
         self.new[token] = Some((text.to_owned(), span));
     }
 
-    /// Takes tokens out, with what was put before them.
+    /// Deletes tokens, with the insertions before them.
     pub(super) fn delete(&mut self, tokens: Range<usize>) {
         for i in tokens {
             self.deleted[i] = true;
@@ -66,8 +65,8 @@ impl Edits {
         }
     }
 
-    /// Words in the place of tokens.
-    pub(super) fn put(&mut self, tokens: Range<usize>, text: &str, span: usize) {
+    /// Replaces tokens by text, on behalf of a span.
+    pub(super) fn substitute(&mut self, tokens: Range<usize>, text: &str, span: usize) {
         self.delete(tokens.clone());
         self.insert(tokens.start, text, span);
     }
@@ -76,34 +75,34 @@ impl Edits {
         self.deleted[token]
     }
 
-    /// Returns `true` if nothing stands in the place of a token any more.
+    /// Returns `true` if a token is deleted and nothing was inserted in its place.
     pub(super) fn is_gone(&self, token: usize) -> bool {
         self.deleted[token] && self.before[token].is_empty()
     }
 
-    /// The new text, with each of `spans` spans' place in it; `None` where markup would go, or
-    /// stand around nothing.
+    /// Applies the edits, and returns the new text with the ranges of the spans; `None` if markup
+    /// would be deleted or left empty.
     pub(super) fn finish(mut self, doc: &Document<'_>, spans: usize) -> Option<Rendered> {
         for sentence in &doc.sentences {
             let tokens =
                 doc.chunks[sentence.start].tokens.start..doc.chunks[sentence.end - 1].tokens.end;
             self.tidy(doc, tokens.clone());
-            self.case(doc, tokens);
+            self.recapitalize(doc, tokens);
         }
-        self.articles(doc);
+        self.fix_articles(doc);
         self.keeps_markup(doc).then(|| self.write(doc, spans))
     }
 
-    /// Returns `true` if all markup stays, and what it stands around is not left empty.
+    /// Returns `true` if all markup stays and none is left empty.
     fn keeps_markup(&self, doc: &Document<'_>) -> bool {
-        let kept = |(i, token): (usize, &ParseToken<'_>)| {
+        let is_kept = |(i, token): (usize, &ParseToken<'_>)| {
             let changed = token.atom && (self.deleted[i] || self.new[i].is_some());
             !changed && (token.gap.trim().is_empty() || !self.is_gone(i))
         };
-        doc.tokens.iter().enumerate().all(kept)
+        doc.tokens.iter().enumerate().all(is_kept)
     }
 
-    /// Commas and "and" that nothing stands before or behind any more go.
+    /// Deletes commas and "and" that no longer join anything.
     fn tidy(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let changed = tokens.clone().any(|i| self.deleted[i]);
         let joint = |i: usize| doc.tokens[i].tag == WordTag::And || doc.tokens[i].text == ",";
@@ -126,8 +125,8 @@ impl Edits {
         }
     }
 
-    /// Gives the sentence's capital letter to the word that is first now.
-    fn case(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
+    /// Moves the capital letter to the word that is first now.
+    fn recapitalize(&mut self, doc: &Document<'_>, tokens: Range<usize>) {
         let Some(was) = tokens.clone().find(|&i| doc.tokens[i].tag != WordTag::Mark) else {
             return;
         };
@@ -140,16 +139,16 @@ impl Edits {
             return;
         };
         match self.before[now].iter_mut().find(|p| !p.glued) {
-            Some(piece) => piece.text = english::capitalised(&piece.text),
+            Some(piece) => piece.text = english::capitalized(&piece.text),
             None if now == was => return,
-            None => self.rewrite(doc, now, english::capitalised),
+            None => self.change_word(doc, now, english::capitalized),
         }
         if !self.deleted[was] {
-            self.rewrite(doc, was, english::uncapitalised);
+            self.change_word(doc, was, english::uncapitalized);
         }
     }
 
-    fn rewrite(&mut self, doc: &Document<'_>, token: usize, change: impl Fn(&str) -> String) {
+    fn change_word(&mut self, doc: &Document<'_>, token: usize, change: impl Fn(&str) -> String) {
         if doc.tokens[token].atom {
             return;
         }
@@ -163,8 +162,8 @@ impl Edits {
         self.new[token] = Some((text, span));
     }
 
-    /// "a" and "an" follow the word that stands behind them now.
-    fn articles(&mut self, doc: &Document<'_>) {
+    /// Adapts "a" and "an" to the word that follows now.
+    fn fix_articles(&mut self, doc: &Document<'_>) {
         for i in 0..doc.tokens.len() {
             let text = self.new[i]
                 .as_ref()
@@ -183,7 +182,7 @@ impl Edits {
             if !same && word.starts_with(char::is_alphanumeric) {
                 let article = english::article(word);
                 let article = if capital {
-                    english::capitalised(article)
+                    english::capitalized(article)
                 } else {
                     article.to_owned()
                 };
@@ -212,7 +211,7 @@ impl Edits {
                 out.push(if piece.glued { "" } else { gap }, &piece.text, piece.span);
                 gap = if piece.glued { gap } else { " " };
             }
-            // A span whose words are gone is nowhere, but where it was.
+            // A span whose words are all deleted has an empty range where it was.
             if let Some(span) = token.span.and_then(|s| out.spans.get_mut(s)) {
                 span.get_or_insert(out.chars..out.chars);
             }
@@ -237,7 +236,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Returns where the text is.
+    /// Appends text and returns its range.
     fn push(&mut self, gap: &str, text: &str, span: Option<usize>) -> Range<usize> {
         let run_on = gap.is_empty()
             && self.text.ends_with(char::is_alphanumeric)
@@ -247,24 +246,24 @@ impl Writer {
         self.text.push_str(text);
         let start = self.chars + gap.chars().count();
         self.chars = start + text.chars().count();
-        if let Some(place) = span.and_then(|s| self.spans.get_mut(s)) {
-            let from = place
+        if let Some(range) = span.and_then(|s| self.spans.get_mut(s)) {
+            let from = range
                 .as_ref()
                 .filter(|p| !p.is_empty())
                 .map_or(start, |p| p.start);
-            *place = Some(from..self.chars);
+            *range = Some(from..self.chars);
         }
         start..self.chars
     }
 
-    /// The ranges in order: one that was taken into an earlier one is empty at its end.
+    /// Orders the ranges: one that lies within an earlier one becomes empty at its end.
     fn finish(self) -> Rendered {
         let mut at = 0;
         let mut spans = Vec::with_capacity(self.spans.len());
-        for place in self.spans {
-            let place = place.unwrap_or(at..at);
-            let start = place.start.clamp(at, self.chars);
-            let range = start..place.end.clamp(start, self.chars);
+        for range in self.spans {
+            let range = range.unwrap_or(at..at);
+            let start = range.start.clamp(at, self.chars);
+            let range = start..range.end.clamp(start, self.chars);
             at = range.end;
             spans.push(range);
         }

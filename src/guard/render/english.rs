@@ -1,12 +1,11 @@
-//! The little English that rewriting a caption needs: what sort of word a word is, its number, its
-//! article and its case.
+//! The English grammar that rewriting a caption needs: word classes, number, articles and capitals.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::LazyLock,
 };
 
-/// Each word's classes, and each class's phrases, as `english.txt` lists them.
+/// Classes of words and phrases of each class, from `english.txt`.
 struct Words {
     classes: HashMap<&'static str, Vec<&'static str>>,
     phrases: HashMap<&'static str, Vec<Vec<&'static str>>>,
@@ -15,7 +14,7 @@ struct Words {
 
 static WORDS: LazyLock<Words> = LazyLock::new(|| read(include_str!("english.txt")));
 
-/// Reads `[class]` headings with words below them; in classes whose name ends in `phrases` every
+/// Parses `[class]` headings with words below them; in classes whose name ends in `phrases`, each
 /// line is one phrase.
 fn read(text: &'static str) -> Words {
     let mut words = Words {
@@ -55,25 +54,25 @@ fn read(text: &'static str) -> Words {
 }
 
 /// Returns `true` if `english.txt` lists a word, in lower case, in a class.
-pub(super) fn is(class: &str, word: &str) -> bool {
+pub(super) fn is_listed(class: &str, word: &str) -> bool {
     WORDS
         .classes
         .get(word)
         .is_some_and(|classes| classes.contains(&class))
 }
 
-/// Returns the number of words of the longest phrase of a class that `starts` answers to: it says
-/// whether the word at a place is a given one.
-pub(super) fn phrase(class: &str, starts: impl Fn(usize, &str) -> bool) -> Option<usize> {
+/// Returns the number of words of the longest phrase of a class that matches; `matches` is asked
+/// for each word by its index.
+pub(super) fn longest_phrase(class: &str, matches: impl Fn(usize, &str) -> bool) -> Option<usize> {
     let phrases = WORDS.phrases.get(class)?;
     phrases
         .iter()
-        .filter(|words| words.iter().enumerate().all(|(i, word)| starts(i, word)))
+        .filter(|words| words.iter().enumerate().all(|(i, word)| matches(i, word)))
         .map(Vec::len)
         .max()
 }
 
-/// Returns `true` if a word is a verb as a plural or a singular subject has it: `run`, `runs`.
+/// Returns `true` if a word is a finite form of a verb: `run`, `runs`.
 pub(super) fn is_finite_verb(word: &str) -> bool {
     WORDS.verbs.contains(word)
 }
@@ -101,34 +100,34 @@ pub(super) fn is_plural(noun: &str) -> bool {
             .iter()
             .any(|end| noun.ends_with(end))
         && noun.len() > 3;
-    is("plural", noun)
-        || form && !is("singular", noun)
+    is_listed("plural", noun)
+        || form && !is_listed("singular", noun)
         || noun.ends_with("men") && noun != "specimen"
 }
 
-/// Returns `true` if a noun in lower case names a particular sort of people.
+/// Returns `true` if a noun in lower case names people of a kind.
 pub(super) fn is_person(noun: &str) -> bool {
-    of_class("person", noun)
+    has_form_listed("person", noun)
 }
 
 /// Returns `true` if a noun in lower case names animals.
 pub(super) fn is_animal(noun: &str) -> bool {
-    of_class("animal", noun)
+    has_form_listed("animal", noun)
 }
 
-fn of_class(class: &str, noun: &str) -> bool {
+fn has_form_listed(class: &str, noun: &str) -> bool {
     let singular = |end: &str, to: &str| {
         noun.strip_suffix(end)
-            .is_some_and(|stem| is(class, &format!("{stem}{to}")))
+            .is_some_and(|stem| is_listed(class, &format!("{stem}{to}")))
     };
-    is(class, noun)
+    is_listed(class, noun)
         || singular("s", "")
         || singular("es", "")
         || singular("men", "man")
         || singular("ies", "y")
 }
 
-/// `a` or `an`, by the sound that the word begins with, as far as spelling tells.
+/// Returns `a` or `an`, by the initial sound of a word as far as its spelling tells.
 pub(super) fn article(word: &str) -> &'static str {
     let word = word.to_lowercase();
     let consonant = ["uni", "use", "usu", "one", "once", "eu", "ukul", "ut"]
@@ -147,16 +146,17 @@ pub(super) fn article(word: &str) -> &'static str {
     }
 }
 
-/// With its first letter in upper case.
-pub(super) fn capitalised(text: &str) -> String {
+/// Returns a text with its first letter in upper case.
+pub(super) fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     chars
         .next()
         .map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }
 
-/// With its first letter in lower case, unless the word has another in upper case or is "I".
-pub(super) fn uncapitalised(text: &str) -> String {
+/// Returns a text with its first letter in lower case, unless the word has another capital or is
+/// "I".
+pub(super) fn uncapitalized(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else {
         return String::new();
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn articles_go_by_sound() {
+    fn article_follows_the_initial_sound() {
         for (word, expected) in [
             ("orange", "an"),
             ("unique", "a"),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_kinds() {
+    fn number_and_kind_of_nouns_are_known() {
         assert!(
             is_plural("men")
                 && is_plural("jeans")
@@ -202,9 +202,9 @@ mod tests {
         assert!(is_finite_verb("catches") && is_finite_verb("play") && is_finite_verb("carries"));
         assert_eq!(
             (
-                uncapitalised("TV"),
-                uncapitalised("Dog"),
-                uncapitalised("I")
+                uncapitalized("TV"),
+                uncapitalized("Dog"),
+                uncapitalized("I")
             ),
             ("TV".into(), "dog".into(), "I".into())
         );

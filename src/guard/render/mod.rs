@@ -1,17 +1,16 @@
-//! The answer written for people: marked in a pipe, coloured on a terminal, and as a screen reader
-//! should say it.
+//! The answer rendered for people: with marked spans in a pipe, colored on a terminal, and as alt
+//! text for screen readers.
 //!
-//! `parse` finds the phrases of the sentences, `hedge` and `omit` decide what to change, and `edit`
-//! writes it. What markup parts (items of a list, strings of JSON) is rendered part by part; markup
-//! itself stays to the letter.
+//! `parse` finds the phrases of each sentence, `hedge` and `omit` decide what to change, and `edit`
+//! applies the changes. Parts that markup separates (items of a list, strings of JSON) are rendered
+//! one by one; markup itself is never changed.
 
 mod edit;
 mod english;
 mod hedge;
 mod omit;
-mod omit_verb;
+mod omit_noun;
 mod parse;
-mod something;
 mod statement;
 mod unfamiliar;
 mod whole;
@@ -22,28 +21,28 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
-pub use self::{statement::statement, unfamiliar::unfamiliar, whole::is_whole};
+pub use self::{statement::statement, unfamiliar::unfamiliar_statement, whole::is_whole};
 use super::{
     Action, Span,
     markup::{Markup, MarkupKind, markup},
     spans::pieces,
 };
 
-/// Style in which an answer's flagged spans are said.
+/// Rendering of an answer's flagged spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RenderStyle {
-    /// As they were written.
+    /// As generated.
     Plain,
-    /// With the doubt: "what may be a frisbee".
+    /// Hedged: "what may be a frisbee".
     #[default]
     Hedged,
-    /// Without them where the sentence allows it: "something".
+    /// Left out, or replaced by "something" where the sentence requires a noun.
     Omitted,
 }
 
-/// Every span as `[text?score]`, or `[before → now]` where it was written again
-/// (`[before → now?score]` where that is low as well): `A dog catches a [frisbee?0.23].`
+/// Marks every span as `[text?score]`, or as `[before → now]` if it was rewritten (`[before →
+/// now?score]` if it is still low-reward): `A dog catches a [frisbee?0.23].`
 pub fn plain_marked(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
         Some(before) if span.action == Action::Flagged => {
@@ -54,9 +53,9 @@ pub fn plain_marked(text: &str, spans: &[Span]) -> String {
     })
 }
 
-/// Every span in bold red with its score behind it, or what was written again struck out with what
-/// stands there now behind it in bold green, in the escape codes of ECMA-48. Control characters of
-/// the text are left out, so that an answer cannot command the terminal.
+/// Colors every span with the escape codes of ECMA-48: bold red with its score, or the original
+/// struck out and the rewritten text in bold green. Control characters of the text are left out, so
+/// that an answer cannot control the terminal.
 pub fn ansi(text: &str, spans: &[Span]) -> String {
     marked(text, spans, |out, piece, span| match rewritten(span) {
         Some(before) if span.action == Action::Flagged => {
@@ -75,8 +74,8 @@ pub fn ansi(text: &str, spans: &[Span]) -> String {
     })
 }
 
-/// Returns the text that stood in the place of a span that was left out, or written again, whether
-/// it passes now or is still low.
+/// Returns the original text of a span that was left out or rewritten, even if the new text is
+/// still low-reward.
 fn rewritten(span: &Span) -> Option<String> {
     span.original
         .as_deref()
@@ -111,7 +110,7 @@ fn marked(
         let fits = (at..=span.end).contains(&span.start) && span.end <= chars.len();
         if fits && (span.start < span.end || rewritten(span).is_some()) {
             out.push_str(&piece(at..span.start));
-            // What was taken out stood between words, with a space on either side.
+            // An omitted word had a space on either side.
             let gap = span.start == span.end;
             if gap && out.ends_with(|c: char| !c.is_whitespace()) {
                 out.push(' ');
@@ -127,23 +126,23 @@ fn marked(
     out + &piece(at..chars.len())
 }
 
-/// A text as people should hear it.
+/// Rendered text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The new text.
+    /// The rendered text.
     pub text: String,
-    /// For each input span, in order, the Unicode code points of the new text that now stand for
-    /// it, its doubt included; empty where it was left out.
+    /// Range of each input span in the rendered text, in Unicode code points, its hedge included;
+    /// empty if it was left out.
     pub spans: Vec<Range<usize>>,
-    /// Old and new place of each word, in order; none where nothing changed.
+    /// Old and new range of each word, in order; empty if nothing changed.
     moved: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Rendered {
-    /// Returns the new place of the text that stood at these code points; empty where it was left
+    /// Returns the range in the rendered text of what had these code points; empty if it was left
     /// out.
-    pub fn place(&self, range: Range<usize>) -> Range<usize> {
-        let of = |at: usize, is_end: bool| {
+    pub fn new_range(&self, range: Range<usize>) -> Range<usize> {
+        let moved = |at: usize, is_end: bool| {
             let before = self.moved.partition_point(|(old, _)| {
                 if is_end {
                     old.start < at
@@ -157,14 +156,14 @@ impl Rendered {
                 None => at,
             }
         };
-        let start = of(range.start, false);
-        start..of(range.end, true).max(start)
+        let start = moved(range.start, false);
+        start..moved(range.end, true).max(start)
     }
 }
 
-/// The answer as a screen reader should say it, and where its spans are now. Spans that are empty,
-/// overlap or lie outside of the text are skipped; a text without spans, or in [`RenderStyle::Plain`],
-/// stays as it is, and so does one whose markup would not.
+/// Renders an answer for screen readers. Spans that are empty, overlap or lie outside the text are
+/// skipped. The text is unchanged if it has no spans, if the style is [`RenderStyle::Plain`], or if
+/// rendering would change its markup.
 pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
     let used = pieces(text, spans).iter().any(|(_, span)| span.is_some());
     if style == RenderStyle::Plain || !used {
@@ -172,25 +171,26 @@ pub fn render(text: &str, spans: &[Span], style: RenderStyle) -> Rendered {
     }
     let found = markup(text);
     if found.is_empty() {
-        return part(text, &[], spans, style, false).unwrap_or_else(|| unchanged(text, spans));
+        return render_part(text, &[], spans, style, false)
+            .unwrap_or_else(|| unchanged(text, spans));
     }
-    let rendered = parts(text, &found, spans, style);
-    let kept = |text: &str, found: &[Markup]| {
+    let rendered = render_parts(text, &found, spans, style);
+    let texts = |text: &str, found: &[Markup]| {
         found
             .iter()
             .map(|m| text[m.bytes.clone()].to_owned())
             .collect::<Vec<_>>()
     };
-    if kept(&rendered.text, &markup(&rendered.text)) == kept(text, &found) {
+    if texts(&rendered.text, &markup(&rendered.text)) == texts(text, &found) {
         rendered
     } else {
         unchanged(text, spans)
     }
 }
 
-/// A text between two pieces of markup that part it. What is left out of a `fragment` must leave
-/// something; else its doubt is said. `None` where nothing can be said for its markup.
-fn part(
+/// Renders text between two pieces of markup that separate it. If omission leaves nothing of a
+/// `fragment`, it is hedged instead. Returns `None` if the markup does not allow a change.
+fn render_part(
     text: &str,
     found: &[Markup],
     spans: &[Span],
@@ -209,14 +209,14 @@ fn part(
         } else {
             None
         };
-        return rendered.or_else(|| part(text, found, spans, RenderStyle::Hedged, fragment));
+        return rendered.or_else(|| render_part(text, found, spans, RenderStyle::Hedged, fragment));
     }
     hedge::hedge(&doc, &mut edits, spans.len());
     edits.finish(&doc, spans.len())
 }
 
-/// A text with markup, part by part.
-fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Rendered {
+/// Renders a text with markup, part by part.
+fn render_parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Rendered {
     let parting: Vec<&Markup> = found
         .iter()
         .filter(|m| matches!(m.kind, MarkupKind::Structure | MarkupKind::Literal))
@@ -226,7 +226,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
         spans: Vec::new(),
         moved: Vec::new(),
     };
-    let mut places: Vec<Option<Range<usize>>> = vec![None; spans.len()];
+    let mut ranges: Vec<Option<Range<usize>>> = vec![None; spans.len()];
     let (mut at, mut chars) = (0, (0, 0));
     let (mut first_markup, mut first_span) = (0, 0);
     let ends = parting
@@ -246,7 +246,7 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
         let own = found[first_markup..first_markup + count]
             .iter()
             .filter(|m| m.kind != MarkupKind::Literal);
-        let own: Vec<Markup> = own
+        let own_markup: Vec<Markup> = own
             .map(|m| Markup {
                 bytes: m.bytes.start - at..m.bytes.end - at,
                 kind: m.kind,
@@ -267,26 +267,27 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
             end: span.end.saturating_sub(old.start),
             ..span.clone()
         };
-        let these: Vec<Span> = spans[first_span..first_span + count]
+        let own_spans: Vec<Span> = spans[first_span..first_span + count]
             .iter()
             .map(shifted)
             .collect();
-        let rendered = if these.is_empty() {
+        let rendered = if own_spans.is_empty() {
             None
         } else {
-            part(inside, &own, &these, style, !parting.is_empty())
+            render_part(inside, &own_markup, &own_spans, style, !parting.is_empty())
         };
-        let to = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
+        let shifted_range = |range: Range<usize>| range.start + chars.1..range.end + chars.1;
         let piece = match rendered {
             Some(new) => {
-                for (place, span) in places[first_span..].iter_mut().zip(new.spans) {
-                    *place = Some(to(span));
+                for (range, span) in ranges[first_span..].iter_mut().zip(new.spans) {
+                    *range = Some(shifted_range(span));
                 }
-                whole.moved.extend(
-                    new.moved
-                        .into_iter()
-                        .map(|(was, is)| (was.start + old.start..was.end + old.start, to(is))),
-                );
+                whole.moved.extend(new.moved.into_iter().map(|(was, is)| {
+                    (
+                        was.start + old.start..was.end + old.start,
+                        shifted_range(is),
+                    )
+                }));
                 new.text
             }
             None => {
@@ -308,16 +309,16 @@ fn parts(text: &str, found: &[Markup], spans: &[Span], style: RenderStyle) -> Re
         (at, first_span) = (end.end, first_span + count);
     }
     let mut from = 0;
-    for (span, place) in spans.iter().zip(places) {
-        let place = place.unwrap_or_else(|| whole.place(span.start..span.end));
-        let start = place.start.clamp(from, chars.1.max(from));
-        from = place.end.clamp(start, chars.1.max(start));
+    for (span, range) in spans.iter().zip(ranges) {
+        let range = range.unwrap_or_else(|| whole.new_range(span.start..span.end));
+        let start = range.start.clamp(from, chars.1.max(from));
+        from = range.end.clamp(start, chars.1.max(start));
         whole.spans.push(start..from);
     }
     whole
 }
 
-/// The answer as a screen reader should say it: the text of [`render`].
+/// Returns the text of [`render`].
 pub fn alt_text(text: &str, spans: &[Span], style: RenderStyle) -> String {
     render(text, spans, style).text
 }
@@ -325,14 +326,14 @@ pub fn alt_text(text: &str, spans: &[Span], style: RenderStyle) -> String {
 fn unchanged(text: &str, spans: &[Span]) -> Rendered {
     let len = text.chars().count();
     let mut at = 0;
-    let place = |span: &Span| {
+    let range = |span: &Span| {
         let start = span.start.clamp(at, len.max(at));
         at = span.end.clamp(start, len.max(start));
         start..at
     };
     Rendered {
         text: text.to_owned(),
-        spans: spans.iter().map(place).collect(),
+        spans: spans.iter().map(range).collect(),
         moved: Vec::new(),
     }
 }

@@ -1,8 +1,9 @@
-//! A caption cut into words, phrases and sentences: as much grammar as rewriting needs.
+//! A shallow parser of captions: words, phrases and sentences, with as much grammar as rewriting
+//! needs.
 
 use std::ops::Range;
 
-use super::english::{self, is};
+use super::english::{self, is_listed};
 use crate::guard::{
     Span,
     markup::{Markup, MarkupKind},
@@ -34,60 +35,60 @@ pub(super) enum WordTag {
     Mark,
 }
 
-/// A word or a punctuation mark.
+/// Word or punctuation mark.
 #[derive(Debug)]
 pub(super) struct ParseToken<'a> {
     /// White space and markup before it.
     pub(super) gap: &'a str,
     pub(super) text: &'a str,
     pub(super) lower: String,
-    /// Its start, in code points.
+    /// Start, in code points.
     pub(super) start: usize,
-    /// The doubted span that it is in, by its number among all.
+    /// Index of the flagged span that contains it.
     pub(super) span: Option<usize>,
     pub(super) tag: WordTag,
-    /// `true` if it is markup that stands where a noun would, and stays as it is.
+    /// `true` if it is markup in the place of a noun, which stays as it is.
     pub(super) atom: bool,
 }
 
 /// Role of a phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PhraseKind {
-    /// A noun with what stands before it.
+    /// Noun with its determiners and attributes.
     Noun,
     /// Adjectives without a noun: `is red and white`.
     Adjective,
-    /// Any other word, or a preposition of several.
+    /// Any other word, or a preposition of several words.
     Word(WordTag),
 }
 
-/// A phrase.
+/// Phrase.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
     pub(super) kind: PhraseKind,
-    /// Its tokens.
+    /// Range of its tokens.
     pub(super) tokens: Range<usize>,
-    /// Its main word.
+    /// Index of its head word.
     pub(super) head: usize,
 }
 
-/// A text with its grammar.
+/// Parsed text.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
     pub(super) tokens: Vec<ParseToken<'a>>,
     pub(super) chunks: Vec<Chunk>,
-    /// The chunks of each sentence, its final mark among them.
+    /// Range of the chunks of each sentence, its final mark included.
     pub(super) sentences: Vec<Range<usize>>,
     /// White space and markup after the last token.
     pub(super) tail: &'a str,
-    /// The reward of each span.
+    /// Score of each span.
     scores: Vec<f32>,
 }
 
 impl<'a> Document<'a> {
-    /// The doubt about a span that is an answer by itself: who says "probably" of less than an even
-    /// chance says the opposite of what the reward does.
-    pub(super) fn likely(&self, span: usize) -> &'static str {
+    /// Returns the hedge of a span that is an answer by itself. "Probably" requires a score of at
+    /// least 0.5.
+    pub(super) fn probability_word(&self, span: usize) -> &'static str {
         if self.scores.get(span).is_some_and(|&score| score >= 0.5) {
             "probably"
         } else {
@@ -95,7 +96,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Reads a text; its `markup`, in order, is of the kinds that stand within a sentence.
+    /// Parses a text. `markup` is the inline markup in it, in order.
     pub(super) fn new(text: &'a str, markup: &[Markup], spans: &[Span]) -> Self {
         let (mut tokens, tail) = tokens(text, markup);
         mark(&mut tokens, text, spans);
@@ -128,8 +129,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The tag of the main word of a chunk that is no noun phrase.
-    pub(super) fn word(&self, chunk: usize) -> Option<WordTag> {
+    /// Returns the tag of a chunk's head word, if it is not a noun or adjective phrase.
+    pub(super) fn word_tag(&self, chunk: usize) -> Option<WordTag> {
         match self.chunks.get(chunk)?.kind {
             PhraseKind::Word(tag) => Some(tag),
             _ => None,
@@ -142,8 +143,8 @@ impl<'a> Document<'a> {
             .is_some_and(|c| c.kind == PhraseKind::Noun)
     }
 
-    /// The text of a chunk in lower case, with single spaces.
-    pub(super) fn lower(&self, chunk: usize) -> String {
+    /// Returns the text of a chunk in lower case, with single spaces.
+    pub(super) fn lowercase(&self, chunk: usize) -> String {
         let words: Vec<&str> = self
             .chunks
             .get(chunk)
@@ -154,13 +155,13 @@ impl<'a> Document<'a> {
         words.join(" ")
     }
 
-    /// The main word of a chunk in lower case.
+    /// Returns the head word of a chunk in lower case.
     pub(super) fn head(&self, chunk: usize) -> &str {
         &self.tokens[self.chunks[chunk].head].lower
     }
 
-    /// The doubted tokens of a chunk that say something.
-    pub(super) fn doubted(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
+    /// Returns the flagged tokens of a chunk, without determiners, conjunctions and marks.
+    pub(super) fn flagged_tokens(&self, chunk: usize) -> impl Iterator<Item = usize> + '_ {
         let says = |t: &ParseToken<'_>| {
             !matches!(t.tag, WordTag::Determiner | WordTag::And | WordTag::Mark)
         };
@@ -170,18 +171,18 @@ impl<'a> Document<'a> {
             .filter(move |&i| self.tokens[i].span.is_some() && says(&self.tokens[i]))
     }
 
-    /// The span of a chunk's main word.
+    /// Returns the span of a chunk's head word.
     pub(super) fn head_span(&self, chunk: usize) -> Option<usize> {
         self.chunks
             .get(chunk)
             .and_then(|c| self.tokens[c.head].span)
     }
 
-    /// Returns `true` if a sentence has a chunk of this sort, from chunk `from` on.
-    pub(super) fn has(&self, chunks: Range<usize>, tags: &[WordTag]) -> bool {
+    /// Returns `true` if one of the chunks has one of the tags.
+    pub(super) fn has_tag(&self, chunks: Range<usize>, tags: &[WordTag]) -> bool {
         chunks
             .into_iter()
-            .any(|c| self.word(c).is_some_and(|tag| tags.contains(&tag)))
+            .any(|c| self.word_tag(c).is_some_and(|tag| tags.contains(&tag)))
     }
 }
 
@@ -189,8 +190,8 @@ fn ends_sentence(token: &ParseToken<'_>) -> bool {
     matches!(token.text, "." | "!" | "?")
 }
 
-/// The tokens of a text, and the white space at its end. Hyphens, apostrophes and decimal points
-/// inside a word belong to it; a number is one token with its currency and its unit.
+/// Cuts a text into tokens, and returns the white space at its end as well. Hyphens, apostrophes
+/// and decimal points inside a word belong to it; a number is one token with its currency and unit.
 fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<ParseToken<'a>>, &'a str) {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let byte = |i: usize| chars.get(i).map_or(text.len(), |c| c.0);
@@ -246,15 +247,15 @@ fn tokens<'a>(text: &'a str, markup: &[Markup]) -> (Vec<ParseToken<'a>>, &'a str
     (tokens, &text[byte(gap)..])
 }
 
-/// Units that stand behind a number, apart from it or not.
+/// Units that may follow a number, with or without a space. Sorted.
 const UNITS: [&str; 36] = [
     "am", "cm", "f", "ft", "g", "gb", "ghz", "hz", "kb", "kg", "kg/m", "khz", "km", "km/h", "kph",
     "kw", "l", "lb", "lbs", "m", "m/s", "mb", "mg", "mi", "ml", "mm", "mph", "oz", "pm", "px", "s",
     "sq", "tb", "v", "w", "yd",
 ];
 
-/// The length of a number with what belongs to it, where that is more than its digits: `$5`,
-/// `20 %`, `5:30 pm`, `3,5 km`.
+/// Returns the length of a number with its currency and unit, if text begins with one: `$5`, `20
+/// %`, `5:30 pm`, `3,5 km`.
 fn number(text: &str) -> Option<usize> {
     let digit = |at: usize| text[at..].starts_with(|c: char| c.is_ascii_digit());
     let sign = text
@@ -312,14 +313,14 @@ fn number(text: &str) -> Option<usize> {
 
 /// Returns `true` if a character between two letters belongs to the word.
 fn joins(c: char) -> bool {
-    // Marks that change the letter before them, and joiners, belong to a word as well.
+    // Combining marks and joiners belong to a word as well.
     matches!(
         c,
         '-' | '\'' | '’' | '.' | '\u{2010}' | '\u{2011}' | '\u{200D}' | '\u{300}'..='\u{36F}'
     )
 }
 
-/// Tells every token in which span it is: spans that do not fit are left out as everywhere.
+/// Sets the span of every token. Spans that do not fit are skipped.
 fn mark(tokens: &mut [ParseToken<'_>], text: &str, spans: &[Span]) {
     let used: Vec<usize> = pieces(text, spans)
         .iter()
@@ -359,7 +360,9 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
     match word {
         "and" | "or" => return WordTag::And,
         "not" => return WordTag::Not,
-        "to" if next.is_some_and(|t| is("verb", &t.lower) && !english::is_person(&t.lower)) => {
+        "to" if next
+            .is_some_and(|t| is_listed("verb", &t.lower) && !english::is_person(&t.lower)) =>
+        {
             return WordTag::To;
         }
         _ => {}
@@ -373,7 +376,7 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
         ("count", WordTag::Count),
         ("preposition", WordTag::Preposition),
     ];
-    if let Some((_, tag)) = closed.iter().find(|(class, _)| is(class, word)) {
+    if let Some((_, tag)) = closed.iter().find(|(class, _)| is_listed(class, word)) {
         return *tag;
     }
     if number(word) == Some(word.len()) {
@@ -382,7 +385,7 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
     if word.ends_with("'s") || word.ends_with("s'") {
         return WordTag::Owner;
     }
-    if is("adverb", word) && !matches!(last, WordTag::Determiner)
+    if is_listed("adverb", word) && !matches!(last, WordTag::Determiner)
         || word.ends_with("ly") && word.len() > 4 && !noun_ly(word)
     {
         return WordTag::Adverb;
@@ -397,7 +400,7 @@ fn tag(tokens: &[ParseToken<'_>], i: usize) -> WordTag {
                 | WordTag::Pronoun
                 | WordTag::Adverb
         );
-    if is("adjective", word) && !does {
+    if is_listed("adjective", word) && !does {
         return WordTag::Adjective;
     }
     verb_or_noun(tokens, i, last)
@@ -420,7 +423,7 @@ fn noun_ly(word: &str) -> bool {
     )
 }
 
-/// Returns the role of a word that is in no closed class: by its ending and what stands before it.
+/// Returns the tag of an open-class word, by its ending and the word before it.
 fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
     let word = tokens[i].lower.as_str();
     let in_noun = matches!(
@@ -428,7 +431,7 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
         WordTag::Determiner | WordTag::Adjective | WordTag::Count | WordTag::Owner
     );
     let noun_follows = tokens.get(i + 1).is_some_and(|t| {
-        let class = |class| is(class, &t.lower);
+        let class = |class| is_listed(class, &t.lower);
         t.text.chars().any(char::is_alphanumeric)
             && ![
                 "be",
@@ -444,14 +447,14 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
             .any(|c| class(c))
             && !matches!(t.lower.as_str(), "and" | "or" | "not" | "to")
     });
-    let participle = word.ends_with("ing") && word.len() > 4 && !is("noun in -ing", word)
+    let participle = word.ends_with("ing") && word.len() > 4 && !is_listed("noun in -ing", word)
         || word.ends_with("ed")
             && word.len() > 3
             && !matches!(
                 word,
                 "sled" | "shed" | "seed" | "weed" | "breed" | "bunkbed"
             )
-        || is("participle", word);
+        || is_listed("participle", word);
     if participle {
         return match in_noun {
             true if noun_follows => WordTag::Adjective,
@@ -471,7 +474,7 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
         joined |= token.tag == WordTag::And;
         verbs |= token.tag == WordTag::Verb;
     }
-    let base = is("verb", word);
+    let base = is_listed("verb", word);
     let subject = i.checked_sub(1).map_or("", |p| tokens[p].lower.as_str());
     match last {
         WordTag::Noun if !base || joined || english::is_plural(subject) => WordTag::Verb,
@@ -481,13 +484,13 @@ fn verb_or_noun(tokens: &[ParseToken<'_>], i: usize, last: WordTag) -> WordTag {
     }
 }
 
-/// The chunk that begins at a token.
+/// Returns the chunk that begins at a token.
 fn chunk(tokens: &[ParseToken<'_>], at: usize, before: Option<&Chunk>) -> Chunk {
-    let long = english::phrase("preposition phrases", |i, word| {
+    let long = english::longest_phrase("preposition phrases", |i, word| {
         tokens.get(at + i).is_some_and(|t| t.lower == word)
     });
     if let Some(len) = long {
-        // "front" says more than the words around it.
+        // In "in front of", "front" is the head.
         let head = (at..at + len)
             .find(|&i| tokens[i].tag == WordTag::Noun)
             .unwrap_or(at);
@@ -506,7 +509,7 @@ fn chunk(tokens: &[ParseToken<'_>], at: usize, before: Option<&Chunk>) -> Chunk 
 
 fn noun_phrase(tokens: &[ParseToken<'_>], start: usize, before: Option<&Chunk>) -> Option<Chunk> {
     if tokens.get(start).is_some_and(|token| token.atom) {
-        // An address is no part of what stands behind it, whose doubt would be put before both.
+        // An address is not part of the phrase after it: a hedge would be put before both.
         return Some(Chunk {
             kind: PhraseKind::Noun,
             tokens: start..start + 1,
@@ -563,7 +566,7 @@ fn noun_phrase(tokens: &[ParseToken<'_>], start: usize, before: Option<&Chunk>) 
     })
 }
 
-/// Returns the number of tokens that join the adjective before `at` to one after them: "and", a
+/// Returns the number of tokens that join the adjective before `at` to another after them: "and", a
 /// comma, or both.
 fn joint(tokens: &[ParseToken<'_>], at: usize) -> Option<usize> {
     let comma = usize::from(tokens.get(at)?.text == ",");

@@ -1,8 +1,8 @@
-//! The sentence that says of a photograph what there is: what is trusted in another sentence, and
-//! what the photograph has evidence of.
+//! Statement of what a photograph shows: the trusted mentions of a sentence, and objects that the
+//! photograph has evidence of.
 
 use super::{
-    english::{article, is, is_plural},
+    english::{article, is_listed, is_plural},
     parse::Document,
     unfamiliar::trusted_phrases,
 };
@@ -11,34 +11,29 @@ use crate::{
     lexicon::{Lexicon, is_always_plural},
 };
 
-/// Most things that it names.
-const MOST: usize = 3;
+/// Maximum number of objects that it names.
+const MAX_NAMES: usize = 3;
 
-/// Returns `There is a dog and a red cup.`: the things of `sentence` that no span touches, and then
-/// those of `likely` that it does not name; `None` where there are none.
+/// Returns a statement such as `There is a dog and a red cup.`: the mentions in `sentence` that no
+/// span touches, then the objects of `likely` that it does not name; `None` if there are none.
 pub fn statement(sentence: &str, spans: &[Span], likely: &[&str]) -> Option<String> {
-    let mut things = trusted_phrases(&Document::new(sentence, &[], spans));
-    for name in bare_things(sentence, spans)
+    let mut names = trusted_phrases(&Document::new(sentence, &[], spans));
+    for name in bare_names(sentence, spans)
         .into_iter()
         .chain(likely.iter().map(|&name| indefinite(name)))
     {
-        if !is_named(&name, &things) {
-            things.push(name);
+        if !is_named(&name, &names) {
+            names.push(name);
         }
     }
-    things.truncate(MOST);
-    let verb = if things
-        .first()?
-        .split(' ')
-        .next_back()
-        .is_some_and(is_plural)
-    {
+    names.truncate(MAX_NAMES);
+    let verb = if names.first()?.split(' ').next_back().is_some_and(is_plural) {
         "are"
     } else {
         "is"
     };
-    let list = match &things[..] {
-        // A sentence of four words reads like a broken one.
+    let list = match &names[..] {
+        // "There is a bench." would read like a truncated sentence.
         [one] => format!("{one} to be seen"),
         [more @ .., last] => format!("{} and {last}", more.join(", ")),
         [] => return None,
@@ -46,9 +41,9 @@ pub fn statement(sentence: &str, spans: &[Span], likely: &[&str]) -> Option<Stri
     Some(format!("There {verb} {list}."))
 }
 
-/// The things of a sentence that are trusted though words beside them in their phrases are not, by
-/// their bare names.
-fn bare_things(sentence: &str, spans: &[Span]) -> Vec<String> {
+/// Returns the bare names of mentions that are trusted although other words of their phrases are
+/// flagged.
+fn bare_names(sentence: &str, spans: &[Span]) -> Vec<String> {
     let chars = |byte: usize| {
         sentence
             .get(..byte)
@@ -67,84 +62,30 @@ fn bare_things(sentence: &str, spans: &[Span]) -> Vec<String> {
         .collect()
 }
 
-/// Returns whether one of `things` names what a phrase names, or a kind of it.
-fn is_named(phrase: &str, things: &[String]) -> bool {
+/// Returns `true` if one of `names` names the concept of a phrase, or a related concept.
+fn is_named(phrase: &str, names: &[String]) -> bool {
     let lexicon = Lexicon::shared();
-    let of = |text: &str| {
+    let last_concept = |text: &str| {
         lexicon
             .mentions(text)
             .into_iter()
             .map(|mention| mention.concept)
             .next_back()
     };
-    let Some(concept) = of(phrase) else {
+    let Some(concept) = last_concept(phrase) else {
         return false;
     };
-    things.iter().any(|thing| {
-        of(thing).is_some_and(|other| other == concept || lexicon.related(other, concept))
+    names.iter().any(|name| {
+        last_concept(name).is_some_and(|other| other == concept || lexicon.related(other, concept))
     })
 }
 
-/// A noun with the article that it takes, or none.
+/// Returns a noun with its indefinite article, if it takes one.
 fn indefinite(noun: &str) -> String {
     let head = noun.rsplit(' ').next().unwrap_or(noun);
-    if is("mass", head) || is_plural(head) || is_always_plural(head) {
+    if is_listed("mass", head) || is_plural(head) || is_always_plural(head) {
         noun.to_owned()
     } else {
         format!("{} {noun}", article(noun))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::guard::render::{is_whole, tests::example};
-
-    #[test]
-    fn it_names_what_is_trusted_and_what_there_is_evidence_of() {
-        for (marked, likely, expected) in [
-            (
-                "A [man] is [riding] a [wave].",
-                &["surfboard"][..],
-                "There is a surfboard to be seen.",
-            ),
-            (
-                "A man and a woman are [sitting] in a [car].",
-                &["pizza"],
-                "There is a man, a woman and a pizza.",
-            ),
-            (
-                "A [boy] is sitting on a bench.",
-                &[],
-                "There is a bench to be seen.",
-            ),
-            (
-                "A little boy is playing in a [small] toy.",
-                &[],
-                "There is a little boy and a toy.",
-            ),
-            (
-                "Two dogs are [riding] a [horse].",
-                &["dog", "grass"],
-                "There are two dogs and grass.",
-            ),
-            (
-                "A [white] [dog] is running on the [beach].",
-                &["elephant", "apple"],
-                "There is an elephant and an apple.",
-            ),
-            (
-                "A man and a woman and a dog and a [cat] are [here].",
-                &["pizza"],
-                "There is a man, a woman and a dog.",
-            ),
-        ] {
-            let (text, spans) = example(marked);
-            let found = statement(&text, &spans, likely);
-            assert_eq!(found.as_deref(), Some(expected), "{marked}");
-            assert!(is_whole(expected), "{expected}");
-        }
-        let (text, spans) = example("A [man] is [riding] a [wave].");
-        assert_eq!(statement(&text, &spans, &[]), None);
     }
 }

@@ -1,5 +1,4 @@
-//! Statement about a photograph of whose caption most is low: that it is unfamiliar, and what of
-//! the caption is likely.
+//! Statement about an unfamiliar photograph, most of whose caption is low-reward.
 
 use super::{
     RenderStyle, Rendered, english,
@@ -11,19 +10,19 @@ use crate::{
     lexicon::Lexicon,
 };
 
-/// Words before the names of things that there is evidence of.
-const LIKELY: &str = "Likely things:";
+/// Introduction to the names of likely objects.
+const LIKELY_OBJECTS: &str = "Likely things:";
 
-/// Sentence before the rest.
+/// First sentence of the statement.
 const STATEMENT: &str = "This photograph is unlike those I know.";
 
-/// Returns what is to be said in the place of a caption in sentences of which more than half of the
-/// content words are in spans; `None` of any other text.
+/// Returns the statement that replaces a caption of complete sentences of whose content words more
+/// than half are in spans; `None` for any other text.
 ///
-/// [`RenderStyle::Hedged`] still says all of it, with its doubt; [`RenderStyle::Omitted`] names only the things
-/// that no span touches. What the photograph has evidence of, whatever the caption says, follows by
-/// its name: `likely`.
-pub fn unfamiliar(
+/// [`RenderStyle::Hedged`] keeps the caption, hedged; [`RenderStyle::Omitted`] names only the
+/// objects that no span touches. Objects of `likely`, of which the photograph has evidence, are
+/// listed after it.
+pub fn unfamiliar_statement(
     text: &str,
     spans: &[Span],
     style: RenderStyle,
@@ -57,14 +56,14 @@ pub fn unfamiliar(
         });
     }
     let trusted = trusted_phrases(&Document::new(text, &[], spans));
-    let said = match &trusted[..] {
+    let text = match &trusted[..] {
         [] => STATEMENT.to_owned(),
         [one] => format!("{STATEMENT} It may show {one}."),
         [more @ .., last] => format!("{STATEMENT} It may show {} and {last}.", more.join(", ")),
     };
-    // What is left out stands before the full stop.
-    let end = said.chars().count() - 1;
-    let text = format!("{said}{}", evidence(likely, &said));
+    // Omitted spans are placed before the full stop.
+    let end = text.chars().count() - 1;
+    let text = format!("{text}{}", evidence(likely, &text));
     Some(Rendered {
         text,
         spans: vec![end..end; spans.len()],
@@ -72,10 +71,10 @@ pub fn unfamiliar(
     })
 }
 
-/// The sentence that names what there is evidence of and `said` does not name; empty where that is
-/// nothing.
-fn evidence(likely: &[&str], said: &str) -> String {
-    let named = Lexicon::shared().mentions(said);
+/// Returns the sentence that lists the objects of `likely` that `text` does not name; empty if
+/// there are none.
+fn evidence(likely: &[&str], text: &str) -> String {
+    let named = Lexicon::shared().mentions(text);
     let is_new = |name: &str| {
         let concept = Lexicon::shared().concept(name);
         concept.is_none_or(|concept| {
@@ -88,11 +87,11 @@ fn evidence(likely: &[&str], said: &str) -> String {
     if new.is_empty() {
         String::new()
     } else {
-        format!(" {LIKELY} {}.", new.join(", "))
+        format!(" {LIKELY_OBJECTS} {}.", new.join(", "))
     }
 }
 
-/// Returns `true` if more than half of the words of a text that claim something are in spans.
+/// Returns `true` if more than half of the content words of a text are in spans.
 fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
     let found = words([text.as_bytes()], &[1.0]).1;
     let claims = found.iter().filter(|word| !word.function);
@@ -107,7 +106,7 @@ fn is_mostly_low(text: &str, spans: &[Span]) -> bool {
     2 * low > all
 }
 
-/// The things that a text names in phrases without a doubted word, each once: "a man", "grass".
+/// Returns the object mentions in phrases without a flagged word, each once: "a man", "grass".
 pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
     let mut likely: Vec<String> = Vec::new();
     for (i, chunk) in doc
@@ -130,7 +129,7 @@ pub(super) fn trusted_phrases(doc: &Document<'_>) -> Vec<String> {
             continue;
         }
         let words: Vec<&str> = tokens.iter().map(|token| token.text).collect();
-        let phrase = english::uncapitalised(&words.join(" "));
+        let phrase = english::uncapitalized(&words.join(" "));
         if !likely.contains(&phrase) {
             likely.push(phrase);
         }

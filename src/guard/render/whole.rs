@@ -1,15 +1,15 @@
-//! Test that a text is made of whole sentences: each has a subject, and something is said of it.
+//! Test for complete sentences: each has a subject and a predicate.
 
 use std::ops::Range;
 
 use super::parse::{Document, PhraseKind, WordTag};
 
-/// Returns whether every sentence of a text has a subject and a predicate, and the text ends as
-/// sentences do.
+/// Returns `true` if every sentence of a text has a subject and a predicate, and the text ends with
+/// a sentence mark.
 ///
-/// A participle is predicate enough, as captions have it: "A dog running on grass." is whole, "A
-/// dog on grass." is not. A form of "be" or an auxiliary needs something after it, and so does
-/// every word that connects: "Two dogs are." and "A man in front of a." are not whole.
+/// A participle suffices as a predicate, as in captions: "A dog running on grass." is complete, "A
+/// dog on grass." is not. A form of "be", an auxiliary, a preposition or a conjunction needs
+/// something after it: "Two dogs are." and "A man in front of a." are not complete.
 pub fn is_whole(text: &str) -> bool {
     let doc = Document::new(text, &[], &[]);
     let ends = doc
@@ -20,7 +20,7 @@ pub fn is_whole(text: &str) -> bool {
     let has_words = |sentence: &&Range<usize>| {
         (*sentence)
             .clone()
-            .any(|chunk| doc.word(chunk) != Some(WordTag::Mark))
+            .any(|chunk| doc.word_tag(chunk) != Some(WordTag::Mark))
     };
     let mut sentences = doc.sentences.iter().filter(has_words).peekable();
     let is_ended = ends.is_some_and(|token| matches!(token.text, "." | "!" | "?"));
@@ -29,27 +29,28 @@ pub fn is_whole(text: &str) -> bool {
         && sentences.all(|sentence| is_clause(&doc, sentence.clone()))
 }
 
-/// Returns `true` if the chunks of a sentence have a subject, a predicate behind it, and an end
-/// that asks for nothing more.
+/// Returns `true` if the chunks of a sentence have a subject, a predicate after it, and an end that
+/// requires nothing more.
 fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
     let words: Vec<usize> = sentence
-        .filter(|&chunk| doc.word(chunk) != Some(WordTag::Mark))
+        .filter(|&chunk| doc.word_tag(chunk) != Some(WordTag::Mark))
         .collect();
-    let is_subject = |chunk: usize| doc.is_noun(chunk) || doc.word(chunk) == Some(WordTag::Pronoun);
+    let is_subject =
+        |chunk: usize| doc.is_noun(chunk) || doc.word_tag(chunk) == Some(WordTag::Pronoun);
     let Some(subject) = words.iter().position(|&chunk| is_subject(chunk)) else {
         return false;
     };
     let after = &words[subject + 1..];
-    let says = |(at, &chunk): (usize, &usize)| match doc.word(chunk) {
+    let says = |(at, &chunk): (usize, &usize)| match doc.word_tag(chunk) {
         Some(WordTag::Verb) => true,
         Some(WordTag::Be | WordTag::Auxiliary) => {
             after[at + 1..].iter().any(|&rest| completes(doc, rest))
         }
         _ => false,
     };
-    // "There is a dog." has its subject behind the verb; "There's" is both.
+    // In "There is a dog." the subject follows the verb; "There's" is both.
     let starts = words.first().is_some_and(|&chunk| {
-        doc.word(chunk) == Some(WordTag::Be) && doc.head(chunk).contains('\'')
+        doc.word_tag(chunk) == Some(WordTag::Be) && doc.head(chunk).contains('\'')
     });
     let hidden = words.iter().any(|&chunk| ends_in_verb(doc, chunk));
     let has_predicate = after.iter().enumerate().any(says) || starts && words.len() > 1 || hidden;
@@ -59,14 +60,14 @@ fn is_clause(doc: &Document<'_>, sentence: Range<usize>) -> bool {
             .is_some_and(|&chunk| !asks_for_more(doc, chunk))
 }
 
-/// Returns `true` if a chunk says something of a subject behind a form of "be" or an auxiliary.
+/// Returns `true` if a chunk completes a form of "be" or an auxiliary.
 fn completes(doc: &Document<'_>, chunk: usize) -> bool {
     doc.is_noun(chunk)
         || doc
             .chunks
             .get(chunk)
             .is_some_and(|chunk| chunk.kind == PhraseKind::Adjective)
-        || doc.word(chunk).is_some_and(|tag| {
+        || doc.word_tag(chunk).is_some_and(|tag| {
             matches!(
                 tag,
                 WordTag::Verb | WordTag::Adverb | WordTag::Pronoun | WordTag::Preposition
@@ -74,8 +75,8 @@ fn completes(doc: &Document<'_>, chunk: usize) -> bool {
         })
 }
 
-/// Returns `true` if a noun phrase with another one right behind it ends in a verb that the parser
-/// does not know: "The photograph shows a dog."
+/// Returns `true` if a noun phrase directly before another ends in a verb that the parser does not
+/// know: "The photograph shows a dog."
 fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
     let found = &doc.chunks[chunk];
     let mut nouns = doc.tokens[found.tokens.clone()]
@@ -87,9 +88,9 @@ fn ends_in_verb(doc: &Document<'_>, chunk: usize) -> bool {
     doc.is_noun(chunk) && doc.is_noun(chunk + 1) && last && nouns.next_back().is_some()
 }
 
-/// Returns `true` if a chunk cannot be the last of a sentence.
+/// Returns `true` if a chunk cannot end a sentence.
 fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
-    // Of prepositions those that are adverbs as well may end one: "A dog looks up."
+    // Prepositions that are adverbs as well may end a sentence: "A dog looks up."
     const ADVERBS: [&str; 16] = [
         "above", "across", "along", "around", "behind", "below", "by", "down", "in", "inside",
         "off", "on", "out", "outside", "over", "up",
@@ -99,7 +100,7 @@ fn asks_for_more(doc: &Document<'_>, chunk: usize) -> bool {
         "a", "an", "every", "his", "its", "my", "no", "our", "the", "their", "your",
     ];
     let last = &doc.tokens[doc.chunks[chunk].tokens.end - 1];
-    match doc.word(chunk) {
+    match doc.word_tag(chunk) {
         Some(WordTag::Preposition) => !ADVERBS.contains(&head),
         Some(
             WordTag::And
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_have_a_subject_and_say_something_of_it() {
+    fn sentence_is_whole_with_subject_and_predicate() {
         for whole in [
             "A dog runs through the grass.",
             "Dogs run.",

@@ -13,7 +13,7 @@ use crate::{
     feedback::derive::check_name,
     guard::{
         Mode, OnExhausted, OnUnanswerable, Thresholds, policy,
-        question::{Unanswerable, out_of_scope},
+        question::{Unanswerable, unanswerable_reason},
         render::RenderStyle,
     },
     reward::calibration::Calibration,
@@ -184,7 +184,7 @@ pub fn check(
     let abstains = params.on_unanswerable.abstains(params.mode);
     let unanswerable = template::question(&messages)
         .filter(|_| abstains)
-        .and_then(out_of_scope);
+        .and_then(unanswerable_reason);
     Ok(Completion {
         messages,
         user,
@@ -334,8 +334,7 @@ pub(crate) fn guard_params(
         ));
     }
     let on_unanswerable = asked.on_unanswerable.unwrap_or(defaults.on_unanswerable);
-    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::is_possible(mode)
-    {
+    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::applies_in(mode) {
         let message = "'guard.on_unanswerable': only the modes flag, regenerate and block change \
                        what is answered";
         return Err(ApiError::param(
@@ -348,7 +347,7 @@ pub(crate) fn guard_params(
         within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
     let asked_window =
         within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
-    for (class, threshold) in asked.thresholds.unwrap_or_default().each() {
+    for (class, threshold) in asked.thresholds.unwrap_or_default().entries() {
         within(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
     }
     if asked.threshold.is_some() && asked.target_fpr.is_some() {
@@ -382,7 +381,7 @@ pub(crate) fn guard_params(
             by_class: if own {
                 by_class
             } else {
-                by_class.or(defaults.thresholds.into())
+                by_class.with_fallback(defaults.thresholds.into())
             },
         },
         target_fpr,

@@ -107,7 +107,7 @@ impl FrozenModels {
         let of = |evidence: &Arc<Evidence>| {
             Ok(Finisher::new(
                 Arc::clone(evidence),
-                evidence.of(image)?,
+                evidence.evaluate(image)?,
                 WrittenBy::Policy,
             ))
         };
@@ -175,7 +175,7 @@ pub(super) fn claims(text: &str) -> Vec<Claim> {
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
     for phrase in lexicon.phrases(text) {
-        let attributes = phrase.colours.iter().chain(&phrase.count).map(|a| Claim {
+        let attributes = phrase.colors.iter().chain(&phrase.count).map(|a| Claim {
             range: a.range.clone(),
             thing: None,
             again: false,

@@ -156,7 +156,7 @@ impl<'a> VersionMeasurement<'a> {
                 .zip(&text.log_probabilities)
                 .enumerate()
             {
-                *score = calibration.of(answers && i == 0).reward(*score, *lp);
+                *score = calibration.for_token(answers && i == 0).reward(*score, *lp);
             }
             if let Some(finishers) = &finishers {
                 finishers.finish(text, chosen, WrittenBy::Policy, policy)?;

@@ -258,7 +258,7 @@ impl MentionScorer<'_> {
         let (_, words) = words(bytes, &scored.rewards);
         let written = WrittenAnswer {
             text: &answered.answer,
-            score: words.iter().filter_map(|word| word.reward).reduce(f32::min),
+            score: words.iter().filter_map(|word| word.score).reduce(f32::min),
             log_probability: scored.log_probabilities.iter().sum(),
         };
         Ok(AnswerFeatures::new(
@@ -283,7 +283,11 @@ pub(super) fn names<'a>(
     for (kind, answer) in answered {
         *kinds.entry(kind).or_default() += 1;
         *pairs
-            .entry(format!("{}>{}", kind.name(), AnswerKind::of(answer).name()))
+            .entry(format!(
+                "{}>{}",
+                kind.name(),
+                AnswerKind::classify(answer).name()
+            ))
             .or_default() += 1;
     }
     let own = kinds

@@ -30,8 +30,7 @@ use crate::{
     guard::question::QuestionKind,
     reward::{
         drift::Histogram,
-        evidence::{Evidence, EvidenceConfig},
-        familiarity::FamiliarityScale,
+        evidence::{Evidence, EvidenceConfig, FamiliarityScale},
         logistic::ridge_regression,
     },
 };
@@ -254,7 +253,7 @@ impl EvidenceTraining {
                     .served(scored, evidence, image)
                     .map(|(_, scored)| scored.rewards)
             });
-        Ok(Histogram::of(
+        Ok(Histogram::from_rewards(
             rewards.collect::<Result<Vec<_>, _>>()?.concat(),
         ))
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Classes of words that have outputs.
-const CLASSES: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Thing];
+const CLASSES: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Object];
 
 /// How often things of a class are shown, and absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -365,7 +365,7 @@ mod tests {
             ((WordClass::Person, PhotographOrigin::Flickr8k), count(0)),
             ((WordClass::Person, PhotographOrigin::Daquar), count(5)),
             ((WordClass::Animal, PhotographOrigin::Flickr8k), count(2)),
-            ((WordClass::Thing, PhotographOrigin::VqaRad), count(1)),
+            ((WordClass::Object, PhotographOrigin::VqaRad), count(1)),
         ]);
         assert_eq!(class_without_negatives(&counts), None);
         counts.insert((WordClass::Person, PhotographOrigin::Daquar), count(0));

@@ -219,7 +219,7 @@ mod tests {
                 })
                 .collect();
             let found = evidence
-                .of(&Tensor::from_vec(photograph, (1, 5), &Device::Cpu).unwrap())
+                .evaluate(&Tensor::from_vec(photograph, (1, 5), &Device::Cpu).unwrap())
                 .unwrap();
             assert_eq!(found.logits.len(), 1);
             let cosine = (f64::from(found.familiarity) / (1.0 - f64::from(found.familiarity))).ln();

@@ -90,7 +90,7 @@ pub(super) fn class_of(concept: ConceptId) -> WordClass {
     match Lexicon::shared().kind(concept) {
         ConceptKind::Person => WordClass::Person,
         ConceptKind::Animal => WordClass::Animal,
-        _ => WordClass::Thing,
+        _ => WordClass::Object,
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     eval::honesty::{FOLDS, PhotographOrigin},
     lexicon::{ConceptId, Lexicon, words},
-    reward::matching::WordVectors,
+    reward::evidence::WordVectors,
     vlm::ops::cross_entropy,
 };
 

@@ -336,7 +336,9 @@ impl MentionScorer<'_> {
             .zip(&text.log_probabilities)
             .enumerate();
         let reward = |(i, (score, lp)): (usize, (&f32, &f32))| {
-            calibration.of(text.is_yes_or_no(i)).reward(*score, *lp)
+            calibration
+                .for_token(text.is_yes_or_no(i))
+                .reward(*score, *lp)
         };
         TextRewards {
             rewards: scores.map(reward).collect(),
@@ -371,7 +373,7 @@ impl MentionScorer<'_> {
     ) -> Result<(Vec<u32>, TextRewards), TrainError> {
         let calibration = match writer {
             WrittenBy::Policy => &self.scorer.calibration,
-            WrittenBy::Others => self.scorer.calibration.of_others(),
+            WrittenBy::Others => self.scorer.calibration.for_others(),
         };
         let tokenizer = &self.setup.policy.tokenizer;
         let tokens = tokenizer

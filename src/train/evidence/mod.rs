@@ -58,13 +58,11 @@ use crate::{
     lexicon::{ConceptId, Lexicon},
     reward::{
         evidence::{
-            EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FeatureCalibration,
-            ImageEvidence, MentionFeatures, ScopeConfig,
+            EvidenceCalibrations, EvidenceConfig, EvidenceThresholds, FORMAT, FamiliarityScale,
+            FeatureCalibration, ImageEvidence, MatchConfig, MentionFeatures, ScopeConfig,
+            SentenceFeatures,
         },
-        familiarity::FamiliarityScale,
         finish::WrittenBy,
-        matching::MatchConfig,
-        word_features::SentenceFeatures,
     },
 };
 
@@ -327,7 +325,7 @@ impl EvidenceTraining {
             text: text.text.clone(),
         };
         let texts = judge.scored(mixed.iter().map(written).collect())?;
-        let (calibration, of_others) = (&scorer.calibration, scorer.calibration.of_others());
+        let (calibration, of_others) = (&scorer.calibration, scorer.calibration.for_others());
         let own = [
             judge.mentions(&greedy, calibration),
             judge.mentions(&sampled, calibration),
@@ -345,14 +343,14 @@ impl EvidenceTraining {
         };
         for &i in &everyone {
             let row = Tensor::from_slice(&pooled[i], (1, pooled[i].len()), &Device::Cpu)?;
-            let image = evidence[all[i].fold].of(&row)?;
+            let image = evidence[all[i].fold].evaluate(&row)?;
             let familiarity = f64::from(image.familiarity);
             seen.cosines.push((familiarity / (1.0 - familiarity)).ln());
             seen.images.push(image);
         }
         let person = Lexicon::shared()
             .concept("person")
-            .and_then(|person| evidence.first()?.concept_of(person));
+            .and_then(|person| evidence.first()?.output_for(person));
         let people = |image: &ImageEvidence| {
             person
                 .and_then(|person| image.logits.get(person))
@@ -370,36 +368,39 @@ impl EvidenceTraining {
         let first = evidence
             .first()
             .ok_or_else(|| TrainError::Run("there is no network".into()))?;
-        let rows_of = |mentions: &[JudgedMention],
-                       names: &[&str]|
-         -> Vec<(JudgedMention, CalibrationRow)> {
-            let row = |mention: &JudgedMention| {
-                let (image, evidence) = (
-                    &seen.images[mention.photograph - train],
-                    &evidence[all[mention.photograph].fold],
-                );
-                let (output, is_person) =
-                    (evidence.concept_of(mention.concept)?, mention.is_person());
-                let known = MentionFeatures::new(
-                    evidence,
-                    image,
-                    output,
-                    mention.reward,
-                    mention.log_probability,
-                    is_person,
-                )?
-                .within(SentenceFeatures::new(evidence, image, &mention.sentence));
-                let features = names
-                    .iter()
-                    .map(|name| known.value(name))
-                    .collect::<Option<_>>()?;
-                Some((
-                    mention.clone(),
-                    self.row(mention.photograph, features, mention.truth?),
-                ))
+        let rows_of =
+            |mentions: &[JudgedMention], names: &[&str]| -> Vec<(JudgedMention, CalibrationRow)> {
+                let row = |mention: &JudgedMention| {
+                    let (image, evidence) = (
+                        &seen.images[mention.photograph - train],
+                        &evidence[all[mention.photograph].fold],
+                    );
+                    let (output, is_person) =
+                        (evidence.output_for(mention.concept)?, mention.is_person());
+                    let known = MentionFeatures::new(
+                        evidence,
+                        image,
+                        output,
+                        mention.reward,
+                        mention.log_probability,
+                        is_person,
+                    )?
+                    .with_sentence(SentenceFeatures::new(
+                        evidence,
+                        image,
+                        &mention.sentence,
+                    ));
+                    let features = names
+                        .iter()
+                        .map(|name| known.value(name))
+                        .collect::<Option<_>>()?;
+                    Some((
+                        mention.clone(),
+                        self.row(mention.photograph, features, mention.truth?),
+                    ))
+                };
+                mentions.iter().filter_map(row).collect()
             };
-            mentions.iter().filter_map(row).collect()
-        };
         let without_policy = MentionFeatures::NAMES
             .into_iter()
             .filter(|&name| name != "log_probability");
@@ -434,7 +435,7 @@ impl EvidenceTraining {
             (calibrate::DEFAULT_THRESHOLD, OTHERS_FITTED_ON),
         )?;
 
-        let has_output = |concept| first.concept_of(concept).is_some();
+        let has_output = |concept| first.output_for(concept).is_some();
         // What the policy says of rooms and radiographs is nearly all wrong: it would tell of the
         // photograph, not of the word.
         let other_words = judge.words(&peoples, of_others, has_output);

@@ -24,9 +24,8 @@ use crate::{
         words::{Word, words},
     },
     reward::{
-        evidence::{Evidence, ImageEvidence},
+        evidence::{Evidence, ImageEvidence, SentenceFeatures, WordFeatures},
         finish::WrittenBy,
-        word_features::{SentenceFeatures, WordFeatures},
     },
 };
 
@@ -70,7 +69,7 @@ impl EvidenceTraining {
             of_writer,
             &classes
                 .iter()
-                .map(|&class| WordFeatures::of_class(class))
+                .map(|&class| WordFeatures::class_feature(class))
                 .collect::<Vec<_>>(),
         ]
         .concat();
@@ -205,7 +204,7 @@ impl EvidenceTraining {
             let words = judge.words_by_others(scored, &evidence[row.fold], image)?;
             let claims = words.iter().filter(|word| !word.function);
             let scores = claims
-                .filter_map(|word| Some((word.bytes.clone(), word.reward?)))
+                .filter_map(|word| Some((word.bytes.clone(), word.score?)))
                 .collect();
             found.extend(
                 text.is_found(&GuardMarks {

@@ -90,7 +90,7 @@ impl Perturber {
         let fits = |noun: &str| {
             self.stats.is_countable(noun)
                 && !is_always_plural(noun)
-                && !self.lexicon.classes().is_small_thing(noun)
+                && !self.lexicon.classes().is_small_object(noun)
         };
         let noun = kinds
             .into_iter()

@@ -27,11 +27,11 @@ impl Perturber {
         let coloured: Vec<&Phrase> = source
             .phrases
             .iter()
-            .filter(|p| p.colours.len() == 1 || !p.sizes.is_empty())
+            .filter(|p| p.colors.len() == 1 || !p.sizes.is_empty())
             .collect();
         let phrase = coloured.choose(rng)?;
         if let ([colour], true) = (
-            phrase.colours.as_slice(),
+            phrase.colors.as_slice(),
             phrase.sizes.is_empty() || rng.random_bool(0.8),
         ) {
             let usual = self.stats.colours(phrase.mention.lemma);
@@ -40,14 +40,14 @@ impl Perturber {
                 group.is_none_or(|g| {
                     g == colour.group
                         || classes
-                            .groups("colour")
+                            .groups("color")
                             .get(g)
                             .is_some_and(|g| g.iter().any(|w| references.has_word(w)))
                 })
             };
             let others: Vec<(&str, usize)> = usual
                 .into_iter()
-                .filter(|(word, _)| !said(classes.colour(word)))
+                .filter(|(word, _)| !said(classes.color(word)))
                 .collect();
             let word = others.choose_weighted(rng, |o| o.1 as f64).ok()?.0;
             return Some(vec![Edit::wrong(colour.range.clone(), word)]);
@@ -87,15 +87,15 @@ impl Perturber {
         let single: Vec<&Phrase> = source
             .phrases
             .iter()
-            .filter(|p| p.colours.len() == 1)
+            .filter(|p| p.colors.len() == 1)
             .collect();
         single.windows(2).find_map(|pair| {
-            let (a, b) = (&pair[0].colours[0], &pair[1].colours[0]);
+            let (a, b) = (&pair[0].colors[0], &pair[1].colors[0]);
             let word = |r: &Range<usize>| source.text[r.clone()].to_lowercase();
             let said = |phrase: &Phrase, group: usize| {
                 source.texts.iter().any(|t| {
                     self.same_thing(t, phrase)
-                        .any(|p| p.colours.iter().any(|c| c.group == group))
+                        .any(|p| p.colors.iter().any(|c| c.group == group))
                 })
             };
             let wrong = a.group != b.group && !said(pair[0], b.group) && !said(pair[1], a.group);

@@ -17,7 +17,7 @@ impl Perturber {
         rng: &mut impl Rng,
     ) -> Option<Vec<Edit>> {
         let lexicon = self.lexicon;
-        let is_small = |noun: &str| lexicon.classes().is_small_thing(noun);
+        let is_small = |noun: &str| lexicon.classes().is_small_object(noun);
         let fits = |p: &&Phrase| {
             lexicon.kind(p.mention.concept) != lexicon::ConceptKind::Person
                 && is_small(p.mention.lemma) == small

@@ -334,23 +334,23 @@ impl<'a> Scene<'a> {
         }
         let uses: Vec<(usize, &Phrase)> = about.into_iter().flatten().collect();
         let coloured: Vec<&(usize, &Phrase)> =
-            uses.iter().filter(|(_, p)| !p.colours.is_empty()).collect();
+            uses.iter().filter(|(_, p)| !p.colors.is_empty()).collect();
         let &&(caption, phrase) = coloured.first()?;
         let plural = phrase.mention.plural;
         let agree = coloured
             .iter()
-            .all(|(_, p)| p.colour_groups() == phrase.colour_groups())
+            .all(|(_, p)| p.color_groups() == phrase.color_groups())
             && uses.iter().all(|(_, p)| p.mention.plural == plural);
         // "navy blue" is blue.
         let shades = |i: usize| {
             phrase
-                .colours
+                .colors
                 .get(i + 1)
-                .is_none_or(|next| next.group != phrase.colours[i].group)
+                .is_none_or(|next| next.group != phrase.colors[i].group)
         };
-        let mut ranges: Vec<_> = (0..phrase.colours.len())
+        let mut ranges: Vec<_> = (0..phrase.colors.len())
             .filter(|&i| shades(i))
-            .map(|i| phrase.colours[i].range.clone())
+            .map(|i| phrase.colors[i].range.clone())
             .collect();
         ranges.dedup();
         let mut words: Vec<String> = ranges
@@ -392,11 +392,11 @@ impl<'a> Scene<'a> {
             .iter()
             .flatten()
             .filter(related)
-            .flat_map(|p| p.colour_groups())
+            .flat_map(|p| p.color_groups())
             .collect();
         let plain = |word: &str| {
             classes
-                .colour(word)
+                .color(word)
                 .filter(|group| !seen.contains(group))
                 .is_some()
         };

@@ -1,31 +1,31 @@
-//! Familiarity: how close a photograph is to those that the model learnt from.
+//! Familiarity: the similarity of a photograph to the training photographs.
 //!
-//! The pooled channels of the tower's head, centered, are compared with those of reference
-//! photographs by their cosine, in the coordinates of a few principal components. Both are divided
-//! by the norm of all their channels: what lies outside of the components makes a photograph less
-//! like any reference.
+//! The centered, pooled channels of the tower's head are compared with those of reference
+//! photographs by cosine, in the coordinates of a few principal components. Both are divided by the
+//! norm of all their channels, so that what lies outside the components makes a photograph less
+//! similar to every reference.
 
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::EvidenceError, stored::TensorFile};
+use super::{EvidenceError, tensor_file::TensorFile};
 
-/// From the mean cosine of the nearest references, and the evidence of people, to familiarity: a
-/// logistic function.
+/// Logistic function from the mean cosine of the nearest references and the evidence of people to
+/// familiarity.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityScale {
     /// Factor on the mean cosine, positive.
     pub slope: f64,
-    /// Factor on the evidence of people: what the model learnt from shows them mostly, and it names
-    /// them where there are none.
+    /// Factor on the evidence of people: the training photographs mostly show people, and the model
+    /// names them where there are none.
     #[serde(default)]
     pub people: f64,
-    /// Added to both.
+    /// Intercept.
     pub offset: f64,
 }
 
 impl FamiliarityScale {
-    /// Returns `true` if it is a function that rises.
+    /// Returns `true` if the function rises with the cosine and has finite parameters.
     pub(super) fn is_rising(self) -> bool {
         self.slope.is_finite()
             && self.slope > 0.0
@@ -33,8 +33,8 @@ impl FamiliarityScale {
             && self.offset.is_finite()
     }
 
-    /// The familiarity that belongs to a mean cosine and the evidence of people, a logit: the
-    /// probability that a caption invents nothing.
+    /// Returns the familiarity for a mean cosine and the evidence of people (a logit): the
+    /// probability that a caption invents no object.
     pub fn familiarity(self, cosine: f64, people: f64) -> f32 {
         (1.0 / (1.0
             + (-(self.slope * cosine + self.people * people.clamp(-8.0, 8.0) + self.offset)).exp()))
@@ -45,17 +45,17 @@ impl FamiliarityScale {
 /// Reference photographs, and the coordinates in which they are compared.
 pub(super) struct ReferencePhotographs {
     center: Vec<f32>,
-    /// One line a component.
+    /// Principal components, one row each.
     basis: Vec<f32>,
-    /// Coordinates of the references, one line each, in units of `units`.
+    /// Coordinates of the references, one row each, in multiples of `units`.
     points: Vec<i8>,
     units: Vec<f32>,
     k: usize,
 }
 
 impl ReferencePhotographs {
-    /// Loads the arrays `center`, `basis`, `points` and `scale` of a name; `channels` are those of
-    /// the tower's map, and the `k` nearest are averaged.
+    /// Loads the arrays `center`, `basis`, `points` and `scale` of a name. `channels` are those of
+    /// the tower's features; the `k` nearest references are averaged.
     pub(super) fn load(
         stored: &TensorFile<'_>,
         name: &str,
@@ -69,7 +69,7 @@ impl ReferencePhotographs {
         if width > channels {
             return Err(stored.error(
                 &basis,
-                format!("is of {width} channels; the map has {channels}"),
+                format!("has {width} channels; the tower has {channels}"),
             ));
         }
         if photographs < k {
@@ -87,8 +87,8 @@ impl ReferencePhotographs {
         })
     }
 
-    /// The mean cosine of the nearest references to a photograph by its pooled channels, of which
-    /// the first are compared.
+    /// Returns the mean cosine of the nearest references to a photograph with the given pooled
+    /// channels, of which only the first may be used.
     pub(super) fn mean_cosine(&self, pooled: &[f32]) -> f64 {
         let centered: Vec<f32> = pooled
             .iter()
@@ -102,7 +102,7 @@ impl ReferencePhotographs {
             .sqrt()
             .max(f32::MIN_POSITIVE);
         let dot = |line: &[f32]| line.iter().zip(&centered).map(|(a, b)| a * b).sum::<f32>();
-        // The units go into the query, so that references stay bytes.
+        // The query is scaled, so that references stay bytes.
         let lines = self.basis.chunks_exact(self.center.len());
         let query: Vec<f32> = lines
             .zip(&self.units)

@@ -1,28 +1,28 @@
-//! The detached scorer: a network of its own that reads image and text as the policy does.
+//! The standalone scorer (`detached` in files): a network of its own that reads image and text as
+//! the policy does.
 //!
-//! It begins as a copy of the policy and is fine-tuned end to end, so that what it knows of the
-//! image is not limited to what the policy's hidden states carry. Its price is a second decoder
-//! step a token.
+//! It is initialized as a copy of the policy and fine-tuned end to end, so that it is not limited
+//! to what the policy's hidden states encode. Its cost is a second decoder step per token.
 
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use super::{TokenReward, calibrator::Calibrator};
+use super::{TokenReward, calibration::Calibrator};
 use crate::vlm::{
     KvCache, Row,
     llava::{PrefixDecoder, PrefixDecoderConfig},
 };
 
-/// Decoder with a linear head: one logit a token.
-pub struct DetachedNet {
+/// Decoder with a linear head: one logit per token.
+pub struct StandaloneNet {
     decoder: PrefixDecoder,
     weight: Tensor,
     bias: Tensor,
 }
 
-impl DetachedNet {
+impl StandaloneNet {
     /// Loads `connector`, `decoder` and `head`.
     pub fn load(config: &PrefixDecoderConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let head = vb.pp("head");
@@ -39,12 +39,12 @@ impl DetachedNet {
         })
     }
 
-    /// The decoder under the head.
+    /// Returns the decoder.
     pub fn decoder(&self) -> &PrefixDecoder {
         &self.decoder
     }
 
-    /// Logits that a token is grounded: `(n, hidden_size)` to `(n)`.
+    /// Returns logits of groundedness: `(n, hidden_size)` to `(n)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         hidden
             .matmul(&self.weight.t()?)?
@@ -53,20 +53,20 @@ impl DetachedNet {
     }
 }
 
-/// The serving side: network, cache and calibration.
-pub struct Detached {
-    net: Arc<DetachedNet>,
+/// Standalone scorer for serving: network, cache and calibration.
+pub struct StandaloneScorer {
+    net: Arc<StandaloneNet>,
     calibrator: Calibrator,
 }
 
-impl Detached {
-    /// A scorer whose numbers mean what `calibrator` says.
-    pub fn new(net: Arc<DetachedNet>, calibrator: Calibrator) -> Self {
+impl StandaloneScorer {
+    /// Creates a scorer whose logits `calibrator` turns into rewards.
+    pub fn new(net: Arc<StandaloneNet>, calibrator: Calibrator) -> Self {
         Self { net, calibrator }
     }
 }
 
-impl TokenReward for Detached {
+impl TokenReward for StandaloneScorer {
     fn kind(&self) -> &'static str {
         "detached"
     }

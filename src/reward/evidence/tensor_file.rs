@@ -1,19 +1,19 @@
-//! Arrays of a safetensors file, each checked against the shape that is expected. Beside what
-//! candle reads there are signed bytes.
+//! Arrays of a safetensors file, each checked against the expected shape. Signed bytes are
+//! supported, which candle does not read.
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::evidence::EvidenceError;
+use super::EvidenceError;
 
-/// An open file.
+/// Opened safetensors file.
 pub(super) struct TensorFile<'a> {
     file: &'static str,
     tensors: SafeTensors<'a>,
 }
 
 impl<'a> TensorFile<'a> {
-    /// Opens the contents of a file; `file` is what errors call it.
+    /// Opens the contents of a file; `file` is its name in errors.
     pub(super) fn parse(file: &'static str, bytes: &'a [u8]) -> Result<Self, EvidenceError> {
         let failed = |e: safetensors::SafeTensorError| EvidenceError {
             file,
@@ -26,7 +26,7 @@ impl<'a> TensorFile<'a> {
         })
     }
 
-    /// An error about an array.
+    /// Creates an error about an array.
     pub(super) fn error(&self, key: &str, message: impl Into<String>) -> EvidenceError {
         EvidenceError {
             file: self.file,
@@ -52,7 +52,7 @@ impl<'a> TensorFile<'a> {
         Ok(tensor)
     }
 
-    /// The length of a vector, at least 1.
+    /// Returns the length of a vector, at least 1.
     pub(super) fn length(&self, key: &str) -> Result<usize, EvidenceError> {
         match *self.tensor(key)?.shape() {
             [length] if length > 0 => Ok(length),
@@ -60,7 +60,7 @@ impl<'a> TensorFile<'a> {
         }
     }
 
-    /// The sides of a matrix, each at least 1.
+    /// Returns the rows and columns of a matrix, at least 1 each.
     pub(super) fn sides(&self, key: &str) -> Result<(usize, usize), EvidenceError> {
         match *self.tensor(key)?.shape() {
             [rows, columns] if rows > 0 && columns > 0 => Ok((rows, columns)),
@@ -68,7 +68,7 @@ impl<'a> TensorFile<'a> {
         }
     }
 
-    /// Finite numbers in f32 or f16.
+    /// Returns an array of finite numbers stored as f32 or f16.
     pub(super) fn floats(&self, key: &str, shape: &[usize]) -> Result<Vec<f32>, EvidenceError> {
         let tensor = self.shaped(key, shape)?;
         let values: Vec<f32> = match tensor.dtype() {
@@ -102,7 +102,7 @@ impl<'a> TensorFile<'a> {
         Ok(values)
     }
 
-    /// Signed bytes.
+    /// Returns an array of signed bytes.
     pub(super) fn bytes(&self, key: &str, shape: &[usize]) -> Result<Vec<i8>, EvidenceError> {
         let tensor = self.shaped(key, shape)?;
         match tensor.dtype() {

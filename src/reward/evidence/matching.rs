@@ -1,37 +1,37 @@
-//! Match of a text with a photograph as a whole: the words of the one and the features of the other
-//! are led into one space, in which their cosine says how well they fit.
+//! Matching of texts with photographs: both are embedded in one space, in which their cosine
+//! measures the match.
 //!
-//! A photograph has its place by a small network over the same standardized features as the
-//! evidence; a text has that of the mean of its words' vectors, each weighed by a gate of its own.
-//! Beside words, in their base form, stand the outputs of the evidence: a thing that the text
-//! mentions counts once more as what it is. The cosine is a feature of the calibrations of texts by
-//! others (see [`super::evidence`]).
+//! The embedding of a photograph is computed by a small network from the same standardized features
+//! as the evidence; that of a text is the mean of its word vectors, each weighted by a gate. Words
+//! are in their base form; beside them stand the outputs of the evidence, so that a mention counts
+//! once more as its concept. The cosine is a feature of the calibrations of texts by others (see
+//! [`super::EvidenceCalibrations`]).
 
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{evidence::EvidenceError, stored::TensorFile};
+use super::{EvidenceError, tensor_file::TensorFile};
 use crate::lexicon::{ConceptId, Lexicon, words};
 
-/// `match` in `evidence.json`.
+/// Configuration of matching: `match` in `evidence.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatchConfig {
-    /// Words with vectors, in their base form and in lower case; behind them there is one vector
-    /// for each output of the evidence.
+    /// Words with vectors, in base form and lower case; after them there is one vector for each
+    /// output of the evidence.
     pub words: Vec<String>,
-    /// Number of pairs of networks; the mean of their cosines counts.
+    /// Number of pairs of networks, whose cosines are averaged.
     pub members: usize,
 }
 
-/// The numbers of vectors by word.
+/// Indices of vectors by word.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WordVectors(HashMap<String, usize>);
 
 impl WordVectors {
-    /// Numbers words in their order.
+    /// Indexes words in their order.
     pub(crate) fn new(words: &[String]) -> Self {
         Self(
             words
@@ -42,8 +42,8 @@ impl WordVectors {
         )
     }
 
-    /// The vectors of a text: those of its words, and those of the outputs that `output` gives the
-    /// things which it mentions. What has none is passed over.
+    /// Returns the indices of the vectors of a text: those of its words, and those of the outputs
+    /// that `output` returns for its mentions. Words and mentions without a vector are skipped.
     pub(crate) fn entries(
         &self,
         text: &str,
@@ -53,34 +53,34 @@ impl WordVectors {
         let base = words(text)
             .into_iter()
             .filter_map(|word| self.0.get(lexicon.base_form(&word.text)).copied());
-        let things = lexicon
+        let concepts = lexicon
             .all_mentions(text)
             .into_iter()
             .filter_map(|mention| Some(self.0.len() + output(mention.concept)?));
-        base.chain(things).collect()
+        base.chain(concepts).collect()
     }
 }
 
-/// All networks, loaded.
+/// Loaded networks.
 pub(super) struct Matcher {
     vocabulary: WordVectors,
-    members: Vec<Member>,
+    members: Vec<MatchMember>,
 }
 
-/// A photographs' network and a texts'.
-struct Member {
+/// Pair of networks: one for photographs, one for texts.
+struct MatchMember {
     fc1: (Tensor, Tensor),
     fc2: (Tensor, Tensor),
-    /// Length of a vector.
+    /// Dimension of the embedding space.
     width: usize,
-    /// Vectors of words, then of outputs, one behind another.
+    /// Vectors of words, then of outputs, concatenated.
     vectors: Vec<f32>,
-    /// Logarithms of their weights.
+    /// Logarithms of the weights of the vectors.
     gates: Vec<f32>,
 }
 
 impl Matcher {
-    /// Reads the arrays `match.*` beside an evidence of so many channels and outputs.
+    /// Loads the arrays `match.*` for an evidence with the given channels and outputs.
     pub(super) fn load(
         stored: &TensorFile<'_>,
         config: &MatchConfig,
@@ -94,30 +94,33 @@ impl Matcher {
         if config.members == 0 {
             return Err(EvidenceError::config(
                 "match.members",
-                "is 0; there must be at least one",
+                "is 0; must be at least 1",
             ));
         }
         let entries = config.words.len() + outputs;
         let members = (0..config.members)
-            .map(|member| Member::load(stored, &format!("match.{member}"), channels, entries));
+            .map(|member| MatchMember::load(stored, &format!("match.{member}"), channels, entries));
         Ok(Self {
             members: members.collect::<Result<_, _>>()?,
             vocabulary,
         })
     }
 
-    /// The places of a photograph with these standardized features `(1, channels)`, a vector of
-    /// length 1 of each member.
+    /// Returns the embeddings of a photograph with these standardized features, `(1, channels)`:
+    /// one unit vector per member, concatenated.
     pub(super) fn photograph(&self, features: &Tensor) -> CandleResult<Arc<[f32]>> {
-        let places = self
+        let embeddings = self
             .members
             .iter()
             .map(|member| member.photograph(features));
-        Ok(places.collect::<CandleResult<Vec<_>>>()?.concat().into())
+        Ok(embeddings
+            .collect::<CandleResult<Vec<_>>>()?
+            .concat()
+            .into())
     }
 
-    /// The mean cosine between a text and the places of a photograph; `None` where the text has no
-    /// word that is known.
+    /// Returns the mean cosine between a text and a photograph's embeddings; `None` if the text has
+    /// no known word.
     pub(super) fn cosine(
         &self,
         photograph: &[f32],
@@ -127,8 +130,8 @@ impl Matcher {
         let entries = self.vocabulary.entries(text, output);
         let (mut rest, mut sum) = (photograph, 0.0);
         for member in &self.members {
-            let (place, after) = rest.split_at_checked(member.width)?;
-            sum += member.cosine(place, &entries)?;
+            let (embedding, after) = rest.split_at_checked(member.width)?;
+            sum += member.cosine(embedding, &entries)?;
             rest = after;
         }
         let mean = sum / self.members.len() as f64;
@@ -136,7 +139,7 @@ impl Matcher {
     }
 }
 
-impl Member {
+impl MatchMember {
     fn load(
         stored: &TensorFile<'_>,
         prefix: &str,
@@ -172,28 +175,28 @@ impl Member {
         let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| {
             x.matmul(&weight.t()?)?.broadcast_add(bias)
         };
-        let place = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?
+        let embedding = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?
             .flatten_all()?
             .to_vec1::<f32>()?;
-        let norm = norm(&place);
-        Ok(place.iter().map(|x| x / norm).collect())
+        let norm = norm(&embedding);
+        Ok(embedding.iter().map(|x| x / norm).collect())
     }
 
     fn cosine(&self, photograph: &[f32], entries: &[usize]) -> Option<f64> {
-        let mut place = vec![0f32; self.width];
+        let mut embedding = vec![0f32; self.width];
         for &entry in entries {
             let (vector, gate) = (
                 self.vectors
                     .get(entry * self.width..(entry + 1) * self.width)?,
                 self.gates.get(entry)?.exp(),
             );
-            place
+            embedding
                 .iter_mut()
                 .zip(vector)
                 .for_each(|(sum, x)| *sum += gate * x);
         }
-        let product: f32 = place.iter().zip(photograph).map(|(a, b)| a * b).sum();
-        Some(f64::from(product / norm(&place)))
+        let product: f32 = embedding.iter().zip(photograph).map(|(a, b)| a * b).sum();
+        Some(f64::from(product / norm(&embedding)))
     }
 }
 
@@ -215,7 +218,7 @@ mod tests {
     };
 
     #[test]
-    fn cosines_are_those_reckoned_by_hand() {
+    fn cosines_equal_those_computed_by_hand() {
         let (arrays, config) = matching();
         let evidence =
             Evidence::from_files(Some(config.to_string().as_bytes()), Some(&file(&arrays)))
@@ -223,11 +226,11 @@ mod tests {
                 .unwrap();
         // Standardized, the mean of the two cells is (1.5, 0).
         let map = Tensor::from_vec(vec![3.0f32, 1.0, 5.0, 3.0], (2, 2), &Device::Cpu).unwrap();
-        let image = evidence.of(&map).unwrap();
-        let place = image.place.clone().unwrap();
+        let image = evidence.evaluate(&map).unwrap();
+        let embedding = image.embedding.clone().unwrap();
         assert!(
-            (place[0] - 0.799_957).abs() < 1e-5 && (place[1] - 0.600_058).abs() < 1e-5,
-            "{place:?}"
+            (embedding[0] - 0.799_957).abs() < 1e-5 && (embedding[1] - 0.600_058).abs() < 1e-5,
+            "{embedding:?}"
         );
         for (text, expected) in [
             ("A dog runs.", 0.960_340),
@@ -242,15 +245,18 @@ mod tests {
             assert_eq!(evidence.cosine(&image, text), None, "{text}");
         }
         let without = crate::reward::testing::evidence();
-        let image = without.of(&map).unwrap();
+        let image = without.evaluate(&map).unwrap();
         assert_eq!(
-            (image.place.clone(), without.cosine(&image, "A dog runs.")),
+            (
+                image.embedding.clone(),
+                without.cosine(&image, "A dog runs.")
+            ),
             (None, None)
         );
     }
 
     #[test]
-    fn arrays_and_words_must_fit() {
+    fn matching_files_that_do_not_fit_are_refused() {
         let error = |words: serde_json::Value, name: Option<(&'static str, &[usize])>| {
             let (mut arrays, mut config) = matching();
             config["match"]["words"] = words;
