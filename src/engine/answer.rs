@@ -1,5 +1,5 @@
-//! What the client is shown of an answer while it is written, and what is concluded in the end.
-//! Knows no networks.
+//! Client-facing side of an answer: releases deltas while it is decoded and builds the final guard
+//! report. Independent of the networks.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
@@ -14,56 +14,57 @@ use crate::guard::{
     words::Word,
 };
 
-/// Whether an answer's tokens get rewards.
+/// Scoring state of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scoring {
     Off,
     On,
-    /// The scorer failed on the way; the answer is finished without it.
+    /// The scorer failed during decoding; the answer continues without it.
     Lost,
 }
 
-/// A place where words were doubted and others tried.
+/// A span in which candidates were tried in place of low-reward words.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RepairedSpan {
-    /// Bytes of the text that stand there now.
+    /// Byte range of the text that now fills the span.
     pub(crate) bytes: Range<usize>,
-    /// What stood there before; `None`: it is what was written first.
+    /// Text that a candidate replaced; `None` if the original text was kept.
     pub(crate) original: Option<String>,
-    /// Lowest reward of what stands there.
+    /// Lowest reward in the span.
     pub(crate) score: Option<f32>,
-    /// What was tried and not taken.
+    /// Candidates that were rejected.
     pub(crate) alternatives: Vec<Candidate>,
 }
 
-/// What was shown of an answer, and what is to be said about it.
+/// Text, spans and repairs of an answer: what was already sent, and what the guard report will
+/// contain.
 #[derive(Debug)]
 pub(crate) struct AnswerOutput {
     params: GuardParams,
     gate: Option<Arc<AnswerGate>>,
     scoring: Scoring,
-    /// How likely a short answer is right, where that and not the rewards of its words says whether
-    /// it is flagged.
+    /// Probability that a short answer is right, if flagging depends on it instead of the rewards
+    /// of its words.
     probability: Option<f32>,
     joiner: Option<Joiner>,
-    /// Words that the joiner has seen.
+    /// Number of words passed to the joiner.
     joined: usize,
     spans: Vec<Span>,
-    /// Spans that went out.
+    /// Number of spans already sent.
     spans_sent: usize,
-    /// Places that were repaired and are not shown yet, in order.
+    /// Repairs that are not sent yet, in text order.
     edits: Vec<RepairedSpan>,
     repaired: bool,
-    /// Tokens and bytes of text that went out.
+    /// Tokens and bytes of text already sent.
     sent: (usize, usize),
 }
 
-/// What a repair cost.
+/// Decoding cost of an answer's repairs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RepairCost {
-    /// Candidates that were begun.
+    /// Candidates started.
     pub(crate) attempts: u32,
-    /// Tokens decoded beyond those of the answer.
+    /// Tokens decoded beyond those of the final answer.
     pub(crate) extra_tokens: u32,
 }
 
@@ -88,22 +89,22 @@ impl AnswerOutput {
         }
     }
 
-    /// Returns `true` if the scorer is to see this sequence.
+    /// Returns `true` if the scorer processes this sequence.
     pub(crate) fn is_scored(&self) -> bool {
         self.scoring == Scoring::On
     }
 
-    /// Goes on without the scorer: the answer will be `unscored`.
+    /// Continues without the scorer; the verdict will be `unscored`.
     pub(crate) fn lose_scorer(&mut self) {
         self.scoring = Scoring::Lost;
     }
 
-    /// Tokens that went out: a repair cannot begin before.
+    /// Returns the number of tokens already sent; no repair can start before it.
     pub(crate) fn shown(&self) -> usize {
         self.sent.0
     }
 
-    /// Notes a repair; what was noted about text behind its beginning is void.
+    /// Records a repair. Earlier records from its start on no longer apply and are dropped.
     pub(crate) fn edit(&mut self, edit: RepairedSpan) {
         self.edits
             .retain(|earlier| earlier.bytes.start < edit.bytes.start);
@@ -113,8 +114,8 @@ impl AnswerOutput {
         self.edits.push(edit);
     }
 
-    /// What may be shown of `draft` now and was not: up to the open word where words are scored, no
-    /// further than `limit`, and never what could begin a stop string.
+    /// Returns the next delta, or `None` if nothing new may be sent: up to the open word if words
+    /// are scored, at most `limit` bytes, and nothing that could begin a stop string.
     pub(crate) fn release(&mut self, draft: &PartialAnswer, limit: usize) -> Option<Event> {
         let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
         if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
@@ -128,8 +129,8 @@ impl AnswerOutput {
         (tokens > self.sent.0).then(|| self.delta(draft, draft.text(), tokens, end))
     }
 
-    /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is
-    /// closed. `blocked` is the score of what was cut off.
+    /// Ends the answer and returns the last delta, if any, and the summary. `partial` is closed;
+    /// `blocked` is the score of the text that was cut off.
     pub(crate) fn finish(
         &mut self,
         draft: &PartialAnswer,
@@ -145,7 +146,7 @@ impl AnswerOutput {
         if let Some((probability, false)) = probability {
             return self.withhold(draft, cost, probability);
         }
-        // What may be withheld and is given has been judged as a whole.
+        // An answer that could have been withheld is flagged by the probability of the whole.
         let decides = self.may_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
         self.probability = probability
             .filter(|_| decides)
@@ -184,8 +185,8 @@ impl AnswerOutput {
         )
     }
 
-    /// The words of a draft. Where the probability of the whole is what counts, it is the reward of
-    /// each.
+    /// Returns the words of an answer. If the answer is flagged by its probability of being right,
+    /// that is the reward of every scored word.
     fn words<'d>(&self, draft: &'d PartialAnswer) -> Cow<'d, [Word]> {
         let Some(probability) = self.probability else {
             return Cow::Borrowed(draft.words());
@@ -201,8 +202,9 @@ impl AnswerOutput {
         self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
     }
 
-    /// Returns how likely a short answer is right, and whether it is given. One of which something
-    /// went out is not judged where it might be withheld.
+    /// Returns the probability that a short answer is right and whether the gate lets it pass;
+    /// `None` for longer answers, for unscored ones, and if text was already sent of an answer that
+    /// could be withheld.
     fn judge(&self, draft: &PartialAnswer) -> Option<(f32, bool)> {
         let tokens = draft.contributing();
         let is_open = self.sent == (0, 0) || !self.may_withhold();
@@ -225,7 +227,7 @@ impl AnswerOutput {
         }))
     }
 
-    /// Says that it cannot be told, in place of an answer.
+    /// Replaces the answer with an abstention.
     fn withhold(
         &mut self,
         draft: &PartialAnswer,
@@ -270,8 +272,8 @@ impl AnswerOutput {
         }
     }
 
-    /// Says what was repaired within the first `end` bytes of text: on the doubted span that is
-    /// still there, or as a span of its own.
+    /// Attaches the repairs within the first `end` bytes to spans: to the flagged span at the same
+    /// position, or as a span of their own.
     fn place_edits(&mut self, text: &str, end: usize) {
         let open = self
             .joiner
@@ -285,7 +287,7 @@ impl AnswerOutput {
             .count();
         for edit in self.edits.drain(..ready) {
             self.repaired |= edit.original.is_some();
-            // A later cut may have left less of the text than there was.
+            // A later rollback may have shortened the text.
             let start = text.floor_char_boundary(edit.bytes.start);
             let end = text.floor_char_boundary(edit.bytes.end).max(start);
             let first = text[..start].chars().count();
@@ -314,8 +316,8 @@ impl AnswerOutput {
         }
     }
 
-    /// The answer with its doubted words hedged or left out, where that is asked for and there are
-    /// any; its spans move with it.
+    /// Returns the answer with its low-reward words hedged or omitted, if `on_exhausted` asks for
+    /// that and there are any; moves the spans accordingly.
     fn rewrite(&mut self, text: &str, draft: &PartialAnswer) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
         let unsaid = self.unsaid_spans();
@@ -336,8 +338,8 @@ impl AnswerOutput {
             };
             (span.start, span.end) = (place.start, place.end);
         }
-        // What is said in the place of doubted words can take in words beside them, which a repair
-        // had written: they are the former's now.
+        // A hedge can swallow adjacent words that a repair wrote; their spans shrink to what is
+        // left.
         let rewritten = |span: &Span| span.action == action;
         let mut next = usize::MAX;
         for span in self.spans.iter_mut().rev() {
@@ -364,7 +366,7 @@ impl AnswerOutput {
         Some(rendered.text)
     }
 
-    /// Returns what goes out of `text`: the draft's, or what was made of it.
+    /// Builds the next delta from `text`: the decoded text or its rewritten form.
     fn delta(&mut self, draft: &PartialAnswer, text: &str, tokens: usize, end: usize) -> Event {
         self.place_edits(draft.text(), end);
         let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
@@ -400,7 +402,7 @@ impl AnswerOutput {
                 Some(score.map_or(low, |score| score.min(low))),
             ),
             (Verdict::Clean, None) if self.repaired => (Verdict::Repaired, score),
-            // What was doubted is not said any more.
+            // The low-reward words were omitted.
             (Verdict::Flagged, None)
                 if self.spans.iter().any(|span| span.action == Action::Omitted) =>
             {
@@ -425,7 +427,7 @@ impl AnswerOutput {
         }
     }
 
-    /// The spans whose doubt the answer does not tell.
+    /// Returns the low-reward spans that the text does not mark as uncertain.
     fn unsaid_spans(&self) -> Vec<Span> {
         self.spans
             .iter()
@@ -434,7 +436,8 @@ impl AnswerOutput {
             .collect()
     }
 
-    /// Tokens among `these` of low-reward words, each counted once, where such words are marked.
+    /// Counts the tokens within `range` that belong to low-reward words, each once; 0 in modes that
+    /// do not flag.
     fn flagged_tokens(&self, words: &[Word], these: Range<usize>) -> usize {
         if matches!(self.params.mode, Mode::Off | Mode::Score) {
             return 0;
@@ -449,7 +452,7 @@ impl AnswerOutput {
     }
 }
 
-/// What a complete answer came to.
+/// Result of a finished answer.
 #[derive(Debug)]
 pub(crate) struct AnswerSummary {
     pub(crate) completion_tokens: usize,

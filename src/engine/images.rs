@@ -1,4 +1,4 @@
-//! Encoded images, remembered by the content of their files.
+//! Cache of encoded images, keyed by file content.
 
 use std::{future::Future, sync::Arc};
 
@@ -16,43 +16,43 @@ use crate::{
     vlm::Vlm,
 };
 
-/// An image that could not be encoded.
+/// Failure to encode an image.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodingError<E> {
-    /// Its pixels could not be had.
+    /// The image could not be decoded.
     #[error(transparent)]
     Pixels(E),
-    /// The model failed on them.
+    /// The model failed.
     #[error("the image encoder failed: {0}")]
     Model(String),
 }
 
-/// An encoded image.
+/// An encoded image with its evidence.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
-    /// `(image_tokens, channels)`, for [`super::Request::image`].
+    /// Features `(image_tokens, channels)`, for [`super::Request::image`].
     pub image: Tensor,
-    /// What it shows, where the model has evidence of that.
+    /// Evidence of what the image shows, if the model provides it.
     pub evidence: Option<ImageEvidence>,
     /// SHA-256 of the file.
     pub hash: [u8; 32],
-    /// Indicates whether it was remembered, or being encoded for another request.
+    /// `true` if the encoding was cached or in progress for another request.
     pub hit: bool,
 }
 
-/// Whose encodings a request may find: what one tenant sent must not be told by how soon another's
-/// answer comes.
+/// Scope within which requests share cached encodings, so that response times reveal nothing about
+/// another tenant's images.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CacheScope {
-    /// Those of requests with the same salt, which the client chose.
+    /// Requests with the same salt, chosen by the client.
     Salt(Arc<str>),
-    /// Those of requests of the same owner that have no salt; the owner without a name is everybody
-    /// on a server without keys.
+    /// Requests without a salt of the same owner; the empty name stands for all clients of a server
+    /// without keys.
     Owner(Arc<str>),
 }
 
 impl CacheScope {
-    /// The key of a file. Salts and owners never meet, whatever they are called.
+    /// Returns the cache key of a file. Salts and owners have separate key spaces.
     fn key(&self, hash: &[u8; 32]) -> [u8; 32] {
         let (kind, name) = match self {
             Self::Salt(salt) => (1u8, salt),
@@ -67,7 +67,7 @@ impl CacheScope {
     }
 }
 
-/// Memory that all images share that are being decoded. Who has to wait for some gets it in turn.
+/// Memory budget shared by all image decodes; waiters are served in order.
 #[derive(Debug, Clone)]
 pub struct DecodeMemory {
     units: Arc<Semaphore>,
@@ -75,10 +75,10 @@ pub struct DecodeMemory {
 }
 
 impl DecodeMemory {
-    /// Bytes that are reckoned with as one.
+    /// Granularity of the budget in bytes.
     const UNIT: u64 = 4096;
 
-    /// Of so many bytes.
+    /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
         let all = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
         Self {
@@ -87,22 +87,21 @@ impl DecodeMemory {
         }
     }
 
-    /// Waits for so many bytes, or for all of them if there are fewer, and holds them until the
-    /// permit is dropped. Refuse before what needs more than all.
+    /// Waits for `bytes` of memory, capped at the whole budget; dropping the permit releases it.
+    /// Reject larger images first.
     pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(Self::UNIT))
             .unwrap_or(u32::MAX)
             .min(self.all);
-        // It is never closed.
+        // The semaphore is never closed.
         Arc::clone(&self.units).acquire_many_owned(units).await.ok()
     }
 }
 
-/// Encodes images off the async threads, a few at a time and by fair shares, each once while it is
-/// remembered in its [`CacheScope`].
+/// Encodes images on blocking threads, a few at a time by fair share, and caches the encodings
+/// within their [`CacheScope`].
 ///
-/// Requests wait here for their turn without a bound of its own: hold an [`super::Reservation`] first,
-/// then the engine's bound holds here too.
+/// The number of waiters is not bounded here: hold a [`super::Reservation`] first.
 #[derive(Clone)]
 pub struct ImageCache {
     vlm: Arc<dyn Vlm>,
@@ -111,10 +110,10 @@ pub struct ImageCache {
     turns: Turns,
 }
 
-/// What is remembered of an image.
+/// Cached value of an image.
 type Encoding = (Tensor, Option<ImageEvidence>);
 
-/// Bytes that an encoding takes.
+/// Returns the size of an encoding in bytes.
 fn weight((image, evidence): &Encoding) -> u32 {
     let numbers = evidence
         .as_ref()
@@ -123,8 +122,7 @@ fn weight((image, evidence): &Encoding) -> u32 {
 }
 
 impl ImageCache {
-    /// Remembers encodings of up to `budget` bytes together, and encodes at most `concurrent`
-    /// images at once.
+    /// Creates a cache of at most `budget` bytes that encodes at most `concurrent` images at once.
     pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
         let cache = Cache::builder()
             .max_capacity(budget)
@@ -138,18 +136,17 @@ impl ImageCache {
         }
     }
 
-    /// Has the evidence of images computed with their encodings.
+    /// Computes evidence along with encodings, if given.
     pub fn with_evidence(self, evidence: Option<Arc<Evidence>>) -> Self {
         Self { evidence, ..self }
     }
 
-    /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or
-    /// `(3, size, size)`; it runs on a blocking thread and only when the image is not remembered.
-    /// Requests of one scope for the same image wait for the first of them; errors are not
-    /// remembered.
+    /// Returns the encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or
+    /// `(3, size, size)`; it runs on a blocking thread, and only on a cache miss. Concurrent
+    /// requests of one scope for the same image share one encoding; errors are not cached.
     ///
     /// # Errors
-    /// What `pixels` said, or the model.
+    /// Those of `pixels` and of the model.
     pub async fn get<E, F>(
         &self,
         file: &[u8],
@@ -177,12 +174,12 @@ impl ImageCache {
         })
     }
 
-    /// Waits for a turn to decode a file of so many bytes that is not encoded.
+    /// Waits for a turn to decode a file of `bytes` that is not encoded.
     pub async fn turn(&self, share: &Share, bytes: usize) -> FairTurn {
         self.turns.take(share, decoding(bytes)).await
     }
 
-    /// Bytes of encodings that are remembered.
+    /// Returns the size of the cached encodings in bytes.
     pub fn used(&self) -> u64 {
         self.cache.weighted_size()
     }
@@ -205,7 +202,7 @@ impl ImageCache {
         async move {
             let turn = turns.take(&share, work).await;
             let work = move || {
-                // The turn ends with the work, even when nobody waits for it any more.
+                // The turn ends with the work, even if the request was canceled.
                 let _turn = turn;
                 let pixels = pixels().map_err(EncodingError::Pixels)?;
                 encode_one(vlm.as_ref(), evidence.as_deref(), &pixels)
@@ -218,7 +215,8 @@ impl ImageCache {
     }
 }
 
-/// The work of decoding and encoding a file: the encoder takes about as long as decoding 64 KiB.
+/// Returns the work units of decoding and encoding a file: the encoder takes about as long as
+/// decoding 64 KiB.
 fn decoding(bytes: usize) -> u64 {
     1 + (bytes >> 16) as u64
 }

@@ -1,5 +1,5 @@
-//! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks
-//! and nothing of who reads it.
+//! Text of one continuation of an answer: takes tokens and rewards, yields words. Independent of
+//! the networks and of the client.
 
 use std::{ops::Range, sync::Arc};
 
@@ -14,43 +14,41 @@ use crate::{
     reward::finish::{FinishedReward, Finisher, ScoredText},
 };
 
-/// What could have been written in place of a token.
+/// Likely alternatives to a token, recorded when it was sampled.
 #[derive(Debug, Default)]
 pub(crate) struct TokenAlternatives {
-    /// The likeliest tokens and their log-probabilities, best first.
+    /// Most likely tokens and their log-probabilities, best first.
     pub(crate) likely: Vec<(u32, f32)>,
-    /// The likeliest way to end the answer: the end-of-sequence token, or a full stop that it will
-    /// follow.
+    /// Most likely token that ends the answer: end of sequence, or a full stop.
     pub(crate) ending: Option<(u32, f32)>,
 }
 
-/// A version of an answer while it is written.
+/// A continuation of an answer during decoding.
 #[derive(Debug, Clone)]
 pub(crate) struct PartialAnswer {
     thresholds: Thresholds,
-    /// What finishes rewards; without it they are the scorer's.
+    /// Adjusts rewards by image evidence; without it, the scorer's rewards are final.
     finisher: Option<Arc<Finisher>>,
     transcript: Transcript,
     stop: StopStrings,
     tokens: Vec<GeneratedToken>,
-    /// One a token where repairs are possible.
+    /// Alternatives of each token; empty if repairs are off.
     menus: Vec<Arc<TokenAlternatives>>,
     /// The scorer's rewards of the leading tokens.
     rewards: Vec<f32>,
-    /// Words that closed and have their rewards.
+    /// Closed words that have rewards.
     words: Vec<Word>,
-    /// How many of them have rewards that are final.
+    /// Number of leading words whose rewards are final.
     finished: usize,
-    /// Indicates whether the next one waits for the word after it.
+    /// `true` if the next word's final reward depends on the word after it.
     waits: bool,
-    /// Words of the version that this one began with which were shown: their rewards are final
-    /// whatever follows.
+    /// Words already sent before a rollback; their rewards stay final.
     shown: Vec<Word>,
-    /// The first word with which a sentence repeats itself, where repairs are possible.
+    /// First word that repeats earlier text of its sentence; only if repairs are on.
     loop_at: Option<usize>,
-    /// Tokens that were chosen among others for their rewards, and among how many.
+    /// Token ranges that were selected by reward, each with the number of candidates.
     chosen: Vec<(Range<usize>, usize)>,
-    /// What selection adds to the logits of such rewards.
+    /// Correction for selecting the best of several rewards, in logits.
     optimism: f32,
 }
 
@@ -78,7 +76,7 @@ impl PartialAnswer {
         }
     }
 
-    /// Appends a token. Returns whether it completes a stop string; the text then ends before it.
+    /// Appends a token. Returns `true` if it completes a stop string; the text then ends before it.
     pub(crate) fn push(
         &mut self,
         token: GeneratedToken,
@@ -94,7 +92,7 @@ impl PartialAnswer {
         cut.is_some()
     }
 
-    /// Takes the scorer's reward of the first token that has none.
+    /// Sets the scorer's reward of the first token without one.
     pub(crate) fn reward(&mut self, reward: f32) {
         if let Some(token) = self.tokens.get_mut(self.rewards.len()) {
             token.reward = Some(reward);
@@ -102,13 +100,13 @@ impl PartialAnswer {
         self.rewards.push(reward);
     }
 
-    /// Reads the words that have closed and have their rewards.
+    /// Reads the closed words that have rewards.
     pub(crate) fn read(&mut self) {
         let safe = self.safe();
         self.read_within(Some(safe));
     }
 
-    /// Ends the text: what is open closes.
+    /// Ends the text and closes the open word.
     pub(crate) fn close(&mut self) {
         self.transcript.close(None);
         self.read_within(None);
@@ -121,7 +119,8 @@ impl PartialAnswer {
         while self.finish_word(within.is_none()) {}
     }
 
-    /// Finishes the first word that is not; false where there is none, or what it names is open.
+    /// Finalizes the reward of the next word. Returns `false` if there is no such word, or its
+    /// reward depends on a word to come.
     fn finish_word(&mut self, whole: bool) -> bool {
         let at = self.finished;
         let Some(word) = self.words.get(at) else {
@@ -172,7 +171,7 @@ impl PartialAnswer {
         true
     }
 
-    /// Returns what becomes of the reward of the first word that is not finished.
+    /// Returns the final reward of the first word that is not final yet.
     fn finish(&self, whole: bool) -> FinishedReward {
         let Some(finisher) = &self.finisher else {
             return FinishedReward::Unchanged;
@@ -196,8 +195,8 @@ impl PartialAnswer {
         )
     }
 
-    /// Notes that the tokens from `from` on were chosen among `tried` versions for their rewards:
-    /// those of their words lose what that added.
+    /// Records that the tokens from `from` on were selected among `tried` candidates by reward, and
+    /// corrects their words' rewards for it.
     pub(crate) fn choose(&mut self, from: usize, tried: usize, optimism: f32) {
         self.chosen.push((from..self.tokens.len(), tried));
         self.optimism = optimism;
@@ -220,7 +219,7 @@ impl PartialAnswer {
         }
     }
 
-    /// Among how many versions a word of these tokens was chosen.
+    /// Returns the number of candidates among which a word of these tokens was selected.
     fn choices(&self, tokens: &Range<usize>) -> usize {
         let within = self
             .chosen
@@ -229,12 +228,12 @@ impl PartialAnswer {
         within.map(|(_, tried)| *tried).max().unwrap_or(1)
     }
 
-    /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown`
-    /// of them have been shown.
+    /// Returns a copy rolled back to `len` tokens, all with rewards; the first `shown` of them were
+    /// sent.
     pub(crate) fn cut(&self, len: usize, shown: usize) -> Self {
         let mut cut = Self::new(self.thresholds, self.stop.afresh(), self.finisher.clone());
         for (i, token) in self.tokens.iter().take(len).enumerate() {
-            // What finished its reward may not be there any more.
+            // The finished reward may depend on text that is cut off.
             let reward = if i < shown {
                 token.reward
             } else {
@@ -268,14 +267,14 @@ impl PartialAnswer {
         cut
     }
 
-    /// Bytes of text that cannot be the beginning of a stop string.
+    /// Returns the length in bytes of the text that cannot be part of a stop string.
     pub(crate) fn safe(&self) -> usize {
         let text = self.transcript.text();
         text.len() - self.stop.held(text)
     }
 
-    /// The most tokens, all with final rewards where `scored`, that end within `limit` bytes of
-    /// settled text; and where they end.
+    /// Returns the number of tokens, all with final rewards if `scored`, that end within `limit`
+    /// bytes of settled text, and their end in bytes.
     pub(crate) fn boundary(&self, scored: bool, limit: usize) -> (usize, usize) {
         let limit = limit.min(self.safe());
         if scored {
@@ -296,22 +295,22 @@ impl PartialAnswer {
         self.transcript.text()
     }
 
-    /// The first word with which a sentence repeats itself.
+    /// Returns the first word that repeats earlier text of its sentence.
     pub(crate) fn loop_at(&self) -> Option<usize> {
         self.loop_at
     }
 
-    /// Words whose rewards are final.
+    /// Returns the words whose rewards are final.
     pub(crate) fn words(&self) -> &[Word] {
         self.words.get(..self.finished).unwrap_or(&self.words)
     }
 
-    /// Tokens written, those of a stop string included.
+    /// Returns the generated tokens, those of a stop string included.
     pub(crate) fn tokens(&self) -> &[GeneratedToken] {
         &self.tokens
     }
 
-    /// Names of what the photograph has evidence of, the likeliest first.
+    /// Returns the names of objects that the image shows evidence of, most likely first.
     pub(crate) fn likely_things(&self) -> Vec<&'static str> {
         self.finisher
             .as_ref()
@@ -323,17 +322,17 @@ impl PartialAnswer {
         self.menus.get(at)
     }
 
-    /// Tokens that contribute to the text.
+    /// Returns the number of tokens that contribute to the text.
     pub(crate) fn contributing(&self) -> usize {
         self.transcript.contributing()
     }
 
-    /// Returns how many leading tokens have rewards.
+    /// Returns the number of leading tokens with rewards.
     pub(crate) fn rewarded(&self) -> usize {
         self.rewards.len()
     }
 
-    /// Returns `true` if a token that contributes to the text still waits for its reward.
+    /// Returns `true` if a token of the text has no reward yet.
     pub(crate) fn awaits_reward(&self) -> bool {
         self.rewards.len() < self.contributing()
     }

@@ -1,5 +1,5 @@
-//! Repairs of one answer: where a word is doubted, other versions are written side by side in slots
-//! of their own, and the best goes on.
+//! Repairs of one answer: at a low-reward word, candidates are decoded side by side in slots of
+//! their own, and the best one continues.
 
 use std::collections::VecDeque;
 
@@ -22,7 +22,8 @@ use crate::guard::{
     sentence::fault,
 };
 
-/// What a cache must do before the next step: make a slot a copy of the first positions of another.
+/// Cache copy to perform before the next step: slot `to` becomes a copy of the first `len`
+/// positions of slot `from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CacheFork {
     pub(crate) from: usize,
@@ -30,23 +31,23 @@ pub(crate) struct CacheFork {
     pub(crate) len: usize,
 }
 
-/// A place where a word is doubted, while others are tried.
+/// A low-reward word under repair.
 struct Place {
-    /// What stood there first, up to the doubted word's end.
+    /// Text of the lead up to the end of the word, before the repair.
     text: String,
-    /// The token behind the doubted word.
+    /// Token after the word.
     end: usize,
-    /// The number of the first word of its sentence.
+    /// Index of the first word of its sentence.
     sentence: usize,
-    /// That sentence as it was first written.
+    /// Original text of that sentence.
     first_text: String,
-    /// The next rung of the ladder.
+    /// Next rung of the repair ladder.
     rung: usize,
-    /// Where versions begin to differ: token and byte.
+    /// Earliest token and byte where candidates differ from the lead.
     origin: Option<(usize, usize)>,
-    /// What led before another version did.
+    /// The lead that a candidate replaced.
     replaced: Option<DecodingTrack>,
-    /// First tokens that were tried, with their places.
+    /// First tokens already tried, with their positions.
     tried: Vec<(usize, u32)>,
     alternatives: Vec<Candidate>,
 }
@@ -57,22 +58,22 @@ impl Place {
     }
 }
 
-/// A sentence as it was first written, while another version of it leads: that stays only if it
-/// ends as well.
+/// The original sentence while a regenerated one is decoded; the regenerated one is kept only if it
+/// ends well.
 struct First {
     track: DecodingTrack,
-    /// Where it was written again; if the other version is given up, what was not tried there yet
-    /// is.
+    /// Repair point to resume, with the rungs not tried yet, if the regenerated sentence is
+    /// rejected.
     place: Place,
-    /// Tokens whose words were not looked at again.
+    /// Value of [`Repairs::settled`] for the original.
     settled: usize,
-    /// What was noted about the version that leads.
+    /// Repairs recorded for the regenerated sentence.
     edits: Vec<RepairedSpan>,
 }
 
 impl First {
-    /// Steps that were taken for its tokens: where it goes on in the other version's place, its
-    /// last token has one to come.
+    /// Returns the decode steps spent on the original's tokens; the last token of an unfinished one
+    /// is not fed yet.
     fn paid(&self) -> usize {
         self.track
             .draft
@@ -82,27 +83,28 @@ impl First {
     }
 }
 
-/// The repairs of one answer.
+/// State of the repairs of one answer.
 pub(crate) struct Repairs {
     mode: Mode,
     weights: RankingWeights,
     /// Most tokens to decode beyond the answer's own.
     budget: usize,
-    /// Tokens of it that are kept for a statement of what there is; 0: none is made.
+    /// Part of the budget that is reserved for a statement of what the image shows; 0 disables
+    /// statements.
     kept: usize,
-    /// Tokens decoded for all versions.
+    /// Tokens decoded so far, candidates included.
     decoded: usize,
     attempts: u32,
-    /// Tokens of the lead whose words are not looked at again.
+    /// Tokens of the lead whose words are not repaired again.
     settled: usize,
     place: Option<Place>,
     first: Option<First>,
     forks: Vec<DecodingTrack>,
     spare: Vec<usize>,
     branches: Vec<CacheFork>,
-    /// Score of what was cut off.
+    /// Score of the text that was cut off.
     pub(crate) blocked: Option<f32>,
-    /// Tokens that were cut off: they were the answer's own.
+    /// Tokens that were cut off; they do not count as extra.
     cut: usize,
 }
 
@@ -131,8 +133,7 @@ impl Repairs {
         }
     }
 
-    /// Keeps a part of the budget for a statement of what there is, and sentences from being shown
-    /// before they have ended.
+    /// Enables statements: reserves a part of the budget, and holds sentences back until they end.
     pub(crate) fn stating(self, states: bool) -> Self {
         Self {
             kept: if states {
@@ -144,12 +145,12 @@ impl Repairs {
         }
     }
 
-    /// Versions that the next step computes in place of the lead.
+    /// Returns the candidates that the next step decodes instead of the lead.
     pub(crate) fn active(&self) -> impl Iterator<Item = &DecodingTrack> {
         self.forks.iter().filter(|fork| !self.is_done(fork))
     }
 
-    /// Returns what caches must do before the next step.
+    /// Takes the cache copies to perform before the next step.
     pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
         std::mem::take(&mut self.branches)
     }
@@ -161,12 +162,12 @@ impl Repairs {
         }
     }
 
-    /// A token of the lead was decoded.
+    /// Counts a decoded token of the lead.
     pub(crate) fn decoded(&mut self) {
         self.decoded += 1;
     }
 
-    /// Takes what the step computed for [`Self::active`], in that order.
+    /// Takes the step's outputs for [`Self::active`], in that order.
     pub(crate) fn take<'a>(
         &mut self,
         computed: impl Iterator<Item = RowOutputs<'a>>,
@@ -182,9 +183,8 @@ impl Repairs {
         Ok(())
     }
 
-    /// Drops what is being tried, for an answer that goes on without its scorer. Returns whether
-    /// `lead` is another track now: the sentence as it was first written, where the one that led
-    /// was not at its end.
+    /// Drops all candidates when the answer continues without its scorer. Returns `true` if `lead`
+    /// was replaced by the original of an unfinished regenerated sentence.
     pub(crate) fn give_up(&mut self, lead: &mut DecodingTrack) -> bool {
         let replaced = self.place.take().and_then(|place| place.replaced);
         let original = self.first.take().map(|first| first.track).or(replaced);
@@ -195,8 +195,8 @@ impl Repairs {
         is_other
     }
 
-    /// The first word from token `at` on that is to be written again: one that is flagged, or with
-    /// which its sentence repeats itself.
+    /// Returns the first word from token `at` on that needs repair: flagged, or repeating its
+    /// sentence.
     fn first_flaw(&self, lead: &DecodingTrack, at: usize) -> Option<usize> {
         let words = lead.draft.words();
         let repeated = lead
@@ -207,16 +207,16 @@ impl Repairs {
         first_doubted(lead, at).into_iter().chain(repeated).min()
     }
 
-    /// Returns whether words of the lead may still be written again.
+    /// Returns `true` if words of the lead may still be repaired.
     pub(crate) fn may_change(&self, lead: &DecodingTrack) -> bool {
         self.first.is_some()
             || self.place.is_some()
             || self.first_flaw(lead, self.settled).is_some()
     }
 
-    /// The bytes of the lead that may be shown: neither what may still be written again, nor the
-    /// last `window` words, which are to stay within reach of what comes after them; in mode
-    /// `block`, and where a statement may take a sentence's place, whole sentences only.
+    /// Returns the length in bytes of the lead's text that may be sent: without words that may
+    /// still be repaired and without the last `window` words, which later repairs may reach; in
+    /// mode `block`, or if statements are enabled, whole sentences only.
     pub(crate) fn limit(&self, lead: &DecodingTrack, window: usize) -> usize {
         if self.first.is_some() || self.place.is_some() {
             return 0;
@@ -237,7 +237,7 @@ impl Repairs {
         open.min(last.map_or(0, |word| word.bytes.start))
     }
 
-    /// Returns `true` if a version need not go on to be judged.
+    /// Returns `true` if a candidate can be judged without decoding further.
     fn is_done(&self, fork: &DecodingTrack) -> bool {
         let at = self
             .place
@@ -254,9 +254,9 @@ impl Repairs {
                 .is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
     }
 
-    /// Judges versions that are ready, and begins others where a word of the lead is doubted. When
-    /// it returns and nothing is [`Self::active`], the lead may go on, and what it has written
-    /// stays unless [`Self::may_change`].
+    /// Judges finished candidates and starts new ones at low-reward words of the lead. If nothing
+    /// is [`Self::active`] afterwards, the lead continues, and its text is final unless
+    /// [`Self::may_change`].
     pub(crate) fn settle(
         &mut self,
         lead: &mut DecodingTrack,
@@ -286,7 +286,7 @@ impl Repairs {
         }
     }
 
-    /// Tokens that may still be decoded for versions which may be dropped.
+    /// Returns the tokens that may still be decoded for candidates.
     fn left(&self) -> usize {
         let kept = self
             .place
@@ -305,9 +305,9 @@ impl Repairs {
         (self.budget + kept).saturating_sub(self.decoded + held_back)
     }
 
-    /// Finds the first doubted word, unless a place is open already. False when nothing is doubted,
-    /// or its sentence may go on: as it was first written, a sentence is known to its end before
-    /// any of it is written again.
+    /// Opens a repair point at the first flawed word, unless one is open. Returns `false` if no
+    /// word is flawed or its sentence has not ended: a sentence is repaired only once its original
+    /// is complete.
     fn open_place(&mut self, lead: &DecodingTrack) -> bool {
         if self.place.is_some() {
             return true;
@@ -339,7 +339,7 @@ impl Repairs {
         true
     }
 
-    /// The doubted word of the open place, if the lead still has one there.
+    /// Returns the flawed word at the open repair point, if the lead still has one there.
     fn doubted(&self, lead: &DecodingTrack) -> Option<usize> {
         let changed = self.place.as_ref().filter(|place| place.is_changed());
         self.first_flaw(
@@ -350,8 +350,8 @@ impl Repairs {
         )
     }
 
-    /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to
-    /// the first when it cannot any more.
+    /// Checks a regenerated sentence: keeps it if it ended well, and restores the original if it
+    /// cannot.
     fn check(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
         let Some(first) = &self.first else { return };
         let ended = sentence(lead, first.place.sentence);
@@ -392,7 +392,7 @@ impl Repairs {
         };
         if keeps {
             edits.into_iter().for_each(|edit| answer.edit(edit));
-            // The answer ended with this sentence: no other follows it now.
+            // The original sentence ended the answer; drop what the policy wrote after the new one.
             if let (Some(next), true) = (next, was_last) {
                 self.cut += lead.draft.tokens().len().saturating_sub(next);
                 lead.end_at(next, answer.shown(), FinishReason::Stop);
@@ -409,8 +409,8 @@ impl Repairs {
         self.place = Some(place);
     }
 
-    /// Begins the versions of the next rung that has any. False when the place is settled or there
-    /// is nothing left to try.
+    /// Starts the candidates of the next rung that has any. Returns `false` if the word is settled
+    /// or nothing is left to try.
     fn begin(
         &mut self,
         lead: &mut DecodingTrack,
@@ -434,7 +434,7 @@ impl Repairs {
                 return Ok(false);
             };
             let origin = (words[from].tokens.start, words[from].bytes.start);
-            // Versions are compared from the earliest place on.
+            // All candidates are compared from the earliest start.
             place.origin = Some(place.origin.map_or(origin, |earlier| earlier.min(origin)));
             if self.branch(lead, rung, origin, shown, context)? {
                 return Ok(true);
@@ -442,7 +442,7 @@ impl Repairs {
         }
     }
 
-    /// Begins versions at `origin`, as many as slots and budget allow.
+    /// Starts candidates at `origin`, as many as slots and budget allow.
     fn branch(
         &mut self,
         lead: &DecodingTrack,
@@ -452,7 +452,7 @@ impl Repairs {
         context: DecodingContext<'_>,
     ) -> candle_core::Result<bool> {
         let (at, byte) = origin;
-        // A version that ends at once decodes nothing: attempts have the same bound of their own.
+        // A candidate that ends at once decodes nothing, so the number of attempts is bounded too.
         let left = self.left();
         let most = self
             .weights
@@ -573,7 +573,7 @@ impl Repairs {
         Ok(begun > 0)
     }
 
-    /// Makes the best version the lead.
+    /// Makes the best candidate the lead, if it beats the lead.
     fn judge(&mut self, lead: &mut DecodingTrack, sampling: &Sampling) {
         let Some(mut place) = self.place.take() else {
             return;
@@ -618,8 +618,7 @@ impl Repairs {
                 best = Some((i, worth));
             }
         }
-        // Of a sentence that is there to its end, what was written beside the versions is compared
-        // with them.
+        // The lead is compared up to the low-reward word; a replacement, to its end.
         let end = if place.is_changed() {
             usize::MAX
         } else {
@@ -645,7 +644,7 @@ impl Repairs {
         self.place = Some(place);
     }
 
-    /// The place is settled, for better or worse.
+    /// Closes the repair point and records the outcome.
     fn close_place(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
         let doubted = self.doubted(lead);
         let Some(mut place) = self.place.take() else {
@@ -664,7 +663,7 @@ impl Repairs {
             let (written, shown) = (lead.draft.tokens().len(), answer.shown());
             let mut at = block_at(lead, place.sentence).max(shown);
             lead.end_at(at, shown, FinishReason::ContentFilter);
-            // Without what followed it a word may name something else, which is doubted.
+            // Without its context a word may name another object and be flagged.
             while let Some(word) = first_doubted(lead, shown).filter(|_| at > shown) {
                 let sentence = start(
                     RepairStart::Sentence,
@@ -682,8 +681,7 @@ impl Repairs {
             return;
         };
         let version = version(lead, at, &[]);
-        // As what stood there ends with its doubted claim, so does what stands there now with its
-        // first.
+        // The original span ends with its flagged word; a replacement, with its first content word.
         let rest = &words[version.from..];
         let claim = match doubted.filter(|_| !place.is_changed()) {
             Some(at) => at.checked_sub(version.from),

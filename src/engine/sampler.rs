@@ -1,4 +1,4 @@
-//! Choice of the next token of one sequence.
+//! Token sampling of one sequence.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use candle_transformers::generation::{LogitsProcessor, Sampling as Strategy};
 
 use super::Sampling;
 
-/// Tokens less likely than the best by more than `e` to this power are left out of the draw:
-/// together they weigh less than 1e-4 in a vocabulary of 50,000, and without them softmax and sort
-/// are short.
+/// Tokens less likely than the best by more than a factor of `e` to this power are left out of the
+/// draw: together they have a probability below 1e-4 in a vocabulary of 50,000, and softmax and
+/// sort are much faster without them.
 const NEGLIGIBLE: f64 = 20.0;
 
-/// One sequence's generator and penalties: what it chooses depends on its own seed, logits and
-/// history, never on its neighbours.
+/// Random generator and penalties of one sequence: samples depend on its own seed, logits and
+/// history only, never on the rest of the batch.
 pub(crate) struct Sampler {
-    /// `None`: greedy.
+    /// `None` for greedy decoding.
     random: Option<LogitsProcessor>,
     temperature: f64,
     presence: f32,
@@ -35,22 +35,21 @@ impl Sampler {
         }
     }
 
-    /// A generator for what follows `written`.
+    /// Creates a sampler for the continuation of `written`.
     pub(crate) fn after(params: &Sampling, written: impl Iterator<Item = u32>) -> Self {
         let mut sampler = Self::new(params);
         written.for_each(|id| sampler.note(id));
         sampler
     }
 
-    /// Notes a token that was written.
+    /// Counts a written token for the penalties.
     pub(crate) fn note(&mut self, id: u32) {
         if self.presence != 0.0 || self.frequency != 0.0 {
             *self.written.entry(id).or_default() += 1;
         }
     }
 
-    /// The next token. Changes `logits`: `masked` tokens are never chosen, written ones pay their
-    /// penalties.
+    /// Samples the next token. Modifies `logits`: excludes `masked` tokens and applies penalties.
     pub(crate) fn choose(&mut self, logits: &mut [f32], masked: &[u32]) -> Result<u32> {
         for &id in masked {
             logits[id as usize] = f32::NEG_INFINITY;
@@ -64,7 +63,7 @@ impl Sampler {
             Some(random) => {
                 let floor = logits[best as usize] - (NEGLIGIBLE * self.temperature) as f32;
                 let likely = logits.iter().zip(0u32..).filter(|(l, _)| **l >= floor);
-                // Measured from the best, so that no temperature makes them infinite.
+                // Relative to the best, so that a small temperature cannot overflow.
                 let top = logits[best as usize];
                 let (kept, ids): (Vec<f32>, Vec<u32>) =
                     likely.map(|(&l, id)| (l - top, id)).unzip();
@@ -77,12 +76,12 @@ impl Sampler {
     }
 }
 
-/// A `top_p` below this is reached by the likeliest token of any vocabulary alone. candle, which
-/// adds probabilities up in `f32`, would keep no token at all of a set that is smaller than it can
-/// tell from 0.
+/// Smallest useful `top_p`: below it the best token alone suffices for any vocabulary, and candle,
+/// which sums probabilities in `f32`, would keep no token.
 const LEAST_TOP_P: f64 = f32::EPSILON as f64;
 
-/// candle's name for the strategy; `None` is greedy, which needs neither a softmax nor a sort.
+/// Returns candle's sampling strategy; `None` for greedy decoding, which needs neither softmax nor
+/// sort.
 fn strategy(params: &Sampling) -> Option<Strategy> {
     let (temperature, p) = (params.temperature, params.top_p);
     let top_k = params.top_k.filter(|&k| k > 0);
@@ -97,7 +96,7 @@ fn strategy(params: &Sampling) -> Option<Strategy> {
     })
 }
 
-/// The first of the highest logits. Two passes that the compiler vectorises: this runs for every
+/// Returns the first of the highest logits. Two vectorizable passes, because this runs for every
 /// token.
 fn argmax(logits: &[f32]) -> Result<u32> {
     let max = highest(logits);
@@ -122,14 +121,13 @@ fn highest(logits: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Logarithm of the sum of the exponentials: what turns a logit into a log-probability.
+/// Returns `ln(Σ exp(logit))`, the normalizer of log-probabilities.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
     let max = highest(logits);
     max + logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln()
 }
 
-/// The `k` tokens with the highest logits, best first, without the `masked` ones. `masked` is
-/// sorted.
+/// Returns the `k` tokens with the highest logits, best first, without `masked`, which is sorted.
 pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
     if k == 0 {
         return Vec::new();

@@ -1,6 +1,6 @@
 //! Stop strings in a growing text.
 
-/// The strings that end an answer, and how far they have been looked for.
+/// Stop strings and the length of text already searched.
 #[derive(Debug, Clone)]
 pub(crate) struct StopStrings {
     strings: Vec<String>,
@@ -9,7 +9,7 @@ pub(crate) struct StopStrings {
 }
 
 impl StopStrings {
-    /// Empty strings never stop anything.
+    /// Creates a search for `strings`; empty strings are ignored.
     pub(crate) fn new(mut strings: Vec<String>) -> Self {
         strings.retain(|s| !s.is_empty());
         Self {
@@ -19,7 +19,7 @@ impl StopStrings {
         }
     }
 
-    /// The same strings, for a text that begins anew.
+    /// Returns a copy for a text that starts over.
     pub(crate) fn afresh(&self) -> Self {
         Self {
             searched: 0,
@@ -27,8 +27,8 @@ impl StopStrings {
         }
     }
 
-    /// Returns where the first stop string in `text` begins. `text` may only have grown since the
-    /// last call.
+    /// Returns the byte offset of the first stop string in `text`, which may only have grown since
+    /// the last call.
     pub(crate) fn find(&mut self, text: &str) -> Option<usize> {
         let mut from = (self.searched + 1).saturating_sub(self.longest);
         while !text.is_char_boundary(from) {
@@ -42,7 +42,7 @@ impl StopStrings {
             .map(|at| from + at)
     }
 
-    /// Returns how many bytes at the end of `text` could be the beginning of a stop string.
+    /// Returns the length in bytes of the longest suffix of `text` that could begin a stop string.
     pub(crate) fn held(&self, text: &str) -> usize {
         let begun = |s: &String| {
             (1..s.len())

@@ -1,5 +1,4 @@
-//! One version of an answer on its way through the networks: its slot in the caches, its generator
-//! and its draft.
+//! One continuation of an answer during decoding: its cache slot, sampler and text.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,20 +10,20 @@ use super::{
 };
 use crate::vlm::Row;
 
-/// Alternatives that are remembered at every place where a repair may begin.
+/// Alternatives recorded at each token where a repair may start.
 const MENU: usize = 32;
 
-/// What the step computed for one row.
+/// Outputs of a step for one row.
 pub(crate) struct RowOutputs<'a> {
-    /// Reward of the row's last token, where it was scored.
+    /// Reward of the row's last token, if it was scored.
     pub(crate) reward: Option<f32>,
-    /// Logits of what follows; spoilt by sampling.
+    /// Logits of the next token; sampling modifies them.
     pub(crate) logits: &'a mut [f32],
-    /// Positions that the slot now holds.
+    /// Positions now in the slot.
     pub(crate) fed: usize,
 }
 
-/// What a track needs to know to go on.
+/// Parameters of a decoding step.
 #[derive(Clone, Copy)]
 pub(crate) struct DecodingContext<'a> {
     pub(crate) request: &'a Request,
@@ -32,7 +31,7 @@ pub(crate) struct DecodingContext<'a> {
     /// Most tokens of the answer.
     pub(crate) budget: usize,
     pub(crate) scored: bool,
-    /// Indicates whether menus are kept, for repairs.
+    /// `true` to record alternatives for repairs.
     pub(crate) repairs: bool,
 }
 
@@ -40,19 +39,19 @@ pub(crate) struct DecodingTrack {
     pub(crate) slot: usize,
     pub(crate) draft: PartialAnswer,
     sampler: Sampler,
-    /// Tokens that are written next, whatever the policy would write.
+    /// Forced next tokens, which take precedence over sampling.
     script: VecDeque<u32>,
     /// Positions in the cache.
     fed: usize,
     /// Positions of the prompt.
     prompt: usize,
-    /// The token to feed next; `None` before the prompt was fed.
+    /// The token to feed next; `None` before prefill.
     last: Option<u32>,
-    /// How likely the policy found that token; 0 for the prompt.
+    /// Log-probability of that token; 0 for the prompt.
     pub(crate) log_probability: f32,
-    /// Why the answer ends; its last token may still wait for its reward.
+    /// Reason for the end of the answer; its last token may still wait for its reward.
     pub(crate) end: Option<FinishReason>,
-    /// Nothing more is to be computed.
+    /// `true` if nothing more is computed.
     pub(crate) complete: bool,
 }
 
@@ -73,8 +72,8 @@ impl DecodingTrack {
         }
     }
 
-    /// Another version that begins with the first `at` tokens of this one, `shown` of which were.
-    /// Its slot must become a copy of this one's, [`Self::position`] long.
+    /// Returns a continuation of the first `at` tokens, of which `shown` were sent. Its slot must
+    /// become a copy of the first [`Self::position`] positions of this one's.
     pub(crate) fn fork(&self, at: usize, shown: usize, slot: usize, sampling: &Sampling) -> Self {
         let draft = self.draft.cut(at, shown);
         let sampler = Sampler::after(sampling, draft.tokens().iter().map(|t| t.token.id));
@@ -92,32 +91,32 @@ impl DecodingTrack {
         }
     }
 
-    /// Goes on with another generator.
+    /// Continues with a new sampler.
     pub(crate) fn sample_as(&mut self, sampling: &Sampling) {
         self.sampler = Sampler::after(sampling, self.draft.tokens().iter().map(|t| t.token.id));
     }
 
-    /// Has these tokens written next.
+    /// Forces the next tokens.
     pub(crate) fn follow(&mut self, script: impl IntoIterator<Item = u32>) {
         self.script = script.into_iter().collect();
     }
 
-    /// Returns `true` if the next token is given.
+    /// Returns `true` if the next token is forced.
     pub(crate) fn is_scripted(&self) -> bool {
         !self.script.is_empty()
     }
 
-    /// Positions before token `at` of the answer.
+    /// Returns the number of positions before token `at` of the answer.
     pub(crate) fn position(&self, at: usize) -> usize {
         self.prompt + at
     }
 
-    /// Returns `true` if the prompt was not fed yet.
+    /// Returns `true` before prefill.
     pub(crate) fn is_new(&self) -> bool {
         self.last.is_none()
     }
 
-    /// This version's part of the next step.
+    /// Returns the row of the next step.
     pub(crate) fn row<'a>(&'a self, request: &'a Request) -> Row<'a> {
         match &self.last {
             None => Row {
@@ -135,7 +134,7 @@ impl DecodingTrack {
         }
     }
 
-    /// Takes what the step computed for [`Self::row`].
+    /// Takes the step's outputs for [`Self::row`].
     pub(crate) fn take(
         &mut self,
         computed: RowOutputs<'_>,
@@ -183,7 +182,7 @@ impl DecodingTrack {
         }
     }
 
-    /// Ends the answer before token `at`; the first `shown` went out.
+    /// Ends the answer before token `at`; the first `shown` tokens were sent.
     pub(crate) fn end_at(&mut self, at: usize, shown: usize, reason: FinishReason) {
         self.draft = self.draft.cut(at, shown);
         self.end = Some(reason);
@@ -195,7 +194,7 @@ impl DecodingTrack {
         self.draft.close();
     }
 
-    /// A token for this version to begin with, from what was likely there.
+    /// Samples a first token from recorded alternatives.
     pub(crate) fn draw(
         &mut self,
         menu: &TokenAlternatives,
@@ -245,7 +244,7 @@ impl DecodingTrack {
                 None,
             ));
         }
-        // Of the model's own distribution: before masks, penalties and temperature.
+        // Log-probabilities are the model's own: before masks, penalties and temperature.
         let plain = logits.to_vec();
         let id = self.next_token(logits, vocabulary)?;
         let total = sampler::log_sum_exp(&plain);

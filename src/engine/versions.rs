@@ -1,4 +1,4 @@
-//! Versions of an answer, looked at from some place on: pure functions of their tracks.
+//! Pure functions on continuations from a given token on.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use crate::guard::{
     words::Word,
 };
 
-/// The token before which a blocked answer ends: the last whole sentence, or line, before the one
-/// with word `sentence` ends there.
+/// Returns the token before which a blocked answer ends: after the last whole sentence or line
+/// before the sentence that starts with word `sentence`.
 pub(super) fn block_at(lead: &DecodingTrack, sentence: usize) -> usize {
     let (text, words) = (lead.draft.text(), lead.draft.words());
     let stands = |before: &str| before.trim_end_matches(' ').ends_with('\n') || is_whole(before);
@@ -26,13 +26,13 @@ pub(super) fn block_at(lead: &DecodingTrack, sentence: usize) -> usize {
     last.map_or(0, |word| word.tokens.start)
 }
 
-/// The sentence of a version with word `at`; `None` where it may go on.
+/// Returns the sentence of a continuation that contains word `at`; `None` if it has not ended.
 pub(super) fn sentence(track: &DecodingTrack, at: usize) -> Option<Sentence<'_>> {
     Sentence::around(track.draft.text(), track.draft.words(), at, track.complete)
 }
 
-/// Returns whether whatever a version says next, its sentence with word `at` repeats itself or says
-/// the opposite of the first one.
+/// Returns `true` if the sentence with word `at` already repeats itself or contradicts the
+/// original, whatever follows.
 pub(super) fn is_hopeless(first_text: &str, at: usize, version: &DecodingTrack) -> bool {
     let (text, words) = (version.draft.text(), version.draft.words());
     let begun = words
@@ -46,8 +46,8 @@ pub(super) fn is_hopeless(first_text: &str, at: usize, version: &DecodingTrack) 
     repeats(own) || contradicts(first_text, own)
 }
 
-/// Returns what a version says from some token and byte on, with its lowest reward; `None` where it
-/// claims nothing.
+/// Returns the continuation's text from a token and byte on with its lowest reward; `None` if it
+/// has no content words.
 pub(super) fn candidate(track: &DecodingTrack, (at, byte): (usize, usize)) -> Option<Candidate> {
     let claims = version(track, at, &[]);
     let text = track
@@ -63,7 +63,7 @@ pub(super) fn candidate(track: &DecodingTrack, (at, byte): (usize, usize)) -> Op
     })
 }
 
-/// The bytes of words, or those behind what stands before them where there are none.
+/// Returns the byte range of `words`, or the empty range at `fallback` if there are none.
 pub(super) fn span_of(words: &[Word], behind: usize) -> Range<usize> {
     words
         .first()
@@ -73,7 +73,8 @@ pub(super) fn span_of(words: &[Word], behind: usize) -> Range<usize> {
         })
 }
 
-/// A track from token `at` on. Its first word may begin before: a hyphen makes one word of two.
+/// Returns a view of a continuation from token `at` on. Its first word may start earlier: a hyphen
+/// joins two words into one.
 pub(super) fn version<'a>(
     track: &'a DecodingTrack,
     at: usize,
@@ -87,12 +88,12 @@ pub(super) fn version<'a>(
     }
 }
 
-/// The first word that token `at` or a later one writes.
+/// Returns the index of the first word that ends after token `at`.
 pub(super) fn first_word(words: &[Word], at: usize) -> usize {
     words.partition_point(|word| word.tokens.end <= at)
 }
 
-/// The first doubted word that token `at` or a later one writes.
+/// Returns the index of the first flagged word that ends after token `at`.
 pub(super) fn first_doubted(track: &DecodingTrack, at: usize) -> Option<usize> {
     track
         .draft
@@ -110,8 +111,8 @@ pub(super) fn log_probability(menu: &TokenAlternatives, id: u32) -> f32 {
     found.map_or(f32::NEG_INFINITY, |(_, logprob)| *logprob)
 }
 
-/// Returns how a version is sampled: as the answer is, or warmer, from a seed that no other version
-/// has.
+/// Returns the sampling parameters of a candidate: the request's, or a higher temperature, with a
+/// seed of its own.
 pub(super) fn warmed(sampling: &Sampling, number: Option<usize>, attempt: u32) -> Sampling {
     let temperature = number.map_or(sampling.temperature, |number| {
         temperature(sampling.temperature, number)

@@ -1,5 +1,5 @@
-//! Who is next: weighted fair queuing by work done (the virtual token counter of Sheng et al.,
-//! "Fairness in Serving Large Language Models", 2024).
+//! Weighted fair queuing by work done (the virtual token counter of Sheng et al., "Fairness in
+//! Serving Large Language Models", 2024).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,33 +8,34 @@ use std::{
 
 use super::Share;
 
-/// Virtual work is work times this by weight, so that whole numbers are fine enough.
+/// Fixed-point scale of virtual work.
 const SCALE: u64 = 1000;
 
-/// Most competitors that are remembered while they have nothing to do.
+/// Most inactive competitors that are remembered.
 const REMEMBERED: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Account {
-    /// Work done by weight.
+    /// Work done, divided by weight.
     virtual_work: u64,
     present: bool,
 }
 
-/// The work that was done for each competitor, by weight. Whoever has had the least is next. A
-/// competitor that comes back is put level with the least of those who are there: nobody saves up a
-/// share that they did not use, and nobody is freed of what they had too much by leaving for a
-/// moment.
+/// Work done for each competitor, divided by its weight. The competitor with the least is served
+/// next.
+///
+/// A returning competitor is raised to the minimum of the active ones: unused share cannot be saved
+/// up, and a short absence does not cancel work already received.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     accounts: HashMap<Arc<str>, Account>,
-    /// The least virtual work of those who were there, as far as it got.
+    /// Highest minimum of the active competitors' virtual work so far.
     floor: u64,
 }
 
 impl Ledger {
-    /// Notes who has something that waits or runs; to be called when that has changed, before
-    /// anybody is chosen.
+    /// Sets the competitors that have waiting or running work. Call after a change and before
+    /// [`Self::next`].
     pub(crate) fn meet<'a>(&mut self, present: impl Iterator<Item = &'a Share>) {
         let present: HashSet<&Arc<str>> = present.map(|share| &share.competitor).collect();
         if present.is_empty() {
@@ -45,7 +46,7 @@ impl Ledger {
             .filter(|(name, _)| present.contains(name))
             .map(|(_, account)| account.virtual_work)
             .min();
-        // Where nobody stays, the last who were there say how far it got.
+        // If nobody stays active, the last active competitors define the floor.
         let last = || were_there().map(|(_, account)| account.virtual_work).min();
         self.floor = staying.or_else(last).unwrap_or(0).max(self.floor);
         self.accounts
@@ -68,7 +69,7 @@ impl Ledger {
         }
     }
 
-    /// Notes work that is done for a competitor.
+    /// Adds work done for a competitor.
     pub(crate) fn charge(&mut self, share: &Share, work: u64) {
         if let Some(account) = self.accounts.get_mut(&share.competitor) {
             let by_weight = work.saturating_mul(SCALE) / u64::from(share.weight.max(1));
@@ -76,8 +77,8 @@ impl Ledger {
         }
     }
 
-    /// Returns the index of the entry that is next: that of the competitor with the least work by
-    /// weight, and of its entries the one with the least key.
+    /// Returns the index of the next entry: that of the competitor with the least virtual work,
+    /// then the smallest key.
     pub(crate) fn next<'a>(
         &self,
         waiting: impl Iterator<Item = (&'a Share, u64)>,

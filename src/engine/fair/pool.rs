@@ -1,4 +1,4 @@
-//! Who may still come in: a bound that one competitor cannot use up for all.
+//! Bounded resource that one competitor cannot exhaust for all.
 
 use std::{
     collections::HashMap,
@@ -7,9 +7,9 @@ use std::{
 
 use super::Share;
 
-/// A bounded amount of something. Whoever is alone may have all of it. Beside it there is a reserve
-/// for competitors that have less than their fair share: who comes late to a full pool comes in all
-/// the same, and who has too much gets nothing more until it is theirs again.
+/// A bounded amount of a resource. A single competitor may use all of it. A reserve on top admits
+/// competitors below their fair share when the pool is full; those above it get nothing more until
+/// they are below it again.
 #[derive(Debug)]
 pub(crate) struct Pool {
     capacity: u64,
@@ -26,17 +26,17 @@ struct Holding {
     weight: u32,
 }
 
-/// Why nothing is taken out of a pool.
+/// Reasons for a refusal by a [`Pool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PoolError {
-    /// The pool is used up, or this competitor's share of it.
+    /// The pool, or this competitor's share of it, is used up.
     Full,
-    /// Nothing is given any more.
+    /// The pool is closed.
     Closed,
 }
 
 impl Pool {
-    /// `capacity` for all, and `reserve` beside it for those who have less than their share.
+    /// Creates a pool of `capacity`, and a `reserve` on top for competitors below their share.
     pub(crate) fn new(capacity: u64, reserve: u64) -> Self {
         Self {
             capacity,
@@ -47,13 +47,13 @@ impl Pool {
         }
     }
 
-    /// Returns `true` if [`Self::take`] would give it.
+    /// Returns `true` if [`Self::take`] would succeed.
     pub(super) fn may_take(&self, share: &Share, amount: u64) -> bool {
         !self.closed && (self.used + amount <= self.capacity || self.is_owed(share, amount))
     }
 
-    /// Takes an amount for a competitor and returns how much that is: nothing counts for more than
-    /// the whole pool.
+    /// Takes an amount for a competitor and returns the amount charged, at most the pool's
+    /// capacity.
     pub(crate) fn take(&mut self, share: &Share, amount: u64) -> Result<u64, PoolError> {
         let amount = amount.min(self.capacity);
         if !self.may_take(share, amount) {
@@ -78,8 +78,8 @@ impl Pool {
         Ok(amount)
     }
 
-    /// Returns `true` if a competitor that takes so much more out of the reserve has no more than
-    /// its share then, or nothing else.
+    /// Returns `true` if the reserve may serve this competitor: it holds nothing yet, or stays
+    /// within its fair share.
     fn is_owed(&self, share: &Share, amount: u64) -> bool {
         let others = self
             .held
@@ -96,7 +96,7 @@ impl Pool {
         self.used + amount <= self.capacity + self.reserve && (own == 0 || own + amount <= fair)
     }
 
-    /// Takes an amount back.
+    /// Returns an amount to the pool.
     pub(super) fn put_back(&mut self, competitor: &Arc<str>, amount: u64) {
         self.used -= amount.min(self.used);
         if let Some(holding) = self.held.get_mut(competitor) {
@@ -109,7 +109,7 @@ impl Pool {
     }
 }
 
-/// A pool that several hold.
+/// Cloneable handle to a pool.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedPool(Arc<Mutex<Pool>>);
 
@@ -122,7 +122,7 @@ impl SharedPool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an amount, until the permit is dropped.
+    /// Takes an amount; dropping the permit returns it.
     pub(crate) fn take(&self, share: &Share, amount: u64) -> Result<PoolPermit, PoolError> {
         let amount = self.lock().take(share, amount)?;
         Ok(PoolPermit {
@@ -132,17 +132,17 @@ impl SharedPool {
         })
     }
 
-    /// Returns `true` if [`Self::take`] would give it now.
+    /// Returns `true` if [`Self::take`] would succeed now.
     pub(crate) fn may_take(&self, share: &Share, amount: u64) -> bool {
         self.lock().may_take(share, amount)
     }
 
-    /// Returns how much is taken.
+    /// Returns the amount in use.
     pub(crate) fn used(&self) -> u64 {
         self.lock().used
     }
 
-    /// Gives nothing any more.
+    /// Refuses all further requests.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
     }
@@ -152,7 +152,7 @@ impl SharedPool {
     }
 }
 
-/// An amount out of a pool, given back when this is dropped.
+/// An amount taken from a pool; returned on drop.
 #[derive(Debug)]
 pub struct PoolPermit {
     pool: SharedPool,

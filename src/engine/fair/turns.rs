@@ -1,4 +1,4 @@
-//! Turns of async tasks, in the order of the ledger.
+//! Fair semaphore for async tasks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,16 +6,16 @@ use tokio::sync::oneshot;
 
 use super::{Ledger, Pool, Share};
 
-/// A semaphore whose waiters are served by fair shares, and in order where they are of one
-/// competitor.
+/// Semaphore that serves competitors by weighted fair share, and the waiters of one competitor in
+/// order.
 ///
-/// Waiters have no bound of their own: whoever waits holds a place among what was admitted.
+/// The number of waiters is not bounded here: callers hold an admission permit already.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Of turns.
+    /// Turns in use.
     pool: Pool,
     running: Vec<(u64, Share)>,
     waiting: Vec<Waiter>,
@@ -32,13 +32,13 @@ struct Waiter {
 }
 
 impl Turns {
-    /// At most so many turns at once, at least one.
+    /// Creates a semaphore of `max` turns, at least one.
     pub fn new(most: usize) -> Self {
         Self::with_reserve(most, 0)
     }
 
-    /// At most so many turns at once, and a reserve for competitors that have less than their share
-    /// of them: right where turns are long.
+    /// Creates a semaphore of `max` turns, and a reserve for competitors below their share; useful
+    /// where turns are long.
     pub fn with_reserve(most: usize, reserve: usize) -> Self {
         let pool = Pool::new(most.max(1) as u64, reserve as u64);
         let (running, waiting, ledger) = (Vec::new(), Vec::new(), Ledger::default());
@@ -51,14 +51,14 @@ impl Turns {
         })))
     }
 
-    /// Waits for a turn for so much work.
+    /// Waits for a turn for `work` units.
     pub async fn take(&self, share: &Share, work: u64) -> FairTurn {
         let (granted, turn) = oneshot::channel();
         self.lock().push(share.clone(), work, granted);
         self.grant();
         match turn.await {
             Ok(turn) => turn,
-            // A waiter is dropped by nobody but its own task.
+            // Unreachable: only the waiting task drops its waiter.
             Err(_) => FairTurn {
                 turns: None,
                 number: 0,
@@ -70,7 +70,7 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands out turns that are free.
+    /// Grants free turns to waiters.
     fn grant(&self) {
         loop {
             let next = self.lock().pop();
@@ -80,8 +80,8 @@ impl Turns {
             else {
                 return;
             };
-            // Where nobody waits for it any more, the turn comes back and is dropped, outside of
-            // the lock, which frees it.
+            // If the waiter is gone, `send` returns the turn, which is dropped here, outside the
+            // lock, and frees it.
             let _ = granted.send(FairTurn {
                 turns: Some(self.clone()),
                 number,
@@ -101,7 +101,7 @@ impl State {
         });
     }
 
-    /// The next waiter, whose turn it is from now on; `None` where none waits or no turn is free.
+    /// Removes the next waiter and starts its turn; `None` if nobody waits or no turn is free.
     fn pop(&mut self) -> Option<Waiter> {
         self.waiting.retain(|waiter| !waiter.granted.is_closed());
         let Self {
@@ -141,7 +141,7 @@ impl State {
     }
 }
 
-/// A turn, which ends when this is dropped.
+/// A turn; ends on drop.
 #[derive(Debug)]
 pub struct FairTurn {
     turns: Option<Turns>,
