@@ -95,7 +95,7 @@ impl AnswerOutput {
     }
 
     /// Continues without the scorer; the verdict will be `unscored`.
-    pub(crate) fn lose_scorer(&mut self) {
+    pub(crate) fn drop_scorer(&mut self) {
         self.scoring = Scoring::Lost;
     }
 
@@ -116,61 +116,61 @@ impl AnswerOutput {
 
     /// Returns the next delta, or `None` if nothing new may be sent: up to the open word if words
     /// are scored, at most `limit` bytes, and nothing that could begin a stop string.
-    pub(crate) fn release(&mut self, draft: &PartialAnswer, limit: usize) -> Option<Event> {
-        let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
-        if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
+    pub(crate) fn release(&mut self, partial: &PartialAnswer, limit: usize) -> Option<Event> {
+        let can_be_withheld = self.can_withhold() && partial.tokens().len() <= SHORT_ANSWER;
+        if can_be_withheld || self.params.on_exhausted.rewrites().is_some() {
             return None;
         }
-        let words = draft.words();
-        let (tokens, end) = draft.boundary(self.is_scored(), limit);
+        let words = partial.words();
+        let (tokens, end) = partial.boundary(self.is_scored(), limit);
         if self.scoring != Scoring::Off {
-            self.join(draft.text(), words, limit);
+            self.join(partial.text(), words, limit);
         }
-        (tokens > self.sent.0).then(|| self.delta(draft, draft.text(), tokens, end))
+        (tokens > self.sent.0).then(|| self.delta(partial, partial.text(), tokens, end))
     }
 
     /// Ends the answer and returns the last delta, if any, and the summary. `partial` is closed;
     /// `blocked` is the score of the text that was cut off.
     pub(crate) fn finish(
         &mut self,
-        draft: &PartialAnswer,
+        partial: &PartialAnswer,
         cost: RepairCost,
         blocked: Option<f32>,
     ) -> (Option<Event>, AnswerSummary) {
-        let text = draft.text();
+        let text = partial.text();
         let probability = if blocked.is_none() {
-            self.judge(draft)
+            self.judge(partial)
         } else {
             None
         };
         if let Some((probability, false)) = probability {
-            return self.withhold(draft, cost, probability);
+            return self.withhold(partial, cost, probability);
         }
         // An answer that could have been withheld is flagged by the probability of the whole.
-        let decides = self.may_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
+        let decides = self.can_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
         self.probability = probability
             .filter(|_| decides)
             .map(|(probability, _)| probability);
         if self.scoring != Scoring::Off {
-            self.join(text, &self.words(draft), usize::MAX);
+            self.join(text, &self.words(partial), usize::MAX);
         }
         if let Some(joiner) = &mut self.joiner {
             self.spans.extend(joiner.finish(text));
         }
-        self.place_edits(text, text.len() + 1);
+        self.attach_edits(text, text.len() + 1);
         if let Some(score) = blocked {
             let end = text.chars().count();
             self.spans
                 .push(Span::new(end..end, "", score, Action::Blocked));
         }
-        let rewritten = self.rewrite(text, draft);
+        let rewritten = self.rewrite(text, partial);
         let text = rewritten.as_deref().unwrap_or(text);
-        let tokens = draft.contributing().max(self.sent.0);
+        let tokens = partial.contributing().max(self.sent.0);
         let rest =
             tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
-        let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
+        let delta = rest.then(|| self.delta(partial, text, tokens, text.len()));
         let guard = (self.scoring != Scoring::Off).then(|| {
-            let report = self.report(draft, text, tokens, cost, blocked);
+            let report = self.report(partial, text, tokens, cost, blocked);
             GuardReport {
                 answer_probability: probability.map(|(probability, _)| probability),
                 ..report
@@ -187,41 +187,45 @@ impl AnswerOutput {
 
     /// Returns the words of an answer. If the answer is flagged by its probability of being right,
     /// that is the reward of every scored word.
-    fn words<'d>(&self, draft: &'d PartialAnswer) -> Cow<'d, [Word]> {
+    fn words<'d>(&self, partial: &'d PartialAnswer) -> Cow<'d, [Word]> {
         let Some(probability) = self.probability else {
-            return Cow::Borrowed(draft.words());
+            return Cow::Borrowed(partial.words());
         };
         let judged = |word: &Word| Word {
             reward: word.reward.map(|_| probability),
             ..word.clone()
         };
-        Cow::Owned(draft.words().iter().map(judged).collect())
+        Cow::Owned(partial.words().iter().map(judged).collect())
     }
 
-    fn may_withhold(&self) -> bool {
+    fn can_withhold(&self) -> bool {
         self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
     }
 
     /// Returns the probability that a short answer is right and whether the gate lets it pass;
     /// `None` for longer answers, for unscored ones, and if text was already sent of an answer that
     /// could be withheld.
-    fn judge(&self, draft: &PartialAnswer) -> Option<(f32, bool)> {
-        let tokens = draft.contributing();
-        let is_open = self.sent == (0, 0) || !self.may_withhold();
+    fn judge(&self, partial: &PartialAnswer) -> Option<(f32, bool)> {
+        let tokens = partial.contributing();
+        let is_open = self.sent == (0, 0) || !self.can_withhold();
         let is_short = (1..=SHORT_ANSWER).contains(&tokens);
         let gate = self
             .gate
             .as_ref()
             .filter(|_| is_open && is_short && self.is_scored())?;
-        let (_, score) = policy::judge(self.params.mode, draft.words(), draft.rewarded() >= tokens);
-        let log_probability = draft
+        let (_, score) = policy::judge(
+            self.params.mode,
+            partial.words(),
+            partial.rewarded() >= tokens,
+        );
+        let log_probability = partial
             .tokens()
             .iter()
             .take(tokens)
             .map(|token| token.token.logprob)
             .sum();
         Some(gate.judge(&WrittenAnswer {
-            text: draft.text(),
+            text: partial.text(),
             score,
             log_probability,
         }))
@@ -230,7 +234,7 @@ impl AnswerOutput {
     /// Replaces the answer with an abstention.
     fn withhold(
         &mut self,
-        draft: &PartialAnswer,
+        partial: &PartialAnswer,
         cost: RepairCost,
         probability: f32,
     ) -> (Option<Event>, AnswerSummary) {
@@ -245,10 +249,10 @@ impl AnswerOutput {
             flagged_tokens: 0,
         };
         let guard = GuardReport {
-            withheld: Some(draft.text().to_owned()),
+            withheld: Some(partial.text().to_owned()),
             answer_probability: Some(probability),
             attempts: cost.attempts,
-            extra_tokens: cost.extra_tokens + draft.contributing() as u32,
+            extra_tokens: cost.extra_tokens + partial.contributing() as u32,
             ..GuardReport::of_abstention(mode, thresholds, reason)
         };
         (
@@ -274,7 +278,7 @@ impl AnswerOutput {
 
     /// Attaches the repairs within the first `end` bytes to spans: to the flagged span at the same
     /// position, or as a span of their own.
-    fn place_edits(&mut self, text: &str, end: usize) {
+    fn attach_edits(&mut self, text: &str, end: usize) {
         let open = self
             .joiner
             .as_ref()
@@ -318,25 +322,25 @@ impl AnswerOutput {
 
     /// Returns the answer with its low-reward words hedged or omitted, if `on_exhausted` asks for
     /// that and there are any; moves the spans accordingly.
-    fn rewrite(&mut self, text: &str, draft: &PartialAnswer) -> Option<String> {
+    fn rewrite(&mut self, text: &str, partial: &PartialAnswer) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
-        let unsaid = self.unsaid_spans();
+        let unsaid = self.unhedged_spans();
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar(text, &unsaid, style, &draft.likely_things())
+        let rendered = unfamiliar(text, &unsaid, style, &partial.likely_objects())
             .unwrap_or_else(|| render(text, &unsaid, style));
-        let mut places = rendered.spans.iter().cloned();
+        let mut ranges = rendered.spans.iter().cloned();
         for span in &mut self.spans {
-            let place = match span.is_unsaid() {
+            let range = match span.is_unsaid() {
                 true => {
                     span.action = action;
                     span.original = Some(std::mem::take(&mut span.text));
-                    places.next().unwrap_or_default()
+                    ranges.next().unwrap_or_default()
                 }
                 false => rendered.place(span.start..span.end),
             };
-            (span.start, span.end) = (place.start, place.end);
+            (span.start, span.end) = (range.start, range.end);
         }
         // A hedge can swallow adjacent words that a repair wrote; their spans shrink to what is
         // left.
@@ -367,13 +371,13 @@ impl AnswerOutput {
     }
 
     /// Builds the next delta from `text`: the decoded text or its rewritten form.
-    fn delta(&mut self, draft: &PartialAnswer, text: &str, tokens: usize, end: usize) -> Event {
-        self.place_edits(draft.text(), end);
+    fn delta(&mut self, partial: &PartialAnswer, text: &str, tokens: usize, end: usize) -> Event {
+        self.attach_edits(partial.text(), end);
         let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
-        let out: Vec<GeneratedToken> = draft.tokens()[first..tokens].to_vec();
+        let out: Vec<GeneratedToken> = partial.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
-        let flagged_tokens = self.flagged_tokens(&self.words(draft), first..tokens);
+        let flagged_tokens = self.flagged_tokens(&self.words(partial), first..tokens);
         Event::Delta {
             text: text[start..end].to_owned(),
             tokens: out,
@@ -384,7 +388,7 @@ impl AnswerOutput {
 
     fn report(
         &self,
-        draft: &PartialAnswer,
+        partial: &PartialAnswer,
         text: &str,
         tokens: usize,
         cost: RepairCost,
@@ -393,8 +397,8 @@ impl AnswerOutput {
         let GuardParams {
             mode, thresholds, ..
         } = self.params;
-        let words = self.words(draft);
-        let complete = self.is_scored() && draft.rewarded() >= tokens;
+        let words = self.words(partial);
+        let complete = self.is_scored() && partial.rewarded() >= tokens;
         let (verdict, score) = policy::judge(mode, &words, complete);
         let (verdict, score) = match (verdict, blocked) {
             (_, Some(low)) => (
@@ -413,7 +417,7 @@ impl AnswerOutput {
         let alt_text = self
             .joiner
             .is_some()
-            .then(|| alt_text(text, &self.unsaid_spans(), RenderStyle::Hedged));
+            .then(|| alt_text(text, &self.unhedged_spans(), RenderStyle::Hedged));
         GuardReport {
             verdict,
             score,
@@ -422,13 +426,13 @@ impl AnswerOutput {
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            threshold: thresholds.of_answer(draft.text(), &words),
+            threshold: thresholds.of_answer(partial.text(), &words),
             ..GuardReport::new(mode, thresholds)
         }
     }
 
     /// Returns the low-reward spans that the text does not mark as uncertain.
-    fn unsaid_spans(&self) -> Vec<Span> {
+    fn unhedged_spans(&self) -> Vec<Span> {
         self.spans
             .iter()
             .filter(|span| span.is_unsaid())
@@ -438,13 +442,13 @@ impl AnswerOutput {
 
     /// Counts the tokens within `range` that belong to low-reward words, each once; 0 in modes that
     /// do not flag.
-    fn flagged_tokens(&self, words: &[Word], these: Range<usize>) -> usize {
+    fn flagged_tokens(&self, words: &[Word], range: Range<usize>) -> usize {
         if matches!(self.params.mode, Mode::Off | Mode::Score) {
             return 0;
         }
         let low = words.iter().filter(|word| word.doubted());
-        let clip = |at: usize| at.clamp(these.start, these.end);
-        let (_, count) = low.fold((these.start, 0), |(seen, n), w| {
+        let clip = |at: usize| at.clamp(range.start, range.end);
+        let (_, count) = low.fold((range.start, 0), |(seen, n), w| {
             let (from, to) = (clip(w.tokens.start).max(seen), clip(w.tokens.end));
             (to.max(seen), n + to.saturating_sub(from))
         });

@@ -31,7 +31,7 @@ pub(crate) struct Networks {
 
 /// Work units of one decoded token; a prefilled token counts 1. On a CPU a decoded row takes about
 /// as long as eight prompt positions.
-pub(crate) const WRITTEN: u64 = 8;
+pub(crate) const DECODED_TOKEN_WORK: u64 = 8;
 
 /// Fixed-point scale for comparing rows per weight as integers.
 const ROWS_SCALE: u64 = 1000;
@@ -67,12 +67,12 @@ impl Caches {
         }
     }
 
-    fn branch(&mut self, branch: CacheFork) -> Result<()> {
+    fn fork(&mut self, fork: CacheFork) -> Result<()> {
         for cache in [Some(&mut self.policy), self.scorer.as_mut()]
             .into_iter()
             .flatten()
         {
-            cache.fork(branch.from, branch.to, branch.len)?;
+            cache.fork(fork.from, fork.to, fork.len)?;
         }
         Ok(())
     }
@@ -97,7 +97,7 @@ impl RunningBatch {
     /// When the caches cannot be allocated.
     pub(crate) fn new(
         networks: Networks,
-        most: usize,
+        max_sequences: usize,
         capacity: usize,
         weights: RankingWeights,
         on_error: OnError,
@@ -105,24 +105,24 @@ impl RunningBatch {
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
         // Candidates have reserved slots, so that repairs do not depend on the rest of the batch.
-        let each = if networks.reward.is_some() {
+        let slots_each = if networks.reward.is_some() {
             1 + weights.candidates
         } else {
             1
         };
-        let caches = Caches::new(&networks, most * each, capacity)?;
-        let free = (0..most)
+        let caches = Caches::new(&networks, max_sequences * slots_each, capacity)?;
+        let free = (0..max_sequences)
             .rev()
             .map(|i| {
                 std::iter::once(i)
-                    .chain((1..each).map(|j| most * j + i))
+                    .chain((1..slots_each).map(|j| max_sequences * j + i))
                     .collect()
             })
             .collect();
         Ok(Self {
             networks,
             caches,
-            running: Vec::with_capacity(most),
+            running: Vec::with_capacity(max_sequences),
             free,
             weights,
             on_error,
@@ -157,14 +157,14 @@ impl RunningBatch {
     }
 
     /// Frees the slots of sequences whose client disconnected.
-    pub(crate) fn drop_left(&mut self) {
-        self.remove(|s| s.job.is_left());
+    pub(crate) fn drop_disconnected(&mut self) {
+        self.remove(|s| s.job.is_disconnected());
     }
 
     /// Fails every sequence that matches `predicate` with `error`.
-    fn fail(&mut self, error: &EngineError, whom: impl Fn(&Sequence) -> bool) {
+    fn fail(&mut self, error: &EngineError, predicate: impl Fn(&Sequence) -> bool) {
         self.remove(|s| {
-            let fails = whom(s);
+            let fails = predicate(s);
             if fails {
                 s.job.fail(error);
             }
@@ -187,7 +187,7 @@ impl RunningBatch {
         Ok(())
     }
 
-    fn remove(&mut self, mut whom: impl FnMut(&Sequence) -> bool) {
+    fn remove(&mut self, mut predicate: impl FnMut(&Sequence) -> bool) {
         let Self {
             running,
             caches,
@@ -195,7 +195,7 @@ impl RunningBatch {
             ..
         } = self;
         running.retain(|s| {
-            let gone = whom(s);
+            let gone = predicate(s);
             if gone {
                 caches.free(&s.slots);
                 free.push(s.slots.clone());
@@ -209,7 +209,7 @@ impl RunningBatch {
     /// With `takes_turns`, the competitor with the least work so far is served, together with all
     /// competitors that have at most as many rows per weight: similar demands share a step, and a
     /// single answer does not wait for another competitor's many.
-    fn choose(&mut self, ledger: &mut Ledger) {
+    fn schedule(&mut self, ledger: &mut Ledger) {
         self.running.iter_mut().for_each(|s| s.pauses = false);
         if self.takes_turns {
             let mut rows: HashMap<Arc<str>, u64> = HashMap::new();
@@ -236,8 +236,8 @@ impl RunningBatch {
         }
         for s in &self.running {
             // Prompts were charged at admission.
-            let rows = s.tracks().filter(|track| !track.is_new()).count();
-            ledger.charge(&s.job.request.share, WRITTEN * rows as u64);
+            let rows = s.tracks().filter(|track| !track.awaits_prefill()).count();
+            ledger.charge(&s.job.request.share, DECODED_TOKEN_WORK * rows as u64);
         }
     }
 
@@ -247,14 +247,16 @@ impl RunningBatch {
     /// If the model fails, the sequences that were to be prefilled fail; if there were none, all of
     /// this step fail.
     pub(crate) fn step(&mut self, shared: &Shared, ledger: &mut Ledger) {
-        self.choose(ledger);
+        self.schedule(ledger);
         let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
         let computed = forward(&self.networks, &rows, &mut self.caches.policy);
         let (mut logits, hidden) = match computed {
             Ok(computed) => computed,
             Err(error) => {
-                let any_new = self.running.iter().any(|s| !s.pauses && s.is_new());
-                return self.fail(&model_error(&error), |s| !s.pauses && s.is_new() == any_new);
+                let any_new = self.running.iter().any(|s| !s.pauses && s.awaits_prefill());
+                return self.fail(&model_error(&error), |s| {
+                    !s.pauses && s.awaits_prefill() == any_new
+                });
             }
         };
         // Counted before scoring: a failing scorer drops candidates.
@@ -285,7 +287,7 @@ impl RunningBatch {
             self.caches.scorer.as_mut(),
         ) {
             Ok(rewards) => {
-                self.tell_scored(&rewards, began.elapsed());
+                self.report_scored(&rewards, began.elapsed());
                 rewards
             }
             Err(error) => {
@@ -297,7 +299,7 @@ impl RunningBatch {
         }
     }
 
-    fn tell_scored(&self, rewards: &[Option<f32>], took: Duration) {
+    fn report_scored(&self, rewards: &[Option<f32>], took: Duration) {
         let known: Vec<f32> = rewards.iter().flatten().copied().collect();
         self.observer.scored(&known, took);
     }
@@ -314,7 +316,7 @@ impl RunningBatch {
                 s.slots.iter().for_each(|&slot| cache.truncate(slot, 0));
             }
             match self.on_error {
-                OnError::FailOpen => s.lose_scorer(),
+                OnError::FailOpen => s.drop_scorer(),
                 OnError::FailClosed => s.failed = Some(EngineError::Scorer(error.to_owned())),
             }
         }
@@ -359,19 +361,19 @@ impl RunningBatch {
                     .advance(computed.collect(), &networks.vocabulary, observer.as_ref())
                     .map_err(|e| model_error(&e)),
             };
-            let mut branched = || {
-                s.branches()
+            let mut fork_caches = || {
+                s.take_cache_forks()
                     .into_iter()
-                    .try_for_each(|branch| caches.branch(branch))
+                    .try_for_each(|fork| caches.fork(fork))
                     .map_err(|e| model_error(&e))
             };
-            let next = next.and_then(|next| branched().map(|()| next));
+            let next = next.and_then(|next| fork_caches().map(|()| next));
             if let Err(error) = &next {
                 s.job.fail(error);
             }
             let goes_on = next == Ok(SequenceStatus::Go);
             if !goes_on {
-                shared.served(s.joined.elapsed());
+                shared.record_service_time(s.joined.elapsed());
                 caches.free(&s.slots);
                 free.push(s.slots.clone());
             }
@@ -410,37 +412,38 @@ fn score(
     hidden: &Tensor,
     cache: Option<&mut KvCache>,
 ) -> Result<Vec<Option<f32>>> {
-    let (mut rows, mut lines, mut line) = (Vec::with_capacity(running.len()), Vec::new(), 0u32);
+    let (mut rows, mut positions, mut position) =
+        (Vec::with_capacity(running.len()), Vec::new(), 0u32);
     let mut log_probabilities = Vec::with_capacity(running.len());
     // Index of each row's last token among the scored tokens; `None` where its reward is not used.
     let mut wanted = Vec::with_capacity(running.len());
     for s in running {
         for track in s.tracks() {
             let row = track.row(&s.job.request);
-            let end = line + row.tokens.len() as u32;
+            let end = position + row.tokens.len() as u32;
             if s.answer.is_scored() {
                 log_probabilities.extend(row.tokens.iter().map(|_| track.log_probability));
-                lines.extend(line..end);
-                wanted.push((!track.is_new()).then_some(lines.len() - 1));
+                positions.extend(position..end);
+                wanted.push((!track.awaits_prefill()).then_some(positions.len() - 1));
                 rows.push(row);
             } else {
                 wanted.push(None);
             }
-            line = end;
+            position = end;
         }
     }
-    let of_all = rows.len() == wanted.len();
-    let selected = if of_all {
+    let all_scored = rows.len() == wanted.len();
+    let selected = if all_scored {
         hidden.clone()
     } else {
         hidden.index_select(
-            &Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?,
+            &Tensor::new(positions.as_slice(), &Device::Cpu)?.to_device(hidden.device())?,
             0,
         )?
     };
     let rewards = reward.score(&rows, &selected, &log_probabilities, cache)?;
-    if rewards.len() != lines.len() {
-        bail!("{} rewards for {} tokens", rewards.len(), lines.len());
+    if rewards.len() != positions.len() {
+        bail!("{} rewards for {} tokens", rewards.len(), positions.len());
     }
     let rewards: Vec<Option<f32>> = wanted
         .into_iter()

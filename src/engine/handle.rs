@@ -35,59 +35,59 @@ pub(crate) struct Shared {
     pub(crate) spec: Spec,
     /// Most positions of a sequence.
     pub(crate) context: usize,
-    pub(crate) scores: bool,
+    pub(crate) has_scorer: bool,
     pub(crate) slots: usize,
     /// Admission permits, one for each running or waiting request.
-    pub(crate) places: SharedPool,
+    pub(crate) admissions: SharedPool,
     pub(crate) running: AtomicUsize,
     pub(crate) kv_usage: AtomicU64,
     pub(crate) idle: AtomicBool,
-    began: Instant,
+    started: Instant,
     /// Milliseconds from `started` to the end of the last step.
     last_step: AtomicU64,
     /// Moving average of a request's time in the batch, in milliseconds.
-    service: AtomicU64,
+    service_time: AtomicU64,
 }
 
 impl Shared {
     pub(crate) fn new(
         spec: Spec,
         context: usize,
-        scores: bool,
+        has_scorer: bool,
         slots: usize,
         max_waiting: usize,
     ) -> Self {
         // The reserve admits competitors below their share above the bound, up to one batch.
-        let places = Pool::new((slots + max_waiting) as u64, slots as u64);
+        let admissions = Pool::new((slots + max_waiting) as u64, slots as u64);
         Self {
             spec,
             context,
-            scores,
+            has_scorer,
             slots,
-            places: SharedPool::new(places),
+            admissions: SharedPool::new(admissions),
             running: AtomicUsize::new(0),
             kv_usage: AtomicU64::new(0),
             idle: AtomicBool::new(true),
-            began: Instant::now(),
+            started: Instant::now(),
             last_step: AtomicU64::new(0),
-            service: AtomicU64::new(0),
+            service_time: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn stepped(&self) {
+    pub(crate) fn record_step(&self) {
         self.last_step
-            .store(self.began.elapsed().as_millis() as u64, Relaxed);
+            .store(self.started.elapsed().as_millis() as u64, Relaxed);
     }
 
     /// Updates the average service time with a request that left the batch after `time`.
-    pub(crate) fn served(&self, time: Duration) {
-        let (old, new) = (self.service.load(Relaxed), time.as_millis() as u64);
-        self.service
+    pub(crate) fn record_service_time(&self, time: Duration) {
+        let (old, new) = (self.service_time.load(Relaxed), time.as_millis() as u64);
+        self.service_time
             .store(if old == 0 { new } else { (7 * old + new) / 8 }, Relaxed);
     }
 
     fn waiting(&self) -> usize {
-        (self.places.used() as usize).saturating_sub(self.running.load(Relaxed))
+        (self.admissions.used() as usize).saturating_sub(self.running.load(Relaxed))
     }
 
     /// Returns the error for a full queue; the retry time is estimated from the average service
@@ -95,7 +95,7 @@ impl Shared {
     fn queue_full(&self) -> EngineError {
         let waiting = self.waiting();
         let rounds = (waiting + 1).div_ceil(self.slots) as u64;
-        let retry_after_s = (rounds * self.service.load(Relaxed))
+        let retry_after_s = (rounds * self.service_time.load(Relaxed))
             .div_ceil(1000)
             .clamp(1, 60);
         EngineError::QueueFull {
@@ -153,7 +153,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::QueueFull`], [`EngineError::ShuttingDown`].
     pub fn reserve(&self, share: &Share) -> Result<Reservation, EngineError> {
-        match self.shared.places.take(share, 1) {
+        match self.shared.admissions.take(share, 1) {
             Ok(permit) => Ok(Reservation {
                 permit,
                 handle: self.clone(),
@@ -166,7 +166,7 @@ impl EngineHandle {
     /// Stops admission and waits until accepted requests are finished or `deadline` has passed;
     /// unfinished requests then fail with [`EngineError::ShuttingDown`].
     pub async fn drain(&self, deadline: Duration) {
-        self.shared.places.close();
+        self.shared.admissions.close();
         let (done, drained) = oneshot::channel();
         let until = Instant::now() + deadline;
         if self
@@ -188,9 +188,9 @@ impl EngineHandle {
             running: shared.running.load(Relaxed),
             waiting: shared.waiting(),
             kv_usage: f64::from_bits(shared.kv_usage.load(Relaxed)),
-            last_step: shared.began + Duration::from_millis(shared.last_step.load(Relaxed)),
+            last_step: shared.started + Duration::from_millis(shared.last_step.load(Relaxed)),
             idle: shared.idle.load(Relaxed),
-            accepting: !self.commands.is_closed() && !shared.places.is_closed(),
+            accepting: !self.commands.is_closed() && !shared.admissions.is_closed(),
         }
     }
 
@@ -200,8 +200,8 @@ impl EngineHandle {
     }
 
     /// Returns `true` if there is a scorer, which guard modes other than `off` need.
-    pub fn scores(&self) -> bool {
-        self.shared.scores
+    pub fn has_scorer(&self) -> bool {
+        self.shared.has_scorer
     }
 }
 
@@ -228,7 +228,11 @@ impl Reservation {
             });
         }
         if let Some(reason) = request.unanswerable {
-            return Ok(EventStream::of_abstention(&request, prompt_tokens, reason));
+            return Ok(EventStream::from_abstention(
+                &request,
+                prompt_tokens,
+                reason,
+            ));
         }
         let budget = request.max_tokens.min(room);
         // At most one delta a token, one at the end, and `Finished`.
@@ -240,7 +244,7 @@ impl Reservation {
             events,
             order: 0,
             slot: None,
-            _place: self.permit,
+            _admission: self.permit,
         };
         match self
             .handle
@@ -258,7 +262,7 @@ impl Reservation {
 fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
     let invalid = |why: String| Err(EngineError::Invalid(why));
     match request.guard.mode {
-        mode if policy::scores(mode) && !shared.scores => {
+        mode if policy::scores(mode) && !shared.has_scorer => {
             return invalid("the model has no scorer: guard mode must be off".to_owned());
         }
         _ => {}
@@ -291,7 +295,7 @@ pub struct EventStream(mpsc::Receiver<Event>);
 
 impl EventStream {
     /// Returns the complete stream of an abstention, for which nothing is decoded.
-    fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
+    fn from_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
         let guard = Some(GuardReport::of_abstention(
             request.guard.mode,
             request.guard.thresholds,

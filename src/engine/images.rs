@@ -71,7 +71,7 @@ impl CacheScope {
 #[derive(Debug, Clone)]
 pub struct DecodeMemory {
     units: Arc<Semaphore>,
-    all: u32,
+    total: u32,
 }
 
 impl DecodeMemory {
@@ -80,19 +80,19 @@ impl DecodeMemory {
 
     /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        let all = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
+        let total = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
         Self {
-            units: Arc::new(Semaphore::new(all as usize)),
-            all,
+            units: Arc::new(Semaphore::new(total as usize)),
+            total,
         }
     }
 
     /// Waits for `bytes` of memory, capped at the whole budget; dropping the permit releases it.
     /// Reject larger images first.
-    pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub async fn acquire(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(Self::UNIT))
             .unwrap_or(u32::MAX)
-            .min(self.all);
+            .min(self.total);
         // The semaphore is never closed.
         Arc::clone(&self.units).acquire_many_owned(units).await.ok()
     }
@@ -114,7 +114,7 @@ pub struct ImageCache {
 type Encoding = (Tensor, Option<ImageEvidence>);
 
 /// Returns the size of an encoding in bytes.
-fn weight((image, evidence): &Encoding) -> u32 {
+fn encoded_bytes((image, evidence): &Encoding) -> u32 {
     let numbers = evidence
         .as_ref()
         .map_or(0, |evidence| size_of_val(&*evidence.logits));
@@ -126,7 +126,7 @@ impl ImageCache {
     pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
         let cache = Cache::builder()
             .max_capacity(budget)
-            .weigher(|_, encoding| weight(encoding))
+            .weigher(|_, encoding| encoded_bytes(encoding))
             .build();
         Self {
             vlm,
@@ -162,7 +162,7 @@ impl ImageCache {
         let entry = self
             .cache
             .entry(scope.key(&hash))
-            .or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels))
+            .or_try_insert_with(self.encode(share.clone(), decode_work(file.len()), pixels))
             .await?;
         let hit = !entry.is_fresh();
         let (image, evidence) = entry.into_value();
@@ -176,7 +176,7 @@ impl ImageCache {
 
     /// Waits for a turn to decode a file of `bytes` that is not encoded.
     pub async fn turn(&self, share: &Share, bytes: usize) -> FairTurn {
-        self.turns.take(share, decoding(bytes)).await
+        self.turns.take(share, decode_work(bytes)).await
     }
 
     /// Returns the size of the cached encodings in bytes.
@@ -217,7 +217,7 @@ impl ImageCache {
 
 /// Returns the work units of decoding and encoding a file: the encoder takes about as long as
 /// decoding 64 KiB.
-fn decoding(bytes: usize) -> u64 {
+fn decode_work(bytes: usize) -> u64 {
     1 + (bytes >> 16) as u64
 }
 
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_images_of_different_scopes_share_nothing() {
+    fn equal_images_of_different_scopes_share_no_encoding() {
         let toy = Toy::new();
         let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
         let scopes = [
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_encoded_once_also_when_asked_for_at_once() {
+    fn concurrent_requests_for_an_image_encode_it_once() {
         let toy = Toy::new();
         let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
         let decoded = Arc::new(AtomicUsize::new(0));
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_panics_are_told_and_not_remembered() {
+    fn errors_and_panics_are_returned_and_not_cached() {
         let cache = ImageCache::new(Toy::new(), 1 << 20, 1);
         block_on(async {
             let error = get(&cache, b"x", || Err("not an image".to_owned()))
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_are_remembered_than_the_budget() {
+    fn cached_bytes_stay_within_the_budget() {
         let cache = ImageCache::new(Toy::new(), 24, 1);
         block_on(async {
             for i in 0..20u8 {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_in_turn_and_never_more_than_there_is() {
+    fn decode_memory_is_granted_in_order_and_within_the_budget() {
         let memory = DecodeMemory::new(10 * DecodeMemory::UNIT);
         let (held, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         block_on(async {
@@ -390,7 +390,7 @@ mod tests {
                     tokio::spawn(async move {
                         let units = 1 + i % 7;
                         let permit = memory
-                            .hold(units * DecodeMemory::UNIT - i % 2)
+                            .acquire(units * DecodeMemory::UNIT - i % 2)
                             .await
                             .unwrap();
                         assert_eq!(permit.num_permits() as u64, units);
@@ -407,16 +407,16 @@ mod tests {
                 task.await.unwrap();
             }
             assert!((7..=10).contains(&most.load(SeqCst)), "{most:?}");
-            // More than all is all; a small one behind a large one waits for it.
-            let small = memory.hold(1).await;
+            // More than the budget is capped at it; a small request behind a large one waits.
+            let small = memory.acquire(1).await;
             let large = tokio::spawn({
                 let memory = memory.clone();
-                async move { memory.hold(u64::MAX).await.unwrap().num_permits() }
+                async move { memory.acquire(u64::MAX).await.unwrap().num_permits() }
             });
             while memory.units.available_permits() > 0 {
                 tokio::task::yield_now().await;
             }
-            let mut next = Box::pin(memory.hold(1));
+            let mut next = Box::pin(memory.acquire(1));
             assert!((&mut next).now_or_never().is_none());
             drop(small);
             assert_eq!(large.await.unwrap(), 10);
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_images_are_encoded_at_once() {
+    fn concurrent_encodings_are_bounded() {
         let cache = ImageCache::new(Toy::new(), 1 << 20, 2);
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         block_on(async {

@@ -32,7 +32,7 @@ mod versions;
 
 use std::sync::Arc;
 
-pub(crate) use batch::WRITTEN;
+pub(crate) use batch::DECODED_TOKEN_WORK;
 pub use handle::{EngineHandle, EventStream, Health, Reservation};
 pub use images::{CacheScope, DecodeMemory, EncodedImage, EncodingError, ImageCache};
 pub use observer::Observer;

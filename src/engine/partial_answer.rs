@@ -33,7 +33,7 @@ pub(crate) struct PartialAnswer {
     stop: StopStrings,
     tokens: Vec<GeneratedToken>,
     /// Alternatives of each token; empty if repairs are off.
-    menus: Vec<Arc<TokenAlternatives>>,
+    alternatives_by_token: Vec<Arc<TokenAlternatives>>,
     /// The scorer's rewards of the leading tokens.
     rewards: Vec<f32>,
     /// Closed words that have rewards.
@@ -41,11 +41,11 @@ pub(crate) struct PartialAnswer {
     /// Number of leading words whose rewards are final.
     finished: usize,
     /// `true` if the next word's final reward depends on the word after it.
-    waits: bool,
+    awaits_next: bool,
     /// Words already sent before a rollback; their rewards stay final.
     shown: Vec<Word>,
     /// First word that repeats earlier text of its sentence; only if repairs are on.
-    loop_at: Option<usize>,
+    repetition_at: Option<usize>,
     /// Token ranges that were selected by reward, each with the number of candidates.
     chosen: Vec<(Range<usize>, usize)>,
     /// Correction for selecting the best of several rewards, in logits.
@@ -64,13 +64,13 @@ impl PartialAnswer {
             transcript: Transcript::default(),
             stop,
             tokens: Vec::new(),
-            menus: Vec::new(),
+            alternatives_by_token: Vec::new(),
             rewards: Vec::new(),
             words: Vec::new(),
             finished: 0,
-            waits: false,
+            awaits_next: false,
             shown: Vec::new(),
-            loop_at: None,
+            repetition_at: None,
             chosen: Vec::new(),
             optimism: 0.0,
         }
@@ -80,11 +80,11 @@ impl PartialAnswer {
     pub(crate) fn push(
         &mut self,
         token: GeneratedToken,
-        menu: Option<Arc<TokenAlternatives>>,
+        alternatives: Option<Arc<TokenAlternatives>>,
     ) -> bool {
         self.transcript.push(&token.token.bytes);
         self.tokens.push(token);
-        self.menus.extend(menu);
+        self.alternatives_by_token.extend(alternatives);
         let cut = self.stop.find(self.transcript.text());
         if cut.is_some() {
             self.transcript.close(cut);
@@ -101,9 +101,9 @@ impl PartialAnswer {
     }
 
     /// Reads the closed words that have rewards.
-    pub(crate) fn read(&mut self) {
-        let safe = self.safe();
-        self.read_within(Some(safe));
+    pub(crate) fn read_words(&mut self) {
+        let end = self.safe_len();
+        self.read_within(Some(end));
     }
 
     /// Ends the text and closes the open word.
@@ -126,7 +126,7 @@ impl PartialAnswer {
         let Some(word) = self.words.get(at) else {
             return false;
         };
-        let tried = self.choices(&word.tokens);
+        let tried = self.candidate_count(&word.tokens);
         let shown = self
             .shown
             .get(at)
@@ -137,7 +137,7 @@ impl PartialAnswer {
         } else {
             self.finish(whole)
         };
-        self.waits = finish == FinishedReward::Open;
+        self.awaits_next = finish == FinishedReward::Open;
         let Some(word) = self
             .words
             .get_mut(at)
@@ -161,12 +161,12 @@ impl PartialAnswer {
                 .map(|reward| unselected(reward, self.optimism, tried)),
         };
         self.finished += 1;
-        if !self.menus.is_empty() && self.loop_at.is_none() {
+        if !self.alternatives_by_token.is_empty() && self.repetition_at.is_none() {
             let (text, words) = (self.transcript.text(), &self.words[..self.finished]);
             let sentence = words[start(RepairStart::Sentence, text, words, at)]
                 .bytes
                 .start..words[at].bytes.end;
-            self.loop_at = text.get(sentence).is_some_and(repeats).then_some(at);
+            self.repetition_at = text.get(sentence).is_some_and(repeats).then_some(at);
         }
         true
     }
@@ -191,13 +191,13 @@ impl PartialAnswer {
                 log_probability,
             },
             self.finished,
-            self.waits,
+            self.awaits_next,
         )
     }
 
     /// Records that the tokens from `from` on were selected among `tried` candidates by reward, and
     /// corrects their words' rewards for it.
-    pub(crate) fn choose(&mut self, from: usize, tried: usize, optimism: f32) {
+    pub(crate) fn mark_selected(&mut self, from: usize, tried: usize, optimism: f32) {
         self.chosen.push((from..self.tokens.len(), tried));
         self.optimism = optimism;
         let lowest = |tokens: &Range<usize>| {
@@ -211,7 +211,7 @@ impl PartialAnswer {
             .map(|word| {
                 lowest(&word.tokens)
                     .filter(|_| word.tokens.end > from)
-                    .map(|reward| unselected(reward, optimism, self.choices(&word.tokens)))
+                    .map(|reward| unselected(reward, optimism, self.candidate_count(&word.tokens)))
             })
             .collect();
         for (word, reward) in self.words.iter_mut().zip(rewards) {
@@ -220,7 +220,7 @@ impl PartialAnswer {
     }
 
     /// Returns the number of candidates among which a word of these tokens was selected.
-    fn choices(&self, tokens: &Range<usize>) -> usize {
+    fn candidate_count(&self, tokens: &Range<usize>) -> usize {
         let within = self
             .chosen
             .iter()
@@ -230,8 +230,12 @@ impl PartialAnswer {
 
     /// Returns a copy rolled back to `len` tokens, all with rewards; the first `shown` of them were
     /// sent.
-    pub(crate) fn cut(&self, len: usize, shown: usize) -> Self {
-        let mut cut = Self::new(self.thresholds, self.stop.afresh(), self.finisher.clone());
+    pub(crate) fn truncated(&self, len: usize, shown: usize) -> Self {
+        let mut copy = Self::new(
+            self.thresholds,
+            self.stop.restarted(),
+            self.finisher.clone(),
+        );
         for (i, token) in self.tokens.iter().take(len).enumerate() {
             // The finished reward may depend on text that is cut off.
             let reward = if i < shown {
@@ -239,44 +243,44 @@ impl PartialAnswer {
             } else {
                 self.rewards.get(i).copied()
             };
-            cut.push(
+            copy.push(
                 GeneratedToken {
                     reward,
                     ..token.clone()
                 },
-                self.menus.get(i).cloned(),
+                self.alternatives_by_token.get(i).cloned(),
             );
         }
-        cut.rewards.extend(self.rewards.iter().take(len));
+        copy.rewards.extend(self.rewards.iter().take(len));
         if self.finisher.is_some() {
-            cut.shown = self
+            copy.shown = self
                 .words()
                 .iter()
                 .take_while(|word| word.tokens.end <= shown)
                 .cloned()
                 .collect();
         }
-        cut.chosen.extend(
+        copy.chosen.extend(
             self.chosen
                 .iter()
                 .filter(|(tokens, _)| tokens.start < len)
                 .map(|(tokens, tried)| (tokens.start..tokens.end.min(len), *tried)),
         );
-        cut.optimism = self.optimism;
-        cut.read();
-        cut
+        copy.optimism = self.optimism;
+        copy.read_words();
+        copy
     }
 
     /// Returns the length in bytes of the text that cannot be part of a stop string.
-    pub(crate) fn safe(&self) -> usize {
+    pub(crate) fn safe_len(&self) -> usize {
         let text = self.transcript.text();
-        text.len() - self.stop.held(text)
+        text.len() - self.stop.pending_len(text)
     }
 
     /// Returns the number of tokens, all with final rewards if `scored`, that end within `limit`
     /// bytes of settled text, and their end in bytes.
     pub(crate) fn boundary(&self, scored: bool, limit: usize) -> (usize, usize) {
-        let limit = limit.min(self.safe());
+        let limit = limit.min(self.safe_len());
         if scored {
             let open = self
                 .words
@@ -296,8 +300,8 @@ impl PartialAnswer {
     }
 
     /// Returns the first word that repeats earlier text of its sentence.
-    pub(crate) fn loop_at(&self) -> Option<usize> {
-        self.loop_at
+    pub(crate) fn repetition_at(&self) -> Option<usize> {
+        self.repetition_at
     }
 
     /// Returns the words whose rewards are final.
@@ -311,15 +315,15 @@ impl PartialAnswer {
     }
 
     /// Returns the names of objects that the image shows evidence of, most likely first.
-    pub(crate) fn likely_things(&self) -> Vec<&'static str> {
+    pub(crate) fn likely_objects(&self) -> Vec<&'static str> {
         self.finisher
             .as_ref()
             .map(|finisher| finisher.likely_things())
             .unwrap_or_default()
     }
 
-    pub(crate) fn menu(&self, at: usize) -> Option<&Arc<TokenAlternatives>> {
-        self.menus.get(at)
+    pub(crate) fn alternatives(&self, at: usize) -> Option<&Arc<TokenAlternatives>> {
+        self.alternatives_by_token.get(at)
     }
 
     /// Returns the number of tokens that contribute to the text.

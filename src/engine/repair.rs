@@ -8,8 +8,8 @@ use super::{
     answer::{AnswerOutput, RepairCost, RepairedSpan},
     track::{DecodingContext, DecodingTrack, RowOutputs},
     versions::{
-        block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence,
-        span_of, version, warmed,
+        block_start, byte_range, candidate_sampling, first_flagged, first_word, is_beyond_repair,
+        log_probability, rejected_candidate, sentence, version,
     },
 };
 use crate::guard::{
@@ -32,7 +32,7 @@ pub(crate) struct CacheFork {
 }
 
 /// A low-reward word under repair.
-struct Place {
+struct RepairPoint {
     /// Text of the lead up to the end of the word, before the repair.
     text: String,
     /// Token after the word.
@@ -40,7 +40,7 @@ struct Place {
     /// Index of the first word of its sentence.
     sentence: usize,
     /// Original text of that sentence.
-    first_text: String,
+    original_text: String,
     /// Next rung of the repair ladder.
     rung: usize,
     /// Earliest token and byte where candidates differ from the lead.
@@ -52,7 +52,7 @@ struct Place {
     alternatives: Vec<Candidate>,
 }
 
-impl Place {
+impl RepairPoint {
     fn is_changed(&self) -> bool {
         self.replaced.is_some()
     }
@@ -60,23 +60,23 @@ impl Place {
 
 /// The original sentence while a regenerated one is decoded; the regenerated one is kept only if it
 /// ends well.
-struct First {
+struct OriginalSentence {
     track: DecodingTrack,
     /// Repair point to resume, with the rungs not tried yet, if the regenerated sentence is
     /// rejected.
-    place: Place,
+    point: RepairPoint,
     /// Value of [`Repairs::settled`] for the original.
     settled: usize,
     /// Repairs recorded for the regenerated sentence.
     edits: Vec<RepairedSpan>,
 }
 
-impl First {
+impl OriginalSentence {
     /// Returns the decode steps spent on the original's tokens; the last token of an unfinished one
     /// is not fed yet.
-    fn paid(&self) -> usize {
+    fn decode_steps(&self) -> usize {
         self.track
-            .draft
+            .partial
             .tokens()
             .len()
             .saturating_sub(usize::from(!self.track.complete))
@@ -91,17 +91,17 @@ pub(crate) struct Repairs {
     budget: usize,
     /// Part of the budget that is reserved for a statement of what the image shows; 0 disables
     /// statements.
-    kept: usize,
+    statement_budget: usize,
     /// Tokens decoded so far, candidates included.
     decoded: usize,
     attempts: u32,
     /// Tokens of the lead whose words are not repaired again.
     settled: usize,
-    place: Option<Place>,
-    first: Option<First>,
+    point: Option<RepairPoint>,
+    original: Option<OriginalSentence>,
     forks: Vec<DecodingTrack>,
-    spare: Vec<usize>,
-    branches: Vec<CacheFork>,
+    free_slots: Vec<usize>,
+    cache_forks: Vec<CacheFork>,
     /// Score of the text that was cut off.
     pub(crate) blocked: Option<f32>,
     /// Tokens that were cut off; they do not count as extra.
@@ -113,30 +113,30 @@ impl Repairs {
         mode: Mode,
         budget: usize,
         weights: RankingWeights,
-        spare: Vec<usize>,
+        free_slots: Vec<usize>,
     ) -> Self {
         Self {
             mode,
             weights,
             budget,
-            kept: 0,
+            statement_budget: 0,
             decoded: 0,
             attempts: 0,
             settled: 0,
-            place: None,
-            first: None,
+            point: None,
+            original: None,
             forks: Vec::new(),
-            spare,
-            branches: Vec::new(),
+            free_slots,
+            cache_forks: Vec::new(),
             blocked: None,
             cut: 0,
         }
     }
 
     /// Enables statements: reserves a part of the budget, and holds sentences back until they end.
-    pub(crate) fn stating(self, states: bool) -> Self {
+    pub(crate) fn with_statements(self, states: bool) -> Self {
         Self {
-            kept: if states {
+            statement_budget: if states {
                 STATEMENT.min(self.budget / 3)
             } else {
                 0
@@ -151,19 +151,19 @@ impl Repairs {
     }
 
     /// Takes the cache copies to perform before the next step.
-    pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
-        std::mem::take(&mut self.branches)
+    pub(crate) fn take_cache_forks(&mut self) -> Vec<CacheFork> {
+        std::mem::take(&mut self.cache_forks)
     }
 
-    pub(crate) fn cost(&self, kept: usize) -> RepairCost {
+    pub(crate) fn cost(&self, answer_tokens: usize) -> RepairCost {
         RepairCost {
             attempts: self.attempts,
-            extra_tokens: self.decoded.saturating_sub(kept + self.cut) as u32,
+            extra_tokens: self.decoded.saturating_sub(answer_tokens + self.cut) as u32,
         }
     }
 
     /// Counts a decoded token of the lead.
-    pub(crate) fn decoded(&mut self) {
+    pub(crate) fn count_decoded(&mut self) {
         self.decoded += 1;
     }
 
@@ -186,10 +186,10 @@ impl Repairs {
     /// Drops all candidates when the answer continues without its scorer. Returns `true` if `lead`
     /// was replaced by the original of an unfinished regenerated sentence.
     pub(crate) fn give_up(&mut self, lead: &mut DecodingTrack) -> bool {
-        let replaced = self.place.take().and_then(|place| place.replaced);
-        let original = self.first.take().map(|first| first.track).or(replaced);
+        let replaced = self.point.take().and_then(|point| point.replaced);
+        let original = self.original.take().map(|original| original.track).or(replaced);
         self.forks.clear();
-        self.branches.clear();
+        self.cache_forks.clear();
         let is_other = original.is_some();
         original.into_iter().for_each(|original| *lead = original);
         is_other
@@ -198,19 +198,19 @@ impl Repairs {
     /// Returns the first word from token `at` on that needs repair: flagged, or repeating its
     /// sentence.
     fn first_flaw(&self, lead: &DecodingTrack, at: usize) -> Option<usize> {
-        let words = lead.draft.words();
+        let words = lead.partial.words();
         let repeated = lead
-            .draft
-            .loop_at()
+            .partial
+            .repetition_at()
             .filter(|_| self.mode == Mode::Regenerate);
         let repeated = repeated.filter(|&i| words.get(i).is_some_and(|word| word.tokens.end > at));
-        first_doubted(lead, at).into_iter().chain(repeated).min()
+        first_flagged(lead, at).into_iter().chain(repeated).min()
     }
 
     /// Returns `true` if words of the lead may still be repaired.
     pub(crate) fn may_change(&self, lead: &DecodingTrack) -> bool {
-        self.first.is_some()
-            || self.place.is_some()
+        self.original.is_some()
+            || self.point.is_some()
             || self.first_flaw(lead, self.settled).is_some()
     }
 
@@ -218,21 +218,26 @@ impl Repairs {
     /// still be repaired and without the last `window` words, which later repairs may reach; in
     /// mode `block`, or if statements are enabled, whole sentences only.
     pub(crate) fn limit(&self, lead: &DecodingTrack, window: usize) -> usize {
-        if self.first.is_some() || self.place.is_some() {
+        if self.original.is_some() || self.point.is_some() {
             return 0;
         }
-        let words = lead.draft.words();
-        let doubted = self.first_flaw(lead, self.settled);
-        let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
+        let words = lead.partial.words();
+        let flawed = self.first_flaw(lead, self.settled);
+        let (end, held) = flawed.map_or((words.len(), window), |i| (i + 1, window.max(1)));
         let open = end
             .checked_sub(held)
             .map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start))
             .unwrap_or(0);
-        if self.mode != Mode::Block && self.kept == 0 {
+        if self.mode != Mode::Block && self.statement_budget == 0 {
             return open;
         }
         let last = words.len().checked_sub(1).and_then(|last| {
-            words.get(start(RepairStart::Sentence, lead.draft.text(), words, last))
+            words.get(start(
+                RepairStart::Sentence,
+                lead.partial.text(),
+                words,
+                last,
+            ))
         });
         open.min(last.map_or(0, |word| word.bytes.start))
     }
@@ -240,18 +245,18 @@ impl Repairs {
     /// Returns `true` if a candidate can be judged without decoding further.
     fn is_done(&self, fork: &DecodingTrack) -> bool {
         let at = self
-            .place
+            .point
             .as_ref()
-            .and_then(|place| place.origin)
+            .and_then(|point| point.origin)
             .map_or(0, |origin| origin.0);
         let version = version(fork, at, &[]);
         fork.complete
-            || version.len() >= self.weights.horizon && !fork.is_scripted()
+            || version.len() >= self.weights.horizon && !fork.is_forced()
             || !version.passes()
             || self
-                .place
+                .point
                 .as_ref()
-                .is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
+                .is_some_and(|point| is_beyond_repair(&point.original_text, point.sentence, fork))
     }
 
     /// Judges finished candidates and starts new ones at low-reward words of the lead. If nothing
@@ -266,19 +271,19 @@ impl Repairs {
         loop {
             if !self.forks.is_empty() {
                 let active = self.active().count();
-                if active > 0 && active <= self.left() {
+                if active > 0 && active <= self.remaining_budget() {
                     return Ok(());
                 }
                 self.judge(lead, &context.request.sampling);
             }
-            if self.place.is_none() {
-                self.check(lead, answer);
+            if self.point.is_none() {
+                self.check_regenerated(lead, answer);
             }
-            if !self.open_place(lead) {
+            if !self.open_point(lead) {
                 return Ok(());
             }
             if !self.begin(lead, answer.shown(), context)? {
-                self.close_place(lead, answer);
+                self.close_point(lead, answer);
                 if self.blocked.is_some() {
                     return Ok(());
                 }
@@ -287,49 +292,49 @@ impl Repairs {
     }
 
     /// Returns the tokens that may still be decoded for candidates.
-    fn left(&self) -> usize {
+    fn remaining_budget(&self) -> usize {
         let kept = self
-            .place
+            .point
             .as_ref()
-            .and_then(|place| place.origin)
+            .and_then(|point| point.origin)
             .map_or(0, |origin| origin.0);
         let kept = self
-            .first
+            .original
             .as_ref()
-            .map_or(kept, |first| kept.min(first.paid()));
+            .map_or(kept, |original| kept.min(original.decode_steps()));
         let is_stating = self
-            .place
+            .point
             .as_ref()
-            .is_none_or(|place| place.rung == LADDER.len());
-        let held_back = if is_stating { 0 } else { self.kept };
+            .is_none_or(|point| point.rung == LADDER.len());
+        let held_back = if is_stating { 0 } else { self.statement_budget };
         (self.budget + kept).saturating_sub(self.decoded + held_back)
     }
 
     /// Opens a repair point at the first flawed word, unless one is open. Returns `false` if no
     /// word is flawed or its sentence has not ended: a sentence is repaired only once its original
     /// is complete.
-    fn open_place(&mut self, lead: &DecodingTrack) -> bool {
-        if self.place.is_some() {
+    fn open_point(&mut self, lead: &DecodingTrack) -> bool {
+        if self.point.is_some() {
             return true;
         }
-        let (text, words) = (lead.draft.text(), lead.draft.words());
+        let (text, words) = (lead.partial.text(), lead.partial.words());
         let Some(at) = self.first_flaw(lead, self.settled) else {
             return false;
         };
-        let first = self
-            .first
+        let original = self
+            .original
             .as_ref()
-            .map(|first| first.place.first_text.clone());
-        let Some(first_text) =
-            first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned()))
+            .map(|original| original.point.original_text.clone());
+        let Some(original_text) =
+            original.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned()))
         else {
             return false;
         };
-        self.place = Some(Place {
+        self.point = Some(RepairPoint {
             text: text[..words[at].bytes.end].to_owned(),
             end: words[at].tokens.end,
             sentence: start(RepairStart::Sentence, text, words, at),
-            first_text,
+            original_text,
             rung: 0,
             origin: None,
             replaced: None,
@@ -340,53 +345,55 @@ impl Repairs {
     }
 
     /// Returns the flawed word at the open repair point, if the lead still has one there.
-    fn doubted(&self, lead: &DecodingTrack) -> Option<usize> {
-        let changed = self.place.as_ref().filter(|place| place.is_changed());
+    fn flawed_word(&self, lead: &DecodingTrack) -> Option<usize> {
+        let changed = self.point.as_ref().filter(|point| point.is_changed());
         self.first_flaw(
             lead,
             changed
-                .and_then(|place| place.origin)
+                .and_then(|point| point.origin)
                 .map_or(self.settled, |origin| origin.0),
         )
     }
 
     /// Checks a regenerated sentence: keeps it if it ended well, and restores the original if it
     /// cannot.
-    fn check(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
-        let Some(first) = &self.first else { return };
-        let ended = sentence(lead, first.place.sentence);
+    fn check_regenerated(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
+        let Some(original) = &self.original else { return };
+        let ended = sentence(lead, original.point.sentence);
         let pending = self
             .first_flaw(lead, self.settled)
-            .and_then(|at| lead.draft.words().get(at))
+            .and_then(|at| lead.partial.words().get(at))
             .map(|word| word.bytes.start);
         let next = ended
             .and_then(|ended| {
-                lead.draft
+                lead.partial
                     .words()
                     .iter()
                     .find(|word| word.bytes.start >= ended.end())
             })
             .map(|word| word.tokens.start);
-        let was_last = first.track.end == Some(FinishReason::Stop)
-            && sentence(&first.track, first.place.sentence)
-                .is_some_and(|old| old.end() >= first.track.draft.text().trim_end().len());
-        let keeps = match (sentence(&first.track, first.place.sentence), ended) {
+        let was_last = original.track.end == Some(FinishReason::Stop)
+            && sentence(&original.track, original.point.sentence)
+                .is_some_and(|old| old.end() >= original.track.partial.text().trim_end().len());
+        let keeps = match (sentence(&original.track, original.point.sentence), ended) {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
-            (_, None) if !is_hopeless(&first.place.first_text, first.place.sentence, lead) => {
-                if self.decoded < self.budget + first.paid() {
+            (_, None)
+                if !is_beyond_repair(&original.point.original_text, original.point.sentence, lead) =>
+            {
+                if self.decoded < self.budget + original.decode_steps() {
                     return;
                 }
                 false
             }
             _ => false,
         };
-        let Some(First {
+        let Some(OriginalSentence {
             track,
-            mut place,
+            mut point,
             settled,
             edits,
-        }) = self.first.take()
+        }) = self.original.take()
         else {
             return;
         };
@@ -394,19 +401,21 @@ impl Repairs {
             edits.into_iter().for_each(|edit| answer.edit(edit));
             // The original sentence ended the answer; drop what the policy wrote after the new one.
             if let (Some(next), true) = (next, was_last) {
-                self.cut += lead.draft.tokens().len().saturating_sub(next);
+                self.cut += lead.partial.tokens().len().saturating_sub(next);
                 lead.end_at(next, answer.shown(), FinishReason::Stop);
             }
-            self.spare.push(track.slot);
+            self.free_slots.push(track.slot);
             return;
         }
         let dropped = std::mem::replace(lead, track);
-        self.spare.push(dropped.slot);
+        self.free_slots.push(dropped.slot);
         self.settled = settled;
-        place
-            .alternatives
-            .extend(place.origin.and_then(|origin| candidate(&dropped, origin)));
-        self.place = Some(place);
+        point.alternatives.extend(
+            point
+                .origin
+                .and_then(|origin| rejected_candidate(&dropped, origin)),
+        );
+        self.point = Some(point);
     }
 
     /// Starts the candidates of the next rung that has any. Returns `false` if the word is settled
@@ -417,25 +426,25 @@ impl Repairs {
         shown: usize,
         context: DecodingContext<'_>,
     ) -> candle_core::Result<bool> {
-        let Some(at) = self.doubted(lead) else {
+        let Some(at) = self.flawed_word(lead) else {
             return Ok(false);
         };
         loop {
-            let Some(place) = &mut self.place else {
+            let Some(point) = &mut self.point else {
                 return Ok(false);
             };
-            let Some(rung) = LADDER.get(place.rung).copied() else {
+            let Some(rung) = LADDER.get(point.rung).copied() else {
                 return Ok(false);
             };
-            place.rung += 1;
-            let words = lead.draft.words();
-            let from = start(rung.reach, lead.draft.text(), words, at);
+            point.rung += 1;
+            let words = lead.partial.words();
+            let from = start(rung.reach, lead.partial.text(), words, at);
             let Some(from) = (from..=at).find(|&i| words[i].tokens.start >= shown) else {
                 return Ok(false);
             };
             let origin = (words[from].tokens.start, words[from].bytes.start);
             // All candidates are compared from the earliest start.
-            place.origin = Some(place.origin.map_or(origin, |earlier| earlier.min(origin)));
+            point.origin = Some(point.origin.map_or(origin, |earlier| earlier.min(origin)));
             if self.branch(lead, rung, origin, shown, context)? {
                 return Ok(true);
             }
@@ -453,75 +462,84 @@ impl Repairs {
     ) -> candle_core::Result<bool> {
         let (at, byte) = origin;
         // A candidate that ends at once decodes nothing, so the number of attempts is bounded too.
-        let left = self.left();
+        let remaining = self.remaining_budget();
         let most = self
             .weights
             .candidates
-            .min(self.spare.len())
-            .min(left)
+            .min(self.free_slots.len())
+            .min(remaining)
             .min(self.budget.saturating_sub(self.attempts as usize));
-        let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else {
+        let Some((alternatives, point)) = lead
+            .partial
+            .alternatives(at)
+            .cloned()
+            .zip(self.point.as_mut())
+        else {
             return Ok(false);
         };
-        let written = &lead.draft.tokens()[at];
+        let written = &lead.partial.tokens()[at];
         let mut openings = Vec::new();
-        let mut script = VecDeque::new();
-        let (text, words) = (lead.draft.text(), lead.draft.words());
-        let begins = words
-            .get(place.sentence)
+        let mut forced = VecDeque::new();
+        let (text, words) = (lead.partial.text(), lead.partial.words());
+        let sentence_start = words
+            .get(point.sentence)
             .map_or(0, |word| word.bytes.start)
             .min(byte);
-        let is_short = !is_whole(&place.first_text);
-        let leaves = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
+        let is_short = !is_whole(&point.original_text);
+        let leaves_whole = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
         if rung.reach != RepairStart::Word
             && words
                 .iter()
-                .skip(place.sentence)
+                .skip(point.sentence)
                 .any(|word| word.tokens.end <= at && !word.function)
-            && leaves(&text[begins..byte])
+            && leaves_whole(&text[sentence_start..byte])
         {
             openings.extend(
-                menu.ending
+                alternatives
+                    .ending
                     .filter(|&(id, _)| id != written.token.id)
                     .map(|opening| (Some(opening), 0)),
             );
         }
         match rung.how {
             CandidateStart::Sampled => openings.extend((0..most).map(|number| (None, number))),
-            CandidateStart::NextBest => {
-                openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0)))
-            }
+            CandidateStart::NextBest => openings.extend(
+                alternatives
+                    .likely
+                    .iter()
+                    .map(|&opening| (Some(opening), 0)),
+            ),
             CandidateStart::Stated => {
                 let original = self
-                    .first
+                    .original
                     .as_ref()
-                    .map(|first| &first.track)
-                    .or(place.replaced.as_ref())
+                    .map(|original| &original.track)
+                    .or(point.replaced.as_ref())
                     .unwrap_or(lead);
-                let likely = lead.draft.likely_things();
-                let is_possible = self.kept > 0 && byte == begins && !is_short;
-                let said = sentence(original, place.sentence)
-                    .filter(|_| is_possible)
+                let likely = lead.partial.likely_objects();
+                let can_state = self.statement_budget > 0 && byte == sentence_start && !is_short;
+                let statement = sentence(original, point.sentence)
+                    .filter(|_| can_state)
                     .and_then(|sentence| sentence.statement(&likely));
                 let space = if byte > 0 && written.token.bytes.starts_with(b" ") {
                     " "
                 } else {
                     ""
                 };
-                let tokens = said.and_then(|said| {
+                let tokens = statement.and_then(|statement| {
                     context
                         .vocabulary
                         .tokenizer
-                        .encode_text(&format!("{space}{said}"))
+                        .encode_text(&format!("{space}{statement}"))
                         .ok()
                 });
-                script = tokens
-                    .filter(|tokens| tokens.len() <= left)
+                forced = tokens
+                    .filter(|tokens| tokens.len() <= remaining)
                     .unwrap_or_default()
                     .into();
-                openings = script
+                openings = forced
                     .pop_front()
-                    .map(|id| (Some((id, log_probability(&menu, id))), 0))
+                    .map(|id| (Some((id, log_probability(&alternatives, id))), 0))
                     .into_iter()
                     .collect();
             }
@@ -531,17 +549,20 @@ impl Repairs {
             if begun == most {
                 break;
             }
-            let tried = |id: u32| id == written.token.id || place.tried.contains(&(at, id));
-            let is_scripted = rung.how == CandidateStart::Stated;
+            let was_tried = |id: u32| id == written.token.id || point.tried.contains(&(at, id));
+            let is_forced = rung.how == CandidateStart::Stated;
             if opening.is_some_and(|(id, logprob)| {
-                !is_scripted
-                    && (tried(id)
-                        || logprob < self.weights.floor && Some((id, logprob)) != menu.ending)
+                !is_forced
+                    && (was_tried(id)
+                        || logprob < self.weights.floor
+                            && Some((id, logprob)) != alternatives.ending)
             }) {
                 continue;
             }
-            let Some(slot) = self.spare.pop() else { break };
-            let sampling = warmed(
+            let Some(slot) = self.free_slots.pop() else {
+                break;
+            };
+            let sampling = candidate_sampling(
                 &context.request.sampling,
                 opening.is_none().then_some(number),
                 self.attempts,
@@ -549,19 +570,19 @@ impl Repairs {
             let mut fork = lead.fork(at, shown, slot, &sampling);
             let id = match opening {
                 Some((id, _)) => id,
-                None => fork.draw(&menu, context.vocabulary.size)?,
+                None => fork.draw(&alternatives, context.vocabulary.size)?,
             };
-            place.tried.push((at, id));
+            point.tried.push((at, id));
             let token = GeneratedToken {
                 token: context
                     .vocabulary
-                    .alternative(id, log_probability(&menu, id)),
+                    .alternative(id, log_probability(&alternatives, id)),
                 top: written.top.clone(),
                 reward: None,
             };
-            fork.write(token, Some(menu.clone()), context);
-            fork.follow(std::mem::take(&mut script));
-            self.branches.push(CacheFork {
+            fork.write(token, Some(alternatives.clone()), context);
+            fork.force(std::mem::take(&mut forced));
+            self.cache_forks.push(CacheFork {
                 from: lead.slot,
                 to: slot,
                 len: lead.position(at),
@@ -575,12 +596,12 @@ impl Repairs {
 
     /// Makes the best candidate the lead, if it beats the lead.
     fn judge(&mut self, lead: &mut DecodingTrack, sampling: &Sampling) {
-        let Some(mut place) = self.place.take() else {
+        let Some(mut point) = self.point.take() else {
             return;
         };
-        let (at, byte) = place.origin.unwrap_or_default();
+        let (at, byte) = point.origin.unwrap_or_default();
         let value = |track: &DecodingTrack, end: usize| {
-            let (words, tokens) = (track.draft.words(), track.draft.tokens());
+            let (words, tokens) = (track.partial.words(), track.partial.tokens());
             let end = end.min(tokens.len());
             let likely: Vec<f32> = tokens[at.min(end)..end]
                 .iter()
@@ -595,15 +616,15 @@ impl Repairs {
             (version.passes(), version.value(&self.weights))
         };
         let original = self
-            .first
+            .original
             .as_ref()
-            .map(|first| &first.track)
-            .or(place.replaced.as_ref())
+            .map(|original| &original.track)
+            .or(point.replaced.as_ref())
             .unwrap_or(lead);
-        let before = sentence(original, place.sentence);
+        let before = sentence(original, point.sentence);
         let is_sound = |fork: &DecodingTrack| {
-            let ended = before.as_ref().zip(sentence(fork, place.sentence));
-            !is_hopeless(&place.first_text, place.sentence, fork)
+            let ended = before.as_ref().zip(sentence(fork, point.sentence));
+            !is_beyond_repair(&point.original_text, point.sentence, fork)
                 && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
         };
         let mut best: Option<(usize, (bool, f32))> = None;
@@ -613,106 +634,107 @@ impl Repairs {
             .enumerate()
             .filter(|(_, fork)| is_sound(fork))
         {
-            let worth = value(fork, usize::MAX);
-            if best.is_none_or(|(_, old)| (worth.0, worth.1) > old) {
-                best = Some((i, worth));
+            let quality = value(fork, usize::MAX);
+            if best.is_none_or(|(_, old)| (quality.0, quality.1) > old) {
+                best = Some((i, quality));
             }
         }
         // The lead is compared up to the low-reward word; a replacement, to its end.
-        let end = if place.is_changed() {
+        let end = if point.is_changed() {
             usize::MAX
         } else {
-            place.end
+            point.end
         };
-        if let Some((winner, (passes, worth))) = best
-            && (passes || worth > value(lead, end).1)
+        if let Some((winner, (passes, quality))) = best
+            && (passes || quality > value(lead, end).1)
         {
             let mut fork = self.forks.swap_remove(winner);
-            fork.sample_as(sampling);
-            fork.draft
-                .choose(at, 1 + place.tried.len(), self.weights.optimism);
+            fork.resample_with(sampling);
+            fork.partial
+                .mark_selected(at, 1 + point.tried.len(), self.weights.optimism);
             let old = std::mem::replace(lead, fork);
-            match place.replaced {
-                Some(_) => self.spare.push(old.slot),
-                None => place.replaced = Some(old),
+            match point.replaced {
+                Some(_) => self.free_slots.push(old.slot),
+                None => point.replaced = Some(old),
             }
         }
         for fork in self.forks.drain(..) {
-            place.alternatives.extend(candidate(&fork, (at, byte)));
-            self.spare.push(fork.slot);
+            point
+                .alternatives
+                .extend(rejected_candidate(&fork, (at, byte)));
+            self.free_slots.push(fork.slot);
         }
-        self.place = Some(place);
+        self.point = Some(point);
     }
 
     /// Closes the repair point and records the outcome.
-    fn close_place(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
-        let doubted = self.doubted(lead);
-        let Some(mut place) = self.place.take() else {
+    fn close_point(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
+        let flawed = self.flawed_word(lead);
+        let Some(mut point) = self.point.take() else {
             return;
         };
-        let words = lead.draft.words();
+        let words = lead.partial.words();
         let settled = self.settled;
-        self.settled = if place.is_changed() {
+        self.settled = if point.is_changed() {
             words.last().map_or(0, |word| word.tokens.end)
         } else {
-            settled.max(place.end)
+            settled.max(point.end)
         };
-        if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned())
-        {
+        if let (Mode::Block, Some(word)) = (self.mode, flawed.and_then(|i| words.get(i)).cloned()) {
             self.blocked = Some(word.reward.unwrap_or(0.0));
-            let (written, shown) = (lead.draft.tokens().len(), answer.shown());
-            let mut at = block_at(lead, place.sentence).max(shown);
+            let (written, shown) = (lead.partial.tokens().len(), answer.shown());
+            let mut at = block_start(lead, point.sentence).max(shown);
             lead.end_at(at, shown, FinishReason::ContentFilter);
             // Without its context a word may name another object and be flagged.
-            while let Some(word) = first_doubted(lead, shown).filter(|_| at > shown) {
+            while let Some(word) = first_flagged(lead, shown).filter(|_| at > shown) {
                 let sentence = start(
                     RepairStart::Sentence,
-                    lead.draft.text(),
-                    lead.draft.words(),
+                    lead.partial.text(),
+                    lead.partial.words(),
                     word,
                 );
-                at = block_at(lead, sentence).max(shown);
+                at = block_start(lead, sentence).max(shown);
                 lead.end_at(at, shown, FinishReason::ContentFilter);
             }
             self.cut = written.saturating_sub(at);
             return;
         }
-        let Some((at, byte)) = place.origin else {
+        let Some((at, byte)) = point.origin else {
             return;
         };
         let version = version(lead, at, &[]);
         // The original span ends with its flagged word; a replacement, with its first content word.
         let rest = &words[version.from..];
-        let claim = match doubted.filter(|_| !place.is_changed()) {
+        let claim = match flawed.filter(|_| !point.is_changed()) {
             Some(at) => at.checked_sub(version.from),
             None => rest.iter().position(|word| !word.function),
         };
-        let behind = words[..version.from]
+        let previous_end = words[..version.from]
             .last()
             .map_or(0, |word| word.bytes.end);
-        let bytes = span_of(
+        let bytes = byte_range(
             claim.map_or(rest, |claim| &rest[..=claim]),
-            behind.min(byte),
+            previous_end.min(byte),
         );
         let score = claim.and_then(|claim| rest[claim].reward);
-        let original = place
+        let original = point
             .is_changed()
-            .then(|| place.text.get(byte..).unwrap_or_default().to_owned());
+            .then(|| point.text.get(byte..).unwrap_or_default().to_owned());
         let edit = RepairedSpan {
             bytes,
             original,
             score,
-            alternatives: place.alternatives.clone(),
+            alternatives: point.alternatives.clone(),
         };
-        match (&mut self.first, place.replaced.take()) {
-            (Some(first), replaced) => {
-                first.edits.push(edit);
-                self.spare.extend(replaced.map(|track| track.slot));
+        match (&mut self.original, point.replaced.take()) {
+            (Some(original), replaced) => {
+                original.edits.push(edit);
+                self.free_slots.extend(replaced.map(|track| track.slot));
             }
             (None, Some(track)) => {
-                self.first = Some(First {
+                self.original = Some(OriginalSentence {
                     track,
-                    place,
+                    point,
                     settled,
                     edits: vec![edit],
                 })

@@ -36,14 +36,14 @@ impl Sampler {
     }
 
     /// Creates a sampler for the continuation of `written`.
-    pub(crate) fn after(params: &Sampling, written: impl Iterator<Item = u32>) -> Self {
+    pub(crate) fn with_history(params: &Sampling, written: impl Iterator<Item = u32>) -> Self {
         let mut sampler = Self::new(params);
-        written.for_each(|id| sampler.note(id));
+        written.for_each(|id| sampler.record(id));
         sampler
     }
 
     /// Counts a written token for the penalties.
-    pub(crate) fn note(&mut self, id: u32) {
+    pub(crate) fn record(&mut self, id: u32) {
         if self.presence != 0.0 || self.frequency != 0.0 {
             *self.written.entry(id).or_default() += 1;
         }
@@ -65,13 +65,13 @@ impl Sampler {
                 let likely = logits.iter().zip(0u32..).filter(|(l, _)| **l >= floor);
                 // Relative to the best, so that a small temperature cannot overflow.
                 let top = logits[best as usize];
-                let (kept, ids): (Vec<f32>, Vec<u32>) =
+                let (logits_kept, ids): (Vec<f32>, Vec<u32>) =
                     likely.map(|(&l, id)| (l - top, id)).unzip();
-                let count = kept.len();
-                ids[random.sample(&Tensor::from_vec(kept, count, &Device::Cpu)?)? as usize]
+                let count = logits_kept.len();
+                ids[random.sample(&Tensor::from_vec(logits_kept, count, &Device::Cpu)?)? as usize]
             }
         };
-        self.note(id);
+        self.record(id);
         Ok(id)
     }
 }
@@ -128,7 +128,7 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
 }
 
 /// Returns the `k` tokens with the highest logits, best first, without `masked`, which is sorted.
-pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
+pub(crate) fn top_k(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
     if k == 0 {
         return Vec::new();
     }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_best_that_is_not_masked() {
+    fn greedy_sampling_returns_the_best_unmasked_token() {
         assert_eq!(
             draw(&Sampling::default(), &[0.0, 3.0, 2.0, 3.0], &[1], 2),
             [3, 3]
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_not_finite_are_an_error() {
+    fn non_finite_logits_are_an_error() {
         for temperature in [0.0, 1.0] {
             let mut sampler = Sampler::new(&Sampling {
                 temperature,
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn penalties_count_what_was_written() {
+    fn penalties_count_written_tokens() {
         let presence = Sampling {
             presence_penalty: 2.0,
             ..Sampling::default()
@@ -209,25 +209,25 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_draws_the_same_tokens_at_about_the_right_rates() {
+    fn a_seed_repeats_its_samples_at_the_right_rates() {
         let params = Sampling {
             temperature: 1.0,
             seed: 7,
             ..Sampling::default()
         };
         let logits = [0.7f32.ln(), 0.2f32.ln(), 0.1f32.ln()];
-        let drawn = draw(&params, &logits, &[], 4000);
-        assert_eq!(drawn, draw(&params, &logits, &[], 4000));
+        let sampled = draw(&params, &logits, &[], 4000);
+        assert_eq!(sampled, draw(&params, &logits, &[], 4000));
         assert_ne!(
-            drawn,
+            sampled,
             draw(&Sampling { seed: 8, ..params }, &logits, &[], 4000)
         );
-        let share = drawn.iter().filter(|&&id| id == 0).count() as f64 / 4000.0;
+        let share = sampled.iter().filter(|&&id| id == 0).count() as f64 / 4000.0;
         assert!((share - 0.7).abs() < 0.04, "{share}");
     }
 
     #[test]
-    fn top_p_and_top_k_keep_only_the_likely() {
+    fn top_p_and_top_k_exclude_unlikely_tokens() {
         let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
         let seen = |top_p, top_k| {
             let mut ids = draw(
@@ -253,9 +253,9 @@ mod tests {
     }
 
     #[test]
-    fn the_unlikely_are_not_drawn_and_the_ids_stay_right() {
+    fn negligible_tokens_are_excluded_and_ids_stay_right() {
         let logits = [-50.0, 0.0, -50.0, 0.5, f32::NEG_INFINITY, 0.2];
-        let mut drawn = draw(
+        let mut sampled = draw(
             &Sampling {
                 temperature: 0.7,
                 top_p: 0.99,
@@ -266,13 +266,13 @@ mod tests {
             &[],
             200,
         );
-        drawn.sort_unstable();
-        drawn.dedup();
-        assert_eq!(drawn, [1, 3, 5]);
+        sampled.sort_unstable();
+        sampled.dedup();
+        assert_eq!(sampled, [1, 3, 5]);
     }
 
     #[test]
-    fn a_top_p_near_nothing_takes_the_best() {
+    fn a_tiny_top_p_is_greedy() {
         for top_p in [
             0.0,
             5e-324,
@@ -312,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_parameter_gives_a_token_that_may_be_chosen(
+        fn any_parameters_sample_an_allowed_token(
             temperature in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-30),
                 Just(1e-7), Just(1.5e-7), 0.0..2.0f64, Just(2.0)],
             top_p in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-38), Just(1e-7),
@@ -334,12 +334,12 @@ mod tests {
         }
 
         #[test]
-        fn log_probabilities_sum_to_one_and_the_top_is_sorted(
+        fn probabilities_sum_to_one_and_top_k_is_sorted(
             logits in proptest::collection::vec(-30.0f32..30.0, 1..50), k in 0usize..8,
         ) {
             let lse = log_sum_exp(&logits);
             prop_assert!((logits.iter().map(|l| (l - lse).exp()).sum::<f32>() - 1.0).abs() < 1e-4);
-            let best = top(&logits, k, &[0]);
+            let best = top_k(&logits, k, &[0]);
             prop_assert_eq!(best.len(), k.min(logits.len() - 1));
             prop_assert!(best.is_sorted_by(|&a, &b| logits[a as usize] >= logits[b as usize])
                 && !best.contains(&0));

@@ -143,14 +143,14 @@ impl Engine {
     /// `false` when the engine must stop.
     fn take_commands(&mut self) -> bool {
         loop {
-            self.forget_left();
-            self.keep_deadline();
+            self.drop_disconnected();
+            self.enforce_deadline();
             let idle = self.waiting.is_empty() && self.batch.len() == 0;
             if idle && self.deadline.is_some() {
                 return false;
             }
             let command = if idle {
-                self.tell_load();
+                self.report_load();
                 self.commands.blocking_recv()
             } else {
                 match self.commands.try_recv() {
@@ -174,12 +174,12 @@ impl Engine {
         }
     }
 
-    fn forget_left(&mut self) {
-        self.batch.drop_left();
-        self.waiting.retain(|job| !job.is_left());
+    fn drop_disconnected(&mut self) {
+        self.batch.drop_disconnected();
+        self.waiting.retain(|job| !job.is_disconnected());
     }
 
-    fn keep_deadline(&mut self) {
+    fn enforce_deadline(&mut self) {
         if self.deadline.is_some_and(|d| Instant::now() >= d) {
             self.batch.fail_all(&EngineError::ShuttingDown);
             self.waiting
@@ -190,7 +190,7 @@ impl Engine {
 
     fn admit(&mut self) {
         let waiting = self.waiting.iter().map(|job| &job.request.share);
-        self.ledger.meet(waiting.chain(self.batch.shares()));
+        self.ledger.set_active(waiting.chain(self.batch.shares()));
         for _ in 0..self.max_prefills {
             let Some(mut job) = self.next() else { break };
             self.ledger
@@ -204,7 +204,7 @@ impl Engine {
     /// competitor.
     fn next(&mut self) -> Option<AdmittedRequest> {
         let free = |job: &AdmittedRequest| {
-            self.batch.has_room() && self.slots.may_take(&job.request.share, 1)
+            self.batch.has_room() && self.slots.can_take(&job.request.share, 1)
         };
         let open: Vec<usize> = (0..self.waiting.len())
             .filter(|&i| free(&self.waiting[i]))
@@ -219,7 +219,7 @@ impl Engine {
     /// Runs one step. A panic fails the running requests, not the engine.
     fn step(&mut self) {
         self.shared.idle.store(false, Relaxed);
-        self.tell_load();
+        self.report_load();
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             self.batch.step(&self.shared, &mut self.ledger)
         }));
@@ -235,10 +235,10 @@ impl Engine {
                 tracing::error!(%error, "the caches could not be built anew");
             }
         }
-        self.shared.stepped();
+        self.shared.record_step();
     }
 
-    fn tell_load(&self) {
+    fn report_load(&self) {
         let (running, waiting, kv_usage) =
             (self.batch.len(), self.waiting.len(), self.batch.kv_usage());
         self.shared.running.store(running, Relaxed);
@@ -249,14 +249,14 @@ impl Engine {
 
     /// Fails requests that arrived during shutdown.
     fn stop(mut self) {
-        self.shared.places.close();
+        self.shared.admissions.close();
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Submit(job) = command {
                 job.fail(&EngineError::ShuttingDown);
             }
         }
-        self.tell_load();
+        self.report_load();
     }
 }
 

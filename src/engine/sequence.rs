@@ -32,12 +32,12 @@ pub(crate) struct AdmittedRequest {
     /// Permit of a running sequence; `None` while it waits.
     pub(crate) slot: Option<PoolPermit>,
     /// Admission permit, held until the request is dropped.
-    pub(crate) _place: PoolPermit,
+    pub(crate) _admission: PoolPermit,
 }
 
 impl AdmittedRequest {
     /// Returns `true` if the client disconnected.
-    pub(crate) fn is_left(&self) -> bool {
+    pub(crate) fn is_disconnected(&self) -> bool {
         self.events.is_closed()
     }
 
@@ -145,7 +145,7 @@ impl Sequence {
                 .finisher
                 .as_ref()
                 .is_some_and(|finisher| finisher.familiarity() < UNFAMILIAR);
-            Repairs::new(guard.mode, guard.max_attempts, weights, spare).stating(states)
+            Repairs::new(guard.mode, guard.max_attempts, weights, spare).with_statements(states)
         });
         let (answer, joined) = (
             AnswerOutput::new(guard, job.request.gate.clone()),
@@ -169,12 +169,12 @@ impl Sequence {
     /// Returns the continuations that the next step computes; none if the sequence pauses.
     pub(crate) fn tracks(&self) -> impl Iterator<Item = &DecodingTrack> {
         let tried = self.repairs.iter().flat_map(Repairs::active);
-        let lead = self.is_led().then_some(&self.lead);
+        let lead = self.decodes_lead().then_some(&self.lead);
         tried.chain(lead).filter(|_| !self.pauses)
     }
 
     /// Returns `true` if the next step decodes the lead, not candidates.
-    fn is_led(&self) -> bool {
+    fn decodes_lead(&self) -> bool {
         self.repairs
             .as_ref()
             .is_none_or(|repairs| repairs.active().next().is_none())
@@ -186,22 +186,22 @@ impl Sequence {
     }
 
     /// Returns `true` before prefill.
-    pub(crate) fn is_new(&self) -> bool {
-        self.lead.is_new()
+    pub(crate) fn awaits_prefill(&self) -> bool {
+        self.lead.awaits_prefill()
     }
 
     /// Takes the cache copies to perform before the next step.
-    pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
+    pub(crate) fn take_cache_forks(&mut self) -> Vec<CacheFork> {
         self.repairs
             .as_mut()
-            .map(Repairs::branches)
+            .map(Repairs::take_cache_forks)
             .unwrap_or_default()
     }
 
     /// Continues without the scorer.
-    pub(crate) fn lose_scorer(&mut self) {
-        self.stale = !self.is_led();
-        self.answer.lose_scorer();
+    pub(crate) fn drop_scorer(&mut self) {
+        self.stale = !self.decodes_lead();
+        self.answer.drop_scorer();
         if let Some(repairs) = &mut self.repairs {
             self.stale |= repairs.give_up(&mut self.lead);
         }
@@ -217,7 +217,7 @@ impl Sequence {
         if !std::mem::take(&mut self.stale) {
             self.take(computed, vocabulary)?;
         }
-        if !self.is_led() {
+        if !self.decodes_lead() {
             return Ok(SequenceStatus::Go);
         }
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
@@ -231,7 +231,7 @@ impl Sequence {
         let window = self.job.request.guard.window;
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
         let limit = repairs.map_or(usize::MAX, |repairs| repairs.limit(&self.lead, window));
-        let delta = self.answer.release(&self.lead.draft, limit);
+        let delta = self.answer.release(&self.lead.partial, limit);
         self.show(delta);
         Ok(SequenceStatus::Go)
     }
@@ -265,8 +265,8 @@ impl Sequence {
                 let Some(computed) = computed.pop() else {
                     return Ok(());
                 };
-                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.is_new()) {
-                    repairs.decoded();
+                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.awaits_prefill()) {
+                    repairs.count_decoded();
                 }
                 lead.take(computed, context)?;
             }
@@ -279,7 +279,7 @@ impl Sequence {
 
     /// Reports new tokens of the answer to the observer, those of an accepted candidate included.
     fn count(&mut self, observer: &dyn Observer) {
-        let written = self.lead.draft.tokens().len();
+        let written = self.lead.partial.tokens().len();
         for _ in self.counted..written {
             let now = Instant::now();
             observer.token(self.last_at.replace(now).map(|before| now - before));
@@ -294,14 +294,14 @@ impl Sequence {
     }
 
     fn finish(&mut self, reason: FinishReason) {
-        let draft = &self.lead.draft;
+        let partial = &self.lead.partial;
         let repairs = self.repairs.as_ref();
         let cost = repairs.map_or_else(RepairCost::default, |repairs| {
-            repairs.cost(draft.tokens().len())
+            repairs.cost(partial.tokens().len())
         });
         let (delta, summary) =
             self.answer
-                .finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
+                .finish(partial, cost, repairs.and_then(|repairs| repairs.blocked));
         self.show(delta);
         let AnswerSummary {
             completion_tokens,

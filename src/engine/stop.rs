@@ -20,7 +20,7 @@ impl StopStrings {
     }
 
     /// Returns a copy for a text that starts over.
-    pub(crate) fn afresh(&self) -> Self {
+    pub(crate) fn restarted(&self) -> Self {
         Self {
             searched: 0,
             ..self.clone()
@@ -43,7 +43,7 @@ impl StopStrings {
     }
 
     /// Returns the length in bytes of the longest suffix of `text` that could begin a stop string.
-    pub(crate) fn held(&self, text: &str) -> usize {
+    pub(crate) fn pending_len(&self, text: &str) -> usize {
         let begun = |s: &String| {
             (1..s.len())
                 .rev()
@@ -59,16 +59,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_first_stop_string_wins_and_its_beginning_is_held_back() {
+    fn the_first_stop_string_wins_and_its_prefix_is_held_back() {
         let mut stop = StopStrings::new(vec!["END".into(), String::new(), "\n\n".into()]);
-        assert_eq!((stop.find("a EN"), stop.held("a EN")), (None, 2));
-        assert_eq!((stop.find("a ENd\n"), stop.held("a ENd\n")), (None, 1));
+        assert_eq!((stop.find("a EN"), stop.pending_len("a EN")), (None, 2));
+        assert_eq!(
+            (stop.find("a ENd\n"), stop.pending_len("a ENd\n")),
+            (None, 1)
+        );
         assert_eq!(stop.find("a ENd\n\nEND"), Some(5));
     }
 
     proptest! {
         #[test]
-        fn a_growing_text_stops_where_the_whole_one_does_and_shows_nothing_of_it(
+        fn a_growing_text_stops_like_the_whole_text(
             text in "[abé]{0,24}", strings in proptest::collection::vec("[abé]{0,4}", 0..3),
             step in 1usize..4,
         ) {
@@ -81,7 +84,7 @@ mod tests {
                 if found.is_some() {
                     break;
                 }
-                shown = grown.len() - stop.held(&grown);
+                shown = grown.len() - stop.pending_len(&grown);
                 prop_assert!(grown.is_char_boundary(shown));
             }
             let whole = strings.iter().filter(|s| !s.is_empty())

@@ -525,7 +525,7 @@ fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unr
     let _held = Handle::current().block_on(
         turn.app
             .decode_memory
-            .hold(header.memory(bundle.image_size())),
+            .acquire(header.memory(bundle.image_size())),
     );
     let image =
         preprocess::decode_resized(file, &limits, bundle.image_size()).map_err(Unreadable::File)?;

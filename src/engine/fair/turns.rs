@@ -33,14 +33,14 @@ struct Waiter {
 
 impl Turns {
     /// Creates a semaphore of `max` turns, at least one.
-    pub fn new(most: usize) -> Self {
-        Self::with_reserve(most, 0)
+    pub fn new(max: usize) -> Self {
+        Self::with_reserve(max, 0)
     }
 
     /// Creates a semaphore of `max` turns, and a reserve for competitors below their share; useful
     /// where turns are long.
-    pub fn with_reserve(most: usize, reserve: usize) -> Self {
-        let pool = Pool::new(most.max(1) as u64, reserve as u64);
+    pub fn with_reserve(max: usize, reserve: usize) -> Self {
+        let pool = Pool::new(max.max(1) as u64, reserve as u64);
         let (running, waiting, ledger) = (Vec::new(), Vec::new(), Ledger::default());
         Self(Arc::new(Mutex::new(State {
             pool,
@@ -111,14 +111,14 @@ impl State {
             ledger,
             ..
         } = self;
-        ledger.meet(
+        ledger.set_active(
             running
                 .iter()
                 .map(|(_, share)| share)
                 .chain(waiting.iter().map(|waiter| &waiter.share)),
         );
         let open: Vec<usize> = (0..waiting.len())
-            .filter(|&i| pool.may_take(&waiting[i].share, 1))
+            .filter(|&i| pool.can_take(&waiting[i].share, 1))
             .collect();
         let next = ledger.next(open.iter().map(|&i| (&waiting[i].share, waiting[i].number)))?;
         let waiter = waiting.remove(open[next]);
@@ -137,7 +137,7 @@ impl State {
             return;
         };
         let (_, share) = self.running.swap_remove(ended);
-        self.pool.put_back(&share.competitor, 1);
+        self.pool.release(&share.competitor, 1);
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes turns until all have had theirs, one after the other; who had them.
+    /// Takes all turns one after the other and returns who had them, in order.
     fn order(turns: &Turns, asks: &[(&'static str, u64)]) -> Vec<&'static str> {
         let first = turns
             .take(&Share::new("first", 1), 1)
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_much_waits_for_who_asks_for_little() {
+    fn turns_alternate_by_work_done() {
         let asks = [
             ("a", 10),
             ("a", 10),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stops_waiting_takes_no_turn_with_them() {
+    fn a_canceled_waiter_leaks_no_turn() {
         let turns = Turns::new(1);
         let share = Share::default();
         let held = turns.take(&share, 1).now_or_never().unwrap();
@@ -228,14 +228,14 @@ mod tests {
         assert!(granted.as_mut().now_or_never().is_none());
         drop(gone);
         drop(held);
-        // The second has been granted the turn and goes without having looked.
+        // The second waiter was granted the turn and is dropped without having polled.
         drop(granted);
         assert!(turns.take(&share, 1).now_or_never().is_some());
         assert!(turns.lock().running.is_empty());
     }
 
     #[test]
-    fn long_turns_of_one_leave_the_reserve_to_others() {
+    fn the_reserve_is_left_to_other_competitors() {
         let turns = Turns::with_reserve(2, 1);
         let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
         let _held = [(); 2].map(|()| turns.take(&greedy, 1).now_or_never().unwrap());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_have_a_turn_at_once() {
+    fn concurrent_turns_are_bounded() {
         let (turns, share) = (Turns::new(2), Share::default());
         let [_one, two] = [(); 2].map(|()| turns.take(&share, 1).now_or_never().unwrap());
         let mut third = Box::pin(turns.take(&share, 1));

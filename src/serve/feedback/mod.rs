@@ -253,7 +253,7 @@ async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiE
         .await?
         .map_err(refused)?;
     let turn = app.served().images.turn(share, file.len()).await;
-    let memory = app.decode_memory.hold(header.memory(0)).await;
+    let memory = app.decode_memory.acquire(header.memory(0)).await;
     let bytes = Arc::clone(&file);
     let checked = blocking(move || {
         // Held until the work ends, also when nobody waits for it any more.

@@ -1,9 +1,9 @@
 //! The work that a request is, as far as that is known before it is done.
 //!
 //! A unit is a position of a prompt that is read, about .15 ms on two cores. A written token is
-//! [`WRITTEN`] units, an image that is decoded and encoded [`IMAGE`].
+//! [`DECODED_TOKEN_WORK`] units, an image that is decoded and encoded [`IMAGE`].
 
-use crate::{engine::WRITTEN, vlm::Spec};
+use crate::{engine::DECODED_TOKEN_WORK, vlm::Spec};
 
 /// Work of decoding and encoding one image.
 pub(in crate::serve) const IMAGE: u64 = 256;
@@ -43,7 +43,7 @@ impl GenerationCost {
         let answers = number(self.choices).saturating_mul(number(self.candidates));
         let prompt = number(self.prompt);
         RequestCost {
-            work: IMAGE + answers.saturating_mul(prompt + WRITTEN * written),
+            work: IMAGE + answers.saturating_mul(prompt + DECODED_TOKEN_WORK * written),
             tokens: (prompt * number(self.candidates))
                 .saturating_add(answers.saturating_mul(written)),
         }
