@@ -1,5 +1,4 @@
-//! `/admin/models`: which version is served, which is tried beside it, and the way from one to the
-//! next and back.
+//! Admin API: lists, promotes and rolls back model versions.
 
 use std::sync::Arc;
 
@@ -21,38 +20,39 @@ use super::{
 };
 use crate::registry::{self, Registry, RegistryError, Version};
 
-/// The registry, and what this server makes of it.
+/// The model registry and this server's state.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Models {
-    /// `list`
+    /// Always `list`.
     object: &'static str,
-    /// The version that requests get now; `null`: the model of the configuration.
+    /// Version served to new requests; `null` for the configured model.
     #[schema(required)]
     serving: Option<String>,
-    /// What the registry says is to be served; `null`: the model of the configuration.
+    /// Version promoted in the registry; `null` for the configured model.
     #[schema(required)]
     promoted: Option<String>,
-    /// Those before it, the last one last: where rollbacks lead.
+    /// Versions promoted before, oldest first. A rollback returns to the last one.
     previous: Vec<String>,
-    /// The version that was refused last, since what is served has changed.
+    /// Version that this server last failed to load; `null` once the served version changes.
     #[schema(required)]
     refused: Option<RefusedVersion>,
-    /// How the shadow compares with what is served.
+    /// Comparison of the shadow version with the served one.
     #[schema(required)]
     shadow: Option<Comparison>,
-    /// All versions, oldest first.
+    /// All registered versions, oldest first.
     data: Vec<Version>,
 }
 
-/// How a version is promoted.
+/// Options of a promotion.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Promotion {
-    /// Not served yet, but tried beside on this share of the requests; 0: no longer.
+    /// Share of requests, 0 to 1, on which the version runs as a shadow instead of being served; 0
+    /// stops the shadow.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1)]
     shadow: Option<f64>,
-    /// Also when it failed its gate.
+    /// Promotes the version even if it failed its evaluation gate.
     #[serde(default)]
     force: bool,
 }
@@ -82,7 +82,7 @@ impl From<RegistryError> for ApiError {
     }
 }
 
-/// The registry, for who may change it: the middleware has seen the key, where there is one.
+/// Returns the registry if administration is enabled. The middleware has already checked the key.
 fn registry(app: &App) -> Result<&Registry, ApiError> {
     if !app.access().has_admin() {
         return Err(ApiError::not_found(
@@ -98,7 +98,7 @@ fn registry(app: &App) -> Result<&Registry, ApiError> {
     })
 }
 
-/// Asks the registry off the async threads: it reads and writes files.
+/// Runs a registry operation on a blocking thread, because it reads and writes files.
 async fn ask<T: Send + 'static>(
     registry: &Registry,
     what: impl FnOnce(&Registry) -> Result<T, RegistryError> + Send + 'static,
@@ -128,7 +128,7 @@ async fn told(app: &App) -> Result<Json<Models>, ApiError> {
     }))
 }
 
-/// All versions, the one that is served, and how the shadow does.
+/// Lists all versions, the one served, and the state of the shadow.
 #[utoipa::path(get, path = "/admin/models", tag = "admin", responses(
     (status = 200, description = "The registry.", body = Models),
     (status = 401, description = "The request lacks the administrator's key.", body = ErrorBody),
@@ -141,8 +141,10 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, 
     told(&app).await
 }
 
-/// Loads a version, tries it, and serves it: answers when it is served or refused. Requests that
-/// run stay with the version that they began with.
+/// Promotes a version.
+///
+/// Loads the version, warms it up and serves it; responds when it is served or refused. Running
+/// requests stay with their version.
 #[utoipa::path(post, path = "/admin/models/{id}/promote", tag = "admin",
     request_body = Option<Promotion>,
     params(("id" = String, Path, description = "The version, or the beginning of its id.")),
@@ -203,7 +205,9 @@ async fn serve(
     Ok(())
 }
 
-/// Leaves a version for the one before it: answers when that is served.
+/// Rolls back to the previously promoted version.
+///
+/// Responds when that version is served.
 #[utoipa::path(post, path = "/admin/models/{id}/rollback", tag = "admin",
     params(("id" = String, Path, description = "The version to leave, or the beginning of its \
                                                 id.")),
@@ -255,14 +259,14 @@ pub(super) async fn rollback(
     if state.promoted == target {
         change.make(&app);
     } else {
-        // Somebody else was quicker.
+        // Another administrator rolled back first.
         drop(change);
     }
     app.switch.follow(&app).await;
     told(&app).await
 }
 
-/// Returns what the body says; there need not be one.
+/// Parses the optional body.
 async fn promotion(app: &App, request: Request) -> Result<Promotion, ApiError> {
     let (parts, body) = request.into_parts();
     if body.is_end_stream() {

@@ -1,5 +1,4 @@
-//! Reading a request's body: its type, its size and its pace are checked before and while it
-//! arrives, and a compressed one is unpacked.
+//! Reading of request bodies, with checks of type, size and transfer rate, and decompression.
 
 use std::{convert::Infallible, future::ready, time::Duration};
 
@@ -15,24 +14,23 @@ use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
 use super::{app::App, body_memory::MemoryShare, error::ApiError, pace::Pace};
 
-/// What is read and thrown away of a body that is too large, so that a client that sends all of it
-/// first still reads the error.
+/// Bytes read and discarded of a rejected body, so that clients that send it whole first still read
+/// the error.
 const DISCARD_BYTES: usize = 256 << 20;
 
-/// How long a client that sends its body may pause.
+/// Longest pause of a client while it sends its body.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// The body of a request, and the memory that it has.
+/// A received body and its share of the memory budget.
 #[derive(Debug)]
 pub(crate) struct ReceivedBody {
-    /// Its bytes, unpacked.
+    /// Decompressed bytes.
     pub(crate) bytes: Vec<u8>,
-    /// Their share of the memory for bodies, to be held until they, and the image in them, are
-    /// gone.
+    /// Memory share, held until the bytes and the image in them are dropped.
     pub(crate) share: MemoryShare,
 }
 
-/// What a body is held to.
+/// Limits for receiving a body.
 #[derive(Clone)]
 struct Terms {
     limit: usize,
@@ -58,12 +56,12 @@ impl Terms {
     }
 }
 
-/// The whole body of a JSON request, unpacked.
+/// Reads and decompresses a JSON body.
 ///
 /// # Errors
-/// 415 for other types and encodings, 413 over the configured size (by the announced length before
-/// anything is read, and by what is unpacked), 408 when it does not come in time or hardly moves,
-/// 429 when there is no memory for it in time, 400 when it breaks off.
+/// 415 for other content types or encodings; 413 above the configured size (by `content-length`
+/// before reading, or by the decompressed size); 408 if it arrives too late or too slowly; 429 if
+/// no memory becomes available in time; 400 if it is incomplete.
 pub(crate) async fn read_json(
     app: &App,
     headers: &HeaderMap,
@@ -76,7 +74,7 @@ pub(crate) async fn read_json(
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > terms.limit as u64) {
-        // A client that asks first has sent nothing yet, and need not.
+        // With `Expect: 100-continue` the client has sent nothing yet.
         if !headers.contains_key(header::EXPECT) {
             discard(body, terms.patience);
         }
@@ -86,12 +84,12 @@ pub(crate) async fn read_json(
     match encoding {
         None => {
             let mut bytes = Vec::new();
-            // What is announced is not touched before it comes, and then never copied. Where that
-            // cannot be had, it grows.
+            // Reserved memory is untouched until data arrives, and no reallocation copies it. If
+            // the reservation fails, the vector grows as usual.
             let _ = bytes.try_reserve_exact(announced.unwrap_or(0) as usize);
             collect(body, bytes, share, terms, true).await
         }
-        // What is left of a body that unpacks to too much is not unpacked.
+        // The rest of a body that decompresses beyond the limit is not decompressed.
         Some(encoding) => collect(
             unpack(body, &encoding).await,
             Vec::new(),
@@ -131,7 +129,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Returns how the body is compressed; `None` where it is not.
+/// Returns the content encoding; `None` if the body is not compressed.
 fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     let mut given = headers
         .get_all(header::CONTENT_ENCODING)
@@ -152,7 +150,7 @@ fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     }
 }
 
-/// The body as it was before it was compressed in this known way.
+/// Decompresses a body.
 fn unpack(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
     let mut request = Request::new(body);
     request
@@ -169,7 +167,7 @@ fn unpack(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
         .boxed()
 }
 
-/// The code of the error of a body that ends early.
+/// Error code of an incomplete body.
 const BROKEN_OFF: &str = "incomplete_body";
 
 async fn collect(
@@ -216,7 +214,7 @@ async fn collect(
     Ok(ReceivedBody { bytes, share })
 }
 
-/// Reads on in the background, beside the answer.
+/// Reads and discards the rest of a body in the background.
 pub(crate) fn discard(mut body: Body, patience: Duration) {
     tokio::spawn(timeout(patience, async move {
         let mut read = 0;

@@ -1,22 +1,22 @@
-//! The memory that requests' bodies share.
+//! Shared memory budget of request bodies.
 
 use std::sync::Arc;
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bodies of up to this many bytes are not counted, and so wait for none.
+/// Bodies up to this size are not counted.
 pub(crate) const SMALL_BODY: usize = 64 * 1024;
-/// Bytes that a permit stands for.
+/// Bytes per semaphore permit.
 const UNIT: usize = 1024;
-/// Bytes that a byte of a body takes: itself, and the image that is decoded from it.
+/// Memory per body byte: the byte itself and the image decoded from it.
 const BYTES_A_BYTE: usize = 2;
 
-/// A budget for the bodies of all requests and the images in them.
+/// Memory budget for the bodies of all requests and the images in them.
 ///
-/// A body has as much of it as has come of it, so that announcing one takes nothing from others.
-/// When all that may be shared is taken by parts of bodies, one after another gets the reserve,
-/// which has room for any.
+/// A body is charged for the bytes received, so that announcing a large one takes nothing from
+/// others. If partial bodies use up the shared part, one request at a time gets the reserve, which
+/// is large enough for any body.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     shared: Arc<Semaphore>,
@@ -26,8 +26,7 @@ pub(crate) struct BodyMemory {
 }
 
 impl BodyMemory {
-    /// A budget of `bytes`, for bodies of up to `max_body_bytes`; it has room for one of these in
-    /// any case.
+    /// Creates a budget of `bytes`, at least enough for one body of `max_body_bytes`.
     pub(crate) fn new(bytes: usize, max_body_bytes: usize, in_use: IntGauge) -> Arc<Self> {
         let reserve_bytes = max_body_bytes * BYTES_A_BYTE;
         let shared = Arc::new(Semaphore::new(bytes.saturating_sub(reserve_bytes) / UNIT));
@@ -39,7 +38,7 @@ impl BodyMemory {
         })
     }
 
-    /// No share yet.
+    /// Returns an empty share.
     pub(crate) fn share(self: &Arc<Self>) -> MemoryShare {
         MemoryShare {
             memory: Arc::clone(self),
@@ -50,18 +49,18 @@ impl BodyMemory {
     }
 }
 
-/// What a request has of it, until this is dropped.
+/// A request's share of the budget; released on drop.
 #[derive(Debug)]
 pub(crate) struct MemoryShare {
     memory: Arc<BodyMemory>,
     shared: Option<OwnedSemaphorePermit>,
     reserve: Option<OwnedSemaphorePermit>,
-    /// Bytes that the metric has of it.
+    /// Bytes reported to the metric.
     shown: i64,
 }
 
 impl MemoryShare {
-    /// Waits until it has room for a body of this many bytes.
+    /// Waits until the share covers a body of this size.
     pub(crate) async fn grow(&mut self, body_bytes: usize) {
         if body_bytes <= SMALL_BODY || self.reserve.is_some() {
             return;
@@ -82,7 +81,7 @@ impl MemoryShare {
                 match (&mut self.shared, permit) {
                 (Some(shared), Ok(permit)) => shared.merge(permit),
                 (None, Ok(permit)) => self.shared = Some(permit),
-                // Never closed.
+                // The semaphore is never closed.
                 (_, Err(_)) => {}
             },
             permit = Arc::clone(&self.memory.reserve).acquire_owned() => self.reserve = permit.ok(),
@@ -90,7 +89,7 @@ impl MemoryShare {
         self.show();
     }
 
-    /// Gives back all but what an image of this many bytes takes: the body is gone.
+    /// Reduces the share to an image of this size, once the body is dropped.
     pub(crate) fn shrink(&mut self, image_bytes: usize) {
         let keeps = image_bytes.div_ceil(UNIT);
         if self.reserve.is_some() {

@@ -60,7 +60,9 @@ use crate::{
     },
 };
 
-/// Describes a photograph or answers a question about it.
+/// Creates a chat completion.
+///
+/// Describes an image or answers a question about it.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest,
     responses(CompletionResponses, ErrorResponses))]
 pub(crate) async fn completions(
@@ -112,7 +114,7 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     )
 }
 
-/// Returns what a completion has written.
+/// Returns the work of a completion, for rate limits.
 fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> GenerationCost {
     let engine = &turn.served.engine;
     let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();
@@ -131,7 +133,8 @@ fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> Ge
     }
 }
 
-/// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
+/// Parses and validates the request and tokenizes its prompt. Returns warnings for messages that
+/// the prompt does not use.
 async fn prepare(
     turn: RequestContext,
     guard: Arc<GuardSection>,
@@ -164,10 +167,10 @@ async fn prepare(
     .await?
 }
 
-/// A warning for each message that has no place in the prompt.
+/// Returns a warning for each message that the prompt template does not use.
 ///
 /// # Errors
-/// 400 for the first of them, where the configuration wants that.
+/// 400 for the first such message with `server.on_unsupported = "reject"`.
 pub(super) fn unused_messages(
     turn: &RequestContext,
     messages: &[Message],
@@ -211,7 +214,7 @@ pub(super) fn unused_messages(
     }
 }
 
-/// The number of warnings, where there are any.
+/// Returns the header with the number of warnings, if there are any.
 pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
     let count = (!warnings.is_empty()).then(|| {
         (
@@ -222,25 +225,25 @@ pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
     count.into_iter().collect()
 }
 
-/// The temperature at which candidates are sampled, at least.
+/// Minimum sampling temperature of additional candidates.
 const CANDIDATES_TEMPERATURE: f64 = 0.7;
 
-/// Answers that are being written.
+/// Answers of a completion in progress.
 pub(super) struct RunningAnswers {
-    /// Whoever writes them stays until they are complete.
+    /// Keeps the version loaded until the answers are complete.
     pub(super) held: Arc<served::ServedVersion>,
     pub(super) head: CompletionHead,
-    /// For every choice, the answers of which one is given.
+    /// Event streams of each choice's candidates, one of which is returned.
     pub(super) answers: Vec<Vec<EventStream>>,
     pub(super) how: AnswerForm,
     stream: bool,
-    /// What is remembered, where anything is.
+    /// Receipt, if receipts are enabled.
     pub(super) draft: Option<ReceiptDraft>,
-    /// What the shadow is asked too, where it is; about the first answer.
+    /// Shadow request about the first answer, if it was sampled.
     pub(super) drawn: Option<ShadowRequest>,
 }
 
-/// How answers are shown.
+/// Presentation of answers in the response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnswerForm {
     pub(super) guard: GuardParams,
@@ -248,13 +251,13 @@ pub(super) struct AnswerForm {
     pub(super) render: RenderStyle,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
-    /// Of the photograph, where the model can tell.
+    /// Familiarity of the image, if the model can estimate it.
     pub(super) familiarity: Option<f32>,
 }
 
 impl AnswerForm {
-    /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says
-    /// that nobody looked.
+    /// Returns the guard report of a response. In mode `off`, in which the engine returns none, its
+    /// verdict is `unscored`.
     pub(super) fn report(&self, report: Option<GuardReport>, text: &str) -> GuardReport {
         let mut report =
             report.unwrap_or_else(|| GuardReport::new(self.guard.mode, self.guard.thresholds));
@@ -273,8 +276,8 @@ impl AnswerForm {
     }
 }
 
-/// Takes places in the queue, gets and encodes the image and hands the answers in. Where
-/// `for_user`, the shadow may be asked too.
+/// Reserves engine capacity, obtains and encodes the image, and submits the answers. If `for_user`,
+/// the request may be sampled for the shadow.
 pub(super) async fn begin(
     turn: &RequestContext,
     completion: Completion,
@@ -286,7 +289,7 @@ pub(super) async fn begin(
     } = turn;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
-    // Before the work on the image, so that the engine's bound holds for it too.
+    // Before any work on the image, so that the engine's queue limit covers it too.
     let candidates = completion.candidates;
     let places = (0..completion.n * candidates)
         .map(|_| served.engine.reserve(share))
@@ -303,7 +306,7 @@ pub(super) async fn begin(
     let guard = completion.guard.about(finisher.as_deref());
     let (unfamiliar, gate) = doubts(served, guard, &completion.messages, evidence.as_ref());
     let unanswerable = completion.unanswerable.or(unfamiliar);
-    // Receipts have log-probabilities, whether the request asked for them or not.
+    // Receipts store log-probabilities, whether requested or not.
     let top_logprobs = completion
         .top_logprobs
         .or_else(|| ReceiptDraft::wanted(app).then_some(0));
@@ -312,8 +315,7 @@ pub(super) async fn begin(
         let mut sampling = completion.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(i as u64);
         if i % candidates > 0 {
-            // The likeliest answer is one of the candidates, where that is what was asked for; the
-            // others have to differ.
+            // The first candidate is sampled as requested; the others have to differ.
             sampling.temperature = sampling.temperature.max(CANDIDATES_TEMPERATURE);
         }
         if i % candidates == 0 {
@@ -407,8 +409,8 @@ pub(super) async fn begin(
     })
 }
 
-/// Why a photograph is not asked about, where the guard may abstain; and what says how likely a
-/// short answer about it is right and decides whether it is given.
+/// Returns a reason to abstain about an unfamiliar image, if the guard may abstain, and the gate
+/// that judges short answers.
 fn doubts(
     served: &served::ServedVersion,
     guard: GuardParams,
@@ -440,7 +442,7 @@ fn doubts(
     )
 }
 
-/// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
+/// Encodes the image, fetching it first if it is remote; `field` names it in errors.
 pub(super) async fn encode(
     turn: &RequestContext,
     picture: RequestImage,
@@ -449,8 +451,8 @@ pub(super) async fn encode(
     encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await
 }
 
-/// The image's file, fetched where it is elsewhere, without what programs leave behind the image's
-/// end: its hash, and what is kept, are the image's alone.
+/// Returns the image's file, fetched if it is remote, without trailing bytes after the image's end:
+/// hash and stored file cover the image alone.
 pub(super) async fn file(
     app: &App,
     share: &Share,
@@ -487,7 +489,7 @@ async fn encode_counted(
     Ok(encoded)
 }
 
-/// The encoding of an image's file; `field` is what errors call it.
+/// Encodes an image file; `field` names it in errors.
 pub(super) async fn encode_file(
     turn: &RequestContext,
     file: &Arc<[u8]>,
@@ -512,13 +514,13 @@ pub(super) async fn encode_file(
         })
 }
 
-/// Why a file gives no pixels. Requests that have the same file share it.
+/// Reasons why a file yields no pixels. Concurrent requests with the same file share the result.
 enum Unreadable {
     File(preprocess::ImageError),
     Inner,
 }
 
-/// Runs on a blocking thread, which waits for the memory.
+/// Decodes and resizes an image. Runs on a blocking thread, which waits for decode memory.
 fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
     let (limits, bundle) = (turn.app.image_limits(), &turn.served.bundle);
     let header = preprocess::inspect(file, &limits).map_err(Unreadable::File)?;
@@ -535,7 +537,7 @@ fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unr
     })
 }
 
-/// Waits for all answers.
+/// Waits for all answers and builds the response.
 async fn finish(
     begun: RunningAnswers,
     mut meter: AnswerMeter,
@@ -604,7 +606,7 @@ async fn finish(
     if let Some(draft) = draft {
         draft.keep().await;
     }
-    // What stands for an answer that is withheld is not the policy's.
+    // An abstention is not the policy's text.
     let given = choices
         .first()
         .filter(|choice| choice.guard.verdict != Verdict::Abstained);
@@ -629,9 +631,9 @@ async fn finish(
 pub(super) struct FinishedAnswer {
     pub(super) text: String,
     pub(super) tokens: Vec<GeneratedToken>,
-    /// Tokens of low-reward words.
+    /// Number of tokens in low-reward words.
     pub(super) flagged_tokens: usize,
-    /// When its first text could be shown; `None` where there is none.
+    /// Time of the first text; `None` without text.
     pub(super) begun: Option<std::time::Instant>,
     pub(super) ended: std::time::Instant,
     pub(super) reason: FinishReason,
@@ -640,7 +642,7 @@ pub(super) struct FinishedAnswer {
     pub(super) guard: GuardReport,
 }
 
-/// The best of a choice's candidates; the number of its tokens is that of all together.
+/// Returns the best of a choice's candidates, with the token counts of all of them.
 pub(super) async fn best(
     answers: Vec<EventStream>,
     how: AnswerForm,
@@ -648,21 +650,21 @@ pub(super) async fn best(
     let mut candidates =
         try_join_all(answers.into_iter().map(|answer| collect(answer, how))).await?;
     let score = |candidate: &FinishedAnswer| candidate.guard.mean_score.unwrap_or(0.0);
-    // Stable: of equals, the first.
+    // Stable sort: the first of equals wins.
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut candidates = candidates.into_iter();
     let mut best = candidates.next().ok_or(EngineError::ShuttingDown)?;
     if candidates.len() > 0 {
-        // Which one is the answer was not known before.
+        // The answer was not known before all candidates were complete.
         best.ended = std::time::Instant::now();
         best.begun = best.begun.and(Some(best.ended));
     }
     for other in candidates {
-        // What was written for nothing.
+        // Work on rejected candidates.
         best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
         best.prompt_tokens += other.prompt_tokens;
         best.completion_tokens += other.completion_tokens;
-        // What is withheld is no candidate, nor is what is said in its place.
+        // Neither a withheld answer nor the abstention in its place is a candidate.
         if other.guard.verdict == Verdict::Abstained {
             continue;
         }
@@ -717,7 +719,7 @@ pub(super) async fn collect(
     Err(EngineError::ShuttingDown)
 }
 
-/// The worst verdict, the lowest score and the number of doubted spans of all answers.
+/// Returns headers with the worst verdict, the lowest score and the number of flagged spans.
 pub(super) fn guard_headers<'a>(
     reports: impl Iterator<Item = &'a GuardReport> + Clone,
 ) -> HeaderMap {

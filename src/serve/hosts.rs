@@ -1,5 +1,4 @@
-//! The Host header: a request calls the server by one of its names, so that no page can reach it by
-//! a name of its own.
+//! Host header check, against DNS rebinding: a request must name the server by one of its names.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,16 +13,16 @@ use url::Host;
 use super::error::ApiError;
 use crate::config::host_port;
 
-/// The names of a server.
+/// Names of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnNames {
-    /// Those of the configuration; `None`: any.
+    /// Allowed hosts; `None` allows any.
     names: Option<Arc<[Host]>>,
 }
 
 impl OwnNames {
-    /// The names that the configuration allows and the host of `listen`. Any name goes where some
-    /// configured name is `*`, and where none is and the server listens beyond loopback.
+    /// Creates the set of configured names and the host of `listen`. Any name is allowed if one is
+    /// `*`, or if none is configured and the server listens beyond loopback.
     pub(crate) fn new(allowed: &[String], listen: &str, address: IpAddr) -> Self {
         let any = allowed.iter().any(|name| name == "*")
             || (allowed.is_empty() && !address.is_loopback());
@@ -38,7 +37,7 @@ impl OwnNames {
         }
     }
 
-    /// Returns `true` for a Host header that names this server, with any port.
+    /// Returns `true` if a Host header, with or without port, names this server.
     fn know(&self, host: &str) -> bool {
         let Some(names) = &self.names else {
             return true;
@@ -47,7 +46,7 @@ impl OwnNames {
     }
 }
 
-/// The host of `HOST` or `HOST:PORT`.
+/// Parses `HOST` or `HOST:PORT`.
 fn named(text: &str) -> Option<(Host, u16)> {
     host_port(text).or_else(|| host_port(&format!("{text}:80")))
 }
@@ -60,8 +59,8 @@ fn is_this_machine(host: &Host) -> bool {
     }
 }
 
-/// The middleware: refuses requests without a host or with several, and those that call the server
-/// by a name that is not its own. Probes may call it as they like.
+/// Middleware that rejects requests with no or several Host headers, or with a name that is not the
+/// server's. Health probes may use any name.
 pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: Next) -> Response {
     let mut given = request.headers().get_all(header::HOST).iter();
     let (host, second) = (given.next(), given.next());
@@ -75,7 +74,7 @@ pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: N
             "the request has no Host header",
         )),
         host => {
-            // A URL with a host in it stands before the header.
+            // The authority of an absolute URL takes precedence over the header.
             let names = request
                 .uri()
                 .authority()

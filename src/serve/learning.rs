@@ -1,5 +1,5 @@
-//! What the server knows of learning from corrections: it looks at recent answers and corrections
-//! itself, and reads how cycles end, which run elsewhere.
+//! Metrics of learning from feedback: drift of recent answers, and outcomes of training cycles,
+//! which run in other processes.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     reward::drift::{Histogram, LEAST},
 };
 
-/// How often the metrics are brought up to date.
+/// Interval between updates of the metrics.
 const WATCH: Duration = Duration::from_secs(60);
 
-/// What of `last.json` is shown.
+/// Fields of `last.json` that are exported.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Last {
@@ -22,7 +22,7 @@ struct Last {
     outcomes: BTreeMap<String, u64>,
 }
 
-/// Reads how cycles ended; `None` where none has yet, or the file cannot be read.
+/// Reads the outcomes of cycles; `None` before the first or if the file cannot be read.
 fn last(cycles: &Path) -> Option<Last> {
     let file = cycles.join("last.json");
     let json = std::fs::read(&file).ok()?;
@@ -33,8 +33,8 @@ fn last(cycles: &Path) -> Option<Last> {
     .ok()
 }
 
-/// What rewards of a version are compared with whose calibration does not say how they were
-/// distributed: its first ones, since this server serves it.
+/// Reference for drift of a version whose calibration stores no reward distribution: its first
+/// rewards on this server.
 #[derive(Default)]
 struct First {
     version: Arc<str>,

@@ -1,4 +1,4 @@
-//! Connections: accepted up to a bound, given up when they dawdle, finished before the server goes.
+//! Accepting connections: bounded in number, with timeouts and graceful shutdown.
 
 use std::{
     convert::Infallible,
@@ -39,7 +39,7 @@ use super::{
 /// Most bytes of a request's line and headers.
 const HEADER_BYTES: usize = 32 * 1024;
 
-/// What a client reads whose address has all its connections.
+/// Response to a client whose address is at its connection limit.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: \
                           close\r\ncontent-type: application/json\r\n\
     content-length: 175\r\n\r\n\
@@ -47,29 +47,29 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nco
     (server.max_connections_per_address)\",\
     \"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}";
 
-/// The address that a request came from.
+/// Address of the client, in the extensions of its requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-/// A listener and what it needs to serve connections.
+/// A listener and its connection settings.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
     pub(crate) connections: Arc<ConnectionTable>,
     pub(crate) read_timeout: Duration,
-    /// Patience with clients that do not take their responses.
+    /// Minimum rate at which clients must read their responses.
     pub(crate) write_pace: Pace,
 }
 
 impl Acceptor {
-    /// Serves until `stop` turns true, then lets what is being answered finish, and gives up on it
-    /// after `patience`. Returns how many connections were given up.
+    /// Serves until `stop` becomes true, then waits up to `patience` for running exchanges. Returns
+    /// the number of connections that were aborted.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>, patience: Duration) -> usize {
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                // Reaps what has ended; an empty set is no reason to wake up.
+                // Removes finished tasks; an empty set does not wake the loop.
                 Some(_) = tasks.join_next() => continue,
                 accepted = self.listener.accept() => accepted,
             };
@@ -86,7 +86,7 @@ impl Acceptor {
                             connection,
                             stop.clone(),
                         ))),
-                        // As much as the socket takes at once.
+                        // A single write, without waiting.
                         None => drop(
                             stream
                                 .into_std()
@@ -95,7 +95,7 @@ impl Acceptor {
                     }
                 }
                 Err(error) => {
-                    // Out of file descriptors, mostly: others must end first.
+                    // Usually out of file descriptors: other connections must end first.
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -109,8 +109,8 @@ impl Acceptor {
         left
     }
 
-    /// Room for a connection; waits while all others are being answered. `None`: its address has
-    /// all that it may have.
+    /// Registers a connection, waiting while all others are answering. Returns `None` if its
+    /// address is at its limit.
     async fn open(&self, peer: SocketAddr) -> Option<Arc<Connection>> {
         loop {
             match self.connections.open(peer.ip()) {
@@ -121,8 +121,8 @@ impl Acceptor {
         }
     }
 
-    /// Serves one connection. Errors are the client's: it left, or sent no HTTP, which hyper has
-    /// answered.
+    /// Serves one connection. Errors are the client's: it left, or sent invalid HTTP, which hyper
+    /// has answered.
     fn connection(
         &self,
         stream: TcpStream,
@@ -130,7 +130,7 @@ impl Acceptor {
         connection: Arc<Connection>,
         mut stop: watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + use<> {
-        // Words of a stream go out as they come.
+        // Sends streamed words without delay.
         let _ = stream.set_nodelay(true);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -139,7 +139,7 @@ impl Acceptor {
         let socket = Socket::new(stream, Arc::clone(&connection), self.write_pace.clone());
         let (router, exchange) = (self.router.clone(), Arc::clone(&connection));
         let service = service_fn(move |request: Request<Incoming>| {
-            // At once: the socket is read again before what is returned is polled.
+            // Here and not in the future below: the socket is read again before that is polled.
             let begun = exchange.begin(
                 !request.body().is_end_stream(),
                 request.version() >= Version::HTTP_11,
@@ -147,7 +147,7 @@ impl Acceptor {
             let (router, connection) = (router.clone(), Arc::clone(&exchange));
             async move {
                 if !begun {
-                    // It is about to be closed.
+                    // The connection is about to be closed.
                     return pending().await;
                 }
                 answer(router, connection, peer, request).await
@@ -161,7 +161,7 @@ impl Acceptor {
                     tokio::select! {
                         ended = poll_fn(|context| {
                             let polled = served.as_mut().poll(context);
-                            // All that it could write is written.
+                            // Everything writable has been written.
                             connection.rest();
                             polled
                         }) => return ended,
@@ -183,7 +183,7 @@ impl Acceptor {
     }
 }
 
-/// Answers a request of a connection.
+/// Handles one request of a connection.
 async fn answer(
     router: Router,
     connection: Arc<Connection>,
@@ -202,7 +202,7 @@ async fn answer(
         })
     });
     let response = router.oneshot(request).await?;
-    // None may come in the middle of the response.
+    // No interim response may follow the start of the response.
     connection.take_interim();
     Ok(response.map(|body| {
         Body::new(ResponseBody {
@@ -212,7 +212,7 @@ async fn answer(
     }))
 }
 
-/// A request and its response, at their end when this is dropped.
+/// Marks the end of an exchange on drop.
 struct Exchange(Arc<Connection>);
 
 impl Drop for Exchange {
@@ -221,7 +221,7 @@ impl Drop for Exchange {
     }
 }
 
-/// The body of a request, which tells its connection when it has come or is no longer wanted.
+/// Request body that tells its connection when it is complete or no longer read.
 struct RequestBody {
     body: Incoming,
     connection: Arc<Connection>,
@@ -239,7 +239,7 @@ impl RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        // Nobody reads what is left of it.
+        // The rest is not read by anybody.
         self.end();
     }
 }
@@ -269,7 +269,7 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The body of a response, with the exchange that ends with it.
+/// Response body that holds its exchange open.
 struct ResponseBody {
     body: Body,
     _exchange: Exchange,

@@ -1,5 +1,7 @@
-//! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets
-//! answers finish.
+//! HTTP server with an OpenAI-compatible API.
+//!
+//! [`ROUTES`] lists the routes as data; [`Server`] listens, loads versions and shuts down
+//! gracefully.
 
 mod admin;
 mod app;
@@ -61,7 +63,7 @@ use hosts::OwnNames;
 use listen::Acceptor;
 use pace::Pace;
 
-/// A server that listens and has its model loaded.
+/// A listening server with a loaded model.
 pub struct Server {
     app: Arc<App>,
     main: TcpListener,
@@ -69,13 +71,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at the configured addresses and starts the engine of a bundle to begin with; from
-    /// then on what the registry promotes is served.
+    /// Binds the configured addresses and starts the engine with an initial bundle; afterwards the
+    /// version promoted in the registry is served.
     ///
     /// # Errors
-    /// When others can reach a server without keys and the configuration does not accept that, when
-    /// an address, the store of corrections or the registry cannot be had, or the bundle cannot do
-    /// what the configuration asks.
+    /// When the server would be exposed without keys and the configuration does not allow it; when
+    /// an address, the feedback store or the registry cannot be opened; or when the bundle does not
+    /// support the configuration.
     pub async fn start(
         config: Config,
         first: impl Into<InitialVersion>,
@@ -105,18 +107,18 @@ impl Server {
         })
     }
 
-    /// Returns where the API is.
+    /// Returns the address of the API.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// Those of the operating system.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.main.local_addr()
     }
 
-    /// Returns where health and `/metrics` are, when they have a listener of their own.
+    /// Returns the address of health probes and `/metrics`, if they have a listener of their own.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// Those of the operating system.
     pub fn metrics_address(&self) -> std::io::Result<Option<SocketAddr>> {
         self.metrics
             .as_ref()
@@ -124,20 +126,20 @@ impl Server {
             .transpose()
     }
 
-    /// Puts other configurations in force while the server runs; `level` is that of the process's
-    /// log.
+    /// Returns a handle that applies changed configurations at run time; `level` controls the
+    /// process's log level.
     pub fn reloader(&self, level: LogLevel) -> Reloader {
         Reloader::new(&self.app, level)
     }
 
-    /// Serves until `stop` is done; then takes no more, lets what is being answered finish until
+    /// Serves until `stop` completes, then stops accepting requests, waits for running ones until
     /// the drain deadline, and returns.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { app, main, metrics } = self;
         let (stopping, watch) = watch::channel(false);
         let drain = Duration::from_secs(app.config.server.drain_deadline_s);
-        // The engine fails at the deadline what it has not finished; the rest is for the clients to
-        // hear that.
+        // At the deadline the engine fails what is unfinished; the rest of the time is for clients
+        // to receive that.
         let patience = drain + Duration::from_secs(2);
         let door =
             |listener, address: &str, routes: &[&Route]| door(&app, listener, address, routes);
@@ -180,7 +182,7 @@ impl Server {
         app.drain();
         follow.abort();
         app.shadow.stop();
-        // Receivers live in the doors; without them there is nothing to tell.
+        // The receivers are gone only if the listeners have ended already.
         let _ = stopping.send(true);
         app.stop(drain).await;
         warm.abort();
@@ -198,14 +200,14 @@ impl Server {
     }
 }
 
-/// The connections of a listener at `address`, and what is there.
+/// Creates the acceptor of a listener.
 fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Acceptor {
     let server = &app.config.server;
-    // Where it does not say, it is taken for one beyond this machine.
+    // An unknown address counts as exposed.
     let ip = listener
         .local_addr()
         .map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
-    // Scrapers of a listener beyond this machine call it by its address.
+    // Scrapers on other machines use the listener's address as host name.
     let allowed = if address == server.listen || ip.is_loopback() {
         &*server.allowed_hosts
     } else {

@@ -1,7 +1,7 @@
-//! The API's description as OpenAPI 3.1, generated from the types that read and write it.
+//! OpenAPI 3.1 document, generated from the request and response types.
 //!
-//! What belongs to one route stands at its handler (`utoipa::path`); what the middleware does to
-//! every route is added here to every operation.
+//! Each handler describes its own operation (`utoipa::path`); effects of the middleware are added
+//! here to every operation.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -39,10 +39,10 @@ use super::{
 };
 use crate::guard::Verdict;
 
-/// A small photograph, so that examples can be tried as they stand.
+/// A small image, so that the examples can be sent as they are.
 const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 
-/// Every route of [`super::ROUTES`] and [`super::METRICS`]; a test compares.
+/// All routes of [`super::ROUTES`] and [`super::METRICS`]; a test compares them.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -75,7 +75,7 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 )]
 struct Api;
 
-/// What can go wrong with a request that has a body: status and when.
+/// Error responses of requests with a body: status and description.
 const REFUSALS: &[(u16, &str)] = &[
     (
         400,
@@ -133,7 +133,7 @@ impl IntoResponses for ErrorResponses {
     }
 }
 
-/// A completion, whole or streamed.
+/// Responses of a completion, whole or streamed.
 pub(super) struct CompletionResponses;
 
 impl IntoResponses for CompletionResponses {
@@ -148,7 +148,7 @@ impl IntoResponses for CompletionResponses {
     }
 }
 
-/// Scores of texts.
+/// Responses of scoring.
 pub(super) struct ScoreResponses;
 
 impl IntoResponses for ScoreResponses {
@@ -160,7 +160,7 @@ impl IntoResponses for ScoreResponses {
     }
 }
 
-/// A response with the guard's headers.
+/// Returns the 200 response with the guard's headers.
 fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefOr<Response>> {
     let response = response
         .description(description)
@@ -195,7 +195,7 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
     [("200".to_owned(), rated(response).build().into())].into()
 }
 
-/// The response with the headers of rates.
+/// Adds the rate limit headers.
 fn rated(response: ResponseBuilder) -> ResponseBuilder {
     let headers = [
         (
@@ -236,8 +236,8 @@ fn rated(response: ResponseBuilder) -> ResponseBuilder {
         })
 }
 
-/// One event of a stream. OpenAPI 3.1 has no word for that; tools take the schema of such a type
-/// for one of an event's fields.
+/// Returns the schema of a stream. OpenAPI 3.1 cannot describe server-sent events; tools read this
+/// as the schema of one event's fields.
 fn events() -> Schema {
     let json = OneOfBuilder::new()
         .item(Ref::from_schema_name(ChatChunk::name()))
@@ -278,9 +278,9 @@ fn schema_of<T: ToSchema + PartialSchema>() -> utoipa::openapi::Content {
         .build()
 }
 
-/// The document as this server fills it in.
+/// Returns the document with this server's limits, access rules and examples.
 pub(super) fn document(app: &App) -> Value {
-    // Maps, lists, strings and finite numbers: there is nothing in it that JSON has not.
+    // The document consists of JSON types only, so serialization cannot fail.
     let mut document = serde_json::to_value(Api::openapi()).unwrap_or_default();
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     document["components"]["schemas"]["ChatRequest"]["properties"]["n"]["maximum"] =
@@ -314,7 +314,7 @@ pub(super) fn document(app: &App) -> Value {
     document
 }
 
-/// Names that the description gives to fields and parameters.
+/// Names of all fields and parameters in the document.
 static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
     let mut names: HashSet<String> = UNSUPPORTED
         .iter()
@@ -358,8 +358,8 @@ fn collect_names(value: &Value, names: &mut HashSet<String>) {
         .for_each(|value| collect_names(value, names));
 }
 
-/// The path of a field, for logs: `?` stands for every name that a client may have made up, and the
-/// end of an unlikely long path is left out.
+/// Returns a field path that is safe to log: names that are not in the document, and so may be
+/// client input, become `?`, and very long paths are cut.
 pub(super) fn known_path(path: &str) -> String {
     let known = |part: &str| {
         let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
@@ -380,14 +380,14 @@ pub(super) fn known_path(path: &str) -> String {
         .join(".")
 }
 
-/// Says which key an operation needs, and how it is refused without.
+/// Adds the required scopes and the responses to missing or wrong keys to an operation.
 fn secure(operation: &mut Value, needs: Permission, open: bool) {
     let scopes = needs.scopes();
     let any = [json!({ "key": [] })]
         .into_iter()
         .filter(|_| scopes.is_empty());
     let one_of = scopes.iter().map(|scope| json!({ "key": [scope.name()] }));
-    // An empty requirement: this server asks for none.
+    // An empty requirement means that no key is needed.
     let none = [json!({})].into_iter().filter(|_| open);
     operation["security"] = if needs == Permission::Open {
         json!([])
@@ -430,7 +430,7 @@ fn secure(operation: &mut Value, needs: Permission, open: bool) {
     }
 }
 
-/// Every request may have an id and every response has one.
+/// Adds the request id to the parameters and responses of an operation.
 fn traced(operation: &mut Value) {
     let id = json!({ "type": "string" });
     let parameter = json!({ "name": "x-request-id", "in": "header", "required": false, "schema": id,
@@ -449,7 +449,7 @@ fn traced(operation: &mut Value) {
     }
 }
 
-/// Bodies of requests that can be sent as they stand, by path.
+/// Returns example request bodies, by path, that can be sent as they are.
 fn examples(model: &str) -> [(&'static str, Value); 2] {
     let url = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(EXAMPLE));
     let chat = json!({

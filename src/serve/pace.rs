@@ -1,12 +1,12 @@
-//! Patience with a peer that sends or takes bytes.
+//! Timeout that depends on transfer rate.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Patience that waiting uses up and bytes restore, up to what there was at first: a peer that
-/// pauses is given up after that, and one that moves fewer bytes a second than it must, a little
-/// later.
+/// Time budget for a peer to send or receive: waiting spends it and transferred bytes refill it, up
+/// to the initial amount. A peer that stalls exhausts it in that time; one below the required rate,
+/// somewhat later.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
     rate: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Patience of this length, restored by a second for every `rate` bytes.
+    /// Creates a budget of `max`, refilled by one second per `rate` bytes.
     pub(crate) fn new(most: Duration, rate: u64) -> Self {
         Self {
             rate: rate.max(1),
@@ -26,17 +26,17 @@ impl Pace {
         }
     }
 
-    /// Returns the bytes a second that restore as much as waiting uses up.
+    /// Returns the required rate in bytes per second.
     pub(crate) fn rate(&self) -> u64 {
         self.rate
     }
 
-    /// Returns until when to wait for the peer, who is waited for from `now` on, if not already.
+    /// Returns the deadline for the peer's next bytes; waiting starts `now`, unless it has already.
     pub(crate) fn wait_until(&mut self, now: Instant) -> Instant {
         *self.since.get_or_insert(now) + self.left
     }
 
-    /// The peer has moved this many bytes and is no longer waited for.
+    /// Records transferred bytes and ends the wait.
     pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
         let waited = self
             .since

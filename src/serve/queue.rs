@@ -1,4 +1,4 @@
-//! `/v1/queue` and `/v1/agreement`: what annotators look at next, and how far they agree.
+//! `/v1/queue` and `/v1/agreement`: the annotation queue and agreement between annotators.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,23 +29,23 @@ use crate::feedback::{
     },
 };
 
-/// How often the metrics of the queue are brought up to date.
+/// Interval between updates of the queue's metrics.
 const WATCH: Duration = Duration::from_secs(60);
 
-/// Who asks.
+/// Annotator who makes the request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = QueueRequest)]
 pub(super) struct QueueCaller {
-    /// The annotator's name, as `annotator` of feedback.
+    /// Name of the annotator, as in the field `annotator` of feedback.
     #[schema(min_length = 1, max_length = 256)]
     annotator: String,
 }
 
-/// How figures are shown.
+/// Parameters of the agreement report.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AgreementQuery {
-    /// Whether annotators are named.
+    /// Includes the annotators' names.
     annotators: Option<bool>,
 }
 
@@ -59,25 +59,25 @@ async fn who(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiEr
     Ok((caller, annotator))
 }
 
-/// Whose progress is asked for.
+/// Parameters of the queue's state.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct QueueQuery {
-    /// The annotator whose own progress is told too.
+    /// Annotator whose own progress is included.
     annotator: Option<String>,
 }
 
-/// The annotation queue by state, and an annotator's part in it.
+/// State of the annotation queue, and an annotator's progress.
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueState {
     #[serde(flatten)]
     length: QueueLength,
-    /// What the annotator has done; there where one is asked for.
+    /// Progress of the requested annotator; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     annotator: Option<AnnotatorProgress>,
 }
 
-/// How many answers wait for annotators.
+/// Returns the number of queued answers by state.
 #[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery), responses(
     (status = 200, description = "By state.", body = QueueState),
     (status = 400, description = "The annotator is no name.", body = ErrorBody),
@@ -110,9 +110,11 @@ pub(super) async fn length(
     Ok(Json(QueueState { length, annotator }).into_response())
 }
 
-/// Leases the next answer to an annotator: the one that they have already, or the one whose
-/// correction would teach most. `POST /v1/feedback` with the same `completion_id`, `choice` and
-/// `annotator` closes it.
+/// Leases the next answer to an annotator.
+///
+/// Returns the annotator's current lease if there is one, otherwise the answer whose correction is
+/// expected to help training most. `POST /v1/feedback` with the same `completion_id`, `choice` and
+/// `annotator` closes the item.
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = QueueCaller, responses(
     (status = 200, description = "The answer.", body = QueueItem),
     (status = 204, description = "There is none for this annotator."),
@@ -135,7 +137,7 @@ pub(super) async fn next(
     }
 }
 
-/// Gives an answer back, for anybody to have.
+/// Releases a leased answer, so that any annotator can get it.
 #[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue",
     params(("id" = String, Path, description = "The item's `id`.")),
     request_body = QueueCaller, responses(
@@ -152,7 +154,9 @@ pub(super) async fn release(
     done(corrections.release(&place, &annotator).await)
 }
 
-/// Leaves an answer to others; one that many have left is shown to nobody any more.
+/// Skips an answer.
+///
+/// It stays available to other annotators, until enough of them have skipped it.
 #[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue",
     params(("id" = String, Path, description = "The item's `id`.")),
     request_body = QueueCaller, responses(
@@ -189,8 +193,9 @@ fn nothing() -> ApiError {
     )
 }
 
-/// How far annotators agree, by annotator and by kind of error, and the guard's recall by what was
-/// drawn by chance.
+/// Reports agreement between annotators.
+///
+/// By annotator and by kind of error, with the guard's recall estimated from randomly drawn items.
 #[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
     (status = 200, description = "The figures.", body = Agreement),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
@@ -213,7 +218,7 @@ pub(super) async fn agreement(
     Ok(Json(agreement).into_response())
 }
 
-/// Keeps the metrics of the queue up to date.
+/// Keeps the queue's metrics up to date.
 pub(super) async fn watch(app: Arc<App>) {
     let Some(corrections) = &app.corrections else {
         return;

@@ -1,5 +1,4 @@
-//! Changes of the configuration while the server runs: the keys, the rates, and which lines are
-//! logged.
+//! Configuration changes at run time: API keys, rate limits and log level.
 
 use std::{
     collections::BTreeSet,
@@ -14,11 +13,11 @@ use crate::{
     telemetry::LogLevel,
 };
 
-/// Puts another configuration in force as far as that is possible while the server runs.
+/// Applies a changed configuration, as far as possible without a restart.
 pub struct Reloader {
     app: Arc<App>,
     level: LogLevel,
-    /// The configuration in force.
+    /// Configuration in force.
     current: Mutex<Config>,
 }
 
@@ -31,9 +30,9 @@ impl Reloader {
         }
     }
 
-    /// Puts the keys, the rates and the log level of `read` in force, unless everybody could then
-    /// use a server that other machines reach, and logs what has changed and what would need a
-    /// restart. Where `read` cannot be used, that is logged, and all stays as it is.
+    /// Applies the keys, rate limits and log level of `read`, unless that would expose a server
+    /// without keys, and logs changes, including those that need a restart. An invalid
+    /// configuration is logged and changes nothing.
     pub fn reload(&self, read: Result<Config, ConfigProblems>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match read {
@@ -98,7 +97,7 @@ impl Reloader {
                 tracing::warn!("there are no keys any more: everybody may use the API");
             }
         };
-        // Told while lines are logged, whether the level goes up or down.
+        // Logged while the level permits it, whether it rises or falls.
         let logs = tracing::enabled!(tracing::Level::INFO);
         if logs {
             tell();
@@ -124,7 +123,7 @@ impl Reloader {
     }
 }
 
-/// Returns the options that differ, by their names in the file.
+/// Returns the names of configuration keys that differ.
 fn changed_options(old: &Config, new: &Config) -> Vec<String> {
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     let mut names = Vec::new();
@@ -149,7 +148,7 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
     }
 }
 
-/// Returns the names of keys that were added, removed or changed.
+/// Describes API keys that were added, removed or changed.
 fn changed_keys(old: &[ApiKey], new: &[ApiKey]) -> String {
     let names = |keys: &[ApiKey]| {
         keys.iter()

@@ -1,5 +1,5 @@
-//! A client's socket: one that takes nothing of what is written is given up, and one that has sent
-//! all it will may still be answered.
+//! Client socket: enforces the minimum write rate, and detects whether a half-closed client is
+//! still there.
 
 use std::{
     io::{Error, ErrorKind, IoSlice, Result},
@@ -18,28 +18,28 @@ use tokio::{
 use super::{connections::Connection, pace::Pace};
 use crate::telemetry::ConnectionEnd;
 
-/// How often the socket of a client that has closed its side is looked at.
+/// Polling interval for half-closed clients.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Clients skip it. To one that has closed its whole connection it shows that, because the answer
-/// to it is a reset.
+/// Interim response, which clients ignore. A fully closed connection replies with a reset, which
+/// reveals it.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The socket of a connection.
+/// Socket of a connection.
 pub(crate) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
     pace: Pace,
-    /// While a write waits.
+    /// Active while a write is blocked.
     write_timer: Option<Pin<Box<Sleep>>>,
-    /// While a client that has closed its side is answered.
+    /// Active while a half-closed client is answered.
     look_timer: Option<Pin<Box<Sleep>>>,
-    /// Indicates whether that client has been asked whether it is still there.
+    /// `true` once the interim response was tried.
     asked: bool,
 }
 
 impl Socket {
-    /// With this much patience for writes.
+    /// Creates a socket with a write timeout.
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, pace: Pace) -> Self {
         Self {
             stream,
@@ -51,8 +51,8 @@ impl Socket {
         }
     }
 
-    /// Returns whether the client that has closed its side has gone: an error. Ready without one
-    /// when the request is not complete and never will be.
+    /// Returns an error if the half-closed client is gone; ready with `Ok` if its request is
+    /// incomplete and can never be completed.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let timer = self
             .look_timer
@@ -61,7 +61,7 @@ impl Socket {
             if let Some(error) = self.stream.take_error()? {
                 return Poll::Ready(Err(error));
             }
-            // Most are answered before it is worth asking whether they are there.
+            // Most responses end before a probe is worthwhile.
             ready!(timer.as_mut().poll(context));
             timer.as_mut().reset(Instant::now() + LOOK);
             if self.connection.wants_body() {
@@ -97,7 +97,7 @@ impl Socket {
                     .get_or_insert_with(|| Box::pin(sleep_until(until)));
                 if timer.as_mut().poll(context).is_ready() {
                     self.connection.metrics().count_end(ConnectionEnd::Slow);
-                    // What it has not taken goes with it.
+                    // Drops unsent data.
                     let _ = self.stream.set_zero_linger();
                     return Poll::Ready(Err(Error::new(
                         ErrorKind::TimedOut,

@@ -1,4 +1,4 @@
-//! Streamed answers: server-sent events in OpenAI's framing.
+//! Streaming completions: server-sent events in OpenAI's format.
 
 use std::{
     collections::VecDeque,
@@ -46,14 +46,14 @@ use crate::{
     telemetry::{AnswerEnd, AnswerMeter},
 };
 
-/// A comment after this long without an event, so that proxies keep the connection.
+/// Interval of keep-alive comments, so that proxies keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Bytes that a client may be behind with its stream before they are counted.
+/// Bytes that a client may lag behind before they count against the shared memory.
 const FREE_BYTES: usize = 64 * 1024;
 
-/// The response that streams `begun`. The answers are written whether or not the client takes them,
-/// and `held` until they are complete, their time is up or the client leaves, which cancels them.
+/// Returns the streaming response. Decoding does not wait for the client; `held` is dropped when
+/// the answers are complete, time out, or the client disconnects, which cancels them.
 pub(super) fn respond(
     app: &App,
     begun: RunningAnswers,
@@ -113,8 +113,8 @@ pub(super) fn respond(
         .into_response()
 }
 
-/// Writes the chunks of the answers as the engine brings them forth, until their end or the
-/// client's; until then it has what is `held`.
+/// Writes the answers' chunks as the engine generates them, until they end or the client
+/// disconnects; holds `held` until then.
 async fn write(
     mut chunks: Chunks,
     mut answers: StreamMap<usize, Told>,
@@ -126,7 +126,7 @@ async fn write(
     let mut held = Some(held);
     loop {
         if chunks.ended {
-            // Before the client knows, who may ask again at once.
+            // Before the client sees the end and sends its next request.
             drop(held.take());
         }
         while let Some(event) = chunks.pending.pop_front() {
@@ -155,33 +155,34 @@ async fn write(
             () = sleep_until(deadline) => chunks.fail(too_slow(timeout_s)),
             next = answers.next() => match next {
                 Some((index, event)) => chunks.take(index, event),
-                // All channels closed and not all answers complete.
+                // All channels closed before all answers were complete.
                 None => chunks.fail_engine(EngineError::ShuttingDown),
             },
         }
     }
 }
 
-/// An event that waits for its client, with its size and, where that is counted, its share of the
-/// memory for such.
+/// A queued event, its size and, above the free amount, its share of memory.
 struct Waiting {
     event: sse::Event,
     bytes: usize,
     _counted: Option<OwnedSemaphorePermit>,
 }
 
-/// Where chunks wait for the client. It is bounded by its memory: what a client is far behind with
-/// is counted for all clients together, and so is the number of connections.
+/// Queue of a client's events. It is unbounded in number, but bytes beyond [`FREE_BYTES`] count
+/// against memory shared by all clients.
 struct Outbox {
     sender: mpsc::UnboundedSender<Waiting>,
-    /// Bytes that wait.
+    /// Bytes in the queue.
     behind: Arc<AtomicUsize>,
     counted: Arc<Semaphore>,
 }
 
 impl Outbox {
+    /// Queues an event.
+    ///
     /// # Errors
-    /// 503 when the client is far behind, and others are too.
+    /// 503 if the client lags far behind and the shared memory is used up.
     fn put(&self, (event, bytes): (sse::Event, usize)) -> Result<(), ApiError> {
         let counted = if self.behind.load(Relaxed) + bytes > FREE_BYTES {
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -199,14 +200,14 @@ impl Outbox {
         Ok(())
     }
 
-    /// The error that ends a stream.
+    /// Queues the error that ends a stream, whatever the memory.
     fn put_last(&self, (event, bytes): (sse::Event, usize)) {
         self.send(event, bytes, None);
     }
 
     fn send(&self, event: sse::Event, bytes: usize, counted: Option<OwnedSemaphorePermit>) {
         self.behind.fetch_add(bytes, Relaxed);
-        // Whether the client is gone is looked at before the next event.
+        // A disconnect is detected before the next event.
         let _ = self.sender.send(Waiting {
             event,
             bytes,
@@ -215,7 +216,7 @@ impl Outbox {
     }
 }
 
-/// The events of a response, as its client takes them.
+/// Event stream of a response, polled by its connection.
 struct Events {
     queue: mpsc::UnboundedReceiver<Waiting>,
     behind: Arc<AtomicUsize>,
@@ -241,7 +242,7 @@ impl Stream for Events {
         if let Some(half_closed) = &mut self.half_closed {
             ready!(half_closed.poll_unpin(cx));
             self.half_closed = None;
-            // Whether the client has left shows when something is sent.
+            // An empty comment reveals whether the client has disconnected.
             return Poll::Ready(Some(Ok(sse::Event::default().comment(""))));
         }
         Poll::Pending
@@ -250,8 +251,8 @@ impl Stream for Events {
 
 type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
-/// A choice's events. Which of several candidates is the best is known when all are complete; then
-/// it is told as a whole.
+/// Returns a choice's events. The best of several candidates is only known when all are complete;
+/// it is then sent as a whole.
 fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
     if candidates.len() == 1
         && let Some(only) = candidates.pop()
@@ -293,28 +294,28 @@ fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
     Box::pin(futures_util::stream::once(events).flat_map(futures_util::stream::iter))
 }
 
-/// What was said, and what is to be said next.
+/// State of a streamed completion.
 struct Chunks {
     head: CompletionHead,
     how: AnswerForm,
     meter: AnswerMeter,
-    /// The text of each answer so far.
+    /// Text of each answer so far.
     texts: Vec<String>,
     open: usize,
     usage: Usage,
-    /// Until they are said, with the end of the last answer.
+    /// Warnings, sent with the end of the last answer.
     warnings: Vec<Warning>,
-    /// With their sizes in bytes.
+    /// Queued events with their sizes in bytes.
     pending: VecDeque<(sse::Event, usize)>,
     ended: bool,
     draft: Option<ReceiptDraft>,
-    /// Set behind the last chunk: the end is said when the receipt is kept.
+    /// Set after the last chunk: the stream ends once the receipt is stored.
     kept: Option<BoxFuture<'static, ()>>,
     drawn: Option<ShadowRequest>,
 }
 
 impl Chunks {
-    /// Begins with each answer's role.
+    /// Creates the state and queues each choice's role.
     fn new(
         head: CompletionHead,
         how: AnswerForm,
@@ -404,7 +405,7 @@ impl Chunks {
                 if let Some(draft) = &mut self.draft {
                     draft.complete(index, &self.texts[index], &report);
                 }
-                // What stands for an answer that is withheld is not the policy's.
+                // An abstention is not the policy's text.
                 if index == 0 && report.verdict == Verdict::Abstained {
                     self.drawn = None;
                 }
@@ -467,8 +468,8 @@ impl Chunks {
         self.fail(error.into());
     }
 
-    /// An error is the last event: a client that waits for `[DONE]` must not take the answer for
-    /// complete.
+    /// Ends the stream with an error instead of `[DONE]`, so that clients do not take the answer
+    /// for complete.
     fn fail(&mut self, error: ApiError) {
         tracing::warn!(code = error.reason().code, "a stream ends with an error");
         self.push(sse::Event::default().event("error"), &error.body);

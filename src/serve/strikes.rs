@@ -1,5 +1,4 @@
-//! What somebody did too often of late: wrong keys by the network that they came from, refused
-//! requests by who sent them.
+//! Counter of recent offenses: wrong keys by network, rejected requests by account.
 
 use std::{
     collections::HashMap,
@@ -8,20 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most who are remembered.
+/// Most offenders remembered.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Counts what a few times is forgiven: a number at once, and one more in each interval.
+/// Leaky bucket per offender: a burst is tolerated, then one offense per interval.
 #[derive(Debug)]
 pub(crate) struct Strikes<K> {
     burst: u32,
     interval: Duration,
-    /// When the strikes of each will be forgotten, as though they had come one an interval.
+    /// Time at which each offender's bucket is empty again.
     forgotten: Mutex<HashMap<K, Instant>>,
 }
 
 impl<K: Hash + Eq + Clone> Strikes<K> {
-    /// Forgives `burst` at once, and one more in each `interval`.
+    /// Creates a counter that tolerates `burst` at once and one more per `interval`.
     pub(crate) fn new(burst: u32, interval: Duration) -> Self {
         Self {
             burst,
@@ -30,10 +29,10 @@ impl<K: Hash + Eq + Clone> Strikes<K> {
         }
     }
 
-    /// Counts a strike.
+    /// Counts an offense.
     ///
     /// # Errors
-    /// When there were too many: the seconds until the next is forgiven.
+    /// Above the tolerated rate, the seconds until the next is tolerated.
     pub(crate) fn count(&self, who: K, now: Instant) -> Result<(), u64> {
         let mut all = self
             .forgotten
@@ -46,7 +45,7 @@ impl<K: Hash + Eq + Clone> Strikes<K> {
         }
         if all.len() >= MAX_REMEMBERED && !all.contains_key(&who) {
             all.retain(|_, at| *at > now);
-            // Those who strike most stay longest.
+            // The worst offenders stay longest.
             let first = all
                 .iter()
                 .min_by_key(|(_, at)| **at)

@@ -1,5 +1,5 @@
-//! From one version to the next while requests run: it is loaded and tried first, and then one
-//! pointer changes.
+//! Switching between model versions at run time: the next one is loaded and warmed up before it
+//! replaces the served one atomically.
 
 use std::{
     fs,
@@ -24,45 +24,45 @@ use crate::{
     telemetry::EngineMetrics,
 };
 
-/// How often the registry is looked at.
+/// Interval between checks of the registry.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What is promoted, and how that comes to be served.
+/// Loads versions and switches between them.
 pub(crate) struct VersionSwitch {
     registry: Option<Registry>,
-    /// Held while a version is loaded and put in the place of another: one change after the other.
+    /// Held during a change, so that changes are serialized.
     kept: tokio::sync::Mutex<Kept>,
     refused: Mutex<Option<RefusedVersion>>,
 }
 
-/// What stays loaded.
+/// Versions kept loaded.
 #[derive(Default)]
 struct Kept {
-    /// The version that was served before, so that going back to it takes no time.
+    /// Version served before, so that a rollback to it is immediate.
     before: Option<Arc<ServedVersion>>,
 }
 
-/// A version that was to be served and cannot be.
+/// A version that failed to load.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct RefusedVersion {
-    /// Its id; `null`: the model of the configuration.
+    /// Id of the version; `null` for the configured model.
     #[schema(required)]
     pub(crate) id: Option<String>,
-    /// Why not.
+    /// Explanation.
     pub(crate) reason: String,
-    /// Unix time.
+    /// Time, Unix seconds.
     pub(crate) at: u64,
 }
 
-/// A version that could take the place of the served one; nobody else changes that meanwhile.
+/// A version ready to be served; holds the lock on changes.
 pub(crate) struct PendingSwitch<'a> {
     kept: MutexGuard<'a, Kept>,
-    /// `None`: it is served already.
+    /// `None` if it is served already.
     next: Option<Arc<ServedVersion>>,
 }
 
 impl PendingSwitch<'_> {
-    /// Serves it. Requests that run stay with the version that they began with.
+    /// Serves the version. Running requests stay with theirs.
     pub(crate) fn make(mut self, app: &App) {
         let Some(next) = self.next.take() else { return };
         let (version, before) = (Arc::clone(&next.version), app.serve(next));
@@ -90,7 +90,7 @@ impl VersionSwitch {
         self.registry.as_ref()
     }
 
-    /// The version that was refused last, since what is served has changed.
+    /// Returns the version that last failed to load, since the last change.
     pub(crate) fn refused(&self) -> Option<RefusedVersion> {
         self.refused
             .lock()
@@ -102,11 +102,10 @@ impl VersionSwitch {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
-    /// Loads a version (`None`: the model of the configuration), starts its engine and has it write
-    /// a first answer.
+    /// Loads a version (`None` for the configured model), starts its engine and warms it up.
     ///
     /// # Errors
-    /// Why it cannot be served.
+    /// The reason why it cannot be served.
     pub(crate) async fn prepare(
         &self,
         app: &Arc<App>,
@@ -115,15 +114,14 @@ impl VersionSwitch {
         change(app, self.kept.lock().await, id).await
     }
 
-    /// Serves what the registry says now, if it can be; else what is served stays, and why is told.
-    /// The shadow is the registry's in any case.
+    /// Serves the version promoted in the registry; on failure, logs the reason and keeps the
+    /// served one. Updates the shadow in either case.
     pub(crate) async fn follow(&self, app: &Arc<App>) {
         let Some(registry) = &self.registry else {
             return;
         };
         let kept = self.kept.lock().await;
-        // Read when nobody else changes what is served: an older state would undo what they have
-        // done.
+        // Read under the lock: an older state would undo a concurrent change.
         let RegistryState {
             promoted, shadow, ..
         } = match registry.state() {
@@ -155,8 +153,8 @@ impl VersionSwitch {
         }));
     }
 
-    /// After a first answer that was none: serves the version before, and so on, and last the model
-    /// of the configuration.
+    /// After a failed warm-up, serves the previous version, or an earlier one, or finally the
+    /// configured model.
     pub(crate) async fn fall_back(
         &self,
         app: &Arc<App>,
@@ -164,7 +162,7 @@ impl VersionSwitch {
         reason: String,
     ) {
         if !Arc::ptr_eq(failed, &app.served()) {
-            // Another was promoted meanwhile.
+            // Another version was promoted meanwhile.
             return;
         }
         self.refuse(app, failed.registered.as_deref(), reason);
@@ -190,7 +188,7 @@ impl VersionSwitch {
     }
 }
 
-/// Gets a version ready to be served: the one that is kept, or it is loaded.
+/// Returns a version ready to be served: the one kept loaded, or a newly loaded one.
 async fn change<'a>(
     app: &Arc<App>,
     kept: MutexGuard<'a, Kept>,
@@ -222,7 +220,7 @@ async fn change<'a>(
     })
 }
 
-/// Loads a version and tries it, while others are served.
+/// Loads and warms up a version while another one is served.
 async fn load(
     app: &Arc<App>,
     config: Config,
@@ -241,7 +239,7 @@ async fn load(
     Ok(served)
 }
 
-/// Loads a version that answers one question at a time, for nobody to count.
+/// Loads a version with minimal resources and without metrics, for the shadow.
 pub(super) async fn load_beside(app: &Arc<App>, id: &str) -> Result<Arc<ServedVersion>, String> {
     let mut config = app.current_config();
     (config.engine.max_batch, config.engine.max_waiting) = (1, 1);
@@ -263,7 +261,7 @@ fn open(
     };
     let name = &first.bundle.config.name;
     if **name != *now.model {
-        // Clients name the model: they would all get 404.
+        // Clients name the model; all their requests would get a 404.
         return Err(LoadError::OtherModel {
             name: name.clone(),
             served: now.model.to_string(),
@@ -272,7 +270,7 @@ fn open(
     Ok(ServedVersion::start(config, first, observer)?)
 }
 
-/// Follows the registry: what is promoted there, by whomever, is served here.
+/// Watches the registry and serves what is promoted there, by any process.
 pub(super) async fn follow(app: Arc<App>) {
     let Some(registry) = app.switch.registry().cloned() else {
         return;
@@ -293,8 +291,8 @@ pub(super) async fn follow(app: Arc<App>) {
     }
 }
 
-/// When the state was written, and what; it says both, for a version that failed may be promoted
-/// again.
+/// Returns the state file's modification time and content. The time matters because a version that
+/// failed may be promoted again.
 fn look(registry: &Registry) -> Option<(SystemTime, Vec<u8>)> {
     let file = registry.state_file();
     let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;

@@ -1,5 +1,5 @@
-//! The first caption, which the server asks of itself: it pages the weights in, and shows that
-//! everything works before anybody relies on it.
+//! Warm-up: the server generates a first caption itself, which loads the weights into memory and
+//! checks the whole path before users rely on it.
 
 use std::{io::Cursor, sync::Arc};
 
@@ -16,8 +16,8 @@ use crate::{
 /// Most tokens of the first caption.
 const TOKENS: usize = 8;
 
-/// Tries the version that the server begins with and notes how that went. Where one of the registry
-/// fails, the one before it is served.
+/// Warms up the initial version and records the outcome. If a version of the registry fails, falls
+/// back to the previous one.
 pub(crate) async fn warm(app: Arc<App>) {
     let (began, turn) = (std::time::Instant::now(), RequestContext::of(&app));
     let outcome = try_out(&turn).await;
@@ -32,7 +32,7 @@ pub(crate) async fn warm(app: Arc<App>) {
         .clone()
         .err()
         .filter(|_| turn.served.registered.is_some());
-    // Set once; a second warm-up would change nothing.
+    // Already set if another warm-up was first.
     let _ = turn.served.warmed.set(outcome);
     if let Some(why) = failed {
         app.switch
@@ -45,10 +45,10 @@ pub(crate) async fn warm(app: Arc<App>) {
     }
 }
 
-/// Has a version caption a made-up picture.
+/// Generates a caption of a synthetic image.
 ///
 /// # Errors
-/// Why that cannot be relied on.
+/// The reason why the version cannot be served.
 pub(crate) async fn try_out(turn: &RequestContext) -> Result<(), String> {
     caption(turn)
         .await
@@ -94,7 +94,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
             match event {
                 Event::Finished { .. } => return Ok(()),
                 Event::Failed(error) => {
-                    // What a tensor operation says is not for clients, and this is none.
+                    // The internal error may be shown: the requester is the server itself.
                     return Err(ApiError::unavailable("not_ready", error.to_string()));
                 }
                 Event::Delta { tokens, .. } => tokens
@@ -109,7 +109,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
     ))
 }
 
-/// Weights that are broken in the file's sense mostly make numbers that are none.
+/// Checks that a token's numbers are finite: corrupt weights usually produce NaN.
 fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
     let number = |what: &str, value: f32| {
         let message = format!("the {what} of a token is {value}, which is no number");
@@ -126,7 +126,7 @@ fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
     }
 }
 
-/// A gradient, as a PNG file.
+/// Returns a gradient as a PNG file.
 fn picture() -> Result<Vec<u8>, ApiError> {
     let image = RgbImage::from_fn(64, 64, |x, y| Rgb([4 * x as u8, 4 * y as u8, 128]));
     let mut file = Vec::new();

@@ -1,4 +1,4 @@
-//! `/v1/feedback`: corrections come in, and are listed, written out and removed.
+//! `/v1/feedback`: submit, list, export and delete feedback.
 
 mod query;
 mod receipts;
@@ -50,18 +50,17 @@ use crate::{
     vlm::preprocess,
 };
 
-/// How often receipts are looked through for what has expired, at least; else ten times in the time
-/// that they are kept.
+/// Longest interval between sweeps of expired receipts; otherwise a tenth of the retention.
 const SWEEP: Duration = Duration::from_secs(600);
-/// And at most.
+/// Shortest interval between sweeps.
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
-/// Why no feedback is taken, and the server is not ready, since the store was found to be damaged.
+/// Error message and readiness reason while the store is damaged.
 pub(super) const DAMAGED: &str =
     "the store of feedback is damaged; answers go on, and the server's log has the details";
-/// Longest idempotency key.
+/// Longest idempotency key, in bytes.
 const KEY_BYTES: usize = 255;
 
-/// Opens what the configuration names; `None` where corrections are off.
+/// Opens the configured feedback store; `None` if feedback is disabled.
 pub(super) async fn open(
     config: &Config,
     first: &InitialVersion,
@@ -92,7 +91,7 @@ pub(super) async fn open(
     Ok(Some(corrections))
 }
 
-/// Removes what has expired, now and then.
+/// Deletes expired receipts periodically.
 pub(super) async fn sweep(app: Arc<App>) {
     let Some(corrections) = &app.corrections else {
         return;
@@ -113,7 +112,7 @@ pub(super) async fn sweep(app: Arc<App>) {
     }
 }
 
-/// Returns how often what is kept so long is looked through.
+/// Returns the interval between sweeps for a retention.
 fn sweep_interval(retention: Duration) -> Duration {
     (retention / 10).clamp(SWEEP_AT_MOST, SWEEP)
 }
@@ -126,7 +125,7 @@ impl From<StoreError> for ApiError {
                 "no space is left to keep it; nothing that was acknowledged is lost",
             ),
             StoreError::Busy => Self::busy(error.to_string(), 1),
-            // Where the store is, is for the log.
+            // The store's location is only logged.
             StoreError::Damaged(_) => Self::unavailable("store_damaged", DAMAGED),
             StoreError::Unavailable(_) => Self::unavailable(
                 "store_unavailable",
@@ -169,13 +168,15 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
         ApiError::not_found("feedback_disabled", "feedback is off on this server")
     })?;
     match corrections.store().damage() {
-        // Writing on would damage more.
+        // Further writes could increase the damage.
         Some(why) => Err(StoreError::Damaged(why).into()),
         None => Ok(corrections),
     }
 }
 
-/// Says what is right or wrong in an answer; the record that is made of it comes back, and is kept.
+/// Submits feedback on an answer.
+///
+/// Stores a correction or a judgment and returns the record.
 #[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = Submission,
     params(("idempotency-key" = Option<String>, Header, description = "A name for the request: \
         sent again, it makes nothing new.", max_length = 255)),
@@ -238,7 +239,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .ok_or_else(|| ApiError::invalid("invalid_idempotency_key", message).at("idempotency-key"))
 }
 
-/// The image's file, which is one.
+/// Returns the file of a submitted image, once it has been decoded as a check.
 async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
     let _admitted = app.limits.hold(share, IMAGE)?;
     let file = chat::file(
@@ -256,7 +257,7 @@ async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiE
     let memory = app.decode_memory.acquire(header.memory(0)).await;
     let bytes = Arc::clone(&file);
     let checked = blocking(move || {
-        // Held until the work ends, also when nobody waits for it any more.
+        // Held until the work ends, even if the request was canceled.
         let _held = (turn, memory);
         preprocess::check(&bytes, &limits)
     });
@@ -264,22 +265,22 @@ async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiE
     Ok(file.to_vec())
 }
 
-/// Some records.
+/// A page of feedback records.
 #[derive(Serialize, ToSchema)]
 struct FeedbackList {
-    /// `list`
+    /// Always `list`.
     object: &'static str,
-    /// The records.
+    /// Records of this page.
     data: Vec<Feedback>,
-    /// The id of the first.
+    /// Id of the first record; `null` on an empty page.
     first_id: Option<String>,
-    /// The id of the last: `after` of the next page.
+    /// Id of the last record: the parameter `after` of the next page.
     last_id: Option<String>,
-    /// Indicates whether there are more.
+    /// `true` if more records follow.
     has_more: bool,
 }
 
-/// Lists records, page by page.
+/// Lists feedback, page by page.
 #[utoipa::path(get, path = "/v1/feedback", tag = "feedback", params(ListQuery), responses(
     (status = 200, description = "A page.", body = FeedbackList),
     (status = 400, description = "A parameter is wrong or out of range.", body = ErrorBody),
@@ -312,7 +313,7 @@ pub(super) async fn list(
     .into_response())
 }
 
-/// A record.
+/// Returns a feedback record.
 #[utoipa::path(get, path = "/v1/feedback/{id}", tag = "feedback",
     params(("id" = String, Path, description = "Its id."), query::OneQuery), responses(
     (status = 200, description = "The record.", body = Feedback),
@@ -340,14 +341,14 @@ fn unknown() -> ApiError {
     ApiError::not_found("feedback_not_found", "there is no feedback of this id")
 }
 
-/// What was removed.
+/// Result of a deletion.
 #[derive(Serialize, ToSchema)]
 struct Deleted {
-    /// `feedback.deleted`
+    /// Always `feedback.deleted`.
     object: &'static str,
-    /// `true`
+    /// Always `true`.
     deleted: bool,
-    /// How much.
+    /// Numbers of deleted objects.
     #[serde(flatten)]
     removed: RemovalCounts,
 }
@@ -361,9 +362,11 @@ fn deleted(removed: RemovalCounts) -> Response {
     .into_response()
 }
 
-/// Removes a record, and its image unless something else refers to that. Where it had closed an
-/// item of the annotation queue, that waits again, unless enough others have judged it. The receipt
-/// of its completion stays as long as others do.
+/// Deletes a feedback record.
+///
+/// Its image is deleted too unless something else refers to it. If the record had closed an item of
+/// the annotation queue, the item is open again unless enough other annotators have judged it. The
+/// completion's receipt is kept as long as others.
 #[utoipa::path(delete, path = "/v1/feedback/{id}", tag = "feedback",
     params(("id" = String, Path, description = "Its id.")), responses(
     (status = 200, description = "It is removed.", body = Deleted),
@@ -387,9 +390,10 @@ pub(super) async fn remove(
     }
 }
 
-/// Forgets a person: all records and receipts of a user, and the images that nobody else refers to;
-/// or the name of an annotator, whose records stay without it unless `records` says that they go
-/// too.
+/// Deletes a person's data.
+///
+/// With `user`: all records and receipts of that user, and images that nothing else refers to. With
+/// `annotator`: the annotator's name; their records are kept without it unless `records` is true.
 #[utoipa::path(delete, path = "/v1/feedback", tag = "feedback", params(PersonQuery), responses(
     (status = 200, description = "They are forgotten, if there was anything.", body = Deleted),
     (status = 400, description = "Nobody is named, or a user and an annotator.", body = ErrorBody),
@@ -407,7 +411,7 @@ pub(super) async fn remove_user(
     Ok(deleted(corrections.remove(query.target(&caller)?).await?))
 }
 
-/// Writes records out as a file, oldest first.
+/// Exports feedback as a file, oldest first.
 #[utoipa::path(get, path = "/v1/feedback/export", tag = "feedback", params(ExportQuery), responses(
     (status = 200, description = "The file.", body = String, content_type = "application/jsonl"),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
@@ -435,7 +439,7 @@ pub(super) async fn export(
         .map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
     let (filter, shown) = (query.filter(&caller)?, caller.shown_names(query.annotators));
     let mut pieces = Box::pin(files::export(store, images, filter, format, shown));
-    // What goes wrong at once is an error; what goes wrong later breaks the file off.
+    // Errors before the first piece become an error response; later ones abort the download.
     let first = pieces.try_next().await?;
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(pieces));
     Ok(([(header::CONTENT_TYPE, format.media_type())], body).into_response())

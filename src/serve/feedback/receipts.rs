@@ -1,4 +1,4 @@
-//! What is remembered of completions, gathered while they are written.
+//! Receipts of completions, collected while the answers are decoded.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     vlm::template::{Message, question},
 };
 
-/// A receipt of a completion that is being written.
+/// A receipt in the making.
 pub(in crate::serve) struct ReceiptDraft {
     turn: RequestContext,
     file: Arc<[u8]>,
@@ -24,7 +24,7 @@ pub(in crate::serve) struct ReceiptDraft {
     answers: Vec<Option<RecordedChoice>>,
 }
 
-/// What a completion is about.
+/// Properties of a completion that its receipt records.
 pub(in crate::serve) struct CompletionSubject<'a> {
     pub(in crate::serve) head: &'a CompletionHead,
     pub(in crate::serve) messages: &'a [Message],
@@ -36,7 +36,7 @@ pub(in crate::serve) struct CompletionSubject<'a> {
 }
 
 impl ReceiptDraft {
-    /// Returns `true` if completions are remembered.
+    /// Returns `true` if receipts are stored.
     pub(in crate::serve) fn wanted(app: &App) -> bool {
         let sound = app
             .corrections
@@ -45,7 +45,7 @@ impl ReceiptDraft {
         sound && !app.config.receipts.retention().is_zero()
     }
 
-    /// Begins one, where they are.
+    /// Starts a receipt; `None` if receipts are disabled.
     pub(in crate::serve) fn new(
         turn: &RequestContext,
         asked: CompletionSubject<'_>,
@@ -93,20 +93,20 @@ impl ReceiptDraft {
         Self::wanted(&turn.app).then(new)
     }
 
-    /// Gives it to the owner of the key that asked.
+    /// Sets the owner.
     pub(in crate::serve) fn owned_by(mut self, owner: &str) -> Self {
         owner.clone_into(&mut self.receipt.owner);
         self
     }
 
-    /// More of an answer was written.
+    /// Adds generated tokens of an answer.
     pub(in crate::serve) fn wrote(&mut self, index: usize, tokens: &[engine::GeneratedToken]) {
         if let Some(written) = self.written.get_mut(index) {
             written.extend_from_slice(tokens);
         }
     }
 
-    /// An answer is complete.
+    /// Completes an answer.
     pub(in crate::serve) fn complete(&mut self, index: usize, text: &str, report: &GuardReport) {
         let Some((written, answer)) = self.written.get_mut(index).zip(self.answers.get_mut(index))
         else {
@@ -124,8 +124,7 @@ impl ReceiptDraft {
                 )
             }),
         );
-        // Where doubted words were hedged in the answer itself, its tokens are not those that were
-        // scored.
+        // If low-reward words were hedged in the answer, its text does not match the scored tokens.
         let tokens = tokens
             .or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text))
             .unwrap_or_default();
@@ -139,9 +138,8 @@ impl ReceiptDraft {
         });
     }
 
-    /// All answers are complete. Whoever ends the response waits for the result first: then the
-    /// receipt is there for other servers on the same store too. It is kept whether somebody waits
-    /// or not.
+    /// Stores the receipt. The response waits for the returned future before it ends, so that other
+    /// servers on the same store find the receipt too; it is stored even if the future is dropped.
     pub(in crate::serve) fn keep(mut self) -> BoxFuture<'static, ()> {
         let choices = self.answers.into_iter().collect();
         let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else {

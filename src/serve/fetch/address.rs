@@ -1,9 +1,8 @@
-//! Which addresses images are fetched from: those of the public internet, and no others.
+//! Check that an address is on the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Returns `true` if an address is one that the whole internet can reach. What is not certain to be
-/// is not.
+/// Returns `true` if an address is certainly reachable from the whole internet.
 pub(super) fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !V4_REFUSED
@@ -18,7 +17,7 @@ pub(super) fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// Returns `true` if the two agree in all but their last bits.
+/// Returns `true` if two addresses agree in all but the `last` bits.
 fn within<
     T: std::ops::BitXor<Output = T> + std::ops::Shr<u32, Output = T> + Default + PartialEq,
 >(
@@ -33,14 +32,14 @@ const fn v4(a: u8, b: u8, c: u8, bits: u32) -> (Ipv4Addr, u32) {
     (Ipv4Addr::new(a, b, c, 0), bits)
 }
 
-/// IANA's special-purpose registry, multicast, and what was never given out.
+/// IANA's special-purpose registry, multicast, and unassigned networks.
 const V4_REFUSED: [(Ipv4Addr, u32); 16] = [
     v4(0, 0, 0, 8),
     v4(10, 0, 0, 8),
-    // Between carriers and their customers; some clouds have their metadata here.
+    // Carrier-grade NAT; some clouds have their metadata service here.
     v4(100, 64, 0, 10),
     v4(127, 0, 0, 8),
-    // Link-local, and the metadata of most clouds.
+    // Link-local, with the metadata service of most clouds.
     v4(169, 254, 0, 16),
     v4(172, 16, 0, 12),
     v4(192, 0, 0, 24),
@@ -48,29 +47,29 @@ const V4_REFUSED: [(Ipv4Addr, u32); 16] = [
     v4(192, 0, 2, 24),
     v4(198, 51, 100, 24),
     v4(203, 0, 113, 24),
-    // Once the nearest 6to4 relay.
+    // Former 6to4 relay anycast.
     v4(192, 88, 99, 24),
     v4(192, 168, 0, 16),
     // Benchmarks.
     v4(198, 18, 0, 15),
     v4(224, 0, 0, 4),
-    // Reserved; the broadcast address is its last.
+    // Reserved, including the broadcast address.
     v4(240, 0, 0, 4),
-    // Public by its number alone: the platform's own service to every virtual machine of Azure.
+    // A public address that serves Azure's platform services to every virtual machine.
     (Ipv4Addr::new(168, 63, 129, 16), 32),
 ];
 
-/// All that is given out for the internet. Outside of it are unspecified, loopback, v4-mapped and
-/// v4-compatible addresses, NAT64 (`64:ff9b::/96`, `64:ff9b:1::/48`), unique local, link-local,
-/// site-local and multicast ones.
+/// Global unicast. Outside of it are unspecified, loopback, v4-mapped and v4-compatible addresses,
+/// NAT64 (`64:ff9b::/96`, `64:ff9b:1::/48`), unique local, link-local, site-local and multicast
+/// ones.
 const V6_GLOBAL: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
 const V6_REFUSED: [(Ipv6Addr, u32); 4] = [
-    // Protocols: Teredo, which has a v4 address in it, benchmarks, ORCHID.
+    // Protocol assignments: Teredo, which embeds a v4 address, benchmarks, ORCHID.
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     // Documentation, here and last.
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
-    // 6to4, which has a v4 address in it.
+    // 6to4, which embeds a v4 address.
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20),
 ];

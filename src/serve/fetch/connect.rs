@@ -1,5 +1,5 @@
-//! Connections to addresses that were checked: a name is looked up once, and what was checked is
-//! what is connected to.
+//! Connections to checked addresses: a name is resolved once, and the checked addresses are those
+//! connected to.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,7 +24,7 @@ use url::Host;
 
 use super::{FetchError, address::is_global, link::HttpsUrl};
 
-/// Certificates are checked against those of the file (PEM), or else against Mozilla's list.
+/// Creates a TLS client that trusts the certificates in a PEM file or, without one, Mozilla's list.
 pub(super) fn tls(ca_file: Option<&str>) -> Result<TlsConnector, String> {
     let roots = match ca_file {
         None => RootCertStore {
@@ -56,8 +56,8 @@ fn roots(path: &str) -> Result<RootCertStore, String> {
     }
 }
 
-/// All addresses of the link's host, when every one of them may be connected to: it is global, or
-/// the operator has allowed the host and the port. One that may not makes all suspect.
+/// Resolves the URL's host and returns its addresses. All must be public, unless the operator
+/// allows host and port.
 pub(super) async fn resolve(
     link: &HttpsUrl,
     allow: &[(Host, u16)],
@@ -93,8 +93,7 @@ pub(super) async fn resolve(
     }
 }
 
-/// Connects to the first of the addresses that answers, each getting its share of the time that is
-/// left.
+/// Connects to the first address that responds, dividing the remaining time among the rest.
 pub(super) async fn connect(
     link: &HttpsUrl,
     addresses: &[SocketAddr],

@@ -1,8 +1,8 @@
-//! Durations as OpenAI writes them in headers: `20ms`, `1.5s`, `6m0s`.
+//! Durations in OpenAI's header format: `20ms`, `1.5s`, `6m0s`.
 
 use std::time::Duration;
 
-/// Writes a duration, rounded up to milliseconds.
+/// Formats a duration, rounded up to milliseconds.
 pub(super) fn format_duration(duration: Duration) -> String {
     let millis = duration.as_nanos().div_ceil(1_000_000);
     let (minutes, millis) = (millis / 60_000, millis % 60_000);

@@ -1,9 +1,9 @@
-//! Who may ask how much: bounds on what is in progress, shared fairly, and rates.
+//! Concurrency and rate limits.
 //!
-//! A request is let in once it has arrived and is known to be in order, by the work that it is: see
-//! [`cost`]. What is in progress is bounded for all together, and one competitor cannot use that up
-//! for the others. Rates are those of a key, or of an address on a server without keys. All of it
-//! is in this process's memory: another server counts anew, and so does this one after a restart.
+//! A request is admitted by its estimated [`cost`] once it has arrived and is valid. Work in
+//! progress is bounded for all clients together and shared fairly among them. Rates apply to a key,
+//! or to an address on a server without keys. All counters are in this process's memory: they are
+//! not shared with other servers and restart from zero.
 
 pub(super) mod cost;
 mod duration;
@@ -35,23 +35,23 @@ use crate::{
 
 pub(super) use layer::limit_rates;
 
-/// Returns who competes with a caller's requests.
+/// Returns the share for fair scheduling of a caller's requests.
 pub(super) fn share(caller: &Caller) -> Share {
     Share::new(caller.competitor(), caller.weight)
 }
 
-/// Returns whose rates count a caller's requests: the key's or, on a server without keys, the
-/// address's.
+/// Returns the account that a caller's rates are charged to: the key or, without keys, the client's
+/// network.
 pub(super) fn account(caller: &Caller) -> Arc<str> {
     caller.name.clone().unwrap_or_else(|| caller.competitor())
 }
 
-/// Refusals that an account gets at once, before they take their time.
+/// Rejections that an account receives without delay.
 const REFUSALS: u32 = 20;
-/// Time after which it gets another one so.
+/// Time in which one further rejection without delay becomes available.
 const REFUSAL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What bounds requests.
+/// Concurrency and rate limits of the server.
 pub(crate) struct RequestLimits {
     /// Requests in progress.
     requests: SharedPool,
@@ -59,16 +59,16 @@ pub(crate) struct RequestLimits {
     /// Work in progress.
     work: SharedPool,
     meter: Mutex<Meter>,
-    /// Refused requests of late, by account.
+    /// Recent rejections by account.
     refused: Strikes<Arc<str>>,
     began: Instant,
     metrics: Arc<Metrics>,
 }
 
-/// Rates, and how far they are used up.
+/// Rate limits and their usage.
 struct Meter {
     by_key: HashMap<Arc<str>, RateLimits>,
-    /// Of those that have none of their own.
+    /// Rates of accounts without rates of their own.
     common: RateLimits,
     table: BucketTable,
 }
@@ -97,11 +97,11 @@ impl Meter {
 }
 
 impl RequestLimits {
-    /// As configured; an answer of the model takes `answer` work at most.
+    /// Creates limits from the configuration; `answer` is the most work of one answer.
     pub(super) fn new(config: &Config, answer: u64, metrics: &Arc<Metrics>) -> Self {
         let max_concurrent = config.server.max_concurrent;
-        // As much as the engine may hold, with its places for those who have less than their share;
-        // half as much again for such competitors.
+        // As much as the engine can hold, its reserve included; half as much again for competitors
+        // below their share.
         let work = (2 * config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
         let mut meter = Meter {
             by_key: HashMap::new(),
@@ -123,7 +123,7 @@ impl RequestLimits {
         }
     }
 
-    /// Puts other rates in force. What was used up stays so.
+    /// Replaces the rates; usage is kept.
     pub(super) fn set_rates(&self, config: &Config) {
         self.meter().set(config);
     }
@@ -144,14 +144,14 @@ impl RequestLimits {
         self.charge(account, RateKind::Requests, 1).map(|_| ())
     }
 
-    /// Counts a refused request; returns `true` if the account has had too many of late.
+    /// Counts a rejected request; returns `true` if the account has had too many recently.
     fn is_pressing(&self, account: &Arc<str>) -> bool {
         self.refused
             .count(Arc::clone(account), Instant::now())
             .is_err()
     }
 
-    /// Takes some of a rate; returns how much that was: nothing counts for more than all of it.
+    /// Charges a rate and returns the amount, capped at the whole bucket.
     fn charge(&self, account: &Arc<str>, kind: RateKind, amount: u64) -> Result<u64, ApiError> {
         let mut meter = self.meter();
         let rates = meter.rates(account);
@@ -164,7 +164,7 @@ impl RequestLimits {
             })
     }
 
-    /// Writes how far the rates of an account are used up.
+    /// Writes the account's rate headers.
     fn show(&self, account: &str, headers: &mut HeaderMap) {
         let meter = self.meter();
         meter
@@ -172,7 +172,7 @@ impl RequestLimits {
             .show(account, meter.rates(account), self.now(), headers);
     }
 
-    /// Lets work in for a competitor.
+    /// Admits work of a competitor.
     pub(super) fn hold(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
         let busy = |limit, message| {
             self.metrics.count_limited(limit);
@@ -204,11 +204,10 @@ impl RequestLimits {
     }
 }
 
-/// Lets a request in that has arrived and is in order; `place` is the one that it holds among those
-/// that are read and checked.
+/// Admits a valid request; `permit` is the one for parsing, which it keeps.
 ///
 /// # Errors
-/// 429 where too much is in progress, or the tokens of a minute are used up.
+/// 429 if too much is in progress or the token rate is used up.
 pub(super) fn admit(
     turn: &RequestContext,
     place: OwnedSemaphorePermit,
@@ -228,7 +227,7 @@ pub(super) fn admit(
     })
 }
 
-/// Work that is in progress until this is dropped.
+/// Admitted work; released on drop.
 pub(super) struct WorkPermit {
     _held: [PoolPermit; 2],
     metrics: Arc<Metrics>,
@@ -240,20 +239,20 @@ impl Drop for WorkPermit {
     }
 }
 
-/// A request that was let in, until it is answered.
+/// An admitted request; on drop, its tokens are settled and its work is released.
 pub(crate) struct Admission {
     turn: RequestContext,
-    /// Tokens taken in advance.
+    /// Tokens charged in advance.
     charged: u64,
-    /// Those that it was, once that is known; `None` before the work has begun.
+    /// Tokens actually used, 0 until known; `None` before the work has started.
     used: Option<Arc<AtomicU64>>,
     _held: WorkPermit,
     _place: OwnedSemaphorePermit,
 }
 
 impl Admission {
-    /// Notes that the work has begun: from now on what was taken in advance stays taken, until
-    /// `used` says how many tokens it was.
+    /// Records that the work has started: the advance charge stays until `used` holds the actual
+    /// number of tokens.
     pub(crate) fn begin(&mut self, used: Arc<AtomicU64>) {
         self.used = Some(used);
     }

@@ -1,5 +1,5 @@
-//! Rates: the generic cell rate algorithm, of which each account has one number a rate, the time at
-//! which its bucket is full again.
+//! Rate limits by the generic cell rate algorithm: for each account and rate, one number, the time
+//! at which its bucket is full again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -8,13 +8,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use super::duration::format_duration;
 use crate::serve::error::ApiError;
 
-/// What a bucket holds is what may be used in this time.
+/// Time in which a full bucket refills.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Most accounts whose buckets are remembered.
+/// Most accounts that are remembered.
 const ACCOUNTS: usize = 1 << 14;
 
-/// What a rate counts.
+/// Unit of a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RateKind {
     Requests,
@@ -24,7 +24,7 @@ pub(super) enum RateKind {
 impl RateKind {
     const ALL: [Self; 2] = [Self::Requests, Self::Tokens];
 
-    /// As errors, headers and metrics have it.
+    /// Returns the name in errors, headers and metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -32,7 +32,7 @@ impl RateKind {
         }
     }
 
-    /// The headers that say the limit, what is left of it, and when all of it is there again.
+    /// Returns the headers of the limit, the remaining amount, and the time until it is full again.
     fn headers(self) -> [HeaderName; 3] {
         let [limit, remaining, reset] = match self {
             Self::Requests => [
@@ -50,7 +50,7 @@ impl RateKind {
     }
 }
 
-/// Most of each in a minute; 0: any number.
+/// Limits per minute; 0 is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RateLimits {
     pub(super) requests: u64,
@@ -67,7 +67,7 @@ impl RateLimits {
     }
 }
 
-/// More was asked for than is left.
+/// The request exceeds the remaining amount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RateExceeded {
     kind: RateKind,
@@ -98,22 +98,22 @@ impl From<RateExceeded> for ApiError {
     }
 }
 
-/// When an account's buckets are full again, by [`RateKind`].
+/// Times at which an account's buckets are full again, by [`RateKind`].
 type Account = [Duration; 2];
 
-/// The buckets of all accounts. What is not there is full.
+/// Buckets of all accounts; missing ones are full.
 #[derive(Debug, Default)]
 pub(super) struct BucketTable {
     accounts: HashMap<Arc<str>, Account>,
 }
 
-/// The time in which so much comes back.
+/// Returns the time in which `amount` refills.
 fn time(amount: u64, limit: u64) -> Duration {
     let nanos = PERIOD.as_nanos() * u128::from(amount) / u128::from(limit);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
 }
 
-/// Returns what is left of a bucket that is full again at `full`.
+/// Returns the amount remaining in a bucket that is full again at `full`.
 fn left(full: Duration, limit: u64, now: Duration) -> u64 {
     let room = PERIOD.saturating_sub(full.saturating_sub(now));
     (room.as_nanos() * u128::from(limit) / PERIOD.as_nanos()) as u64
@@ -130,7 +130,7 @@ impl BucketTable {
         if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(account) {
             self.accounts
                 .retain(|_, full| full.iter().any(|full| *full > now));
-            // Whoever has the least to wait for is forgotten first.
+            // The account that is full again soonest is forgotten first.
             let least = self
                 .accounts
                 .iter()
@@ -145,11 +145,11 @@ impl BucketTable {
         self.accounts.entry(Arc::clone(account)).or_default()[kind as usize] = full;
     }
 
-    /// Takes an amount and returns it, cut to the whole bucket: who asks for more than that waits
-    /// until it is full.
+    /// Takes an amount and returns it, capped at the whole bucket: a larger request waits until the
+    /// bucket is full.
     ///
     /// # Errors
-    /// [`RateExceeded`] where less is left.
+    /// [`RateExceeded`] if less remains.
     pub(super) fn take(
         &mut self,
         account: &Arc<str>,
@@ -176,7 +176,7 @@ impl BucketTable {
         Ok(amount)
     }
 
-    /// Makes what was taken another amount.
+    /// Replaces an amount taken earlier with another.
     pub(super) fn correct(
         &mut self,
         account: &Arc<str>,
@@ -194,7 +194,7 @@ impl BucketTable {
         self.set(account, kind, full, now);
     }
 
-    /// Writes the headers of the rates that are limited.
+    /// Writes the headers of limited rates.
     pub(super) fn show(
         &self,
         account: &str,

@@ -1,4 +1,4 @@
-//! What a request means: ranges as OpenAI's, defaults filled in, nothing unsupported in it.
+//! Validation of chat requests: ranges, defaults and unsupported combinations.
 
 use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
@@ -21,69 +21,69 @@ use crate::{
     vlm::template,
 };
 
-/// Longest stop string: the engine holds that much text back while it may begin one.
+/// Longest stop string in bytes: the engine holds that much text back.
 const STOP_BYTES: usize = 1024;
 
-/// Most answers that are written for one.
+/// Most candidates per choice.
 const CANDIDATES: i64 = 16;
 
-/// A request that can be carried out.
+/// A validated completion request.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// The turns; the image stands before them.
+    /// Messages; the image precedes them in the prompt.
     pub messages: Vec<template::Message>,
-    /// Who asks, as the client calls them.
+    /// End user, as named by the client.
     pub user: Option<String>,
     /// The image.
     pub image: RequestImage,
-    /// The field that the image stands in, for errors.
+    /// Field of the image, for errors.
     pub image_field: String,
-    /// Number of answers.
+    /// Number of choices.
     pub n: usize,
-    /// Choice of tokens; answer `i` has the seed `seed + i`.
+    /// Sampling parameters; choice `i` uses the seed `seed + i`.
     pub sampling: Sampling,
     /// Most tokens of an answer.
     pub max_tokens: usize,
-    /// Strings that end an answer.
+    /// Stop strings.
     pub stop: Vec<String>,
-    /// Alternatives to report a token; `None`: no log-probabilities.
+    /// Alternatives to report per token; `None` reports no log-probabilities.
     pub top_logprobs: Option<usize>,
-    /// The guard.
+    /// Guard settings.
     pub guard: GuardParams,
-    /// Answers that are written for each that is given, which is the one with the best rewards.
+    /// Candidates per choice, of which the one with the best rewards is returned.
     pub candidates: usize,
-    /// What the image is remembered with, where it is not its owner.
+    /// Salt that replaces the owner as cache scope of the image.
     pub cache_salt: Option<Arc<str>>,
-    /// Why the question is not answered, where its text alone says so.
+    /// Reason to abstain that follows from the question's text alone.
     pub unanswerable: Option<Unanswerable>,
-    /// Indicates whether the report has the answer that is withheld.
+    /// `true` to include a withheld answer in the report.
     pub show_withheld: bool,
-    /// How `guard.alt_text` is said.
+    /// Rendering of flagged words in `guard.alt_text`.
     pub render: RenderStyle,
-    /// Indicates whether the answer is streamed.
+    /// `true` to stream the answer.
     pub stream: bool,
-    /// Indicates whether a stream ends with the token counts.
+    /// `true` to end a stream with the token counts.
     pub include_usage: bool,
 }
 
-/// What is served: what the check depends on beside the request.
+/// Properties of the served version that validation depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct ServedCapabilities<'a> {
-    /// The one model's name.
+    /// Name of the served model.
     pub model: &'a str,
-    /// Defaults and bounds.
+    /// Defaults and limits.
     pub config: &'a Config,
-    /// The guard, where the request does not say.
+    /// Guard defaults of the caller.
     pub guard: &'a GuardSection,
-    /// Of the model's scorer; `None` when it has none.
+    /// Calibration of the scorer; `None` without a scorer.
     pub calibration: Option<&'a Calibration>,
 }
 
 impl ServedCapabilities<'_> {
-    /// Whether the model that a request names is served.
+    /// Checks that the requested model is the served one.
     ///
     /// # Errors
-    /// 400 when it names none, 404 when it is another.
+    /// 400 if none is named, 404 if it is another.
     pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
         match asked {
             None => Err(ApiError::param(
@@ -97,10 +97,10 @@ impl ServedCapabilities<'_> {
     }
 }
 
-/// Checks a request.
+/// Validates a request.
 ///
 /// # Errors
-/// 404 for another model, 400 for everything else, naming the field.
+/// 404 for another model, otherwise 400 naming the field.
 pub fn check(
     request: ChatRequest<'_>,
     served: ServedCapabilities<'_>,
@@ -133,11 +133,11 @@ pub fn check(
         temperature: within("temperature", request.temperature, 0.0..=2.0)?
             .unwrap_or(config.generation.temperature),
         top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
-        // 0 and -1 are other servers' words for all tokens.
+        // Other servers use 0 and -1 for all tokens.
         top_k: within("top_k", request.top_k, -1..=i64::from(u32::MAX))?
             .filter(|&k| k > 0)
             .map(|k| k as usize),
-        // The bits of a negative seed are as good as any.
+        // A negative seed is reinterpreted as unsigned.
         seed: request.seed.map_or_else(rand::random, |seed| seed as u64),
         presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?
             .unwrap_or(0.0) as f32,
@@ -146,9 +146,9 @@ pub fn check(
     };
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
-    // Many clients send an empty one for nobody.
+    // Many clients send an empty string for no user.
     let user = request.user.filter(|user| !user.is_empty());
-    // What is kept of a user must be found by that name again.
+    // Data is stored, and later deleted, under this name.
     user.as_deref()
         .map_or(Ok(()), |user| check_name("user", user))?;
     let cache_salt = cache_salt(request.cache_salt)?;
@@ -179,7 +179,7 @@ pub fn check(
             config,
         ));
     }
-    // Last, because an image is much to decode.
+    // Last, because decoding the image is expensive.
     let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::of(config))?;
     let abstains = params.on_unanswerable.abstains(params.mode);
     let unanswerable = template::question(&messages)
@@ -198,7 +198,7 @@ pub fn check(
         stop,
         top_logprobs,
         guard: params,
-        // All would be the same.
+        // All candidates would be the same abstention.
         candidates: if unanswerable.is_some() {
             1
         } else {
@@ -216,12 +216,12 @@ pub fn check(
     })
 }
 
-/// Most answers of a request: what is allowed, and what the engine can hold.
+/// Returns the most answers per request: the configured limit, capped at the engine's capacity.
 pub(crate) fn most_answers(config: &Config) -> i64 {
     (config.engine.max_batch + config.engine.max_waiting).min(config.limits.max_choices) as i64
 }
 
-/// The error, with the option that sets the bound.
+/// Adds the configuration key that set the limit to an error.
 fn bounded(mut error: ApiError, config: &Config) -> ApiError {
     if most_answers(config) == config.limits.max_choices as i64 {
         error.body.error.message += " (limits.max_choices)";
@@ -232,10 +232,10 @@ fn bounded(mut error: ApiError, config: &Config) -> ApiError {
 /// Longest cache salt in characters.
 const SALT_CHARS: usize = 256;
 
-/// Checks what an image is to be remembered with.
+/// Validates the cache salt.
 ///
 /// # Errors
-/// 400 for an empty one, as in vLLM, and for one that is too long.
+/// 400 if it is empty, as in vLLM, or too long.
 pub(crate) fn cache_salt(salt: Option<String>) -> Result<Option<Arc<str>>, ApiError> {
     let Some(salt) = salt else { return Ok(None) };
     if !(1..=SALT_CHARS).contains(&salt.chars().count()) {
@@ -252,7 +252,7 @@ fn within<T: PartialOrd + Display>(
 ) -> Result<Option<T>, ApiError> {
     match value {
         Some(value) if !range.contains(&value) => {
-            // What no number of that kind can hold is infinite, which JSON has no word for.
+            // A number beyond the type's range parses as infinity.
             let given = excerpt(&value.to_string()).replace("inf", "out of range");
             let message = format!(
                 "'{name}' is {given}; it must be between {} and {}",
@@ -307,10 +307,10 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))
 }
 
-/// Returns what the guard is to do: as asked, where it is, else by `defaults`.
+/// Returns the guard settings of a request, with `defaults` for missing fields.
 ///
 /// # Errors
-/// 400 for what cannot be honoured.
+/// 400 for settings that cannot be honored.
 pub(crate) fn guard_params(
     asked: &GuardRequest,
     defaults: &GuardSection,
@@ -394,7 +394,7 @@ pub(crate) fn guard_params(
         on_unanswerable,
         abstain_below: defaults.abstain_below,
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
-        // The same whether the answer is streamed or not, so that the answer is.
+        // The same with and without streaming, so that both give the same answer.
         window: asked_window.unwrap_or(defaults.window),
     })
 }

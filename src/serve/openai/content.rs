@@ -1,4 +1,4 @@
-//! Messages to text and one image.
+//! Conversion of messages to text and one image.
 
 use std::borrow::Cow;
 
@@ -16,26 +16,25 @@ use crate::{
     vlm::template,
 };
 
-/// Most bytes of text in all messages together: far more than a context holds, and little enough to
-/// tokenize.
+/// Most bytes of text in all messages together: more than any context holds, and cheap to tokenize.
 const TEXT_BYTES: usize = 256 * 1024;
 
 /// The image of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RequestImage {
-    /// Its file.
+    /// Content of the file.
     File(Vec<u8>),
-    /// Where its file is.
+    /// A file to fetch.
     Remote {
         /// The URL.
         link: HttpsUrl,
-        /// The field that it stood in.
+        /// Field of the URL, for errors.
         path: String,
     },
 }
 
 impl RequestImage {
-    /// Returns the size of its file in bytes, where that is here.
+    /// Returns the file's size in bytes; 0 for a remote file.
     pub(crate) fn file_bytes(&self) -> usize {
         match self {
             Self::File(file) => file.len(),
@@ -44,17 +43,17 @@ impl RequestImage {
     }
 }
 
-/// What is taken for an image.
+/// Limits on images in requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ImageUrlLimits {
     /// Largest file in bytes.
     pub(crate) max_bytes: usize,
-    /// Indicates whether it may be an `https:` URL.
+    /// `true` if `https:` URLs are allowed.
     pub(crate) fetch: bool,
 }
 
 impl ImageUrlLimits {
-    /// Those of a configuration.
+    /// Returns the limits of a configuration.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
             max_bytes: config.images.max_bytes,
@@ -63,10 +62,10 @@ impl ImageUrlLimits {
     }
 }
 
-/// The conversation's turns, its one image and the field that the image stands in.
+/// Returns the messages as text, the one image, and the field that holds it.
 ///
 /// # Errors
-/// 400 that names the message and the part.
+/// 400 naming the message and the part.
 pub(crate) fn flatten(
     messages: Vec<Object<ChatMessage<'_>>>,
     limits: ImageUrlLimits,
@@ -157,7 +156,7 @@ fn turn<'a>(
     }
     let path = format!("{path}.content");
     let content = match message.content {
-        // An earlier answer may have been a refusal, or nothing.
+        // An earlier answer may have been a refusal, or empty.
         None if role == "assistant" => message.refusal.unwrap_or_default(),
         None => {
             return Err(ApiError::param(
@@ -181,7 +180,7 @@ fn turn<'a>(
     })
 }
 
-/// The part's text, if it is one; an image is put into `image`.
+/// Returns the text of a part; an image is stored in `image`.
 fn read_part<'a>(
     part: MessagePart<'a>,
     role: &str,
@@ -215,7 +214,7 @@ fn read_part<'a>(
     };
     let (url, field) = match given.ok_or_else(|| missing(field))? {
         ImageField::Url(url) => (url, format!("{path}.{field}")),
-        // Its `detail` is of no use: every image is seen at the model's one size.
+        // `detail` is ignored: the model has one image size.
         ImageField::Object(image) => (image.url, format!("{path}.{field}.url")),
     };
     if role != "user" {
@@ -234,16 +233,17 @@ fn read_part<'a>(
     Ok(None)
 }
 
-/// The image that a URL has in it, or names.
+/// Returns the image in a data URL, or the remote one that a URL names.
 ///
 /// # Errors
-/// 400 that names `path`.
+/// 400 naming `path`.
 pub(crate) fn picture(
     url: &str,
     path: String,
     limits: ImageUrlLimits,
 ) -> Result<RequestImage, ApiError> {
-    // White space before it comes of templates and text fields; base64 has its own rules for it.
+    // Templates and text fields may add leading whitespace; within base64 it is handled by the
+    // decoder.
     let start = url.trim_ascii_start();
     let url = if start
         .get(..5)
@@ -274,7 +274,7 @@ pub(crate) fn picture(
         "http" | "https" if !limits.fetch => Err(ApiError::fetch_disabled(&path)),
         "http" | "https" => match HttpsUrl::parse(url) {
             Ok(link) => Ok(RequestImage::Remote { link, path }),
-            // Without the URL, which may have a password in it.
+            // The message omits the URL, which may contain a password.
             Err(why) => bad(why.to_owned()),
         },
         _ if limits.fetch => bad(format!(

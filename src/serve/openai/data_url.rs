@@ -1,5 +1,5 @@
-//! `data:` URLs, read as browsers read them: the bytes decide what they are, not what is said of
-//! them.
+//! Decoding of `data:` URLs, as lenient as browsers: the content decides the type, not the media
+//! type.
 
 use std::borrow::Cow;
 
@@ -17,11 +17,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The file in a `data:` URL (RFC 2397): base64, with or without padding, line breaks and
-/// percent-encoding, of either alphabet, or percent-encoded bytes. The media type is not looked at.
+/// Decodes a `data:` URL (RFC 2397): percent-encoded bytes, or base64 in either alphabet, with or
+/// without padding, line breaks and percent-encoding. The media type is ignored.
 ///
 /// # Errors
-/// 400 that names `path`, where it is none, is broken or has a file of more than `max_bytes`.
+/// 400 naming `path` if it is no data URL, is malformed, or decodes to more than `max_bytes`.
 pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
     let bad = |code, what: String| ApiError::param(path, code, format!("'{path}': {what}"));
     let Some((head, data)) = url.get(5..).and_then(|rest| rest.split_once(',')) else {
@@ -42,7 +42,7 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
         )
     };
     let file = if is_base64 {
-        // Nearly all are clean, and decoded as they are.
+        // Nearly all data is plain base64, which needs no copy.
         let clean = match BASE64.decode(data) {
             Err(_) => without_escapes(data),
             Ok(file) => {
@@ -69,8 +69,7 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
     }
 }
 
-/// Base64 in the standard alphabet and nothing else, of what URLs, mails and command lines make of
-/// it.
+/// Normalizes base64 from URLs, mails and command lines to the standard alphabet.
 fn without_escapes(data: &str) -> Vec<u8> {
     let standard = |byte| match byte {
         b'-' => b'+',
@@ -84,7 +83,7 @@ fn without_escapes(data: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The bytes that `%2B` and the like stand for; a `%` without two hex digits stands for itself.
+/// Decodes `%2B` and the like; a `%` without two hex digits is kept.
 fn percent_decoded(data: &[u8]) -> Cow<'_, [u8]> {
     if !data.contains(&b'%') {
         return Cow::Borrowed(data);

@@ -1,5 +1,5 @@
-//! Fields that ask for what this server does not do. Dropped in silence, they would change what an
-//! answer means; so they are refused by name, unless their value asks for nothing.
+//! Unsupported request fields. Ignoring them would change what an answer means, so they are
+//! rejected by name unless their value is neutral.
 
 use serde::{
     Deserialize, Deserializer,
@@ -10,20 +10,20 @@ use serde_json::{Value, json};
 use super::lenient::{ShortValue, is_empty};
 use crate::serve::error::{ApiError, excerpt};
 
-/// A field that is refused.
+/// An unsupported field.
 #[derive(Debug)]
 pub(crate) struct UnsupportedField {
-    /// Its name; with `*` at the end, the beginning of several names.
+    /// Name of the field; with a trailing `*`, a prefix of names.
     pub(crate) name: &'static str,
-    /// Values in JSON that ask for nothing, beside `null`.
+    /// Neutral values in JSON, besides `null`.
     taken: &'static [&'static str],
-    /// Indicates whether `false`, `""`, `[]` and `{}` ask for nothing too.
+    /// `true` if `false`, `""`, `[]` and `{}` are neutral too.
     empty: bool,
-    /// What to send instead; empty where there is nothing.
+    /// Advice for the error message; may be empty.
     instead: &'static str,
 }
 
-/// A field all of whose values ask for something but the empty ones.
+/// Declares a field of which only empty values are neutral.
 const fn any(name: &'static str, instead: &'static str) -> UnsupportedField {
     UnsupportedField {
         name,
@@ -33,7 +33,7 @@ const fn any(name: &'static str, instead: &'static str) -> UnsupportedField {
     }
 }
 
-/// A field that asks for nothing if it has one of these values, or an empty one.
+/// Declares a field of which these and empty values are neutral.
 const fn but(
     name: &'static str,
     taken: &'static [&'static str],
@@ -47,7 +47,7 @@ const fn but(
     }
 }
 
-/// A field that asks for nothing if it has one of these values; empty ones ask for something.
+/// Declares a field of which only these values are neutral.
 const fn only(
     name: &'static str,
     taken: &'static [&'static str],
@@ -70,10 +70,10 @@ const LAST: &str = "the last message must be the user's";
 const TEMPLATE: &str = "the prompt is made by the model's own template";
 const GUARD: &str = "the extension is called guard";
 
-/// The fields that are refused, in the order of `docs/api.md`.
+/// Unsupported fields, in the order of `docs/api.md`.
 #[rustfmt::skip]
 pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
-    // What clients write that was meant for elsewhere.
+    // Arguments of clients and other APIs.
     any("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as guard, \
                        belong at the top of the request"),
     any("options", TOP),
@@ -83,7 +83,7 @@ pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     any("generationConfig", TOP),
     any("system", "send a message of role system"),
     any("images", "send image_url parts in messages"),
-    // Tools and other kinds of answers.
+    // Tools and other forms of answers.
     any("tools", ""),
     but("tool_choice", &["\"none\"", "\"auto\""], ""),
     any("functions", ""),
@@ -127,7 +127,7 @@ pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     any("documents", "put their text into a message"),
     any("mm_processor_kwargs", ""),
     any("truncate_prompt_tokens", ""),
-    // Other weights.
+    // Adapters.
     any("lora", "the field model names what is served"),
     any("lora_path", "the field model names what is served"),
     any("lora_request", "the field model names what is served"),
@@ -145,7 +145,7 @@ pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     any("bad_words_ids", ""),
     any("banned_tokens", ""),
     any("logits_processors", ""),
-    // Choice of tokens.
+    // Sampling.
     but("min_p", &["0"], SAMPLING),
     but("typical_p", &["1", "0"], SAMPLING),
     but("typ_p", &["1", "0"], SAMPLING),
@@ -164,7 +164,7 @@ pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     any("use_beam_search", SAMPLING),
     but("num_beams", &["1"], SAMPLING),
     but("num_return_sequences", &["1"], "n is"),
-    // Where an answer ends.
+    // End of an answer.
     but("min_tokens", &["0"], ""),
     but("min_new_tokens", &["0"], ""),
     but("min_length", &["0"], ""),
@@ -177,11 +177,11 @@ pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     but("n_predict", &["-1"], LENGTH),
 ];
 
-/// The name under which misspellings of the extension are refused.
+/// Entry for misspellings of `guard`.
 const MISSPELT_GUARD: UnsupportedField = any("guard", GUARD);
 
 impl UnsupportedField {
-    /// The field that a name stands for, where that is refused.
+    /// Returns the entry that covers a field name.
     fn find(name: &str) -> Option<&'static Self> {
         let is = |field: &&Self| {
             field
@@ -195,11 +195,11 @@ impl UnsupportedField {
             .or_else(|| is_almost_guard(name).then_some(&MISSPELT_GUARD))
     }
 
-    /// The values that ask for nothing.
+    /// Returns all neutral values.
     pub(crate) fn neutral(&self) -> Vec<Value> {
         let empty = [Value::Null, json!(false), json!(""), json!([]), json!({})];
         let empty = empty.into_iter().take(if self.empty { 5 } else { 1 });
-        // What does not parse, a test finds.
+        // A test checks that all of them parse.
         empty
             .chain(
                 self.taken
@@ -237,7 +237,7 @@ impl UnsupportedField {
         )
     }
 
-    /// The sentence that describes it, for the API's description.
+    /// Returns the description for the OpenAPI document.
     pub(crate) fn description(&self) -> String {
         let instead = if self.instead.is_empty() {
             String::new()
@@ -248,8 +248,7 @@ impl UnsupportedField {
     }
 }
 
-/// Returns `true` if a name was meant to be `guard`: in another case or spelling, or with something
-/// behind it.
+/// Returns `true` for likely misspellings of `guard`: another case, one edit, or a suffix.
 fn is_almost_guard(name: &str) -> bool {
     if name == "guard" || name.len() > 32 {
         return false;
@@ -258,8 +257,8 @@ fn is_almost_guard(name: &str) -> bool {
     lower.starts_with("guard") || strsim::damerau_levenshtein(&lower, "guard") <= 1
 }
 
-/// A request of which the [`UNSUPPORTED`] fields were taken out, and the first of them that asks
-/// for something.
+/// A request without its [`UNSUPPORTED`] fields, and the error for the first one with a value that
+/// is not neutral.
 pub(super) struct Screened<T> {
     pub(super) request: T,
     pub(super) refused: Option<ApiError>,
@@ -290,7 +289,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Screened<T> {
     }
 }
 
-/// An object's fields without the unsupported ones.
+/// Map access that filters unsupported fields.
 struct Screen<A> {
     map: A,
     refused: Option<ApiError>,

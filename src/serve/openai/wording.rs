@@ -1,5 +1,4 @@
-//! What is wrong with a value, in the API's words: the readers of JSON and of queries speak Rust's,
-//! and repeat values at any length.
+//! Translation of serde's error messages to the API's terms, with quoted values shortened.
 
 use std::borrow::Cow;
 
@@ -8,17 +7,17 @@ use crate::{
     serve::error::{ApiError, excerpt},
 };
 
-/// The kind of a mistake and what to say about it.
+/// Error code and text for an invalid value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InputMistake {
     pub(super) code: &'static str,
-    /// Follows the field's name.
+    /// Predicate that follows the field's name.
     pub(super) what: String,
-    /// The field inside the one that was being read, where that is the one that is wrong.
+    /// Name of the invalid field within the one being read, if it is a nested one.
     pub(super) field: Option<String>,
 }
 
-/// Reads a message of serde.
+/// Translates a message of serde.
 pub(super) fn mistake(message: &str) -> InputMistake {
     let wrong = |code, what: String| InputMistake {
         code,
@@ -40,7 +39,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
             field: Some(field),
         };
     }
-    // What was expected stands last and is ours.
+    // The expectation comes last; its text is ours.
     let Some((found, expected)) = message
         .rsplit_once(", expected ")
         .or_else(|| Some((message.strip_suffix(", there are no fields")?, "")))
@@ -79,7 +78,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
         );
     }
     if let Some(name) = found.strip_prefix("unknown field `").and_then(quoted) {
-        // Long names are like none, and would take long to compare.
+        // Long names are unlike any field, and slow to compare.
         let near = Some(&name)
             .filter(|name| name.len() <= 64)
             .and_then(|name| nearest(name, names()));
@@ -95,7 +94,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
     )
 }
 
-/// Messages that name no expectation.
+/// Translates messages without an expectation.
 fn other(message: &str) -> Cow<'_, str> {
     const WORDS: &[(&str, &str)] = &[
         (
@@ -121,7 +120,7 @@ fn other(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns what a field takes. Readers of our own say it in the API's words already.
+/// Translates serde's expected type; custom visitors already use the API's terms.
 fn wanted(expected: &str) -> Cow<'_, str> {
     match expected {
         "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".into(),
@@ -139,7 +138,7 @@ fn wanted(expected: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns what was given instead, briefly.
+/// Describes the given value briefly.
 fn given(found: &str) -> String {
     let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
     match kind {
@@ -157,7 +156,7 @@ fn given(found: &str) -> String {
     }
 }
 
-/// 400: a parameter in the URL, from the reader's message: the parameter, a colon, what is wrong.
+/// Returns the 400 for a query parameter from serde's message.
 pub(crate) fn query_error(message: &str) -> ApiError {
     let message = message
         .split_once("query string: ")

@@ -1,8 +1,7 @@
-//! `POST /v1/score`: how far the words of a text are grounded in an image, whoever wrote it.
+//! `POST /v1/score`: scores given texts for grounding in an image.
 //!
-//! Nothing is decoded: prompt and response are read in one step, many items at once, by networks
-//! with caches of their own beside the engine's batch. A response that is longer than the context
-//! is read in [`windows`].
+//! Nothing is decoded: prompt and response are read in one forward pass, in batches of items, with
+//! caches separate from the engine's. A response longer than the context is read in [`windows`].
 
 pub(crate) mod request;
 pub(crate) mod response;
@@ -63,11 +62,11 @@ use crate::{
     vlm::template,
 };
 
-/// Images of a request that are waited for at once: others of the same competitor wait for so many
-/// at most.
+/// Images of a request that are encoded concurrently; bounds the wait of other requests of the same
+/// competitor.
 const IMAGES_AT_ONCE: usize = 8;
 
-/// Scores texts that others wrote.
+/// Scores texts for grounding in an image.
 #[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest,
     responses(ScoreResponses, ErrorResponses))]
 pub(crate) async fn score(turn: RequestContext, request: Request) -> Result<Response, ApiError> {
@@ -100,20 +99,19 @@ pub(crate) async fn score(turn: RequestContext, request: Request) -> Result<Resp
         .unwrap_or_else(|_| Err(too_slow(seconds)))
 }
 
-/// Most positions that a request may have computed: images, prompts and responses, in all windows
-/// together.
+/// Most positions computed per request: images, prompts and responses in all windows.
 const POSITIONS: usize = 1 << 18;
 
-/// A question and its answer in tokens.
+/// A tokenized item.
 struct Text {
     prompt: Vec<u32>,
     response: ScoreWindows,
 }
 
-/// Checks the body of a request for scores alone, as the route does before it does anything else.
+/// Validates the body of a score request, as the route does before any work.
 ///
 /// # Errors
-/// What the route answers: 404 for another model, 400 for everything else.
+/// 404 for another model, otherwise 400.
 pub fn check_score_request(body: &[u8], served: ServedCapabilities<'_>) -> Result<(), ApiError> {
     check(
         read_supported(body, "a request for scores")?,
@@ -123,8 +121,8 @@ pub fn check_score_request(body: &[u8], served: ServedCapabilities<'_>) -> Resul
     .map(drop)
 }
 
-/// Parses and checks the request, and tokenizes its items; warns of messages that have no place in
-/// the prompts.
+/// Parses and validates the request and tokenizes its items. Returns warnings for messages that the
+/// prompts do not use.
 fn prepare(
     turn: &RequestContext,
     guard: &GuardSection,
@@ -348,7 +346,7 @@ async fn respond(
         .into_response())
 }
 
-/// The encoded image of every question; one that several have is encoded once.
+/// Returns the encoded image of each item; duplicates are encoded once.
 async fn images(
     turn: &RequestContext,
     questions: &[ScoreItem],
@@ -373,15 +371,15 @@ async fn images(
     });
     let encoded: HashMap<usize, EncodedImage> =
         encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;
-    // Every first one is there.
+    // Every distinct image has been encoded.
     Ok(firsts
         .iter()
         .filter_map(|first| encoded.get(first).cloned())
         .collect())
 }
 
-/// Scores all texts, a group of windows at a time: when the client has left, no further group is
-/// begun, and others have their turn between two.
+/// Scores all texts in batches of windows. Between batches others take their turns, and a
+/// disconnected client's request stops.
 async fn compute(
     turn: &RequestContext,
     author: Author,
@@ -425,7 +423,7 @@ async fn compute(
         let (scorer, shared, these) = (Arc::clone(scorer), Arc::clone(texts), Arc::clone(&places));
         let range = group.clone();
         let work = move || {
-            // Held until the work ends, also when nobody waits for it any more.
+            // Held until the work ends, even if the request was canceled.
             let _place = place;
             let windows = these[range].iter().map(|&(text, number)| {
                 let (EncodedImage { image, .. }, text) = &shared[text];

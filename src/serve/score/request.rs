@@ -1,4 +1,4 @@
-//! A request for scores as it comes in, and what it means.
+//! Score requests and their validation.
 
 use std::sync::Arc;
 
@@ -33,47 +33,48 @@ use crate::{
 /// Most bytes of text in all items together.
 const TEXT_BYTES: usize = 256 * 1024;
 
-/// Texts to be scored: one, or a list of them.
+/// One text to score, or a list of them.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ScoreRequest<'a> {
-    /// The served model's name.
+    /// Name of the served model.
     #[schema(required, nullable = false)]
     model: Option<String>,
-    /// The images' encodings are remembered for requests with the same salt alone, as in a chat
-    /// completion request.
+    /// Restricts reuse of the images' cached encodings to requests with the same salt, as in chat
+    /// completion requests.
     #[schema(min_length = 1, max_length = 256)]
     cache_salt: Option<String>,
-    /// Who wrote the texts.
+    /// Author of the texts.
     #[serde(default, deserialize_with = "word")]
     author: Option<Author>,
-    /// In force for all items; scoring has the modes `score` and `flag`.
+    /// Guard settings for all items; only the modes `score` and `flag` are supported.
     #[schema(value_type = Option<GuardRequest>)]
     guard: Option<Object<GuardRequest>>,
-    /// Several at once, in place of the fields below.
+    /// Several texts, instead of the fields below.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<Item<'a>>>, min_items = 1)]
     items: Option<BoundedList<Object<Item<'a>>, MOST_ITEMS>>,
-    /// The image, in place of `messages`.
+    /// The image, instead of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
     image_url: Option<ImageField<'a>>,
-    /// The conversation that the response answers, with exactly one image, as in a chat completion
-    /// request.
+    /// Conversation that the response answers, with exactly one image, as in chat completion
+    /// requests.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<ChatMessage<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
-    /// What was asked about the image; only with `image_url`.
+    /// Question about the image; requires `image_url`.
     prompt: Option<String>,
-    /// What is scored.
+    /// Text to score.
     #[schema(min_length = 1)]
     response: Option<String>,
 }
 
-/// Who wrote a text: what surprises the served model in its own words is nothing odd in another's.
+/// Author of a text. Low probability under the served model is evidence of an error in its own
+/// texts only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Author {
-    /// The served model: rewards are those that chat completions give.
+    /// The served model: rewards equal those of its chat completions.
     Model,
     /// Another model, or a person.
     #[default]
@@ -83,17 +84,17 @@ pub(crate) enum Author {
 /// One text of a list.
 #[derive(Debug, Deserialize, ToSchema)]
 struct Item<'a> {
-    /// The image, in place of `messages`.
+    /// The image, instead of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
     image_url: Option<ImageField<'a>>,
-    /// The conversation that the response answers, with exactly one image.
+    /// Conversation that the response answers, with exactly one image.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<ChatMessage<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
-    /// What was asked about the image; only with `image_url`.
+    /// Question about the image; requires `image_url`.
     prompt: Option<String>,
-    /// What is scored.
+    /// Text to score.
     #[schema(required, nullable = false, min_length = 1)]
     response: Option<String>,
     #[serde(default)]
@@ -101,7 +102,7 @@ struct Item<'a> {
     guard: FieldRequest,
 }
 
-/// The schema of [`ImageField`].
+/// Returns the schema of [`ImageField`].
 fn link() -> Schema {
     let url = ObjectBuilder::new().schema_type(Type::String);
     let null = ObjectBuilder::new().schema_type(Type::Null);
@@ -113,7 +114,7 @@ fn link() -> Schema {
         .into()
 }
 
-/// A request that can be carried out.
+/// A validated request.
 #[derive(Debug)]
 pub(super) struct ScoreJob {
     pub(super) author: Author,
@@ -123,29 +124,29 @@ pub(super) struct ScoreJob {
     pub(super) questions: Vec<ScoreItem>,
 }
 
-/// An image, what was asked about it, and what somebody answered.
+/// An image, a question about it, and the response to score.
 #[derive(Debug)]
 pub(super) struct ScoreItem {
-    /// What errors call it: `items[3]`, or nothing where there is no list.
+    /// Prefix in errors: `items[3]`, or `None` without a list.
     pub(super) path: Option<String>,
     pub(super) messages: Vec<template::Message>,
-    /// The field that has the image.
+    /// Field of the image, for errors.
     pub(super) image_field: String,
     pub(super) image: RequestImage,
     pub(super) response: String,
 }
 
 impl ScoreItem {
-    /// The error, with the item that it is in.
+    /// Adds the item to an error.
     pub(super) fn refuse(&self, error: ApiError) -> ApiError {
         error.within(self.path.as_deref())
     }
 }
 
-/// Checks a request; `of_others` calibrates texts that the served model did not write.
+/// Validates a request; `of_others` is the calibration for texts of other authors.
 ///
 /// # Errors
-/// 404 for another model, 400 for everything else, naming the item and the field.
+/// 404 for another model, otherwise 400 naming the item and the field.
 pub(super) fn check(
     request: ScoreRequest<'_>,
     served: ServedCapabilities<'_>,
@@ -229,7 +230,7 @@ pub(super) fn check(
     })
 }
 
-/// Scores are what this route gives, and what was written is not repaired.
+/// Returns the guard mode: a given text can be scored and flagged, not repaired.
 fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
     match asked {
         Some(mode @ (Mode::Score | Mode::Flag)) => Ok(mode),
@@ -242,7 +243,7 @@ fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
     }
 }
 
-/// The items of a list, with their names.
+/// Returns the items of a list with their prefixes for errors.
 fn listed<'a>(
     items: Vec<Object<Item<'a>>>,
     beside: &Item<'_>,

@@ -1,5 +1,5 @@
-//! Texts longer than the context: scored sentence by sentence, each in a window with as many whole
-//! sentences before it as fit.
+//! Windows for texts longer than the context: each sentence is scored with as many whole sentences
+//! before it as fit.
 
 use std::ops::Range;
 
@@ -7,47 +7,47 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use crate::vlm::{casing::Casing, tokenizer::TextTokenizer};
 
-/// Fewest tokens of a response that a context must hold beside image and prompt.
+/// Fewest response tokens that must fit into the context besides image and prompt.
 const LEAST_ROOM: usize = 16;
 
-/// Sentences of one window are at least this part of what it holds: an ellipsis of single words
-/// does not take a window each.
+/// Inverse of the smallest share of a window that is newly scored, so that many short sentences do
+/// not need a window each.
 const PART: usize = 8;
 
-/// What is read in one step: tokens of a response, of which the last are new.
+/// Response tokens of one forward pass, of which the last are scored.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ScoreWindow {
     pub(super) response: Vec<u32>,
-    /// How many of them, at the end, no window before scored.
+    /// Number of tokens, at the end, that no earlier window scored.
     pub(super) scored: usize,
 }
 
-/// A response in windows.
+/// A response divided into windows.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ScoreWindows {
     pub(super) windows: Vec<ScoreWindow>,
-    /// Bytes of the response that each token stands for; those that open a window have the white
-    /// space before them too, which the model is not shown.
+    /// Byte range of each token in the response; the first token of a window also covers the
+    /// whitespace before it, which the model does not see.
     pub(super) places: Vec<Range<usize>>,
 }
 
-/// Why a response cannot be scored.
+/// Reasons why a response cannot be scored.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refusal {
-    /// The tokenizer cannot spell it.
+    /// The tokenizer failed.
     Unreadable(String),
-    /// It has this many tokens, more than are allowed.
+    /// The response has this many tokens, more than allowed.
     TooLong(usize),
-    /// The context has no room for a response.
+    /// The context leaves no room for a response.
     NoRoom,
 }
 
-/// A sentence, or a part of one that is longer than the context.
+/// A sentence, or a part of one that is longer than a window.
 struct Unit {
     bytes: Range<usize>,
-    /// As it stands behind another.
+    /// Tokens after another unit.
     inner: Vec<u32>,
-    /// As it stands at the beginning, and how many bytes of white space are left out.
+    /// Tokens at the start of a window, and the bytes of leading whitespace left out.
     first: Vec<u32>,
     lead: usize,
 }
@@ -58,18 +58,18 @@ impl Unit {
     }
 }
 
-/// How a response is written in tokens.
+/// Parameters for dividing responses into windows.
 pub(super) struct ResponseTokenizer<'a> {
     pub(super) tokenizer: &'a TextTokenizer,
     pub(super) casing: Casing,
-    /// Most tokens of a response in one window.
+    /// Most response tokens of one window.
     pub(super) room: usize,
     /// Most tokens of a response.
     pub(super) most: usize,
 }
 
 impl ResponseTokenizer<'_> {
-    /// The windows of a response: one where it fits.
+    /// Divides a response into windows; one if it fits.
     pub(super) fn windows(&self, response: &str) -> Result<ScoreWindows, Refusal> {
         let whole = self.unit(response, response, 0..response.len())?;
         if whole.first.len() <= self.room {
@@ -102,7 +102,7 @@ impl ResponseTokenizer<'_> {
         };
         let text = &response[bytes.clone()];
         let trimmed = text.trim_start();
-        // White space alone is all that there is to show.
+        // Text of whitespace alone is kept.
         let lead = if trimmed.is_empty() {
             0
         } else {
@@ -122,8 +122,8 @@ impl ResponseTokenizer<'_> {
         })
     }
 
-    /// Halves a unit between words, or inside of one that is too long itself, until two parts fit
-    /// into a window.
+    /// Halves a unit between words, or within a word that is too long, until two parts fit into a
+    /// window.
     fn split(
         &self,
         response: &str,
@@ -206,9 +206,9 @@ impl ResponseTokenizer<'_> {
     }
 }
 
-/// The sentences of a text, each with the white space before it.
+/// Returns the sentences of a text, each with the whitespace before it.
 fn sentences(text: &str) -> Vec<Range<usize>> {
-    // A sentence of white space alone belongs to the one after it, or at the end to the one before.
+    // Whitespace alone joins the next sentence or, at the end, the last one.
     let full = text
         .split_sentence_bound_indices()
         .filter(|(_, sentence)| !sentence.trim().is_empty());

@@ -1,4 +1,4 @@
-//! One question, answered by the candidate too, and both answers scored by both versions.
+//! Comparison of one answer with the shadow's: both are scored by both versions.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::{
     vlm::template::Message,
 };
 
-/// Has the candidate answer too, and compares.
+/// Generates the shadow's answer and compares.
 pub(super) async fn compare(
     app: &Arc<App>,
     candidate: &Arc<ServedVersion>,
@@ -121,7 +121,7 @@ fn said(error: ApiError) -> String {
     error.body.error.message
 }
 
-/// Returns what a version's scorer says about both answers.
+/// Scores both answers with one version's scorer.
 fn judge(
     version: &ServedVersion,
     guard: &GuardSection,
@@ -138,7 +138,7 @@ fn judge(
         version.bundle.calibration.as_ref(),
     )
     .map_err(said)?;
-    // With caches of its own: users' texts do not wait for it.
+    // A scorer with caches of its own, so that users' requests do not wait for it.
     let scorer = Scorer::new(
         Arc::clone(&version.bundle.vlm),
         Arc::clone(reward),
@@ -150,7 +150,7 @@ fn judge(
     Ok([judge(first)?, judge(second)?])
 }
 
-/// `None` for an answer without words.
+/// Scores one answer; `None` if it has no words.
 fn judge_one(
     version: &ServedVersion,
     scorer: &Scorer,

@@ -1,4 +1,4 @@
-//! How two versions compare so far.
+//! Aggregated results of a shadow.
 
 use std::sync::Arc;
 
@@ -7,95 +7,94 @@ use utoipa::ToSchema;
 
 use crate::registry::ShadowVersion;
 
-/// Whose: [`SERVED`] or [`CANDIDATE`].
+/// A pair indexed by [`SERVED`] and [`CANDIDATE`].
 pub(super) type PerVersion<T> = [T; 2];
 pub(super) const SERVED: usize = 0;
 pub(super) const CANDIDATE: usize = 1;
 const NAMES: PerVersion<&str> = ["served", "candidate"];
 
-/// What a scorer says about an answer.
+/// One scorer's result for an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ShadowScore {
-    /// Mean reward of its words, as the guard's `mean_score`.
+    /// Mean reward of the words, as the guard's `mean_score`.
     pub(super) reward: f64,
-    /// Its flagged spans.
+    /// Number of flagged spans.
     pub(super) flagged: usize,
 }
 
-/// Both answers to one question.
+/// Both answers to one request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ComparedAnswers {
     pub(super) equal: bool,
-    /// Words of the answers.
+    /// Word counts of the answers.
     pub(super) words: PerVersion<usize>,
-    /// The answers by the scorers: first whose answer, then whose scorer. `None` where that version
-    /// has no scorer.
+    /// Scores by author of the answer, then by scorer; `None` if that version has no scorer.
     pub(super) judged: PerVersion<PerVersion<Option<ShadowScore>>>,
 }
 
-/// Where it is.
+/// State of the shadow.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(crate) enum ShadowProgress {
-    /// It is being loaded.
+    /// The version is loading.
     #[default]
     Loading,
-    /// It answers.
+    /// The version answers requests.
     Comparing,
-    /// It cannot be loaded.
+    /// The version could not be loaded.
     Failed {
-        /// Why not.
+        /// Explanation.
         reason: String,
     },
 }
 
-/// How a shadow compares with the version that is served.
+/// Comparison of the shadow with the served version.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Comparison {
-    /// The shadow.
+    /// Id of the shadow version.
     id: String,
-    /// Its share of the requests.
+    /// Share of requests that are compared.
     share: f64,
-    /// Where it is.
+    /// State of the shadow.
     #[serde(flatten)]
     progress: ShadowProgress,
-    /// The version that it was compared with.
+    /// Served version that it was compared with; `null` before the first comparison.
     #[schema(required)]
     against: Option<String>,
-    /// Answers that were compared.
+    /// Number of compared answers.
     compared: u64,
-    /// Answers that there was no room for.
+    /// Number of answers dropped because too many were waiting.
     dropped: u64,
-    /// Answers that could not be compared.
+    /// Number of answers whose comparison failed.
     failed: u64,
-    /// Share of the compared answers that were the same.
+    /// Share of compared answers that were identical; `null` before the first.
     #[schema(required)]
     equal: Option<f64>,
-    /// The answers of the version that is served.
+    /// Answers of the served version.
     served: Answers,
-    /// The shadow's.
+    /// Answers of the shadow.
     candidate: Answers,
 }
 
-/// One version's answers.
+/// Statistics of one version's answers.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 struct Answers {
-    /// Words an answer.
+    /// Mean number of words.
     #[schema(required)]
     words: Option<f64>,
-    /// Mean reward.
+    /// Mean reward of the words.
     reward: ByScorer,
-    /// Flagged spans an answer.
+    /// Mean number of flagged spans.
     flagged_spans: ByScorer,
 }
 
-/// By the scorer of which version.
+/// A mean by each version's scorer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 struct ByScorer {
-    /// Of the one that is served.
+    /// By the served version's scorer; `null` if it has none.
     #[schema(required)]
     served: Option<f64>,
-    /// The shadow's.
+    /// By the shadow's scorer; `null` if it has none.
     #[schema(required)]
     candidate: Option<f64>,
 }
@@ -117,7 +116,7 @@ impl Sum {
     }
 }
 
-/// Sums over all answers that were compared.
+/// Sums over all compared answers.
 #[derive(Debug, Default)]
 pub(super) struct ShadowTotals {
     pub(super) progress: ShadowProgress,
@@ -130,7 +129,7 @@ pub(super) struct ShadowTotals {
 }
 
 impl ShadowTotals {
-    /// Adds a comparison with this version; one with another begins anew.
+    /// Adds a comparison; one with another served version starts over.
     pub(super) fn add(&mut self, served: &Arc<str>, compared: &ComparedAnswers) {
         if self.against.as_ref() != Some(served) {
             *self = Self {
@@ -152,7 +151,7 @@ impl ShadowTotals {
         }
     }
 
-    /// Mean reward and flagged spans, by whose answer and whose scorer.
+    /// Returns mean reward and flagged spans by author of the answer and scorer.
     pub(super) fn means(&self) -> impl Iterator<Item = ([&'static str; 2], f64, f64)> {
         let cells = [
             (SERVED, SERVED),
