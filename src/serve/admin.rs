@@ -249,7 +249,7 @@ pub(super) async fn rollback(
             let target = target.as_deref().unwrap_or("of the configuration");
             ApiError::refused(
                 "version_refused",
-                format!("the version before, {target}, cannot be served: {reason}"),
+                format!("the previous version, {target}, cannot be served: {reason}"),
             )
         })?;
     let state = ask(registry, move |registry| {

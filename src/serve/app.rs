@@ -263,7 +263,7 @@ impl App {
             None => Some("the model is warming up".to_owned()),
             Some(Err(why)) => Some(format!("the first caption failed: {why}")),
             Some(Ok(())) if !served.engine.health().is_ready(stall) => Some(format!(
-                "the engine has made no step for {} s",
+                "the engine has not completed a step for {} s",
                 stall.as_secs()
             )),
             Some(Ok(())) => None,
@@ -303,7 +303,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     spawn_blocking(move || span.in_scope(work))
         .await
         .map_err(|error| {
-            tracing::error!(%error, "a request's work did not end well");
+            tracing::error!(%error, "a request's blocking task failed");
             ApiError::internal()
         })
 }

@@ -205,7 +205,7 @@ async fn collect(
                 discard(body, terms.patience);
             }
             return Err(ApiError::busy(
-                "the server receives as many large requests as it has memory for; retry in 1 s",
+                "the server's memory for request bodies is in use; retry in 1 s",
                 1,
             ));
         }

@@ -154,7 +154,7 @@ async fn prepare(
             ApiError::param(
                 "messages",
                 "invalid_value",
-                format!("'messages' do not make a prompt: {why}"),
+                format!("'messages' cannot be turned into a prompt: {why}"),
             )
         };
         let prompt = served
@@ -179,7 +179,7 @@ pub(super) fn unused_messages(
         ApiError::param(
             "messages",
             "invalid_value",
-            format!("'messages' do not make a prompt: {why}"),
+            format!("'messages' cannot be turned into a prompt: {why}"),
         )
     };
     let unused = turn
@@ -193,7 +193,7 @@ pub(super) fn unused_messages(
             messages.get(i).map_or("", |message| message.role.as_str()),
         );
         let message = format!(
-            "'{param}' is ignored: the model's prompt has no place for this message of role {role}"
+            "'{param}' is ignored: the model's prompt template does not use this {role} message"
         );
         Warning {
             code: "ignored",
@@ -205,8 +205,8 @@ pub(super) fn unused_messages(
     match (turn.app.config.server.on_unsupported, warnings.first()) {
         (OnUnsupported::Reject, Some(Warning { param, .. })) => {
             let message = format!(
-                "'{param}' cannot be used: the model's prompt has no place for it, and this server \
-                 ignores no messages"
+                "'{param}' is not supported: the model's prompt template does not use it \
+                 (server.on_unsupported is reject)"
             );
             Err(ApiError::unsupported(param.as_str(), message))
         }

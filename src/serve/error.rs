@@ -141,8 +141,7 @@ impl ApiError {
     /// 403: the Host header does not name this server.
     pub fn unknown_host(host: &str) -> Self {
         let message = format!(
-            "this server is not `{}`; names that it may be called by are set in \
-             server.allowed_hosts",
+            "this server is not `{}`; its host names are set in server.allowed_hosts",
             excerpt(host)
         );
         Self::new(
@@ -181,7 +180,7 @@ impl ApiError {
     /// 405: method not allowed.
     pub fn method(method: &str, path: &str) -> Self {
         let message = format!(
-            "{} cannot be asked with {}",
+            "{} does not support the method {}",
             cut(path, 200),
             excerpt(method)
         );
@@ -360,7 +359,7 @@ impl From<EngineError> for ApiError {
             // The tensor error is only logged.
             EngineError::Scorer(_) => Self::unavailable(
                 "scorer_failed",
-                "the scorer failed, and this server gives no unscored answers",
+                "the scorer failed, and this server does not return unscored answers",
             ),
             EngineError::Model(_) => Self::internal(),
         }

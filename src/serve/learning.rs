@@ -28,7 +28,7 @@ fn last(cycles: &Path) -> Option<Last> {
     let json = std::fs::read(&file).ok()?;
     let read = serde_json::from_slice(&json);
     read.inspect_err(
-        |error| tracing::warn!(file = %file.display(), %error, "the metrics of cycles are old"),
+        |error| tracing::warn!(file = %file.display(), %error, "the metrics of training cycles could not be updated"),
     )
     .ok()
 }
@@ -55,7 +55,7 @@ pub(super) async fn watch(app: Arc<App>) {
                 .cycles(&last.outcomes, last.last_success);
         }
         if let Err(error) = look(&app, &mut first).await {
-            tracing::warn!(%error, "the metrics of drift are old");
+            tracing::warn!(%error, "the metrics of drift could not be updated");
         }
     }
 }

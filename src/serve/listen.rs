@@ -176,8 +176,8 @@ impl Acceptor {
                 ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = connection.evicted() => tracing::debug!("an idle or slow connection made room \
-                    for another"),
+                () = connection.evicted() => tracing::debug!("an idle or slow connection was \
+                    evicted"),
             }
         }
     }

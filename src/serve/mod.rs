@@ -177,7 +177,7 @@ impl Server {
         stop.await;
         tracing::info!(
             deadline_s = drain.as_secs(),
-            "stopping: what is being answered may finish"
+            "stopping: running requests may finish"
         );
         app.drain();
         follow.abort();

@@ -189,7 +189,7 @@ fn done(left: Result<bool, StoreError>) -> Result<Response, ApiError> {
 fn nothing() -> ApiError {
     ApiError::not_found(
         "lease_not_found",
-        "the annotator has no such item of the queue, or not any more",
+        "the annotator holds no lease on this queue item, or it has expired",
     )
 }
 
@@ -234,7 +234,7 @@ pub(super) async fn watch(app: Arc<App>) {
             Ok::<_, StoreError>(())
         };
         if let Err(error) = told.await {
-            tracing::warn!(%error, "the metrics of the annotation queue are old");
+            tracing::warn!(%error, "the metrics of the annotation queue could not be updated");
         }
     }
 }

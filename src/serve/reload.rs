@@ -79,22 +79,22 @@ impl Reloader {
         let tell = || {
             if applied.is_empty() {
                 tracing::info!(
-                    "the configuration was read again: nothing has changed that can change now"
+                    "the configuration was reloaded: nothing has changed that can be applied without a restart"
                 );
             } else {
                 tracing::info!(
                     changed = applied.join(", "),
-                    "the configuration was read again"
+                    "the configuration was reloaded"
                 );
             }
             if !restart.is_empty() {
                 tracing::warn!(
                     options = restart,
-                    "options have changed that need a restart"
+                    "changed options need a restart"
                 );
             }
             if next.keys.is_empty() && !current.keys.is_empty() {
-                tracing::warn!("there are no keys any more: everybody may use the API");
+                tracing::warn!("no API keys are configured any more: anybody may use the API");
             }
         };
         // Logged while the level permits it, whether it rises or falls.
@@ -118,7 +118,7 @@ impl Reloader {
         self.app.metrics.count_reload("refused");
         tracing::error!(
             why,
-            "the configuration was read again and cannot be used; the old one stays in force"
+            "the configuration cannot be reloaded; the old one stays in force"
         );
     }
 }

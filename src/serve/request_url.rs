@@ -90,7 +90,7 @@ fn invalid(why: &str) -> ApiError {
 
 fn refusal(part: &str) -> Option<&'static str> {
     match percent_decode_str(part).decode_utf8() {
-        Err(_) => Some("is not valid UTF-8 where its percent signs are read"),
+        Err(_) => Some("is not valid UTF-8 after percent-decoding"),
         Ok(text) if text.contains('\0') => Some("has a NUL character (%00)"),
         Ok(_) => None,
     }

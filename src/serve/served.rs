@@ -201,14 +201,14 @@ impl InitialVersion {
                             Ok(first) => return Ok(first),
                             Err(error) => {
                                 tracing::error!(version = id, %error, "a version of the registry \
-                                    cannot be served; the one before it is tried")
+                                    cannot be served; trying the previous one")
                             }
                         }
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the registry cannot be read; the configuration's \
-                                             model is served")
+                    tracing::error!(%error, "the registry cannot be read; the configured model \
+                                             is served")
                 }
             }
         }
@@ -274,8 +274,8 @@ pub(crate) enum LoadError {
     Bundle(#[from] BundleError),
     /// The version belongs to another model.
     #[error(
-        "it is of the model {name}, and clients of this server ask for {served}; restart the \
-         server to serve another model"
+        "it belongs to the model {name}, but this server serves {served}; restart the server to \
+         serve another model"
     )]
     OtherModel {
         /// Name of that model.

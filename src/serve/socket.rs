@@ -101,7 +101,7 @@ impl Socket {
                     let _ = self.stream.set_zero_linger();
                     return Poll::Ready(Err(Error::new(
                         ErrorKind::TimedOut,
-                        "the client does not take its response",
+                        "the client does not read its response",
                     )));
                 }
             }

@@ -190,7 +190,7 @@ impl Outbox {
             Some(permit.map_err(|_| {
                 ApiError::unavailable(
                     "slow_client",
-                    "the client is too far behind with the stream",
+                    "the client reads the stream too slowly",
                 )
             })?)
         } else {

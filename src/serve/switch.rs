@@ -69,7 +69,7 @@ impl PendingSwitch<'_> {
         tracing::info!(
             version = &*version,
             before = &*before.version,
-            "another version is served"
+            "switched to another version"
         );
         app.metrics.models.swapped();
         app.switch.note(None);
@@ -127,7 +127,7 @@ impl VersionSwitch {
         } = match registry.state() {
             Ok(state) => state,
             Err(error) => {
-                return tracing::error!(%error, "the registry cannot be read; what is served stays");
+                return tracing::error!(%error, "the registry cannot be read; the served version stays");
             }
         };
         app.shadow.set(app, shadow);
@@ -143,7 +143,7 @@ impl VersionSwitch {
             version,
             served,
             reason,
-            "a version is refused; what is served stays"
+            "a version cannot be served; the served version stays"
         );
         app.metrics.models.refused();
         self.note(Some(RefusedVersion {
@@ -182,7 +182,7 @@ impl VersionSwitch {
                     change.make(app);
                     return self.note(refused);
                 }
-                Err(reason) => tracing::error!(version = id, reason, "it cannot be served either"),
+                Err(reason) => tracing::error!(version = id, reason, "this version cannot be served either"),
             }
         }
     }

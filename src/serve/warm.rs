@@ -24,7 +24,7 @@ pub(crate) async fn warm(app: Arc<App>) {
     match &outcome {
         Ok(()) => tracing::info!(
             ms = began.elapsed().as_millis() as u64,
-            "ready: the first caption is written"
+            "ready: the first caption succeeded"
         ),
         Err(why) => tracing::error!(why, "not ready: the first caption failed"),
     }
@@ -112,7 +112,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
 /// Checks that a token's numbers are finite: corrupt weights usually produce NaN.
 fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
     let number = |what: &str, value: f32| {
-        let message = format!("the {what} of a token is {value}, which is no number");
+        let message = format!("the {what} of a token is {value}, not a finite number");
         if value.is_finite() {
             Ok(())
         } else {

@@ -237,7 +237,7 @@ fn readiness_waits_for_the_first_caption_and_for_a_moving_engine() {
         get(served.at, "/health/ready").error(503)["message"]
             .as_str()
             .unwrap()
-            .contains("no step")
+            .contains("not completed a step")
     );
     assert_eq!(get(served.at, "/health/live").status, 200);
     served.valve.open();

@@ -38,7 +38,7 @@ fn what_changes_the_answer_and_is_not_supported_is_named() {
         (
             "extra_body",
             json!({"guard": {"mode": "block"}}),
-            "top of the request",
+            "top level of the request",
         ),
         ("Guard", json!({"mode": "block"}), "guard"),
         ("gaurd", json!({"mode": "block"}), "guard"),

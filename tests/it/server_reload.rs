@@ -154,7 +154,7 @@ fn sighup_takes_over_keys_and_log_level_and_names_what_waits() {
         lines.iter().any(|line| line["message"]
             .as_str()
             .unwrap()
-            .contains("everybody may use the API")),
+            .contains("anybody may use the API")),
         "{log}"
     );
     assert!(

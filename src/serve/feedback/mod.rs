@@ -56,7 +56,7 @@ const SWEEP: Duration = Duration::from_secs(600);
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 /// Error message and readiness reason while the store is damaged.
 pub(super) const DAMAGED: &str =
-    "the store of feedback is damaged; answers go on, and the server's log has the details";
+    "the feedback store is damaged; completions continue, and the server's log has the details";
 /// Longest idempotency key, in bytes.
 const KEY_BYTES: usize = 255;
 
@@ -122,14 +122,14 @@ impl From<StoreError> for ApiError {
         tracing::error!(%error, "corrections");
         match error {
             StoreError::Full => Self::storage_full(
-                "no space is left to keep it; nothing that was acknowledged is lost",
+                "no disk space is left to store it; acknowledged records are not affected",
             ),
             StoreError::Busy => Self::busy(error.to_string(), 1),
             // The store's location is only logged.
             StoreError::Damaged(_) => Self::unavailable("store_damaged", DAMAGED),
             StoreError::Unavailable(_) => Self::unavailable(
                 "store_unavailable",
-                "the store of feedback cannot be reached; try again",
+                "the feedback store cannot be reached; try again",
             ),
             StoreError::Failed(_) => Self::internal(),
         }
@@ -338,7 +338,7 @@ pub(super) async fn one(
 }
 
 fn unknown() -> ApiError {
-    ApiError::not_found("feedback_not_found", "there is no feedback of this id")
+    ApiError::not_found("feedback_not_found", "there is no feedback with this id")
 }
 
 /// Result of a deletion.

@@ -86,7 +86,7 @@ impl Caller {
             (owners, None) => Ok(owners),
             (owners, Some(owner)) if owners.contain(&owner) => Ok(Owners::One(owner)),
             _ => Err(ApiError::insufficient_scope(format!(
-                "the key's owner is another one than 'owner', whose records need the scope `{}`",
+                "'owner' is not the key's owner; records of other owners need the scope `{}`",
                 KeyScope::FeedbackRead.name()
             ))
             .at("owner")),
@@ -242,8 +242,8 @@ impl PersonQuery {
             (Some(user), None) => {
                 check_name("user", &user)?;
                 if records.is_some() {
-                    let message = "'records' goes with 'annotator'; with 'user' all that belongs \
-                                   to them is removed";
+                    let message = "'records' requires 'annotator'; with 'user' all of their data \
+                                   is deleted";
                     return Err(ApiError::param("records", "invalid_value", message));
                 }
                 Ok(RemovalTarget::User(user, owners))
@@ -265,7 +265,7 @@ impl PersonQuery {
             (None, None) => Err(ApiError::param(
                 "user",
                 "missing_required_parameter",
-                "'user' or 'annotator' is needed: who is to be forgotten?",
+                "'user' or 'annotator' is needed: whose data should be deleted?",
             )),
         }
     }

@@ -148,7 +148,7 @@ impl ReceiptDraft {
         self.receipt.choices = choices;
         let kept = corrections.remember(self.receipt, self.file);
         if kept.is_none() {
-            tracing::warn!("a completion is not remembered: too many wait to be kept");
+            tracing::warn!("a receipt is dropped: too many are waiting to be stored");
             self.turn.app.metrics.receipt_dropped();
         }
         kept.unwrap_or_else(|| async {}.boxed())

@@ -115,7 +115,7 @@ pub(super) async fn connect(
                 return tls.connect(name, stream).await.map_err(|error| {
                     tracing::debug!(host = %link.host(), %address, %error, "no TLS with an image's \
                         server");
-                    FetchError::Failed("there is no trusted TLS connection to its server")
+                    FetchError::Failed("no trusted TLS connection to its server is possible")
                 });
             }
             Ok(Err(error)) => {

@@ -58,7 +58,7 @@ pub(super) async fn exchange(
                 .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
             Ok(FetchReply::Elsewhere(
                 location
-                    .ok_or(FetchError::Failed("its server redirects to nowhere"))?
+                    .ok_or(FetchError::Failed("its server redirects without a location"))?
                     .to_owned(),
             ))
         }

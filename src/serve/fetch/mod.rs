@@ -40,7 +40,7 @@ pub(crate) struct Fetcher {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FetchError {
     /// An address of the host is not public.
-    #[error("the image's host, or one that it redirects to, is not on the public internet")]
+    #[error("the image's host, or the target of a redirect, is not on the public internet")]
     Forbidden,
     /// The file is larger than this many bytes.
     #[error("the image has more than the {0} bytes allowed")]
@@ -94,7 +94,7 @@ impl Fetcher {
                     link = link.join(&location).map_err(|why| {
                         tracing::debug!(host = %link.host(), why, "an image's server redirects to \
                             what is not fetched");
-                        FetchError::Failed("its server redirects to what is not a plain https: URL")
+                        FetchError::Failed("its server redirects to a URL that is not allowed")
                     })?
                 }
             }

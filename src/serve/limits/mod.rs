@@ -184,8 +184,8 @@ impl RequestLimits {
             busy(
                 "concurrency",
                 format!(
-                    "the server is at capacity ({most} requests at once, \
-                                         shared by all who ask); retry in 1 s"
+                    "the server is at capacity ({most} requests at once, shared by all clients); \
+                     retry in 1 s"
                 ),
             )
         })?;

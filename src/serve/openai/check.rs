@@ -155,8 +155,8 @@ pub fn check(
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
-        let message = "'guard.candidates': answers that are not scored cannot be compared; \
-                       'guard.mode' must not be off";
+        let message = "'guard.candidates': candidates are compared by their scores; 'guard.mode' \
+                       must not be off";
         return Err(ApiError::param(
             "guard.candidates",
             "invalid_value",
@@ -164,8 +164,8 @@ pub fn check(
         ));
     }
     if top_logprobs.is_some() && params.on_exhausted.rewrites().is_some() {
-        let message = "'logprobs' are of the words that were written, and 'guard.on_exhausted' has \
-                       the answer written differently";
+        let message = "'logprobs' cannot be combined with a 'guard.on_exhausted' that rewrites the \
+                       answer";
         return Err(ApiError::param("logprobs", "invalid_value", message));
     }
     if (n * candidates) as i64 > most_answers {

@@ -83,7 +83,7 @@ pub(crate) fn flatten(
         .is_some_and(|Object(message)| message.role == "assistant")
     {
         let message = format!(
-            "'messages[{last}]' is an answer that was begun, and going on with one is not \
+            "'messages[{last}]' is an assistant message, and continuing one (prefill) is not \
              supported; the last message must be the user's"
         );
         return Err(ApiError::unsupported(format!("messages[{last}]"), message));

@@ -103,12 +103,12 @@ fn percent_decoded(data: &[u8]) -> Cow<'_, [u8]> {
 
 fn describe(error: &DecodeError) -> String {
     match error {
-        DecodeError::InvalidByte(_, b'=') => "`=` stands before the end".to_owned(),
+        DecodeError::InvalidByte(_, b'=') => "`=` before the end".to_owned(),
         DecodeError::InvalidByte(at, byte) => match char::from(*byte) {
             c if c.is_ascii_graphic() => format!("`{c}` at position {at}"),
             _ => format!("a character at position {at}"),
         },
-        _ => "they break off inside a group of four characters".to_owned(),
+        _ => "the last group of four characters is incomplete".to_owned(),
     }
 }
 

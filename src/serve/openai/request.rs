@@ -279,7 +279,7 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result
 fn not_utf8(body: &[u8], at: usize) -> ApiError {
     let why = match body {
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "it looks like UTF-16".to_owned(),
-        _ => format!("the byte at offset {at} begins no character"),
+        _ => format!("invalid byte at offset {at}"),
     };
     ApiError::invalid(
         "invalid_utf8",

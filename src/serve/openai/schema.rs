@@ -134,7 +134,7 @@ pub(super) fn content() -> Schema {
 
 /// Returns the schema of an unsupported field, which accepts only neutral values.
 pub(crate) fn refused() -> Schema {
-    let what = "Not supported: `null`, `false` and an empty value are taken; all else is refused.";
+    let what = "Not supported: only `null`, `false` and empty values are accepted.";
     ObjectBuilder::new()
         .schema_type(SchemaType::AnyValue)
         .description(Some(what))

@@ -61,7 +61,7 @@ const fn only(
     }
 }
 
-const TOP: &str = "its fields belong at the top of the request";
+const TOP: &str = "its fields belong at the top level of the request";
 const TEXT: &str = "answers are plain text";
 const PENALTY: &str = "presence_penalty and frequency_penalty are";
 const SAMPLING: &str = "temperature, top_p and top_k are";
@@ -75,7 +75,7 @@ const GUARD: &str = "the extension is called guard";
 pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     // Arguments of clients and other APIs.
     any("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as guard, \
-                       belong at the top of the request"),
+                       belong at the top level of the request"),
     any("options", TOP),
     any("parameters", TOP),
     any("sampling_params", TOP),
@@ -244,7 +244,7 @@ impl UnsupportedField {
         } else {
             format!(" ({})", self.instead)
         };
-        format!("Not supported{instead}: only values that ask for nothing are taken.")
+        format!("Not supported{instead}: only neutral values are accepted.")
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
             || format!("the fields are {}", list()),
             |near| format!("did you mean '{near}'?"),
         );
-        return wrong("invalid_value", format!("is no field; {hint}"));
+        return wrong("invalid_value", format!("is not a known field; {hint}"));
     }
     wrong(
         "invalid_value",
@@ -228,7 +228,7 @@ mod tests {
             (
                 "unknown field `mdoe`, expected one of `mode`, `window`",
                 "invalid_value",
-                "is no field; did you mean 'mode'?",
+                "is not a known field; did you mean 'mode'?",
             ),
             (
                 "has more than 4 items",
@@ -243,7 +243,7 @@ mod tests {
             (
                 &long_field,
                 "invalid_value",
-                "is no field; the fields are mode",
+                "is not a known field; the fields are mode",
             ),
         ] {
             let InputMistake {

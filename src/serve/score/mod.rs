@@ -161,9 +161,8 @@ fn prepare(
     let positions: usize = texts.iter().map(computed).sum();
     if positions > POSITIONS {
         let message = format!(
-            "the request takes {positions} tokens to score, images and what is read again for long \
-             texts included; at most {POSITIONS} are \
-             computed at once: send fewer or shorter texts"
+            "the request needs {positions} tokens to score, including images and context that is \
+             read again for long texts; at most {POSITIONS} are allowed: send fewer or shorter texts"
         );
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
@@ -199,7 +198,7 @@ fn tokenize(
         ApiError::param(
             field,
             "invalid_value",
-            format!("'{field}' cannot be read: {why}"),
+            format!("'{field}' cannot be tokenized: {why}"),
         )
     };
     let prompt = served

@@ -160,14 +160,14 @@ pub(super) fn check(
     if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
         return Err(ApiError::unsupported(
             "guard.on_exhausted",
-            "'guard.on_exhausted': a text that somebody else wrote stays as it is; 'alt_text' is \
-             hedged",
+            "'guard.on_exhausted': scoring never rewrites the text; 'guard.render' controls \
+             'alt_text'",
         ));
     }
     if guard.candidates.is_some() {
         return Err(ApiError::unsupported(
             "guard.candidates",
-            "'guard.candidates': nothing is written here that could be chosen from",
+            "'guard.candidates': scoring generates no answers to choose from",
         ));
     }
     let withholds = [
@@ -182,7 +182,7 @@ pub(super) fn check(
     if let Some((field, _)) = withholds.into_iter().find(|(_, is_asked)| *is_asked) {
         return Err(ApiError::unsupported(
             field,
-            format!("'{field}': a text that is there already is scored, and never withheld"),
+            format!("'{field}': scoring never withholds the text"),
         ));
     }
     let params = guard_params(
@@ -236,7 +236,7 @@ fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
         Some(mode @ (Mode::Score | Mode::Flag)) => Ok(mode),
         Some(_) => Err(ApiError::unsupported(
             "guard.mode",
-            "'guard.mode': scoring has score and flag",
+            "'guard.mode': scoring supports only score and flag",
         )),
         None if default == Mode::Score => Ok(default),
         None => Ok(Mode::Flag),
@@ -259,7 +259,7 @@ fn listed<'a>(
         return Err(ApiError::param(
             field,
             "invalid_value",
-            format!("'{field}' cannot be given beside 'items'; it belongs into an item"),
+            format!("'{field}' cannot be given together with 'items'; it belongs in each item"),
         ));
     }
     if items.is_empty() {
@@ -316,7 +316,7 @@ fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
     if item.guard != FieldRequest::Nothing {
         return Err(ApiError::unsupported(
             "guard",
-            "'guard' is one for all items and stands beside 'items'",
+            "'guard' applies to all items; give it next to 'items'",
         ));
     }
     let Some(response) = item.response else {

@@ -202,7 +202,7 @@ async fn run(
     };
     tracing::info!(
         version = id,
-        "a share of the answers is compared with a shadow's"
+        "comparing a share of the answers with the shadow version"
     );
     account.totals().progress = ShadowProgress::Comparing;
     while let Some(sample) = waiting.recv().await {
@@ -218,7 +218,7 @@ async fn run(
                 tracing::warn!(
                     version = id,
                     reason,
-                    "an answer could not be compared with the shadow's"
+                    "an answer could not be compared with the shadow version's"
                 );
                 account.totals().failed += 1;
                 app.metrics.models.shadow_failed();
