@@ -187,7 +187,11 @@ impl Repairs {
     /// was replaced by the original of an unfinished regenerated sentence.
     pub(crate) fn give_up(&mut self, lead: &mut DecodingTrack) -> bool {
         let replaced = self.point.take().and_then(|point| point.replaced);
-        let original = self.original.take().map(|original| original.track).or(replaced);
+        let original = self
+            .original
+            .take()
+            .map(|original| original.track)
+            .or(replaced);
         self.forks.clear();
         self.cache_forks.clear();
         let is_other = original.is_some();
@@ -358,7 +362,9 @@ impl Repairs {
     /// Checks a regenerated sentence: keeps it if it ended well, and restores the original if it
     /// cannot.
     fn check_regenerated(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
-        let Some(original) = &self.original else { return };
+        let Some(original) = &self.original else {
+            return;
+        };
         let ended = sentence(lead, original.point.sentence);
         let pending = self
             .first_flaw(lead, self.settled)
@@ -379,7 +385,11 @@ impl Repairs {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
             (_, None)
-                if !is_beyond_repair(&original.point.original_text, original.point.sentence, lead) =>
+                if !is_beyond_repair(
+                    &original.point.original_text,
+                    original.point.sentence,
+                    lead,
+                ) =>
             {
                 if self.decoded < self.budget + original.decode_steps() {
                     return;

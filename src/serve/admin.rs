@@ -62,10 +62,10 @@ impl From<RegistryError> for ApiError {
         let message = error.to_string();
         match error {
             RegistryError::Unknown(_) | RegistryError::Ambiguous { .. } => {
-                Self::not_found("version_not_found", message).at("id")
+                Self::not_found("version_not_found", message).with_param("id")
             }
             RegistryError::NonePromoted | RegistryError::NotPromoted { .. } => {
-                Self::conflict("version_not_promoted", message).at("id")
+                Self::conflict("version_not_promoted", message).with_param("id")
             }
             RegistryError::Share(_) => Self::param("shadow", "out_of_range", message),
             RegistryError::Rejected { .. } | RegistryError::Damaged { .. } => {
@@ -99,21 +99,21 @@ fn registry(app: &App) -> Result<&Registry, ApiError> {
 }
 
 /// Runs a registry operation on a blocking thread, because it reads and writes files.
-async fn ask<T: Send + 'static>(
+async fn with_registry<T: Send + 'static>(
     registry: &Registry,
-    what: impl FnOnce(&Registry) -> Result<T, RegistryError> + Send + 'static,
+    operation: impl FnOnce(&Registry) -> Result<T, RegistryError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let registry = registry.clone();
-    Ok(blocking(move || what(&registry)).await??)
+    Ok(blocking(move || operation(&registry)).await??)
 }
 
-async fn told(app: &App) -> Result<Json<Models>, ApiError> {
+async fn current_models(app: &App) -> Result<Json<Models>, ApiError> {
     let (
         registry::RegistryState {
             promoted, previous, ..
         },
         data,
-    ) = ask(registry(app)?, |registry| {
+    ) = with_registry(registry(app)?, |registry| {
         Ok((registry.state()?, registry.versions()?))
     })
     .await?;
@@ -138,7 +138,7 @@ async fn told(app: &App) -> Result<Json<Models>, ApiError> {
                                   why.", body = ErrorBody),
 ))]
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
-    told(&app).await
+    current_models(&app).await
 }
 
 /// Promotes a version.
@@ -171,19 +171,19 @@ pub(super) async fn promote(
 ) -> Result<Json<Models>, ApiError> {
     let registry = registry(&app)?;
     let Promotion { shadow, force } = promotion(&app, request).await?;
-    let version = ask(registry, move |registry| registry.get(&id)).await?;
+    let version = with_registry(registry, move |registry| registry.get(&id)).await?;
     version.promotable(force)?;
     match shadow {
         None => serve(&app, registry, version.id, force).await?,
         Some(share) => {
-            ask(registry, move |registry| {
+            with_registry(registry, move |registry| {
                 registry.set_shadow(&version.id, share)
             })
             .await?;
-            app.switch.follow(&app).await;
+            app.switch.follow_registry(&app).await;
         }
     }
-    told(&app).await
+    current_models(&app).await
 }
 
 async fn serve(
@@ -199,9 +199,9 @@ async fn serve(
             format!("version {id} cannot be served: {reason}"),
         )
     })?;
-    ask(registry, move |registry| registry.promote(&id, force)).await?;
-    change.make(app);
-    app.switch.follow(app).await;
+    with_registry(registry, move |registry| registry.promote(&id, force)).await?;
+    change.apply(app);
+    app.switch.follow_registry(app).await;
     Ok(())
 }
 
@@ -229,7 +229,7 @@ pub(super) async fn rollback(
     Path(id): Path<String>,
 ) -> Result<Json<Models>, ApiError> {
     let registry = registry(&app)?;
-    let (version, state) = ask(registry, move |registry| {
+    let (version, state) = with_registry(registry, move |registry| {
         Ok((registry.get(&id)?, registry.state()?))
     })
     .await?;
@@ -252,18 +252,18 @@ pub(super) async fn rollback(
                 format!("the previous version, {target}, cannot be served: {reason}"),
             )
         })?;
-    let state = ask(registry, move |registry| {
+    let state = with_registry(registry, move |registry| {
         registry.rollback_from(&version.id)
     })
     .await?;
     if state.promoted == target {
-        change.make(&app);
+        change.apply(&app);
     } else {
         // Another administrator rolled back first.
         drop(change);
     }
-    app.switch.follow(&app).await;
-    told(&app).await
+    app.switch.follow_registry(&app).await;
+    current_models(&app).await
 }
 
 /// Parses the optional body.

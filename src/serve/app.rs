@@ -67,7 +67,7 @@ pub enum StartError {
 }
 
 /// Requests that may be parsed and checked for each that may run.
-const ALSO_READ: usize = 8;
+const PARSED_PER_RUNNING: usize = 8;
 
 /// State of the server.
 pub(crate) struct App {
@@ -92,11 +92,11 @@ pub(crate) struct App {
     draining: AtomicBool,
     /// Rate and concurrency limits of valid requests.
     pub(crate) limits: RequestLimits,
-    places: Arc<Semaphore>,
+    admissions: Arc<Semaphore>,
     /// Memory budget of request bodies.
     pub(crate) body_memory: Arc<BodyMemory>,
     /// Memory budget, in bytes, of stream output that clients have not read yet.
-    pub(crate) unread: Arc<Semaphore>,
+    pub(crate) unread_bytes: Arc<Semaphore>,
     /// Memory budget of image decoding.
     pub(crate) decode_memory: DecodeMemory,
 }
@@ -138,13 +138,15 @@ impl App {
                 longest_answer(served.bundle.vlm.spec(), served.engine.context_len()),
                 &metrics,
             ),
-            places: Arc::new(Semaphore::new(ALSO_READ * config.server.max_concurrent)),
+            admissions: Arc::new(Semaphore::new(
+                PARSED_PER_RUNNING * config.server.max_concurrent,
+            )),
             body_memory: BodyMemory::new(
                 config.server.max_body_memory_bytes,
                 config.server.max_body_bytes,
                 metrics.connections.body_memory.clone(),
             ),
-            unread: Arc::new(Semaphore::new(UNREAD_BYTES)),
+            unread_bytes: Arc::new(Semaphore::new(UNREAD_BYTES)),
             decode_memory: DecodeMemory::new(config.images.max_memory_bytes),
             switch: VersionSwitch::new(registry),
             shadow: Shadowing::default(),
@@ -193,7 +195,7 @@ impl App {
     }
 
     /// Registers a version to be drained at shutdown.
-    pub(crate) fn watch(&self, version: &Arc<ServedVersion>) {
+    pub(crate) fn track_version(&self, version: &Arc<ServedVersion>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|version| version.strong_count() > 0);
         loaded.push(Arc::downgrade(version));
@@ -212,7 +214,7 @@ impl App {
     /// Admits a request for parsing and checking. The number of running requests is bounded
     /// separately, by [`RequestLimits`], once their cost is known.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+        Arc::clone(&self.admissions).try_acquire_owned().map_err(|_| {
             ApiError::busy(
                 "the server is at capacity: too many requests are being read at once; retry in 1 s",
                 1,
@@ -246,7 +248,7 @@ impl App {
     }
 
     /// Returns the reason why the server is not ready; `None` if it is.
-    pub(crate) fn not_ready(&self) -> Option<String> {
+    pub(crate) fn readiness_problem(&self) -> Option<String> {
         let stall = Duration::from_secs(self.config.engine.stall_after_s);
         if self.is_draining() {
             return Some("the server is shutting down".to_owned());

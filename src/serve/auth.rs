@@ -83,12 +83,12 @@ pub(crate) fn caller(app: &App, extensions: &Extensions) -> Caller {
         .get::<Caller>()
         .cloned()
         .unwrap_or_else(|| Caller::anonymous(&app.guard));
-    caller.address = address(extensions);
+    caller.address = client_address(extensions);
     caller
 }
 
 /// Returns the client's address from a request's extensions.
-fn address(extensions: &Extensions) -> Option<IpAddr> {
+fn client_address(extensions: &Extensions) -> Option<IpAddr> {
     extensions
         .get::<Peer>()
         .map(|peer| peer.0.ip().to_canonical())
@@ -191,9 +191,9 @@ impl Access {
         if self.is_open(needs) {
             return Ok(None);
         }
-        let digest = digest(headers)?;
+        let digest = key_digest(headers)?;
         let scopes = needs.scopes();
-        let may = |caller: &Caller| {
+        let allows = |caller: &Caller| {
             scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope))
         };
         // All keys are compared in full, so that timing reveals nothing. The administrator's key
@@ -201,10 +201,10 @@ impl Access {
         let known = self
             .keys
             .iter()
-            .filter(|key| is_same(&key.digest, &digest))
+            .filter(|key| equals_constant_time(&key.digest, &digest))
             .map(|key| &key.caller);
-        match known.reduce(|one, other| if may(other) { other } else { one }) {
-            Some(caller) if may(caller) => Ok(Some(caller)),
+        match known.reduce(|one, other| if allows(other) { other } else { one }) {
+            Some(caller) if allows(caller) => Ok(Some(caller)),
             Some(caller) => Err(Denied::Scope {
                 key: caller.name.clone().unwrap_or_default(),
                 scopes,
@@ -306,7 +306,7 @@ pub(crate) async fn authenticate(
         }
         Err(denied) => {
             app.metrics.auth_failure(denied.reason());
-            let counted = match (&denied, address(request.extensions())) {
+            let counted = match (&denied, client_address(request.extensions())) {
                 (Denied::Unknown, Some(address)) => {
                     app.wrong_keys.count(network(address), Instant::now())
                 }
@@ -317,21 +317,21 @@ pub(crate) async fn authenticate(
             if counted.is_err() {
                 tokio::time::sleep(GUESS_DELAY).await;
             }
-            let slow_down = |seconds| {
+            let too_many = |seconds| {
                 ApiError::busy(
                     format!("too many wrong API keys from this address; retry in {seconds} s"),
                     seconds,
                 )
             };
             counted
-                .map_or_else(slow_down, |()| denied.error(needs))
+                .map_or_else(too_many, |()| denied.error(needs))
                 .into_response()
         }
     }
 }
 
 /// Returns the digest of the request's key.
-fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
+fn key_digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
     let given = headers
         .get(AUTHORIZATION)
         .map(|value| value.as_bytes())
@@ -343,7 +343,7 @@ fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
     Ok(Sha256::digest(key.trim_ascii()).into())
 }
 
-fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+fn equals_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
     black_box(
         a.iter()
             .zip(b)
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_by_its_digest_alone() {
+    fn a_key_is_identified_by_its_digest() {
         let access = access(&[("one", "secret-1", &[]), ("two", "secret-2", &[])], None);
         let of = |headers: HeaderMap| {
             access
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_does_what_one_of_its_scopes_allows() {
+    fn a_key_needs_one_of_the_required_scopes() {
         const READ: Permission =
             Permission::OneOf(&[KeyScope::FeedbackWrite, KeyScope::FeedbackRead]);
         let access = access(
@@ -447,26 +447,26 @@ mod tests {
             ],
             Some("root"),
         );
-        let may = |secret: &str, needs| {
+        let allows = |secret: &str, needs| {
             access
                 .admit(needs, &bearer(&format!("Bearer {secret}")))
                 .map(|caller| caller.map(|c| c.name.clone()))
         };
         assert!(
-            may("w", READ).is_ok()
-                && may("o", Permission::AnyKey).is_ok()
-                && may("o", Permission::Admin).is_ok()
+            allows("w", READ).is_ok()
+                && allows("o", Permission::AnyKey).is_ok()
+                && allows("o", Permission::Admin).is_ok()
         );
         assert!(
-            may("root", Permission::Admin).is_ok()
-                && may("root", Permission::Metrics).is_ok()
-                && may("root", READ).is_err()
+            allows("root", Permission::Admin).is_ok()
+                && allows("root", Permission::Metrics).is_ok()
+                && allows("root", READ).is_err()
         );
         assert_eq!(
-            (may("x", READ), may("x", Permission::Metrics)),
+            (allows("x", READ), allows("x", Permission::Metrics)),
             (Err(Denied::Unknown), Err(Denied::Unknown))
         );
-        let error = may("o", READ).unwrap_err().error(READ);
+        let error = allows("o", READ).unwrap_err().error(READ);
         assert_eq!(
             (error.status.as_u16(), error.body.error.code),
             (403, Some("insufficient_scope"))
@@ -479,7 +479,7 @@ mod tests {
                 .contains("`operator` lacks the scope `feedback:write` or `feedback:read`"),
             "{error:?}"
         );
-        let error = may("w", Permission::Admin)
+        let error = allows("w", Permission::Admin)
             .unwrap_err()
             .error(Permission::Admin);
         assert!(
@@ -488,7 +488,7 @@ mod tests {
         );
     }
     #[test]
-    fn a_secret_that_is_two_keys_does_what_either_may() {
+    fn a_secret_of_two_keys_has_the_scopes_of_both() {
         let access = access(&[("app", "s", &[KeyScope::Complete])], Some("s"));
         for needs in [
             Permission::Admin,

@@ -34,25 +34,25 @@ pub(crate) struct ReceivedBody {
 #[derive(Clone)]
 struct Terms {
     limit: usize,
-    patience: Duration,
+    read_timeout: Duration,
     deadline: Instant,
     pace: Pace,
 }
 
 impl Terms {
-    fn of(app: &App) -> Self {
-        let patience = app.read_timeout();
+    fn new(app: &App) -> Self {
+        let read_timeout = app.read_timeout();
         let pace = Pace::new(PAUSE, app.config.server.min_body_rate);
         Self {
             limit: app.config.server.max_body_bytes,
-            patience,
-            deadline: Instant::now() + patience,
+            read_timeout,
+            deadline: Instant::now() + read_timeout,
             pace,
         }
     }
 
-    fn slow(&self) -> ApiError {
-        ApiError::slow_body(self.patience.as_secs(), self.pace.rate())
+    fn slow_error(&self) -> ApiError {
+        ApiError::slow_body(self.read_timeout.as_secs(), self.pace.rate())
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) async fn read_json(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<ReceivedBody, ApiError> {
-    let terms = Terms::of(app);
+    let terms = Terms::new(app);
     check_type(headers)?;
     let encoding = encoding(headers)?;
     let announced = headers
@@ -76,7 +76,7 @@ pub(crate) async fn read_json(
     if announced.is_some_and(|length| length > terms.limit as u64) {
         // With `Expect: 100-continue` the client has sent nothing yet.
         if !headers.contains_key(header::EXPECT) {
-            discard(body, terms.patience);
+            discard(body, terms.read_timeout);
         }
         return Err(ApiError::too_large(terms.limit));
     }
@@ -87,11 +87,11 @@ pub(crate) async fn read_json(
             // Reserved memory is untouched until data arrives, and no reallocation copies it. If
             // the reservation fails, the vector grows as usual.
             let _ = bytes.try_reserve_exact(announced.unwrap_or(0) as usize);
-            collect(body, bytes, share, terms, true).await
+            receive(body, bytes, share, terms, true).await
         }
         // The rest of a body that decompresses beyond the limit is not decompressed.
-        Some(encoding) => collect(
-            unpack(body, &encoding).await,
+        Some(encoding) => receive(
+            decompress(body, &encoding).await,
             Vec::new(),
             share,
             terms,
@@ -99,7 +99,7 @@ pub(crate) async fn read_json(
         )
         .await
         .map_err(|error| match error.body.error.code {
-            Some(BROKEN_OFF) => {
+            Some(INCOMPLETE_BODY) => {
                 let name = encoding.to_str().unwrap_or_default();
                 ApiError::invalid(
                     "invalid_content_encoding",
@@ -151,49 +151,49 @@ fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
 }
 
 /// Decompresses a body.
-fn unpack(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
+fn decompress(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
     let mut request = Request::new(body);
     request
         .headers_mut()
         .insert(header::CONTENT_ENCODING, encoding.clone());
-    let unpacked = |request: Request<DecompressionBody<Body>>| {
+    let decompressed = |request: Request<DecompressionBody<Body>>| {
         ready(Ok::<_, Infallible>(Response::new(Body::new(
             request.into_body(),
         ))))
     };
-    let response = RequestDecompression::new(service_fn(unpacked)).oneshot(request);
+    let response = RequestDecompression::new(service_fn(decompressed)).oneshot(request);
     response
         .map(|Ok(response)| Body::new(response.into_body()))
         .boxed()
 }
 
 /// Error code of an incomplete body.
-const BROKEN_OFF: &str = "incomplete_body";
+const INCOMPLETE_BODY: &str = "incomplete_body";
 
-async fn collect(
+async fn receive(
     mut body: Body,
     mut bytes: Vec<u8>,
     mut share: MemoryShare,
     mut terms: Terms,
-    read_on: bool,
+    discard_rest: bool,
 ) -> Result<ReceivedBody, ApiError> {
     loop {
         let until = terms.pace.wait_until(Instant::now()).min(terms.deadline);
         let Some(frame) = timeout_at(until, body.frame())
             .await
-            .map_err(|_| terms.slow())?
+            .map_err(|_| terms.slow_error())?
         else {
             break;
         };
-        let frame =
-            frame.map_err(|_| ApiError::invalid(BROKEN_OFF, "the request's body broke off"))?;
+        let frame = frame
+            .map_err(|_| ApiError::invalid(INCOMPLETE_BODY, "the request's body broke off"))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
-        terms.pace.moved(data.len(), Instant::now());
+        terms.pace.record_transfer(data.len(), Instant::now());
         if data.len() > terms.limit - bytes.len() {
-            if read_on {
-                discard(body, terms.patience);
+            if discard_rest {
+                discard(body, terms.read_timeout);
             }
             return Err(ApiError::too_large(terms.limit));
         }
@@ -201,8 +201,8 @@ async fn collect(
             .await
             .is_err()
         {
-            if read_on {
-                discard(body, terms.patience);
+            if discard_rest {
+                discard(body, terms.read_timeout);
             }
             return Err(ApiError::busy(
                 "the server's memory for request bodies is in use; retry in 1 s",
@@ -215,8 +215,8 @@ async fn collect(
 }
 
 /// Reads and discards the rest of a body in the background.
-pub(crate) fn discard(mut body: Body, patience: Duration) {
-    tokio::spawn(timeout(patience, async move {
+pub(crate) fn discard(mut body: Body, read_timeout: Duration) {
+    tokio::spawn(timeout(read_timeout, async move {
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {
             read += frame.data_ref().map_or(0, |d| d.len());

@@ -44,7 +44,7 @@ impl BodyMemory {
             memory: Arc::clone(self),
             shared: None,
             reserve: None,
-            shown: 0,
+            reported: 0,
         }
     }
 }
@@ -56,7 +56,7 @@ pub(crate) struct MemoryShare {
     shared: Option<OwnedSemaphorePermit>,
     reserve: Option<OwnedSemaphorePermit>,
     /// Bytes reported to the metric.
-    shown: i64,
+    reported: i64,
 }
 
 impl MemoryShare {
@@ -86,18 +86,18 @@ impl MemoryShare {
             },
             permit = Arc::clone(&self.memory.reserve).acquire_owned() => self.reserve = permit.ok(),
         }
-        self.show();
+        self.update_metric();
     }
 
     /// Reduces the share to an image of this size, once the body is dropped.
     pub(crate) fn shrink(&mut self, image_bytes: usize) {
-        let keeps = image_bytes.div_ceil(UNIT);
+        let units_kept = image_bytes.div_ceil(UNIT);
         if self.reserve.is_some() {
             let has = self
                 .shared
                 .as_ref()
                 .map_or(0, OwnedSemaphorePermit::num_permits);
-            let needs = u32::try_from(keeps.saturating_sub(has)).unwrap_or(u32::MAX);
+            let needs = u32::try_from(units_kept.saturating_sub(has)).unwrap_or(u32::MAX);
             if let Ok(permit) = Arc::clone(&self.memory.shared).try_acquire_many_owned(needs) {
                 match &mut self.shared {
                     Some(shared) => shared.merge(permit),
@@ -107,12 +107,12 @@ impl MemoryShare {
             }
         }
         if let Some(shared) = &mut self.shared {
-            drop(shared.split(shared.num_permits().saturating_sub(keeps)));
+            drop(shared.split(shared.num_permits().saturating_sub(units_kept)));
         }
-        self.show();
+        self.update_metric();
     }
 
-    fn show(&mut self) {
+    fn update_metric(&mut self) {
         let shared = self
             .shared
             .as_ref()
@@ -122,14 +122,14 @@ impl MemoryShare {
                 .reserve
                 .as_ref()
                 .map_or(0, |_| self.memory.reserve_bytes)) as i64;
-        self.memory.in_use.add(has - self.shown);
-        self.shown = has;
+        self.memory.in_use.add(has - self.reported);
+        self.reported = has;
     }
 }
 
 impl Drop for MemoryShare {
     fn drop(&mut self) {
-        self.memory.in_use.sub(self.shown);
+        self.memory.in_use.sub(self.reported);
     }
 }
 
@@ -146,9 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_bodies_never_keep_each_other_from_being_complete() {
+    fn partial_bodies_never_deadlock() {
         let gauge = IntGauge::new("bytes", "bytes").unwrap();
-        // Room for four bodies of which one has the reserve.
+        // Room for four bodies, one of them in the reserve.
         let memory = BodyMemory::new(8 * MIB, MIB, gauge.clone());
         let mut halves: Vec<MemoryShare> = (0..12).map(|_| memory.share()).collect();
         assert!(halves.iter_mut().all(|half| has_room(half, MIB / 4)));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_shrinks_to_the_image_of_its_body() {
+    fn a_share_shrinks_to_its_image() {
         let gauge = IntGauge::new("bytes", "bytes").unwrap();
         let memory = BodyMemory::new(4 * MIB, MIB, gauge.clone());
         let mut share = memory.share();

@@ -66,31 +66,37 @@ use crate::{
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest,
     responses(CompletionResponses, ErrorResponses))]
 pub(crate) async fn completions(
-    turn: RequestContext,
+    context: RequestContext,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let app = Arc::clone(&turn.app);
+    let app = Arc::clone(&context.app);
     let (parts, body) = request.into_parts();
     let ReceivedBody { bytes, mut share } = body::read_json(&app, &parts.headers, body).await?;
-    let place = app.admit()?;
+    let permit = app.admit()?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
         let caller = auth::caller(&app, &parts.extensions);
         let (completion, prompt, warnings) =
-            prepare(turn.clone(), Arc::clone(&caller.guard), bytes).await?;
+            prepare(context.clone(), Arc::clone(&caller.guard), bytes).await?;
         share.shrink(completion.image.file_bytes());
-        let turn = turn.salted(completion.cache_salt.clone());
-        let mut admission = admit(&turn, place, answers(&turn, &completion, &prompt).cost())?;
-        let mut begun = begin(&turn, completion, prompt, true).await?;
-        begun.draft = begun.draft.map(|draft| draft.owned_by(&caller.owner));
+        let context = context.with_salt(completion.cache_salt.clone());
+        let mut admission = admit(
+            &context,
+            permit,
+            generation_cost(&context, &completion, &prompt).cost(),
+        )?;
+        let mut running = begin(&context, completion, prompt, true).await?;
+        running.receipt = running
+            .receipt
+            .map(|receipt| receipt.with_owner(&caller.owner));
         let headers = warning_headers(&warnings);
-        let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
+        let meter = AnswerMeter::new(&app.metrics, running.answers.len());
         admission.begin(meter.used());
-        let response = if begun.stream {
+        let response = if running.stream {
             let client = parts.extensions.get::<ClientLink>().cloned();
             stream::respond(
                 &app,
-                begun,
+                running,
                 meter,
                 warnings,
                 (admission, share),
@@ -98,7 +104,7 @@ pub(crate) async fn completions(
                 client,
             )
         } else {
-            finish(begun, meter, warnings, admission).await?
+            finish(running, meter, warnings, admission).await?
         };
         Ok((headers, response).into_response())
     };
@@ -115,9 +121,13 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
 }
 
 /// Returns the work of a completion, for rate limits.
-fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> GenerationCost {
-    let engine = &turn.served.engine;
-    let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();
+fn generation_cost(
+    context: &RequestContext,
+    completion: &Completion,
+    prompt: &[u32],
+) -> GenerationCost {
+    let engine = &context.served.engine;
+    let prompt = context.served.bundle.vlm.spec().image_tokens + prompt.len();
     let Completion {
         max_tokens,
         n,
@@ -136,20 +146,20 @@ fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> Ge
 /// Parses and validates the request and tokenizes its prompt. Returns warnings for messages that
 /// the prompt does not use.
 async fn prepare(
-    turn: RequestContext,
+    context: RequestContext,
     guard: Arc<GuardSection>,
     body: Vec<u8>,
 ) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let RequestContext { app, served, .. } = &turn;
-        let asked = ServedCapabilities {
+        let RequestContext { app, served, .. } = &context;
+        let capabilities = ServedCapabilities {
             model: &served.model,
             config: &app.config,
             guard: &guard,
             calibration: served.bundle.calibration.as_ref(),
         };
-        let completion = check(request, asked)?;
+        let completion = check(request, capabilities)?;
         let refused = |why| {
             ApiError::param(
                 "messages",
@@ -161,7 +171,7 @@ async fn prepare(
             .bundle
             .prompt(&completion.messages)
             .map_err(refused)?;
-        let warnings = unused_messages(&turn, &completion.messages)?;
+        let warnings = unused_messages(&context, &completion.messages)?;
         Ok((completion, prompt, warnings))
     })
     .await?
@@ -172,7 +182,7 @@ async fn prepare(
 /// # Errors
 /// 400 for the first such message with `server.on_unsupported = "reject"`.
 pub(super) fn unused_messages(
-    turn: &RequestContext,
+    context: &RequestContext,
     messages: &[Message],
 ) -> Result<Vec<Warning>, ApiError> {
     let failed = |why| {
@@ -182,7 +192,7 @@ pub(super) fn unused_messages(
             format!("'messages' cannot be turned into a prompt: {why}"),
         )
     };
-    let unused = turn
+    let unused = context
         .served
         .bundle
         .unused_messages(messages)
@@ -202,7 +212,7 @@ pub(super) fn unused_messages(
         }
     };
     let warnings: Vec<Warning> = unused.into_iter().map(warning).collect();
-    match (turn.app.config.server.on_unsupported, warnings.first()) {
+    match (context.app.config.server.on_unsupported, warnings.first()) {
         (OnUnsupported::Reject, Some(Warning { param, .. })) => {
             let message = format!(
                 "'{param}' is not supported: the model's prompt template does not use it \
@@ -231,16 +241,16 @@ const CANDIDATES_TEMPERATURE: f64 = 0.7;
 /// Answers of a completion in progress.
 pub(super) struct RunningAnswers {
     /// Keeps the version loaded until the answers are complete.
-    pub(super) held: Arc<served::ServedVersion>,
+    pub(super) served: Arc<served::ServedVersion>,
     pub(super) head: CompletionHead,
     /// Event streams of each choice's candidates, one of which is returned.
     pub(super) answers: Vec<Vec<EventStream>>,
-    pub(super) how: AnswerForm,
+    pub(super) form: AnswerForm,
     stream: bool,
     /// Receipt, if receipts are enabled.
-    pub(super) draft: Option<ReceiptDraft>,
+    pub(super) receipt: Option<ReceiptDraft>,
     /// Shadow request about the first answer, if it was sampled.
-    pub(super) drawn: Option<ShadowRequest>,
+    pub(super) shadow_request: Option<ShadowRequest>,
 }
 
 /// Presentation of answers in the response.
@@ -264,13 +274,13 @@ impl AnswerForm {
         report.withheld = report.withheld.filter(|_| self.show_withheld);
         report.familiarity = self.familiarity;
         if report.alt_text.is_some() && self.render != RenderStyle::Hedged {
-            let doubted: Vec<Span> = report
+            let unhedged: Vec<Span> = report
                 .spans
                 .iter()
                 .filter(|span| span.is_unsaid())
                 .cloned()
                 .collect();
-            report.alt_text = Some(alt_text(text, &doubted, self.render));
+            report.alt_text = Some(alt_text(text, &unhedged, self.render));
         }
         report
     }
@@ -279,39 +289,40 @@ impl AnswerForm {
 /// Reserves engine capacity, obtains and encodes the image, and submits the answers. If `for_user`,
 /// the request may be sampled for the shadow.
 pub(super) async fn begin(
-    turn: &RequestContext,
+    context: &RequestContext,
     completion: Completion,
     prompt: Vec<u32>,
     for_user: bool,
 ) -> Result<RunningAnswers, ApiError> {
     let RequestContext {
         app, served, share, ..
-    } = turn;
+    } = context;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
     // Before any work on the image, so that the engine's queue limit covers it too.
     let candidates = completion.candidates;
-    let places = (0..completion.n * candidates)
+    let reservations = (0..completion.n * candidates)
         .map(|_| served.engine.reserve(share))
         .collect::<Result<Vec<_>, _>>();
-    let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
+    let reservations =
+        reservations.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, share, completion.image).await?;
     let EncodedImage {
         image,
         evidence,
         hash,
         ..
-    } = encode_counted(turn, &file, &completion.image_field).await?;
+    } = encode_counted(context, &file, &completion.image_field).await?;
     let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
     let guard = completion.guard.about(finisher.as_deref());
-    let (unfamiliar, gate) = doubts(served, guard, &completion.messages, evidence.as_ref());
+    let (unfamiliar, gate) = abstention(served, guard, &completion.messages, evidence.as_ref());
     let unanswerable = completion.unanswerable.or(unfamiliar);
     // Receipts store log-probabilities, whether requested or not.
     let top_logprobs = completion
         .top_logprobs
-        .or_else(|| ReceiptDraft::wanted(app).then_some(0));
+        .or_else(|| ReceiptDraft::is_enabled(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
-    for (i, place) in places.into_iter().enumerate() {
+    for (i, reservation) in reservations.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(i as u64);
         if i % candidates > 0 {
@@ -327,7 +338,7 @@ pub(super) async fn begin(
         else {
             continue;
         };
-        let submitted = place.submit(engine::Request {
+        let submitted = reservation.submit(engine::Request {
             id: Arc::clone(&id),
             share: share.clone(),
             rank: i,
@@ -365,20 +376,20 @@ pub(super) async fn begin(
         stop,
         ..
     } = completion;
-    let asked = || shadow::ShadowQuestion {
+    let user_question = || shadow::ShadowQuestion {
         file: Arc::clone(&file),
-        scope: turn.scope.clone(),
+        scope: context.scope.clone(),
         messages: messages.clone(),
         max_tokens,
         stop,
     };
-    let drawn = if for_user && unanswerable.is_none() {
-        app.shadow.draw(app, served, asked)
+    let shadow_request = if for_user && unanswerable.is_none() {
+        app.shadow.sample(app, served, user_question)
     } else {
         None
     };
-    let draft = ReceiptDraft::new(
-        turn,
+    let receipt = ReceiptDraft::new(
+        context,
         CompletionSubject {
             head: &head,
             messages: &messages,
@@ -390,7 +401,7 @@ pub(super) async fn begin(
         },
     );
     let familiarity = evidence.map(|evidence| evidence.familiarity);
-    let how = AnswerForm {
+    let form = AnswerForm {
         guard,
         show_withheld,
         render,
@@ -399,19 +410,19 @@ pub(super) async fn begin(
         familiarity,
     };
     Ok(RunningAnswers {
-        held: Arc::clone(served),
+        served: Arc::clone(served),
         head,
         answers,
-        how,
+        form,
         stream,
-        draft,
-        drawn,
+        receipt,
+        shadow_request,
     })
 }
 
 /// Returns a reason to abstain about an unfamiliar image, if the guard may abstain, and the gate
 /// that judges short answers.
-fn doubts(
+fn abstention(
     served: &served::ServedVersion,
     guard: GuardParams,
     messages: &[Message],
@@ -444,11 +455,16 @@ fn doubts(
 
 /// Encodes the image, fetching it first if it is remote; `field` names it in errors.
 pub(super) async fn encode(
-    turn: &RequestContext,
-    picture: RequestImage,
+    context: &RequestContext,
+    image: RequestImage,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await
+    encode_counted(
+        context,
+        &file(&context.app, &context.share, image).await?,
+        field,
+    )
+    .await
 }
 
 /// Returns the image's file, fetched if it is remote, without trailing bytes after the image's end:
@@ -456,9 +472,9 @@ pub(super) async fn encode(
 pub(super) async fn file(
     app: &App,
     share: &Share,
-    picture: RequestImage,
+    image: RequestImage,
 ) -> Result<Arc<[u8]>, ApiError> {
-    let mut file = match picture {
+    let mut file = match image {
         RequestImage::File(file) => file,
         RequestImage::Remote { link, path } => fetch(app, share, link, &path).await?,
     };
@@ -476,29 +492,30 @@ async fn fetch(app: &App, share: &Share, link: HttpsUrl, path: &str) -> Result<V
             .as_ref()
             .map_or_else(|error| error.outcome(), |_| "fetched"),
     );
-    fetched.map_err(|error| error.at(path))
+    fetched.map_err(|error| error.into_api_error(path))
 }
 
 async fn encode_counted(
-    turn: &RequestContext,
+    context: &RequestContext,
     file: &Arc<[u8]>,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    let encoded = encode_file(turn, file, field).await?;
-    turn.app.metrics.image(encoded.hit);
+    let encoded = encode_file(context, file, field).await?;
+    context.app.metrics.image(encoded.hit);
     Ok(encoded)
 }
 
 /// Encodes an image file; `field` names it in errors.
 pub(super) async fn encode_file(
-    turn: &RequestContext,
+    context: &RequestContext,
     file: &Arc<[u8]>,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    let (task, bytes) = (turn.clone(), Arc::clone(file));
-    turn.served
+    let (task, bytes) = (context.clone(), Arc::clone(file));
+    context
+        .served
         .images
-        .get(file, &turn.scope, &turn.share, move || {
+        .get(file, &context.scope, &context.share, move || {
             pixels(&task, &bytes)
         })
         .await
@@ -521,11 +538,12 @@ enum Unreadable {
 }
 
 /// Decodes and resizes an image. Runs on a blocking thread, which waits for decode memory.
-fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
-    let (limits, bundle) = (turn.app.image_limits(), &turn.served.bundle);
+fn pixels(context: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
+    let (limits, bundle) = (context.app.image_limits(), &context.served.bundle);
     let header = preprocess::inspect(file, &limits).map_err(Unreadable::File)?;
     let _held = Handle::current().block_on(
-        turn.app
+        context
+            .app
             .decode_memory
             .acquire(header.memory(bundle.image_size())),
     );
@@ -539,22 +557,22 @@ fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unr
 
 /// Waits for all answers and builds the response.
 async fn finish(
-    begun: RunningAnswers,
+    running: RunningAnswers,
     mut meter: AnswerMeter,
     warnings: Vec<Warning>,
     _admission: Admission,
 ) -> Result<Response, ApiError> {
     let RunningAnswers {
-        held: _held,
+        served: _served,
         head,
         answers,
-        how,
-        mut draft,
-        drawn,
+        form,
+        mut receipt,
+        shadow_request,
         ..
-    } = begun;
+    } = running;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
-    let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;
+    let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, form))).await;
     for (index, answer) in answers
         .inspect_err(|error| meter.count_failure(error))?
         .into_iter()
@@ -585,16 +603,16 @@ async fn finish(
             },
         );
         usage.add(prompt_tokens, completion_tokens);
-        if let Some(draft) = &mut draft {
-            draft.wrote(index, &tokens);
-            draft.complete(index, &text, &guard);
+        if let Some(receipt) = &mut receipt {
+            receipt.add_tokens(index, &tokens);
+            receipt.complete(index, &text, &guard);
         }
         let message = AnswerMessage {
             role: "assistant",
             content: text,
             refusal: None,
         };
-        let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
+        let logprobs = form.logprobs.then(|| Logprobs::from_tokens(tokens));
         choices.push(Choice {
             index,
             message,
@@ -603,15 +621,15 @@ async fn finish(
             guard,
         });
     }
-    if let Some(draft) = draft {
-        draft.keep().await;
+    if let Some(receipt) = receipt {
+        receipt.store().await;
     }
     // An abstention is not the policy's text.
     let given = choices
         .first()
         .filter(|choice| choice.guard.verdict != Verdict::Abstained);
-    if let Some((drawn, first)) = drawn.zip(given) {
-        drawn.answered(&first.message.content);
+    if let Some((shadow_request, first)) = shadow_request.zip(given) {
+        shadow_request.submit_answer(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((
@@ -645,10 +663,10 @@ pub(super) struct FinishedAnswer {
 /// Returns the best of a choice's candidates, with the token counts of all of them.
 pub(super) async fn best(
     answers: Vec<EventStream>,
-    how: AnswerForm,
+    form: AnswerForm,
 ) -> Result<FinishedAnswer, EngineError> {
     let mut candidates =
-        try_join_all(answers.into_iter().map(|answer| collect(answer, how))).await?;
+        try_join_all(answers.into_iter().map(|answer| collect(answer, form))).await?;
     let score = |candidate: &FinishedAnswer| candidate.guard.mean_score.unwrap_or(0.0);
     // Stable sort: the first of equals wins.
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
@@ -678,7 +696,7 @@ pub(super) async fn best(
 
 pub(super) async fn collect(
     mut answer: EventStream,
-    how: AnswerForm,
+    form: AnswerForm,
 ) -> Result<FinishedAnswer, EngineError> {
     let (mut content, mut written, mut flagged, mut begun) = (String::new(), Vec::new(), 0, None);
     while let Some(event) = answer.next().await {
@@ -700,7 +718,7 @@ pub(super) async fn collect(
                 completion_tokens,
                 guard,
             } => {
-                let guard = how.report(guard, &content);
+                let guard = form.report(guard, &content);
                 return Ok(FinishedAnswer {
                     text: content,
                     tokens: written,

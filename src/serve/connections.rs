@@ -45,8 +45,8 @@ pub(crate) struct ConnectionTable {
 }
 
 struct Table {
-    most: usize,
-    most_per_network: usize,
+    max: usize,
+    max_per_network: usize,
     next: u64,
     open: HashMap<u64, Entry>,
     per_network: HashMap<IpAddr, usize>,
@@ -73,11 +73,11 @@ impl Table {
 
     /// Closes the connection that has been idle longest or, if none is idle, the one that has been
     /// receiving longest.
-    fn evict(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
+    fn evict(&mut self, predicate: impl Fn(&Entry) -> bool) -> bool {
         let can_go = self
             .open
             .iter()
-            .filter(|(_, entry)| entry.activity < Activity::Answering && among(entry));
+            .filter(|(_, entry)| entry.activity < Activity::Answering && predicate(entry));
         let oldest = can_go
             .min_by_key(|(id, entry)| (entry.activity, entry.since, **id))
             .map(|(id, _)| *id);
@@ -92,13 +92,13 @@ impl Table {
 impl ConnectionTable {
     /// Creates a table for at most `max` connections, of which `max_per_network` from one address.
     pub(crate) fn new(
-        most: usize,
-        most_per_network: usize,
+        max: usize,
+        max_per_network: usize,
         metrics: Arc<ConnectionMetrics>,
     ) -> Arc<Self> {
         let table = Table {
-            most,
-            most_per_network,
+            max,
+            max_per_network,
             next: 0,
             open: HashMap::new(),
             per_network: HashMap::new(),
@@ -125,13 +125,13 @@ impl ConnectionTable {
         let network = network(address);
         let mut table = self.lock();
         let of_network = table.per_network.get(&network).copied().unwrap_or(0);
-        if of_network >= table.most_per_network {
+        if of_network >= table.max_per_network {
             if !table.evict(|entry| entry.network == network) {
                 self.metrics.count_end(ConnectionEnd::Address);
                 return Err(ConnectionRefusal::Address);
             }
             self.metrics.count_end(ConnectionEnd::Evicted);
-        } else if table.open.len() >= table.most {
+        } else if table.open.len() >= table.max {
             if !table.evict(|_| true) {
                 return Err(ConnectionRefusal::Server);
             }
@@ -166,7 +166,7 @@ impl ConnectionTable {
     }
 
     /// Waits until a refused connection may find room.
-    pub(crate) async fn changed(&self) {
+    pub(crate) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 
@@ -201,7 +201,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Waits until the connection is evicted.
-    pub(crate) async fn evicted(&self) {
+    pub(crate) async fn wait_for_eviction(&self) {
         self.close.notified().await;
     }
 
@@ -212,7 +212,7 @@ impl Connection {
         self.modern.store(modern, Relaxed);
         self.wants_body.store(false, Relaxed);
         self.interim.store(modern, Relaxed);
-        self.enter(if has_body {
+        self.set_activity(if has_body {
             Activity::Receiving
         } else {
             Activity::Answering
@@ -220,33 +220,33 @@ impl Connection {
     }
 
     /// Records that the request body has arrived.
-    pub(crate) fn received(&self) {
-        if self.is(Activity::Receiving) {
-            self.enter(Activity::Answering);
+    pub(crate) fn set_body_received(&self) {
+        if self.has_activity(Activity::Receiving) {
+            self.set_activity(Activity::Answering);
         }
     }
 
     /// Records that the response has been produced, though not all of it may be written yet.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn set_answered(&self) {
         self.answered.store(true, Relaxed);
     }
 
     /// Makes the connection evictable if its exchange is over.
-    pub(crate) fn rest(&self) {
-        if !self.is(Activity::Idle)
+    pub(crate) fn make_evictable(&self) {
+        if !self.has_activity(Activity::Idle)
             && self.answered.load(Relaxed)
             && !self.write_blocked.load(Relaxed)
         {
-            self.enter(Activity::Idle);
+            self.set_activity(Activity::Idle);
             self.table.changed.notify_one();
         }
     }
 
-    fn is(&self, activity: Activity) -> bool {
+    fn has_activity(&self, activity: Activity) -> bool {
         self.activity.load(Relaxed) == activity as u8
     }
 
-    fn enter(&self, activity: Activity) -> bool {
+    fn set_activity(&self, activity: Activity) -> bool {
         let mut table = self.table.lock();
         let Some(entry) = table.open.get_mut(&self.id) else {
             return false;
@@ -264,7 +264,7 @@ impl Connection {
 
     /// Returns `true` while a fully received request is answered.
     pub(crate) fn is_answering(&self) -> bool {
-        self.is(Activity::Answering)
+        self.has_activity(Activity::Answering)
     }
 
     /// Sets whether the handler waits for more of the request body.
@@ -293,7 +293,7 @@ impl Connection {
     }
 
     /// Returns a handle with which a response can watch its client.
-    pub(crate) fn link(&self) -> ClientLink {
+    pub(crate) fn client_link(&self) -> ClientLink {
         ClientLink(self.half_closed.subscribe())
     }
 
@@ -318,7 +318,7 @@ pub(crate) struct ClientLink(watch::Receiver<bool>);
 impl ClientLink {
     /// Waits until the client has closed its side or the whole connection; the two differ only when
     /// something is sent.
-    pub(crate) async fn half_closed(mut self) {
+    pub(crate) async fn wait_half_closed(mut self) {
         if self.0.wait_for(|closed| *closed).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -340,9 +340,9 @@ mod tests {
 
     use super::*;
 
-    fn table(most: usize, per_network: usize) -> Arc<ConnectionTable> {
+    fn table(max: usize, per_network: usize) -> Arc<ConnectionTable> {
         let metrics = ConnectionMetrics::new(&prometheus::Registry::new()).unwrap();
-        ConnectionTable::new(most, per_network, Arc::new(metrics))
+        ConnectionTable::new(max, per_network, Arc::new(metrics))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -350,11 +350,11 @@ mod tests {
     }
 
     fn is_evicted(connection: &Connection) -> bool {
-        connection.evicted().now_or_never().is_some()
+        connection.wait_for_eviction().now_or_never().is_some()
     }
 
     #[test]
-    fn the_oldest_idle_connection_makes_room_then_one_that_sends_and_never_one_that_is_answered() {
+    fn eviction_prefers_idle_then_receiving_and_spares_answering_connections() {
         let table = table(3, 3);
         let open = |host: &str| table.open(ip(host));
         let [first, second, third] =
@@ -370,20 +370,20 @@ mod tests {
         let fifth = open("10.0.0.5").unwrap();
         assert!(is_evicted(&first));
         fifth.begin(true, true);
-        fifth.received();
+        fifth.set_body_received();
         assert_eq!(open("10.0.0.6").err(), Some(ConnectionRefusal::Server));
-        // Answered, and not all of it written.
-        fifth.answered();
+        // The response is complete but not fully written.
+        fifth.set_answered();
         fifth.set_write_blocked(true);
-        fifth.rest();
+        fifth.make_evictable();
         assert_eq!(open("10.0.0.6").err(), Some(ConnectionRefusal::Server));
         fifth.set_write_blocked(false);
-        fifth.rest();
+        fifth.make_evictable();
         assert!(open("10.0.0.6").is_ok() && is_evicted(&fifth));
     }
 
     #[test]
-    fn an_address_has_its_share_and_others_keep_theirs() {
+    fn an_address_cannot_exceed_its_connection_limit() {
         let table = table(4, 2);
         let open = |host: &str| table.open(ip(host));
         let other = open("10.0.0.2").unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_network() {
+    fn ipv6_clients_are_counted_by_network() {
         assert_eq!(
             network(ip("2001:db8:1:2:3::4")),
             network(ip("2001:db8:1:2:ffff::"))

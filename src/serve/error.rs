@@ -57,7 +57,7 @@ impl ApiError {
     ) -> Self {
         // Bounded, so that a message never echoes long input.
         let error = ErrorDetail {
-            message: cut(&message.into(), MESSAGE_CHARS),
+            message: truncate(&message.into(), MESSAGE_CHARS),
             kind,
             param: None,
             code: Some(code),
@@ -81,7 +81,7 @@ impl ApiError {
 
     /// 400: one field is invalid.
     pub fn param(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self::invalid(code, message).at(param)
+        Self::invalid(code, message).with_param(param)
     }
 
     /// 400: a field or value of OpenAI's API that this server does not support.
@@ -90,8 +90,8 @@ impl ApiError {
     }
 
     /// Sets the field that caused the error.
-    pub fn at(mut self, param: impl Into<String>) -> Self {
-        self.body.error.param = Some(cut(&param.into(), MESSAGE_CHARS));
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.body.error.param = Some(truncate(&param.into(), MESSAGE_CHARS));
         self
     }
 
@@ -104,7 +104,7 @@ impl ApiError {
     }
 
     /// Prefixes field and message with a part of the request, such as `items[3]`.
-    pub fn within(mut self, part: Option<&str>) -> Self {
+    pub fn with_prefix(mut self, part: Option<&str>) -> Self {
         if let Some(part) = part {
             let error = &mut self.body.error;
             error.message = format!("{part}: {}", error.message);
@@ -158,7 +158,7 @@ impl ApiError {
             StatusCode::NOT_FOUND,
             "invalid_request_error",
             "unknown_url",
-            format!("Unknown URL: {} {}", excerpt(method), cut(path, 200)),
+            format!("Unknown URL: {} {}", excerpt(method), truncate(path, 200)),
         )
     }
 
@@ -174,14 +174,14 @@ impl ApiError {
             "model_not_found",
             message,
         )
-        .at("model")
+        .with_param("model")
     }
 
     /// 405: method not allowed.
-    pub fn method(method: &str, path: &str) -> Self {
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
         let message = format!(
             "{} does not support the method {}",
-            cut(path, 200),
+            truncate(path, 200),
             excerpt(method)
         );
         Self::new(
@@ -334,11 +334,11 @@ impl ApiError {
 
 /// Returns the first 64 characters of client input, for messages.
 pub(crate) fn excerpt(text: &str) -> String {
-    cut(text, 64)
+    truncate(text, 64)
 }
 
 /// Returns the first `chars` characters, with an ellipsis if text is left out.
-pub(crate) fn cut(text: &str, chars: usize) -> String {
+pub(crate) fn truncate(text: &str, chars: usize) -> String {
     let mut out: String = text.chars().take(chars).collect();
     if out.len() < text.len() {
         out.push('…');

@@ -30,7 +30,7 @@ impl OwnNames {
         let names = allowed
             .iter()
             .chain(&own)
-            .filter_map(|name| Some(named(name)?.0))
+            .filter_map(|name| Some(parse_host(name)?.0))
             .collect();
         Self {
             names: (!any).then_some(names),
@@ -38,20 +38,20 @@ impl OwnNames {
     }
 
     /// Returns `true` if a Host header, with or without port, names this server.
-    fn know(&self, host: &str) -> bool {
+    fn matches(&self, host: &str) -> bool {
         let Some(names) = &self.names else {
             return true;
         };
-        named(host).is_some_and(|(host, _)| is_this_machine(&host) || names.contains(&host))
+        parse_host(host).is_some_and(|(host, _)| is_loopback_host(&host) || names.contains(&host))
     }
 }
 
 /// Parses `HOST` or `HOST:PORT`.
-fn named(text: &str) -> Option<(Host, u16)> {
+fn parse_host(text: &str) -> Option<(Host, u16)> {
     host_port(text).or_else(|| host_port(&format!("{text}:80")))
 }
 
-fn is_this_machine(host: &Host) -> bool {
+fn is_loopback_host(host: &Host) -> bool {
     match host {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
@@ -84,7 +84,7 @@ pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: N
             let is_probe = request.uri().path().starts_with("/health");
             names
                 .filter(|_| !is_probe)
-                .find(|name| !own.know(name))
+                .find(|name| !own.matches(name))
                 .map(ApiError::unknown_host)
         }
     };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_a_server_has_the_names_of_its_machine() {
+    fn on_loopback_only_local_names_are_allowed() {
         let names = own(&[], "dev.test:8080");
         for host in [
             "localhost",
@@ -130,7 +130,7 @@ mod tests {
             "dev.test",
             "Dev.Test:1",
         ] {
-            assert!(names.know(host), "{host}");
+            assert!(names.matches(host), "{host}");
         }
         for host in [
             "evil.example",
@@ -144,26 +144,26 @@ mod tests {
             "user@localhost",
             "localhost:x",
         ] {
-            assert!(!names.know(host), "{host}");
+            assert!(!names.matches(host), "{host}");
         }
     }
 
     #[test]
-    fn configured_names_go_too_and_beyond_loopback_they_alone() {
+    fn configured_names_are_added_on_loopback_and_exclusive_beyond() {
         let names = own(&["candor.example.org", "10.0.0.7"], "127.0.0.1:8080");
         assert!(
-            names.know("candor.example.org:443")
-                && names.know("10.0.0.7")
-                && names.know("localhost")
-                && !names.know("example.org")
+            names.matches("candor.example.org:443")
+                && names.matches("10.0.0.7")
+                && names.matches("localhost")
+                && !names.matches("example.org")
         );
-        assert!(own(&[], "0.0.0.0:8080").know("evil.example"));
+        assert!(own(&[], "0.0.0.0:8080").matches("evil.example"));
         let public = own(&["candor.example.org"], "0.0.0.0:8080");
         assert!(
-            public.know("CANDOR.example.org.")
-                && public.know("localhost")
-                && !public.know("evil.example")
+            public.matches("CANDOR.example.org.")
+                && public.matches("localhost")
+                && !public.matches("evil.example")
         );
-        assert!(own(&["*"], "127.0.0.1:8080").know("evil.example"));
+        assert!(own(&["*"], "127.0.0.1:8080").matches("evil.example"));
     }
 }

@@ -27,7 +27,7 @@ struct Model<'a> {
     /// Creation time, Unix seconds.
     created: u64,
     /// Always `candor`.
-    owned_by: &'static str,
+    with_owner: &'static str,
     /// Version, as in `system_fingerprint` and the metrics.
     version: &'a str,
 }
@@ -63,12 +63,12 @@ struct Readiness<'a> {
     version: &'a str,
 }
 
-fn model_of(served: &ServedVersion) -> Model<'_> {
+fn describe_model(served: &ServedVersion) -> Model<'_> {
     Model {
         id: &served.model,
         object: "model",
         created: served.bundle.config.created,
-        owned_by: "candor",
+        with_owner: "candor",
         version: &served.version,
     }
 }
@@ -79,7 +79,7 @@ fn model_of(served: &ServedVersion) -> Model<'_> {
 pub(crate) async fn models(RequestContext { served, .. }: RequestContext) -> Response {
     Json(List {
         object: "list",
-        data: [model_of(&served)],
+        data: [describe_model(&served)],
     })
     .into_response()
 }
@@ -96,7 +96,7 @@ pub(crate) async fn model(
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     if *id == *served.model {
-        Ok(Json(model_of(&served)).into_response())
+        Ok(Json(describe_model(&served)).into_response())
     } else {
         Err(ApiError::unknown_model(&id, &served.model))
     }
@@ -115,7 +115,7 @@ pub(crate) async fn live() -> Response {
     (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
 ))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    if let Some(why) = app.not_ready() {
+    if let Some(why) = app.readiness_problem() {
         return Err(ApiError::unavailable("not_ready", why));
     }
     let served = app.served();

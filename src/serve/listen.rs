@@ -42,8 +42,8 @@ const HEADER_BYTES: usize = 32 * 1024;
 /// Response to a client whose address is at its connection limit.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: \
                           close\r\ncontent-type: application/json\r\n\
-    content-length: 175\r\n\r\n\
-    {\"error\":{\"message\":\"your address has as many connections as it may \
+    content-length: 174\r\n\r\n\
+    {\"error\":{\"message\":\"your address has reached its connection limit \
     (server.max_connections_per_address)\",\
     \"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}";
 
@@ -116,7 +116,7 @@ impl Acceptor {
             match self.connections.open(peer.ip()) {
                 Ok(connection) => return Some(connection),
                 Err(ConnectionRefusal::Address) => return None,
-                Err(ConnectionRefusal::Server) => self.connections.changed().await,
+                Err(ConnectionRefusal::Server) => self.connections.wait_for_change().await,
             }
         }
     }
@@ -150,7 +150,7 @@ impl Acceptor {
                     // The connection is about to be closed.
                     return pending().await;
                 }
-                answer(router, connection, peer, request).await
+                handle_request(router, connection, peer, request).await
             }
         });
         async move {
@@ -162,7 +162,7 @@ impl Acceptor {
                         ended = poll_fn(|context| {
                             let polled = served.as_mut().poll(context);
                             // Everything writable has been written.
-                            connection.rest();
+                            connection.make_evictable();
                             polled
                         }) => return ended,
                         _ = stop.wait_for(|stop| *stop), if !stopping => {
@@ -176,15 +176,16 @@ impl Acceptor {
                 ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = connection.evicted() => tracing::debug!("an idle or slow connection was \
-                    evicted"),
+                () = connection.wait_for_eviction() => {
+                    tracing::debug!("an idle or slow connection was evicted");
+                }
             }
         }
     }
 }
 
 /// Handles one request of a connection.
-async fn answer(
+async fn handle_request(
     router: Router,
     connection: Arc<Connection>,
     peer: SocketAddr,
@@ -192,12 +193,12 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let exchange = Exchange(Arc::clone(&connection));
     request.extensions_mut().insert(Peer(peer));
-    request.extensions_mut().insert(connection.link());
-    let arrives = Arc::clone(&connection);
+    request.extensions_mut().insert(connection.client_link());
+    let body_connection = Arc::clone(&connection);
     let request = request.map(|body| {
         Body::new(RequestBody {
             body,
-            connection: arrives,
+            connection: body_connection,
             ended: false,
         })
     });
@@ -217,7 +218,7 @@ struct Exchange(Arc<Connection>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.answered();
+        self.0.set_answered();
     }
 }
 
@@ -232,7 +233,7 @@ impl RequestBody {
     fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true) {
             self.connection.set_wants_body(false);
-            self.connection.received();
+            self.connection.set_body_received();
         }
     }
 }

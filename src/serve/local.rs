@@ -146,7 +146,7 @@ impl Local {
     /// # Errors
     /// The reason why there was none.
     pub async fn warm_up(&self) -> Result<(), String> {
-        warm::try_out(&RequestContext::of(&self.app)).await
+        warm::warm_up(&RequestContext::internal(&self.app)).await
     }
 
     /// Waits for running answers and stops the engine.

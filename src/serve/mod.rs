@@ -141,8 +141,8 @@ impl Server {
         // At the deadline the engine fails what is unfinished; the rest of the time is for clients
         // to receive that.
         let patience = drain + Duration::from_secs(2);
-        let door =
-            |listener, address: &str, routes: &[&Route]| door(&app, listener, address, routes);
+        let acceptor =
+            |listener, address: &str, routes: &[&Route]| acceptor(&app, listener, address, routes);
         let operations = ROUTES
             .iter()
             .filter(|route| route.path.starts_with("/health"))
@@ -150,14 +150,14 @@ impl Server {
         for route in ROUTES.iter().chain(METRICS) {
             app.metrics.http.declare_route(route.path, route.method);
         }
-        let beside = if metrics.is_some() {
+        let metrics_routes = if metrics.is_some() {
             [].iter()
         } else {
             METRICS.iter()
         };
-        let routes: Vec<&Route> = ROUTES.iter().chain(beside).collect();
+        let routes: Vec<&Route> = ROUTES.iter().chain(metrics_routes).collect();
         let main = tokio::spawn(
-            door(main, &app.config.server.listen, &routes).serve(watch.clone(), patience),
+            acceptor(main, &app.config.server.listen, &routes).serve(watch.clone(), patience),
         );
         let metrics = metrics.map(|listener| {
             let address = app
@@ -165,7 +165,7 @@ impl Server {
                 .operations_listen()
                 .map_or("", |(_, address)| address);
             tokio::spawn(
-                door(listener, address, &operations.collect::<Vec<_>>())
+                acceptor(listener, address, &operations.collect::<Vec<_>>())
                     .serve(watch, Duration::from_secs(1)),
             )
         });
@@ -173,7 +173,7 @@ impl Server {
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
         let queue = tokio::spawn(queue::watch(Arc::clone(&app)));
         let learning = tokio::spawn(learning::watch(Arc::clone(&app)));
-        let follow = tokio::spawn(switch::follow(Arc::clone(&app)));
+        let follow = tokio::spawn(switch::watch_registry(Arc::clone(&app)));
         stop.await;
         tracing::info!(
             deadline_s = drain.as_secs(),
@@ -189,19 +189,19 @@ impl Server {
         sweep.abort();
         queue.abort();
         learning.abort();
-        let given_up = main.await.unwrap_or_default();
+        let aborted = main.await.unwrap_or_default();
         if let Some(metrics) = metrics {
             let _ = metrics.await;
         }
         if let Some(corrections) = &app.corrections {
             corrections.close().await;
         }
-        tracing::info!(given_up, "stopped");
+        tracing::info!(aborted, "stopped");
     }
 }
 
 /// Creates the acceptor of a listener.
-fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Acceptor {
+fn acceptor(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Acceptor {
     let server = &app.config.server;
     // An unknown address counts as exposed.
     let ip = listener

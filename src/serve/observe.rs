@@ -59,7 +59,7 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let request =
         request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
     let mut response = next.run(request).instrument(span).await;
-    record.note_response(&response);
+    record.record_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -84,7 +84,7 @@ struct RequestRecord {
 }
 
 impl RequestRecord {
-    fn note_response(&mut self, response: &Response) {
+    fn record_response(&mut self, response: &Response) {
         let status = response.status().as_u16();
         self.exchange.count_status(status);
         self.status = Some(status);
@@ -172,14 +172,14 @@ fn method_name(method: &Method) -> &'static str {
 /// Returns the client's request id if it is safe in logs and headers, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok());
-    let sane = |id: &&str| {
+    let is_safe = |id: &&str| {
         (1..=128).contains(&id.len())
             && id
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
     given
-        .filter(sane)
+        .filter(is_safe)
         .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sane_ids_are_taken_over() {
+    fn safe_request_ids_are_kept() {
         let with =
             |id: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(id).unwrap())]);
         assert_eq!(request_id(&with("trace-1.a:B_2")), "trace-1.a:B_2");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_bounded() {
+    fn unknown_methods_are_named_other() {
         assert_eq!(method_name(&Method::DELETE), "DELETE");
         assert_eq!(
             method_name(&Method::from_bytes(b"MY-SECRET").unwrap()),

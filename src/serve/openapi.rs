@@ -122,10 +122,10 @@ impl IntoResponses for ErrorResponses {
                     "retry-after",
                     header(
                         "Seconds after which it is worth trying again.",
-                        kind(Type::Integer),
+                        type_schema(Type::Integer),
                     ),
                 );
-                response = rated(response);
+                response = with_rate_headers(response);
             }
             (status.to_string(), response.build().into())
         };
@@ -139,7 +139,7 @@ pub(super) struct CompletionResponses;
 impl IntoResponses for CompletionResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let events = ContentBuilder::new().schema(Some(events()));
-        judged(
+        guarded_response(
             "The answers. The headers are those of answers that are not streamed.",
             ResponseBuilder::new()
                 .content("application/json", schema_of::<ChatCompletion>())
@@ -153,7 +153,7 @@ pub(super) struct ScoreResponses;
 
 impl IntoResponses for ScoreResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        judged(
+        guarded_response(
             "The scores, in the order of the items.",
             ResponseBuilder::new().content("application/json", schema_of::<ScoreResponse>()),
         )
@@ -161,7 +161,10 @@ impl IntoResponses for ScoreResponses {
 }
 
 /// Returns the 200 response with the guard's headers.
-fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefOr<Response>> {
+fn guarded_response(
+    description: &str,
+    response: ResponseBuilder,
+) -> BTreeMap<String, RefOr<Response>> {
     let response = response
         .description(description)
         .header(
@@ -175,28 +178,28 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
             "x-candor-score",
             header(
                 "The lowest score of all answers, where one was scored.",
-                kind(Type::Number),
+                type_schema(Type::Number),
             ),
         )
         .header(
             "x-candor-warnings",
             header(
                 "The number of `warnings`, where there are any; also of streams.",
-                kind(Type::Integer),
+                type_schema(Type::Integer),
             ),
         )
         .header(
             "x-candor-flagged-spans",
             header(
                 "The number of flagged spans of all answers together.",
-                kind(Type::Integer),
+                type_schema(Type::Integer),
             ),
         );
-    [("200".to_owned(), rated(response).build().into())].into()
+    [("200".to_owned(), with_rate_headers(response).build().into())].into()
 }
 
 /// Adds the rate limit headers.
-fn rated(response: ResponseBuilder) -> ResponseBuilder {
+fn with_rate_headers(response: ResponseBuilder) -> ResponseBuilder {
     let headers = [
         (
             "x-ratelimit-limit-requests",
@@ -231,8 +234,8 @@ fn rated(response: ResponseBuilder) -> ResponseBuilder {
     ];
     headers
         .into_iter()
-        .fold(response, |response, (name, description, of)| {
-            response.header(name, header(description, kind(of)))
+        .fold(response, |response, (name, description, of_type)| {
+            response.header(name, header(description, type_schema(of_type)))
         })
 }
 
@@ -261,7 +264,7 @@ fn events() -> Schema {
         .into()
 }
 
-fn kind(kind: Type) -> RefOr<Schema> {
+fn type_schema(kind: Type) -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(kind).into()
 }
 
@@ -302,9 +305,10 @@ pub(super) fn document(app: &App) -> Value {
     let access = app.access();
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in operations.as_object_mut().into_iter().flatten() {
-            let needs = routes::needs(&method.to_uppercase(), path).unwrap_or(Permission::Open);
-            secure(operation, needs, access.is_open(needs));
-            traced(operation);
+            let needs =
+                routes::route_permission(&method.to_uppercase(), path).unwrap_or(Permission::Open);
+            add_security(operation, needs, access.is_open(needs));
+            add_request_id(operation);
         }
     }
     for (path, example) in examples(&app.served().model) {
@@ -381,7 +385,7 @@ pub(super) fn known_path(path: &str) -> String {
 }
 
 /// Adds the required scopes and the responses to missing or wrong keys to an operation.
-fn secure(operation: &mut Value, needs: Permission, open: bool) {
+fn add_security(operation: &mut Value, needs: Permission, open: bool) {
     let scopes = needs.scopes();
     let any = [json!({ "key": [] })]
         .into_iter()
@@ -431,7 +435,7 @@ fn secure(operation: &mut Value, needs: Permission, open: bool) {
 }
 
 /// Adds the request id to the parameters and responses of an operation.
-fn traced(operation: &mut Value) {
+fn add_request_id(operation: &mut Value) {
     let id = json!({ "type": "string" });
     let parameter = json!({ "name": "x-request-id", "in": "header", "required": false, "schema": id,
         "description": "Comes back, and stands in the log; an odd one is replaced by a new one." });
@@ -470,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_nobody_described_stand_in_no_log() {
+    fn undocumented_field_names_are_not_logged() {
         for path in [
             "temperature",
             "messages[0].content[1].image_url.url",

@@ -30,7 +30,7 @@ use crate::feedback::{
 };
 
 /// Interval between updates of the queue's metrics.
-const WATCH: Duration = Duration::from_secs(60);
+const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Annotator who makes the request.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -49,7 +49,7 @@ pub(super) struct AgreementQuery {
     annotators: Option<bool>,
 }
 
-async fn who(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiError> {
+async fn read_annotator(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiError> {
     let (parts, body) = request.into_parts();
     let body = body::read_json(app, &parts.headers, body).await?;
     let QueueCaller { annotator } = read(&body.bytes, "an annotator")?;
@@ -126,7 +126,7 @@ pub(super) async fn next(
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let (caller, annotator) = who(&app, request).await?;
+    let (caller, annotator) = read_annotator(&app, request).await?;
     let _place = app.admit()?;
     match corrections
         .next(&annotator, &caller.owners(), unix_time())
@@ -150,8 +150,8 @@ pub(super) async fn release(
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let (place, annotator) = left(&app, &id, request).await?;
-    done(corrections.release(&place, &annotator).await)
+    let (choice, annotator) = read_lease(&app, &id, request).await?;
+    lease_response(corrections.release(&choice, &annotator).await)
 }
 
 /// Skips an answer.
@@ -169,24 +169,28 @@ pub(super) async fn skip(
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let (place, annotator) = left(&app, &id, request).await?;
-    done(corrections.skip(&place, &annotator).await)
+    let (choice, annotator) = read_lease(&app, &id, request).await?;
+    lease_response(corrections.skip(&choice, &annotator).await)
 }
 
-async fn left(app: &App, id: &str, request: Request) -> Result<(ChoiceId, AnnotatorId), ApiError> {
-    let (_, annotator) = who(app, request).await?;
-    Ok((id.parse().map_err(|_| nothing())?, annotator))
+async fn read_lease(
+    app: &App,
+    id: &str,
+    request: Request,
+) -> Result<(ChoiceId, AnnotatorId), ApiError> {
+    let (_, annotator) = read_annotator(app, request).await?;
+    Ok((id.parse().map_err(|_| lease_not_found())?, annotator))
 }
 
-fn done(left: Result<bool, StoreError>) -> Result<Response, ApiError> {
-    if left? {
+fn lease_response(found: Result<bool, StoreError>) -> Result<Response, ApiError> {
+    if found? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
-        Err(nothing())
+        Err(lease_not_found())
     }
 }
 
-fn nothing() -> ApiError {
+fn lease_not_found() -> ApiError {
     ApiError::not_found(
         "lease_not_found",
         "the annotator holds no lease on this queue item, or it has expired",
@@ -223,17 +227,17 @@ pub(super) async fn watch(app: Arc<App>) {
     let Some(corrections) = &app.corrections else {
         return;
     };
-    let mut times = tokio::time::interval(WATCH);
+    let mut times = tokio::time::interval(UPDATE_INTERVAL);
     loop {
         times.tick().await;
-        let told = async {
+        let update = async {
             app.metrics
                 .queue(&corrections.queue_length(&Owners::All, unix_time()).await?);
             app.metrics
                 .agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())
         };
-        if let Err(error) = told.await {
+        if let Err(error) = update.await {
             tracing::warn!(%error, "the metrics of the annotation queue could not be updated");
         }
     }

@@ -76,10 +76,11 @@ impl Reloader {
             })
             .collect();
         let restart = changed_options(&next, &new).join(", ");
-        let tell = || {
+        let log_changes = || {
             if applied.is_empty() {
                 tracing::info!(
-                    "the configuration was reloaded: nothing has changed that can be applied without a restart"
+                    "the configuration was reloaded: nothing has changed that can be applied \
+                     without a restart"
                 );
             } else {
                 tracing::info!(
@@ -88,10 +89,7 @@ impl Reloader {
                 );
             }
             if !restart.is_empty() {
-                tracing::warn!(
-                    options = restart,
-                    "changed options need a restart"
-                );
+                tracing::warn!(options = restart, "changed options need a restart");
             }
             if next.keys.is_empty() && !current.keys.is_empty() {
                 tracing::warn!("no API keys are configured any more: anybody may use the API");
@@ -100,7 +98,7 @@ impl Reloader {
         // Logged while the level permits it, whether it rises or falls.
         let logs = tracing::enabled!(tracing::Level::INFO);
         if logs {
-            tell();
+            log_changes();
         }
         self.app.set_access(Access::new(&next));
         self.app.limits.set_rates(&next);
@@ -108,7 +106,7 @@ impl Reloader {
             tracing::error!(error, "the log level cannot be changed");
         }
         if !logs {
-            tell();
+            log_changes();
         }
         self.app.metrics.count_reload("applied");
         *current = next;
@@ -127,11 +125,11 @@ impl Reloader {
 fn changed_options(old: &Config, new: &Config) -> Vec<String> {
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     let mut names = Vec::new();
-    compare(&value(old), &value(new), "", &mut names);
+    collect_changes(&value(old), &value(new), "", &mut names);
     names
 }
 
-fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
+fn collect_changes(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             for (name, value) in new {
@@ -140,7 +138,7 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
                 } else {
                     format!("{path}.{name}")
                 };
-                compare(old.get(name).unwrap_or(&Value::Null), value, &path, names);
+                collect_changes(old.get(name).unwrap_or(&Value::Null), value, &path, names);
             }
         }
         _ if old != new => names.push(path.to_owned()),
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_named_and_values_are_not() {
+    fn changes_are_reported_without_values() {
         let old = Config::default();
         let mut new = old.clone();
         new.server.max_concurrent = 7;
@@ -206,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_named_by_what_became_of_them() {
+    fn keys_are_listed_as_added_removed_or_changed() {
         let (old, new) = (
             [key("a", "1"), key("b", "2"), key("c", "3")],
             [key("d", "4"), key("c", "3"), key("b", "5")],

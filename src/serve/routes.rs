@@ -231,7 +231,7 @@ pub(super) fn permission(method: &Method, route: Option<&str>, path: &str) -> Pe
     } else {
         method.as_str()
     };
-    match route.and_then(|route| needs(method, route)) {
+    match route.and_then(|route| route_permission(method, route)) {
         Some(permission) => permission,
         None if path.starts_with("/admin/") => Admin,
         None if path.starts_with("/v1/") => AnyKey,
@@ -240,7 +240,7 @@ pub(super) fn permission(method: &Method, route: Option<&str>, path: &str) -> Pe
 }
 
 /// Returns the permission of the route with this method and path.
-pub(super) fn needs(method: &str, path: &str) -> Option<Permission> {
+pub(super) fn route_permission(method: &str, path: &str) -> Option<Permission> {
     ROUTES
         .iter()
         .chain(METRICS)
@@ -263,8 +263,8 @@ pub(crate) fn router<'a>(
         .fallback(async |method: Method, uri: Uri| {
             ApiError::unknown_route(method.as_str(), uri.path())
         })
-        .method_not_allowed_fallback(other_method)
-        .layer(CatchPanicLayer::custom(panicked))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(panic_response))
         .layer(from_fn_with_state(Arc::clone(&app), limit_rates))
         .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn(request_url::check))
@@ -272,7 +272,7 @@ pub(crate) fn router<'a>(
             names.map(|names| from_fn_with_state(names, hosts::check)),
         ))
         .layer(option_layer(cors(&app.config.server.cors_origins)))
-        .layer(from_fn(protect))
+        .layer(from_fn(set_security_headers))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app);
     // Wraps the router, because axum runs a router's own layers after matching.
@@ -280,16 +280,16 @@ pub(crate) fn router<'a>(
 }
 
 /// Responds to an unsupported method of a known route. The router adds the header `allow`.
-async fn other_method(method: Method, uri: Uri) -> Response {
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     if method == Method::OPTIONS {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        ApiError::method(method.as_str(), uri.path()).into_response()
+        ApiError::method_not_allowed(method.as_str(), uri.path()).into_response()
     }
 }
 
 /// Middleware that adds security headers: no MIME sniffing, no framing, no caching of private data.
-async fn protect(request: Request, next: Next) -> Response {
+async fn set_security_headers(request: Request, next: Next) -> Response {
     let is_private = ["/v1/", "/admin/"]
         .iter()
         .any(|prefix| request.uri().path().starts_with(prefix));
@@ -353,7 +353,7 @@ const EXPOSED: [&str; 13] = [
 /// Time for which browsers may cache a preflight response.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
-fn panicked(panic: Box<dyn Any + Send>) -> Response {
+fn panic_response(panic: Box<dyn Any + Send>) -> Response {
     let what = panic
         .downcast_ref::<&str>()
         .copied()

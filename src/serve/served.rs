@@ -128,12 +128,12 @@ pub(crate) struct RequestContext {
 
 impl RequestContext {
     /// Creates an internal context with the served version.
-    pub(crate) fn of(app: &Arc<App>) -> Self {
-        Self::with(app, app.served())
+    pub(crate) fn internal(app: &Arc<App>) -> Self {
+        Self::with_version(app, app.served())
     }
 
     /// Creates an internal context with the given version.
-    pub(crate) fn with(app: &Arc<App>, served: Arc<ServedVersion>) -> Self {
+    pub(crate) fn with_version(app: &Arc<App>, served: Arc<ServedVersion>) -> Self {
         Self {
             served,
             app: Arc::clone(app),
@@ -144,7 +144,7 @@ impl RequestContext {
     }
 
     /// Replaces the cache scope by a salt, if there is one.
-    pub(crate) fn salted(mut self, salt: Option<Arc<str>>) -> Self {
+    pub(crate) fn with_salt(mut self, salt: Option<Arc<str>>) -> Self {
         self.scope = salt.map_or(self.scope, CacheScope::Salt);
         self
     }
@@ -163,7 +163,7 @@ impl FromRequestParts<Arc<App>> for RequestContext {
             share: share(&caller),
             account,
             scope,
-            ..Self::of(app)
+            ..Self::internal(app)
         })
     }
 }
@@ -194,7 +194,7 @@ impl InitialVersion {
             let found = registry.and_then(|registry| Ok((registry.state()?, registry)));
             match found {
                 Ok((state, registry)) => {
-                    for id in candidates(&state) {
+                    for id in versions_to_try(&state) {
                         match Self::load(config, &registry, id, device).and_then(|first| {
                             Ok(check_guards(config, &first.bundle).map(|()| first)?)
                         }) {
@@ -251,7 +251,7 @@ impl InitialVersion {
 
 /// Returns the registry's versions to try in order: the promoted one, then the previous ones,
 /// latest first.
-pub(crate) fn candidates(state: &RegistryState) -> impl Iterator<Item = &str> {
+pub(crate) fn versions_to_try(state: &RegistryState) -> impl Iterator<Item = &str> {
     state
         .promoted
         .iter()

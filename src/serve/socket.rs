@@ -19,7 +19,7 @@ use super::{connections::Connection, pace::Pace};
 use crate::telemetry::ConnectionEnd;
 
 /// Polling interval for half-closed clients.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Interim response, which clients ignore. A fully closed connection replies with a reset, which
 /// reveals it.
@@ -33,9 +33,9 @@ pub(crate) struct Socket {
     /// Active while a write is blocked.
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Active while a half-closed client is answered.
-    look_timer: Option<Pin<Box<Sleep>>>,
+    poll_timer: Option<Pin<Box<Sleep>>>,
     /// `true` once the interim response was tried.
-    asked: bool,
+    probed: bool,
 }
 
 impl Socket {
@@ -46,8 +46,8 @@ impl Socket {
             connection,
             pace,
             write_timer: None,
-            look_timer: None,
-            asked: false,
+            poll_timer: None,
+            probed: false,
         }
     }
 
@@ -55,20 +55,20 @@ impl Socket {
     /// incomplete and can never be completed.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let timer = self
-            .look_timer
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
+            .poll_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + POLL_INTERVAL)));
         loop {
             if let Some(error) = self.stream.take_error()? {
                 return Poll::Ready(Err(error));
             }
             // Most responses end before a probe is worthwhile.
             ready!(timer.as_mut().poll(context));
-            timer.as_mut().reset(Instant::now() + LOOK);
+            timer.as_mut().reset(Instant::now() + POLL_INTERVAL);
             if self.connection.wants_body() {
                 return Poll::Ready(Ok(()));
             }
-            if !self.asked && self.connection.is_answering() {
-                self.asked = true;
+            if !self.probed && self.connection.is_answering() {
+                self.probed = true;
                 if self.connection.take_interim() {
                     let _ = self.stream.try_write(INTERIM);
                 }
@@ -77,7 +77,7 @@ impl Socket {
         }
     }
 
-    fn note_write(
+    fn record_write(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<Result<usize>>,
@@ -87,7 +87,7 @@ impl Socket {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.write_timer = None;
-                self.pace.moved(bytes, now);
+                self.pace.record_transfer(bytes, now);
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
@@ -133,7 +133,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_write(context, written)
+        self.record_write(context, written)
     }
 
     fn poll_write_vectored(
@@ -142,7 +142,7 @@ impl AsyncWrite for Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_write(context, written)
+        self.record_write(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

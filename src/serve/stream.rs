@@ -56,7 +56,7 @@ const FREE_BYTES: usize = 64 * 1024;
 /// the answers are complete, time out, or the client disconnects, which cancels them.
 pub(super) fn respond(
     app: &App,
-    begun: RunningAnswers,
+    running: RunningAnswers,
     meter: AnswerMeter,
     warnings: Vec<Warning>,
     held: impl Send + 'static,
@@ -64,46 +64,46 @@ pub(super) fn respond(
     client: Option<ClientLink>,
 ) -> Response {
     let RunningAnswers {
-        held: served,
+        served,
         head,
         answers,
-        how,
-        draft,
-        drawn,
+        form,
+        receipt,
+        shadow_request,
         ..
-    } = begun;
+    } = running;
     let mut chunks = Chunks::new(
         CompletionHead {
             object: "chat.completion.chunk",
             ..head
         },
-        how,
+        form,
         meter,
         answers.len(),
-        draft,
-        drawn,
+        receipt,
+        shadow_request,
     );
     chunks.warnings = warnings;
     let answers = answers
         .into_iter()
-        .map(|candidates| told(candidates, how))
+        .map(|candidates| choice_events(candidates, form))
         .enumerate()
         .collect();
     let (sender, queue) = mpsc::unbounded_channel();
-    let behind = Arc::<AtomicUsize>::default();
+    let queued_bytes = Arc::<AtomicUsize>::default();
     let outbox = Outbox {
         sender,
-        behind: Arc::clone(&behind),
-        counted: Arc::clone(&app.unread),
+        queued_bytes: Arc::clone(&queued_bytes),
+        memory: Arc::clone(&app.unread_bytes),
     };
     let timeout_s = app.config.server.request_timeout_s;
     let write = write(chunks, answers, deadline, timeout_s, outbox, (served, held));
     tokio::spawn(write.in_current_span());
-    let half_closed = client.map(|client| client.half_closed().boxed());
+    let half_closed = client.map(|client| client.wait_half_closed().boxed());
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     let events = Events {
         queue,
-        behind,
+        queued_bytes,
         half_closed,
     };
     (
@@ -117,7 +117,7 @@ pub(super) fn respond(
 /// disconnects; holds `held` until then.
 async fn write(
     mut chunks: Chunks,
-    mut answers: StreamMap<usize, Told>,
+    mut answers: StreamMap<usize, ChoiceEvents>,
     deadline: Instant,
     timeout_s: u64,
     outbox: Outbox,
@@ -130,10 +130,10 @@ async fn write(
             drop(held.take());
         }
         while let Some(event) = chunks.pending.pop_front() {
-            if let Err(error) = outbox.put(event) {
+            if let Err(error) = outbox.queue_event(event) {
                 chunks.fail(error);
                 if let Some(last) = chunks.pending.pop_back() {
-                    outbox.put_last(last);
+                    outbox.queue_last(last);
                 }
                 return;
             }
@@ -141,8 +141,8 @@ async fn write(
         if chunks.ended {
             return;
         }
-        if let Some(kept) = chunks.kept.take() {
-            kept.await;
+        if let Some(stored) = chunks.stored.take() {
+            stored.await;
             chunks
                 .pending
                 .push_back((sse::Event::default().data("[DONE]"), 0));
@@ -154,7 +154,7 @@ async fn write(
             () = outbox.sender.closed() => return,
             () = sleep_until(deadline) => chunks.fail(too_slow(timeout_s)),
             next = answers.next() => match next {
-                Some((index, event)) => chunks.take(index, event),
+                Some((index, event)) => chunks.handle_event(index, event),
                 // All channels closed before all answers were complete.
                 None => chunks.fail_engine(EngineError::ShuttingDown),
             },
@@ -174,8 +174,8 @@ struct Waiting {
 struct Outbox {
     sender: mpsc::UnboundedSender<Waiting>,
     /// Bytes in the queue.
-    behind: Arc<AtomicUsize>,
-    counted: Arc<Semaphore>,
+    queued_bytes: Arc<AtomicUsize>,
+    memory: Arc<Semaphore>,
 }
 
 impl Outbox {
@@ -183,35 +183,32 @@ impl Outbox {
     ///
     /// # Errors
     /// 503 if the client lags far behind and the shared memory is used up.
-    fn put(&self, (event, bytes): (sse::Event, usize)) -> Result<(), ApiError> {
-        let counted = if self.behind.load(Relaxed) + bytes > FREE_BYTES {
+    fn queue_event(&self, (event, bytes): (sse::Event, usize)) -> Result<(), ApiError> {
+        let memory_permit = if self.queued_bytes.load(Relaxed) + bytes > FREE_BYTES {
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&self.counted).try_acquire_many_owned(size);
+            let permit = Arc::clone(&self.memory).try_acquire_many_owned(size);
             Some(permit.map_err(|_| {
-                ApiError::unavailable(
-                    "slow_client",
-                    "the client reads the stream too slowly",
-                )
+                ApiError::unavailable("slow_client", "the client reads the stream too slowly")
             })?)
         } else {
             None
         };
-        self.send(event, bytes, counted);
+        self.send(event, bytes, memory_permit);
         Ok(())
     }
 
     /// Queues the error that ends a stream, whatever the memory.
-    fn put_last(&self, (event, bytes): (sse::Event, usize)) {
+    fn queue_last(&self, (event, bytes): (sse::Event, usize)) {
         self.send(event, bytes, None);
     }
 
-    fn send(&self, event: sse::Event, bytes: usize, counted: Option<OwnedSemaphorePermit>) {
-        self.behind.fetch_add(bytes, Relaxed);
+    fn send(&self, event: sse::Event, bytes: usize, memory_permit: Option<OwnedSemaphorePermit>) {
+        self.queued_bytes.fetch_add(bytes, Relaxed);
         // A disconnect is detected before the next event.
         let _ = self.sender.send(Waiting {
             event,
             bytes,
-            _counted: counted,
+            _counted: memory_permit,
         });
     }
 }
@@ -219,7 +216,7 @@ impl Outbox {
 /// Event stream of a response, polled by its connection.
 struct Events {
     queue: mpsc::UnboundedReceiver<Waiting>,
-    behind: Arc<AtomicUsize>,
+    queued_bytes: Arc<AtomicUsize>,
     half_closed: Option<BoxFuture<'static, ()>>,
 }
 
@@ -234,7 +231,7 @@ impl Stream for Events {
                      bytes,
                      _counted,
                  }| {
-                    self.behind.fetch_sub(bytes, Relaxed);
+                    self.queued_bytes.fetch_sub(bytes, Relaxed);
                     Ok(event)
                 },
             ));
@@ -249,18 +246,18 @@ impl Stream for Events {
     }
 }
 
-type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
+type ChoiceEvents = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// Returns a choice's events. The best of several candidates is only known when all are complete;
 /// it is then sent as a whole.
-fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
+fn choice_events(mut candidates: Vec<EventStream>, form: AnswerForm) -> ChoiceEvents {
     if candidates.len() == 1
         && let Some(only) = candidates.pop()
     {
         return Box::pin(only);
     }
     let events = async move {
-        match best(candidates, how).await {
+        match best(candidates, form).await {
             Ok(FinishedAnswer {
                 text,
                 tokens,
@@ -297,7 +294,7 @@ fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
 /// State of a streamed completion.
 struct Chunks {
     head: CompletionHead,
-    how: AnswerForm,
+    form: AnswerForm,
     meter: AnswerMeter,
     /// Text of each answer so far.
     texts: Vec<String>,
@@ -308,27 +305,27 @@ struct Chunks {
     /// Queued events with their sizes in bytes.
     pending: VecDeque<(sse::Event, usize)>,
     ended: bool,
-    draft: Option<ReceiptDraft>,
+    receipt: Option<ReceiptDraft>,
     /// Set after the last chunk: the stream ends once the receipt is stored.
-    kept: Option<BoxFuture<'static, ()>>,
-    drawn: Option<ShadowRequest>,
+    stored: Option<BoxFuture<'static, ()>>,
+    shadow_request: Option<ShadowRequest>,
 }
 
 impl Chunks {
     /// Creates the state and queues each choice's role.
     fn new(
         head: CompletionHead,
-        how: AnswerForm,
+        form: AnswerForm,
         meter: AnswerMeter,
         answers: usize,
-        draft: Option<ReceiptDraft>,
-        drawn: Option<ShadowRequest>,
+        receipt: Option<ReceiptDraft>,
+        shadow_request: Option<ShadowRequest>,
     ) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
         let mut chunks = Self {
             head,
-            how,
+            form,
             meter,
             texts,
             open: answers,
@@ -336,16 +333,16 @@ impl Chunks {
             warnings,
             pending,
             ended: false,
-            draft,
-            kept: None,
-            drawn,
+            receipt,
+            stored: None,
+            shadow_request,
         };
         for index in 0..answers {
             let delta = Delta {
                 role: Some("assistant"),
                 content: Some(String::new()),
             };
-            chunks.say(ChunkChoice {
+            chunks.push_choice(ChunkChoice {
                 index,
                 delta,
                 ..ChunkChoice::default()
@@ -354,7 +351,7 @@ impl Chunks {
         chunks
     }
 
-    fn take(&mut self, index: usize, event: Event) {
+    fn handle_event(&mut self, index: usize, event: Event) {
         match event {
             Event::Delta {
                 text,
@@ -370,17 +367,17 @@ impl Chunks {
                     &spans,
                 );
                 self.texts[index].push_str(&text);
-                if let Some(draft) = &mut self.draft {
-                    draft.wrote(index, &tokens);
+                if let Some(receipt) = &mut self.receipt {
+                    receipt.add_tokens(index, &tokens);
                 }
                 let guard =
                     (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
-                let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
+                let logprobs = self.form.logprobs.then(|| Logprobs::from_tokens(tokens));
                 let delta = Delta {
                     role: None,
                     content: Some(text),
                 };
-                self.say(ChunkChoice {
+                self.push_choice(ChunkChoice {
                     index,
                     delta,
                     logprobs,
@@ -394,7 +391,7 @@ impl Chunks {
                 completion_tokens,
                 guard,
             } => {
-                let report = self.how.report(guard, &self.texts[index]);
+                let report = self.form.report(guard, &self.texts[index]);
                 let end = AnswerEnd {
                     reason,
                     prompt_tokens,
@@ -402,17 +399,17 @@ impl Chunks {
                     guard: &report,
                 };
                 self.meter.count_end(index, std::time::Instant::now(), end);
-                if let Some(draft) = &mut self.draft {
-                    draft.complete(index, &self.texts[index], &report);
+                if let Some(receipt) = &mut self.receipt {
+                    receipt.complete(index, &self.texts[index], &report);
                 }
                 // An abstention is not the policy's text.
                 if index == 0 && report.verdict == Verdict::Abstained {
-                    self.drawn = None;
+                    self.shadow_request = None;
                 }
                 let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));
                 self.open -= 1;
-                self.say(ChunkChoice {
+                self.push_choice(ChunkChoice {
                     index,
                     finish_reason,
                     guard,
@@ -427,8 +424,8 @@ impl Chunks {
         }
     }
 
-    fn say(&mut self, choice: ChunkChoice) {
-        let usage = self.how.include_usage.then_some(None);
+    fn push_choice(&mut self, choice: ChunkChoice) {
+        let usage = self.form.include_usage.then_some(None);
         let warnings = if self.open == 0 {
             std::mem::take(&mut self.warnings)
         } else {
@@ -444,15 +441,15 @@ impl Chunks {
     }
 
     fn end(&mut self) {
-        self.kept = Some(
-            self.draft
+        self.stored = Some(
+            self.receipt
                 .take()
-                .map_or_else(|| async {}.boxed(), ReceiptDraft::keep),
+                .map_or_else(|| async {}.boxed(), ReceiptDraft::store),
         );
-        if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
-            drawn.answered(text);
+        if let Some((shadow_request, text)) = self.shadow_request.take().zip(self.texts.first()) {
+            shadow_request.submit_answer(text);
         }
-        if self.how.include_usage {
+        if self.form.include_usage {
             let chunk = ChatChunk {
                 head: self.head.clone(),
                 choices: Vec::new(),
@@ -492,28 +489,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_taken_is_bounded_for_all_and_nobody_pays_for_others() {
-        let counted = Arc::new(Semaphore::new(100 * 1024));
+    fn unread_output_is_bounded_across_clients() {
+        let memory = Arc::new(Semaphore::new(100 * 1024));
         let stream = || {
             let (sender, queue) = mpsc::unbounded_channel();
-            let behind = Arc::<AtomicUsize>::default();
+            let queued_bytes = Arc::<AtomicUsize>::default();
             let events = Events {
                 queue,
-                behind: Arc::clone(&behind),
+                queued_bytes: Arc::clone(&queued_bytes),
                 half_closed: None,
             };
             (
                 Outbox {
                     sender,
-                    behind,
-                    counted: Arc::clone(&counted),
+                    queued_bytes,
+                    memory: Arc::clone(&memory),
                 },
                 events,
             )
         };
         let fill = |outbox: &Outbox| {
             (0..1000)
-                .take_while(|_| outbox.put((sse::Event::default(), 1024)).is_ok())
+                .take_while(|_| outbox.queue_event((sse::Event::default(), 1024)).is_ok())
                 .count()
         };
         let ((first, unread), (second, mut read)) = (stream(), stream());

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_at_once_and_then_one_every_six_seconds() {
+    fn a_burst_of_ten_then_one_every_six_seconds_is_tolerated() {
         let (wrong, start) = (wrong_keys(), Instant::now());
         let at = |seconds: u64| {
             wrong.count(address("203.0.113.9"), start + Duration::from_secs(seconds))
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_apart_and_addresses_of_one_are_together() {
+    fn offenses_are_counted_by_network() {
         let (wrong, now) = (wrong_keys(), Instant::now());
         let exhausted = |text: &str| (0..BURST).all(|_| wrong.count(address(text), now).is_ok());
         assert!(
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_keeps_those_who_guess_most() {
+    fn the_table_is_bounded_and_keeps_the_worst_offenders() {
         let (wrong, now) = (wrong_keys(), Instant::now());
         let busy = address("198.51.100.1");
         (0..BURST).for_each(|_| wrong.count(busy, now).unwrap());

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     app::{App, unix_time},
-    served::{InitialVersion, LoadError, RequestContext, ServedVersion, candidates},
+    served::{InitialVersion, LoadError, RequestContext, ServedVersion, versions_to_try},
     warm,
 };
 use crate::{
@@ -25,21 +25,21 @@ use crate::{
 };
 
 /// Interval between checks of the registry.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Loads versions and switches between them.
 pub(crate) struct VersionSwitch {
     registry: Option<Registry>,
     /// Held during a change, so that changes are serialized.
-    kept: tokio::sync::Mutex<Kept>,
+    loaded: tokio::sync::Mutex<LoadedVersions>,
     refused: Mutex<Option<RefusedVersion>>,
 }
 
 /// Versions kept loaded.
 #[derive(Default)]
-struct Kept {
+struct LoadedVersions {
     /// Version served before, so that a rollback to it is immediate.
-    before: Option<Arc<ServedVersion>>,
+    previous: Option<Arc<ServedVersion>>,
 }
 
 /// A version that failed to load.
@@ -56,24 +56,24 @@ pub(crate) struct RefusedVersion {
 
 /// A version ready to be served; holds the lock on changes.
 pub(crate) struct PendingSwitch<'a> {
-    kept: MutexGuard<'a, Kept>,
+    loaded: MutexGuard<'a, LoadedVersions>,
     /// `None` if it is served already.
     next: Option<Arc<ServedVersion>>,
 }
 
 impl PendingSwitch<'_> {
     /// Serves the version. Running requests stay with theirs.
-    pub(crate) fn make(mut self, app: &App) {
+    pub(crate) fn apply(mut self, app: &App) {
         let Some(next) = self.next.take() else { return };
-        let (version, before) = (Arc::clone(&next.version), app.serve(next));
+        let (version, previous) = (Arc::clone(&next.version), app.serve(next));
         tracing::info!(
             version = &*version,
-            before = &*before.version,
+            previous = &*previous.version,
             "switched to another version"
         );
         app.metrics.models.swapped();
-        app.switch.note(None);
-        self.kept.before = Some(before);
+        app.switch.set_refused(None);
+        self.loaded.previous = Some(previous);
     }
 }
 
@@ -81,7 +81,7 @@ impl VersionSwitch {
     pub(crate) fn new(registry: Option<Registry>) -> Self {
         Self {
             registry,
-            kept: tokio::sync::Mutex::default(),
+            loaded: tokio::sync::Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -98,7 +98,7 @@ impl VersionSwitch {
             .clone()
     }
 
-    fn note(&self, refused: Option<RefusedVersion>) {
+    fn set_refused(&self, refused: Option<RefusedVersion>) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
@@ -111,28 +111,29 @@ impl VersionSwitch {
         app: &Arc<App>,
         id: Option<&str>,
     ) -> Result<PendingSwitch<'_>, String> {
-        change(app, self.kept.lock().await, id).await
+        prepare_switch(app, self.loaded.lock().await, id).await
     }
 
     /// Serves the version promoted in the registry; on failure, logs the reason and keeps the
     /// served one. Updates the shadow in either case.
-    pub(crate) async fn follow(&self, app: &Arc<App>) {
+    pub(crate) async fn follow_registry(&self, app: &Arc<App>) {
         let Some(registry) = &self.registry else {
             return;
         };
-        let kept = self.kept.lock().await;
+        let loaded = self.loaded.lock().await;
         // Read under the lock: an older state would undo a concurrent change.
         let RegistryState {
             promoted, shadow, ..
         } = match registry.state() {
             Ok(state) => state,
             Err(error) => {
-                return tracing::error!(%error, "the registry cannot be read; the served version stays");
+                tracing::error!(%error, "the registry cannot be read; the served version stays");
+                return;
             }
         };
         app.shadow.set(app, shadow);
-        match change(app, kept, promoted.as_deref()).await {
-            Ok(change) => change.make(app),
+        match prepare_switch(app, loaded, promoted.as_deref()).await {
+            Ok(change) => change.apply(app),
             Err(reason) => self.refuse(app, promoted.as_deref(), reason),
         }
     }
@@ -146,7 +147,7 @@ impl VersionSwitch {
             "a version cannot be served; the served version stays"
         );
         app.metrics.models.refused();
-        self.note(Some(RefusedVersion {
+        self.set_refused(Some(RefusedVersion {
             id: id.map(str::to_owned),
             reason,
             at: unix_time(),
@@ -171,7 +172,7 @@ impl VersionSwitch {
             .as_ref()
             .and_then(|registry| registry.state().ok())
             .unwrap_or_default();
-        let others = candidates(&state)
+        let others = versions_to_try(&state)
             .map(Some)
             .chain([None])
             .filter(|id| *id != failed.registered.as_deref());
@@ -179,31 +180,33 @@ impl VersionSwitch {
             match self.prepare(app, id).await {
                 Ok(change) => {
                     let refused = self.refused();
-                    change.make(app);
-                    return self.note(refused);
+                    change.apply(app);
+                    return self.set_refused(refused);
                 }
-                Err(reason) => tracing::error!(version = id, reason, "this version cannot be served either"),
+                Err(reason) => {
+                    tracing::error!(version = id, reason, "this version cannot be served either")
+                }
             }
         }
     }
 }
 
 /// Returns a version ready to be served: the one kept loaded, or a newly loaded one.
-async fn change<'a>(
+async fn prepare_switch<'a>(
     app: &Arc<App>,
-    kept: MutexGuard<'a, Kept>,
+    loaded: MutexGuard<'a, LoadedVersions>,
     id: Option<&str>,
 ) -> Result<PendingSwitch<'a>, String> {
     let is = |served: &ServedVersion| served.registered.as_deref() == id;
     if is(&app.served()) {
-        return Ok(PendingSwitch { kept, next: None });
+        return Ok(PendingSwitch { loaded, next: None });
     }
-    let before = kept
-        .before
+    let previous = loaded
+        .previous
         .as_ref()
-        .filter(|before| is(before) && before.engine.health().accepting);
-    let next = match before {
-        Some(before) => Arc::clone(before),
+        .filter(|previous| is(previous) && previous.engine.health().accepting);
+    let next = match previous {
+        Some(previous) => Arc::clone(previous),
         None => {
             load(
                 app,
@@ -215,7 +218,7 @@ async fn change<'a>(
         }
     };
     Ok(PendingSwitch {
-        kept,
+        loaded,
         next: Some(next),
     })
 }
@@ -232,8 +235,8 @@ async fn load(
         .await
         .map_err(|e| e.to_string())?;
     let served = Arc::new(served.map_err(|e| e.to_string())?);
-    app.watch(&served);
-    let tried = warm::try_out(&RequestContext::with(app, Arc::clone(&served))).await;
+    app.track_version(&served);
+    let tried = warm::warm_up(&RequestContext::with_version(app, Arc::clone(&served))).await;
     tried.map_err(|why| format!("its first answer failed: {why}"))?;
     let _ = served.warmed.set(Ok(()));
     Ok(served)
@@ -271,29 +274,29 @@ fn open(
 }
 
 /// Watches the registry and serves what is promoted there, by any process.
-pub(super) async fn follow(app: Arc<App>) {
+pub(super) async fn watch_registry(app: Arc<App>) {
     let Some(registry) = app.switch.registry().cloned() else {
         return;
     };
-    let mut times = tokio::time::interval(LOOK);
+    let mut times = tokio::time::interval(POLL_INTERVAL);
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen = None;
     loop {
         times.tick().await;
         let task = registry.clone();
-        let Ok(now) = spawn_blocking(move || look(&task)).await else {
+        let Ok(now) = spawn_blocking(move || read_state(&task)).await else {
             continue;
         };
         if now != seen {
             seen = now;
-            app.switch.follow(&app).await;
+            app.switch.follow_registry(&app).await;
         }
     }
 }
 
 /// Returns the state file's modification time and content. The time matters because a version that
 /// failed may be promoted again.
-fn look(registry: &Registry) -> Option<(SystemTime, Vec<u8>)> {
+fn read_state(registry: &Registry) -> Option<(SystemTime, Vec<u8>)> {
     let file = registry.state_file();
     let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;
     Some((written, fs::read(&file).ok()?))

@@ -19,11 +19,11 @@ const TOKENS: usize = 8;
 /// Warms up the initial version and records the outcome. If a version of the registry fails, falls
 /// back to the previous one.
 pub(crate) async fn warm(app: Arc<App>) {
-    let (began, turn) = (std::time::Instant::now(), RequestContext::of(&app));
-    let outcome = try_out(&turn).await;
+    let (started, context) = (std::time::Instant::now(), RequestContext::internal(&app));
+    let outcome = warm_up(&context).await;
     match &outcome {
         Ok(()) => tracing::info!(
-            ms = began.elapsed().as_millis() as u64,
+            ms = started.elapsed().as_millis() as u64,
             "ready: the first caption succeeded"
         ),
         Err(why) => tracing::error!(why, "not ready: the first caption failed"),
@@ -31,14 +31,14 @@ pub(crate) async fn warm(app: Arc<App>) {
     let failed = outcome
         .clone()
         .err()
-        .filter(|_| turn.served.registered.is_some());
+        .filter(|_| context.served.registered.is_some());
     // Already set if another warm-up was first.
-    let _ = turn.served.warmed.set(outcome);
+    let _ = context.served.warmed.set(outcome);
     if let Some(why) = failed {
         app.switch
             .fall_back(
                 &app,
-                &turn.served,
+                &context.served,
                 format!("its first answer failed: {why}"),
             )
             .await;
@@ -49,14 +49,14 @@ pub(crate) async fn warm(app: Arc<App>) {
 ///
 /// # Errors
 /// The reason why the version cannot be served.
-pub(crate) async fn try_out(turn: &RequestContext) -> Result<(), String> {
-    caption(turn)
+pub(crate) async fn warm_up(context: &RequestContext) -> Result<(), String> {
+    caption(context)
         .await
         .map_err(|error| error.body.error.message)
 }
 
-async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
-    let bundle = &turn.served.bundle;
+async fn caption(context: &RequestContext) -> Result<(), ApiError> {
+    let bundle = &context.served.bundle;
     let messages = vec![Message {
         role: "user".to_owned(),
         content: String::new(),
@@ -68,7 +68,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
     let completion = Completion {
         messages,
         user: None,
-        image: RequestImage::File(picture()?),
+        image: RequestImage::File(sample_image()?),
         image_field: "messages".to_owned(),
         n: 1,
         sampling: Sampling::default(),
@@ -84,7 +84,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
         stream: false,
         include_usage: false,
     };
-    for mut answer in begin(turn, completion, prompt, false)
+    for mut answer in begin(context, completion, prompt, false)
         .await?
         .answers
         .into_iter()
@@ -127,7 +127,7 @@ fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
 }
 
 /// Returns a gradient as a PNG file.
-fn picture() -> Result<Vec<u8>, ApiError> {
+fn sample_image() -> Result<Vec<u8>, ApiError> {
     let image = RgbImage::from_fn(64, 64, |x, y| Rgb([4 * x as u8, 4 * y as u8, 128]));
     let mut file = Vec::new();
     image

@@ -26,9 +26,9 @@ use super::{
     body::{self, ReceivedBody},
     chat,
     error::{ApiError, ErrorBody},
-    limits::{cost::IMAGE, share},
+    limits::{cost::IMAGE_WORK, share},
     openai::{
-        content::{ImageUrlLimits, picture},
+        content::{ImageUrlLimits, parse_image_url},
         request::read,
     },
     openapi::ErrorResponses,
@@ -51,14 +51,14 @@ use crate::{
 };
 
 /// Longest interval between sweeps of expired receipts; otherwise a tenth of the retention.
-const SWEEP: Duration = Duration::from_secs(600);
+const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// Shortest interval between sweeps.
-const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
+const MIN_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Error message and readiness reason while the store is damaged.
 pub(super) const DAMAGED: &str =
     "the feedback store is damaged; completions continue, and the server's log has the details";
 /// Longest idempotency key, in bytes.
-const KEY_BYTES: usize = 255;
+const MAX_KEY_BYTES: usize = 255;
 
 /// Opens the configured feedback store; `None` if feedback is disabled.
 pub(super) async fn open(
@@ -68,7 +68,7 @@ pub(super) async fn open(
     if !config.feedback.enabled() {
         return Ok(None);
     }
-    let fail = |key| {
+    let config_error = |key| {
         move |error: StoreError| StartError::Config {
             key,
             what: error.to_string(),
@@ -76,9 +76,9 @@ pub(super) async fn open(
     };
     let store = SqlStore::open(&config.feedback.store)
         .await
-        .map_err(fail("feedback.store"))?;
+        .map_err(config_error("feedback.store"))?;
     let images = ImageStore::open(&config.feedback.images, std::env::vars_os())
-        .map_err(fail("feedback.images"))?;
+        .map_err(config_error("feedback.images"))?;
     let corrections = Corrections::start(
         Arc::new(store),
         images,
@@ -114,7 +114,7 @@ pub(super) async fn sweep(app: Arc<App>) {
 
 /// Returns the interval between sweeps for a retention.
 fn sweep_interval(retention: Duration) -> Duration {
-    (retention / 10).clamp(SWEEP_AT_MOST, SWEEP)
+    (retention / 10).clamp(MIN_SWEEP_INTERVAL, MAX_SWEEP_INTERVAL)
 }
 
 impl From<StoreError> for ApiError {
@@ -154,7 +154,7 @@ impl From<SubmitError> for ApiError {
         match error {
             SubmitError::Refused(refused) => refused.into(),
             SubmitError::UnknownCompletion(_) => {
-                Self::not_found("completion_not_found", message).at("completion_id")
+                Self::not_found("completion_not_found", message).with_param("completion_id")
             }
             SubmitError::KeyTaken => Self::conflict("idempotency_key_reused", message),
             SubmitError::Store(error) => error.into(),
@@ -202,11 +202,11 @@ pub(super) async fn submit(
         bytes,
         share: _share,
     } = body::read_json(&app, &parts.headers, body).await?;
-    let _place = app.admit()?;
+    let _permit = app.admit()?;
     let submission: Submission = read(&bytes, "feedback")?;
     let image = match &submission.image {
         Some(url) if submission.completion_id.is_none() => {
-            Some(image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?)
+            Some(load_image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?)
         }
         _ => None,
     };
@@ -233,19 +233,21 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let text = value
         .to_str()
         .ok()
-        .filter(|text| (1..=KEY_BYTES).contains(&text.len()));
-    let message = format!("the header Idempotency-Key must have 1 to {KEY_BYTES} ASCII characters");
-    text.map(|text| Some(text.to_owned()))
-        .ok_or_else(|| ApiError::invalid("invalid_idempotency_key", message).at("idempotency-key"))
+        .filter(|text| (1..=MAX_KEY_BYTES).contains(&text.len()));
+    let message =
+        format!("the header Idempotency-Key must have 1 to {MAX_KEY_BYTES} ASCII characters");
+    text.map(|text| Some(text.to_owned())).ok_or_else(|| {
+        ApiError::invalid("invalid_idempotency_key", message).with_param("idempotency-key")
+    })
 }
 
 /// Returns the file of a submitted image, once it has been decoded as a check.
-async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
-    let _admitted = app.limits.hold(share, IMAGE)?;
+async fn load_image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
+    let _admitted = app.limits.admit_work(share, IMAGE_WORK)?;
     let file = chat::file(
         app,
         share,
-        picture(url, "image".to_owned(), ImageUrlLimits::of(&app.config))?,
+        parse_image_url(url, "image".to_owned(), ImageUrlLimits::new(&app.config))?,
     )
     .await?;
     let (limits, bytes) = (app.image_limits(), Arc::clone(&file));
@@ -332,12 +334,12 @@ pub(super) async fn one(
     let record = corrections(&app)?.store().feedback(&id).await?;
     let mut record = record
         .filter(|record| caller.owners().contain(&record.owner))
-        .ok_or_else(unknown)?;
+        .ok_or_else(not_found_error)?;
     record.hide_names(caller.shown_names(query.annotators));
     Ok(Json(record).into_response())
 }
 
-fn unknown() -> ApiError {
+fn not_found_error() -> ApiError {
     ApiError::not_found("feedback_not_found", "there is no feedback with this id")
 }
 
@@ -385,7 +387,7 @@ pub(super) async fn remove(
         .remove(RemovalTarget::Feedback(id, caller.owners()))
         .await?
     {
-        RemovalCounts { feedback: 0, .. } => Err(unknown()),
+        RemovalCounts { feedback: 0, .. } => Err(not_found_error()),
         removed => Ok(deleted(removed)),
     }
 }
@@ -450,7 +452,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_for_a_moment_is_looked_through_often() {
+    fn short_retention_is_swept_often() {
         for (retention, interval) in [
             (0, 1),
             (5, 1),

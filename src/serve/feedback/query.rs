@@ -21,8 +21,8 @@ use crate::{
 };
 
 /// Default page size.
-const PAGE: u32 = 20;
-const LARGEST_PAGE: u32 = 100;
+const DEFAULT_PAGE_SIZE: u32 = 20;
+const MAX_PAGE_SIZE: u32 = 100;
 
 /// [`Query`] with errors in this API's format.
 pub(crate) struct Parameters<T>(pub(crate) T);
@@ -72,7 +72,7 @@ impl Caller {
     ///
     /// # Errors
     /// 403 if the caller may not read that owner's data.
-    fn owners_among(&self, owner: Option<String>) -> Result<Owners, ApiError> {
+    fn requested_owners(&self, owner: Option<String>) -> Result<Owners, ApiError> {
         let owner = owner
             .map(|owner| {
                 if owner.is_empty() {
@@ -89,7 +89,7 @@ impl Caller {
                 "'owner' is not the key's owner; records of other owners need the scope `{}`",
                 KeyScope::FeedbackRead.name()
             ))
-            .at("owner")),
+            .with_param("owner")),
         }
     }
 
@@ -173,14 +173,14 @@ impl ListQuery {
             owner,
             annotators,
         } = self;
-        let limit = limit.unwrap_or(PAGE);
-        if !(1..=LARGEST_PAGE).contains(&limit) {
-            let message = format!("'limit' is {limit}; it must be between 1 and {LARGEST_PAGE}");
+        let limit = limit.unwrap_or(DEFAULT_PAGE_SIZE);
+        if !(1..=MAX_PAGE_SIZE).contains(&limit) {
+            let message = format!("'limit' is {limit}; it must be between 1 and {MAX_PAGE_SIZE}");
             return Err(ApiError::param("limit", "out_of_range", message));
         }
         check_names([("after", &after)])?;
-        let filter = checked(RecordFilter {
-            owners: caller.owners_among(owner)?,
+        let filter = validate_filter(RecordFilter {
+            owners: caller.requested_owners(owner)?,
             kind,
             source,
             user,
@@ -226,7 +226,7 @@ pub(crate) struct PersonQuery {
 }
 
 /// Records changed in one transaction.
-const AT_ONCE: u32 = 512;
+const BATCH: u32 = 512;
 
 impl PersonQuery {
     /// Returns the target of the deletion, restricted to what the caller may delete.
@@ -237,7 +237,7 @@ impl PersonQuery {
             records,
             owner,
         } = self;
-        let owners = caller.owners_among(owner)?;
+        let owners = caller.requested_owners(owner)?;
         match (user, annotator) {
             (Some(user), None) => {
                 check_name("user", &user)?;
@@ -254,7 +254,7 @@ impl PersonQuery {
                     name,
                     owners,
                     records: records.unwrap_or(false),
-                    limit: AT_ONCE,
+                    limit: BATCH,
                 }))
             }
             (Some(_), Some(_)) => Err(ApiError::param(
@@ -294,8 +294,8 @@ pub(crate) struct ExportQuery {
 
 impl ExportQuery {
     pub(super) fn filter(&self, caller: &Caller) -> Result<RecordFilter, ApiError> {
-        checked(RecordFilter {
-            owners: caller.owners_among(self.owner.clone())?,
+        validate_filter(RecordFilter {
+            owners: caller.requested_owners(self.owner.clone())?,
             kind: self.kind,
             source: self.source,
             user: self.user.clone(),
@@ -305,7 +305,7 @@ impl ExportQuery {
     }
 }
 
-fn checked(filter: RecordFilter) -> Result<RecordFilter, ApiError> {
+fn validate_filter(filter: RecordFilter) -> Result<RecordFilter, ApiError> {
     check_names([
         ("user", &filter.user),
         ("annotator", &filter.annotator),

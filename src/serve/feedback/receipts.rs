@@ -17,7 +17,7 @@ use crate::{
 
 /// A receipt in the making.
 pub(in crate::serve) struct ReceiptDraft {
-    turn: RequestContext,
+    context: RequestContext,
     file: Arc<[u8]>,
     receipt: Receipt,
     written: Vec<Vec<engine::GeneratedToken>>,
@@ -37,7 +37,7 @@ pub(in crate::serve) struct CompletionSubject<'a> {
 
 impl ReceiptDraft {
     /// Returns `true` if receipts are stored.
-    pub(in crate::serve) fn wanted(app: &App) -> bool {
+    pub(in crate::serve) fn is_enabled(app: &App) -> bool {
         let sound = app
             .corrections
             .as_ref()
@@ -47,8 +47,8 @@ impl ReceiptDraft {
 
     /// Starts a receipt; `None` if receipts are disabled.
     pub(in crate::serve) fn new(
-        turn: &RequestContext,
-        asked: CompletionSubject<'_>,
+        context: &RequestContext,
+        subject: CompletionSubject<'_>,
     ) -> Option<Self> {
         let CompletionSubject {
             head,
@@ -58,9 +58,9 @@ impl ReceiptDraft {
             file,
             hash,
             choices,
-        } = asked;
-        let version = &turn.served.version;
-        let scorer = turn
+        } = subject;
+        let version = &context.served.version;
+        let scorer = context
             .served
             .bundle
             .reward
@@ -84,23 +84,23 @@ impl ReceiptDraft {
             choices: Vec::new(),
         };
         let new = || Self {
-            turn: turn.clone(),
+            context: context.clone(),
             file,
             receipt,
             written: vec![Vec::new(); choices],
             answers: vec![None; choices],
         };
-        Self::wanted(&turn.app).then(new)
+        Self::is_enabled(&context.app).then(new)
     }
 
     /// Sets the owner.
-    pub(in crate::serve) fn owned_by(mut self, owner: &str) -> Self {
+    pub(in crate::serve) fn with_owner(mut self, owner: &str) -> Self {
         owner.clone_into(&mut self.receipt.owner);
         self
     }
 
     /// Adds generated tokens of an answer.
-    pub(in crate::serve) fn wrote(&mut self, index: usize, tokens: &[engine::GeneratedToken]) {
+    pub(in crate::serve) fn add_tokens(&mut self, index: usize, tokens: &[engine::GeneratedToken]) {
         if let Some(written) = self.written.get_mut(index) {
             written.extend_from_slice(tokens);
         }
@@ -126,7 +126,7 @@ impl ReceiptDraft {
         );
         // If low-reward words were hedged in the answer, its text does not match the scored tokens.
         let tokens = tokens
-            .or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text))
+            .or_else(|_| self.context.served.bundle.vocabulary().tokenize(text))
             .unwrap_or_default();
         *answer = Some(RecordedChoice {
             response: text.to_owned(),
@@ -140,17 +140,18 @@ impl ReceiptDraft {
 
     /// Stores the receipt. The response waits for the returned future before it ends, so that other
     /// servers on the same store find the receipt too; it is stored even if the future is dropped.
-    pub(in crate::serve) fn keep(mut self) -> BoxFuture<'static, ()> {
+    pub(in crate::serve) fn store(mut self) -> BoxFuture<'static, ()> {
         let choices = self.answers.into_iter().collect();
-        let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else {
+        let Some((corrections, choices)) = self.context.app.corrections.as_ref().zip(choices)
+        else {
             return async {}.boxed();
         };
         self.receipt.choices = choices;
-        let kept = corrections.remember(self.receipt, self.file);
-        if kept.is_none() {
+        let stored = corrections.remember(self.receipt, self.file);
+        if stored.is_none() {
             tracing::warn!("a receipt is dropped: too many are waiting to be stored");
-            self.turn.app.metrics.receipt_dropped();
+            self.context.app.metrics.receipt_dropped();
         }
-        kept.unwrap_or_else(|| async {}.boxed())
+        stored.unwrap_or_else(|| async {}.boxed())
     }
 }

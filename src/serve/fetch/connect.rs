@@ -101,9 +101,9 @@ pub(super) async fn connect(
     deadline: Instant,
 ) -> Result<TlsStream<TcpStream>, FetchError> {
     for (i, address) in addresses.iter().enumerate() {
-        let left: Duration = deadline.saturating_duration_since(Instant::now());
+        let remaining: Duration = deadline.saturating_duration_since(Instant::now());
         match timeout(
-            left / (addresses.len() - i) as u32,
+            remaining / (addresses.len() - i) as u32,
             TcpStream::connect(address),
         )
         .await
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_certificates_is_an_error_that_names_it() {
+    fn a_ca_file_without_certificates_is_an_error_naming_it() {
         assert!(tls(None).is_ok());
         assert!(tls(Some("no/such.pem")).is_err_and(|why| why.contains("no/such.pem")));
         for (text, what) in [

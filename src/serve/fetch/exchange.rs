@@ -22,7 +22,7 @@ pub(super) enum FetchReply {
     /// The file.
     File(Vec<u8>),
     /// A redirect to this location, as the server wrote it.
-    Elsewhere(String),
+    Redirect(String),
 }
 
 /// Requests the URL over a connection that is then closed.
@@ -43,7 +43,10 @@ pub(super) async fn exchange(
     // The connection task ends with this function, also when it is canceled.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let response = sender.send_request(request(link)?).await.map_err(broken)?;
+    let response = sender
+        .send_request(build_request(link)?)
+        .await
+        .map_err(broken)?;
     let status = response.status();
     match status {
         StatusCode::OK => Ok(FetchReply::File(read(response, max_bytes, broken).await?)),
@@ -56,9 +59,11 @@ pub(super) async fn exchange(
                 .headers()
                 .get(LOCATION)
                 .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
-            Ok(FetchReply::Elsewhere(
+            Ok(FetchReply::Redirect(
                 location
-                    .ok_or(FetchError::Failed("its server redirects without a location"))?
+                    .ok_or(FetchError::Failed(
+                        "its server redirects without a location",
+                    ))?
                     .to_owned(),
             ))
         }
@@ -73,7 +78,7 @@ pub(super) async fn exchange(
 }
 
 /// Builds the request; nothing of the client's own request is in it.
-fn request(link: &HttpsUrl) -> Result<Request<Empty<Bytes>>, FetchError> {
+fn build_request(link: &HttpsUrl) -> Result<Request<Empty<Bytes>>, FetchError> {
     let invalid = || FetchError::Failed("the URL cannot be asked for");
     let request = Request::builder()
         .uri(link.target().ok_or_else(invalid)?)

@@ -100,7 +100,7 @@ mod tests {
     use super::{super::address::is_global, *};
 
     #[test]
-    fn only_https_with_a_host_and_without_credentials() {
+    fn a_url_needs_https_and_a_host_and_no_credentials() {
         for (url, why) in [
             ("http://example.org/a.jpg", "https: URLs only"),
             ("ftp://example.org/a.jpg", "https: URLs only"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_address_is_the_address() {
+    fn every_notation_of_an_address_is_recognized() {
         for url in [
             "https://2130706433/",
             "https://0177.0.0.1/",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_one_however_they_are_written() {
+    fn host_names_are_normalized() {
         for url in [
             "https://localhost/",
             "https://LOCALHOST./",
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_are_read_as_urls_are() {
+    fn redirects_are_validated_like_urls() {
         let link = HttpsUrl::parse("https://example.org/a/b.jpg?c").unwrap();
         let leads = |to: &str| {
             link.join(to)

@@ -79,18 +79,22 @@ impl Fetcher {
     pub(crate) async fn fetch(&self, share: &Share, link: HttpsUrl) -> Result<Vec<u8>, FetchError> {
         let _turn = self.turns.take(share, 1).await;
         let deadline = Instant::now() + Duration::from_secs(self.timeout_s);
-        timeout_at(deadline, self.follow(link, deadline))
+        timeout_at(deadline, self.fetch_with_redirects(link, deadline))
             .await
             .unwrap_or(Err(FetchError::TooSlow(self.timeout_s)))
     }
 
-    async fn follow(&self, mut link: HttpsUrl, deadline: Instant) -> Result<Vec<u8>, FetchError> {
+    async fn fetch_with_redirects(
+        &self,
+        mut link: HttpsUrl,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, FetchError> {
         for _ in 0..=self.max_redirects {
             let addresses = connect::resolve(&link, &self.allow).await?;
             let stream = connect::connect(&link, &addresses, &self.tls, deadline).await?;
             match exchange::exchange(&link, stream, self.max_bytes).await? {
                 FetchReply::File(file) => return Ok(file),
-                FetchReply::Elsewhere(location) => {
+                FetchReply::Redirect(location) => {
                     link = link.join(&location).map_err(|why| {
                         tracing::debug!(host = %link.host(), why, "an image's server redirects to \
                             what is not fetched");
@@ -115,7 +119,7 @@ impl FetchError {
     }
 
     /// Converts to an API error about the field at `path`.
-    pub(crate) fn at(self, path: &str) -> ApiError {
+    pub(crate) fn into_api_error(self, path: &str) -> ApiError {
         let code = match self {
             Self::Forbidden => "image_address_forbidden",
             Self::TooLarge(_) => "image_too_large",

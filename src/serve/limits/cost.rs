@@ -1,12 +1,12 @@
 //! Cost of a request, estimated before it runs.
 //!
 //! One work unit is one prefilled position, about 0.15 ms on two cores. A decoded token is
-//! [`DECODED_TOKEN_WORK`] units, an image that is decoded and encoded [`IMAGE`].
+//! [`DECODED_TOKEN_WORK`] units, an image that is decoded and encoded [`IMAGE_WORK`].
 
 use crate::{engine::DECODED_TOKEN_WORK, vlm::Spec};
 
 /// Work of decoding and encoding one image.
-pub(in crate::serve) const IMAGE: u64 = 256;
+pub(in crate::serve) const IMAGE_WORK: u64 = 256;
 
 /// Upper bound of a request's cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +43,7 @@ impl GenerationCost {
         let answers = number(self.choices).saturating_mul(number(self.candidates));
         let prompt = number(self.prompt);
         RequestCost {
-            work: IMAGE + answers.saturating_mul(prompt + DECODED_TOKEN_WORK * written),
+            work: IMAGE_WORK + answers.saturating_mul(prompt + DECODED_TOKEN_WORK * written),
             tokens: (prompt * number(self.candidates))
                 .saturating_add(answers.saturating_mul(written)),
         }
@@ -64,9 +64,9 @@ pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
 }
 
 /// Returns the cost of scoring texts of `positions` in total about `images` images.
-pub(in crate::serve) fn reading(images: usize, positions: usize) -> RequestCost {
+pub(in crate::serve) fn scoring_cost(images: usize, positions: usize) -> RequestCost {
     RequestCost {
-        work: IMAGE * images as u64 + positions as u64,
+        work: IMAGE_WORK * images as u64 + positions as u64,
         tokens: positions as u64,
     }
 }
@@ -122,7 +122,7 @@ mod tests {
             }
         );
         assert_eq!(
-            reading(64, 5000),
+            scoring_cost(64, 5000),
             RequestCost {
                 work: 64 * 256 + 5000,
                 tokens: 5000

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_openais() {
+    fn durations_have_openais_format() {
         let written = [
             0, 1, 20, 999, 1000, 1500, 8640, 10_000, 59_999, 60_000, 360_000, 361_250, 3_600_000,
             90_061_001,

@@ -35,11 +35,13 @@ pub(in crate::serve) async fn limit_rates(
             error.into_response()
         }
     };
-    if response.status() == StatusCode::TOO_MANY_REQUESTS && app.limits.is_pressing(&account) {
+    if response.status() == StatusCode::TOO_MANY_REQUESTS
+        && app.limits.is_retrying_too_fast(&account)
+    {
         // Clients that retry without waiting are delayed while holding no resources, so that
         // rejecting them costs others little.
         sleep(REFUSAL_DELAY).await;
     }
-    app.limits.show(&account, response.headers_mut());
+    app.limits.write_headers(&account, response.headers_mut());
     response
 }

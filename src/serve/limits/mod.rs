@@ -61,7 +61,7 @@ pub(crate) struct RequestLimits {
     meter: Mutex<Meter>,
     /// Recent rejections by account.
     refused: Strikes<Arc<str>>,
-    began: Instant,
+    started: Instant,
     metrics: Arc<Metrics>,
 }
 
@@ -78,19 +78,19 @@ impl Meter {
         self.by_key.get(account).copied().unwrap_or(self.common)
     }
 
-    fn set(&mut self, config: &Config) {
+    fn set_rates(&mut self, config: &Config) {
         let common = RateLimits {
             requests: config.limits.requests_per_minute,
             tokens: config.limits.tokens_per_minute,
         };
-        let of = |key: &crate::config::ApiKey| RateLimits {
+        let rates_of = |key: &crate::config::ApiKey| RateLimits {
             requests: key.requests_per_minute.value().unwrap_or(common.requests),
             tokens: key.tokens_per_minute.value().unwrap_or(common.tokens),
         };
         self.by_key = config
             .keys
             .iter()
-            .map(|key| (Arc::from(key.name.as_str()), of(key)))
+            .map(|key| (Arc::from(key.name.as_str()), rates_of(key)))
             .collect();
         self.common = common;
     }
@@ -108,7 +108,7 @@ impl RequestLimits {
             common: RateLimits::default(),
             table: BucketTable::default(),
         };
-        meter.set(config);
+        meter.set_rates(config);
         Self {
             requests: SharedPool::new(Pool::new(
                 max_concurrent as u64,
@@ -118,14 +118,14 @@ impl RequestLimits {
             work: SharedPool::new(Pool::new(work, work / 2)),
             meter: Mutex::new(meter),
             refused: Strikes::new(REFUSALS, REFUSAL_INTERVAL),
-            began: Instant::now(),
+            started: Instant::now(),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// Replaces the rates; usage is kept.
     pub(super) fn set_rates(&self, config: &Config) {
-        self.meter().set(config);
+        self.meter().set_rates(config);
     }
 
     fn meter(&self) -> MutexGuard<'_, Meter> {
@@ -133,7 +133,7 @@ impl RequestLimits {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.started.elapsed()
     }
 
     /// Counts a request.
@@ -145,7 +145,7 @@ impl RequestLimits {
     }
 
     /// Counts a rejected request; returns `true` if the account has had too many recently.
-    fn is_pressing(&self, account: &Arc<str>) -> bool {
+    fn is_retrying_too_fast(&self, account: &Arc<str>) -> bool {
         self.refused
             .count(Arc::clone(account), Instant::now())
             .is_err()
@@ -165,21 +165,21 @@ impl RequestLimits {
     }
 
     /// Writes the account's rate headers.
-    fn show(&self, account: &str, headers: &mut HeaderMap) {
+    fn write_headers(&self, account: &str, headers: &mut HeaderMap) {
         let meter = self.meter();
         meter
             .table
-            .show(account, meter.rates(account), self.now(), headers);
+            .write_headers(account, meter.rates(account), self.now(), headers);
     }
 
     /// Admits work of a competitor.
-    pub(super) fn hold(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
+    pub(super) fn admit_work(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
         let busy = |limit, message| {
             self.metrics.count_limited(limit);
             ApiError::busy(message, 1)
         };
-        let place = self.requests.take(share, 1);
-        let place = place.map_err(|_| {
+        let permit = self.requests.take(share, 1);
+        let permit = permit.map_err(|_| {
             let most = self.max_concurrent;
             busy(
                 "concurrency",
@@ -198,7 +198,7 @@ impl RequestLimits {
         })?;
         self.metrics.count_admitted(1);
         Ok(WorkPermit {
-            _held: [place, work],
+            _held: [permit, work],
             metrics: Arc::clone(&self.metrics),
         })
     }
@@ -209,21 +209,21 @@ impl RequestLimits {
 /// # Errors
 /// 429 if too much is in progress or the token rate is used up.
 pub(super) fn admit(
-    turn: &RequestContext,
-    place: OwnedSemaphorePermit,
+    context: &RequestContext,
+    permit: OwnedSemaphorePermit,
     cost: RequestCost,
 ) -> Result<Admission, ApiError> {
-    let held = turn.app.limits.hold(&turn.share, cost.work)?;
-    let charged = turn
+    let held = context.app.limits.admit_work(&context.share, cost.work)?;
+    let charged = context
         .app
         .limits
-        .charge(&turn.account, RateKind::Tokens, cost.tokens)?;
+        .charge(&context.account, RateKind::Tokens, cost.tokens)?;
     Ok(Admission {
-        turn: turn.clone(),
+        context: context.clone(),
         charged,
         used: None,
         _held: held,
-        _place: place,
+        _permit: permit,
     })
 }
 
@@ -241,13 +241,13 @@ impl Drop for WorkPermit {
 
 /// An admitted request; on drop, its tokens are settled and its work is released.
 pub(crate) struct Admission {
-    turn: RequestContext,
+    context: RequestContext,
     /// Tokens charged in advance.
     charged: u64,
     /// Tokens actually used, 0 until known; `None` before the work has started.
     used: Option<Arc<AtomicU64>>,
     _held: WorkPermit,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
@@ -260,16 +260,16 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let limits = &self.turn.app.limits;
+        let limits = &self.context.app.limits;
         let stays = match self.used.as_ref().map(|used| used.load(Relaxed)) {
             None => 0,
             Some(0) => self.charged,
             Some(used) => used,
         };
         let mut meter = limits.meter();
-        let rates = meter.rates(&self.turn.account);
+        let rates = meter.rates(&self.context.account);
         meter.table.correct(
-            &self.turn.account,
+            &self.context.account,
             rates,
             RateKind::Tokens,
             self.charged,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn other_rates_take_effect_and_what_was_used_stays_used() {
+    fn changed_rates_take_effect_and_keep_usage() {
         let mut config = Config {
             keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)],
             ..Config::default()
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn work_in_progress_is_bounded_and_nobody_takes_it_all_from_others() {
+    fn work_in_progress_is_bounded_and_shared() {
         let mut config = Config::default();
         (
             config.engine.max_batch,
@@ -326,17 +326,19 @@ mod tests {
         ) = (4, 0, 4);
         let limits = RequestLimits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
         let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
-        let large = limits.hold(&greedy, 1 << 40).unwrap();
-        let refused = limits.hold(&greedy, 10).err().unwrap();
+        let large = limits.admit_work(&greedy, 1 << 40).unwrap();
+        let refused = limits.admit_work(&greedy, 10).err().unwrap();
         assert_eq!(
             (refused.status.as_u16(), refused.retry_after_s),
             (429, Some(1))
         );
-        let beside = limits.hold(&polite, 500).unwrap();
+        let beside = limits.admit_work(&polite, 500).unwrap();
         drop((large, beside));
-        let many: Vec<_> = (0..4).map(|_| limits.hold(&greedy, 1).unwrap()).collect();
-        assert!(limits.hold(&greedy, 1).is_err() && limits.hold(&polite, 1).is_ok());
+        let many: Vec<_> = (0..4)
+            .map(|_| limits.admit_work(&greedy, 1).unwrap())
+            .collect();
+        assert!(limits.admit_work(&greedy, 1).is_err() && limits.admit_work(&polite, 1).is_ok());
         drop(many);
-        assert!(limits.hold(&greedy, 1 << 40).is_ok());
+        assert!(limits.admit_work(&greedy, 1 << 40).is_ok());
     }
 }

@@ -84,8 +84,8 @@ impl ServedCapabilities<'_> {
     ///
     /// # Errors
     /// 400 if none is named, 404 if it is another.
-    pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
-        match asked {
+    pub fn check_model(&self, requested: Option<&str>) -> Result<(), ApiError> {
+        match requested {
             None => Err(ApiError::param(
                 "model",
                 "missing_required_parameter",
@@ -124,24 +124,24 @@ pub fn check(
     let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
     let candidates =
-        within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
+        check_range("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
     let most_answers = most_answers(config);
-    let n = within("n", request.n, 1..=most_answers)
-        .map_err(|error| bounded(error, config))?
+    let n = check_range("n", request.n, 1..=most_answers)
+        .map_err(|error| name_limit(error, config))?
         .unwrap_or(1) as usize;
     let sampling = Sampling {
-        temperature: within("temperature", request.temperature, 0.0..=2.0)?
+        temperature: check_range("temperature", request.temperature, 0.0..=2.0)?
             .unwrap_or(config.generation.temperature),
-        top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
+        top_p: check_range("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
         // Other servers use 0 and -1 for all tokens.
-        top_k: within("top_k", request.top_k, -1..=i64::from(u32::MAX))?
+        top_k: check_range("top_k", request.top_k, -1..=i64::from(u32::MAX))?
             .filter(|&k| k > 0)
             .map(|k| k as usize),
         // A negative seed is reinterpreted as unsigned.
         seed: request.seed.map_or_else(rand::random, |seed| seed as u64),
-        presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?
+        presence_penalty: check_range("presence_penalty", request.presence_penalty, -2.0..=2.0)?
             .unwrap_or(0.0) as f32,
-        frequency_penalty: within("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?
+        frequency_penalty: check_range("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?
             .unwrap_or(0.0) as f32,
     };
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
@@ -174,13 +174,13 @@ pub fn check(
              once",
             n * candidates
         );
-        return Err(bounded(
+        return Err(name_limit(
             ApiError::param("guard.candidates", "out_of_range", message),
             config,
         ));
     }
     // Last, because decoding the image is expensive.
-    let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::of(config))?;
+    let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::new(config))?;
     let abstains = params.on_unanswerable.abstains(params.mode);
     let unanswerable = template::question(&messages)
         .filter(|_| abstains)
@@ -222,7 +222,7 @@ pub(crate) fn most_answers(config: &Config) -> i64 {
 }
 
 /// Adds the configuration key that set the limit to an error.
-fn bounded(mut error: ApiError, config: &Config) -> ApiError {
+fn name_limit(mut error: ApiError, config: &Config) -> ApiError {
     if most_answers(config) == config.limits.max_choices as i64 {
         error.body.error.message += " (limits.max_choices)";
     }
@@ -245,7 +245,7 @@ pub(crate) fn cache_salt(salt: Option<String>) -> Result<Option<Arc<str>>, ApiEr
     Ok(Some(salt.into()))
 }
 
-fn within<T: PartialOrd + Display>(
+fn check_range<T: PartialOrd + Display>(
     name: &str,
     value: Option<T>,
     range: RangeInclusive<T>,
@@ -274,8 +274,8 @@ fn max_tokens(old: Option<i64>, new: Option<i64>) -> Result<Option<usize>, ApiEr
             message,
         ));
     }
-    let old = within("max_tokens", old, 1..=i64::from(u32::MAX))?;
-    let new = within("max_completion_tokens", new, 1..=i64::from(u32::MAX))?;
+    let old = check_range("max_tokens", old, 1..=i64::from(u32::MAX))?;
+    let new = check_range("max_completion_tokens", new, 1..=i64::from(u32::MAX))?;
     Ok(new.or(old).map(|tokens| tokens as usize))
 }
 
@@ -296,7 +296,7 @@ fn stop(stop: Option<TextOr<'_, String, 4>>) -> Result<Vec<String>, ApiError> {
 }
 
 fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiError> {
-    let top = within("top_logprobs", top, 0..=20)?;
+    let top = check_range("top_logprobs", top, 0..=20)?;
     if top.is_some_and(|top| top > 0) && !logprobs {
         return Err(ApiError::param(
             "top_logprobs",
@@ -312,19 +312,19 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
 /// # Errors
 /// 400 for settings that cannot be honored.
 pub(crate) fn guard_params(
-    asked: &GuardRequest,
+    request: &GuardRequest,
     defaults: &GuardSection,
     calibration: Option<&Calibration>,
 ) -> Result<GuardParams, ApiError> {
-    let mode = asked.mode.unwrap_or(defaults.mode);
+    let mode = request.mode.unwrap_or(defaults.mode);
     if policy::scores(mode) && calibration.is_none() {
         return Err(ApiError::unsupported(
             "guard.mode",
             "'guard.mode': the model has no scorer, so that only off is possible",
         ));
     }
-    let acts = matches!(mode, Mode::Flag | Mode::Regenerate);
-    if !acts && asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+    let may_flag = matches!(mode, Mode::Flag | Mode::Regenerate);
+    if !may_flag && request.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
         let message = "'guard.on_exhausted': only the modes flag and regenerate leave flagged \
                        words to hedge or leave out";
         return Err(ApiError::param(
@@ -333,8 +333,9 @@ pub(crate) fn guard_params(
             message,
         ));
     }
-    let on_unanswerable = asked.on_unanswerable.unwrap_or(defaults.on_unanswerable);
-    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::is_possible(mode)
+    let on_unanswerable = request.on_unanswerable.unwrap_or(defaults.on_unanswerable);
+    if request.on_unanswerable == Some(OnUnanswerable::Abstain)
+        && !OnUnanswerable::is_possible(mode)
     {
         let message = "'guard.on_unanswerable': only the modes flag, regenerate and block change \
                        what is answered";
@@ -344,14 +345,14 @@ pub(crate) fn guard_params(
             message,
         ));
     }
-    let max_attempts =
-        within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
-    let asked_window =
-        within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
-    for (class, threshold) in asked.thresholds.unwrap_or_default().each() {
-        within(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
+    let max_attempts = check_range("guard.max_attempts", request.max_attempts, 0..=1_000_000)?
+        .map(|most| most as usize);
+    let window =
+        check_range("guard.window", request.window, 0..=1_000_000)?.map(|window| window as usize);
+    for (class, threshold) in request.thresholds.unwrap_or_default().each() {
+        check_range(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
     }
-    if asked.threshold.is_some() && asked.target_fpr.is_some() {
+    if request.threshold.is_some() && request.target_fpr.is_some() {
         let message = "'guard.threshold' and 'guard.target_fpr' cannot be given together";
         return Err(ApiError::param(
             "guard.target_fpr",
@@ -359,35 +360,37 @@ pub(crate) fn guard_params(
             message,
         ));
     }
-    let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
-    let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
-    let own = threshold.is_some() || target_fpr.is_some();
-    let (threshold, target_fpr) = if own {
+    let threshold = check_range("guard.threshold", request.threshold, 0.0..=1.0)?;
+    let target_fpr = check_range("guard.target_fpr", request.target_fpr, 0.0..=1.0)?;
+    let has_own_threshold = threshold.is_some() || target_fpr.is_some();
+    let (threshold, target_fpr) = if has_own_threshold {
         (threshold, target_fpr)
     } else {
         (defaults.threshold.value(), defaults.target_fpr.value())
     };
-    let of = |c: &Calibration| {
+    let threshold_of = |c: &Calibration| {
         threshold
             .or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr))))
             .unwrap_or(c.default_threshold)
     };
-    let by_class = asked.thresholds.unwrap_or_default();
+    let by_class = request.thresholds.unwrap_or_default();
     let target_fpr = target_fpr.filter(|_| threshold.is_none());
     Ok(GuardParams {
         mode,
         thresholds: Thresholds {
-            common: calibration.map_or(0.0, of),
-            yes_no: calibration.and_then(|c| c.yes_no.as_deref()).map(of),
-            by_class: if own {
+            common: calibration.map_or(0.0, threshold_of),
+            yes_no: calibration
+                .and_then(|c| c.yes_no.as_deref())
+                .map(threshold_of),
+            by_class: if has_own_threshold {
                 by_class
             } else {
                 by_class.or(defaults.thresholds.into())
             },
         },
         target_fpr,
-        on_exhausted: if acts {
-            asked.on_exhausted.unwrap_or(defaults.on_exhausted)
+        on_exhausted: if may_flag {
+            request.on_exhausted.unwrap_or(defaults.on_exhausted)
         } else {
             OnExhausted::Flag
         },
@@ -395,6 +398,6 @@ pub(crate) fn guard_params(
         abstain_below: defaults.abstain_below,
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
         // The same with and without streaming, so that both give the same answer.
-        window: asked_window.unwrap_or(defaults.window),
+        window: window.unwrap_or(defaults.window),
     })
 }

@@ -54,7 +54,7 @@ pub(crate) struct ImageUrlLimits {
 
 impl ImageUrlLimits {
     /// Returns the limits of a configuration.
-    pub(crate) fn of(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
             max_bytes: config.images.max_bytes,
             fetch: config.fetch.enabled,
@@ -88,11 +88,15 @@ pub(crate) fn flatten(
         );
         return Err(ApiError::unsupported(format!("messages[{last}]"), message));
     }
-    let (mut turns, mut image) = (Vec::with_capacity(messages.len()), None);
+    let (mut flattened, mut image) = (Vec::with_capacity(messages.len()), None);
     for (i, Object(message)) in messages.into_iter().enumerate() {
-        turns.push(turn(message, &format!("messages[{i}]"), &mut image)?);
+        flattened.push(read_message(
+            message,
+            &format!("messages[{i}]"),
+            &mut image,
+        )?);
     }
-    if turns.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
+    if flattened.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
         let message = format!("the messages have more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::param(
             "messages",
@@ -107,13 +111,13 @@ pub(crate) fn flatten(
             "'messages' have no image; exactly one image_url part is needed",
         ));
     };
-    let image = picture(&url, path.clone(), limits)?;
-    Ok((turns, image, path))
+    let image = parse_image_url(&url, path.clone(), limits)?;
+    Ok((flattened, image, path))
 }
 
 type Image<'a> = Option<(String, Cow<'a, str>)>;
 
-fn turn<'a>(
+fn read_message<'a>(
     message: ChatMessage<'a>,
     path: &str,
     image: &mut Image<'a>,
@@ -237,7 +241,7 @@ fn read_part<'a>(
 ///
 /// # Errors
 /// 400 naming `path`.
-pub(crate) fn picture(
+pub(crate) fn parse_image_url(
     url: &str,
     path: String,
     limits: ImageUrlLimits,
@@ -258,7 +262,7 @@ pub(crate) fn picture(
         .next()
         .unwrap_or_default()
         .to_ascii_lowercase();
-    let bad = |what: String| {
+    let invalid = |what: String| {
         Err(ApiError::param(
             path.as_str(),
             "invalid_image_url",
@@ -275,13 +279,13 @@ pub(crate) fn picture(
         "http" | "https" => match HttpsUrl::parse(url) {
             Ok(link) => Ok(RequestImage::Remote { link, path }),
             // The message omits the URL, which may contain a password.
-            Err(why) => bad(why.to_owned()),
+            Err(why) => invalid(why.to_owned()),
         },
-        _ if limits.fetch => bad(format!(
+        _ if limits.fetch => invalid(format!(
             "`{}` is neither an https: URL nor a data: URL such as data:image/jpeg;base64,...",
             excerpt(url)
         )),
-        _ => bad(format!(
+        _ => invalid(format!(
             "`{}` is not a data: URL such as data:image/jpeg;base64,...",
             excerpt(url)
         )),
@@ -293,7 +297,7 @@ mod tests {
     use super::*;
 
     fn refused_with(url: &str, fetch: bool) -> (String, &'static str) {
-        let error = picture(
+        let error = parse_image_url(
             url,
             "p".to_owned(),
             ImageUrlLimits {
@@ -309,12 +313,12 @@ mod tests {
     }
 
     #[test]
-    fn where_fetching_is_off_only_data_urls_are_taken() {
+    fn without_fetching_only_data_urls_are_accepted() {
         for url in [
             "data:image/png;base64,AAEC",
             " \n\tDATA:image/png;base64,AAEC\n",
         ] {
-            let read = picture(
+            let read = parse_image_url(
                 url,
                 "p".to_owned(),
                 ImageUrlLimits {
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_of_other_servers_are_https_or_refused() {
+    fn remote_urls_must_be_https() {
         let limits = ImageUrlLimits {
             max_bytes: 6,
             fetch: true,
@@ -349,13 +353,13 @@ mod tests {
             "https://[::1]:8443/x?y#z",
         ] {
             assert!(
-                matches!(picture(good, "p".to_owned(), limits),
+                matches!(parse_image_url(good, "p".to_owned(), limits),
                     Ok(RequestImage::Remote { path, .. }) if path == "p"),
                 "{good}"
             );
         }
         assert!(
-            matches!(picture("data:image/png;base64,AAEC", "p".to_owned(), limits),
+            matches!(parse_image_url("data:image/png;base64,AAEC", "p".to_owned(), limits),
                 Ok(RequestImage::File(file)) if file == [0, 1, 2])
         );
         for (url, why) in [

@@ -23,20 +23,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// # Errors
 /// 400 naming `path` if it is no data URL, is malformed, or decodes to more than `max_bytes`.
 pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
-    let bad = |code, what: String| ApiError::param(path, code, format!("'{path}': {what}"));
+    let invalid = |code, what: String| ApiError::param(path, code, format!("'{path}': {what}"));
     let Some((head, data)) = url.get(5..).and_then(|rest| rest.split_once(',')) else {
         let what = format!(
             "`{}` is not a data: URL such as data:image/jpeg;base64,...",
             excerpt(url)
         );
-        return Err(bad("invalid_image_url", what));
+        return Err(invalid("invalid_image_url", what));
     };
     let is_base64 = head
         .split(';')
         .skip(1)
         .any(|parameter| parameter.trim().eq_ignore_ascii_case("base64"));
     let too_large = |len: usize| {
-        bad(
+        invalid(
             "image_too_large",
             format!("the image has {len} bytes, more than the {max_bytes} allowed"),
         )
@@ -44,7 +44,7 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
     let file = if is_base64 {
         // Nearly all data is plain base64, which needs no copy.
         let clean = match BASE64.decode(data) {
-            Err(_) => without_escapes(data),
+            Err(_) => normalize_base64(data),
             Ok(file) => {
                 return if file.len() > max_bytes {
                     Err(too_large(file.len()))
@@ -54,13 +54,13 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
             }
         };
         BASE64.decode(&clean).map_err(|e| {
-            bad(
+            invalid(
                 "invalid_base64",
                 format!("the data are not valid base64: {}", describe(&e)),
             )
         })?
     } else {
-        percent_decoded(data.as_bytes()).into_owned()
+        percent_decode(data.as_bytes()).into_owned()
     };
     if file.len() > max_bytes {
         Err(too_large(file.len()))
@@ -70,13 +70,13 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
 }
 
 /// Normalizes base64 from URLs, mails and command lines to the standard alphabet.
-fn without_escapes(data: &str) -> Vec<u8> {
+fn normalize_base64(data: &str) -> Vec<u8> {
     let standard = |byte| match byte {
         b'-' => b'+',
         b'_' => b'/',
         other => other,
     };
-    percent_decoded(data.as_bytes())
+    percent_decode(data.as_bytes())
         .iter()
         .filter(|byte| !byte.is_ascii_whitespace())
         .map(|byte| standard(*byte))
@@ -84,7 +84,7 @@ fn without_escapes(data: &str) -> Vec<u8> {
 }
 
 /// Decodes `%2B` and the like; a `%` without two hex digits is kept.
-fn percent_decoded(data: &[u8]) -> Cow<'_, [u8]> {
+fn percent_decode(data: &[u8]) -> Cow<'_, [u8]> {
     if !data.contains(&b'%') {
         return Cow::Borrowed(data);
     }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_decide() {
+    fn data_urls_are_decoded_whatever_their_media_type() {
         for url in [
             "data:image/png;base64,-_8A".replace("-_", "+/"),
             "DATA:Image/JPEG;BASE64,+/8A".to_owned(),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_ones_are_refused_with_the_reason() {
+    fn malformed_data_urls_are_rejected_with_a_reason() {
         for (url, code, why) in [
             (
                 "data:image/png;base64,AAECAAECAAEC",

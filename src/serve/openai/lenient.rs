@@ -286,10 +286,10 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 }
 
 /// Deserializes a variant of `T` from its name.
-pub(crate) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn variant<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    let word = Option::<String>::deserialize(deserializer)?;
-    word.map(|word| T::deserialize(word.into_deserializer()))
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| T::deserialize(name.into_deserializer()))
         .transpose()
 }

@@ -11,14 +11,14 @@ use serde_json::error::Category;
 use utoipa::ToSchema;
 
 use super::{
-    lenient::{BoundedList, FieldRequest, Object, TextOr, integer, word},
+    lenient::{BoundedList, FieldRequest, Object, TextOr, integer, variant},
     schema,
     unsupported::Screened,
     wording::{InputMistake, mistake},
 };
 use crate::{
     guard::{ClassThresholds, Mode, OnExhausted, OnUnanswerable, render::RenderStyle},
-    serve::error::{ApiError, cut, excerpt},
+    serve::error::{ApiError, excerpt, truncate},
 };
 
 /// Most messages of a request.
@@ -105,13 +105,13 @@ pub(crate) struct ChatMessage<'a> {
     /// Refusal of an earlier answer, used if it has no content.
     pub(crate) refusal: Option<String>,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     pub(crate) tool_calls: FieldRequest,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     pub(crate) function_call: FieldRequest,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     pub(crate) prefix: FieldRequest,
 }
 
@@ -194,7 +194,7 @@ pub(crate) struct StreamOptions {
 #[serde(deny_unknown_fields)]
 pub(crate) struct GuardRequest {
     /// Treatment of low-reward words. The default is set in the server's configuration.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) mode: Option<Mode>,
     /// Reward below which words are flagged; exclusive with `target_fpr`.
     #[schema(minimum = 0, maximum = 1)]
@@ -215,7 +215,7 @@ pub(crate) struct GuardRequest {
     pub(crate) thresholds: Option<ClassThresholds>,
     /// Treatment of words that stay flagged, in modes `flag` and `regenerate`. An answer that may
     /// be rewritten is sent when it is complete, also in a stream.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) on_exhausted: Option<OnExhausted>,
     /// Number of candidate answers to generate; the one with the highest mean reward is returned.
     #[schema(minimum = 1, maximum = 16)]
@@ -224,12 +224,12 @@ pub(crate) struct GuardRequest {
     /// Treatment of questions that no image can answer, and of short answers more likely wrong than
     /// right, in modes `flag`, `regenerate` and `block`. A short answer that may be withheld is
     /// sent when it is complete, also in a stream.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) on_unanswerable: Option<OnUnanswerable>,
     /// Includes the withheld answer in `guard.withheld` when the server abstains.
     pub(crate) show_withheld: Option<bool>,
     /// Rendering of flagged words in `guard.alt_text`.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) render: Option<RenderStyle>,
 }
 
@@ -322,7 +322,7 @@ fn describe(
         },
         Category::Eof | Category::Io => return not_json(inner),
     };
-    let path = cut(&error.path().to_string(), PATH_CHARS);
+    let path = truncate(&error.path().to_string(), PATH_CHARS);
     let path = match field {
         Some(field) if path == "." => excerpt(&field),
         Some(field) => format!("{path}.{}", excerpt(&field)),

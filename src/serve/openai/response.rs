@@ -38,7 +38,7 @@ pub struct Warning {
 
 impl Warning {
     /// Prefixes field and message with a part of the request, such as `items[3]`.
-    pub(crate) fn within(self, part: Option<&str>) -> Self {
+    pub(crate) fn with_prefix(self, part: Option<&str>) -> Self {
         let Some(part) = part else { return self };
         Self {
             param: format!("{part}.{}", self.param),
@@ -223,7 +223,7 @@ impl Usage {
 
 impl Logprobs {
     /// Converts generated tokens.
-    pub fn of(tokens: Vec<GeneratedToken>) -> Self {
+    pub fn from_tokens(tokens: Vec<GeneratedToken>) -> Self {
         Self {
             content: tokens.into_iter().map(TokenLogprob::from).collect(),
             refusal: None,

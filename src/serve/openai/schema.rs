@@ -133,7 +133,7 @@ pub(super) fn content() -> Schema {
 }
 
 /// Returns the schema of an unsupported field, which accepts only neutral values.
-pub(crate) fn refused() -> Schema {
+pub(crate) fn unsupported() -> Schema {
     let what = "Not supported: only `null`, `false` and empty values are accepted.";
     ObjectBuilder::new()
         .schema_type(SchemaType::AnyValue)

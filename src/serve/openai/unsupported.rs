@@ -16,48 +16,48 @@ pub(crate) struct UnsupportedField {
     /// Name of the field; with a trailing `*`, a prefix of names.
     pub(crate) name: &'static str,
     /// Neutral values in JSON, besides `null`.
-    taken: &'static [&'static str],
+    neutral_json: &'static [&'static str],
     /// `true` if `false`, `""`, `[]` and `{}` are neutral too.
     empty: bool,
     /// Advice for the error message; may be empty.
-    instead: &'static str,
+    advice: &'static str,
 }
 
 /// Declares a field of which only empty values are neutral.
-const fn any(name: &'static str, instead: &'static str) -> UnsupportedField {
+const fn field(name: &'static str, advice: &'static str) -> UnsupportedField {
     UnsupportedField {
         name,
-        taken: &[],
+        neutral_json: &[],
         empty: true,
-        instead,
+        advice,
     }
 }
 
 /// Declares a field of which these and empty values are neutral.
-const fn but(
+const fn field_unless(
     name: &'static str,
-    taken: &'static [&'static str],
-    instead: &'static str,
+    neutral_json: &'static [&'static str],
+    advice: &'static str,
 ) -> UnsupportedField {
     UnsupportedField {
         name,
-        taken,
+        neutral_json,
         empty: true,
-        instead,
+        advice,
     }
 }
 
 /// Declares a field of which only these values are neutral.
-const fn only(
+const fn field_unless_exactly(
     name: &'static str,
-    taken: &'static [&'static str],
-    instead: &'static str,
+    neutral_json: &'static [&'static str],
+    advice: &'static str,
 ) -> UnsupportedField {
     UnsupportedField {
         name,
-        taken,
+        neutral_json,
         empty: false,
-        instead,
+        advice,
     }
 }
 
@@ -74,111 +74,111 @@ const GUARD: &str = "the extension is called guard";
 #[rustfmt::skip]
 pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     // Arguments of clients and other APIs.
-    any("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as guard, \
-                       belong at the top level of the request"),
-    any("options", TOP),
-    any("parameters", TOP),
-    any("sampling_params", TOP),
-    any("generation_config", TOP),
-    any("generationConfig", TOP),
-    any("system", "send a message of role system"),
-    any("images", "send image_url parts in messages"),
+    field("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as \
+                         guard, belong at the top level of the request"),
+    field("options", TOP),
+    field("parameters", TOP),
+    field("sampling_params", TOP),
+    field("generation_config", TOP),
+    field("generationConfig", TOP),
+    field("system", "send a message of role system"),
+    field("images", "send image_url parts in messages"),
     // Tools and other forms of answers.
-    any("tools", ""),
-    but("tool_choice", &["\"none\"", "\"auto\""], ""),
-    any("functions", ""),
-    but("function_call", &["\"none\"", "\"auto\""], ""),
-    any("audio", ""),
-    but("modalities", &["[\"text\"]"], TEXT),
-    but("response_format", &["{\"type\":\"text\"}"], TEXT),
-    only("web_search_options", &[], ""),
-    any("prediction", ""),
-    but("reasoning_effort", &["\"none\"", "\"minimal\""], "the model does not reason"),
-    any("reasoning", "the model does not reason"),
-    any("enable_thinking", "the model does not reason"),
-    but("verbosity", &["\"medium\""], "max_completion_tokens bounds an answer"),
-    any("suffix", ""),
-    any("echo", ""),
-    any("prompt_logprobs", "/v1/score has log-probabilities of given texts"),
-    any("return_token_ids", "logprobs lists tokens with their bytes"),
-    any("return_tokens_as_token_ids", "logprobs lists tokens with their bytes"),
-    only("skip_special_tokens", &["true"], ""),
-    any("include_stop_str_in_output", ""),
+    field("tools", ""),
+    field_unless("tool_choice", &["\"none\"", "\"auto\""], ""),
+    field("functions", ""),
+    field_unless("function_call", &["\"none\"", "\"auto\""], ""),
+    field("audio", ""),
+    field_unless("modalities", &["[\"text\"]"], TEXT),
+    field_unless("response_format", &["{\"type\":\"text\"}"], TEXT),
+    field_unless_exactly("web_search_options", &[], ""),
+    field("prediction", ""),
+    field_unless("reasoning_effort", &["\"none\"", "\"minimal\""], "the model does not reason"),
+    field("reasoning", "the model does not reason"),
+    field("enable_thinking", "the model does not reason"),
+    field_unless("verbosity", &["\"medium\""], "max_completion_tokens bounds an answer"),
+    field("suffix", ""),
+    field("echo", ""),
+    field("prompt_logprobs", "/v1/score has log-probabilities of given texts"),
+    field("return_token_ids", "logprobs lists tokens with their bytes"),
+    field("return_tokens_as_token_ids", "logprobs lists tokens with their bytes"),
+    field_unless_exactly("skip_special_tokens", &["true"], ""),
+    field("include_stop_str_in_output", ""),
     // Constrained decoding.
-    any("guided_json", TEXT),
-    any("guided_regex", TEXT),
-    any("guided_choice", TEXT),
-    any("guided_grammar", TEXT),
-    any("guided_*", TEXT),
-    any("structured_outputs", TEXT),
-    any("structural_tag", TEXT),
-    any("grammar", TEXT),
-    any("json_schema", TEXT),
-    any("regex", TEXT),
-    any("ebnf", TEXT),
-    any("format", TEXT),
+    field("guided_json", TEXT),
+    field("guided_regex", TEXT),
+    field("guided_choice", TEXT),
+    field("guided_grammar", TEXT),
+    field("guided_*", TEXT),
+    field("structured_outputs", TEXT),
+    field("structural_tag", TEXT),
+    field("grammar", TEXT),
+    field("json_schema", TEXT),
+    field("regex", TEXT),
+    field("ebnf", TEXT),
+    field("format", TEXT),
     // Prefill and other prompts.
-    any("continue_final_message", LAST),
-    only("add_generation_prompt", &["true"], LAST),
-    any("prefix", LAST),
-    any("prefill", LAST),
-    any("chat_template", TEMPLATE),
-    any("chat_template_kwargs", TEMPLATE),
-    any("documents", "put their text into a message"),
-    any("mm_processor_kwargs", ""),
-    any("truncate_prompt_tokens", ""),
+    field("continue_final_message", LAST),
+    field_unless_exactly("add_generation_prompt", &["true"], LAST),
+    field("prefix", LAST),
+    field("prefill", LAST),
+    field("chat_template", TEMPLATE),
+    field("chat_template_kwargs", TEMPLATE),
+    field("documents", "put their text into a message"),
+    field("mm_processor_kwargs", ""),
+    field("truncate_prompt_tokens", ""),
     // Adapters.
-    any("lora", "the field model names what is served"),
-    any("lora_path", "the field model names what is served"),
-    any("lora_request", "the field model names what is served"),
-    any("adapter", "the field model names what is served"),
-    any("adapter_id", "the field model names what is served"),
+    field("lora", "the field model names what is served"),
+    field("lora_path", "the field model names what is served"),
+    field("lora_request", "the field model names what is served"),
+    field("adapter", "the field model names what is served"),
+    field("adapter_id", "the field model names what is served"),
     // Penalties.
-    any("logit_bias", ""),
-    but("repetition_penalty", &["1"], PENALTY),
-    but("repeat_penalty", &["1"], PENALTY),
-    but("encoder_repetition_penalty", &["1"], PENALTY),
-    but("length_penalty", &["1"], ""),
-    but("no_repeat_ngram_size", &["0"], PENALTY),
-    but("dry_multiplier", &["0"], PENALTY),
-    any("bad_words", ""),
-    any("bad_words_ids", ""),
-    any("banned_tokens", ""),
-    any("logits_processors", ""),
+    field("logit_bias", ""),
+    field_unless("repetition_penalty", &["1"], PENALTY),
+    field_unless("repeat_penalty", &["1"], PENALTY),
+    field_unless("encoder_repetition_penalty", &["1"], PENALTY),
+    field_unless("length_penalty", &["1"], ""),
+    field_unless("no_repeat_ngram_size", &["0"], PENALTY),
+    field_unless("dry_multiplier", &["0"], PENALTY),
+    field("bad_words", ""),
+    field("bad_words_ids", ""),
+    field("banned_tokens", ""),
+    field("logits_processors", ""),
     // Sampling.
-    but("min_p", &["0"], SAMPLING),
-    but("typical_p", &["1", "0"], SAMPLING),
-    but("typ_p", &["1", "0"], SAMPLING),
-    but("tfs_z", &["1"], SAMPLING),
-    but("top_a", &["0"], SAMPLING),
-    but("top_n_sigma", &["0", "-1"], SAMPLING),
-    but("epsilon_cutoff", &["0"], SAMPLING),
-    but("eta_cutoff", &["0"], SAMPLING),
-    but("penalty_alpha", &["0"], SAMPLING),
-    but("xtc_probability", &["0"], SAMPLING),
-    but("dynatemp_range", &["0"], SAMPLING),
-    but("smoothing_factor", &["0"], SAMPLING),
-    but("mirostat", &["0"], SAMPLING),
-    but("mirostat_mode", &["0"], SAMPLING),
-    but("best_of", &["1"], "guard.candidates writes several answers and gives the best"),
-    any("use_beam_search", SAMPLING),
-    but("num_beams", &["1"], SAMPLING),
-    but("num_return_sequences", &["1"], "n is"),
+    field_unless("min_p", &["0"], SAMPLING),
+    field_unless("typical_p", &["1", "0"], SAMPLING),
+    field_unless("typ_p", &["1", "0"], SAMPLING),
+    field_unless("tfs_z", &["1"], SAMPLING),
+    field_unless("top_a", &["0"], SAMPLING),
+    field_unless("top_n_sigma", &["0", "-1"], SAMPLING),
+    field_unless("epsilon_cutoff", &["0"], SAMPLING),
+    field_unless("eta_cutoff", &["0"], SAMPLING),
+    field_unless("penalty_alpha", &["0"], SAMPLING),
+    field_unless("xtc_probability", &["0"], SAMPLING),
+    field_unless("dynatemp_range", &["0"], SAMPLING),
+    field_unless("smoothing_factor", &["0"], SAMPLING),
+    field_unless("mirostat", &["0"], SAMPLING),
+    field_unless("mirostat_mode", &["0"], SAMPLING),
+    field_unless("best_of", &["1"], "guard.candidates writes several answers and gives the best"),
+    field("use_beam_search", SAMPLING),
+    field_unless("num_beams", &["1"], SAMPLING),
+    field_unless("num_return_sequences", &["1"], "n is"),
     // End of an answer.
-    but("min_tokens", &["0"], ""),
-    but("min_new_tokens", &["0"], ""),
-    but("min_length", &["0"], ""),
-    any("ignore_eos", ""),
-    any("stop_token_ids", "stop takes strings"),
-    any("stop_sequences", "stop is"),
-    any("max_new_tokens", LENGTH),
-    any("max_output_tokens", LENGTH),
-    any("max_length", LENGTH),
-    but("n_predict", &["-1"], LENGTH),
+    field_unless("min_tokens", &["0"], ""),
+    field_unless("min_new_tokens", &["0"], ""),
+    field_unless("min_length", &["0"], ""),
+    field("ignore_eos", ""),
+    field("stop_token_ids", "stop takes strings"),
+    field("stop_sequences", "stop is"),
+    field("max_new_tokens", LENGTH),
+    field("max_output_tokens", LENGTH),
+    field("max_length", LENGTH),
+    field_unless("n_predict", &["-1"], LENGTH),
 ];
 
 /// Entry for misspellings of `guard`.
-const MISSPELT_GUARD: UnsupportedField = any("guard", GUARD);
+const MISSPELLED_GUARD: UnsupportedField = field("guard", GUARD);
 
 impl UnsupportedField {
     /// Returns the entry that covers a field name.
@@ -192,7 +192,7 @@ impl UnsupportedField {
         UNSUPPORTED
             .iter()
             .find(is)
-            .or_else(|| is_almost_guard(name).then_some(&MISSPELT_GUARD))
+            .or_else(|| is_almost_guard(name).then_some(&MISSPELLED_GUARD))
     }
 
     /// Returns all neutral values.
@@ -202,49 +202,52 @@ impl UnsupportedField {
         // A test checks that all of them parse.
         empty
             .chain(
-                self.taken
+                self.neutral_json
                     .iter()
                     .filter_map(|text| serde_json::from_str(text).ok()),
             )
             .collect()
     }
 
-    fn takes(&self, value: &Value) -> bool {
-        let same = |taken: Value| {
-            taken
+    fn accepts(&self, value: &Value) -> bool {
+        let same = |neutral_json: Value| {
+            neutral_json
                 .as_f64()
                 .zip(value.as_f64())
-                .map_or(&taken == value, |(a, b)| a == b)
+                .map_or(&neutral_json == value, |(a, b)| a == b)
         };
         (self.empty && is_empty(value)) || self.neutral().into_iter().any(same)
     }
 
-    fn refuse(&self, name: &str) -> ApiError {
+    fn error(&self, name: &str) -> ApiError {
         let name = excerpt(name);
-        let taken = if self.taken.is_empty() {
+        let neutral_json = if self.neutral_json.is_empty() {
             String::new()
         } else {
-            format!(" with another value than {}", self.taken.join(" or "))
+            format!(
+                " with another value than {}",
+                self.neutral_json.join(" or ")
+            )
         };
-        let instead = if self.instead.is_empty() {
+        let advice = if self.advice.is_empty() {
             String::new()
         } else {
-            format!("; {}", self.instead)
+            format!("; {}", self.advice)
         };
         ApiError::unsupported(
             name.as_str(),
-            format!("'{name}'{taken} is not supported by this server{instead}"),
+            format!("'{name}'{neutral_json} is not supported by this server{advice}"),
         )
     }
 
     /// Returns the description for the OpenAPI document.
     pub(crate) fn description(&self) -> String {
-        let instead = if self.instead.is_empty() {
+        let advice = if self.advice.is_empty() {
             String::new()
         } else {
-            format!(" ({})", self.instead)
+            format!(" ({})", self.advice)
         };
-        format!("Not supported{instead}: only neutral values are accepted.")
+        format!("Not supported{advice}: only neutral values are accepted.")
     }
 }
 
@@ -307,8 +310,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Screen<A> {
                 return seed.deserialize(name.into_deserializer()).map(Some);
             };
             let ShortValue(value) = self.map.next_value()?;
-            if self.refused.is_none() && !value.is_some_and(|value| field.takes(&value)) {
-                self.refused = Some(field.refuse(&name));
+            if self.refused.is_none() && !value.is_some_and(|value| field.accepts(&value)) {
+                self.refused = Some(field.error(&name));
             }
         }
         Ok(None)
@@ -324,46 +327,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_ask_for_nothing_are_json_and_taken() {
+    fn neutral_values_parse_and_are_accepted() {
         for field in UNSUPPORTED {
             assert_eq!(
                 field.neutral().len(),
-                if field.empty { 5 } else { 1 } + field.taken.len(),
+                if field.empty { 5 } else { 1 } + field.neutral_json.len(),
                 "{}",
                 field.name
             );
             assert!(
-                field.neutral().iter().all(|value| field.takes(value)),
+                field.neutral().iter().all(|value| field.accepts(value)),
                 "{}",
                 field.name
             );
             assert!(
-                !field.takes(&json!("something"))
-                    && !field.takes(&json!(7))
-                    && !field.takes(&json!([[]])),
+                !field.accepts(&json!("something"))
+                    && !field.accepts(&json!(7))
+                    && !field.accepts(&json!([[]])),
                 "{}",
                 field.name
             );
         }
-        let takes = |name: &str, value: Value| UnsupportedField::find(name).unwrap().takes(&value);
+        let accepts =
+            |name: &str, value: Value| UnsupportedField::find(name).unwrap().accepts(&value);
         assert!(
-            takes("repetition_penalty", json!(1))
-                && takes("repetition_penalty", json!(1.0))
-                && !takes("repetition_penalty", json!(1.1))
+            accepts("repetition_penalty", json!(1))
+                && accepts("repetition_penalty", json!(1.0))
+                && !accepts("repetition_penalty", json!(1.1))
         );
         assert!(
-            takes("response_format", json!({"type": "text"}))
-                && !takes("response_format", json!({"type": "text", "x": 1}))
+            accepts("response_format", json!({"type": "text"}))
+                && !accepts("response_format", json!({"type": "text", "x": 1}))
         );
         assert!(
-            takes("add_generation_prompt", json!(true))
-                && !takes("add_generation_prompt", json!(false))
+            accepts("add_generation_prompt", json!(true))
+                && !accepts("add_generation_prompt", json!(false))
         );
-        assert!(!takes("web_search_options", json!({})));
+        assert!(!accepts("web_search_options", json!({})));
     }
 
     #[test]
-    fn misspelt_guards_are_found_and_other_names_are_not() {
+    fn misspellings_of_guard_are_detected() {
         for name in [
             "Guard",
             "GUARD",

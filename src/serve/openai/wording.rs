@@ -44,18 +44,26 @@ pub(super) fn mistake(message: &str) -> InputMistake {
         .rsplit_once(", expected ")
         .or_else(|| Some((message.strip_suffix(", there are no fields")?, "")))
     else {
-        return wrong("invalid_value", other(message).into_owned());
+        return wrong("invalid_value", translate_other(message).into_owned());
     };
     if let Some(found) = found.strip_prefix("invalid type: ") {
         return wrong(
             "invalid_type",
-            format!("must be {}, not {}", wanted(expected), given(found)),
+            format!(
+                "must be {}, not {}",
+                expected_type(expected),
+                describe_value(found)
+            ),
         );
     }
     if let Some(found) = found.strip_prefix("invalid value: ") {
         return wrong(
             "invalid_value",
-            format!("must be {}, not {}", wanted(expected), given(found)),
+            format!(
+                "must be {}, not {}",
+                expected_type(expected),
+                describe_value(found)
+            ),
         );
     }
     let names = || {
@@ -95,7 +103,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
 }
 
 /// Translates messages without an expectation.
-fn other(message: &str) -> Cow<'_, str> {
+fn translate_other(message: &str) -> Cow<'_, str> {
     const WORDS: &[(&str, &str)] = &[
         (
             "invalid digit found in string",
@@ -121,7 +129,7 @@ fn other(message: &str) -> Cow<'_, str> {
 }
 
 /// Translates serde's expected type; custom visitors already use the API's terms.
-fn wanted(expected: &str) -> Cow<'_, str> {
+fn expected_type(expected: &str) -> Cow<'_, str> {
     match expected {
         "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".into(),
         "u8" | "u16" | "u32" | "u64" | "usize" => "an integer of at least 0".into(),
@@ -139,7 +147,7 @@ fn wanted(expected: &str) -> Cow<'_, str> {
 }
 
 /// Describes the given value briefly.
-fn given(found: &str) -> String {
+fn describe_value(found: &str) -> String {
     let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
     match kind {
         "null" | "unit" | "Option" => "null".to_owned(),
@@ -181,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_in_the_apis_words_and_short() {
+    fn messages_use_the_apis_terms_and_are_short() {
         let long = format!("{:?}", "x, expected y ".repeat(100_000));
         let long_field = format!("unknown field `{}`, expected `mode`", "k".repeat(100_000));
         for (theirs, code, ours) in [
@@ -274,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_urls_are_named() {
+    fn query_errors_name_the_parameter() {
         for (theirs, param, ours) in [
             (
                 "Failed to deserialize query string: limit: invalid digit found in string",

@@ -21,8 +21,8 @@ use crate::{
         error::ApiError,
         openai::{
             check::{ServedCapabilities, cache_salt, guard_params},
-            content::{ImageUrlLimits, RequestImage, flatten, picture},
-            lenient::{BoundedList, FieldRequest, Object, word},
+            content::{ImageUrlLimits, RequestImage, flatten, parse_image_url},
+            lenient::{BoundedList, FieldRequest, Object, variant},
             request::{ChatMessage, GuardRequest, ImageField, ImageUrl, MESSAGES},
             schema,
         },
@@ -44,7 +44,7 @@ pub(crate) struct ScoreRequest<'a> {
     #[schema(min_length = 1, max_length = 256)]
     cache_salt: Option<String>,
     /// Author of the texts.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default, deserialize_with = "variant")]
     author: Option<Author>,
     /// Guard settings for all items; only the modes `score` and `flag` are supported.
     #[schema(value_type = Option<GuardRequest>)]
@@ -98,7 +98,7 @@ struct Item<'a> {
     #[schema(required, nullable = false, min_length = 1)]
     response: Option<String>,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     guard: FieldRequest,
 }
 
@@ -139,24 +139,24 @@ pub(super) struct ScoreItem {
 impl ScoreItem {
     /// Adds the item to an error.
     pub(super) fn refuse(&self, error: ApiError) -> ApiError {
-        error.within(self.path.as_deref())
+        error.with_prefix(self.path.as_deref())
     }
 }
 
-/// Validates a request; `of_others` is the calibration for texts of other authors.
+/// Validates a request; `other_calibration` is the calibration for texts of other authors.
 ///
 /// # Errors
 /// 404 for another model, otherwise 400 naming the item and the field.
 pub(super) fn check(
     request: ScoreRequest<'_>,
     served: ServedCapabilities<'_>,
-    of_others: Option<&Calibration>,
+    other_calibration: Option<&Calibration>,
 ) -> Result<ScoreJob, ApiError> {
     served.check_model(request.model.as_deref())?;
     let author = request.author.unwrap_or_default();
     let cache_salt = cache_salt(request.cache_salt)?;
     let Object(mut guard) = request.guard.unwrap_or_default();
-    guard.mode = Some(mode(guard.mode, served.guard.mode)?);
+    guard.mode = Some(scoring_mode(guard.mode, served.guard.mode)?);
     if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
         return Err(ApiError::unsupported(
             "guard.on_exhausted",
@@ -170,7 +170,7 @@ pub(super) fn check(
             "'guard.candidates': scoring generates no answers to choose from",
         ));
     }
-    let withholds = [
+    let unsupported = [
         (
             "guard.on_unanswerable",
             guard
@@ -179,7 +179,7 @@ pub(super) fn check(
         ),
         ("guard.show_withheld", guard.show_withheld == Some(true)),
     ];
-    if let Some((field, _)) = withholds.into_iter().find(|(_, is_asked)| *is_asked) {
+    if let Some((field, _)) = unsupported.into_iter().find(|(_, is_set)| *is_set) {
         return Err(ApiError::unsupported(
             field,
             format!("'{field}': scoring never withholds the text"),
@@ -191,7 +191,7 @@ pub(super) fn check(
         if author == Author::Model {
             served.calibration
         } else {
-            of_others
+            other_calibration
         },
     )?;
     let alone = Item {
@@ -203,9 +203,9 @@ pub(super) fn check(
     };
     let items = match request.items {
         None => vec![(None, alone)],
-        Some(BoundedList(items)) => listed(items, &alone, served.config.score.max_items)?,
+        Some(BoundedList(items)) => read_list(items, &alone, served.config.score.max_items)?,
     };
-    let limits = ImageUrlLimits::of(served.config);
+    let limits = ImageUrlLimits::new(served.config);
     let questions: Vec<ScoreItem> = items
         .into_iter()
         .map(|(path, item)| question(item, limits, path))
@@ -214,7 +214,7 @@ pub(super) fn check(
         q.response.len()
             + q.messages
                 .iter()
-                .map(|turn| turn.content.len())
+                .map(|message| message.content.len())
                 .sum::<usize>()
     };
     if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
@@ -231,7 +231,7 @@ pub(super) fn check(
 }
 
 /// Returns the guard mode: a given text can be scored and flagged, not repaired.
-fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
+fn scoring_mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
     match asked {
         Some(mode @ (Mode::Score | Mode::Flag)) => Ok(mode),
         Some(_) => Err(ApiError::unsupported(
@@ -244,16 +244,16 @@ fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
 }
 
 /// Returns the items of a list with their prefixes for errors.
-fn listed<'a>(
+fn read_list<'a>(
     items: Vec<Object<Item<'a>>>,
-    beside: &Item<'_>,
+    top_level: &Item<'_>,
     most: usize,
 ) -> Result<Vec<(Option<String>, Item<'a>)>, ApiError> {
     let fields = [
-        ("image_url", beside.image_url.is_some()),
-        ("messages", beside.messages.is_some()),
-        ("prompt", beside.prompt.is_some()),
-        ("response", beside.response.is_some()),
+        ("image_url", top_level.image_url.is_some()),
+        ("messages", top_level.messages.is_some()),
+        ("prompt", top_level.prompt.is_some()),
+        ("response", top_level.response.is_some()),
     ];
     if let Some((field, _)) = fields.into_iter().find(|(_, given)| *given) {
         return Err(ApiError::param(
@@ -292,7 +292,7 @@ fn question(
             image,
             response,
         }),
-        Err(error) => Err(error.within(path.as_deref())),
+        Err(error) => Err(error.with_prefix(path.as_deref())),
     }
 }
 
@@ -343,7 +343,7 @@ fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
             Ok((
                 vec![message],
                 "image_url".to_owned(),
-                picture(&url, "image_url".to_owned(), limits)?,
+                parse_image_url(&url, "image_url".to_owned(), limits)?,
                 response,
             ))
         }

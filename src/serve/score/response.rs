@@ -70,7 +70,7 @@ pub(super) struct TokenScore {
 /// Returns the tokens at the consecutive byte `ranges` of `text` with their scores.
 pub(super) fn token_scores(
     text: &str,
-    places: &[Range<usize>],
+    ranges: &[Range<usize>],
     scored: &TextRewards,
 ) -> Vec<TokenScore> {
     // Number of code points that start before a byte.
@@ -84,12 +84,12 @@ pub(super) fn token_scores(
         begun
     };
     let numbers = scored.rewards.iter().zip(&scored.log_probabilities);
-    let token = |(place, (&reward, &logprob)): (&Range<usize>, (&f32, &f32))| {
-        let bytes = &text.as_bytes()[place.clone()];
+    let token = |(range, (&reward, &logprob)): (&Range<usize>, (&f32, &f32))| {
+        let bytes = &text.as_bytes()[range.clone()];
         // A token that starts inside a code point contributes to that one.
-        let start = begun_before(place.start)
+        let start = begun_before(range.start)
             - usize::from(bytes.first().is_some_and(|&b| is_continuation(b)));
-        let end = begun_before(place.end);
+        let end = begun_before(range.end);
         let token = String::from_utf8_lossy(bytes).into_owned();
         let logprob = logprob.max(-9999.0);
         TokenScore {
@@ -99,11 +99,11 @@ pub(super) fn token_scores(
             logprob,
             start,
             end,
-            byte_start: place.start,
-            byte_end: place.end,
+            byte_start: range.start,
+            byte_end: range.end,
         }
     };
-    places.iter().zip(numbers).map(token).collect()
+    ranges.iter().zip(numbers).map(token).collect()
 }
 
 /// Returns `true` for a UTF-8 continuation byte.
@@ -117,25 +117,25 @@ mod tests {
 
     use super::*;
 
-    fn cut(text: &str, ends: &[usize]) -> Vec<TokenScore> {
+    fn truncate(text: &str, ends: &[usize]) -> Vec<TokenScore> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
-        let places: Vec<_> = starts.zip(ends).map(|(start, &end)| start..end).collect();
+        let ranges: Vec<_> = starts.zip(ends).map(|(start, &end)| start..end).collect();
         let scored = TextRewards {
-            rewards: vec![0.5; places.len()],
-            log_probabilities: vec![f32::NEG_INFINITY; places.len()],
+            rewards: vec![0.5; ranges.len()],
+            log_probabilities: vec![f32::NEG_INFINITY; ranges.len()],
         };
-        token_scores(text, &places, &scored)
+        token_scores(text, &ranges, &scored)
     }
 
     #[test]
-    fn tokens_inside_a_character_name_it() {
-        let tokens = cut("é🐕x", &[1, 3, 4, 6, 7]);
-        let places: Vec<_> = tokens
+    fn a_token_inside_a_character_covers_it() {
+        let tokens = truncate("é🐕x", &[1, 3, 4, 6, 7]);
+        let ranges: Vec<_> = tokens
             .iter()
             .map(|t| (t.start, t.end, t.byte_start, t.byte_end))
             .collect();
         assert_eq!(
-            places,
+            ranges,
             [
                 (0, 1, 0, 1),
                 (0, 2, 1, 3),
@@ -152,13 +152,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn code_points_are_those_that_the_bytes_touch(text in "\\PC{1,12}",
+        fn code_point_ranges_cover_the_bytes(text in "\\PC{1,12}",
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6)) {
             let mut ends: Vec<usize> = cuts.iter().map(|c| 1 + c.index(text.len()))
                 .chain([text.len()]).collect();
             ends.sort_unstable();
             ends.dedup();
-            for t in cut(&text, &ends) {
+            for t in truncate(&text, &ends) {
                 let touched = text.char_indices().map(|(at, c)| at < t.byte_end
                     && t.byte_start < at + c.len_utf8());
                 let expected: Vec<usize> = touched.enumerate()

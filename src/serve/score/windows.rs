@@ -28,7 +28,7 @@ pub(super) struct ScoreWindows {
     pub(super) windows: Vec<ScoreWindow>,
     /// Byte range of each token in the response; the first token of a window also covers the
     /// whitespace before it, which the model does not see.
-    pub(super) places: Vec<Range<usize>>,
+    pub(super) ranges: Vec<Range<usize>>,
 }
 
 /// Reasons why a response cannot be scored.
@@ -65,7 +65,7 @@ pub(super) struct ResponseTokenizer<'a> {
     /// Most response tokens of one window.
     pub(super) room: usize,
     /// Most tokens of a response.
-    pub(super) most: usize,
+    pub(super) max_tokens: usize,
 }
 
 impl ResponseTokenizer<'_> {
@@ -75,7 +75,7 @@ impl ResponseTokenizer<'_> {
         if whole.first.len() <= self.room {
             return Ok(self.join(&[whole]));
         }
-        if whole.first.len() > self.most {
+        if whole.first.len() > self.max_tokens {
             return Err(Refusal::TooLong(whole.first.len()));
         }
         if self.room < LEAST_ROOM {
@@ -156,7 +156,7 @@ impl ResponseTokenizer<'_> {
     }
 
     fn join(&self, units: &[Unit]) -> ScoreWindows {
-        let (mut windows, mut places) = (Vec::new(), Vec::new());
+        let (mut windows, mut ranges) = (Vec::new(), Vec::new());
         let mut next = 0;
         while next < units.len() {
             let (mut end, mut total) = (next + 1, units[next].len());
@@ -187,20 +187,26 @@ impl ResponseTokenizer<'_> {
                 window.response.extend(tokens);
                 if i >= next {
                     window.scored += tokens.len();
-                    self.place(tokens, lead, unit.bytes.start, &mut places);
+                    self.push_ranges(tokens, lead, unit.bytes.start, &mut ranges);
                 }
             }
             windows.push(window);
             next = end;
         }
-        ScoreWindows { windows, places }
+        ScoreWindows { windows, ranges }
     }
 
-    fn place(&self, tokens: &[u32], lead: usize, start: usize, places: &mut Vec<Range<usize>>) {
+    fn push_ranges(
+        &self,
+        tokens: &[u32],
+        lead: usize,
+        start: usize,
+        ranges: &mut Vec<Range<usize>>,
+    ) {
         let (mut start, mut end) = (start, start + lead);
         for &id in tokens {
             end += self.tokenizer.bytes(id).len();
-            places.push(start..end);
+            ranges.push(start..end);
             start = end;
         }
     }
@@ -232,7 +238,7 @@ mod tests {
     use crate::bundle::Bundle;
 
     #[test]
-    fn sentences_have_the_white_space_before_them() {
+    fn sentences_include_leading_whitespace() {
         let text = " A dog runs.  It is 3.5 m long!\n\n- a cat\n ";
         let cut: Vec<&str> = sentences(text)
             .into_iter()
@@ -249,7 +255,7 @@ mod tests {
         Bundle::vocabulary_of("candor-mini").unwrap().tokenizer
     }
 
-    /// The text of tokens.
+    /// Decodes tokens.
     fn spelled(tokenizer: &TextTokenizer, tokens: &[u32]) -> String {
         String::from_utf8(
             tokens
@@ -261,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn every_sentence_sees_as_many_before_it_as_fit() {
+    fn windows_include_as_many_earlier_sentences_as_fit() {
         let tokenizer = embedded();
         let writer = ResponseTokenizer {
             tokenizer: &tokenizer,
             casing: Casing::Sentence,
             room: 16,
-            most: 100,
+            max_tokens: 100,
         };
         let text = "A dog runs. It is Brown and white.\nTwo men sit on a bench. They smile. A red \
                     car is parked behind the house.";
@@ -307,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn windows_fit_and_score_every_byte_once(
+        fn windows_fit_and_cover_every_byte_once(
             pieces in proptest::collection::vec("([a-zA-Zé]{1,9}|[a-z]{20,70}|[.!?]|[ \
                                                  \n]{1,3}|犬|\\PC)", 1..60), room in 16usize..60,
         ) {
@@ -315,21 +321,21 @@ mod tests {
             prop_assume!(!response.trim().is_empty());
             let tokenizer = embedded();
             let found = ResponseTokenizer { tokenizer: &tokenizer, casing: Casing::Sentence, room,
-                most: 10_000 }.windows(&response).unwrap();
+                max_tokens: 10_000 }.windows(&response).unwrap();
             let mut at = 0;
-            for place in &found.places {
-                prop_assert_eq!(place.start, at);
-                prop_assert!(place.end > at);
-                at = place.end;
+            for range in &found.ranges {
+                prop_assert_eq!(range.start, at);
+                prop_assert!(range.end > at);
+                at = range.end;
             }
             prop_assert_eq!(at, response.len());
             prop_assert_eq!(found.windows.iter().map(|w| w.scored).sum::<usize>(),
-                found.places.len());
+                found.ranges.len());
             for window in &found.windows {
                 prop_assert!(0 < window.scored && window.scored <= window.response.len()
                     && window.response.len() <= room);
             }
-            prop_assert!(found.windows.len() <= 2 + 3 * PART * found.places.len() / room);
+            prop_assert!(found.windows.len() <= 2 + 3 * PART * found.ranges.len() / room);
             let whole = tokenizer.encode_text(&Casing::Sentence.apply(response.trim_start()))
                 .unwrap();
             prop_assert!(whole.len() > room || found.windows.len() == 1);

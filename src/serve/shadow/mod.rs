@@ -59,7 +59,7 @@ impl Account {
 /// A user's request and the served version's answer.
 struct Sample {
     served: Arc<ServedVersion>,
-    asked: ShadowQuestion,
+    question: ShadowQuestion,
     answer: String,
 }
 
@@ -80,23 +80,23 @@ pub(crate) struct ShadowRequest {
     served: Arc<ServedVersion>,
     samples: mpsc::Sender<Sample>,
     account: Arc<Account>,
-    asked: ShadowQuestion,
+    question: ShadowQuestion,
 }
 
 impl ShadowRequest {
     /// Queues the answer for comparison, or drops it if too many wait.
-    pub(crate) fn answered(self, answer: &str) {
+    pub(crate) fn submit_answer(self, answer: &str) {
         let Self {
             app,
             served,
             samples,
             account,
-            asked,
+            question,
         } = self;
         if samples
             .try_send(Sample {
                 served,
-                asked,
+                question,
                 answer: answer.to_owned(),
             })
             .is_err()
@@ -134,11 +134,11 @@ impl Shadowing {
 
     /// Samples a request with the shadow's share as probability; `question` is only evaluated if it
     /// is sampled.
-    pub(crate) fn draw(
+    pub(crate) fn sample(
         &self,
         app: &Arc<App>,
         served: &Arc<ServedVersion>,
-        asked: impl FnOnce() -> ShadowQuestion,
+        question: impl FnOnce() -> ShadowQuestion,
     ) -> Option<ShadowRequest> {
         let active = self.active();
         let active = active
@@ -150,7 +150,7 @@ impl Shadowing {
             served: Arc::clone(served),
             samples,
             account,
-            asked: asked(),
+            question: question(),
         })
     }
 
@@ -206,7 +206,7 @@ async fn run(
     );
     account.totals().progress = ShadowProgress::Comparing;
     while let Some(sample) = waiting.recv().await {
-        quiet(&app).await;
+        wait_until_idle(&app).await;
         let served = Arc::clone(&sample.served.version);
         match compare(&app, &candidate, sample).await {
             Ok(compared) => {
@@ -228,7 +228,7 @@ async fn run(
 }
 
 /// Gives users priority: waits, up to a limit, until the served engine is idle.
-async fn quiet(app: &App) {
+async fn wait_until_idle(app: &App) {
     let until = Instant::now() + PATIENCE;
     while !app.served().engine.health().idle && Instant::now() < until {
         sleep(Duration::from_millis(10)).await;

@@ -101,18 +101,18 @@ struct ByScorer {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Sum {
-    of: f64,
+    total: f64,
     count: u64,
 }
 
 impl Sum {
     fn add(&mut self, value: f64) {
-        self.of += value;
+        self.total += value;
         self.count += 1;
     }
 
     fn mean(self) -> Option<f64> {
-        (self.count > 0).then(|| self.of / self.count as f64)
+        (self.count > 0).then(|| self.total / self.count as f64)
     }
 }
 
@@ -169,14 +169,14 @@ impl ShadowTotals {
     }
 
     pub(super) fn comparison(&self, shadow: &ShadowVersion, dropped: u64) -> Comparison {
-        let by = |sums: &PerVersion<Sum>| ByScorer {
+        let means_by_scorer = |sums: &PerVersion<Sum>| ByScorer {
             served: sums[SERVED].mean(),
             candidate: sums[CANDIDATE].mean(),
         };
         let answers = |who: usize| Answers {
             words: self.words[who].mean(),
-            reward: by(&self.reward[who]),
-            flagged_spans: by(&self.flagged[who]),
+            reward: means_by_scorer(&self.reward[who]),
+            flagged_spans: means_by_scorer(&self.flagged[who]),
         };
         Comparison {
             id: shadow.id.clone(),
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_are_of_one_pair_of_versions() {
+    fn totals_restart_with_another_served_version() {
         let judged = |reward, flagged| Some(ShadowScore { reward, flagged });
         let one = ComparedAnswers {
             equal: true,

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_is_served_and_nothing_is_loaded_from_elsewhere() {
+    fn every_file_is_served_and_loads_no_other_host() {
         let there = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/ui")).unwrap();
         let there: BTreeSet<_> = there
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
