@@ -130,12 +130,12 @@ async fn current_models(app: &App) -> Result<Json<Models>, ApiError> {
 
 /// Lists all versions, the one served, and the state of the shadow.
 #[utoipa::path(get, path = "/admin/models", tag = "admin", responses(
-    (status = 200, description = "The registry.", body = Models),
-    (status = 401, description = "The request lacks the administrator's key.", body = ErrorBody),
-    (status = 404, description = "Administration is off, or there is no \
+    (status = 200, description = "Versions and state of the registry.", body = Models),
+    (status = 401, description = "The administrator's key is missing or wrong.", body = ErrorBody),
+    (status = 404, description = "Administration is disabled, or there is no \
                                   registry.", body = ErrorBody),
-    (status = 500, description = "The registry cannot be read; the log says \
-                                  why.", body = ErrorBody),
+    (status = 500, description = "The registry cannot be read; the log has the \
+                                  reason.", body = ErrorBody),
 ))]
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
     current_models(&app).await
@@ -147,22 +147,22 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, 
 /// requests stay with their version.
 #[utoipa::path(post, path = "/admin/models/{id}/promote", tag = "admin",
     request_body = Option<Promotion>,
-    params(("id" = String, Path, description = "The version, or the beginning of its id.")),
+    params(("id" = String, Path, description = "Id of the version, or a unique prefix.")),
     responses(
-        (status = 200, description = "It is served, or tried beside.", body = Models),
-        (status = 400, description = "The body is wrong.", body = ErrorBody),
-        (status = 401, description = "The request lacks the administrator's \
-                                      key.", body = ErrorBody),
-        (status = 404, description = "There is no such version, or administration is \
-                                      off.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the configuration \
-                                      allows.", body = ErrorBody),
+        (status = 200, description = "The version is served, or runs as the \
+                                      shadow.", body = Models),
+        (status = 400, description = "The body is invalid.", body = ErrorBody),
+        (status = 401, description = "The administrator's key is missing or \
+                                      wrong.", body = ErrorBody),
+        (status = 404, description = "Unknown version, or administration is \
+                                      disabled.", body = ErrorBody),
+        (status = 408, description = "The body arrived too late or too slowly.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
         (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-        (status = 422, description = "It cannot be served; the message says why. What was served \
-                                      stays.", body = ErrorBody),
-        (status = 500, description = "The registry cannot be written; the log says \
-                                      why.", body = ErrorBody),
+        (status = 422, description = "The version cannot be served; the message has the reason. \
+                                      The served version stays.", body = ErrorBody),
+        (status = 500, description = "The registry cannot be written; the log has the \
+                                      reason.", body = ErrorBody),
     ))]
 pub(super) async fn promote(
     State(app): State<Arc<App>>,
@@ -209,20 +209,19 @@ async fn serve(
 ///
 /// Responds when that version is served.
 #[utoipa::path(post, path = "/admin/models/{id}/rollback", tag = "admin",
-    params(("id" = String, Path, description = "The version to leave, or the beginning of its \
-                                                id.")),
+    params(("id" = String, Path, description = "Id of the promoted version, or a unique prefix.")),
     responses(
-        (status = 200, description = "The one before it is served.", body = Models),
-        (status = 401, description = "The request lacks the administrator's \
-                                      key.", body = ErrorBody),
-        (status = 404, description = "There is no such version, or administration is \
-                                      off.", body = ErrorBody),
+        (status = 200, description = "The previous version is served.", body = Models),
+        (status = 401, description = "The administrator's key is missing or \
+                                      wrong.", body = ErrorBody),
+        (status = 404, description = "Unknown version, or administration is \
+                                      disabled.", body = ErrorBody),
         (status = 409, description = "Another version is promoted; the message names \
                                       it.", body = ErrorBody),
-        (status = 422, description = "The one before it cannot be served; the message says why. \
-                                      Nothing has changed.", body = ErrorBody),
-        (status = 500, description = "The registry cannot be written; the log says \
-                                      why.", body = ErrorBody),
+        (status = 422, description = "The previous version cannot be served; the message has \
+                                      the reason. Nothing has changed.", body = ErrorBody),
+        (status = 500, description = "The registry cannot be written; the log has the \
+                                      reason.", body = ErrorBody),
     ))]
 pub(super) async fn rollback(
     State(app): State<Arc<App>>,

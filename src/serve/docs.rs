@@ -9,7 +9,7 @@ use super::{app::App, openapi::document};
 
 /// Returns this API description as OpenAPI 3.1.
 #[utoipa::path(get, path = "/openapi.json", tag = "documentation",
-    responses((status = 200, description = "The description.", body = Object)))]
+    responses((status = 200, description = "The OpenAPI document.", body = Object)))]
 pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Json<Value> {
     Json(document(&app))
 }

@@ -75,7 +75,7 @@ fn describe_model(served: &ServedVersion) -> Model<'_> {
 
 /// Lists the served model.
 #[utoipa::path(get, path = "/v1/models", tag = "models",
-    responses((status = 200, description = "The list.", body = List)))]
+    responses((status = 200, description = "The list of models.", body = List)))]
 pub(crate) async fn models(RequestContext { served, .. }: RequestContext) -> Response {
     Json(List {
         object: "list",
@@ -86,10 +86,10 @@ pub(crate) async fn models(RequestContext { served, .. }: RequestContext) -> Res
 
 /// Returns the served model.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "models",
-    params(("id" = String, Path, description = "Its name.")),
+    params(("id" = String, Path, description = "Name of the model.")),
     responses(
         (status = 200, description = "The model.", body = Model),
-        (status = 404, description = "It is not served here.", body = ErrorBody),
+        (status = 404, description = "The model is not served.", body = ErrorBody),
     ))]
 pub(crate) async fn model(
     RequestContext { served, .. }: RequestContext,
@@ -104,15 +104,16 @@ pub(crate) async fn model(
 
 /// Liveness probe: the process responds.
 #[utoipa::path(get, path = "/health/live", tag = "operation",
-    responses((status = 200, description = "It does.", body = Status)))]
+    responses((status = 200, description = "The process responds.", body = Status)))]
 pub(crate) async fn live() -> Response {
     Json(Status { status: "ok" }).into_response()
 }
 
 /// Readiness probe: the model is loaded and warmed up, and the engine makes progress.
 #[utoipa::path(get, path = "/health/ready", tag = "operation", responses(
-    (status = 200, description = "They are.", body = Readiness),
-    (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
+    (status = 200, description = "The server is ready.", body = Readiness),
+    (status = 503, description = "The server is not ready; the message has the \
+                                  reason.", body = ErrorBody),
 ))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     if let Some(why) = app.readiness_problem() {
@@ -131,8 +132,9 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiEr
 
 /// Readiness probe, the same as `/health/ready`, under the path that load balancers commonly use.
 #[utoipa::path(get, path = "/health", tag = "operation", responses(
-    (status = 200, description = "The server can serve.", body = Readiness),
-    (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
+    (status = 200, description = "The server is ready.", body = Readiness),
+    (status = 503, description = "The server is not ready; the message has the \
+                                  reason.", body = ErrorBody),
 ))]
 pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
     ready(app).await
@@ -143,7 +145,7 @@ pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
 /// They move to a listener of their own if `server.operations_listen` is set.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
-    (status = 500, description = "They could not be written.", body = ErrorBody),
+    (status = 500, description = "The metrics could not be encoded.", body = ErrorBody),
 ))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     if let Some(corrections) = &app.corrections {

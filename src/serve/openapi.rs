@@ -62,15 +62,15 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     ),
     components(schemas(ChatCompletion, ChatChunk, ScoreResponse, ErrorBody, ContentPart, ImageUrl)),
     tags(
-        (name = "chat", description = "Captions and answers"),
-        (name = "score", description = "Texts that others wrote"),
-        (name = "feedback", description = "Corrections"),
-        (name = "queue", description = "What annotators look at next, and how far they agree"),
-        (name = "models", description = "What is served"),
-        (name = "admin", description = "Which version is served"),
-        (name = "operation", description = "How it is doing"),
-        (name = "documentation", description = "This description"),
-        (name = "page", description = "A page for people"),
+        (name = "chat", description = "Captions, and answers to questions about images"),
+        (name = "score", description = "Scores of given texts"),
+        (name = "feedback", description = "Corrections and judgments of answers"),
+        (name = "queue", description = "Annotation queue, and agreement between annotators"),
+        (name = "models", description = "The served model and the request's key"),
+        (name = "admin", description = "Model versions: promotion and rollback"),
+        (name = "operation", description = "Health probes and metrics"),
+        (name = "documentation", description = "API description"),
+        (name = "page", description = "Web pages"),
     )
 )]
 struct Api;
@@ -79,29 +79,25 @@ struct Api;
 const REFUSALS: &[(u16, &str)] = &[
     (
         400,
-        "The body is no JSON, or a field is missing, wrong, out of range or not supported; `param` \
-         names it.",
+        "The body is not valid JSON, or a field is missing, invalid, out of range or not \
+         supported; `param` names it.",
     ),
-    (
-        401,
-        "The server has keys, and the request has none of them.",
-    ),
+    (401, "The API key is missing or unknown."),
     (
         404,
-        "What is named is not here: the model, a completion, an item of the queue; or feedback is \
-         off.",
+        "The model, completion or queue item does not exist, or feedback is disabled.",
     ),
-    (408, "The body did not arrive in time."),
-    (413, "The body is larger than the configuration allows."),
+    (408, "The body arrived too late or too slowly."),
+    (413, "The body is too large."),
     (
         415,
-        "The body is not `application/json`, or compressed in a way that is not known.",
+        "The body is not `application/json`, or its compression is not supported.",
     ),
     (
         429,
-        "The server is at capacity, or the rate of the key is used up.",
+        "The server is at capacity, or a rate limit is reached.",
     ),
-    (500, "A fault of the server; its log has the details."),
+    (500, "Internal error; the server's log has the details."),
     (
         503,
         "The answer took too long, the scorer failed, or the server is shutting down.",
@@ -121,7 +117,7 @@ impl IntoResponses for ErrorResponses {
                 response = response.header(
                     "retry-after",
                     header(
-                        "Seconds after which it is worth trying again.",
+                        "Seconds to wait before retrying.",
                         type_schema(Type::Integer),
                     ),
                 );
@@ -140,7 +136,7 @@ impl IntoResponses for CompletionResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let events = ContentBuilder::new().schema(Some(events()));
         guarded_response(
-            "The answers. The headers are those of answers that are not streamed.",
+            "The completion. Streams lack the headers with the guard's results.",
             ResponseBuilder::new()
                 .content("application/json", schema_of::<ChatCompletion>())
                 .content("text/event-stream", events.build()),
@@ -170,28 +166,28 @@ fn guarded_response(
         .header(
             "x-candor-verdict",
             header(
-                "The worst verdict of all answers.",
+                "Worst verdict of all answers.",
                 Ref::from_schema_name(Verdict::name()),
             ),
         )
         .header(
             "x-candor-score",
             header(
-                "The lowest score of all answers, where one was scored.",
+                "Lowest score of all answers, if any was scored.",
                 type_schema(Type::Number),
             ),
         )
         .header(
             "x-candor-warnings",
             header(
-                "The number of `warnings`, where there are any; also of streams.",
+                "Number of `warnings`, if there are any; also on streams.",
                 type_schema(Type::Integer),
             ),
         )
         .header(
             "x-candor-flagged-spans",
             header(
-                "The number of flagged spans of all answers together.",
+                "Number of flagged spans in all answers.",
                 type_schema(Type::Integer),
             ),
         );
@@ -203,32 +199,32 @@ fn with_rate_headers(response: ResponseBuilder) -> ResponseBuilder {
     let headers = [
         (
             "x-ratelimit-limit-requests",
-            "Requests a minute, where they are limited.",
+            "Requests per minute, if limited.",
             Type::Integer,
         ),
         (
             "x-ratelimit-remaining-requests",
-            "How many of them are left.",
+            "Remaining amount.",
             Type::Integer,
         ),
         (
             "x-ratelimit-reset-requests",
-            "When all of them are there again, such as `20ms`, `1s` or `6m0s`.",
+            "Time until the full amount is available again, such as `20ms`, `1s` or `6m0s`.",
             Type::String,
         ),
         (
             "x-ratelimit-limit-tokens",
-            "Tokens a minute, where they are limited.",
+            "Tokens per minute, if limited.",
             Type::Integer,
         ),
         (
             "x-ratelimit-remaining-tokens",
-            "How many of them are left.",
+            "Remaining amount.",
             Type::Integer,
         ),
         (
             "x-ratelimit-reset-tokens",
-            "When all of them are there again.",
+            "Time until the full amount is available again.",
             Type::String,
         ),
     ];
@@ -254,9 +250,8 @@ fn events() -> Schema {
         .item(chunk);
     ObjectBuilder::new()
         .description(Some(
-            "With `stream`: server-sent events whose data are `ChatChunk` objects, and `[DONE]` at \
-             the end. \
-             An event of the name `error` carries an `ErrorBody` and ends the stream early.",
+            "With `stream`: server-sent events with `ChatChunk` objects as data, and `[DONE]` \
+             at the end. An event named `error` has an `ErrorBody` and ends the stream early.",
         ))
         .property("event", string())
         .property("data", data)
@@ -300,8 +295,8 @@ pub(super) fn document(app: &App) -> Value {
         }
     }
     document["components"]["securitySchemes"]["key"] = json!({ "type": "http", "scheme": "bearer",
-        "description": "An API key, where the server has any. What a key may do is said by its \
-                        scopes." });
+        "description": "API key, if the server requires one. Its scopes determine what it may \
+                        do." });
     let access = app.access();
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in operations.as_object_mut().into_iter().flatten() {
@@ -405,12 +400,12 @@ fn add_security(operation: &mut Value, needs: Permission, open: bool) {
     let refusals = [
         (
             "401",
-            "The server has keys, and the request has none of them.".to_owned(),
+            "The API key is missing or unknown.".to_owned(),
             needs != Permission::Open,
         ),
         (
             "403",
-            format!("The request's key lacks the scope {}.", names.join(" or ")),
+            format!("The key lacks the scope {}.", names.join(" or ")),
             !scopes.is_empty(),
         ),
         (
@@ -428,8 +423,8 @@ fn add_security(operation: &mut Value, needs: Permission, open: bool) {
         }
     }
     if needs != Permission::Open {
-        let after = json!({ "schema": { "type": "integer" }, "description": "Seconds after which \
-            it is worth trying again." });
+        let after = json!({ "schema": { "type": "integer" }, "description": "Seconds to wait \
+                                                                             before retrying." });
         responses["429"]["headers"]["retry-after"] = after;
     }
 }
@@ -438,7 +433,8 @@ fn add_security(operation: &mut Value, needs: Permission, open: bool) {
 fn add_request_id(operation: &mut Value) {
     let id = json!({ "type": "string" });
     let parameter = json!({ "name": "x-request-id", "in": "header", "required": false, "schema": id,
-        "description": "Comes back, and stands in the log; an odd one is replaced by a new one." });
+        "description": "Request id, returned in the response and logged; an unsafe id is \
+                        replaced." });
     match &mut operation["parameters"] {
         Value::Array(parameters) => parameters.push(parameter),
         none => *none = json!([parameter]),
@@ -449,7 +445,7 @@ fn add_request_id(operation: &mut Value) {
         .flat_map(|responses| responses.values_mut())
     {
         response["headers"]["x-request-id"] =
-            json!({ "required": true, "schema": id, "description": "The request's id." });
+            json!({ "required": true, "schema": id, "description": "Id of the request." });
     }
 }
 

@@ -79,12 +79,11 @@ struct QueueState {
 
 /// Returns the number of queued answers by state.
 #[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery), responses(
-    (status = 200, description = "By state.", body = QueueState),
-    (status = 400, description = "The annotator is no name.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "Numbers of items by state.", body = QueueState),
+    (status = 400, description = "The annotator's name is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn length(
     State(app): State<Arc<App>>,
@@ -116,10 +115,10 @@ pub(super) async fn length(
 /// expected to help training most. `POST /v1/feedback` with the same `completion_id`, `choice` and
 /// `annotator` closes the item.
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = QueueCaller, responses(
-    (status = 200, description = "The answer.", body = QueueItem),
-    (status = 204, description = "There is none for this annotator."),
+    (status = 200, description = "The leased answer.", body = QueueItem),
+    (status = 204, description = "No answer is available for this annotator."),
     ErrorResponses,
-    (status = 507, description = "No space is left.", body = ErrorBody),
+    (status = 507, description = "No disk space is left.", body = ErrorBody),
 ))]
 pub(super) async fn next(
     State(app): State<Arc<App>>,
@@ -139,9 +138,9 @@ pub(super) async fn next(
 
 /// Releases a leased answer, so that any annotator can get it.
 #[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue",
-    params(("id" = String, Path, description = "The item's `id`.")),
+    params(("id" = String, Path, description = "Id of the queue item.")),
     request_body = QueueCaller, responses(
-        (status = 204, description = "It is given back."),
+        (status = 204, description = "The lease is released."),
         ErrorResponses,
     ))]
 pub(super) async fn release(
@@ -158,9 +157,9 @@ pub(super) async fn release(
 ///
 /// It stays available to other annotators, until enough of them have skipped it.
 #[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue",
-    params(("id" = String, Path, description = "The item's `id`.")),
+    params(("id" = String, Path, description = "Id of the queue item.")),
     request_body = QueueCaller, responses(
-        (status = 204, description = "It is left."),
+        (status = 204, description = "The item is skipped."),
         ErrorResponses,
     ))]
 pub(super) async fn skip(
@@ -201,12 +200,11 @@ fn lease_not_found() -> ApiError {
 ///
 /// By annotator and by kind of error, with the guard's recall estimated from randomly drawn items.
 #[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
-    (status = 200, description = "The figures.", body = Agreement),
-    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "The agreement report.", body = Agreement),
+    (status = 400, description = "A parameter is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn agreement(
     State(app): State<Arc<App>>,

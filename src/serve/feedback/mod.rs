@@ -178,17 +178,17 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
 ///
 /// Stores a correction or a judgment and returns the record.
 #[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = Submission,
-    params(("idempotency-key" = Option<String>, Header, description = "A name for the request: \
-        sent again, it makes nothing new.", max_length = 255)),
+    params(("idempotency-key" = Option<String>, Header, description = "Unique key of the \
+          request; repeating a request with the same key returns its record.", max_length = 255)),
     responses(
         (status = 201, description = "The record.", body = Feedback,
-            headers(("idempotent-replayed" = bool, description = "There when an earlier request \
-                made the record."))),
+            headers(("idempotent-replayed" = bool, description = "Present if an earlier request \
+                                                                  created the record."))),
         ErrorResponses,
-        (status = 409, description = "Another request had the same idempotency \
-                                      key.", body = ErrorBody),
-        (status = 507, description = "No space is left; nothing that was acknowledged is \
-                                      lost.", body = ErrorBody),
+        (status = 409, description = "The idempotency key was used for a different \
+                                      request.", body = ErrorBody),
+        (status = 507, description = "No disk space is left; acknowledged records are not \
+                                      affected.", body = ErrorBody),
     ))]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
@@ -284,12 +284,11 @@ struct FeedbackList {
 
 /// Lists feedback, page by page.
 #[utoipa::path(get, path = "/v1/feedback", tag = "feedback", params(ListQuery), responses(
-    (status = 200, description = "A page.", body = FeedbackList),
-    (status = 400, description = "A parameter is wrong or out of range.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "A page of records.", body = FeedbackList),
+    (status = 400, description = "A parameter is invalid or out of range.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
@@ -317,13 +316,12 @@ pub(super) async fn list(
 
 /// Returns a feedback record.
 #[utoipa::path(get, path = "/v1/feedback/{id}", tag = "feedback",
-    params(("id" = String, Path, description = "Its id."), query::OneQuery), responses(
+    params(("id" = String, Path, description = "Id of the record."), query::OneQuery), responses(
     (status = 200, description = "The record.", body = Feedback),
-    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "There is none; or feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 400, description = "A parameter is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Unknown record, or feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
@@ -370,13 +368,12 @@ fn deleted(removed: RemovalCounts) -> Response {
 /// the annotation queue, the item is open again unless enough other annotators have judged it. The
 /// completion's receipt is kept as long as others.
 #[utoipa::path(delete, path = "/v1/feedback/{id}", tag = "feedback",
-    params(("id" = String, Path, description = "Its id.")), responses(
-    (status = 200, description = "It is removed.", body = Deleted),
-    (status = 400, description = "The id is none.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "There is none; or feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    params(("id" = String, Path, description = "Id of the record.")), responses(
+    (status = 200, description = "The record is deleted.", body = Deleted),
+    (status = 400, description = "The id is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Unknown record, or feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
@@ -397,12 +394,12 @@ pub(super) async fn remove(
 /// With `user`: all records and receipts of that user, and images that nothing else refers to. With
 /// `annotator`: the annotator's name; their records are kept without it unless `records` is true.
 #[utoipa::path(delete, path = "/v1/feedback", tag = "feedback", params(PersonQuery), responses(
-    (status = 200, description = "They are forgotten, if there was anything.", body = Deleted),
-    (status = 400, description = "Nobody is named, or a user and an annotator.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "The data is deleted, if there was any.", body = Deleted),
+    (status = 400, description = "Neither a user nor an annotator is named, or \
+                                  both.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn remove_user(
     State(app): State<Arc<App>>,
@@ -416,11 +413,10 @@ pub(super) async fn remove_user(
 /// Exports feedback as a file, oldest first.
 #[utoipa::path(get, path = "/v1/feedback/export", tag = "feedback", params(ExportQuery), responses(
     (status = 200, description = "The file.", body = String, content_type = "application/jsonl"),
-    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 400, description = "A parameter is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn export(
     State(app): State<Arc<App>>,

@@ -39,7 +39,7 @@ struct About<'a> {
 
 /// Returns public facts about this server: data retention, and whether a key is required.
 #[utoipa::path(get, path = "/ui/about.json", tag = "page",
-    responses((status = 200, description = "What the page says of this server.", body = About)))]
+    responses((status = 200, description = "Facts about this server.", body = About)))]
 pub(crate) async fn about(RequestContext { app, served, .. }: RequestContext) -> Response {
     let config = &app.config;
     let feedback = config.feedback.enabled();

@@ -105,12 +105,12 @@ pub(crate) async fn docs() -> Response {
 
 /// Static file of the web pages.
 #[utoipa::path(get, path = "/ui/{file}", tag = "page",
-    params(("file" = String, Path, description = "The file's name.")),
+    params(("file" = String, Path, description = "Name of the file.")),
     responses(
         (status = 200, description = "The file.",
             content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"),
                 (String = "image/jpeg"))),
-        (status = 404, description = "There is no such file.", body = ErrorBody),
+        (status = 404, description = "Unknown file.", body = ErrorBody),
     ))]
 pub(crate) async fn asset(
     Path(file): Path<String>,
