@@ -225,14 +225,14 @@ impl RunningBatch {
             };
             let shares: Vec<u64> = self.running.iter().map(share_of).collect();
             let first = ledger.next(self.shares().zip(shares.iter().copied()));
-            let most = first
+            let max_share = first
                 .and_then(|i| shares.get(i))
                 .copied()
                 .unwrap_or(u64::MAX);
             self.running
                 .iter_mut()
                 .zip(shares)
-                .for_each(|(s, share)| s.pauses = share > most);
+                .for_each(|(s, share)| s.pauses = share > max_share);
         }
         for s in &self.running {
             // Prompts were charged at admission.

@@ -121,7 +121,7 @@ fn a_reservation_counts_as_waiting_until_dropped() {
         max_waiting: 0,
         ..EngineConfig::default()
     });
-    let place = handle.reserve(&Share::default()).unwrap();
+    let reservation = handle.reserve(&Share::default()).unwrap();
     assert_eq!(handle.health().waiting, 1);
     assert!(matches!(
         handle.submit(request(1.0, &[5])),
@@ -131,7 +131,10 @@ fn a_reservation_counts_as_waiting_until_dropped() {
         prompt: Vec::new(),
         ..request(1.0, &[5])
     };
-    assert!(matches!(place.submit(bad), Err(EngineError::Invalid(_))));
+    assert!(matches!(
+        reservation.submit(bad),
+        Err(EngineError::Invalid(_))
+    ));
     collect_events(
         handle
             .reserve(&Share::default())

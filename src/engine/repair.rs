@@ -297,21 +297,20 @@ impl Repairs {
 
     /// Returns the tokens that may still be decoded for candidates.
     fn remaining_budget(&self) -> usize {
-        let kept = self
+        let own_tokens = self
             .point
             .as_ref()
             .and_then(|point| point.origin)
             .map_or(0, |origin| origin.0);
-        let kept = self
-            .original
-            .as_ref()
-            .map_or(kept, |original| kept.min(original.decode_steps()));
+        let own_tokens = self.original.as_ref().map_or(own_tokens, |original| {
+            own_tokens.min(original.decode_steps())
+        });
         let is_stating = self
             .point
             .as_ref()
             .is_none_or(|point| point.rung == LADDER.len());
         let held_back = if is_stating { 0 } else { self.statement_budget };
-        (self.budget + kept).saturating_sub(self.decoded + held_back)
+        (self.budget + own_tokens).saturating_sub(self.decoded + held_back)
     }
 
     /// Opens a repair point at the first flawed word, unless one is open. Returns `false` if no
@@ -473,7 +472,7 @@ impl Repairs {
         let (at, byte) = origin;
         // A candidate that ends at once decodes nothing, so the number of attempts is bounded too.
         let remaining = self.remaining_budget();
-        let most = self
+        let max_candidates = self
             .weights
             .candidates
             .min(self.free_slots.len())
@@ -512,7 +511,9 @@ impl Repairs {
             );
         }
         match rung.how {
-            CandidateStart::Sampled => openings.extend((0..most).map(|number| (None, number))),
+            CandidateStart::Sampled => {
+                openings.extend((0..max_candidates).map(|number| (None, number)))
+            }
             CandidateStart::NextBest => openings.extend(
                 alternatives
                     .likely
@@ -556,7 +557,7 @@ impl Repairs {
         }
         let mut begun = 0;
         for (opening, number) in openings {
-            if begun == most {
+            if begun == max_candidates {
                 break;
             }
             let was_tried = |id: u32| id == written.token.id || point.tried.contains(&(at, id));

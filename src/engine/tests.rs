@@ -1024,7 +1024,8 @@ proptest! {
             if let Some(received) = thread.join().unwrap() {
                 let expected = collect_events(alone.submit(request.clone()).unwrap());
                 prop_assert_eq!(&received, &expected);
-                let (reason, prompt_tokens, completion_tokens, report) = received.end.clone().unwrap();
+                let (reason, prompt_tokens, completion_tokens, report) =
+                    received.end.clone().unwrap();
                 prop_assert_eq!(completion_tokens, received.tokens.len());
                 prop_assert_eq!(report.is_some(), request.guard.mode != Mode::Off);
                 if let Some(report) = report {

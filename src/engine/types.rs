@@ -89,8 +89,8 @@ impl GuardParams {
 
     /// Applies the threshold measured for [`Self::target_fpr`] at the image's familiarity, if there
     /// is one.
-    pub fn about(mut self, photograph: Option<&Finisher>) -> Self {
-        let measured = photograph
+    pub fn with_image_threshold(mut self, finisher: Option<&Finisher>) -> Self {
+        let measured = finisher
             .zip(self.target_fpr)
             .and_then(|(finisher, target)| finisher.threshold_for_fpr(target.into()));
         self.thresholds.common = measured.unwrap_or(self.thresholds.common);

@@ -415,25 +415,29 @@ mod tests {
     #[test]
     fn a_key_is_identified_by_its_digest() {
         let access = access(&[("one", "secret-1", &[]), ("two", "secret-2", &[])], None);
-        let of = |headers: HeaderMap| {
+        let name_of = |headers: HeaderMap| {
             access
                 .admit(Permission::AnyKey, &headers)
                 .map(|caller| caller.unwrap().name.clone().unwrap())
         };
         assert_eq!(
             (
-                of(bearer("Bearer secret-1")),
-                of(bearer("bearer  secret-2"))
+                name_of(bearer("Bearer secret-1")),
+                name_of(bearer("bearer  secret-2"))
             ),
             (Ok("one".into()), Ok("two".into()))
         );
         for unknown in ["Bearer secret-3", "Bearer ", "Bearer secret-1 secret-2"] {
-            assert_eq!(of(bearer(unknown)), Err(Denied::Unknown), "{unknown}");
+            assert_eq!(name_of(bearer(unknown)), Err(Denied::Unknown), "{unknown}");
         }
         for malformed in ["Bearer", "Basic secret-1", "secret-1", ""] {
-            assert_eq!(of(bearer(malformed)), Err(Denied::Malformed), "{malformed}");
+            assert_eq!(
+                name_of(bearer(malformed)),
+                Err(Denied::Malformed),
+                "{malformed}"
+            );
         }
-        assert_eq!(of(HeaderMap::new()), Err(Denied::Missing));
+        assert_eq!(name_of(HeaderMap::new()), Err(Denied::Missing));
     }
 
     #[test]

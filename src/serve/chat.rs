@@ -314,7 +314,7 @@ pub(super) async fn begin(
         ..
     } = encode_counted(context, &file, &completion.image_field).await?;
     let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
-    let guard = completion.guard.about(finisher.as_deref());
+    let guard = completion.guard.with_image_threshold(finisher.as_deref());
     let (unfamiliar, gate) = abstention(served, guard, &completion.messages, evidence.as_ref());
     let unanswerable = completion.unanswerable.or(unfamiliar);
     // Receipts store log-probabilities, whether requested or not.

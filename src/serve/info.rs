@@ -27,7 +27,7 @@ struct Model<'a> {
     /// Creation time, Unix seconds.
     created: u64,
     /// Always `candor`.
-    with_owner: &'static str,
+    owned_by: &'static str,
     /// Version, as in `system_fingerprint` and the metrics.
     version: &'a str,
 }
@@ -68,7 +68,7 @@ fn describe_model(served: &ServedVersion) -> Model<'_> {
         id: &served.model,
         object: "model",
         created: served.bundle.config.created,
-        with_owner: "candor",
+        owned_by: "candor",
         version: &served.version,
     }
 }

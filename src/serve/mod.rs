@@ -196,7 +196,7 @@ impl Server {
         if let Some(corrections) = &app.corrections {
             corrections.close().await;
         }
-        tracing::info!(aborted, "stopped");
+        tracing::info!(given_up = aborted, "stopped");
     }
 }
 

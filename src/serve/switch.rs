@@ -68,7 +68,7 @@ impl PendingSwitch<'_> {
         let (version, previous) = (Arc::clone(&next.version), app.serve(next));
         tracing::info!(
             version = &*version,
-            previous = &*previous.version,
+            before = &*previous.version,
             "switched to another version"
         );
         app.metrics.models.swapped();

@@ -180,12 +180,12 @@ impl RequestLimits {
         };
         let permit = self.requests.take(share, 1);
         let permit = permit.map_err(|_| {
-            let most = self.max_concurrent;
+            let max_requests = self.max_concurrent;
             busy(
                 "concurrency",
                 format!(
-                    "the server is at capacity ({most} requests at once, shared by all clients); \
-                     retry in 1 s"
+                    "the server is at capacity ({max_requests} requests at once, shared by all \
+                     clients); retry in 1 s"
                 ),
             )
         })?;
@@ -332,8 +332,8 @@ mod tests {
             (refused.status.as_u16(), refused.retry_after_s),
             (429, Some(1))
         );
-        let beside = limits.admit_work(&polite, 500).unwrap();
-        drop((large, beside));
+        let other = limits.admit_work(&polite, 500).unwrap();
+        drop((large, other));
         let many: Vec<_> = (0..4)
             .map(|_| limits.admit_work(&greedy, 1).unwrap())
             .collect();

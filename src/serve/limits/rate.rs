@@ -131,13 +131,13 @@ impl BucketTable {
             self.accounts
                 .retain(|_, full| full.iter().any(|full| *full > now));
             // The account that is full again soonest is forgotten first.
-            let least = self
+            let soonest = self
                 .accounts
                 .iter()
                 .min_by_key(|(_, full)| full.iter().max().copied());
             if let (true, Some(name)) = (
                 self.accounts.len() >= ACCOUNTS,
-                least.map(|(name, _)| Arc::clone(name)),
+                soonest.map(|(name, _)| Arc::clone(name)),
             ) {
                 self.accounts.remove(&name);
             }

@@ -143,12 +143,12 @@ fn read_message<'a>(
             ));
         }
     };
-    let asked = [
+    let unsupported = [
         ("tool_calls", message.tool_calls),
         ("function_call", message.function_call),
         ("prefix", message.prefix),
     ];
-    if let Some((field, _)) = asked
+    if let Some((field, _)) = unsupported
         .into_iter()
         .find(|(_, asks)| *asks != FieldRequest::Nothing)
     {

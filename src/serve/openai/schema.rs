@@ -119,8 +119,8 @@ pub(super) fn stop() -> Schema {
 /// Returns the schema of a message's content.
 pub(super) fn content() -> Schema {
     let part: RefOr<Schema> = Ref::from_schema_name(ContentPart::name()).into();
-    let what = "What is said: text, or parts of which one may be the image; `null` in an answer \
-                that was a refusal.";
+    let what = "Text, or parts of which one may be the image; `null` if an earlier answer was a \
+                refusal.";
     text_or(
         what,
         string(),

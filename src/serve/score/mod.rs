@@ -279,7 +279,10 @@ async fn respond(
         if let Some(finisher) = &finisher {
             finisher.finish_scored(pieces.clone(), &mut scored);
         }
-        let thresholds = job.guard.about(finisher.as_deref()).thresholds;
+        let thresholds = job
+            .guard
+            .with_image_threshold(finisher.as_deref())
+            .thresholds;
         let mut guard = report(
             pieces,
             &scored.rewards,

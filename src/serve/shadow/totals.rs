@@ -220,35 +220,35 @@ mod tests {
         totals.add(&"old".into(), &other);
         totals.add(&"a".into(), &one);
         totals.add(&"a".into(), &other);
-        let told = totals.comparison(&shadow, 3);
+        let comparison = totals.comparison(&shadow, 3);
         assert_eq!(
             (
-                told.against.as_deref(),
-                told.compared,
-                told.dropped,
-                told.equal
+                comparison.against.as_deref(),
+                comparison.compared,
+                comparison.dropped,
+                comparison.equal
             ),
             (Some("a"), 2, 3, Some(0.5))
         );
         assert_eq!(
-            (told.served.words, told.candidate.words),
+            (comparison.served.words, comparison.candidate.words),
             (Some(6.0), Some(6.0))
         );
         assert_eq!(
-            told.served.reward,
+            comparison.served.reward,
             ByScorer {
                 served: Some(0.75),
                 candidate: Some(0.25)
             }
         );
         assert_eq!(
-            told.candidate.reward,
+            comparison.candidate.reward,
             ByScorer {
                 served: Some(0.5),
                 candidate: None
             }
         );
-        assert_eq!(told.candidate.flagged_spans.served, Some(0.5));
+        assert_eq!(comparison.candidate.flagged_spans.served, Some(0.5));
         let means: Vec<_> = totals.means().collect();
         assert_eq!(means[0], (["served", "served"], 0.75, 1.0));
         assert_eq!(means.len(), 3);
