@@ -1,5 +1,5 @@
-//! What the client is shown of an answer while it is written, and what is concluded in the end.
-//! Knows no networks.
+//! Client-facing side of an answer: releases deltas while it is decoded and builds the final guard
+//! report. Independent of the networks.
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
@@ -14,56 +14,57 @@ use crate::guard::{
     words::Word,
 };
 
-/// Whether an answer's tokens get rewards.
+/// Scoring state of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scoring {
     Off,
     On,
-    /// The scorer failed on the way; the answer is finished without it.
+    /// The scorer failed during decoding; the answer continues without it.
     Lost,
 }
 
-/// A place where words were doubted and others tried.
+/// A span in which candidates were tried in place of low-reward words.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RepairedSpan {
-    /// Bytes of the text that stand there now.
+    /// Byte range of the text that now fills the span.
     pub(crate) bytes: Range<usize>,
-    /// What stood there before; `None`: it is what was written first.
+    /// Text that a candidate replaced; `None` if the original text was kept.
     pub(crate) original: Option<String>,
-    /// Lowest reward of what stands there.
+    /// Lowest reward in the span.
     pub(crate) score: Option<f32>,
-    /// What was tried and not taken.
+    /// Candidates that were rejected.
     pub(crate) alternatives: Vec<Candidate>,
 }
 
-/// What was shown of an answer, and what is to be said about it.
+/// Text, spans and repairs of an answer: what was already sent, and what the guard report will
+/// contain.
 #[derive(Debug)]
 pub(crate) struct AnswerOutput {
     params: GuardParams,
     gate: Option<Arc<AnswerGate>>,
     scoring: Scoring,
-    /// How likely a short answer is right, where that and not the rewards of its words says whether
-    /// it is flagged.
+    /// Probability that a short answer is right, if flagging depends on it instead of the rewards
+    /// of its words.
     probability: Option<f32>,
     joiner: Option<Joiner>,
-    /// Words that the joiner has seen.
+    /// Number of words passed to the joiner.
     joined: usize,
     spans: Vec<Span>,
-    /// Spans that went out.
+    /// Number of spans already sent.
     spans_sent: usize,
-    /// Places that were repaired and are not shown yet, in order.
+    /// Repairs that are not sent yet, in text order.
     edits: Vec<RepairedSpan>,
     repaired: bool,
-    /// Tokens and bytes of text that went out.
+    /// Tokens and bytes of text already sent.
     sent: (usize, usize),
 }
 
-/// What a repair cost.
+/// Decoding cost of an answer's repairs.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RepairCost {
-    /// Candidates that were begun.
+    /// Candidates started.
     pub(crate) attempts: u32,
-    /// Tokens decoded beyond those of the answer.
+    /// Tokens decoded beyond those of the final answer.
     pub(crate) extra_tokens: u32,
 }
 
@@ -88,22 +89,22 @@ impl AnswerOutput {
         }
     }
 
-    /// Returns `true` if the scorer is to see this sequence.
+    /// Returns `true` if the scorer processes this sequence.
     pub(crate) fn is_scored(&self) -> bool {
         self.scoring == Scoring::On
     }
 
-    /// Goes on without the scorer: the answer will be `unscored`.
-    pub(crate) fn lose_scorer(&mut self) {
+    /// Continues without the scorer; the verdict will be `unscored`.
+    pub(crate) fn drop_scorer(&mut self) {
         self.scoring = Scoring::Lost;
     }
 
-    /// Tokens that went out: a repair cannot begin before.
+    /// Returns the number of tokens already sent; no repair can start before it.
     pub(crate) fn shown(&self) -> usize {
         self.sent.0
     }
 
-    /// Notes a repair; what was noted about text behind its beginning is void.
+    /// Records a repair. Earlier records from its start on no longer apply and are dropped.
     pub(crate) fn edit(&mut self, edit: RepairedSpan) {
         self.edits
             .retain(|earlier| earlier.bytes.start < edit.bytes.start);
@@ -113,63 +114,63 @@ impl AnswerOutput {
         self.edits.push(edit);
     }
 
-    /// What may be shown of `draft` now and was not: up to the open word where words are scored, no
-    /// further than `limit`, and never what could begin a stop string.
-    pub(crate) fn release(&mut self, draft: &PartialAnswer, limit: usize) -> Option<Event> {
-        let may_be_withheld = self.may_withhold() && draft.tokens().len() <= SHORT_ANSWER;
-        if may_be_withheld || self.params.on_exhausted.rewrites().is_some() {
+    /// Returns the next delta, or `None` if nothing new may be sent: up to the open word if words
+    /// are scored, at most `limit` bytes, and nothing that could begin a stop string.
+    pub(crate) fn release(&mut self, partial: &PartialAnswer, limit: usize) -> Option<Event> {
+        let can_be_withheld = self.can_withhold() && partial.tokens().len() <= SHORT_ANSWER;
+        if can_be_withheld || self.params.on_exhausted.rewrites().is_some() {
             return None;
         }
-        let words = draft.words();
-        let (tokens, end) = draft.boundary(self.is_scored(), limit);
+        let words = partial.words();
+        let (tokens, end) = partial.boundary(self.is_scored(), limit);
         if self.scoring != Scoring::Off {
-            self.join(draft.text(), words, limit);
+            self.join(partial.text(), words, limit);
         }
-        (tokens > self.sent.0).then(|| self.delta(draft, draft.text(), tokens, end))
+        (tokens > self.sent.0).then(|| self.delta(partial, partial.text(), tokens, end))
     }
 
-    /// Ends the answer: the last delta, where anything is left to say, and the summary. `draft` is
-    /// closed. `blocked` is the score of what was cut off.
+    /// Ends the answer and returns the last delta, if any, and the summary. `partial` is closed;
+    /// `blocked` is the score of the text that was cut off.
     pub(crate) fn finish(
         &mut self,
-        draft: &PartialAnswer,
+        partial: &PartialAnswer,
         cost: RepairCost,
         blocked: Option<f32>,
     ) -> (Option<Event>, AnswerSummary) {
-        let text = draft.text();
+        let text = partial.text();
         let probability = if blocked.is_none() {
-            self.judge(draft)
+            self.judge(partial)
         } else {
             None
         };
         if let Some((probability, false)) = probability {
-            return self.withhold(draft, cost, probability);
+            return self.withhold(partial, cost, probability);
         }
-        // What may be withheld and is given has been judged as a whole.
-        let decides = self.may_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
+        // An answer that could have been withheld is flagged by the probability of the whole.
+        let decides = self.can_withhold() && self.joined == 0 && self.params.mode != Mode::Block;
         self.probability = probability
             .filter(|_| decides)
             .map(|(probability, _)| probability);
         if self.scoring != Scoring::Off {
-            self.join(text, &self.words(draft), usize::MAX);
+            self.join(text, &self.words(partial), usize::MAX);
         }
         if let Some(joiner) = &mut self.joiner {
             self.spans.extend(joiner.finish(text));
         }
-        self.place_edits(text, text.len() + 1);
+        self.attach_edits(text, text.len() + 1);
         if let Some(score) = blocked {
             let end = text.chars().count();
             self.spans
                 .push(Span::new(end..end, "", score, Action::Blocked));
         }
-        let rewritten = self.rewrite(text, draft);
+        let rewritten = self.rewrite(text, partial);
         let text = rewritten.as_deref().unwrap_or(text);
-        let tokens = draft.contributing().max(self.sent.0);
+        let tokens = partial.contributing().max(self.sent.0);
         let rest =
             tokens > self.sent.0 || text.len() > self.sent.1 || self.spans.len() > self.spans_sent;
-        let delta = rest.then(|| self.delta(draft, text, tokens, text.len()));
+        let delta = rest.then(|| self.delta(partial, text, tokens, text.len()));
         let guard = (self.scoring != Scoring::Off).then(|| {
-            let report = self.report(draft, text, tokens, cost, blocked);
+            let report = self.report(partial, text, tokens, cost, blocked);
             GuardReport {
                 answer_probability: probability.map(|(probability, _)| probability),
                 ..report
@@ -184,51 +185,56 @@ impl AnswerOutput {
         )
     }
 
-    /// The words of a draft. Where the probability of the whole is what counts, it is the reward of
-    /// each.
-    fn words<'d>(&self, draft: &'d PartialAnswer) -> Cow<'d, [Word]> {
+    /// Returns the words of an answer. If the answer is flagged by its probability of being right,
+    /// that is the reward of every scored word.
+    fn words<'d>(&self, partial: &'d PartialAnswer) -> Cow<'d, [Word]> {
         let Some(probability) = self.probability else {
-            return Cow::Borrowed(draft.words());
+            return Cow::Borrowed(partial.words());
         };
         let judged = |word: &Word| Word {
             score: word.score.map(|_| probability),
             ..word.clone()
         };
-        Cow::Owned(draft.words().iter().map(judged).collect())
+        Cow::Owned(partial.words().iter().map(judged).collect())
     }
 
-    fn may_withhold(&self) -> bool {
+    fn can_withhold(&self) -> bool {
         self.gate.as_ref().is_some_and(|gate| gate.may_withhold())
     }
 
-    /// Returns how likely a short answer is right, and whether it is given. One of which something
-    /// went out is not judged where it might be withheld.
-    fn judge(&self, draft: &PartialAnswer) -> Option<(f32, bool)> {
-        let tokens = draft.contributing();
-        let is_open = self.sent == (0, 0) || !self.may_withhold();
+    /// Returns the probability that a short answer is right and whether the gate lets it pass;
+    /// `None` for longer answers, for unscored ones, and if text was already sent of an answer that
+    /// could be withheld.
+    fn judge(&self, partial: &PartialAnswer) -> Option<(f32, bool)> {
+        let tokens = partial.contributing();
+        let is_open = self.sent == (0, 0) || !self.can_withhold();
         let is_short = (1..=SHORT_ANSWER).contains(&tokens);
         let gate = self
             .gate
             .as_ref()
             .filter(|_| is_open && is_short && self.is_scored())?;
-        let (_, score) = policy::judge(self.params.mode, draft.words(), draft.rewarded() >= tokens);
-        let log_probability = draft
+        let (_, score) = policy::judge(
+            self.params.mode,
+            partial.words(),
+            partial.rewarded() >= tokens,
+        );
+        let log_probability = partial
             .tokens()
             .iter()
             .take(tokens)
             .map(|token| token.token.logprob)
             .sum();
         Some(gate.judge(&WrittenAnswer {
-            text: draft.text(),
+            text: partial.text(),
             score,
             log_probability,
         }))
     }
 
-    /// Says that it cannot be told, in place of an answer.
+    /// Replaces the answer with an abstention.
     fn withhold(
         &mut self,
-        draft: &PartialAnswer,
+        partial: &PartialAnswer,
         cost: RepairCost,
         probability: f32,
     ) -> (Option<Event>, AnswerSummary) {
@@ -243,10 +249,10 @@ impl AnswerOutput {
             flagged_tokens: 0,
         };
         let guard = GuardReport {
-            withheld: Some(draft.text().to_owned()),
+            withheld: Some(partial.text().to_owned()),
             answer_probability: Some(probability),
             attempts: cost.attempts,
-            extra_tokens: cost.extra_tokens + draft.contributing() as u32,
+            extra_tokens: cost.extra_tokens + partial.contributing() as u32,
             ..GuardReport::abstained(mode, thresholds, reason)
         };
         (
@@ -270,9 +276,9 @@ impl AnswerOutput {
         }
     }
 
-    /// Says what was repaired within the first `end` bytes of text: on the doubted span that is
-    /// still there, or as a span of its own.
-    fn place_edits(&mut self, text: &str, end: usize) {
+    /// Attaches the repairs within the first `end` bytes to spans: to the flagged span at the same
+    /// position, or as a span of their own.
+    fn attach_edits(&mut self, text: &str, end: usize) {
         let open = self
             .joiner
             .as_ref()
@@ -285,7 +291,7 @@ impl AnswerOutput {
             .count();
         for edit in self.edits.drain(..ready) {
             self.repaired |= edit.original.is_some();
-            // A later cut may have left less of the text than there was.
+            // A later rollback may have shortened the text.
             let start = text.floor_char_boundary(edit.bytes.start);
             let end = text.floor_char_boundary(edit.bytes.end).max(start);
             let first = text[..start].chars().count();
@@ -314,30 +320,30 @@ impl AnswerOutput {
         }
     }
 
-    /// The answer with its doubted words hedged or left out, where that is asked for and there are
-    /// any; its spans move with it.
-    fn rewrite(&mut self, text: &str, draft: &PartialAnswer) -> Option<String> {
+    /// Returns the answer with its low-reward words hedged or omitted, if `on_exhausted` asks for
+    /// that and there are any; moves the spans accordingly.
+    fn rewrite(&mut self, text: &str, partial: &PartialAnswer) -> Option<String> {
         let (style, action) = self.params.on_exhausted.rewrites()?;
-        let unsaid = self.unsaid_spans();
+        let unsaid = self.unhedged_spans();
         if unsaid.is_empty() {
             return None;
         }
-        let rendered = unfamiliar_statement(text, &unsaid, style, &draft.likely_objects())
+        let rendered = unfamiliar_statement(text, &unsaid, style, &partial.likely_objects())
             .unwrap_or_else(|| render(text, &unsaid, style));
-        let mut places = rendered.spans.iter().cloned();
+        let mut ranges = rendered.spans.iter().cloned();
         for span in &mut self.spans {
-            let place = match span.is_unhedged() {
+            let range = match span.is_unhedged() {
                 true => {
                     span.action = action;
                     span.original = Some(std::mem::take(&mut span.text));
-                    places.next().unwrap_or_default()
+                    ranges.next().unwrap_or_default()
                 }
                 false => rendered.new_range(span.start..span.end),
             };
-            (span.start, span.end) = (place.start, place.end);
+            (span.start, span.end) = (range.start, range.end);
         }
-        // What is said in the place of doubted words can take in words beside them, which a repair
-        // had written: they are the former's now.
+        // A hedge can swallow adjacent words that a repair wrote; their spans shrink to what is
+        // left.
         let rewritten = |span: &Span| span.action == action;
         let mut next = usize::MAX;
         for span in self.spans.iter_mut().rev() {
@@ -364,14 +370,14 @@ impl AnswerOutput {
         Some(rendered.text)
     }
 
-    /// Returns what goes out of `text`: the draft's, or what was made of it.
-    fn delta(&mut self, draft: &PartialAnswer, text: &str, tokens: usize, end: usize) -> Event {
-        self.place_edits(draft.text(), end);
+    /// Builds the next delta from `text`: the decoded text or its rewritten form.
+    fn delta(&mut self, partial: &PartialAnswer, text: &str, tokens: usize, end: usize) -> Event {
+        self.attach_edits(partial.text(), end);
         let (first, start) = std::mem::replace(&mut self.sent, (tokens, end));
-        let out: Vec<GeneratedToken> = draft.tokens()[first..tokens].to_vec();
+        let out: Vec<GeneratedToken> = partial.tokens()[first..tokens].to_vec();
         let spans = self.spans[self.spans_sent..].to_vec();
         self.spans_sent = self.spans.len();
-        let flagged_tokens = self.flagged_tokens(&self.words(draft), first..tokens);
+        let flagged_tokens = self.flagged_tokens(&self.words(partial), first..tokens);
         Event::Delta {
             text: text[start..end].to_owned(),
             tokens: out,
@@ -382,7 +388,7 @@ impl AnswerOutput {
 
     fn report(
         &self,
-        draft: &PartialAnswer,
+        partial: &PartialAnswer,
         text: &str,
         tokens: usize,
         cost: RepairCost,
@@ -391,8 +397,8 @@ impl AnswerOutput {
         let GuardParams {
             mode, thresholds, ..
         } = self.params;
-        let words = self.words(draft);
-        let complete = self.is_scored() && draft.rewarded() >= tokens;
+        let words = self.words(partial);
+        let complete = self.is_scored() && partial.rewarded() >= tokens;
         let (verdict, score) = policy::judge(mode, &words, complete);
         let (verdict, score) = match (verdict, blocked) {
             (_, Some(low)) => (
@@ -400,7 +406,7 @@ impl AnswerOutput {
                 Some(score.map_or(low, |score| score.min(low))),
             ),
             (Verdict::Clean, None) if self.repaired => (Verdict::Repaired, score),
-            // What was doubted is not said any more.
+            // The low-reward words were omitted.
             (Verdict::Flagged, None)
                 if self.spans.iter().any(|span| span.action == Action::Omitted) =>
             {
@@ -411,7 +417,7 @@ impl AnswerOutput {
         let alt_text = self
             .joiner
             .is_some()
-            .then(|| alt_text(text, &self.unsaid_spans(), RenderStyle::Hedged));
+            .then(|| alt_text(text, &self.unhedged_spans(), RenderStyle::Hedged));
         GuardReport {
             verdict,
             score,
@@ -420,13 +426,13 @@ impl AnswerOutput {
             attempts: cost.attempts,
             extra_tokens: cost.extra_tokens,
             alt_text,
-            threshold: thresholds.for_answer(draft.text(), &words),
+            threshold: thresholds.for_answer(partial.text(), &words),
             ..GuardReport::new(mode, thresholds)
         }
     }
 
-    /// The spans whose doubt the answer does not tell.
-    fn unsaid_spans(&self) -> Vec<Span> {
+    /// Returns the low-reward spans that the text does not mark as uncertain.
+    fn unhedged_spans(&self) -> Vec<Span> {
         self.spans
             .iter()
             .filter(|span| span.is_unhedged())
@@ -434,14 +440,15 @@ impl AnswerOutput {
             .collect()
     }
 
-    /// Tokens among `these` of low-reward words, each counted once, where such words are marked.
-    fn flagged_tokens(&self, words: &[Word], these: Range<usize>) -> usize {
+    /// Counts the tokens within `range` that belong to low-reward words, each once; 0 in modes that
+    /// do not flag.
+    fn flagged_tokens(&self, words: &[Word], range: Range<usize>) -> usize {
         if matches!(self.params.mode, Mode::Off | Mode::Score) {
             return 0;
         }
         let low = words.iter().filter(|word| word.is_flagged());
-        let clip = |at: usize| at.clamp(these.start, these.end);
-        let (_, count) = low.fold((these.start, 0), |(seen, n), w| {
+        let clip = |at: usize| at.clamp(range.start, range.end);
+        let (_, count) = low.fold((range.start, 0), |(seen, n), w| {
             let (from, to) = (clip(w.tokens.start).max(seen), clip(w.tokens.end));
             (to.max(seen), n + to.saturating_sub(from))
         });
@@ -449,7 +456,7 @@ impl AnswerOutput {
     }
 }
 
-/// What a complete answer came to.
+/// Result of a finished answer.
 #[derive(Debug)]
 pub(crate) struct AnswerSummary {
     pub(crate) completion_tokens: usize,

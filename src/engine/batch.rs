@@ -1,4 +1,4 @@
-//! The running batch: the caches, the sequences in them, and the step that moves them all.
+//! The running batch: KV caches, their sequences, and the decode step.
 
 use std::{
     collections::HashMap,
@@ -22,24 +22,24 @@ use crate::{
     vlm::{KvCache, Row, Vlm, Want},
 };
 
-/// The networks of one bundle.
+/// Policy, scorer and vocabulary of one bundle.
 pub(crate) struct Networks {
     pub(crate) vlm: Arc<dyn Vlm>,
     pub(crate) reward: Option<Arc<dyn TokenReward>>,
     pub(crate) vocabulary: SamplingVocabulary,
 }
 
-/// Work of a written token, where that of a token that is only read is 1: on a CPU a decoded row
-/// takes about as long as eight positions of a prompt.
-pub(crate) const WRITTEN: u64 = 8;
+/// Work units of one decoded token; a prefilled token counts 1. On a CPU a decoded row takes about
+/// as long as eight prompt positions.
+pub(crate) const DECODED_TOKEN_WORK: u64 = 8;
 
-/// Rows by weight are compared in parts as small as this.
+/// Fixed-point scale for comparing rows per weight as integers.
 const ROWS_SCALE: u64 = 1000;
 
-/// Images whose keys and values are remembered for the next question about them.
+/// Images whose keys and values stay cached for later questions about them.
 const IMAGES: usize = 64;
 
-/// Keys and values of policy and scorer. A sequence has the same slot in both.
+/// KV caches of policy and scorer. A sequence uses the same slot numbers in both.
 struct Caches {
     policy: KvCache,
     scorer: Option<KvCache>,
@@ -67,12 +67,12 @@ impl Caches {
         }
     }
 
-    fn branch(&mut self, branch: CacheFork) -> Result<()> {
+    fn fork(&mut self, fork: CacheFork) -> Result<()> {
         for cache in [Some(&mut self.policy), self.scorer.as_mut()]
             .into_iter()
             .flatten()
         {
-            cache.fork(branch.from, branch.to, branch.len)?;
+            cache.fork(fork.from, fork.to, fork.len)?;
         }
         Ok(())
     }
@@ -82,7 +82,7 @@ pub(crate) struct RunningBatch {
     networks: Networks,
     caches: Caches,
     running: Vec<Sequence>,
-    /// Slots that no sequence holds, as many together as one gets.
+    /// Free slots, grouped as one sequence needs them.
     free: Vec<Vec<usize>>,
     weights: RankingWeights,
     on_error: OnError,
@@ -91,37 +91,38 @@ pub(crate) struct RunningBatch {
 }
 
 impl RunningBatch {
+    /// Allocates the caches for at most `max_sequences` sequences of `capacity` positions.
+    ///
     /// # Errors
     /// When the caches cannot be allocated.
     pub(crate) fn new(
         networks: Networks,
-        most: usize,
+        max_sequences: usize,
         capacity: usize,
         weights: RankingWeights,
         on_error: OnError,
         takes_turns: bool,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
-        // Versions of an answer that are tried have slots of their own, which nobody else can take:
-        // what is tried depends on no neighbour.
-        let each = if networks.reward.is_some() {
+        // Candidates have reserved slots, so that repairs do not depend on the rest of the batch.
+        let slots_each = if networks.reward.is_some() {
             1 + weights.candidates
         } else {
             1
         };
-        let caches = Caches::new(&networks, most * each, capacity)?;
-        let free = (0..most)
+        let caches = Caches::new(&networks, max_sequences * slots_each, capacity)?;
+        let free = (0..max_sequences)
             .rev()
             .map(|i| {
                 std::iter::once(i)
-                    .chain((1..each).map(|j| most * j + i))
+                    .chain((1..slots_each).map(|j| max_sequences * j + i))
                     .collect()
             })
             .collect();
         Ok(Self {
             networks,
             caches,
-            running: Vec::with_capacity(most),
+            running: Vec::with_capacity(max_sequences),
             free,
             weights,
             on_error,
@@ -138,7 +139,7 @@ impl RunningBatch {
         !self.free.is_empty()
     }
 
-    /// Returns who competes with what runs.
+    /// Returns the shares of the running sequences.
     pub(crate) fn shares(&self) -> impl Iterator<Item = &Share> {
         self.running.iter().map(|s| &s.job.request.share)
     }
@@ -147,22 +148,23 @@ impl RunningBatch {
         self.caches.policy.usage()
     }
 
-    /// Gives `job` slots. Without them, the job is dropped: ask [`Self::has_room`] first.
+    /// Adds a request to the batch. Without free slots the request is dropped: check
+    /// [`Self::has_room`] first.
     pub(crate) fn admit(&mut self, job: AdmittedRequest) {
         if let Some(slots) = self.free.pop() {
             self.running.push(Sequence::new(job, slots, self.weights));
         }
     }
 
-    /// Frees the slots of sequences whose client left.
-    pub(crate) fn drop_left(&mut self) {
-        self.remove(|s| s.job.is_left());
+    /// Frees the slots of sequences whose client disconnected.
+    pub(crate) fn drop_disconnected(&mut self) {
+        self.remove(|s| s.job.is_disconnected());
     }
 
-    /// Ends every sequence for which `whom` is true with `error`.
-    fn fail(&mut self, error: &EngineError, whom: impl Fn(&Sequence) -> bool) {
+    /// Fails every sequence that matches `predicate` with `error`.
+    fn fail(&mut self, error: &EngineError, predicate: impl Fn(&Sequence) -> bool) {
         self.remove(|s| {
-            let fails = whom(s);
+            let fails = predicate(s);
             if fails {
                 s.job.fail(error);
             }
@@ -170,22 +172,22 @@ impl RunningBatch {
         });
     }
 
-    /// Ends everything with `error`.
+    /// Fails all sequences with `error`.
     pub(crate) fn fail_all(&mut self, error: &EngineError) {
         self.fail(error, |_| true);
     }
 
-    /// New caches, for when a step broke off in the middle of them. Call with nothing running.
+    /// Allocates new caches after a step was interrupted. No sequence may be running.
     ///
     /// # Errors
-    /// When they cannot be allocated; the old ones are then kept, empty.
+    /// When they cannot be allocated; the old caches are then kept, empty.
     pub(crate) fn rebuild(&mut self) -> Result<()> {
         let (slots, capacity) = (self.caches.policy.slots(), self.caches.policy.capacity());
         self.caches = Caches::new(&self.networks, slots, capacity)?;
         Ok(())
     }
 
-    fn remove(&mut self, mut whom: impl FnMut(&Sequence) -> bool) {
+    fn remove(&mut self, mut predicate: impl FnMut(&Sequence) -> bool) {
         let Self {
             running,
             caches,
@@ -193,7 +195,7 @@ impl RunningBatch {
             ..
         } = self;
         running.retain(|s| {
-            let gone = whom(s);
+            let gone = predicate(s);
             if gone {
                 caches.free(&s.slots);
                 free.push(s.slots.clone());
@@ -202,12 +204,12 @@ impl RunningBatch {
         });
     }
 
-    /// Decides which sequences the next step computes, and notes the work that this is.
+    /// Selects the sequences of the next step and charges their work to the ledger.
     ///
-    /// Where competitors take turns, it is the turn of the one that had the least, and whoever has
-    /// no more rows by weight is computed with it: those of like demands share their steps, and a
-    /// single answer does not wait for the many of another competitor.
-    fn choose(&mut self, ledger: &mut Ledger) {
+    /// With `takes_turns`, the competitor with the least work so far is served, together with all
+    /// competitors that have at most as many rows per weight: similar demands share a step, and a
+    /// single answer does not wait for another competitor's many.
+    fn schedule(&mut self, ledger: &mut Ledger) {
         self.running.iter_mut().for_each(|s| s.pauses = false);
         if self.takes_turns {
             let mut rows: HashMap<Arc<str>, u64> = HashMap::new();
@@ -223,46 +225,48 @@ impl RunningBatch {
             };
             let shares: Vec<u64> = self.running.iter().map(share_of).collect();
             let first = ledger.next(self.shares().zip(shares.iter().copied()));
-            let most = first
+            let max_share = first
                 .and_then(|i| shares.get(i))
                 .copied()
                 .unwrap_or(u64::MAX);
             self.running
                 .iter_mut()
                 .zip(shares)
-                .for_each(|(s, share)| s.pauses = share > most);
+                .for_each(|(s, share)| s.pauses = share > max_share);
         }
         for s in &self.running {
-            // Prompts were noted when they were let in.
-            let rows = s.tracks().filter(|track| !track.is_new()).count();
-            ledger.charge(&s.job.request.share, WRITTEN * rows as u64);
+            // Prompts were charged at admission.
+            let rows = s.tracks().filter(|track| !track.awaits_prefill()).count();
+            ledger.charge(&s.job.request.share, DECODED_TOKEN_WORK * rows as u64);
         }
     }
 
-    /// One step of the running sequences whose turn it is: new ones read their prompt, the others
-    /// their last token.
+    /// Runs one step of the selected sequences: prefill for new ones, one decoded token for the
+    /// others.
     ///
-    /// An error of the model ends the sequences that joined in this step, if any did, else all that
-    /// it computed.
+    /// If the model fails, the sequences that were to be prefilled fail; if there were none, all of
+    /// this step fail.
     pub(crate) fn step(&mut self, shared: &Shared, ledger: &mut Ledger) {
-        self.choose(ledger);
+        self.schedule(ledger);
         let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
         let computed = forward(&self.networks, &rows, &mut self.caches.policy);
         let (mut logits, hidden) = match computed {
             Ok(computed) => computed,
             Err(error) => {
-                let any_new = self.running.iter().any(|s| !s.pauses && s.is_new());
-                return self.fail(&model_error(&error), |s| !s.pauses && s.is_new() == any_new);
+                let any_new = self.running.iter().any(|s| !s.pauses && s.awaits_prefill());
+                return self.fail(&model_error(&error), |s| {
+                    !s.pauses && s.awaits_prefill() == any_new
+                });
             }
         };
-        // As it was when the rows were gathered: a scorer that fails ends versions.
+        // Counted before scoring: a failing scorer drops candidates.
         let counts: Vec<usize> = self.running.iter().map(|s| s.tracks().count()).collect();
         let rewards = self.score(&hidden);
         self.advance(&mut logits, &rewards, &counts, shared);
     }
 
-    /// Rewards of the tokens that this step fed, by sequence. `None` for prompts and for sequences
-    /// that are not scored.
+    /// Returns the reward of each row's last token: `None` for prompts and for sequences that are
+    /// not scored.
     fn score(&mut self, hidden: &Tensor) -> Vec<Option<f32>> {
         let rows = self.running.iter().flat_map(Sequence::tracks).count();
         let Some(reward) = self.networks.reward.clone() else {
@@ -283,24 +287,24 @@ impl RunningBatch {
             self.caches.scorer.as_mut(),
         ) {
             Ok(rewards) => {
-                self.tell_scored(&rewards, began.elapsed());
+                self.report_scored(&rewards, began.elapsed());
                 rewards
             }
             Err(error) => {
                 self.scorer_failed(&first_line(&error));
-                // Of the rows that are still there: an answer that goes on unscored drops its other
-                // versions.
+                // One entry a row of the forward pass, although unscored answers have dropped their
+                // candidates.
                 vec![None; rows]
             }
         }
     }
 
-    fn tell_scored(&self, rewards: &[Option<f32>], took: Duration) {
+    fn report_scored(&self, rewards: &[Option<f32>], took: Duration) {
         let known: Vec<f32> = rewards.iter().flatten().copied().collect();
         self.observer.scored(&known, took);
     }
 
-    /// `guard.on_error`: ends what was to be scored, or goes on with it unscored.
+    /// Applies `guard.on_error`: fails the scored sequences, or continues them unscored.
     fn scorer_failed(&mut self, error: &str) {
         tracing::error!(error, "the scorer failed");
         for s in self
@@ -312,7 +316,7 @@ impl RunningBatch {
                 s.slots.iter().for_each(|&slot| cache.truncate(slot, 0));
             }
             match self.on_error {
-                OnError::FailOpen => s.lose_scorer(),
+                OnError::FailOpen => s.drop_scorer(),
                 OnError::FailClosed => s.failed = Some(EngineError::Scorer(error.to_owned())),
             }
         }
@@ -357,19 +361,19 @@ impl RunningBatch {
                     .advance(computed.collect(), &networks.vocabulary, observer.as_ref())
                     .map_err(|e| model_error(&e)),
             };
-            let mut branched = || {
-                s.branches()
+            let mut fork_caches = || {
+                s.take_cache_forks()
                     .into_iter()
-                    .try_for_each(|branch| caches.branch(branch))
+                    .try_for_each(|fork| caches.fork(fork))
                     .map_err(|e| model_error(&e))
             };
-            let next = next.and_then(|next| branched().map(|()| next));
+            let next = next.and_then(|next| fork_caches().map(|()| next));
             if let Err(error) = &next {
                 s.job.fail(error);
             }
             let goes_on = next == Ok(SequenceStatus::Go);
             if !goes_on {
-                shared.served(s.joined.elapsed());
+                shared.record_service_time(s.joined.elapsed());
                 caches.free(&s.slots);
                 free.push(s.slots.clone());
             }
@@ -378,7 +382,7 @@ impl RunningBatch {
     }
 }
 
-/// The step's logits, one line of the vocabulary's size a row, and hidden states.
+/// Runs the policy on `rows` and returns logits `(rows, vocabulary)`, flattened, and hidden states.
 fn forward(
     networks: &Networks,
     rows: &[Row<'_>],
@@ -388,7 +392,7 @@ fn forward(
     let Some(logits) = out.logits else {
         bail!("the model returned no logits")
     };
-    // One transfer a step, whatever the device.
+    // One transfer from the device a step.
     let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     if logits.len() != rows.len() * networks.vlm.spec().vocab_size {
         bail!(
@@ -400,45 +404,46 @@ fn forward(
     Ok((logits, out.hidden))
 }
 
-/// Shows the scorer the rows of the sequences that are scored, and keeps the rewards of response
-/// tokens: one a row, `None` for the others.
+/// Scores the rows of scored sequences and returns one entry a row: the reward of its last token,
+/// or `None` for prompts and unscored sequences.
 fn score(
     reward: &dyn TokenReward,
     running: &[Sequence],
     hidden: &Tensor,
     cache: Option<&mut KvCache>,
 ) -> Result<Vec<Option<f32>>> {
-    let (mut rows, mut lines, mut line) = (Vec::with_capacity(running.len()), Vec::new(), 0u32);
+    let (mut rows, mut positions, mut position) =
+        (Vec::with_capacity(running.len()), Vec::new(), 0u32);
     let mut log_probabilities = Vec::with_capacity(running.len());
-    // For every row, where the reward of its last token will be, if it has one that counts.
+    // Index of each row's last token among the scored tokens; `None` where its reward is not used.
     let mut wanted = Vec::with_capacity(running.len());
     for s in running {
         for track in s.tracks() {
             let row = track.row(&s.job.request);
-            let end = line + row.tokens.len() as u32;
+            let end = position + row.tokens.len() as u32;
             if s.answer.is_scored() {
                 log_probabilities.extend(row.tokens.iter().map(|_| track.log_probability));
-                lines.extend(line..end);
-                wanted.push((!track.is_new()).then_some(lines.len() - 1));
+                positions.extend(position..end);
+                wanted.push((!track.awaits_prefill()).then_some(positions.len() - 1));
                 rows.push(row);
             } else {
                 wanted.push(None);
             }
-            line = end;
+            position = end;
         }
     }
-    let of_all = rows.len() == wanted.len();
-    let selected = if of_all {
+    let all_scored = rows.len() == wanted.len();
+    let selected = if all_scored {
         hidden.clone()
     } else {
         hidden.index_select(
-            &Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?,
+            &Tensor::new(positions.as_slice(), &Device::Cpu)?.to_device(hidden.device())?,
             0,
         )?
     };
     let rewards = reward.score(&rows, &selected, &log_probabilities, cache)?;
-    if rewards.len() != lines.len() {
-        bail!("{} rewards for {} tokens", rewards.len(), lines.len());
+    if rewards.len() != positions.len() {
+        bail!("{} rewards for {} tokens", rewards.len(), positions.len());
     }
     let rewards: Vec<Option<f32>> = wanted
         .into_iter()
@@ -450,13 +455,13 @@ fn score(
     }
 }
 
-/// For the client: the message without the backtrace, which goes to the log.
+/// Converts a model error for the client; the backtrace only goes to the log.
 fn model_error(error: &candle_core::Error) -> EngineError {
     tracing::error!(%error, "the model failed");
     EngineError::Model(first_line(error))
 }
 
-/// candle appends a backtrace to its messages where backtraces are on.
+/// Returns the message without the backtrace that candle appends.
 fn first_line(error: &candle_core::Error) -> String {
     error
         .to_string()

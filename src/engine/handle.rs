@@ -1,4 +1,4 @@
-//! The engine from outside: handing requests in, reading events, watching and stopping it.
+//! Handle to the engine: submit requests, read events, check health, drain.
 
 use std::{
     pin::Pin,
@@ -23,80 +23,79 @@ use crate::{
     vlm::Spec,
 };
 
-/// What handles tell the engine's thread.
+/// Messages to the engine's thread.
 pub(crate) enum Command {
     Submit(Box<AdmittedRequest>),
-    /// Finish what was accepted, until the deadline. The sender is dropped when nothing is left.
+    /// Finish accepted requests until the deadline. The sender is dropped when none is left.
     Drain(Instant, oneshot::Sender<()>),
 }
 
-/// What the engine's thread and its handles both see.
+/// State shared by the engine's thread and its handles.
 pub(crate) struct Shared {
     pub(crate) spec: Spec,
-    /// Positions that a sequence can have.
+    /// Most positions of a sequence.
     pub(crate) context: usize,
-    pub(crate) scores: bool,
+    pub(crate) has_scorer: bool,
     pub(crate) slots: usize,
-    /// One for each request that may run or wait.
-    pub(crate) places: SharedPool,
+    /// Admission permits, one for each running or waiting request.
+    pub(crate) admissions: SharedPool,
     pub(crate) running: AtomicUsize,
     pub(crate) kv_usage: AtomicU64,
     pub(crate) idle: AtomicBool,
-    began: Instant,
-    /// Milliseconds from `began` to the end of the last step.
+    started: Instant,
+    /// Milliseconds from `started` to the end of the last step.
     last_step: AtomicU64,
     /// Moving average of a request's time in the batch, in milliseconds.
-    service: AtomicU64,
+    service_time: AtomicU64,
 }
 
 impl Shared {
     pub(crate) fn new(
         spec: Spec,
         context: usize,
-        scores: bool,
+        has_scorer: bool,
         slots: usize,
         max_waiting: usize,
     ) -> Self {
-        // As many as run at once may come in above the bound, of competitors that have less than
-        // their share.
-        let places = Pool::new((slots + max_waiting) as u64, slots as u64);
+        // The reserve admits competitors below their share above the bound, up to one batch.
+        let admissions = Pool::new((slots + max_waiting) as u64, slots as u64);
         Self {
             spec,
             context,
-            scores,
+            has_scorer,
             slots,
-            places: SharedPool::new(places),
+            admissions: SharedPool::new(admissions),
             running: AtomicUsize::new(0),
             kv_usage: AtomicU64::new(0),
             idle: AtomicBool::new(true),
-            began: Instant::now(),
+            started: Instant::now(),
             last_step: AtomicU64::new(0),
-            service: AtomicU64::new(0),
+            service_time: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn stepped(&self) {
+    pub(crate) fn record_step(&self) {
         self.last_step
-            .store(self.began.elapsed().as_millis() as u64, Relaxed);
+            .store(self.started.elapsed().as_millis() as u64, Relaxed);
     }
 
-    /// A request left the batch after `time` in it.
-    pub(crate) fn served(&self, time: Duration) {
-        let (old, new) = (self.service.load(Relaxed), time.as_millis() as u64);
-        self.service
+    /// Updates the average service time with a request that left the batch after `time`.
+    pub(crate) fn record_service_time(&self, time: Duration) {
+        let (old, new) = (self.service_time.load(Relaxed), time.as_millis() as u64);
+        self.service_time
             .store(if old == 0 { new } else { (7 * old + new) / 8 }, Relaxed);
     }
 
     fn waiting(&self) -> usize {
-        (self.places.used() as usize).saturating_sub(self.running.load(Relaxed))
+        (self.admissions.used() as usize).saturating_sub(self.running.load(Relaxed))
     }
 
-    /// When one of the requests that now wait will have left the queue, going by how long requests
-    /// took.
+    /// Returns the error for a full queue; the retry time is estimated from the average service
+    /// time.
     fn queue_full(&self) -> EngineError {
         let waiting = self.waiting();
         let rounds = (waiting + 1).div_ceil(self.slots) as u64;
-        let retry_after_s = (rounds * self.service.load(Relaxed))
+        let retry_after_s = (rounds * self.service_time.load(Relaxed))
             .div_ceil(1000)
             .clamp(1, 60);
         EngineError::QueueFull {
@@ -106,32 +105,32 @@ impl Shared {
     }
 }
 
-/// How the engine is doing.
+/// State of the engine for health checks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Health {
     /// Sequences in the batch.
     pub running: usize,
-    /// Requests that were let in and are not in the batch yet.
+    /// Requests admitted and not in the batch yet.
     pub waiting: usize,
-    /// Share of the key/value cache in use, 0 to 1.
+    /// Share of the KV cache in use, 0 to 1.
     pub kv_usage: f64,
-    /// End of the last step (of the start, before the first).
+    /// End of the last step; time of the start before the first step.
     pub last_step: Instant,
-    /// Indicates whether nothing runs: the last step may then be long ago.
+    /// `true` if nothing runs or waits; the last step may then be long ago.
     pub idle: bool,
-    /// Indicates whether the engine's thread is there and takes requests.
+    /// `true` if the engine's thread is alive and accepts requests.
     pub accepting: bool,
 }
 
 impl Health {
-    /// Returns `true` if requests are taken and the batch, if there is one, moved within `limit`.
+    /// Returns `true` if requests are accepted and the last step of a running batch ended within
+    /// `limit`.
     pub fn is_ready(&self, limit: Duration) -> bool {
         self.accepting && (self.idle || self.last_step.elapsed() < limit)
     }
 }
 
-/// Hands requests to the engine. Clones share the engine; it ends when the last is dropped and
-/// nothing runs.
+/// Cloneable handle to the engine, which stops when the last handle is dropped and nothing runs.
 #[derive(Clone)]
 pub struct EngineHandle {
     pub(crate) shared: Arc<Shared>,
@@ -139,23 +138,22 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Hands in a request. Dropping the stream cancels it.
+    /// Submits a request. Dropping the stream cancels it.
     ///
     /// # Errors
-    /// [`EngineError::QueueFull`] and [`EngineError::ShuttingDown`] at once;
-    /// [`EngineError::Invalid`] and [`EngineError::PromptTooLong`] for requests that could never
-    /// run.
+    /// [`EngineError::QueueFull`] or [`EngineError::ShuttingDown`] immediately;
+    /// [`EngineError::Invalid`] or [`EngineError::PromptTooLong`] for requests that can never run.
     pub fn submit(&self, request: Request) -> Result<EventStream, EngineError> {
         self.reserve(&request.share)?.submit(request)
     }
 
-    /// A place in the queue for a competitor, to be had before work is put into a request (its
-    /// image decoded and encoded). Counts as waiting; dropping it gives it back.
+    /// Reserves admission for a competitor before expensive work on a request (decoding and
+    /// encoding its image). Counts as waiting; dropping it releases the reservation.
     ///
     /// # Errors
     /// [`EngineError::QueueFull`], [`EngineError::ShuttingDown`].
     pub fn reserve(&self, share: &Share) -> Result<Reservation, EngineError> {
-        match self.shared.places.take(share, 1) {
+        match self.shared.admissions.take(share, 1) {
             Ok(permit) => Ok(Reservation {
                 permit,
                 handle: self.clone(),
@@ -165,10 +163,10 @@ impl EngineHandle {
         }
     }
 
-    /// Takes no more requests, and waits until the accepted ones are finished or `deadline` has
-    /// passed; what is left then fails with [`EngineError::ShuttingDown`].
+    /// Stops admission and waits until accepted requests are finished or `deadline` has passed;
+    /// unfinished requests then fail with [`EngineError::ShuttingDown`].
     pub async fn drain(&self, deadline: Duration) {
-        self.shared.places.close();
+        self.shared.admissions.close();
         let (done, drained) = oneshot::channel();
         let until = Instant::now() + deadline;
         if self
@@ -177,44 +175,44 @@ impl EngineHandle {
             .await
             .is_ok()
         {
-            // The engine keeps the deadline itself, between steps; the second is for a step that
+            // The engine checks the deadline between steps; the extra second bounds a step that
             // does not end.
             let _ = tokio::time::timeout(deadline + Duration::from_secs(1), drained).await;
         }
     }
 
-    /// Returns how the engine is doing.
+    /// Returns a snapshot of the engine's state.
     pub fn health(&self) -> Health {
         let shared = &self.shared;
         Health {
             running: shared.running.load(Relaxed),
             waiting: shared.waiting(),
             kv_usage: f64::from_bits(shared.kv_usage.load(Relaxed)),
-            last_step: shared.began + Duration::from_millis(shared.last_step.load(Relaxed)),
+            last_step: shared.started + Duration::from_millis(shared.last_step.load(Relaxed)),
             idle: shared.idle.load(Relaxed),
-            accepting: !self.commands.is_closed() && !shared.places.is_closed(),
+            accepting: !self.commands.is_closed() && !shared.admissions.is_closed(),
         }
     }
 
-    /// Positions that a sequence can have, image included.
+    /// Returns the most positions of a sequence, image included.
     pub fn context_len(&self) -> usize {
         self.shared.context
     }
 
-    /// Returns `true` if modes other than `off` are possible.
-    pub fn scores(&self) -> bool {
-        self.shared.scores
+    /// Returns `true` if there is a scorer, which guard modes other than `off` need.
+    pub fn has_scorer(&self) -> bool {
+        self.shared.has_scorer
     }
 }
 
-/// A place in the queue.
+/// Admission of one request that is not submitted yet.
 pub struct Reservation {
     permit: PoolPermit,
     handle: EngineHandle,
 }
 
 impl Reservation {
-    /// Hands in the request that the place was held for.
+    /// Submits the request.
     ///
     /// # Errors
     /// As [`EngineHandle::submit`], without [`EngineError::QueueFull`].
@@ -230,10 +228,14 @@ impl Reservation {
             });
         }
         if let Some(reason) = request.unanswerable {
-            return Ok(EventStream::of_abstention(&request, prompt_tokens, reason));
+            return Ok(EventStream::from_abstention(
+                &request,
+                prompt_tokens,
+                reason,
+            ));
         }
         let budget = request.max_tokens.min(room);
-        // A delta a token at most, one when it ends, and the end itself.
+        // At most one delta a token, one at the end, and `Finished`.
         let (events, stream) = mpsc::channel(budget + 2);
         let job = AdmittedRequest {
             request,
@@ -242,7 +244,7 @@ impl Reservation {
             events,
             order: 0,
             slot: None,
-            _place: self.permit,
+            _admission: self.permit,
         };
         match self
             .handle
@@ -256,11 +258,11 @@ impl Reservation {
     }
 }
 
-/// Refuses what would fail later, and its neighbours in the batch with it.
+/// Rejects requests that would fail in the batch, and fail others with them.
 fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
     let invalid = |why: String| Err(EngineError::Invalid(why));
     match request.guard.mode {
-        mode if policy::scores(mode) && !shared.scores => {
+        mode if policy::scores(mode) && !shared.has_scorer => {
             return invalid("the model has no scorer: guard mode must be off".to_owned());
         }
         _ => {}
@@ -287,13 +289,13 @@ fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
     }
 }
 
-/// What the engine says about one request. Dropping it cancels the request before the next step.
+/// Events of one request. Dropping it cancels the request before the next step.
 #[derive(Debug)]
 pub struct EventStream(mpsc::Receiver<Event>);
 
 impl EventStream {
-    /// Returns what is said about a request for which nothing is written.
-    fn of_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
+    /// Returns the complete stream of an abstention, for which nothing is decoded.
+    fn from_abstention(request: &Request, prompt_tokens: usize, reason: Unanswerable) -> Self {
         let guard = Some(GuardReport::abstained(
             request.guard.mode,
             request.guard.thresholds,
@@ -312,19 +314,19 @@ impl EventStream {
             guard,
         };
         let (events, stream) = mpsc::channel(2);
-        // There is room for both.
+        // The channel has capacity for both.
         [text, end]
             .into_iter()
             .for_each(|event| drop(events.try_send(event)));
         Self(stream)
     }
 
-    /// The next event; `None` after the last.
+    /// Returns the next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
 
-    /// As [`Self::next`], for threads outside an async runtime.
+    /// Blocking form of [`Self::next`], for threads outside an async runtime.
     pub fn blocking_next(&mut self) -> Option<Event> {
         self.0.blocking_recv()
     }

@@ -1,4 +1,4 @@
-//! Encoded images, remembered by the content of their files.
+//! Cache of encoded images, keyed by file content.
 
 use std::{future::Future, sync::Arc};
 
@@ -16,43 +16,43 @@ use crate::{
     vlm::Vlm,
 };
 
-/// An image that could not be encoded.
+/// Failure to encode an image.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodingError<E> {
-    /// Its pixels could not be had.
+    /// The image could not be decoded.
     #[error(transparent)]
     Pixels(E),
-    /// The model failed on them.
+    /// The model failed.
     #[error("the image encoder failed: {0}")]
     Model(String),
 }
 
-/// An encoded image.
+/// An encoded image with its evidence.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
-    /// `(image_tokens, channels)`, for [`super::Request::image`].
+    /// Features `(image_tokens, channels)`, for [`super::Request::image`].
     pub image: Tensor,
-    /// What it shows, where the model has evidence of that.
+    /// Evidence of what the image shows, if the model provides it.
     pub evidence: Option<ImageEvidence>,
     /// SHA-256 of the file.
     pub hash: [u8; 32],
-    /// Indicates whether it was remembered, or being encoded for another request.
+    /// `true` if the encoding was cached or in progress for another request.
     pub hit: bool,
 }
 
-/// Whose encodings a request may find: what one tenant sent must not be told by how soon another's
-/// answer comes.
+/// Scope within which requests share cached encodings, so that response times reveal nothing about
+/// another tenant's images.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CacheScope {
-    /// Those of requests with the same salt, which the client chose.
+    /// Requests with the same salt, chosen by the client.
     Salt(Arc<str>),
-    /// Those of requests of the same owner that have no salt; the owner without a name is everybody
-    /// on a server without keys.
+    /// Requests without a salt of the same owner; the empty name stands for all clients of a server
+    /// without keys.
     Owner(Arc<str>),
 }
 
 impl CacheScope {
-    /// The key of a file. Salts and owners never meet, whatever they are called.
+    /// Returns the cache key of a file. Salts and owners have separate key spaces.
     fn key(&self, hash: &[u8; 32]) -> [u8; 32] {
         let (kind, name) = match self {
             Self::Salt(salt) => (1u8, salt),
@@ -67,42 +67,41 @@ impl CacheScope {
     }
 }
 
-/// Memory that all images share that are being decoded. Who has to wait for some gets it in turn.
+/// Memory budget shared by all image decodes; waiters are served in order.
 #[derive(Debug, Clone)]
 pub struct DecodeMemory {
     units: Arc<Semaphore>,
-    all: u32,
+    total: u32,
 }
 
 impl DecodeMemory {
-    /// Bytes that are reckoned with as one.
+    /// Granularity of the budget in bytes.
     const UNIT: u64 = 4096;
 
-    /// Of so many bytes.
+    /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        let all = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
+        let total = u32::try_from(bytes / Self::UNIT).unwrap_or(u32::MAX).max(1);
         Self {
-            units: Arc::new(Semaphore::new(all as usize)),
-            all,
+            units: Arc::new(Semaphore::new(total as usize)),
+            total,
         }
     }
 
-    /// Waits for so many bytes, or for all of them if there are fewer, and holds them until the
-    /// permit is dropped. Refuse before what needs more than all.
-    pub async fn hold(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    /// Waits for `bytes` of memory, capped at the whole budget; dropping the permit releases it.
+    /// Reject larger images first.
+    pub async fn acquire(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(Self::UNIT))
             .unwrap_or(u32::MAX)
-            .min(self.all);
-        // It is never closed.
+            .min(self.total);
+        // The semaphore is never closed.
         Arc::clone(&self.units).acquire_many_owned(units).await.ok()
     }
 }
 
-/// Encodes images off the async threads, a few at a time and by fair shares, each once while it is
-/// remembered in its [`CacheScope`].
+/// Encodes images on blocking threads, a few at a time by fair share, and caches the encodings
+/// within their [`CacheScope`].
 ///
-/// Requests wait here for their turn without a bound of its own: hold an [`super::Reservation`] first,
-/// then the engine's bound holds here too.
+/// The number of waiters is not bounded here: hold a [`super::Reservation`] first.
 #[derive(Clone)]
 pub struct ImageCache {
     vlm: Arc<dyn Vlm>,
@@ -111,11 +110,11 @@ pub struct ImageCache {
     turns: Turns,
 }
 
-/// What is remembered of an image.
+/// Cached value of an image.
 type Encoding = (Tensor, Option<ImageEvidence>);
 
-/// Bytes that an encoding takes.
-fn weight((image, evidence): &Encoding) -> u32 {
+/// Returns the size of an encoding in bytes.
+fn encoded_bytes((image, evidence): &Encoding) -> u32 {
     let numbers = evidence
         .as_ref()
         .map_or(0, |evidence| size_of_val(&*evidence.logits));
@@ -123,12 +122,11 @@ fn weight((image, evidence): &Encoding) -> u32 {
 }
 
 impl ImageCache {
-    /// Remembers encodings of up to `budget` bytes together, and encodes at most `concurrent`
-    /// images at once.
+    /// Creates a cache of at most `budget` bytes that encodes at most `concurrent` images at once.
     pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
         let cache = Cache::builder()
             .max_capacity(budget)
-            .weigher(|_, encoding| weight(encoding))
+            .weigher(|_, encoding| encoded_bytes(encoding))
             .build();
         Self {
             vlm,
@@ -138,18 +136,17 @@ impl ImageCache {
         }
     }
 
-    /// Has the evidence of images computed with their encodings.
+    /// Computes evidence along with encodings, if given.
     pub fn with_evidence(self, evidence: Option<Arc<Evidence>>) -> Self {
         Self { evidence, ..self }
     }
 
-    /// The encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or
-    /// `(3, size, size)`; it runs on a blocking thread and only when the image is not remembered.
-    /// Requests of one scope for the same image wait for the first of them; errors are not
-    /// remembered.
+    /// Returns the encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or
+    /// `(3, size, size)`; it runs on a blocking thread, and only on a cache miss. Concurrent
+    /// requests of one scope for the same image share one encoding; errors are not cached.
     ///
     /// # Errors
-    /// What `pixels` said, or the model.
+    /// Those of `pixels` and of the model.
     pub async fn get<E, F>(
         &self,
         file: &[u8],
@@ -165,7 +162,7 @@ impl ImageCache {
         let entry = self
             .cache
             .entry(scope.key(&hash))
-            .or_try_insert_with(self.encode(share.clone(), decoding(file.len()), pixels))
+            .or_try_insert_with(self.encode(share.clone(), decode_work(file.len()), pixels))
             .await?;
         let hit = !entry.is_fresh();
         let (image, evidence) = entry.into_value();
@@ -177,12 +174,12 @@ impl ImageCache {
         })
     }
 
-    /// Waits for a turn to decode a file of so many bytes that is not encoded.
+    /// Waits for a turn to decode a file of `bytes` that is not encoded.
     pub async fn turn(&self, share: &Share, bytes: usize) -> FairTurn {
-        self.turns.take(share, decoding(bytes)).await
+        self.turns.take(share, decode_work(bytes)).await
     }
 
-    /// Bytes of encodings that are remembered.
+    /// Returns the size of the cached encodings in bytes.
     pub fn used(&self) -> u64 {
         self.cache.weighted_size()
     }
@@ -205,7 +202,7 @@ impl ImageCache {
         async move {
             let turn = turns.take(&share, work).await;
             let work = move || {
-                // The turn ends with the work, even when nobody waits for it any more.
+                // The turn ends with the work, even if the request was canceled.
                 let _turn = turn;
                 let pixels = pixels().map_err(EncodingError::Pixels)?;
                 encode_one(vlm.as_ref(), evidence.as_deref(), &pixels)
@@ -218,8 +215,9 @@ impl ImageCache {
     }
 }
 
-/// The work of decoding and encoding a file: the encoder takes about as long as decoding 64 KiB.
-fn decoding(bytes: usize) -> u64 {
+/// Returns the work units of decoding and encoding a file: the encoder takes about as long as
+/// decoding 64 KiB.
+fn decode_work(bytes: usize) -> u64 {
     1 + (bytes >> 16) as u64
 }
 
@@ -273,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_images_of_different_scopes_share_nothing() {
+    fn equal_images_of_different_scopes_share_no_encoding() {
         let toy = Toy::new();
         let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
         let scopes = [
@@ -311,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_encoded_once_also_when_asked_for_at_once() {
+    fn concurrent_requests_for_an_image_encode_it_once() {
         let toy = Toy::new();
         let cache = ImageCache::new(toy.clone(), 1 << 20, 2);
         let decoded = Arc::new(AtomicUsize::new(0));
@@ -342,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_panics_are_told_and_not_remembered() {
+    fn errors_and_panics_are_returned_and_not_cached() {
         let cache = ImageCache::new(Toy::new(), 1 << 20, 1);
         block_on(async {
             let error = get(&cache, b"x", || Err("not an image".to_owned()))
@@ -369,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_are_remembered_than_the_budget() {
+    fn cached_bytes_stay_within_the_budget() {
         let cache = ImageCache::new(Toy::new(), 24, 1);
         block_on(async {
             for i in 0..20u8 {
@@ -383,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_in_turn_and_never_more_than_there_is() {
+    fn decode_memory_is_granted_in_order_and_within_the_budget() {
         let memory = DecodeMemory::new(10 * DecodeMemory::UNIT);
         let (held, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         block_on(async {
@@ -394,7 +392,7 @@ mod tests {
                     tokio::spawn(async move {
                         let units = 1 + i % 7;
                         let permit = memory
-                            .hold(units * DecodeMemory::UNIT - i % 2)
+                            .acquire(units * DecodeMemory::UNIT - i % 2)
                             .await
                             .unwrap();
                         assert_eq!(permit.num_permits() as u64, units);
@@ -411,16 +409,16 @@ mod tests {
                 task.await.unwrap();
             }
             assert!((7..=10).contains(&most.load(SeqCst)), "{most:?}");
-            // More than all is all; a small one behind a large one waits for it.
-            let small = memory.hold(1).await;
+            // More than the budget is capped at it; a small request behind a large one waits.
+            let small = memory.acquire(1).await;
             let large = tokio::spawn({
                 let memory = memory.clone();
-                async move { memory.hold(u64::MAX).await.unwrap().num_permits() }
+                async move { memory.acquire(u64::MAX).await.unwrap().num_permits() }
             });
             while memory.units.available_permits() > 0 {
                 tokio::task::yield_now().await;
             }
-            let mut next = Box::pin(memory.hold(1));
+            let mut next = Box::pin(memory.acquire(1));
             assert!((&mut next).now_or_never().is_none());
             drop(small);
             assert_eq!(large.await.unwrap(), 10);
@@ -429,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_images_are_encoded_at_once() {
+    fn concurrent_encodings_are_bounded() {
         let cache = ImageCache::new(Toy::new(), 1 << 20, 2);
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         block_on(async {

@@ -1,5 +1,5 @@
-//! The engine against the toy model: who joins, who leaves, what fails, and how it ends. A gate in
-//! the model holds every step until the test lets it go, so no test depends on time.
+//! Admission, cancellation, failures and shutdown of the engine with the toy model. A gate in the
+//! model holds every step until the test releases it, so no test depends on time.
 
 use std::{
     sync::{
@@ -11,31 +11,31 @@ use std::{
 };
 
 use super::fair::Share;
-use super::testing::{ANY, ReceivedEvents, Toy, ToyReward, engine, listen, request, start};
+use super::testing::{ANY, ReceivedEvents, Toy, ToyReward, collect_events, engine, request, start};
 use super::*;
 use crate::guard::{Mode, Verdict};
 
-/// An engine whose steps the test lets go one by one.
+/// Starts an engine whose steps the test releases one by one.
 fn gated(config: EngineConfig) -> (EngineHandle, Arc<Toy>, Sender<()>) {
     let (toy, gate) = Toy::gated();
     (start(&toy, &Arc::default(), config), toy, gate)
 }
 
-/// Waits for what another thread is about to make true.
-fn until(mut condition: impl FnMut() -> bool) {
+/// Waits for a condition that another thread makes true.
+fn wait_until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         std::thread::yield_now();
     }
 }
 
-/// Lets `n` steps go, and waits until they have run.
-fn go(toy: &Toy, gate: &Sender<()>, n: usize) {
+/// Releases `n` steps and waits until they have run.
+fn run_steps(toy: &Toy, gate: &Sender<()>, n: usize) {
     let before = toy.steps();
     (0..n).for_each(|_| gate.send(()).unwrap());
-    until(|| toy.steps() == before + n);
+    wait_until(|| toy.steps() == before + n);
 }
 
-/// A request that the model answers at length.
+/// Returns a request with a long answer.
 fn long(image: f32) -> Request {
     Request {
         max_tokens: 100,
@@ -49,16 +49,16 @@ fn long(image: f32) -> Request {
 }
 
 #[test]
-fn a_client_that_leaves_frees_its_slot_before_the_next_step() {
+fn a_disconnect_frees_the_slot_before_the_next_step() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 1,
         ..EngineConfig::default()
     });
     let first = handle.submit(request(1.0, &[5])).unwrap();
-    until(|| handle.health().running == 1);
+    wait_until(|| handle.health().running == 1);
     let second = handle.submit(request(2.0, &[6, 6])).unwrap();
     drop(first);
-    go(&toy, &gate, 2);
+    run_steps(&toy, &gate, 2);
     let log = toy.log.lock().unwrap().clone();
     assert_eq!(log[0], [(0, 0, vec![5])]);
     assert_eq!(
@@ -68,8 +68,8 @@ fn a_client_that_leaves_frees_its_slot_before_the_next_step() {
     );
     (0..60).for_each(|_| gate.send(()).unwrap());
     assert_eq!(
-        listen(second),
-        listen(
+        collect_events(second),
+        collect_events(
             engine(EngineConfig::default())
                 .submit(request(2.0, &[6, 6]))
                 .unwrap()
@@ -78,14 +78,14 @@ fn a_client_that_leaves_frees_its_slot_before_the_next_step() {
 }
 
 #[test]
-fn a_waiting_request_whose_client_left_never_runs() {
+fn a_waiting_request_of_a_disconnected_client_never_runs() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 1,
         max_waiting: 2,
         ..EngineConfig::default()
     });
     let running = handle.submit(request(1.0, &[5])).unwrap();
-    until(|| handle.health().running == 1);
+    wait_until(|| handle.health().running == 1);
     drop(handle.submit(request(2.0, &[6])).unwrap());
     let last = handle.submit(request(3.0, &[7])).unwrap();
     assert!(matches!(
@@ -95,12 +95,12 @@ fn a_waiting_request_whose_client_left_never_runs() {
             retry_after_s: 1
         })
     ));
-    go(&toy, &gate, 1);
-    until(|| handle.health().waiting == 1);
+    run_steps(&toy, &gate, 1);
+    wait_until(|| handle.health().waiting == 1);
     let late = handle.submit(request(4.0, &[8])).unwrap();
     drop(gate);
     for stream in [running, last, late] {
-        listen(stream).end.unwrap();
+        collect_events(stream).end.unwrap();
     }
     let prompts: Vec<Vec<u32>> = toy
         .log
@@ -115,13 +115,13 @@ fn a_waiting_request_whose_client_left_never_runs() {
 }
 
 #[test]
-fn a_place_counts_until_it_is_given_back() {
+fn a_reservation_counts_as_waiting_until_dropped() {
     let handle = engine(EngineConfig {
         max_batch: 1,
         max_waiting: 0,
         ..EngineConfig::default()
     });
-    let place = handle.reserve(&Share::default()).unwrap();
+    let reservation = handle.reserve(&Share::default()).unwrap();
     assert_eq!(handle.health().waiting, 1);
     assert!(matches!(
         handle.submit(request(1.0, &[5])),
@@ -131,8 +131,11 @@ fn a_place_counts_until_it_is_given_back() {
         prompt: Vec::new(),
         ..request(1.0, &[5])
     };
-    assert!(matches!(place.submit(bad), Err(EngineError::Invalid(_))));
-    listen(
+    assert!(matches!(
+        reservation.submit(bad),
+        Err(EngineError::Invalid(_))
+    ));
+    collect_events(
         handle
             .reserve(&Share::default())
             .unwrap()
@@ -143,50 +146,57 @@ fn a_place_counts_until_it_is_given_back() {
     .unwrap();
 }
 
-/// A competitor's requests with this prompt whose answers have at least so many tokens.
-fn lasting(who: &str, prompt: u32, tokens: usize) -> impl Iterator<Item = Request> {
+/// Returns a competitor's requests with this prompt whose answers have at least `tokens` tokens.
+fn requests_with_long_answers(
+    who: &str,
+    prompt: u32,
+    tokens: usize,
+) -> impl Iterator<Item = Request> {
     let (handle, share) = (engine(EngineConfig::default()), Share::new(who, 1));
-    let asked = (0..500).map(move |image| Request {
+    let requests = (0..500).map(move |image| Request {
         share: share.clone(),
         ..request(image as f32, &[prompt])
     });
-    asked.filter(move |request| {
-        listen(handle.submit(request.clone()).unwrap()).tokens.len() >= tokens
+    requests.filter(move |request| {
+        collect_events(handle.submit(request.clone()).unwrap())
+            .tokens
+            .len()
+            >= tokens
     })
 }
 
 #[test]
-fn whoever_comes_late_to_a_full_engine_comes_in_is_next_and_waits_for_no_step() {
+fn a_late_competitor_of_a_full_engine_runs_at_once_and_in_every_step() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 2,
         max_waiting: 3,
         ..EngineConfig::default()
     });
-    let mut asked = lasting("greedy", 5, 9);
-    let mut submit = || handle.submit(asked.next().unwrap());
+    let mut requests = requests_with_long_answers("greedy", 5, 9);
+    let mut submit = || handle.submit(requests.next().unwrap());
     let mut greedy = vec![submit().unwrap()];
-    until(|| handle.health().running == 1);
+    wait_until(|| handle.health().running == 1);
     greedy.extend((0..4).map(|_| submit().unwrap()));
-    go(&toy, &gate, 1);
-    until(|| handle.health().running == 2);
+    run_steps(&toy, &gate, 1);
+    wait_until(|| handle.health().running == 2);
     assert!(matches!(
         submit(),
         Err(EngineError::QueueFull { waiting: 3, .. })
     ));
-    let late = lasting("late", 6, 9).next().unwrap();
-    let alone = listen(
+    let late = requests_with_long_answers("late", 6, 9).next().unwrap();
+    let alone = collect_events(
         engine(EngineConfig::default())
             .submit(late.clone())
             .unwrap(),
     );
     let late = handle.submit(late).unwrap();
-    go(&toy, &gate, 1);
-    until(|| handle.health().running == 3);
+    run_steps(&toy, &gate, 1);
+    wait_until(|| handle.health().running == 3);
     drop(gate);
-    assert_eq!(listen(late), alone);
+    assert_eq!(collect_events(late), alone);
     greedy
         .into_iter()
-        .for_each(|stream| listen(stream).end.map(|_| ()).unwrap());
+        .for_each(|stream| collect_events(stream).end.map(|_| ()).unwrap());
     let log = toy.log.lock().unwrap();
     let joined = log
         .iter()
@@ -210,7 +220,7 @@ fn whoever_comes_late_to_a_full_engine_comes_in_is_next_and_waits_for_no_step() 
 }
 
 #[test]
-fn a_completion_of_many_answers_does_not_keep_the_next_waiting_for_all() {
+fn a_completion_with_many_answers_does_not_block_later_requests() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 1,
         max_prefills: 1,
@@ -226,7 +236,7 @@ fn a_completion_of_many_answers_does_not_keep_the_next_waiting_for_all() {
             .unwrap()
     };
     let mut streams = vec![many(0)];
-    until(|| handle.health().running == 1);
+    wait_until(|| handle.health().running == 1);
     streams.extend((1..12).map(many));
     streams.push(
         handle
@@ -239,7 +249,7 @@ fn a_completion_of_many_answers_does_not_keep_the_next_waiting_for_all() {
     drop(gate);
     streams
         .into_iter()
-        .for_each(|stream| listen(stream).end.map(|_| ()).unwrap());
+        .for_each(|stream| collect_events(stream).end.map(|_| ()).unwrap());
     let prompts: Vec<u32> = toy
         .log
         .lock()
@@ -258,7 +268,7 @@ fn a_completion_of_many_answers_does_not_keep_the_next_waiting_for_all() {
 }
 
 #[test]
-fn few_prompts_are_read_in_one_step() {
+fn a_step_prefills_at_most_max_prefills_prompts() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 8,
         max_prefills: 2,
@@ -270,7 +280,7 @@ fn few_prompts_are_read_in_one_step() {
     drop(gate);
     streams
         .into_iter()
-        .for_each(|s| listen(s).end.map(|_| ()).unwrap());
+        .for_each(|s| collect_events(s).end.map(|_| ()).unwrap());
     let log = toy.log.lock().unwrap();
     let joined: Vec<usize> = log
         .iter()
@@ -288,35 +298,35 @@ fn few_prompts_are_read_in_one_step() {
 }
 
 #[test]
-fn a_model_error_fails_the_newcomers_else_the_batch_and_the_engine_lives_on() {
+fn a_model_error_fails_new_sequences_or_the_batch_but_not_the_engine() {
     let (handle, toy, gate) = gated(EngineConfig::default());
     let first = handle.submit(long(1.0)).unwrap();
-    until(|| handle.health().running == 1);
-    go(&toy, &gate, 1);
-    // <user>, which the model never says.
+    wait_until(|| handle.health().running == 1);
+    run_steps(&toy, &gate, 1);
+    // `<user>`, which the model never generates.
     toy.fails_on.store(2, SeqCst);
     let broken = handle.submit(request(2.0, &[2])).unwrap();
-    // The second step may have been gathered before the submission: then the third has the
-    // newcomer.
-    go(&toy, &gate, 2);
+    // The second step may have been assembled before the submission; then the third has the new
+    // request.
+    run_steps(&toy, &gate, 2);
     assert_eq!(
-        listen(broken).end,
+        collect_events(broken).end,
         Err(EngineError::Model("token 2 broke the model".to_owned()))
     );
     toy.fails_on.store(ANY, SeqCst);
     drop(gate);
     assert_eq!(
-        listen(first).end,
+        collect_events(first).end,
         Err(EngineError::Model(format!("token {ANY} broke the model")))
     );
     toy.fails_on.store(usize::MAX, SeqCst);
-    listen(handle.submit(request(3.0, &[5])).unwrap())
+    collect_events(handle.submit(request(3.0, &[5])).unwrap())
         .end
         .unwrap();
 }
 
 #[test]
-fn a_panic_in_a_step_fails_its_requests_and_the_engine_lives_on() {
+fn a_panic_in_a_step_fails_its_requests_but_not_the_engine() {
     let toy = Toy::new();
     let handle = start(
         &toy,
@@ -327,17 +337,17 @@ fn a_panic_in_a_step_fails_its_requests_and_the_engine_lives_on() {
         },
     );
     toy.panics.store(true, SeqCst);
-    let error = listen(handle.submit(request(1.0, &[5])).unwrap())
+    let error = collect_events(handle.submit(request(1.0, &[5])).unwrap())
         .end
         .unwrap_err();
     assert_eq!(
         error,
         EngineError::Model("internal error: the model panicked".to_owned())
     );
-    let after = listen(handle.submit(request(1.0, &[5])).unwrap());
+    let after = collect_events(handle.submit(request(1.0, &[5])).unwrap());
     assert_eq!(
         after,
-        listen(
+        collect_events(
             engine(EngineConfig::default())
                 .submit(request(1.0, &[5]))
                 .unwrap()
@@ -346,8 +356,7 @@ fn a_panic_in_a_step_fails_its_requests_and_the_engine_lives_on() {
     assert!(handle.health().accepting);
 }
 
-/// Returns whether scored requests and their unscored neighbour end as they should when the scorer
-/// breaks before the second token.
+/// Runs a scored and an unscored request with a scorer that breaks before the second token.
 fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, ReceivedEvents) {
     let (toy, gate) = Toy::gated();
     let reward = Arc::new(ToyReward::default());
@@ -369,9 +378,9 @@ fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, Recei
             ..request(4.0, &[5])
         })
         .unwrap();
-    let neighbour = handle.submit(off).unwrap();
-    go(&toy, &gate, 3);
-    until(|| reward.seen.load(SeqCst) >= 3);
+    let neighbor = handle.submit(off).unwrap();
+    run_steps(&toy, &gate, 3);
+    wait_until(|| reward.seen.load(SeqCst) >= 3);
     if out_of_range {
         &reward.out_of_range
     } else {
@@ -379,14 +388,14 @@ fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, Recei
     }
     .store(true, SeqCst);
     drop(gate);
-    (listen(scored), listen(neighbour))
+    (collect_events(scored), collect_events(neighbor))
 }
 
 #[test]
-fn a_broken_scorer_fails_what_is_scored_or_leaves_it_unscored() {
+fn a_broken_scorer_fails_scored_requests_or_leaves_them_unscored() {
     let alone = |mode, image, max_tokens| {
         let guard = GuardParams::new(mode, 0.4);
-        listen(
+        collect_events(
             engine(EngineConfig::default())
                 .submit(Request {
                     max_tokens,
@@ -397,18 +406,18 @@ fn a_broken_scorer_fails_what_is_scored_or_leaves_it_unscored() {
         )
     };
     for out_of_range in [false, true] {
-        let (scored, neighbour) = break_scorer(OnError::FailClosed, out_of_range);
+        let (scored, neighbor) = break_scorer(OnError::FailClosed, out_of_range);
         assert!(
             matches!(scored.end, Err(EngineError::Scorer(_))),
             "{scored:?}"
         );
-        assert_eq!(neighbour, alone(Mode::Off, 1.0, 12));
+        assert_eq!(neighbor, alone(Mode::Off, 1.0, 12));
 
-        let (scored, neighbour) = break_scorer(OnError::FailOpen, out_of_range);
+        let (scored, neighbor) = break_scorer(OnError::FailOpen, out_of_range);
         assert_eq!(scored.text(), alone(Mode::Flag, 4.0, 20).text());
         assert_eq!(scored.report().verdict, Verdict::Unscored);
         assert!(scored.rewards().len() < scored.tokens.len());
-        assert_eq!(neighbour.text(), alone(Mode::Off, 1.0, 12).text());
+        assert_eq!(neighbor.text(), alone(Mode::Off, 1.0, 12).text());
     }
 }
 
@@ -421,7 +430,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn a_drain_finishes_what_was_accepted_and_takes_nothing_new() {
+fn a_drain_finishes_accepted_requests_and_rejects_new_ones() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 1,
         ..EngineConfig::default()
@@ -429,12 +438,12 @@ fn a_drain_finishes_what_was_accepted_and_takes_nothing_new() {
     let streams: Vec<EventStream> = (0..3)
         .map(|i| handle.submit(request(i as f32, &[5])).unwrap())
         .collect();
-    until(|| handle.health().running == 1);
+    wait_until(|| handle.health().running == 1);
     let drain = std::thread::spawn({
         let handle = handle.clone();
         move || block_on(handle.drain(Duration::from_secs(600)))
     });
-    until(|| !handle.health().accepting);
+    wait_until(|| !handle.health().accepting);
     assert_eq!(
         handle.submit(request(9.0, &[5])).unwrap_err(),
         EngineError::ShuttingDown
@@ -443,14 +452,14 @@ fn a_drain_finishes_what_was_accepted_and_takes_nothing_new() {
     drop(gate);
     drain.join().unwrap();
     for stream in streams {
-        listen(stream).end.unwrap();
+        collect_events(stream).end.unwrap();
     }
-    until(|| handle.commands.is_closed());
+    wait_until(|| handle.commands.is_closed());
     assert_eq!(handle.health().running, 0);
 }
 
 #[test]
-fn a_drain_fails_what_its_deadline_finds() {
+fn a_drain_fails_requests_left_at_its_deadline() {
     let (handle, toy, gate) = gated(EngineConfig {
         max_batch: 1,
         ..EngineConfig::default()
@@ -458,30 +467,30 @@ fn a_drain_fails_what_its_deadline_finds() {
     let streams: Vec<EventStream> = (0..2)
         .map(|i| handle.submit(long(i as f32)).unwrap())
         .collect();
-    until(|| handle.health().running == 1);
+    wait_until(|| handle.health().running == 1);
     let drain = std::thread::spawn({
         let handle = handle.clone();
         move || block_on(handle.drain(Duration::ZERO))
     });
-    // The step does not end, so the drain gives up waiting; the engine fails the rest as soon as it
+    // The step does not end, so the drain stops waiting; the engine fails the rest as soon as it
     // can.
     drain.join().unwrap();
     assert_eq!(toy.steps(), 0);
     drop(gate);
     for stream in streams {
-        assert_eq!(listen(stream).end, Err(EngineError::ShuttingDown));
+        assert_eq!(collect_events(stream).end, Err(EngineError::ShuttingDown));
     }
 }
 
 #[test]
-fn an_engine_without_handles_finishes_and_ends() {
+fn an_engine_without_handles_finishes_its_requests_and_stops() {
     let (toy, gate) = Toy::gated();
     let handle = start(&toy, &Arc::default(), EngineConfig::default());
     let stream = handle.submit(request(1.0, &[5])).unwrap();
     drop(handle);
     drop(gate);
-    listen(stream).end.unwrap();
-    until(|| Arc::strong_count(&toy) == 1);
+    collect_events(stream).end.unwrap();
+    wait_until(|| Arc::strong_count(&toy) == 1);
 }
 
 #[derive(Default)]
@@ -489,13 +498,13 @@ struct Counts {
     tokens: AtomicUsize,
     gaps: AtomicUsize,
     scored: AtomicUsize,
-    most: AtomicUsize,
+    max_seen: AtomicUsize,
 }
 
 impl Observer for Counts {
     fn load(&self, running: usize, _: usize, kv_usage: f64) {
         assert!((0.0..=1.0).contains(&kv_usage));
-        self.most.fetch_max(running, SeqCst);
+        self.max_seen.fetch_max(running, SeqCst);
     }
     fn token(&self, gap: Option<Duration>) {
         self.tokens.fetch_add(1, SeqCst);
@@ -507,7 +516,7 @@ impl Observer for Counts {
 }
 
 #[test]
-fn the_observer_is_told_what_happened() {
+fn the_observer_counts_tokens_gaps_and_rewards() {
     let (toy, counts) = (Toy::new(), Arc::new(Counts::default()));
     let handle = start(
         &toy,
@@ -517,22 +526,22 @@ fn the_observer_is_told_what_happened() {
             ..EngineConfig::default()
         },
     );
-    let told: Vec<ReceivedEvents> = (0..8)
-        .map(|i| listen(handle.submit(request(i as f32, &[5])).unwrap()))
+    let received: Vec<ReceivedEvents> = (0..8)
+        .map(|i| collect_events(handle.submit(request(i as f32, &[5])).unwrap()))
         .collect();
-    let tokens: usize = told.iter().map(|t| t.tokens.len()).sum();
-    let spoke = told.iter().filter(|t| !t.tokens.is_empty()).count();
+    let tokens: usize = received.iter().map(|t| t.tokens.len()).sum();
+    let spoke = received.iter().filter(|t| !t.tokens.is_empty()).count();
     assert_eq!(
         (counts.tokens.load(SeqCst), counts.scored.load(SeqCst)),
         (tokens, tokens)
     );
     assert_eq!(
-        (counts.gaps.load(SeqCst), counts.most.load(SeqCst)),
+        (counts.gaps.load(SeqCst), counts.max_seen.load(SeqCst)),
         (tokens - spoke, 1)
     );
-    assert!(told.iter().any(|told| told.flagged_tokens > 0));
-    for told in told {
-        assert_eq!(told.flagged_tokens > 0, !told.spans.is_empty());
-        assert!(told.flagged_tokens <= told.tokens.len());
+    assert!(received.iter().any(|received| received.flagged_tokens > 0));
+    for received in received {
+        assert_eq!(received.flagged_tokens > 0, !received.spans.is_empty());
+        assert!(received.flagged_tokens <= received.tokens.len());
     }
 }

@@ -1,13 +1,12 @@
-//! The engine: one task owns the running batch.
+//! Inference engine with continuous batching, on one thread.
 //!
 //! Requests enter through a bounded queue, join the batch between two steps, and leave as soon as
-//! they are finished or nobody listens any more. The task is a thread of its own, because its steps
-//! compute. [`Engine::start`] starts it, an [`EngineHandle`] hands it [`Request`]s, and each is
-//! answered by an [`EventStream`].
+//! they are finished or their client disconnects. [`Engine::start`] starts the thread; an
+//! [`EngineHandle`] submits [`Request`]s and returns an [`EventStream`] for each.
 //!
-//! A token's reward comes out of the step that feeds the token, one step after the one that chose
-//! it. So text is shown a word later than it is written where it is scored, and an answer that ends
-//! without an end-of-sequence token takes one step more.
+//! A token's reward is computed by the step that feeds the token, one step after it was sampled.
+//! Scored text is therefore sent one word late, and an answer that ends without an end-of-sequence
+//! token needs one extra step.
 
 mod answer;
 mod batch;
@@ -33,7 +32,7 @@ mod versions;
 
 use std::sync::Arc;
 
-pub(crate) use batch::WRITTEN;
+pub(crate) use batch::DECODED_TOKEN_WORK;
 pub use handle::{EngineHandle, EventStream, Health, Reservation};
 pub use images::{CacheScope, DecodeMemory, EncodedImage, EncodingError, ImageCache};
 pub use observer::Observer;
@@ -42,40 +41,38 @@ pub use types::{
     Alternative, EngineError, Event, FinishReason, GeneratedToken, GuardParams, Request, Sampling,
 };
 
-/// What happens to an answer whose scorer fails.
+/// Policy for answers whose scorer fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
-    /// The request fails.
+    /// Fail the request.
     #[default]
     FailClosed,
-    /// The answer is finished and its verdict is `unscored`.
+    /// Finish the answer with verdict `unscored`.
     FailOpen,
 }
 
-/// The engine's bounds.
+/// Limits and policies of the engine.
 #[derive(Clone)]
 pub struct EngineConfig {
-    /// Sequences that run at once. An eighth as many again may, of competitors that have less than
-    /// their share of them.
+    /// Sequences in the batch. An eighth more is reserved for competitors below their share.
     pub max_batch: usize,
-    /// Requests that may wait for a place in the batch. [`Self::max_batch`] more may, of
-    /// competitors that have less than their share of the places.
+    /// Requests that may wait for the batch. [`Self::max_batch`] more are reserved for competitors
+    /// below their share.
     pub max_waiting: usize,
-    /// Positions that a sequence can have, image included; at most the model's own.
+    /// Most positions of a sequence, image included; capped at the model's own context.
     pub context_len: usize,
-    /// Sequences that may join in one step: reading a prompt takes far longer than a decode, and
-    /// the running ones wait for it.
+    /// Prefills per step: a prefill takes far longer than a decode, and running sequences wait for
+    /// it.
     pub max_prefills: usize,
-    /// How doubted words are written again.
+    /// Weights of the ranking of repair candidates.
     pub repair: crate::guard::repair::RankingWeights,
-    /// What happens to an answer whose scorer fails.
+    /// Policy for answers whose scorer fails.
     pub on_error: OnError,
-    /// Whether competitors of unlike demands take turns of steps, and do not share each. Right
-    /// where a step's time grows with its rows (a CPU): the answer of one then does not wait for
-    /// the many of another.
+    /// `true` to serve competitors with unlike demands in separate steps. Useful where step time
+    /// grows with the rows (CPU): a single answer then does not wait for another competitor's many.
     pub takes_turns: bool,
-    /// Who counts.
+    /// Receiver of measurements.
     pub observer: Arc<dyn Observer>,
 }
 

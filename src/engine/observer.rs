@@ -1,28 +1,28 @@
-//! What the engine tells those who count.
+//! Measurements of the engine.
 
 use std::time::Duration;
 
-/// Receives what happens in the engine, whether it is shown to anybody or not: who shows answers
-/// counts those. Called on the engine's own thread, between and within steps: implementations count
-/// and return.
+/// Receives measurements of all decoding, sent to a client or not. Called on the engine's thread,
+/// between and within steps: implementations must return quickly.
 pub trait Observer: Send + Sync {
-    /// After every step and when the engine falls idle: sequences that run, requests that wait,
-    /// share of the cache in use (0 to 1).
+    /// Called after every step and when the engine becomes idle: running sequences, waiting
+    /// requests, share of the KV cache in use (0 to 1).
     fn load(&self, running: usize, waiting: usize, kv_usage: f64) {
         let _ = (running, waiting, kv_usage);
     }
 
-    /// A sequence got a token, this long after its previous one (`None`: its first).
+    /// Called for each token of an answer, with the time since the previous one (`None` for the
+    /// first).
     fn token(&self, gap: Option<Duration>) {
         let _ = gap;
     }
 
-    /// A step's response tokens were scored, those of versions that are tried among them; `took` is
+    /// Called with the rewards of a step's tokens, those of repair candidates included; `took` is
     /// the scorer's time in this step, prompts included.
     fn scored(&self, rewards: &[f32], took: Duration) {
         let _ = (rewards, took);
     }
 }
 
-/// Nobody counts.
+/// Ignores all measurements.
 impl Observer for () {}

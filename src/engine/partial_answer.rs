@@ -1,5 +1,5 @@
-//! The text side of one version of an answer: tokens and rewards in, words out. Knows no networks
-//! and nothing of who reads it.
+//! Text of one continuation of an answer: takes tokens and rewards, yields words. Independent of
+//! the networks and of the client.
 
 use std::{ops::Range, sync::Arc};
 
@@ -14,43 +14,41 @@ use crate::{
     reward::finish::{FinishedReward, Finisher, ScoredText},
 };
 
-/// What could have been written in place of a token.
+/// Likely alternatives to a token, recorded when it was sampled.
 #[derive(Debug, Default)]
 pub(crate) struct TokenAlternatives {
-    /// The likeliest tokens and their log-probabilities, best first.
+    /// Most likely tokens and their log-probabilities, best first.
     pub(crate) likely: Vec<(u32, f32)>,
-    /// The likeliest way to end the answer: the end-of-sequence token, or a full stop that it will
-    /// follow.
+    /// Most likely token that ends the answer: end of sequence, or a full stop.
     pub(crate) ending: Option<(u32, f32)>,
 }
 
-/// A version of an answer while it is written.
+/// A continuation of an answer during decoding.
 #[derive(Debug, Clone)]
 pub(crate) struct PartialAnswer {
     thresholds: Thresholds,
-    /// What finishes rewards; without it they are the scorer's.
+    /// Adjusts rewards by image evidence; without it, the scorer's rewards are final.
     finisher: Option<Arc<Finisher>>,
     transcript: Transcript,
     stop: StopStrings,
     tokens: Vec<GeneratedToken>,
-    /// One a token where repairs are possible.
-    menus: Vec<Arc<TokenAlternatives>>,
+    /// Alternatives of each token; empty if repairs are off.
+    alternatives_by_token: Vec<Arc<TokenAlternatives>>,
     /// The scorer's rewards of the leading tokens.
     rewards: Vec<f32>,
-    /// Words that closed and have their rewards.
+    /// Closed words that have rewards.
     words: Vec<Word>,
-    /// How many of them have rewards that are final.
+    /// Number of leading words whose rewards are final.
     finished: usize,
-    /// Indicates whether the next one waits for the word after it.
-    waits: bool,
-    /// Words of the version that this one began with which were shown: their rewards are final
-    /// whatever follows.
+    /// `true` if the next word's final reward depends on the word after it.
+    awaits_next: bool,
+    /// Words already sent before a rollback; their rewards stay final.
     shown: Vec<Word>,
-    /// The first word with which a sentence repeats itself, where repairs are possible.
-    loop_at: Option<usize>,
-    /// Tokens that were chosen among others for their rewards, and among how many.
+    /// First word that repeats earlier text of its sentence; only if repairs are on.
+    repetition_at: Option<usize>,
+    /// Token ranges that were selected by reward, each with the number of candidates.
     chosen: Vec<(Range<usize>, usize)>,
-    /// What selection adds to the logits of such rewards.
+    /// Correction for selecting the best of several rewards, in logits.
     optimism: f32,
 }
 
@@ -66,27 +64,27 @@ impl PartialAnswer {
             transcript: Transcript::default(),
             stop,
             tokens: Vec::new(),
-            menus: Vec::new(),
+            alternatives_by_token: Vec::new(),
             rewards: Vec::new(),
             words: Vec::new(),
             finished: 0,
-            waits: false,
+            awaits_next: false,
             shown: Vec::new(),
-            loop_at: None,
+            repetition_at: None,
             chosen: Vec::new(),
             optimism: 0.0,
         }
     }
 
-    /// Appends a token. Returns whether it completes a stop string; the text then ends before it.
+    /// Appends a token. Returns `true` if it completes a stop string; the text then ends before it.
     pub(crate) fn push(
         &mut self,
         token: GeneratedToken,
-        menu: Option<Arc<TokenAlternatives>>,
+        alternatives: Option<Arc<TokenAlternatives>>,
     ) -> bool {
         self.transcript.push(&token.token.bytes);
         self.tokens.push(token);
-        self.menus.extend(menu);
+        self.alternatives_by_token.extend(alternatives);
         let cut = self.stop.find(self.transcript.text());
         if cut.is_some() {
             self.transcript.close(cut);
@@ -94,7 +92,7 @@ impl PartialAnswer {
         cut.is_some()
     }
 
-    /// Takes the scorer's reward of the first token that has none.
+    /// Sets the scorer's reward of the first token without one.
     pub(crate) fn reward(&mut self, reward: f32) {
         if let Some(token) = self.tokens.get_mut(self.rewards.len()) {
             token.reward = Some(reward);
@@ -102,13 +100,13 @@ impl PartialAnswer {
         self.rewards.push(reward);
     }
 
-    /// Reads the words that have closed and have their rewards.
-    pub(crate) fn read(&mut self) {
-        let safe = self.safe();
-        self.read_within(Some(safe));
+    /// Reads the closed words that have rewards.
+    pub(crate) fn read_words(&mut self) {
+        let end = self.safe_len();
+        self.read_within(Some(end));
     }
 
-    /// Ends the text: what is open closes.
+    /// Ends the text and closes the open word.
     pub(crate) fn close(&mut self) {
         self.transcript.close(None);
         self.read_within(None);
@@ -121,13 +119,14 @@ impl PartialAnswer {
         while self.finish_word(within.is_none()) {}
     }
 
-    /// Finishes the first word that is not; false where there is none, or what it names is open.
+    /// Finalizes the reward of the next word. Returns `false` if there is no such word, or its
+    /// reward depends on a word to come.
     fn finish_word(&mut self, whole: bool) -> bool {
         let at = self.finished;
         let Some(word) = self.words.get(at) else {
             return false;
         };
-        let tried = self.choices(&word.tokens);
+        let tried = self.candidate_count(&word.tokens);
         let shown = self
             .shown
             .get(at)
@@ -138,7 +137,7 @@ impl PartialAnswer {
         } else {
             self.finish(whole)
         };
-        self.waits = finish == FinishedReward::Pending;
+        self.awaits_next = finish == FinishedReward::Pending;
         let Some(word) = self
             .words
             .get_mut(at)
@@ -162,17 +161,17 @@ impl PartialAnswer {
                 .map(|reward| correct_selection_bias(reward, self.optimism, tried)),
         };
         self.finished += 1;
-        if !self.menus.is_empty() && self.loop_at.is_none() {
+        if !self.alternatives_by_token.is_empty() && self.repetition_at.is_none() {
             let (text, words) = (self.transcript.text(), &self.words[..self.finished]);
             let sentence = words[repair_start(RepairStart::Sentence, text, words, at)]
                 .bytes
                 .start..words[at].bytes.end;
-            self.loop_at = text.get(sentence).is_some_and(repeats).then_some(at);
+            self.repetition_at = text.get(sentence).is_some_and(repeats).then_some(at);
         }
         true
     }
 
-    /// Returns what becomes of the reward of the first word that is not finished.
+    /// Returns the final reward of the first word that is not final yet.
     fn finish(&self, whole: bool) -> FinishedReward {
         let Some(finisher) = &self.finisher else {
             return FinishedReward::Unchanged;
@@ -192,13 +191,13 @@ impl PartialAnswer {
                 log_probability,
             },
             self.finished,
-            self.waits,
+            self.awaits_next,
         )
     }
 
-    /// Notes that the tokens from `from` on were chosen among `tried` versions for their rewards:
-    /// those of their words lose what that added.
-    pub(crate) fn choose(&mut self, from: usize, tried: usize, optimism: f32) {
+    /// Records that the tokens from `from` on were selected among `tried` candidates by reward, and
+    /// corrects their words' rewards for it.
+    pub(crate) fn mark_selected(&mut self, from: usize, tried: usize, optimism: f32) {
         self.chosen.push((from..self.tokens.len(), tried));
         self.optimism = optimism;
         let lowest = |tokens: &Range<usize>| {
@@ -213,7 +212,7 @@ impl PartialAnswer {
                 lowest(&word.tokens)
                     .filter(|_| word.tokens.end > from)
                     .map(|reward| {
-                        correct_selection_bias(reward, optimism, self.choices(&word.tokens))
+                        correct_selection_bias(reward, optimism, self.candidate_count(&word.tokens))
                     })
             })
             .collect();
@@ -222,8 +221,8 @@ impl PartialAnswer {
         }
     }
 
-    /// Among how many versions a word of these tokens was chosen.
-    fn choices(&self, tokens: &Range<usize>) -> usize {
+    /// Returns the number of candidates among which a word of these tokens was selected.
+    fn candidate_count(&self, tokens: &Range<usize>) -> usize {
         let within = self
             .chosen
             .iter()
@@ -231,55 +230,59 @@ impl PartialAnswer {
         within.map(|(_, tried)| *tried).max().unwrap_or(1)
     }
 
-    /// The version as it was when it had `len` tokens, all of them with rewards; the first `shown`
-    /// of them have been shown.
-    pub(crate) fn cut(&self, len: usize, shown: usize) -> Self {
-        let mut cut = Self::new(self.thresholds, self.stop.afresh(), self.finisher.clone());
+    /// Returns a copy rolled back to `len` tokens, all with rewards; the first `shown` of them were
+    /// sent.
+    pub(crate) fn truncated(&self, len: usize, shown: usize) -> Self {
+        let mut copy = Self::new(
+            self.thresholds,
+            self.stop.restarted(),
+            self.finisher.clone(),
+        );
         for (i, token) in self.tokens.iter().take(len).enumerate() {
-            // What finished its reward may not be there any more.
+            // The finished reward may depend on text that is cut off.
             let reward = if i < shown {
                 token.reward
             } else {
                 self.rewards.get(i).copied()
             };
-            cut.push(
+            copy.push(
                 GeneratedToken {
                     reward,
                     ..token.clone()
                 },
-                self.menus.get(i).cloned(),
+                self.alternatives_by_token.get(i).cloned(),
             );
         }
-        cut.rewards.extend(self.rewards.iter().take(len));
+        copy.rewards.extend(self.rewards.iter().take(len));
         if self.finisher.is_some() {
-            cut.shown = self
+            copy.shown = self
                 .words()
                 .iter()
                 .take_while(|word| word.tokens.end <= shown)
                 .cloned()
                 .collect();
         }
-        cut.chosen.extend(
+        copy.chosen.extend(
             self.chosen
                 .iter()
                 .filter(|(tokens, _)| tokens.start < len)
                 .map(|(tokens, tried)| (tokens.start..tokens.end.min(len), *tried)),
         );
-        cut.optimism = self.optimism;
-        cut.read();
-        cut
+        copy.optimism = self.optimism;
+        copy.read_words();
+        copy
     }
 
-    /// Bytes of text that cannot be the beginning of a stop string.
-    pub(crate) fn safe(&self) -> usize {
+    /// Returns the length in bytes of the text that cannot be part of a stop string.
+    pub(crate) fn safe_len(&self) -> usize {
         let text = self.transcript.text();
-        text.len() - self.stop.held(text)
+        text.len() - self.stop.pending_len(text)
     }
 
-    /// The most tokens, all with final rewards where `scored`, that end within `limit` bytes of
-    /// settled text; and where they end.
+    /// Returns the number of tokens, all with final rewards if `scored`, that end within `limit`
+    /// bytes of settled text, and their end in bytes.
     pub(crate) fn boundary(&self, scored: bool, limit: usize) -> (usize, usize) {
-        let limit = limit.min(self.safe());
+        let limit = limit.min(self.safe_len());
         if scored {
             let open = self
                 .words
@@ -298,22 +301,22 @@ impl PartialAnswer {
         self.transcript.text()
     }
 
-    /// The first word with which a sentence repeats itself.
-    pub(crate) fn loop_at(&self) -> Option<usize> {
-        self.loop_at
+    /// Returns the first word that repeats earlier text of its sentence.
+    pub(crate) fn repetition_at(&self) -> Option<usize> {
+        self.repetition_at
     }
 
-    /// Words whose rewards are final.
+    /// Returns the words whose rewards are final.
     pub(crate) fn words(&self) -> &[Word] {
         self.words.get(..self.finished).unwrap_or(&self.words)
     }
 
-    /// Tokens written, those of a stop string included.
+    /// Returns the generated tokens, those of a stop string included.
     pub(crate) fn tokens(&self) -> &[GeneratedToken] {
         &self.tokens
     }
 
-    /// Names of what the photograph has evidence of, the likeliest first.
+    /// Returns the names of objects that the image shows evidence of, most likely first.
     pub(crate) fn likely_objects(&self) -> Vec<&'static str> {
         self.finisher
             .as_ref()
@@ -321,21 +324,21 @@ impl PartialAnswer {
             .unwrap_or_default()
     }
 
-    pub(crate) fn menu(&self, at: usize) -> Option<&Arc<TokenAlternatives>> {
-        self.menus.get(at)
+    pub(crate) fn alternatives(&self, at: usize) -> Option<&Arc<TokenAlternatives>> {
+        self.alternatives_by_token.get(at)
     }
 
-    /// Tokens that contribute to the text.
+    /// Returns the number of tokens that contribute to the text.
     pub(crate) fn contributing(&self) -> usize {
         self.transcript.contributing()
     }
 
-    /// Returns how many leading tokens have rewards.
+    /// Returns the number of leading tokens with rewards.
     pub(crate) fn rewarded(&self) -> usize {
         self.rewards.len()
     }
 
-    /// Returns `true` if a token that contributes to the text still waits for its reward.
+    /// Returns `true` if a token of the text has no reward yet.
     pub(crate) fn awaits_reward(&self) -> bool {
         self.rewards.len() < self.contributing()
     }

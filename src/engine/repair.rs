@@ -1,5 +1,5 @@
-//! Repairs of one answer: where a word is doubted, other versions are written side by side in slots
-//! of their own, and the best goes on.
+//! Repairs of one answer: at a low-reward word, candidates are decoded side by side in slots of
+//! their own, and the best one continues.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use super::{
     answer::{AnswerOutput, RepairCost, RepairedSpan},
     track::{DecodingContext, DecodingTrack, RowOutputs},
     versions::{
-        block_at, candidate, first_doubted, first_word, is_hopeless, log_probability, sentence,
-        span_of, version, warmed,
+        block_start, byte_range, candidate_sampling, first_flagged, first_word, is_beyond_repair,
+        log_probability, rejected_candidate, sentence, version,
     },
 };
 use crate::guard::{
@@ -22,7 +22,8 @@ use crate::guard::{
     sentence::fault,
 };
 
-/// What a cache must do before the next step: make a slot a copy of the first positions of another.
+/// Cache copy to perform before the next step: slot `to` becomes a copy of the first `len`
+/// positions of slot `from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CacheFork {
     pub(crate) from: usize,
@@ -30,79 +31,80 @@ pub(crate) struct CacheFork {
     pub(crate) len: usize,
 }
 
-/// A place where a word is doubted, while others are tried.
-struct Place {
-    /// What stood there first, up to the doubted word's end.
+/// A low-reward word under repair.
+struct RepairPoint {
+    /// Text of the lead up to the end of the word, before the repair.
     text: String,
-    /// The token behind the doubted word.
+    /// Token after the word.
     end: usize,
-    /// The number of the first word of its sentence.
+    /// Index of the first word of its sentence.
     sentence: usize,
-    /// That sentence as it was first written.
-    first_text: String,
-    /// The next rung of the ladder.
+    /// Original text of that sentence.
+    original_text: String,
+    /// Next rung of the repair ladder.
     rung: usize,
-    /// Where versions begin to differ: token and byte.
+    /// Earliest token and byte where candidates differ from the lead.
     origin: Option<(usize, usize)>,
-    /// What led before another version did.
+    /// The lead that a candidate replaced.
     replaced: Option<DecodingTrack>,
-    /// First tokens that were tried, with their places.
+    /// First tokens already tried, with their positions.
     tried: Vec<(usize, u32)>,
     alternatives: Vec<Candidate>,
 }
 
-impl Place {
+impl RepairPoint {
     fn is_changed(&self) -> bool {
         self.replaced.is_some()
     }
 }
 
-/// A sentence as it was first written, while another version of it leads: that stays only if it
-/// ends as well.
-struct First {
+/// The original sentence while a regenerated one is decoded; the regenerated one is kept only if it
+/// ends well.
+struct OriginalSentence {
     track: DecodingTrack,
-    /// Where it was written again; if the other version is given up, what was not tried there yet
-    /// is.
-    place: Place,
-    /// Tokens whose words were not looked at again.
+    /// Repair point to resume, with the rungs not tried yet, if the regenerated sentence is
+    /// rejected.
+    point: RepairPoint,
+    /// Value of [`Repairs::settled`] for the original.
     settled: usize,
-    /// What was noted about the version that leads.
+    /// Repairs recorded for the regenerated sentence.
     edits: Vec<RepairedSpan>,
 }
 
-impl First {
-    /// Steps that were taken for its tokens: where it goes on in the other version's place, its
-    /// last token has one to come.
-    fn paid(&self) -> usize {
+impl OriginalSentence {
+    /// Returns the decode steps spent on the original's tokens; the last token of an unfinished one
+    /// is not fed yet.
+    fn decode_steps(&self) -> usize {
         self.track
-            .draft
+            .partial
             .tokens()
             .len()
             .saturating_sub(usize::from(!self.track.complete))
     }
 }
 
-/// The repairs of one answer.
+/// State of the repairs of one answer.
 pub(crate) struct Repairs {
     mode: Mode,
     weights: RankingWeights,
     /// Most tokens to decode beyond the answer's own.
     budget: usize,
-    /// Tokens of it that are kept for a statement of what there is; 0: none is made.
-    kept: usize,
-    /// Tokens decoded for all versions.
+    /// Part of the budget that is reserved for a statement of what the image shows; 0 disables
+    /// statements.
+    statement_budget: usize,
+    /// Tokens decoded so far, candidates included.
     decoded: usize,
     attempts: u32,
-    /// Tokens of the lead whose words are not looked at again.
+    /// Tokens of the lead whose words are not repaired again.
     settled: usize,
-    place: Option<Place>,
-    first: Option<First>,
+    point: Option<RepairPoint>,
+    original: Option<OriginalSentence>,
     forks: Vec<DecodingTrack>,
-    spare: Vec<usize>,
-    branches: Vec<CacheFork>,
-    /// Score of what was cut off.
+    free_slots: Vec<usize>,
+    cache_forks: Vec<CacheFork>,
+    /// Score of the text that was cut off.
     pub(crate) blocked: Option<f32>,
-    /// Tokens that were cut off: they were the answer's own.
+    /// Tokens that were cut off; they do not count as extra.
     cut: usize,
 }
 
@@ -111,31 +113,30 @@ impl Repairs {
         mode: Mode,
         budget: usize,
         weights: RankingWeights,
-        spare: Vec<usize>,
+        free_slots: Vec<usize>,
     ) -> Self {
         Self {
             mode,
             weights,
             budget,
-            kept: 0,
+            statement_budget: 0,
             decoded: 0,
             attempts: 0,
             settled: 0,
-            place: None,
-            first: None,
+            point: None,
+            original: None,
             forks: Vec::new(),
-            spare,
-            branches: Vec::new(),
+            free_slots,
+            cache_forks: Vec::new(),
             blocked: None,
             cut: 0,
         }
     }
 
-    /// Keeps a part of the budget for a statement of what there is, and sentences from being shown
-    /// before they have ended.
-    pub(crate) fn stating(self, states: bool) -> Self {
+    /// Enables statements: reserves a part of the budget, and holds sentences back until they end.
+    pub(crate) fn with_statements(self, states: bool) -> Self {
         Self {
-            kept: if states {
+            statement_budget: if states {
                 STATEMENT_TOKENS.min(self.budget / 3)
             } else {
                 0
@@ -144,29 +145,29 @@ impl Repairs {
         }
     }
 
-    /// Versions that the next step computes in place of the lead.
+    /// Returns the candidates that the next step decodes instead of the lead.
     pub(crate) fn active(&self) -> impl Iterator<Item = &DecodingTrack> {
         self.forks.iter().filter(|fork| !self.is_done(fork))
     }
 
-    /// Returns what caches must do before the next step.
-    pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
-        std::mem::take(&mut self.branches)
+    /// Takes the cache copies to perform before the next step.
+    pub(crate) fn take_cache_forks(&mut self) -> Vec<CacheFork> {
+        std::mem::take(&mut self.cache_forks)
     }
 
-    pub(crate) fn cost(&self, kept: usize) -> RepairCost {
+    pub(crate) fn cost(&self, answer_tokens: usize) -> RepairCost {
         RepairCost {
             attempts: self.attempts,
-            extra_tokens: self.decoded.saturating_sub(kept + self.cut) as u32,
+            extra_tokens: self.decoded.saturating_sub(answer_tokens + self.cut) as u32,
         }
     }
 
-    /// A token of the lead was decoded.
-    pub(crate) fn decoded(&mut self) {
+    /// Counts a decoded token of the lead.
+    pub(crate) fn count_decoded(&mut self) {
         self.decoded += 1;
     }
 
-    /// Takes what the step computed for [`Self::active`], in that order.
+    /// Takes the step's outputs for [`Self::active`], in that order.
     pub(crate) fn take<'a>(
         &mut self,
         computed: impl Iterator<Item = RowOutputs<'a>>,
@@ -182,59 +183,62 @@ impl Repairs {
         Ok(())
     }
 
-    /// Drops what is being tried, for an answer that goes on without its scorer. Returns whether
-    /// `lead` is another track now: the sentence as it was first written, where the one that led
-    /// was not at its end.
+    /// Drops all candidates when the answer continues without its scorer. Returns `true` if `lead`
+    /// was replaced by the original of an unfinished regenerated sentence.
     pub(crate) fn give_up(&mut self, lead: &mut DecodingTrack) -> bool {
-        let replaced = self.place.take().and_then(|place| place.replaced);
-        let original = self.first.take().map(|first| first.track).or(replaced);
+        let replaced = self.point.take().and_then(|point| point.replaced);
+        let original = self
+            .original
+            .take()
+            .map(|original| original.track)
+            .or(replaced);
         self.forks.clear();
-        self.branches.clear();
+        self.cache_forks.clear();
         let is_other = original.is_some();
         original.into_iter().for_each(|original| *lead = original);
         is_other
     }
 
-    /// The first word from token `at` on that is to be written again: one that is flagged, or with
-    /// which its sentence repeats itself.
+    /// Returns the first word from token `at` on that needs repair: flagged, or repeating its
+    /// sentence.
     fn first_flaw(&self, lead: &DecodingTrack, at: usize) -> Option<usize> {
-        let words = lead.draft.words();
+        let words = lead.partial.words();
         let repeated = lead
-            .draft
-            .loop_at()
+            .partial
+            .repetition_at()
             .filter(|_| self.mode == Mode::Regenerate);
         let repeated = repeated.filter(|&i| words.get(i).is_some_and(|word| word.tokens.end > at));
-        first_doubted(lead, at).into_iter().chain(repeated).min()
+        first_flagged(lead, at).into_iter().chain(repeated).min()
     }
 
-    /// Returns whether words of the lead may still be written again.
+    /// Returns `true` if words of the lead may still be repaired.
     pub(crate) fn may_change(&self, lead: &DecodingTrack) -> bool {
-        self.first.is_some()
-            || self.place.is_some()
+        self.original.is_some()
+            || self.point.is_some()
             || self.first_flaw(lead, self.settled).is_some()
     }
 
-    /// The bytes of the lead that may be shown: neither what may still be written again, nor the
-    /// last `window` words, which are to stay within reach of what comes after them; in mode
-    /// `block`, and where a statement may take a sentence's place, whole sentences only.
+    /// Returns the length in bytes of the lead's text that may be sent: without words that may
+    /// still be repaired and without the last `window` words, which later repairs may reach; in
+    /// mode `block`, or if statements are enabled, whole sentences only.
     pub(crate) fn limit(&self, lead: &DecodingTrack, window: usize) -> usize {
-        if self.first.is_some() || self.place.is_some() {
+        if self.original.is_some() || self.point.is_some() {
             return 0;
         }
-        let words = lead.draft.words();
-        let doubted = self.first_flaw(lead, self.settled);
-        let (end, held) = doubted.map_or((words.len(), window), |i| (i + 1, window.max(1)));
+        let words = lead.partial.words();
+        let flawed = self.first_flaw(lead, self.settled);
+        let (end, held) = flawed.map_or((words.len(), window), |i| (i + 1, window.max(1)));
         let open = end
             .checked_sub(held)
             .map(|i| words.get(i).map_or(usize::MAX, |word| word.bytes.start))
             .unwrap_or(0);
-        if self.mode != Mode::Block && self.kept == 0 {
+        if self.mode != Mode::Block && self.statement_budget == 0 {
             return open;
         }
         let last = words.len().checked_sub(1).and_then(|last| {
             words.get(repair_start(
                 RepairStart::Sentence,
-                lead.draft.text(),
+                lead.partial.text(),
                 words,
                 last,
             ))
@@ -242,26 +246,26 @@ impl Repairs {
         open.min(last.map_or(0, |word| word.bytes.start))
     }
 
-    /// Returns `true` if a version need not go on to be judged.
+    /// Returns `true` if a candidate can be judged without decoding further.
     fn is_done(&self, fork: &DecodingTrack) -> bool {
         let at = self
-            .place
+            .point
             .as_ref()
-            .and_then(|place| place.origin)
+            .and_then(|point| point.origin)
             .map_or(0, |origin| origin.0);
         let version = version(fork, at, &[]);
         fork.complete
-            || version.len() >= self.weights.horizon && !fork.is_scripted()
+            || version.len() >= self.weights.horizon && !fork.is_forced()
             || !version.passes()
             || self
-                .place
+                .point
                 .as_ref()
-                .is_some_and(|place| is_hopeless(&place.first_text, place.sentence, fork))
+                .is_some_and(|point| is_beyond_repair(&point.original_text, point.sentence, fork))
     }
 
-    /// Judges versions that are ready, and begins others where a word of the lead is doubted. When
-    /// it returns and nothing is [`Self::active`], the lead may go on, and what it has written
-    /// stays unless [`Self::may_change`].
+    /// Judges finished candidates and starts new ones at low-reward words of the lead. If nothing
+    /// is [`Self::active`] afterwards, the lead continues, and its text is final unless
+    /// [`Self::may_change`].
     pub(crate) fn settle(
         &mut self,
         lead: &mut DecodingTrack,
@@ -271,19 +275,19 @@ impl Repairs {
         loop {
             if !self.forks.is_empty() {
                 let active = self.active().count();
-                if active > 0 && active <= self.left() {
+                if active > 0 && active <= self.remaining_budget() {
                     return Ok(());
                 }
                 self.judge(lead, &context.request.sampling);
             }
-            if self.place.is_none() {
-                self.check(lead, answer);
+            if self.point.is_none() {
+                self.check_regenerated(lead, answer);
             }
-            if !self.open_place(lead) {
+            if !self.open_point(lead) {
                 return Ok(());
             }
             if !self.begin(lead, answer.shown(), context)? {
-                self.close_place(lead, answer);
+                self.close_point(lead, answer);
                 if self.blocked.is_some() {
                     return Ok(());
                 }
@@ -291,50 +295,49 @@ impl Repairs {
         }
     }
 
-    /// Tokens that may still be decoded for versions which may be dropped.
-    fn left(&self) -> usize {
-        let kept = self
-            .place
+    /// Returns the tokens that may still be decoded for candidates.
+    fn remaining_budget(&self) -> usize {
+        let own_tokens = self
+            .point
             .as_ref()
-            .and_then(|place| place.origin)
+            .and_then(|point| point.origin)
             .map_or(0, |origin| origin.0);
-        let kept = self
-            .first
-            .as_ref()
-            .map_or(kept, |first| kept.min(first.paid()));
+        let own_tokens = self.original.as_ref().map_or(own_tokens, |original| {
+            own_tokens.min(original.decode_steps())
+        });
         let is_stating = self
-            .place
+            .point
             .as_ref()
-            .is_none_or(|place| place.rung == ATTEMPTS.len());
-        let held_back = if is_stating { 0 } else { self.kept };
-        (self.budget + kept).saturating_sub(self.decoded + held_back)
+            .is_none_or(|point| point.rung == ATTEMPTS.len());
+        let held_back = if is_stating { 0 } else { self.statement_budget };
+        (self.budget + own_tokens).saturating_sub(self.decoded + held_back)
     }
 
-    /// Finds the first doubted word, unless a place is open already. False when nothing is doubted,
-    /// or its sentence may go on: as it was first written, a sentence is known to its end before
-    /// any of it is written again.
-    fn open_place(&mut self, lead: &DecodingTrack) -> bool {
-        if self.place.is_some() {
+    /// Opens a repair point at the first flawed word, unless one is open. Returns `false` if no
+    /// word is flawed or its sentence has not ended: a sentence is repaired only once its original
+    /// is complete.
+    fn open_point(&mut self, lead: &DecodingTrack) -> bool {
+        if self.point.is_some() {
             return true;
         }
-        let (text, words) = (lead.draft.text(), lead.draft.words());
+        let (text, words) = (lead.partial.text(), lead.partial.words());
         let Some(at) = self.first_flaw(lead, self.settled) else {
             return false;
         };
-        let first = self
-            .first
+        let original = self
+            .original
             .as_ref()
-            .map(|first| first.place.first_text.clone());
-        let Some(first_text) =
-            first.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned()))
+            .map(|original| original.point.original_text.clone());
+        let Some(original_text) =
+            original.or_else(|| sentence(lead, at).map(|sentence| sentence.text.to_owned()))
         else {
             return false;
         };
-        self.place = Some(Place {
+        self.point = Some(RepairPoint {
             text: text[..words[at].bytes.end].to_owned(),
             end: words[at].tokens.end,
             sentence: repair_start(RepairStart::Sentence, text, words, at),
-            first_text,
+            original_text,
             rung: 0,
             origin: None,
             replaced: None,
@@ -344,110 +347,120 @@ impl Repairs {
         true
     }
 
-    /// The doubted word of the open place, if the lead still has one there.
-    fn doubted(&self, lead: &DecodingTrack) -> Option<usize> {
-        let changed = self.place.as_ref().filter(|place| place.is_changed());
+    /// Returns the flawed word at the open repair point, if the lead still has one there.
+    fn flawed_word(&self, lead: &DecodingTrack) -> Option<usize> {
+        let changed = self.point.as_ref().filter(|point| point.is_changed());
         self.first_flaw(
             lead,
             changed
-                .and_then(|place| place.origin)
+                .and_then(|point| point.origin)
                 .map_or(self.settled, |origin| origin.0),
         )
     }
 
-    /// Where another version of a sentence leads: keeps it once it has ended well, and goes back to
-    /// the first when it cannot any more.
-    fn check(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
-        let Some(first) = &self.first else { return };
-        let ended = sentence(lead, first.place.sentence);
+    /// Checks a regenerated sentence: keeps it if it ended well, and restores the original if it
+    /// cannot.
+    fn check_regenerated(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
+        let Some(original) = &self.original else {
+            return;
+        };
+        let ended = sentence(lead, original.point.sentence);
         let pending = self
             .first_flaw(lead, self.settled)
-            .and_then(|at| lead.draft.words().get(at))
+            .and_then(|at| lead.partial.words().get(at))
             .map(|word| word.bytes.start);
         let next = ended
             .and_then(|ended| {
-                lead.draft
+                lead.partial
                     .words()
                     .iter()
                     .find(|word| word.bytes.start >= ended.end())
             })
             .map(|word| word.tokens.start);
-        let was_last = first.track.end == Some(FinishReason::Stop)
-            && sentence(&first.track, first.place.sentence)
-                .is_some_and(|old| old.end() >= first.track.draft.text().trim_end().len());
-        let keeps = match (sentence(&first.track, first.place.sentence), ended) {
+        let was_last = original.track.end == Some(FinishReason::Stop)
+            && sentence(&original.track, original.point.sentence)
+                .is_some_and(|old| old.end() >= original.track.partial.text().trim_end().len());
+        let keeps = match (sentence(&original.track, original.point.sentence), ended) {
             (Some(_), Some(new)) if pending.is_some_and(|byte| byte < new.end()) => return,
             (Some(old), Some(new)) => fault(&old, &new, self.weights.gain).is_none(),
-            (_, None) if !is_hopeless(&first.place.first_text, first.place.sentence, lead) => {
-                if self.decoded < self.budget + first.paid() {
+            (_, None)
+                if !is_beyond_repair(
+                    &original.point.original_text,
+                    original.point.sentence,
+                    lead,
+                ) =>
+            {
+                if self.decoded < self.budget + original.decode_steps() {
                     return;
                 }
                 false
             }
             _ => false,
         };
-        let Some(First {
+        let Some(OriginalSentence {
             track,
-            mut place,
+            mut point,
             settled,
             edits,
-        }) = self.first.take()
+        }) = self.original.take()
         else {
             return;
         };
         if keeps {
             edits.into_iter().for_each(|edit| answer.edit(edit));
-            // The answer ended with this sentence: no other follows it now.
+            // The original sentence ended the answer; drop what the policy wrote after the new one.
             if let (Some(next), true) = (next, was_last) {
-                self.cut += lead.draft.tokens().len().saturating_sub(next);
+                self.cut += lead.partial.tokens().len().saturating_sub(next);
                 lead.end_at(next, answer.shown(), FinishReason::Stop);
             }
-            self.spare.push(track.slot);
+            self.free_slots.push(track.slot);
             return;
         }
         let dropped = std::mem::replace(lead, track);
-        self.spare.push(dropped.slot);
+        self.free_slots.push(dropped.slot);
         self.settled = settled;
-        place
-            .alternatives
-            .extend(place.origin.and_then(|origin| candidate(&dropped, origin)));
-        self.place = Some(place);
+        point.alternatives.extend(
+            point
+                .origin
+                .and_then(|origin| rejected_candidate(&dropped, origin)),
+        );
+        self.point = Some(point);
     }
 
-    /// Begins the versions of the next rung that has any. False when the place is settled or there
-    /// is nothing left to try.
+    /// Starts the candidates of the next rung that has any. Returns `false` if the word is settled
+    /// or nothing is left to try.
     fn begin(
         &mut self,
         lead: &mut DecodingTrack,
         shown: usize,
         context: DecodingContext<'_>,
     ) -> candle_core::Result<bool> {
-        let Some(at) = self.doubted(lead) else {
+        let Some(at) = self.flawed_word(lead) else {
             return Ok(false);
         };
         loop {
-            let Some(place) = &mut self.place else {
+            let Some(point) = &mut self.point else {
                 return Ok(false);
             };
-            let Some(rung) = ATTEMPTS.get(place.rung).copied() else {
+            let Some(rung) = ATTEMPTS.get(point.rung).copied() else {
                 return Ok(false);
             };
-            place.rung += 1;
-            let words = lead.draft.words();
-            let from = repair_start(rung.start, lead.draft.text(), words, at);
+            point.rung += 1;
+            let words = lead.partial.words();
+            let from = repair_start(rung.start, lead.partial.text(), words, at);
             let Some(from) = (from..=at).find(|&i| words[i].tokens.start >= shown) else {
                 return Ok(false);
             };
             let origin = (words[from].tokens.start, words[from].bytes.start);
-            // Versions are compared from the earliest place on.
-            place.origin = Some(place.origin.map_or(origin, |earlier| earlier.min(origin)));
+            // All candidates are compared from the earliest start.
+            point.origin = Some(point.origin.map_or(origin, |earlier| earlier.min(origin)));
             if self.branch(lead, rung, origin, shown, context)? {
                 return Ok(true);
             }
         }
     }
 
-    /// Begins versions at `origin`, as many as slots and budget allow.
+    /// Starts candidates at `origin`, as many as slots and budget allow.
     fn branch(
         &mut self,
         lead: &DecodingTrack,
@@ -457,96 +470,110 @@ impl Repairs {
         context: DecodingContext<'_>,
     ) -> candle_core::Result<bool> {
         let (at, byte) = origin;
-        // A version that ends at once decodes nothing: attempts have the same bound of their own.
-        let left = self.left();
-        let most = self
+        // A candidate that ends at once decodes nothing, so the number of attempts is bounded too.
+        let remaining = self.remaining_budget();
+        let max_candidates = self
             .weights
             .candidates
-            .min(self.spare.len())
-            .min(left)
+            .min(self.free_slots.len())
+            .min(remaining)
             .min(self.budget.saturating_sub(self.attempts as usize));
-        let Some((menu, place)) = lead.draft.menu(at).cloned().zip(self.place.as_mut()) else {
+        let Some((alternatives, point)) = lead
+            .partial
+            .alternatives(at)
+            .cloned()
+            .zip(self.point.as_mut())
+        else {
             return Ok(false);
         };
-        let written = &lead.draft.tokens()[at];
+        let written = &lead.partial.tokens()[at];
         let mut openings = Vec::new();
-        let mut script = VecDeque::new();
-        let (text, words) = (lead.draft.text(), lead.draft.words());
-        let begins = words
-            .get(place.sentence)
+        let mut forced = VecDeque::new();
+        let (text, words) = (lead.partial.text(), lead.partial.words());
+        let sentence_start = words
+            .get(point.sentence)
             .map_or(0, |word| word.bytes.start)
             .min(byte);
-        let is_short = !is_whole(&place.first_text);
-        let leaves = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
+        let is_short = !is_whole(&point.original_text);
+        let leaves_whole = |text: &str| is_short || is_whole(&format!("{}.", text.trim_end()));
         if rung.start != RepairStart::Word
             && words
                 .iter()
-                .skip(place.sentence)
+                .skip(point.sentence)
                 .any(|word| word.tokens.end <= at && !word.function)
-            && leaves(&text[begins..byte])
+            && leaves_whole(&text[sentence_start..byte])
         {
             openings.extend(
-                menu.ending
+                alternatives
+                    .ending
                     .filter(|&(id, _)| id != written.token.id)
                     .map(|opening| (Some(opening), 0)),
             );
         }
         match rung.candidates {
-            CandidateStart::Sampled => openings.extend((0..most).map(|number| (None, number))),
-            CandidateStart::NextBest => {
-                openings.extend(menu.likely.iter().map(|&opening| (Some(opening), 0)))
+            CandidateStart::Sampled => {
+                openings.extend((0..max_candidates).map(|number| (None, number)))
             }
+            CandidateStart::NextBest => openings.extend(
+                alternatives
+                    .likely
+                    .iter()
+                    .map(|&opening| (Some(opening), 0)),
+            ),
             CandidateStart::Stated => {
                 let original = self
-                    .first
+                    .original
                     .as_ref()
-                    .map(|first| &first.track)
-                    .or(place.replaced.as_ref())
+                    .map(|original| &original.track)
+                    .or(point.replaced.as_ref())
                     .unwrap_or(lead);
-                let likely = lead.draft.likely_objects();
-                let is_possible = self.kept > 0 && byte == begins && !is_short;
-                let said = sentence(original, place.sentence)
-                    .filter(|_| is_possible)
+                let likely = lead.partial.likely_objects();
+                let can_state = self.statement_budget > 0 && byte == sentence_start && !is_short;
+                let statement = sentence(original, point.sentence)
+                    .filter(|_| can_state)
                     .and_then(|sentence| sentence.statement(&likely));
                 let space = if byte > 0 && written.token.bytes.starts_with(b" ") {
                     " "
                 } else {
                     ""
                 };
-                let tokens = said.and_then(|said| {
+                let tokens = statement.and_then(|statement| {
                     context
                         .vocabulary
                         .tokenizer
-                        .encode_text(&format!("{space}{said}"))
+                        .encode_text(&format!("{space}{statement}"))
                         .ok()
                 });
-                script = tokens
-                    .filter(|tokens| tokens.len() <= left)
+                forced = tokens
+                    .filter(|tokens| tokens.len() <= remaining)
                     .unwrap_or_default()
                     .into();
-                openings = script
+                openings = forced
                     .pop_front()
-                    .map(|id| (Some((id, log_probability(&menu, id))), 0))
+                    .map(|id| (Some((id, log_probability(&alternatives, id))), 0))
                     .into_iter()
                     .collect();
             }
         }
         let mut begun = 0;
         for (opening, number) in openings {
-            if begun == most {
+            if begun == max_candidates {
                 break;
             }
-            let tried = |id: u32| id == written.token.id || place.tried.contains(&(at, id));
-            let is_scripted = rung.candidates == CandidateStart::Stated;
+            let was_tried = |id: u32| id == written.token.id || point.tried.contains(&(at, id));
+            let is_forced = rung.candidates == CandidateStart::Stated;
             if opening.is_some_and(|(id, logprob)| {
-                !is_scripted
-                    && (tried(id)
-                        || logprob < self.weights.floor && Some((id, logprob)) != menu.ending)
+                !is_forced
+                    && (was_tried(id)
+                        || logprob < self.weights.floor
+                            && Some((id, logprob)) != alternatives.ending)
             }) {
                 continue;
             }
-            let Some(slot) = self.spare.pop() else { break };
-            let sampling = warmed(
+            let Some(slot) = self.free_slots.pop() else {
+                break;
+            };
+            let sampling = candidate_sampling(
                 &context.request.sampling,
                 opening.is_none().then_some(number),
                 self.attempts,
@@ -554,19 +581,19 @@ impl Repairs {
             let mut fork = lead.fork(at, shown, slot, &sampling);
             let id = match opening {
                 Some((id, _)) => id,
-                None => fork.draw(&menu, context.vocabulary.size)?,
+                None => fork.draw(&alternatives, context.vocabulary.size)?,
             };
-            place.tried.push((at, id));
+            point.tried.push((at, id));
             let token = GeneratedToken {
                 token: context
                     .vocabulary
-                    .alternative(id, log_probability(&menu, id)),
+                    .alternative(id, log_probability(&alternatives, id)),
                 top: written.top.clone(),
                 reward: None,
             };
-            fork.write(token, Some(menu.clone()), context);
-            fork.follow(std::mem::take(&mut script));
-            self.branches.push(CacheFork {
+            fork.write(token, Some(alternatives.clone()), context);
+            fork.force(std::mem::take(&mut forced));
+            self.cache_forks.push(CacheFork {
                 from: lead.slot,
                 to: slot,
                 len: lead.position(at),
@@ -578,14 +605,14 @@ impl Repairs {
         Ok(begun > 0)
     }
 
-    /// Makes the best version the lead.
+    /// Makes the best candidate the lead, if it beats the lead.
     fn judge(&mut self, lead: &mut DecodingTrack, sampling: &Sampling) {
-        let Some(mut place) = self.place.take() else {
+        let Some(mut point) = self.point.take() else {
             return;
         };
-        let (at, byte) = place.origin.unwrap_or_default();
+        let (at, byte) = point.origin.unwrap_or_default();
         let value = |track: &DecodingTrack, end: usize| {
-            let (words, tokens) = (track.draft.words(), track.draft.tokens());
+            let (words, tokens) = (track.partial.words(), track.partial.tokens());
             let end = end.min(tokens.len());
             let likely: Vec<f32> = tokens[at.min(end)..end]
                 .iter()
@@ -600,15 +627,15 @@ impl Repairs {
             (version.passes(), version.value(&self.weights))
         };
         let original = self
-            .first
+            .original
             .as_ref()
-            .map(|first| &first.track)
-            .or(place.replaced.as_ref())
+            .map(|original| &original.track)
+            .or(point.replaced.as_ref())
             .unwrap_or(lead);
-        let before = sentence(original, place.sentence);
+        let before = sentence(original, point.sentence);
         let is_sound = |fork: &DecodingTrack| {
-            let ended = before.as_ref().zip(sentence(fork, place.sentence));
-            !is_hopeless(&place.first_text, place.sentence, fork)
+            let ended = before.as_ref().zip(sentence(fork, point.sentence));
+            !is_beyond_repair(&point.original_text, point.sentence, fork)
                 && ended.is_none_or(|(old, new)| fault(old, &new, self.weights.gain).is_none())
         };
         let mut best: Option<(usize, (bool, f32))> = None;
@@ -618,108 +645,107 @@ impl Repairs {
             .enumerate()
             .filter(|(_, fork)| is_sound(fork))
         {
-            let worth = value(fork, usize::MAX);
-            if best.is_none_or(|(_, old)| (worth.0, worth.1) > old) {
-                best = Some((i, worth));
+            let quality = value(fork, usize::MAX);
+            if best.is_none_or(|(_, old)| (quality.0, quality.1) > old) {
+                best = Some((i, quality));
             }
         }
-        // Of a sentence that is there to its end, what was written beside the versions is compared
-        // with them.
-        let end = if place.is_changed() {
+        // The lead is compared up to the low-reward word; a replacement, to its end.
+        let end = if point.is_changed() {
             usize::MAX
         } else {
-            place.end
+            point.end
         };
-        if let Some((winner, (passes, worth))) = best
-            && (passes || worth > value(lead, end).1)
+        if let Some((winner, (passes, quality))) = best
+            && (passes || quality > value(lead, end).1)
         {
             let mut fork = self.forks.swap_remove(winner);
-            fork.sample_as(sampling);
-            fork.draft
-                .choose(at, 1 + place.tried.len(), self.weights.optimism);
+            fork.resample_with(sampling);
+            fork.partial
+                .mark_selected(at, 1 + point.tried.len(), self.weights.optimism);
             let old = std::mem::replace(lead, fork);
-            match place.replaced {
-                Some(_) => self.spare.push(old.slot),
-                None => place.replaced = Some(old),
+            match point.replaced {
+                Some(_) => self.free_slots.push(old.slot),
+                None => point.replaced = Some(old),
             }
         }
         for fork in self.forks.drain(..) {
-            place.alternatives.extend(candidate(&fork, (at, byte)));
-            self.spare.push(fork.slot);
+            point
+                .alternatives
+                .extend(rejected_candidate(&fork, (at, byte)));
+            self.free_slots.push(fork.slot);
         }
-        self.place = Some(place);
+        self.point = Some(point);
     }
 
-    /// The place is settled, for better or worse.
-    fn close_place(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
-        let doubted = self.doubted(lead);
-        let Some(mut place) = self.place.take() else {
+    /// Closes the repair point and records the outcome.
+    fn close_point(&mut self, lead: &mut DecodingTrack, answer: &mut AnswerOutput) {
+        let flawed = self.flawed_word(lead);
+        let Some(mut point) = self.point.take() else {
             return;
         };
-        let words = lead.draft.words();
+        let words = lead.partial.words();
         let settled = self.settled;
-        self.settled = if place.is_changed() {
+        self.settled = if point.is_changed() {
             words.last().map_or(0, |word| word.tokens.end)
         } else {
-            settled.max(place.end)
+            settled.max(point.end)
         };
-        if let (Mode::Block, Some(word)) = (self.mode, doubted.and_then(|i| words.get(i)).cloned())
-        {
+        if let (Mode::Block, Some(word)) = (self.mode, flawed.and_then(|i| words.get(i)).cloned()) {
             self.blocked = Some(word.score.unwrap_or(0.0));
-            let (written, shown) = (lead.draft.tokens().len(), answer.shown());
-            let mut at = block_at(lead, place.sentence).max(shown);
+            let (written, shown) = (lead.partial.tokens().len(), answer.shown());
+            let mut at = block_start(lead, point.sentence).max(shown);
             lead.end_at(at, shown, FinishReason::ContentFilter);
-            // Without what followed it a word may name something else, which is doubted.
-            while let Some(word) = first_doubted(lead, shown).filter(|_| at > shown) {
+            // Without its context a word may name another object and be flagged.
+            while let Some(word) = first_flagged(lead, shown).filter(|_| at > shown) {
                 let sentence = repair_start(
                     RepairStart::Sentence,
-                    lead.draft.text(),
-                    lead.draft.words(),
+                    lead.partial.text(),
+                    lead.partial.words(),
                     word,
                 );
-                at = block_at(lead, sentence).max(shown);
+                at = block_start(lead, sentence).max(shown);
                 lead.end_at(at, shown, FinishReason::ContentFilter);
             }
             self.cut = written.saturating_sub(at);
             return;
         }
-        let Some((at, byte)) = place.origin else {
+        let Some((at, byte)) = point.origin else {
             return;
         };
         let version = version(lead, at, &[]);
-        // As what stood there ends with its doubted claim, so does what stands there now with its
-        // first.
+        // The original span ends with its flagged word; a replacement, with its first content word.
         let rest = &words[version.from..];
-        let claim = match doubted.filter(|_| !place.is_changed()) {
+        let claim = match flawed.filter(|_| !point.is_changed()) {
             Some(at) => at.checked_sub(version.from),
             None => rest.iter().position(|word| !word.function),
         };
-        let behind = words[..version.from]
+        let previous_end = words[..version.from]
             .last()
             .map_or(0, |word| word.bytes.end);
-        let bytes = span_of(
+        let bytes = byte_range(
             claim.map_or(rest, |claim| &rest[..=claim]),
-            behind.min(byte),
+            previous_end.min(byte),
         );
         let score = claim.and_then(|claim| rest[claim].score);
-        let original = place
+        let original = point
             .is_changed()
-            .then(|| place.text.get(byte..).unwrap_or_default().to_owned());
+            .then(|| point.text.get(byte..).unwrap_or_default().to_owned());
         let edit = RepairedSpan {
             bytes,
             original,
             score,
-            alternatives: place.alternatives.clone(),
+            alternatives: point.alternatives.clone(),
         };
-        match (&mut self.first, place.replaced.take()) {
-            (Some(first), replaced) => {
-                first.edits.push(edit);
-                self.spare.extend(replaced.map(|track| track.slot));
+        match (&mut self.original, point.replaced.take()) {
+            (Some(original), replaced) => {
+                original.edits.push(edit);
+                self.free_slots.extend(replaced.map(|track| track.slot));
             }
             (None, Some(track)) => {
-                self.first = Some(First {
+                self.original = Some(OriginalSentence {
                     track,
-                    place,
+                    point,
                     settled,
                     edits: vec![edit],
                 })

@@ -1,4 +1,4 @@
-//! Choice of the next token of one sequence.
+//! Token sampling of one sequence.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use candle_transformers::generation::{LogitsProcessor, Sampling as Strategy};
 
 use super::Sampling;
 
-/// Tokens less likely than the best by more than `e` to this power are left out of the draw:
-/// together they weigh less than 1e-4 in a vocabulary of 50,000, and without them softmax and sort
-/// are short.
+/// Tokens less likely than the best by more than a factor of `e` to this power are left out of the
+/// draw: together they have a probability below 1e-4 in a vocabulary of 50,000, and softmax and
+/// sort are much faster without them.
 const NEGLIGIBLE: f64 = 20.0;
 
-/// One sequence's generator and penalties: what it chooses depends on its own seed, logits and
-/// history, never on its neighbours.
+/// Random generator and penalties of one sequence: samples depend on its own seed, logits and
+/// history only, never on the rest of the batch.
 pub(crate) struct Sampler {
-    /// `None`: greedy.
+    /// `None` for greedy decoding.
     random: Option<LogitsProcessor>,
     temperature: f64,
     presence: f32,
@@ -35,22 +35,21 @@ impl Sampler {
         }
     }
 
-    /// A generator for what follows `written`.
-    pub(crate) fn after(params: &Sampling, written: impl Iterator<Item = u32>) -> Self {
+    /// Creates a sampler for the continuation of `written`.
+    pub(crate) fn with_history(params: &Sampling, written: impl Iterator<Item = u32>) -> Self {
         let mut sampler = Self::new(params);
-        written.for_each(|id| sampler.note(id));
+        written.for_each(|id| sampler.record(id));
         sampler
     }
 
-    /// Notes a token that was written.
-    pub(crate) fn note(&mut self, id: u32) {
+    /// Counts a written token for the penalties.
+    pub(crate) fn record(&mut self, id: u32) {
         if self.presence != 0.0 || self.frequency != 0.0 {
             *self.written.entry(id).or_default() += 1;
         }
     }
 
-    /// The next token. Changes `logits`: `masked` tokens are never chosen, written ones pay their
-    /// penalties.
+    /// Samples the next token. Modifies `logits`: excludes `masked` tokens and applies penalties.
     pub(crate) fn choose(&mut self, logits: &mut [f32], masked: &[u32]) -> Result<u32> {
         for &id in masked {
             logits[id as usize] = f32::NEG_INFINITY;
@@ -64,25 +63,25 @@ impl Sampler {
             Some(random) => {
                 let floor = logits[best as usize] - (NEGLIGIBLE * self.temperature) as f32;
                 let likely = logits.iter().zip(0u32..).filter(|(l, _)| **l >= floor);
-                // Measured from the best, so that no temperature makes them infinite.
+                // Relative to the best, so that a small temperature cannot overflow.
                 let top = logits[best as usize];
-                let (kept, ids): (Vec<f32>, Vec<u32>) =
+                let (logits_kept, ids): (Vec<f32>, Vec<u32>) =
                     likely.map(|(&l, id)| (l - top, id)).unzip();
-                let count = kept.len();
-                ids[random.sample(&Tensor::from_vec(kept, count, &Device::Cpu)?)? as usize]
+                let count = logits_kept.len();
+                ids[random.sample(&Tensor::from_vec(logits_kept, count, &Device::Cpu)?)? as usize]
             }
         };
-        self.note(id);
+        self.record(id);
         Ok(id)
     }
 }
 
-/// A `top_p` below this is reached by the likeliest token of any vocabulary alone. candle, which
-/// adds probabilities up in `f32`, would keep no token at all of a set that is smaller than it can
-/// tell from 0.
+/// Smallest useful `top_p`: below it the best token alone suffices for any vocabulary, and candle,
+/// which sums probabilities in `f32`, would keep no token.
 const LEAST_TOP_P: f64 = f32::EPSILON as f64;
 
-/// candle's name for the strategy; `None` is greedy, which needs neither a softmax nor a sort.
+/// Returns candle's sampling strategy; `None` for greedy decoding, which needs neither softmax nor
+/// sort.
 fn strategy(params: &Sampling) -> Option<Strategy> {
     let (temperature, p) = (params.temperature, params.top_p);
     let top_k = params.top_k.filter(|&k| k > 0);
@@ -97,7 +96,7 @@ fn strategy(params: &Sampling) -> Option<Strategy> {
     })
 }
 
-/// The first of the highest logits. Two passes that the compiler vectorises: this runs for every
+/// Returns the first of the highest logits. Two vectorizable passes, because this runs for every
 /// token.
 fn argmax(logits: &[f32]) -> Result<u32> {
     let max = highest(logits);
@@ -122,15 +121,14 @@ fn highest(logits: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Logarithm of the sum of the exponentials: what turns a logit into a log-probability.
+/// Returns `ln(Σ exp(logit))`, the normalizer of log-probabilities.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
     let max = highest(logits);
     max + logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln()
 }
 
-/// The `k` tokens with the highest logits, best first, without the `masked` ones. `masked` is
-/// sorted.
-pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
+/// Returns the `k` tokens with the highest logits, best first, without `masked`, which is sorted.
+pub(crate) fn top_k(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
     if k == 0 {
         return Vec::new();
     }
@@ -163,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_best_that_is_not_masked() {
+    fn greedy_sampling_returns_the_best_unmasked_token() {
         assert_eq!(
             draw(&Sampling::default(), &[0.0, 3.0, 2.0, 3.0], &[1], 2),
             [3, 3]
@@ -184,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_not_finite_are_an_error() {
+    fn non_finite_logits_are_an_error() {
         for temperature in [0.0, 1.0] {
             let mut sampler = Sampler::new(&Sampling {
                 temperature,
@@ -197,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn penalties_count_what_was_written() {
+    fn penalties_count_written_tokens() {
         let presence = Sampling {
             presence_penalty: 2.0,
             ..Sampling::default()
@@ -211,25 +209,25 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_draws_the_same_tokens_at_about_the_right_rates() {
+    fn a_seed_repeats_its_samples_at_the_right_rates() {
         let params = Sampling {
             temperature: 1.0,
             seed: 7,
             ..Sampling::default()
         };
         let logits = [0.7f32.ln(), 0.2f32.ln(), 0.1f32.ln()];
-        let drawn = draw(&params, &logits, &[], 4000);
-        assert_eq!(drawn, draw(&params, &logits, &[], 4000));
+        let sampled = draw(&params, &logits, &[], 4000);
+        assert_eq!(sampled, draw(&params, &logits, &[], 4000));
         assert_ne!(
-            drawn,
+            sampled,
             draw(&Sampling { seed: 8, ..params }, &logits, &[], 4000)
         );
-        let share = drawn.iter().filter(|&&id| id == 0).count() as f64 / 4000.0;
+        let share = sampled.iter().filter(|&&id| id == 0).count() as f64 / 4000.0;
         assert!((share - 0.7).abs() < 0.04, "{share}");
     }
 
     #[test]
-    fn top_p_and_top_k_keep_only_the_likely() {
+    fn top_p_and_top_k_exclude_unlikely_tokens() {
         let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
         let seen = |top_p, top_k| {
             let mut ids = draw(
@@ -255,9 +253,9 @@ mod tests {
     }
 
     #[test]
-    fn the_unlikely_are_not_drawn_and_the_ids_stay_right() {
+    fn negligible_tokens_are_excluded_and_ids_stay_right() {
         let logits = [-50.0, 0.0, -50.0, 0.5, f32::NEG_INFINITY, 0.2];
-        let mut drawn = draw(
+        let mut sampled = draw(
             &Sampling {
                 temperature: 0.7,
                 top_p: 0.99,
@@ -268,13 +266,13 @@ mod tests {
             &[],
             200,
         );
-        drawn.sort_unstable();
-        drawn.dedup();
-        assert_eq!(drawn, [1, 3, 5]);
+        sampled.sort_unstable();
+        sampled.dedup();
+        assert_eq!(sampled, [1, 3, 5]);
     }
 
     #[test]
-    fn a_top_p_near_nothing_takes_the_best() {
+    fn a_tiny_top_p_is_greedy() {
         for top_p in [
             0.0,
             5e-324,
@@ -314,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_parameter_gives_a_token_that_may_be_chosen(
+        fn any_parameters_sample_an_allowed_token(
             temperature in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-30),
                 Just(1e-7), Just(1.5e-7), 0.0..2.0f64, Just(2.0)],
             top_p in prop_oneof![Just(0.0), Just(5e-324), Just(1e-45), Just(1e-38), Just(1e-7),
@@ -336,12 +334,12 @@ mod tests {
         }
 
         #[test]
-        fn log_probabilities_sum_to_one_and_the_top_is_sorted(
+        fn probabilities_sum_to_one_and_top_k_is_sorted(
             logits in proptest::collection::vec(-30.0f32..30.0, 1..50), k in 0usize..8,
         ) {
             let lse = log_sum_exp(&logits);
             prop_assert!((logits.iter().map(|l| (l - lse).exp()).sum::<f32>() - 1.0).abs() < 1e-4);
-            let best = top(&logits, k, &[0]);
+            let best = top_k(&logits, k, &[0]);
             prop_assert_eq!(best.len(), k.min(logits.len() - 1));
             prop_assert!(best.is_sorted_by(|&a, &b| logits[a as usize] >= logits[b as usize])
                 && !best.contains(&0));

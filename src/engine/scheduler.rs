@@ -1,4 +1,4 @@
-//! The engine's thread: who joins the batch, who leaves it, and when it ends.
+//! The engine's thread: admission to the batch, the step loop, shutdown.
 
 use std::{
     any::Any,
@@ -25,27 +25,26 @@ use crate::{
     vlm::{Vlm, tokenizer::TextTokenizer},
 };
 
-/// Arrivals by which each further sequence of a completion stands behind the one before it, so that
-/// a completion of many answers does not keep those of the same competitor that come after it
-/// waiting for all of them.
+/// Queue positions between sequences of one completion, so that a completion with many answers does
+/// not block later requests of the same competitor.
 const APART: u64 = 4;
 
-/// The state of the engine's thread.
+/// State of the engine's thread.
 pub struct Engine {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     waiting: Vec<AdmittedRequest>,
     batch: RunningBatch,
-    /// What each competitor had.
+    /// Work done for each competitor.
     ledger: Ledger,
-    /// Sequences that run.
+    /// Permits of running sequences.
     slots: SharedPool,
     arrivals: u64,
     max_prefills: usize,
     observer: Arc<dyn Observer>,
-    /// No requests are taken any more; the batch runs until then.
+    /// Set by a drain: no new requests; running ones end by then.
     deadline: Option<Instant>,
-    /// Dropped when nothing is left to do.
+    /// Dropped when no work is left, which ends [`EngineHandle::drain`].
     drained: Vec<oneshot::Sender<()>>,
 }
 
@@ -53,8 +52,8 @@ impl Engine {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] when a bound is 0 or the tokenizer does not fit the model,
-    /// [`EngineError::Model`] when the caches cannot be allocated or the thread cannot be started.
+    /// [`EngineError::Invalid`] if a limit is 0 or the tokenizer does not fit the model;
+    /// [`EngineError::Model`] if the caches cannot be allocated or the thread cannot be started.
     pub fn start(
         vlm: Arc<dyn Vlm>,
         reward: Option<Arc<dyn TokenReward>>,
@@ -107,7 +106,7 @@ impl Engine {
             Arc::clone(&observer),
         )
         .map_err(|e| EngineError::Model(e.to_string()))?;
-        // Jobs are bounded by their places; the rest is for drains.
+        // Submissions are bounded by their admission permits; the rest is for drains.
         let (sender, commands) = mpsc::channel(2 * max_batch + max_waiting + 4);
         let engine = Self {
             shared: Arc::clone(&shared),
@@ -140,18 +139,18 @@ impl Engine {
         self.stop();
     }
 
-    /// Takes what was handed in and forgets who left; waits when there is nothing to do. False when
-    /// there never will be.
+    /// Receives commands and drops disconnected requests; blocks if there is no work. Returns
+    /// `false` when the engine must stop.
     fn take_commands(&mut self) -> bool {
         loop {
-            self.forget_left();
-            self.keep_deadline();
+            self.drop_disconnected();
+            self.enforce_deadline();
             let idle = self.waiting.is_empty() && self.batch.len() == 0;
             if idle && self.deadline.is_some() {
                 return false;
             }
             let command = if idle {
-                self.tell_load();
+                self.report_load();
                 self.commands.blocking_recv()
             } else {
                 match self.commands.try_recv() {
@@ -175,12 +174,12 @@ impl Engine {
         }
     }
 
-    fn forget_left(&mut self) {
-        self.batch.drop_left();
-        self.waiting.retain(|job| !job.is_left());
+    fn drop_disconnected(&mut self) {
+        self.batch.drop_disconnected();
+        self.waiting.retain(|job| !job.is_disconnected());
     }
 
-    fn keep_deadline(&mut self) {
+    fn enforce_deadline(&mut self) {
         if self.deadline.is_some_and(|d| Instant::now() >= d) {
             self.batch.fail_all(&EngineError::ShuttingDown);
             self.waiting
@@ -191,7 +190,7 @@ impl Engine {
 
     fn admit(&mut self) {
         let waiting = self.waiting.iter().map(|job| &job.request.share);
-        self.ledger.meet(waiting.chain(self.batch.shares()));
+        self.ledger.set_active(waiting.chain(self.batch.shares()));
         for _ in 0..self.max_prefills {
             let Some(mut job) = self.next() else { break };
             self.ledger
@@ -201,11 +200,11 @@ impl Engine {
         }
     }
 
-    /// Takes the waiting job that is next out of the queue; `None` where none waits, or no slot is
-    /// free that its competitor may have.
+    /// Removes the next request from the queue; `None` if none waits or no slot is free for its
+    /// competitor.
     fn next(&mut self) -> Option<AdmittedRequest> {
         let free = |job: &AdmittedRequest| {
-            self.batch.has_room() && self.slots.may_take(&job.request.share, 1)
+            self.batch.has_room() && self.slots.can_take(&job.request.share, 1)
         };
         let open: Vec<usize> = (0..self.waiting.len())
             .filter(|&i| free(&self.waiting[i]))
@@ -217,10 +216,10 @@ impl Engine {
         Some(self.waiting.remove(open[next]))
     }
 
-    /// One step. A panic in it ends what runs, not the engine.
+    /// Runs one step. A panic fails the running requests, not the engine.
     fn step(&mut self) {
         self.shared.idle.store(false, Relaxed);
-        self.tell_load();
+        self.report_load();
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             self.batch.step(&self.shared, &mut self.ledger)
         }));
@@ -236,10 +235,10 @@ impl Engine {
                 tracing::error!(%error, "the caches could not be built anew");
             }
         }
-        self.shared.stepped();
+        self.shared.record_step();
     }
 
-    fn tell_load(&self) {
+    fn report_load(&self) {
         let (running, waiting, kv_usage) =
             (self.batch.len(), self.waiting.len(), self.batch.kv_usage());
         self.shared.running.store(running, Relaxed);
@@ -248,16 +247,16 @@ impl Engine {
         self.observer.load(running, waiting, kv_usage);
     }
 
-    /// Fails what was handed in while the engine ended.
+    /// Fails requests that arrived during shutdown.
     fn stop(mut self) {
-        self.shared.places.close();
+        self.shared.admissions.close();
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Submit(job) = command {
                 job.fail(&EngineError::ShuttingDown);
             }
         }
-        self.tell_load();
+        self.report_load();
     }
 }
 

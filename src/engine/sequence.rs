@@ -1,5 +1,4 @@
-//! One running sequence: its request, the versions of its answer that are being written, and whom
-//! to tell.
+//! One running sequence: its request, the continuations being decoded, and its event channel.
 
 use std::time::Instant;
 
@@ -19,32 +18,32 @@ use crate::{
     vlm::{Row, tokenizer::TextTokenizer},
 };
 
-/// A request that was let in, and whom to tell.
+/// An admitted request and its event channel.
 #[derive(Debug)]
 pub(crate) struct AdmittedRequest {
     pub(crate) request: Request,
     /// Positions of the prompt, image included.
     pub(crate) prompt_tokens: usize,
-    /// Most tokens to write: what the request and the context allow.
+    /// Most tokens to generate, limited by the request and the context.
     pub(crate) budget: usize,
     pub(crate) events: mpsc::Sender<Event>,
-    /// Its place among the jobs of its competitor: the least is next.
+    /// Queue order within its competitor; the smallest is next.
     pub(crate) order: u64,
-    /// Counts against the sequences that run, from when it is one of them.
+    /// Permit of a running sequence; `None` while it waits.
     pub(crate) slot: Option<PoolPermit>,
-    /// Counts against the bound until the job is dropped.
-    pub(crate) _place: PoolPermit,
+    /// Admission permit, held until the request is dropped.
+    pub(crate) _admission: PoolPermit,
 }
 
 impl AdmittedRequest {
-    /// Returns `true` if nobody listens any more.
-    pub(crate) fn is_left(&self) -> bool {
+    /// Returns `true` if the client disconnected.
+    pub(crate) fn is_disconnected(&self) -> bool {
         self.events.is_closed()
     }
 
-    /// Tells the client. The channel has room for all that an answer can say, so this never waits.
+    /// Sends an event. Never blocks: the channel has capacity for all events of an answer.
     pub(crate) fn send(&self, event: Event) {
-        // An error means that the client left, which the next step notices.
+        // An error means that the client disconnected, which the next step detects.
         let _ = self.events.try_send(event);
     }
 
@@ -54,17 +53,17 @@ impl AdmittedRequest {
     }
 }
 
-/// Photographs less familiar than this get statements of what there is where nothing else repairs a
-/// sentence.
+/// Familiarity below which an unrepairable sentence is replaced by a statement of what the image
+/// shows.
 const UNFAMILIAR: f32 = 0.5;
 
-/// What sampling needs to know about the vocabulary.
+/// Vocabulary tables for sampling.
 pub(crate) struct SamplingVocabulary {
     pub(crate) tokenizer: std::sync::Arc<TextTokenizer>,
     pub(crate) size: usize,
-    /// Tokens that write nothing and do not end the answer, sorted: never chosen.
+    /// Tokens without text that do not end the answer, sorted; never sampled.
     pub(crate) masked: Vec<u32>,
-    /// Tokens with which an answer may end: the end-of-sequence token and full stops.
+    /// Tokens that may end an answer: end of sequence and full stops.
     pub(crate) endings: Vec<u32>,
 }
 
@@ -94,7 +93,7 @@ impl SamplingVocabulary {
     }
 }
 
-/// Whether a sequence goes on after a step.
+/// Outcome of a step for one sequence.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SequenceStatus {
     Go,
@@ -103,28 +102,28 @@ pub(crate) enum SequenceStatus {
 
 pub(crate) struct Sequence {
     pub(crate) job: AdmittedRequest,
-    /// All slots that it holds.
+    /// All of its cache slots.
     pub(crate) slots: Vec<usize>,
     pub(crate) answer: AnswerOutput,
     pub(crate) joined: Instant,
-    /// What ends this sequence after the present step.
+    /// Error that ends this sequence after the current step.
     pub(crate) failed: Option<EngineError>,
-    /// Indicates whether the present step computes nothing of it, because it is another
-    /// competitor's turn.
+    /// `true` if the current step skips this sequence in favor of another competitor.
     pub(crate) pauses: bool,
-    /// The version that will be the answer.
+    /// The continuation that becomes the answer unless a repair replaces it.
     lead: DecodingTrack,
-    /// Where doubted words are written again.
+    /// Repairs, in modes that have them.
     repairs: Option<Repairs>,
-    /// The present step computes versions that were dropped since.
+    /// The current step's outputs belong to candidates that were dropped.
     stale: bool,
-    /// Tokens that were counted as written.
+    /// Tokens reported to the observer.
     counted: usize,
     last_at: Option<Instant>,
 }
 
 impl Sequence {
-    /// `slots` are its own: the first for the answer, the others for versions that are tried.
+    /// Creates a sequence. The first of `slots` is for the answer, the others for repair
+    /// candidates.
     pub(crate) fn new(
         mut job: AdmittedRequest,
         slots: Vec<usize>,
@@ -146,7 +145,7 @@ impl Sequence {
                 .finisher
                 .as_ref()
                 .is_some_and(|finisher| finisher.familiarity() < UNFAMILIAR);
-            Repairs::new(guard.mode, guard.max_attempts, weights, spare).stating(states)
+            Repairs::new(guard.mode, guard.max_attempts, weights, spare).with_statements(states)
         });
         let (answer, joined) = (
             AnswerOutput::new(guard, job.request.gate.clone()),
@@ -167,49 +166,48 @@ impl Sequence {
         }
     }
 
-    /// The versions that the next step computes; none where the sequence pauses.
+    /// Returns the continuations that the next step computes; none if the sequence pauses.
     pub(crate) fn tracks(&self) -> impl Iterator<Item = &DecodingTrack> {
         let tried = self.repairs.iter().flat_map(Repairs::active);
-        let lead = self.is_led().then_some(&self.lead);
+        let lead = self.decodes_lead().then_some(&self.lead);
         tried.chain(lead).filter(|_| !self.pauses)
     }
 
-    /// Returns `true` if the answer itself goes on in the next step, and not versions that are
-    /// tried.
-    fn is_led(&self) -> bool {
+    /// Returns `true` if the next step decodes the lead, not candidates.
+    fn decodes_lead(&self) -> bool {
         self.repairs
             .as_ref()
             .is_none_or(|repairs| repairs.active().next().is_none())
     }
 
-    /// This sequence's part of the next step.
+    /// Returns this sequence's rows of the next step.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.tracks().map(|track| track.row(&self.job.request))
     }
 
-    /// Returns `true` if the prompt was not fed yet.
-    pub(crate) fn is_new(&self) -> bool {
-        self.lead.is_new()
+    /// Returns `true` before prefill.
+    pub(crate) fn awaits_prefill(&self) -> bool {
+        self.lead.awaits_prefill()
     }
 
-    /// Returns what caches must do before the next step.
-    pub(crate) fn branches(&mut self) -> Vec<CacheFork> {
+    /// Takes the cache copies to perform before the next step.
+    pub(crate) fn take_cache_forks(&mut self) -> Vec<CacheFork> {
         self.repairs
             .as_mut()
-            .map(Repairs::branches)
+            .map(Repairs::take_cache_forks)
             .unwrap_or_default()
     }
 
-    /// Goes on without the scorer.
-    pub(crate) fn lose_scorer(&mut self) {
-        self.stale = !self.is_led();
-        self.answer.lose_scorer();
+    /// Continues without the scorer.
+    pub(crate) fn drop_scorer(&mut self) {
+        self.stale = !self.decodes_lead();
+        self.answer.drop_scorer();
         if let Some(repairs) = &mut self.repairs {
             self.stale |= repairs.give_up(&mut self.lead);
         }
     }
 
-    /// Takes what the step computed for [`Self::rows`], in their order.
+    /// Takes the step's outputs for [`Self::rows`], in that order.
     pub(crate) fn advance(
         &mut self,
         computed: Vec<RowOutputs<'_>>,
@@ -219,7 +217,7 @@ impl Sequence {
         if !std::mem::take(&mut self.stale) {
             self.take(computed, vocabulary)?;
         }
-        if !self.is_led() {
+        if !self.decodes_lead() {
             return Ok(SequenceStatus::Go);
         }
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
@@ -233,7 +231,7 @@ impl Sequence {
         let window = self.job.request.guard.window;
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
         let limit = repairs.map_or(usize::MAX, |repairs| repairs.limit(&self.lead, window));
-        let delta = self.answer.release(&self.lead.draft, limit);
+        let delta = self.answer.release(&self.lead.partial, limit);
         self.show(delta);
         Ok(SequenceStatus::Go)
     }
@@ -267,8 +265,8 @@ impl Sequence {
                 let Some(computed) = computed.pop() else {
                     return Ok(());
                 };
-                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.is_new()) {
-                    repairs.decoded();
+                if let Some(repairs) = repairs.as_mut().filter(|_| !lead.awaits_prefill()) {
+                    repairs.count_decoded();
                 }
                 lead.take(computed, context)?;
             }
@@ -279,10 +277,9 @@ impl Sequence {
         }
     }
 
-    /// Tells of the tokens that are new in the answer, those of a version that was taken among
-    /// them.
+    /// Reports new tokens of the answer to the observer, those of an accepted candidate included.
     fn count(&mut self, observer: &dyn Observer) {
-        let written = self.lead.draft.tokens().len();
+        let written = self.lead.partial.tokens().len();
         for _ in self.counted..written {
             let now = Instant::now();
             observer.token(self.last_at.replace(now).map(|before| now - before));
@@ -297,20 +294,20 @@ impl Sequence {
     }
 
     fn finish(&mut self, reason: FinishReason) {
-        let draft = &self.lead.draft;
+        let partial = &self.lead.partial;
         let repairs = self.repairs.as_ref();
         let cost = repairs.map_or_else(RepairCost::default, |repairs| {
-            repairs.cost(draft.tokens().len())
+            repairs.cost(partial.tokens().len())
         });
         let (delta, summary) =
             self.answer
-                .finish(draft, cost, repairs.and_then(|repairs| repairs.blocked));
+                .finish(partial, cost, repairs.and_then(|repairs| repairs.blocked));
         self.show(delta);
         let AnswerSummary {
             completion_tokens,
             guard,
         } = summary;
-        // An abstention is whole, whatever ended the answer that it stands for.
+        // An abstention is complete, whatever ended the answer that it replaces.
         let is_withheld = guard
             .as_ref()
             .is_some_and(|guard| guard.verdict == Verdict::Abstained);

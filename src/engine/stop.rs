@@ -1,6 +1,6 @@
 //! Stop strings in a growing text.
 
-/// The strings that end an answer, and how far they have been looked for.
+/// Stop strings and the length of text already searched.
 #[derive(Debug, Clone)]
 pub(crate) struct StopStrings {
     strings: Vec<String>,
@@ -9,7 +9,7 @@ pub(crate) struct StopStrings {
 }
 
 impl StopStrings {
-    /// Empty strings never stop anything.
+    /// Creates a search for `strings`; empty strings are ignored.
     pub(crate) fn new(mut strings: Vec<String>) -> Self {
         strings.retain(|s| !s.is_empty());
         Self {
@@ -19,16 +19,16 @@ impl StopStrings {
         }
     }
 
-    /// The same strings, for a text that begins anew.
-    pub(crate) fn afresh(&self) -> Self {
+    /// Returns a copy for a text that starts over.
+    pub(crate) fn restarted(&self) -> Self {
         Self {
             searched: 0,
             ..self.clone()
         }
     }
 
-    /// Returns where the first stop string in `text` begins. `text` may only have grown since the
-    /// last call.
+    /// Returns the byte offset of the first stop string in `text`, which may only have grown since
+    /// the last call.
     pub(crate) fn find(&mut self, text: &str) -> Option<usize> {
         let mut from = (self.searched + 1).saturating_sub(self.longest);
         while !text.is_char_boundary(from) {
@@ -42,8 +42,8 @@ impl StopStrings {
             .map(|at| from + at)
     }
 
-    /// Returns how many bytes at the end of `text` could be the beginning of a stop string.
-    pub(crate) fn held(&self, text: &str) -> usize {
+    /// Returns the length in bytes of the longest suffix of `text` that could begin a stop string.
+    pub(crate) fn pending_len(&self, text: &str) -> usize {
         let begun = |s: &String| {
             (1..s.len())
                 .rev()
@@ -59,16 +59,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_first_stop_string_wins_and_its_beginning_is_held_back() {
+    fn the_first_stop_string_wins_and_its_prefix_is_held_back() {
         let mut stop = StopStrings::new(vec!["END".into(), String::new(), "\n\n".into()]);
-        assert_eq!((stop.find("a EN"), stop.held("a EN")), (None, 2));
-        assert_eq!((stop.find("a ENd\n"), stop.held("a ENd\n")), (None, 1));
+        assert_eq!((stop.find("a EN"), stop.pending_len("a EN")), (None, 2));
+        assert_eq!(
+            (stop.find("a ENd\n"), stop.pending_len("a ENd\n")),
+            (None, 1)
+        );
         assert_eq!(stop.find("a ENd\n\nEND"), Some(5));
     }
 
     proptest! {
         #[test]
-        fn a_growing_text_stops_where_the_whole_one_does_and_shows_nothing_of_it(
+        fn a_growing_text_stops_like_the_whole_text(
             text in "[abé]{0,24}", strings in proptest::collection::vec("[abé]{0,4}", 0..3),
             step in 1usize..4,
         ) {
@@ -81,7 +84,7 @@ mod tests {
                 if found.is_some() {
                     break;
                 }
-                shown = grown.len() - stop.held(&grown);
+                shown = grown.len() - stop.pending_len(&grown);
                 prop_assert!(grown.is_char_boundary(shown));
             }
             let whole = strings.iter().filter(|s| !s.is_empty())

@@ -1,6 +1,6 @@
-//! A tiny vision-language model for the engine's tests: what it says is a hash of everything that
-//! its cache holds of the sequence, so a wrong slot, position, rollback or neighbour changes the
-//! answer. It checks the contract of [`Vlm`] and of [`TokenReward`] strictly.
+//! Toy vision-language model for the engine's tests. Its logits are a hash of the whole context in
+//! its cache, so a wrong slot, position, rollback or neighbor changes the answer. It checks the
+//! contracts of [`Vlm`] and [`TokenReward`] strictly.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -27,10 +27,10 @@ use crate::{
 
 pub(crate) const IMAGE_TOKENS: usize = 2;
 pub(crate) const CONTEXT: usize = 40;
-/// In [`Toy::fails_on`]: every token.
+/// Value of [`Toy::fails_on`] that stands for every token.
 pub(crate) const ANY: usize = 1000;
 
-/// Word pieces, among them the two halves of "é" and bytes that make no sense alone.
+/// Vocabulary, including the two bytes of "é" and bytes that are no text alone.
 const PIECES: [&str; 28] = [
     "<eos>",
     "<pad>",
@@ -85,8 +85,8 @@ pub(crate) fn tokenizer() -> Arc<TextTokenizer> {
     Arc::new(TextTokenizer::from_bytes(json.to_string().as_bytes(), "<eos>").unwrap())
 }
 
-/// Returns what the model says after `context`, in positions of its cache: logits, and how well it
-/// thinks the last token is grounded.
+/// Returns the model's output after `context`, the values in its cache: logits, and the reward of
+/// the last token.
 pub(crate) fn continuation(context: &[f32]) -> (Vec<f32>, f32) {
     let mut hasher = DefaultHasher::new();
     context.iter().for_each(|c| c.to_bits().hash(&mut hasher));
@@ -96,10 +96,10 @@ pub(crate) fn continuation(context: &[f32]) -> (Vec<f32>, f32) {
     (logits, rng.random_range(0.0f32..1.0).sqrt())
 }
 
-/// A prompt after which [`Toy::speaking`] begins a sentence: "of".
-pub(crate) const SPEAK: [u32; 1] = [9];
+/// Prompt after which [`Toy::writing_sentences`] starts a sentence: "of".
+pub(crate) const SENTENCE_PROMPT: [u32; 1] = [9];
 
-/// The pieces that may follow another in "a red dog runs on the grass." and its like.
+/// Returns the pieces that may follow another in sentences like "a red dog runs on the grass."
 fn followers(piece: usize) -> &'static [usize] {
     match piece {
         9 => &[3, 4],
@@ -119,24 +119,24 @@ pub(crate) type SeenRow = (usize, usize, Vec<u32>);
 
 #[derive(Default)]
 pub(crate) struct Toy {
-    /// Where set, every step waits for a message.
+    /// If set, every step waits for a message.
     gate: Option<Mutex<mpsc::Receiver<()>>>,
-    /// The rows of every step.
+    /// Rows of every step.
     pub(crate) log: Mutex<Vec<Vec<SeenRow>>>,
-    /// Steps fail while a row has this token.
+    /// Steps with this token in a row fail.
     pub(crate) fails_on: AtomicUsize,
     pub(crate) panics: AtomicBool,
     pub(crate) encodes: AtomicUsize,
-    /// Indicates whether it mostly writes sentences of a small grammar.
-    speaks: bool,
+    /// `true` to prefer sentences of a small grammar.
+    writes_sentences: bool,
 }
 
 impl Toy {
-    /// A model that mostly writes sentences, after the prompt [`SPEAK`].
-    pub(crate) fn speaking() -> Arc<Self> {
+    /// Creates a model that mostly writes sentences after [`SENTENCE_PROMPT`].
+    pub(crate) fn writing_sentences() -> Arc<Self> {
         Arc::new(Self {
             fails_on: AtomicUsize::new(usize::MAX),
-            speaks: true,
+            writes_sentences: true,
             ..Self::default()
         })
     }
@@ -148,7 +148,7 @@ impl Toy {
         })
     }
 
-    /// A model whose every step waits for a message from the sender.
+    /// Creates a model whose every step waits for a message from the sender.
     pub(crate) fn gated() -> (Arc<Self>, mpsc::Sender<()>) {
         let (sender, gate) = mpsc::channel();
         (
@@ -165,9 +165,9 @@ impl Toy {
         self.log.lock().unwrap().len()
     }
 
-    fn interfere(&self, rows: &[Row<'_>]) -> Result<()> {
+    fn apply_faults(&self, rows: &[Row<'_>]) -> Result<()> {
         if let Some(gate) = &self.gate {
-            // A test that has ended lets the rest run.
+            // Once a test has ended, the remaining steps run freely.
             let _ = gate.lock().unwrap().recv();
         }
         self.log.lock().unwrap().push(
@@ -216,7 +216,7 @@ impl Vlm for Toy {
     fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> Result<StepOutput> {
         assert_eq!(want, Want::Last);
         cache.check(rows, IMAGE_TOKENS)?;
-        self.interfere(rows)?;
+        self.apply_faults(rows)?;
         let (mut logits, mut hidden) = (Vec::new(), Vec::new());
         for row in rows {
             let image = row
@@ -242,7 +242,7 @@ impl Vlm for Toy {
             let mut next = continuation(&context).0;
             let last = context
                 .last()
-                .filter(|_| self.speaks)
+                .filter(|_| self.writes_sentences)
                 .map_or(usize::MAX, |&piece| piece as usize);
             followers(last).iter().for_each(|&piece| next[piece] += 9.0);
             logits.extend(next);
@@ -262,14 +262,14 @@ impl Vlm for Toy {
     }
 }
 
-/// Its scorer, with a cache of its own: it must be shown every row of the sequences that it scores,
+/// Scorer of [`Toy`] with a cache of its own; asserts that it gets every row of scored sequences,
 /// with the right hidden states.
 #[derive(Default)]
 pub(crate) struct ToyReward {
     /// Tokens scored.
     pub(crate) seen: AtomicUsize,
     pub(crate) fails: AtomicBool,
-    /// Where not 0: it fails when it has seen so many tokens.
+    /// If not 0, it fails after this many tokens.
     pub(crate) fails_after: AtomicUsize,
     pub(crate) out_of_range: AtomicBool,
 }
@@ -294,8 +294,8 @@ impl TokenReward for ToyReward {
             bail!("the scorer's cache is missing")
         };
         cache.check(rows, IMAGE_TOKENS)?;
-        let most = self.fails_after.load(SeqCst);
-        if self.fails.load(SeqCst) || (most > 0 && self.seen.load(SeqCst) >= most) {
+        let max_seen = self.fails_after.load(SeqCst);
+        if self.fails.load(SeqCst) || (max_seen > 0 && self.seen.load(SeqCst) >= max_seen) {
             bail!("the scorer is broken");
         }
         for row in rows {
@@ -318,7 +318,7 @@ impl TokenReward for ToyReward {
         for row in rows {
             let (own, rest) = left.split_at(row.tokens.len());
             left = rest;
-            // The policy did not write the prompt, and is sure of nothing that it wrote.
+            // Prompt tokens have log-probability 0, generated ones a negative one.
             assert!(
                 own.iter().all(|&lp| if row.start == 0 {
                     lp == 0.0
@@ -338,7 +338,7 @@ impl TokenReward for ToyReward {
     }
 }
 
-/// A greedy request in mode `flag` about the image that is all `image`.
+/// Returns a greedy request in mode `flag` about a constant image.
 pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
     Request {
         share: Share::default(),
@@ -365,7 +365,7 @@ pub(crate) fn engine(config: EngineConfig) -> EngineHandle {
     start(&Toy::new(), &Arc::default(), config)
 }
 
-/// Everything that a request was told.
+/// All events of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ReceivedEvents {
     pub(crate) deltas: Vec<String>,
@@ -394,7 +394,7 @@ impl ReceivedEvents {
     }
 }
 
-pub(crate) fn listen(mut stream: EventStream) -> ReceivedEvents {
+pub(crate) fn collect_events(mut stream: EventStream) -> ReceivedEvents {
     let (mut deltas, mut tokens, mut spans, mut flagged_tokens) =
         (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut end = None;

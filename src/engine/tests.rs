@@ -1,4 +1,4 @@
-//! The engine against the toy model: what is said, and to whom.
+//! Answers of the engine with the toy model.
 
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
@@ -8,8 +8,8 @@ use std::{
 use proptest::prelude::*;
 
 use super::testing::{
-    CONTEXT, IMAGE_TOKENS, SPEAK, Toy, ToyReward, continuation, engine, listen, request, start,
-    tokenizer,
+    CONTEXT, IMAGE_TOKENS, SENTENCE_PROMPT, Toy, ToyReward, collect_events, continuation, engine,
+    request, start, tokenizer,
 };
 use super::*;
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
     reward::{finish::WrittenBy, scorer::TextRewards, testing::finisher},
 };
 
-/// Greedy decoding without engine, batch or cache: ids, rewards, and whether it ended by itself.
+/// Reference implementation: greedy decoding without engine, batch or cache. Returns ids, rewards,
+/// and `true` if end of sequence was reached.
 fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
     let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
     context.extend(request.prompt.iter().map(|&t| t as f32));
@@ -37,8 +38,8 @@ fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
             .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
             .unwrap();
         if best == 0 || ids.len() == budget {
-            let by_itself = ids.len() < budget;
-            return (ids, rewards, by_itself);
+            let reached_end = ids.len() < budget;
+            return (ids, rewards, reached_end);
         }
         ids.push(best as u32);
         context.push(best as f32);
@@ -53,7 +54,7 @@ fn bytes(ids: &[u32]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn answers_are_those_of_the_model_alone() {
+fn answers_match_the_reference_implementation() {
     let handle = engine(EngineConfig {
         max_batch: 3,
         ..EngineConfig::default()
@@ -70,12 +71,15 @@ fn answers_are_those_of_the_model_alone() {
             .iter()
             .map(|r| handle.submit(r.clone()).unwrap())
             .collect();
-        for (request, told) in requests.iter().zip(streams.into_iter().map(listen)) {
+        for (request, received) in requests.iter().zip(streams.into_iter().map(collect_events)) {
             let (ids, rewards, eos) = reference(request, 12);
             let pieces = bytes(&ids);
             let (text, words) = words(pieces.iter().map(Vec::as_slice), &rewards);
-            assert_eq!((told.ids(), told.text()), (ids.clone(), text.clone()));
-            let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
+            assert_eq!(
+                (received.ids(), received.text()),
+                (ids.clone(), text.clone())
+            );
+            let (reason, prompt_tokens, completion_tokens, report) = received.end.clone().unwrap();
             assert_eq!(
                 (prompt_tokens, completion_tokens),
                 (IMAGE_TOKENS + 2, ids.len())
@@ -89,17 +93,17 @@ fn answers_are_those_of_the_model_alone() {
                 }
             );
             if mode == Mode::Off {
-                assert_eq!((told.rewards(), report), (vec![], None));
+                assert_eq!((received.rewards(), report), (vec![], None));
                 continue;
             }
-            assert_eq!(told.rewards(), rewards);
+            assert_eq!(received.rewards(), rewards);
             let expected = if mode == Mode::Flag {
                 spans(&text, &with_threshold(words, 0.4), Action::Flagged)
             } else {
                 vec![]
             };
             let report = report.unwrap();
-            assert_eq!((&told.spans, &report.spans), (&expected, &expected));
+            assert_eq!((&received.spans, &report.spans), (&expected, &expected));
             assert_eq!(report.alt_text.is_some(), mode == Mode::Flag);
             seen.0 += usize::from(report.verdict == Verdict::Flagged);
             seen.1 += usize::from(report.verdict == Verdict::Clean);
@@ -112,10 +116,10 @@ fn answers_are_those_of_the_model_alone() {
     }
 }
 
-/// What is finished while it is written is what is finished of the whole text, repairs and stop
-/// strings or not.
+/// Rewards finished during decoding equal those finished on the whole text, with and without
+/// repairs and stop strings.
 #[test]
-fn rewards_are_finished_as_those_of_the_whole_text() {
+fn finished_rewards_match_those_of_the_whole_text() {
     let handle = engine(EngineConfig::default());
     let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
     let (mut finished, mut repaired, mut moved) = (0, 0, 0);
@@ -141,15 +145,15 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
                 finisher: Some(Arc::clone(&finisher)),
                 ..plain.clone()
             };
-            let told = listen(handle.submit(request.clone()).unwrap());
+            let received = collect_events(handle.submit(request.clone()).unwrap());
             let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
             context.extend(request.prompt.iter().map(|&t| t as f32));
             let mut scorer = |id: u32| {
                 context.push(id as f32);
                 continuation(&context).1
             };
-            let rewards: Vec<f32> = told.ids().into_iter().map(&mut scorer).collect();
-            let log_probabilities = told
+            let rewards: Vec<f32> = received.ids().into_iter().map(&mut scorer).collect();
+            let log_probabilities = received
                 .tokens
                 .iter()
                 .map(|token| token.token.logprob)
@@ -158,9 +162,9 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
                 rewards: rewards.clone(),
                 log_probabilities,
             };
-            let (text, mut pieces) = (told.text(), bytes(&told.ids()));
+            let (text, mut pieces) = (received.text(), bytes(&received.ids()));
             if String::from_utf8_lossy(&pieces.concat()) != text {
-                // A stop string has ended the text within a token.
+                // A stop string ended the text within a token.
                 if text.contains(char::REPLACEMENT_CHARACTER) {
                     continue;
                 }
@@ -171,20 +175,20 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
                 }
             }
             finisher.finish_scored(pieces.iter().map(Vec::as_slice), &mut scored);
-            assert_eq!(told.rewards(), scored.rewards, "{text:?} in {mode:?}");
-            let report = told.report();
-            check_report(&told, &report, &request);
-            assert_eq!(told.spans, report.spans);
+            assert_eq!(received.rewards(), scored.rewards, "{text:?} in {mode:?}");
+            let report = received.report();
+            check_report(&received, &report, &request);
+            assert_eq!(received.spans, report.spans);
             assert_eq!(
-                listen(handle.submit(request).unwrap()),
-                told,
+                collect_events(handle.submit(request).unwrap()),
+                received,
                 "the same again"
             );
             finished += usize::from(scored.rewards != rewards);
             repaired += usize::from(report.verdict == Verdict::Repaired);
             moved += usize::from(
                 mode == Mode::Score
-                    && listen(handle.submit(plain).unwrap()).report().score != report.score,
+                    && collect_events(handle.submit(plain).unwrap()).report().score != report.score,
             );
         }
     }
@@ -194,10 +198,9 @@ fn rewards_are_finished_as_those_of_the_whole_text() {
     );
 }
 
-/// Words that went out keep their rewards, whatever is then written in the place of what followed
-/// them.
+/// Words already sent keep their rewards when later words are repaired.
 #[test]
-fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
+fn sent_words_keep_their_rewards_after_a_repair() {
     let handle = engine(EngineConfig::default());
     let finisher = finisher([1.0, -1.0, 0.0], WrittenBy::Policy);
     let mut repaired = 0;
@@ -213,15 +216,15 @@ fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
                 finisher: Some(Arc::clone(&finisher)),
                 ..request(image as f32, &[5, 6])
             };
-            let told = listen(handle.submit(request.clone()).unwrap());
-            let report = told.report();
-            check_report(&told, &report, &request);
-            assert_eq!(told.spans, report.spans);
-            assert_eq!(told.rewards().len(), told.tokens.len());
-            // The verdict is of the rewards that were told.
-            let pieces = bytes(&told.ids());
-            let (text, words) = words(pieces.iter().map(Vec::as_slice), &told.rewards());
-            assert_eq!(text, told.text());
+            let received = collect_events(handle.submit(request.clone()).unwrap());
+            let report = received.report();
+            check_report(&received, &report, &request);
+            assert_eq!(received.spans, report.spans);
+            assert_eq!(received.rewards().len(), received.tokens.len());
+            // The verdict follows from the rewards sent.
+            let pieces = bytes(&received.ids());
+            let (text, words) = words(pieces.iter().map(Vec::as_slice), &received.rewards());
+            assert_eq!(text, received.text());
             let low = with_threshold(words, 0.6)
                 .iter()
                 .any(crate::guard::words::Word::is_flagged);
@@ -237,7 +240,7 @@ fn what_was_shown_stays_as_it_was_when_what_follows_is_repaired() {
 }
 
 #[test]
-fn competitors_change_nothing_about_answers() {
+fn answers_do_not_depend_on_competitors() {
     let alone = engine(EngineConfig {
         max_batch: 1,
         ..EngineConfig::default()
@@ -249,26 +252,32 @@ fn competitors_change_nothing_about_answers() {
             ..EngineConfig::default()
         });
         let modes = [Mode::Regenerate, Mode::Off, Mode::Flag, Mode::Block];
-        let ask = |i: usize| Request {
+        let request_for = |i: usize| Request {
             share: fair::Share::new(["a", "b", "c"][i * i % 7 % 3], 1 + i as u32 % 3),
             rank: i % 4,
             guard: GuardParams::new(modes[i % 4], 0.4),
             max_tokens: 5 + i % 20,
             ..request(i as f32, &[5, 6])
         };
-        let streams: Vec<EventStream> = (0..48).map(|i| together.submit(ask(i)).unwrap()).collect();
+        let streams: Vec<EventStream> = (0..48)
+            .map(|i| together.submit(request_for(i)).unwrap())
+            .collect();
         for (i, stream) in streams.into_iter().enumerate() {
-            assert_eq!(listen(stream), listen(alone.submit(ask(i)).unwrap()), "{i}");
+            assert_eq!(
+                collect_events(stream),
+                collect_events(alone.submit(request_for(i)).unwrap()),
+                "{i}"
+            );
         }
     }
 }
 
 #[test]
-fn scored_text_comes_in_whole_words() {
+fn deltas_of_scored_text_are_whole_words() {
     let handle = engine(EngineConfig::default());
     let mut deltas = 0;
     for image in 0..20 {
-        let told = listen(
+        let received = collect_events(
             handle
                 .submit(Request {
                     max_tokens: 30,
@@ -277,9 +286,13 @@ fn scored_text_comes_in_whole_words() {
                 .unwrap(),
         );
         let mut shown = String::new();
-        for delta in told.deltas.iter().take(told.deltas.len().saturating_sub(1)) {
+        for delta in received
+            .deltas
+            .iter()
+            .take(received.deltas.len().saturating_sub(1))
+        {
             shown += delta;
-            let rest = &told.text()[shown.len()..];
+            let rest = &received.text()[shown.len()..];
             let inside =
                 shown.ends_with(char::is_alphanumeric) && rest.starts_with(char::is_alphanumeric);
             assert!(!inside, "{shown:?} was cut inside a word, {rest:?} follows");
@@ -290,7 +303,7 @@ fn scored_text_comes_in_whole_words() {
 }
 
 #[test]
-fn log_probabilities_are_the_models_own() {
+fn log_probabilities_ignore_temperature_and_penalties() {
     let sampling = Sampling {
         temperature: 1.5,
         seed: 3,
@@ -301,15 +314,15 @@ fn log_probabilities_are_the_models_own() {
         sampling,
         ..request(1.0, &[5])
     };
-    let told = listen(
+    let received = collect_events(
         engine(EngineConfig::default())
             .submit(request.clone())
             .unwrap(),
     );
     let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
     context.push(5.0);
-    assert!(!told.tokens.is_empty());
-    for token in &told.tokens {
+    assert!(!received.tokens.is_empty());
+    for token in &received.tokens {
         let logits = continuation(&context).0;
         let sum: f32 = logits.iter().map(|l| l.exp()).sum();
         for a in std::iter::once(&token.token).chain(&token.top) {
@@ -321,7 +334,7 @@ fn log_probabilities_are_the_models_own() {
 }
 
 #[test]
-fn a_stop_string_over_several_tokens_ends_the_answer_before_it() {
+fn a_stop_string_across_tokens_ends_the_answer_before_it() {
     let handle = engine(EngineConfig::default());
     let mut inside_a_token = 0;
     for image in 0..40 {
@@ -329,11 +342,11 @@ fn a_stop_string_over_several_tokens_ends_the_answer_before_it() {
             max_tokens: 25,
             ..request(image as f32, &[5])
         };
-        let whole = listen(handle.submit(plain.clone()).unwrap()).text();
+        let whole = collect_events(handle.submit(plain.clone()).unwrap()).text();
         let chars: Vec<char> = whole.chars().collect();
         for at in (0..chars.len().saturating_sub(6)).step_by(3) {
             let stop: String = chars[at..at + 6].iter().collect();
-            let told = listen(
+            let received = collect_events(
                 handle
                     .submit(Request {
                         stop: vec!["never".to_owned(), stop.clone()],
@@ -342,20 +355,20 @@ fn a_stop_string_over_several_tokens_ends_the_answer_before_it() {
                     .unwrap(),
             );
             let expected = &whole[..whole.find(&stop).unwrap()];
-            assert_eq!(told.text(), expected);
-            let report = told.report();
+            assert_eq!(received.text(), expected);
+            let report = received.report();
             assert_eq!(
-                told.end,
+                received.end,
                 Ok((
                     FinishReason::Stop,
                     IMAGE_TOKENS + 1,
-                    told.tokens.len(),
+                    received.tokens.len(),
                     Some(report.clone())
                 ))
             );
-            assert_eq!(told.rewards().len(), told.tokens.len());
-            assert_eq!(told.spans, report.spans);
-            let pieces: Vec<u8> = told
+            assert_eq!(received.rewards().len(), received.tokens.len());
+            assert_eq!(received.spans, report.spans);
+            let pieces: Vec<u8> = received
                 .tokens
                 .iter()
                 .flat_map(|t| t.token.bytes.clone())
@@ -381,9 +394,9 @@ fn max_tokens_and_the_context_end_an_answer() {
         reference(&long(&[5; 3]), 20).0.len() > 8,
         "an image that the model has much to say about"
     );
-    let told = listen(handle.submit(long(&[5; 3])).unwrap());
-    assert_eq!((told.tokens.len(), told.rewards().len()), (5, 5));
-    assert_eq!(told.end.unwrap().0, FinishReason::Length);
+    let received = collect_events(handle.submit(long(&[5; 3])).unwrap());
+    assert_eq!((received.tokens.len(), received.rewards().len()), (5, 5));
+    assert_eq!(received.end.unwrap().0, FinishReason::Length);
     assert_eq!(
         handle.submit(long(&[5; 8])).unwrap_err(),
         EngineError::PromptTooLong {
@@ -394,7 +407,7 @@ fn max_tokens_and_the_context_end_an_answer() {
 }
 
 #[test]
-fn requests_that_could_never_run_are_refused() {
+fn invalid_requests_are_rejected_at_submission() {
     let scored = engine(EngineConfig::default());
     let unscored = Engine::start(Toy::new(), None, tokenizer(), EngineConfig::default()).unwrap();
     let good = request(0.0, &[5]);
@@ -441,7 +454,7 @@ fn requests_that_could_never_run_are_refused() {
 }
 
 #[test]
-fn an_engine_without_room_does_not_start() {
+fn an_engine_without_capacity_does_not_start() {
     let start = |config| Engine::start(Toy::new(), None, tokenizer(), config).is_err();
     assert!(start(EngineConfig {
         max_batch: 0,
@@ -453,9 +466,9 @@ fn an_engine_without_room_does_not_start() {
     }));
 }
 
-/// What holds for every answer: the budget, and offsets that cut the text exactly.
+/// Asserts invariants of every report: the repair budget, and offsets that match the text exactly.
 fn check_report(
-    told: &super::testing::ReceivedEvents,
+    received: &super::testing::ReceivedEvents,
     report: &crate::guard::GuardReport,
     request: &Request,
 ) {
@@ -467,7 +480,7 @@ fn check_report(
         report.attempts as usize <= request.guard.max_attempts,
         "{report:?}"
     );
-    let chars: Vec<char> = told.text().chars().collect();
+    let chars: Vec<char> = received.text().chars().collect();
     for span in &report.spans {
         assert_eq!(
             chars[span.start..span.end].iter().collect::<String>(),
@@ -477,14 +490,14 @@ fn check_report(
     }
     if request.guard.on_exhausted != OnExhausted::Flag {
         assert!(
-            told.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unhedged),
+            received.deltas.len() <= 1 && !report.spans.iter().any(crate::guard::Span::is_unhedged),
             "{report:?}"
         );
         assert!(
             report
                 .alt_text
                 .as_ref()
-                .is_none_or(|alt| *alt == told.text()),
+                .is_none_or(|alt| *alt == received.text()),
             "{report:?}"
         );
     }
@@ -497,7 +510,7 @@ fn check_report(
     );
     match report.verdict {
         Verdict::Blocked => assert!(
-            told.end.clone().unwrap().0 == FinishReason::ContentFilter
+            received.end.clone().unwrap().0 == FinishReason::ContentFilter
                 && request.guard.mode == Mode::Block
         ),
         Verdict::Clean | Verdict::Repaired => {
@@ -513,12 +526,12 @@ fn check_report(
     }
 }
 
-/// Every token has the log-probability and the reward that the model gives it after those before
+/// Asserts that every token has the log-probability and reward of the model after the tokens before
 /// it.
-fn check_tokens(request: &Request, told: &super::testing::ReceivedEvents) {
+fn check_tokens(request: &Request, received: &super::testing::ReceivedEvents) {
     let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
     context.extend(request.prompt.iter().map(|&t| t as f32));
-    for token in &told.tokens {
+    for token in &received.tokens {
         let logits = continuation(&context).0;
         let sum: f32 = logits.iter().map(|l| l.exp()).sum();
         let expected = (logits[token.token.id as usize].exp() / sum).ln();
@@ -532,10 +545,10 @@ fn check_tokens(request: &Request, told: &super::testing::ReceivedEvents) {
     }
 }
 
-/// A gate that lets no answer through says how likely each was and what is withheld. One that lets
-/// all through decides what is flagged, or, where it withholds nothing, changes nothing but that.
+/// A gate that withholds everything reports each probability and withheld text. A gate that
+/// withholds nothing changes at most what is flagged.
 #[test]
-fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
+fn the_gate_judges_short_answers_only() {
     let handle = engine(EngineConfig::default());
     let (mut withheld, mut long, mut held_back, mut unflagged) = (0, 0, 0, 0);
     for image in 0..40 {
@@ -545,12 +558,12 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                 max_tokens: 20,
                 ..request(image as f32, &[5, 6])
             };
-            let with = |below: f32| {
+            let answer_with = |below: f32| {
                 let gate = AnswerGate::new(below, |answer| {
                     assert!(answer.log_probability < 0.0 && !answer.text.is_empty());
                     0.5
                 });
-                listen(
+                collect_events(
                     handle
                         .submit(Request {
                             gate: Some(Arc::new(gate)),
@@ -559,32 +572,31 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                         .unwrap(),
                 )
             };
-            let told = with(0.0);
+            let received = answer_with(0.0);
             let (answer, closed, open) = (
-                listen(handle.submit(plain.clone()).unwrap()),
-                with(0.75),
-                with(0.5),
+                collect_events(handle.submit(plain.clone()).unwrap()),
+                answer_with(0.75),
+                answer_with(0.5),
             );
             assert_eq!((open.text(), &open.tokens), (answer.text(), &answer.tokens));
             assert_eq!(
-                told.deltas, answer.deltas,
+                received.deltas, answer.deltas,
                 "what is never withheld is shown as ever"
             );
             assert_eq!(
-                told.report().answer_probability.is_some(),
+                received.report().answer_probability.is_some(),
                 (1..=SHORT_ANSWER).contains(&answer.tokens.len())
             );
             assert_eq!(
                 guard::GuardReport {
                     answer_probability: None,
-                    ..told.report()
+                    ..received.report()
                 },
                 answer.report()
             );
             let is_judged = open.report().answer_probability == Some(0.5);
             if is_judged {
-                // It is likelier right than the threshold asks for, whatever its words' rewards
-                // are; with a higher one it is not.
+                // Its probability is above the threshold, whatever its words' rewards.
                 let (given, written) = (open.report(), answer.report());
                 assert_eq!(
                     (given.score.is_some(), open.flagged_tokens),
@@ -612,7 +624,7 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
                 continue;
             }
             if !is_judged {
-                // A repair made it short after its beginning had been shown.
+                // A repair shortened it after its start had been sent.
                 assert_eq!(closed.report(), answer.report());
                 continue;
             }
@@ -658,17 +670,16 @@ fn short_answers_are_withheld_or_given_whole_and_longer_ones_are_not_judged() {
     assert!(unflagged > 0, "no answer had a word of low reward");
 }
 
-/// A short answer that is given although it is less likely right than a word has to be is flagged
-/// as a whole.
+/// A short answer that passes the gate but is below the threshold is flagged as a whole.
 #[test]
-fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
+fn a_short_answer_is_flagged_by_its_probability() {
     let handle = engine(EngineConfig::default());
     let mut flagged = 0;
     for image in 0..40 {
         let gate = |below: f32| Some(Arc::new(AnswerGate::new(below, |_| 0.6)));
-        let with = |threshold: f32, below: f32| {
+        let answer_with = |threshold: f32, below: f32| {
             let guard = GuardParams::new(Mode::Flag, threshold);
-            listen(
+            collect_events(
                 handle
                     .submit(Request {
                         guard,
@@ -679,7 +690,7 @@ fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
                     .unwrap(),
             )
         };
-        let (low, high) = (with(0.0, 0.5), with(0.7, 0.5));
+        let (low, high) = (answer_with(0.0, 0.5), answer_with(0.7, 0.5));
         let claims = high
             .report()
             .spans
@@ -691,7 +702,7 @@ fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
             .score
             .filter(|_| high.report().verdict != Verdict::Unscored)
         {
-            // Function words alone claim nothing.
+            // An answer of function words alone has no claims.
             assert_eq!(
                 (score, high.report().verdict == Verdict::Flagged),
                 (0.6, !high.report().spans.is_empty())
@@ -707,12 +718,12 @@ fn a_short_answer_is_flagged_by_how_likely_it_is_right() {
     assert!(flagged > 10, "{flagged}");
 }
 
-/// What is not to be answered never reaches the model.
+/// Unanswerable questions never reach the model.
 #[test]
-fn an_abstention_takes_no_step() {
+fn an_abstention_runs_no_step() {
     let toy = Toy::new();
     let handle = start(&toy, &Arc::default(), EngineConfig::default());
-    let told = listen(
+    let received = collect_events(
         handle
             .submit(Request {
                 unanswerable: Some(Unanswerable::Time),
@@ -721,10 +732,10 @@ fn an_abstention_takes_no_step() {
             .unwrap(),
     );
     assert_eq!(
-        (told.text().as_str(), told.tokens.len(), toy.steps()),
+        (received.text().as_str(), received.tokens.len(), toy.steps()),
         (Unanswerable::Time.wording(), 0, 0)
     );
-    let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
+    let (reason, prompt_tokens, completion_tokens, report) = received.end.clone().unwrap();
     assert_eq!(
         (reason, prompt_tokens, completion_tokens),
         (FinishReason::Stop, IMAGE_TOKENS + 2, 0)
@@ -744,10 +755,10 @@ fn an_abstention_takes_no_step() {
     assert_eq!(handle.health().waiting, 0);
 }
 
-/// A scorer that fails while versions are tried leaves the answer as it stood, and it goes on from
-/// there.
+/// A scorer that fails while candidates are decoded leaves the answer intact, and decoding
+/// continues.
 #[test]
-fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
+fn a_scorer_failure_during_repair_keeps_the_answer_consistent() {
     let mut in_repair = 0;
     for image in 0..12 {
         for fails_after in 3..40 {
@@ -766,12 +777,12 @@ fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
                 max_tokens: 8,
                 ..request(image as f32, &[5, 6])
             };
-            let told = listen(handle.submit(request.clone()).unwrap());
-            check_tokens(&request, &told);
-            if told.report().verdict == Verdict::Unscored {
+            let received = collect_events(handle.submit(request.clone()).unwrap());
+            check_tokens(&request, &received);
+            if received.report().verdict == Verdict::Unscored {
                 let log = toy.log.lock().unwrap();
                 let last_tried = log.iter().rposition(|rows| rows.len() > 1);
-                let unscored = told.tokens.len() - told.rewards().len();
+                let unscored = received.tokens.len() - received.rewards().len();
                 in_repair +=
                     usize::from(last_tried.is_some_and(|at| log.len() - at <= unscored + 2));
             }
@@ -780,10 +791,10 @@ fn a_scorer_that_breaks_in_a_repair_leaves_a_sound_answer() {
     assert!(in_repair > 10, "{in_repair}");
 }
 
-/// What is told after repairs is what the model says of that text: rollback leaves nothing behind
-/// in any cache.
+/// After a repair, log-probabilities and rewards are those of the final text: rollback leaves
+/// nothing behind in any cache.
 #[test]
-fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
+fn repaired_answers_have_the_model_outputs_of_their_text() {
     let handle = engine(EngineConfig::default());
     let (mut repaired, mut blocked) = (0, 0);
     for image in 0..60 {
@@ -794,8 +805,7 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
             (Mode::Block, usize::MAX),
         ] {
             for max_tokens in [2, 4, 20] {
-                // What is blocked are places that no version clears: there are more of them where
-                // more is doubted.
+                // A higher threshold for `block`, so that some words cannot be repaired.
                 let threshold = if mode == Mode::Block { 0.9 } else { 0.6 };
                 let guard = GuardParams {
                     window,
@@ -806,16 +816,16 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
                     max_tokens,
                     ..request(image as f32, &[5, 6])
                 };
-                let told = listen(handle.submit(request.clone()).unwrap());
-                check_tokens(&request, &told);
-                assert_eq!(told.rewards().len(), told.tokens.len());
-                let report = told.report();
-                check_report(&told, &report, &request);
-                assert_eq!(told.spans, report.spans);
+                let received = collect_events(handle.submit(request.clone()).unwrap());
+                check_tokens(&request, &received);
+                assert_eq!(received.rewards().len(), received.tokens.len());
+                let report = received.report();
+                check_report(&received, &report, &request);
+                assert_eq!(received.spans, report.spans);
                 repaired += usize::from(report.verdict == Verdict::Repaired);
                 blocked += usize::from(report.verdict == Verdict::Blocked);
-                let again = listen(handle.submit(request).unwrap());
-                assert_eq!(again, told, "the same again");
+                let again = collect_events(handle.submit(request).unwrap());
+                assert_eq!(again, received, "the same again");
             }
         }
     }
@@ -825,44 +835,48 @@ fn repaired_answers_have_the_logits_and_rewards_of_their_own_text() {
     );
 }
 
-/// A sentence takes the place of the first one only where it is as whole, does not repeat itself,
-/// and still names what was not low.
+/// A regenerated sentence replaces the original only if it is as complete, does not repeat itself,
+/// and keeps the objects that were not flagged.
 #[test]
-fn repaired_sentences_are_whole_and_lose_nothing() {
-    let handle = start(&Toy::speaking(), &Arc::default(), EngineConfig::default());
+fn repaired_sentences_are_complete_and_keep_grounded_objects() {
+    let handle = start(
+        &Toy::writing_sentences(),
+        &Arc::default(),
+        EngineConfig::default(),
+    );
     let (mut whole, mut repaired, mut restored) = (0, 0, 0);
     for image in 0..120 {
         for window in [0, 2, usize::MAX] {
-            let ask = |mode| {
+            let answer_in = |mode| {
                 let guard = GuardParams {
                     window,
                     ..GuardParams::new(mode, 0.6)
                 };
-                listen(
+                collect_events(
                     handle
                         .submit(Request {
                             guard,
                             max_tokens: 24,
-                            ..request(image as f32, &SPEAK)
+                            ..request(image as f32, &SENTENCE_PROMPT)
                         })
                         .unwrap(),
                 )
             };
-            let (first, told) = (ask(Mode::Flag), ask(Mode::Regenerate));
-            let (before, after) = (first.text(), told.text());
+            let (first, received) = (answer_in(Mode::Flag), answer_in(Mode::Regenerate));
+            let (before, after) = (first.text(), received.text());
             check_report(
-                &told,
-                &told.report(),
+                &received,
+                &received.report(),
                 &Request {
                     guard: GuardParams::new(Mode::Regenerate, 0.6),
-                    ..request(image as f32, &SPEAK)
+                    ..request(image as f32, &SENTENCE_PROMPT)
                 },
             );
             if first.end.clone().unwrap().0 != FinishReason::Stop
                 || before.matches('.').count() != 1
                 || before == after
             {
-                restored += usize::from(before == after && told.report().attempts > 0);
+                restored += usize::from(before == after && received.report().attempts > 0);
                 continue;
             }
             assert!(!is_whole(&before) || is_whole(&after), "{before} → {after}");
@@ -880,7 +894,7 @@ fn repaired_sentences_are_whole_and_lose_nothing() {
                 );
             }
             whole += usize::from(is_whole(&before));
-            repaired += usize::from(told.report().verdict == Verdict::Repaired);
+            repaired += usize::from(received.report().verdict == Verdict::Repaired);
         }
     }
     assert!(
@@ -889,8 +903,7 @@ fn repaired_sentences_are_whole_and_lose_nothing() {
     );
 }
 
-/// What is blocked ends with a whole sentence or before the first: nothing of the sentence with the
-/// low word is shown, in whatever pieces the answer comes.
+/// A blocked answer ends after a whole sentence or is empty, whatever the window.
 #[test]
 fn blocked_answers_end_with_whole_sentences() {
     let handle = engine(EngineConfig::default());
@@ -901,7 +914,7 @@ fn blocked_answers_end_with_whole_sentences() {
                 window,
                 ..GuardParams::new(Mode::Block, 0.8)
             };
-            let told = listen(
+            let received = collect_events(
                 handle
                     .submit(Request {
                         guard,
@@ -910,8 +923,8 @@ fn blocked_answers_end_with_whole_sentences() {
                     })
                     .unwrap(),
             );
-            if told.report().verdict == Verdict::Blocked {
-                let text = told.text();
+            if received.report().verdict == Verdict::Blocked {
+                let text = received.text();
                 let rest = text
                     .rsplit(char::is_alphanumeric)
                     .next()
@@ -990,10 +1003,9 @@ fn any_request() -> impl Strategy<Value = Request> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
-    /// Nothing of one request shows in another, whoever its neighbours are, whenever they join and
-    /// leave.
+    /// A request's events do not depend on the rest of the batch.
     #[test]
-    fn a_request_is_told_the_same_alone_and_in_any_company(
+    fn a_request_gets_the_same_events_alone_and_in_any_batch(
         requests in proptest::collection::vec((any_request(), proptest::option::of(0usize..6)),
             1..14), max_batch in 1usize..6, max_prefills in 1usize..4,
     ) {
@@ -1008,31 +1020,32 @@ proptest! {
                     (0..events).for_each(|_| drop(stream.blocking_next()));
                     None
                 }
-                None => Some(listen(stream)),
+                None => Some(collect_events(stream)),
             })
         }).collect();
         for ((request, _), thread) in requests.iter().zip(threads) {
-            if let Some(told) = thread.join().unwrap() {
-                let expected = listen(alone.submit(request.clone()).unwrap());
-                prop_assert_eq!(&told, &expected);
-                let (reason, prompt_tokens, completion_tokens, report) = told.end.clone().unwrap();
-                prop_assert_eq!(completion_tokens, told.tokens.len());
+            if let Some(received) = thread.join().unwrap() {
+                let expected = collect_events(alone.submit(request.clone()).unwrap());
+                prop_assert_eq!(&received, &expected);
+                let (reason, prompt_tokens, completion_tokens, report) =
+                    received.end.clone().unwrap();
+                prop_assert_eq!(completion_tokens, received.tokens.len());
                 prop_assert_eq!(report.is_some(), request.guard.mode != Mode::Off);
                 if let Some(report) = report {
-                    prop_assert_eq!(&told.spans, &report.spans);
-                    prop_assert_eq!(told.rewards().len(), completion_tokens);
+                    prop_assert_eq!(&received.spans, &report.spans);
+                    prop_assert_eq!(received.rewards().len(), completion_tokens);
                     prop_assert_eq!(report.verdict == Verdict::Unscored, report.score.is_none());
                 }
-                if let Some(report) = &told.end.clone().unwrap().3 {
-                    check_report(&told, report, request);
+                if let Some(report) = &received.end.clone().unwrap().3 {
+                    check_report(&received, report, request);
                 }
                 prop_assert!(reason != FinishReason::Length
                     || completion_tokens == request.max_tokens.min(CONTEXT - prompt_tokens));
             }
         }
         let log = toy.log.lock().unwrap();
-        let most = max_batch * (1 + EngineConfig::default().repair.candidates);
-        prop_assert!(log.iter().all(|rows| rows.len() <= most
+        let max_rows = max_batch * (1 + EngineConfig::default().repair.candidates);
+        prop_assert!(log.iter().all(|rows| rows.len() <= max_rows
             && rows.iter().filter(|r| r.1 == 0).count() <= max_prefills));
     }
 }
@@ -1040,8 +1053,8 @@ proptest! {
 #[test]
 fn an_idle_engine_is_healthy_and_empty() {
     let handle = engine(EngineConfig::default());
-    listen(handle.submit(request(0.0, &[5])).unwrap());
-    // The last event is sent within the last step; the engine is idle soon after.
+    collect_events(handle.submit(request(0.0, &[5])).unwrap());
+    // The last event is sent within the last step; the engine becomes idle soon after.
     while !handle.health().idle {
         std::thread::yield_now();
     }
@@ -1051,24 +1064,24 @@ fn an_idle_engine_is_healthy_and_empty() {
         (0, 0, 0.0)
     );
     assert!(health.is_ready(Duration::ZERO));
-    assert!(handle.scores() && handle.context_len() == CONTEXT);
+    assert!(handle.has_scorer() && handle.context_len() == CONTEXT);
 }
 
 #[test]
-fn only_scored_sequences_are_shown_to_the_scorer() {
+fn the_scorer_gets_only_scored_sequences() {
     let (toy, reward) = (Toy::new(), Arc::new(ToyReward::default()));
     let handle = start(&toy, &reward, EngineConfig::default());
     let off = Request {
         guard: GuardParams::new(Mode::Off, 0.4),
         ..request(1.0, &[5])
     };
-    listen(handle.submit(off.clone()).unwrap());
+    collect_events(handle.submit(off.clone()).unwrap());
     assert_eq!(reward.seen.load(SeqCst), 0);
     let streams = [
         handle.submit(off.clone()).unwrap(),
         handle.submit(request(2.0, &[5, 6])).unwrap(),
         handle.submit(off).unwrap(),
     ];
-    let [_, scored, _] = streams.map(listen);
+    let [_, scored, _] = streams.map(collect_events);
     assert_eq!(reward.seen.load(SeqCst), 2 + scored.tokens.len());
 }

@@ -1,5 +1,4 @@
-//! One version of an answer on its way through the networks: its slot in the caches, its generator
-//! and its draft.
+//! One continuation of an answer during decoding: its cache slot, sampler and text.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,20 +10,20 @@ use super::{
 };
 use crate::vlm::Row;
 
-/// Alternatives that are remembered at every place where a repair may begin.
-const MENU: usize = 32;
+/// Alternatives recorded at each token where a repair may start.
+const ALTERNATIVES: usize = 32;
 
-/// What the step computed for one row.
+/// Outputs of a step for one row.
 pub(crate) struct RowOutputs<'a> {
-    /// Reward of the row's last token, where it was scored.
+    /// Reward of the row's last token, if it was scored.
     pub(crate) reward: Option<f32>,
-    /// Logits of what follows; spoilt by sampling.
+    /// Logits of the next token; sampling modifies them.
     pub(crate) logits: &'a mut [f32],
-    /// Positions that the slot now holds.
+    /// Positions now in the slot.
     pub(crate) fed: usize,
 }
 
-/// What a track needs to know to go on.
+/// Parameters of a decoding step.
 #[derive(Clone, Copy)]
 pub(crate) struct DecodingContext<'a> {
     pub(crate) request: &'a Request,
@@ -32,38 +31,38 @@ pub(crate) struct DecodingContext<'a> {
     /// Most tokens of the answer.
     pub(crate) budget: usize,
     pub(crate) scored: bool,
-    /// Indicates whether menus are kept, for repairs.
+    /// `true` to record alternatives for repairs.
     pub(crate) repairs: bool,
 }
 
 pub(crate) struct DecodingTrack {
     pub(crate) slot: usize,
-    pub(crate) draft: PartialAnswer,
+    pub(crate) partial: PartialAnswer,
     sampler: Sampler,
-    /// Tokens that are written next, whatever the policy would write.
-    script: VecDeque<u32>,
+    /// Forced next tokens, which take precedence over sampling.
+    forced: VecDeque<u32>,
     /// Positions in the cache.
     fed: usize,
     /// Positions of the prompt.
     prompt: usize,
-    /// The token to feed next; `None` before the prompt was fed.
+    /// The token to feed next; `None` before prefill.
     last: Option<u32>,
-    /// How likely the policy found that token; 0 for the prompt.
+    /// Log-probability of that token; 0 for the prompt.
     pub(crate) log_probability: f32,
-    /// Why the answer ends; its last token may still wait for its reward.
+    /// Reason for the end of the answer; its last token may still wait for its reward.
     pub(crate) end: Option<FinishReason>,
-    /// Nothing more is to be computed.
+    /// `true` if nothing more is computed.
     pub(crate) complete: bool,
 }
 
 impl DecodingTrack {
-    pub(crate) fn new(slot: usize, draft: PartialAnswer, sampling: &Sampling) -> Self {
+    pub(crate) fn new(slot: usize, partial: PartialAnswer, sampling: &Sampling) -> Self {
         let sampler = Sampler::new(sampling);
         Self {
             slot,
-            draft,
+            partial,
             sampler,
-            script: VecDeque::new(),
+            forced: VecDeque::new(),
             fed: 0,
             prompt: 0,
             last: None,
@@ -73,16 +72,16 @@ impl DecodingTrack {
         }
     }
 
-    /// Another version that begins with the first `at` tokens of this one, `shown` of which were.
-    /// Its slot must become a copy of this one's, [`Self::position`] long.
+    /// Returns a continuation of the first `at` tokens, of which `shown` were sent. Its slot must
+    /// become a copy of the first [`Self::position`] positions of this one's.
     pub(crate) fn fork(&self, at: usize, shown: usize, slot: usize, sampling: &Sampling) -> Self {
-        let draft = self.draft.cut(at, shown);
-        let sampler = Sampler::after(sampling, draft.tokens().iter().map(|t| t.token.id));
+        let partial = self.partial.truncated(at, shown);
+        let sampler = Sampler::with_history(sampling, partial.tokens().iter().map(|t| t.token.id));
         Self {
             slot,
-            draft,
+            partial,
             sampler,
-            script: VecDeque::new(),
+            forced: VecDeque::new(),
             fed: self.position(at),
             prompt: self.prompt,
             last: None,
@@ -92,32 +91,33 @@ impl DecodingTrack {
         }
     }
 
-    /// Goes on with another generator.
-    pub(crate) fn sample_as(&mut self, sampling: &Sampling) {
-        self.sampler = Sampler::after(sampling, self.draft.tokens().iter().map(|t| t.token.id));
+    /// Continues with a new sampler.
+    pub(crate) fn resample_with(&mut self, sampling: &Sampling) {
+        self.sampler =
+            Sampler::with_history(sampling, self.partial.tokens().iter().map(|t| t.token.id));
     }
 
-    /// Has these tokens written next.
-    pub(crate) fn follow(&mut self, script: impl IntoIterator<Item = u32>) {
-        self.script = script.into_iter().collect();
+    /// Forces the next tokens.
+    pub(crate) fn force(&mut self, forced: impl IntoIterator<Item = u32>) {
+        self.forced = forced.into_iter().collect();
     }
 
-    /// Returns `true` if the next token is given.
-    pub(crate) fn is_scripted(&self) -> bool {
-        !self.script.is_empty()
+    /// Returns `true` if the next token is forced.
+    pub(crate) fn is_forced(&self) -> bool {
+        !self.forced.is_empty()
     }
 
-    /// Positions before token `at` of the answer.
+    /// Returns the number of positions before token `at` of the answer.
     pub(crate) fn position(&self, at: usize) -> usize {
         self.prompt + at
     }
 
-    /// Returns `true` if the prompt was not fed yet.
-    pub(crate) fn is_new(&self) -> bool {
+    /// Returns `true` before prefill.
+    pub(crate) fn awaits_prefill(&self) -> bool {
         self.last.is_none()
     }
 
-    /// This version's part of the next step.
+    /// Returns the row of the next step.
     pub(crate) fn row<'a>(&'a self, request: &'a Request) -> Row<'a> {
         match &self.last {
             None => Row {
@@ -135,25 +135,25 @@ impl DecodingTrack {
         }
     }
 
-    /// Takes what the step computed for [`Self::row`].
+    /// Takes the step's outputs for [`Self::row`].
     pub(crate) fn take(
         &mut self,
         computed: RowOutputs<'_>,
         context: DecodingContext<'_>,
     ) -> candle_core::Result<()> {
         self.fed = computed.fed;
-        if self.is_new() {
+        if self.awaits_prefill() {
             self.prompt = computed.fed;
         }
         if let Some(reward) = computed.reward {
-            self.draft.reward(reward);
+            self.partial.reward(reward);
         }
         if self.end.is_some() {
             self.conclude();
             return Ok(());
         }
-        let (token, menu) = self.choose(computed.logits, context)?;
-        self.write(token, menu, context);
+        let (token, alternatives) = self.choose(computed.logits, context)?;
+        self.write(token, alternatives, context);
         Ok(())
     }
 
@@ -161,7 +161,7 @@ impl DecodingTrack {
     pub(crate) fn write(
         &mut self,
         token: GeneratedToken,
-        menu: Option<Arc<TokenAlternatives>>,
+        alternatives: Option<Arc<TokenAlternatives>>,
         context: DecodingContext<'_>,
     ) {
         let id = token.token.id;
@@ -170,52 +170,53 @@ impl DecodingTrack {
         if id == context.vocabulary.tokenizer.eos() {
             self.end = Some(FinishReason::Stop);
         } else {
-            let stopped = self.draft.push(token, menu);
-            let full = self.draft.tokens().len() >= context.budget;
+            let stopped = self.partial.push(token, alternatives);
+            let full = self.partial.tokens().len() >= context.budget;
             self.end = stopped
                 .then_some(FinishReason::Stop)
                 .or(full.then_some(FinishReason::Length));
         }
-        if self.end.is_some() && !(context.scored && self.draft.awaits_reward()) {
+        if self.end.is_some() && !(context.scored && self.partial.awaits_reward()) {
             self.conclude();
         } else if context.scored {
-            self.draft.read();
+            self.partial.read_words();
         }
     }
 
-    /// Ends the answer before token `at`; the first `shown` went out.
+    /// Ends the answer before token `at`; the first `shown` tokens were sent.
     pub(crate) fn end_at(&mut self, at: usize, shown: usize, reason: FinishReason) {
-        self.draft = self.draft.cut(at, shown);
+        self.partial = self.partial.truncated(at, shown);
         self.end = Some(reason);
         self.conclude();
     }
 
     fn conclude(&mut self) {
         self.complete = true;
-        self.draft.close();
+        self.partial.close();
     }
 
-    /// A token for this version to begin with, from what was likely there.
+    /// Samples a first token from recorded alternatives.
     pub(crate) fn draw(
         &mut self,
-        menu: &TokenAlternatives,
+        alternatives: &TokenAlternatives,
         size: usize,
     ) -> candle_core::Result<u32> {
         let mut logits = vec![f32::NEG_INFINITY; size];
-        menu.likely
+        alternatives
+            .likely
             .iter()
             .for_each(|&(id, logprob)| logits[id as usize] = logprob);
         self.sampler.choose(&mut logits, &[])
     }
 
-    fn next_token(
+    fn take_next_token(
         &mut self,
         logits: &mut [f32],
         vocabulary: &SamplingVocabulary,
     ) -> candle_core::Result<u32> {
-        match self.script.pop_front() {
+        match self.forced.pop_front() {
             Some(given) => {
-                self.sampler.note(given);
+                self.sampler.record(given);
                 Ok(given)
             }
             None => self.sampler.choose(logits, &vocabulary.masked),
@@ -235,7 +236,7 @@ impl DecodingTrack {
             ..
         } = context;
         if request.top_logprobs.is_none() && !scored {
-            let id = self.next_token(logits, vocabulary)?;
+            let id = self.take_next_token(logits, vocabulary)?;
             return Ok((
                 GeneratedToken {
                     token: vocabulary.alternative(id, f32::NAN),
@@ -245,15 +246,15 @@ impl DecodingTrack {
                 None,
             ));
         }
-        // Of the model's own distribution: before masks, penalties and temperature.
+        // Log-probabilities are the model's own: before masks, penalties and temperature.
         let plain = logits.to_vec();
-        let id = self.next_token(logits, vocabulary)?;
+        let id = self.take_next_token(logits, vocabulary)?;
         let total = sampler::log_sum_exp(&plain);
         let logprob = |id: u32| plain[id as usize] - total;
         let k = request.top_logprobs.unwrap_or(0);
-        let likely = sampler::top(
+        let likely = sampler::top_k(
             &plain,
-            if repairs { k.max(MENU) } else { k },
+            if repairs { k.max(ALTERNATIVES) } else { k },
             &vocabulary.masked,
         );
         let top: Vec<Alternative> = likely
@@ -261,7 +262,7 @@ impl DecodingTrack {
             .take(k)
             .map(|&id| vocabulary.alternative(id, logprob(id)))
             .collect();
-        let menu = repairs.then(|| {
+        let alternatives = repairs.then(|| {
             let with_logprob = |id: u32| (id, logprob(id));
             let ending = vocabulary
                 .endings
@@ -279,7 +280,7 @@ impl DecodingTrack {
                 top,
                 reward: None,
             },
-            menu,
+            alternatives,
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! What goes into the engine and what comes out.
+//! Requests, events and errors of the engine.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::{
     reward::finish::Finisher,
 };
 
-/// How to choose the next token. Field names and ranges are OpenAI's.
+/// Sampling parameters, with OpenAI's names and ranges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// 0 is greedy.
+    /// Softmax temperature; 0 is greedy.
     pub temperature: f64,
-    /// Smallest set of tokens whose probability reaches this; 1 is all.
+    /// Nucleus sampling: the smallest set of tokens with this total probability; 1 is all.
     pub top_p: f64,
-    /// Only the `k` most likely tokens.
+    /// Sampling among the `k` most likely tokens only.
     pub top_k: Option<usize>,
-    /// Seed of this sequence's own generator.
+    /// Seed of the sequence's random generator.
     pub seed: u64,
     /// Subtracted from the logit of every token already written.
     pub presence_penalty: f32,
-    /// Subtracted once for each time that the token was written.
+    /// Subtracted from the logit once for each time the token was written.
     pub frequency_penalty: f32,
 }
 
@@ -41,38 +41,39 @@ impl Default for Sampling {
     }
 }
 
-/// What the guard should do for one request.
+/// Guard settings of one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GuardParams {
-    /// The mode.
+    /// Guard mode.
     pub mode: guard::Mode,
-    /// Words with a reward below theirs are doubted.
+    /// Reward thresholds below which words are flagged.
     pub thresholds: guard::Thresholds,
-    /// The share of right words that they are to flag, where that was asked for: thresholds follow
-    /// from it once the photograph is known.
+    /// Target share of correct words that are flagged, if set: the threshold is derived from it
+    /// once the image's familiarity is known.
     pub target_fpr: Option<f32>,
     /// Most tokens that repairs may decode beyond the answer's own.
     pub max_attempts: usize,
-    /// Words that are held back beside the open one, for repairs to reach.
+    /// Closed words that are held back so that repairs can reach them.
     pub window: usize,
-    /// What is done about words that stay doubted; nothing is shown before the end where that may
-    /// change the answer.
+    /// Handling of words that stay flagged after repair; if it rewrites the answer, nothing is sent
+    /// before the end.
     pub on_exhausted: guard::OnExhausted,
-    /// What is done about questions that cannot be answered.
+    /// Handling of unanswerable questions.
     pub on_unanswerable: guard::OnUnanswerable,
     /// Probability of being right below which a short answer is withheld.
     pub abstain_below: f32,
 }
 
 impl GuardParams {
-    /// Tokens that repairs may decode where nothing else is asked for.
+    /// Default of [`Self::max_attempts`].
     pub const MAX_ATTEMPTS: usize = 50;
 
-    /// Words that are held back where nothing else is asked for: on the tuning half of Flickr8k's
-    /// development split as good as the whole answer.
+    /// Default of [`Self::window`]: as good as the whole answer on the tuning half of Flickr8k's
+    /// development split.
     pub const WINDOW: usize = 3;
 
-    /// One threshold for all words, and nothing shown before the end where words are repaired.
+    /// Creates settings with one threshold for all words, which hold repairable answers back until
+    /// the end.
     pub fn new(mode: guard::Mode, threshold: f32) -> Self {
         Self {
             mode,
@@ -86,10 +87,10 @@ impl GuardParams {
         }
     }
 
-    /// Returns these with the threshold that flags the wanted share of right words about a
-    /// photograph, where one was measured for its familiarity.
-    pub fn about(mut self, photograph: Option<&Finisher>) -> Self {
-        let measured = photograph
+    /// Applies the threshold measured for [`Self::target_fpr`] at the image's familiarity, if there
+    /// is one.
+    pub fn with_image_threshold(mut self, finisher: Option<&Finisher>) -> Self {
+        let measured = finisher
             .zip(self.target_fpr)
             .and_then(|(finisher, target)| finisher.threshold_for_fpr(target.into()));
         self.thresholds.common = measured.unwrap_or(self.thresholds.common);
@@ -97,63 +98,62 @@ impl GuardParams {
     }
 }
 
-/// One sequence to write.
+/// A generation request for one sequence.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The completion's id, for logs.
+    /// Id of the completion, for logs.
     pub id: Arc<str>,
-    /// Who competes for the engine with it.
+    /// Competitor and weight.
     pub share: Share,
-    /// Its number among the sequences of its completion: others of the same competitor go before
-    /// all but the first few.
+    /// Index among the sequences of its completion; later ones are queued behind other requests of
+    /// the same competitor.
     pub rank: usize,
     /// Encoded image, `(image_tokens, channels)`.
     pub image: Tensor,
-    /// What finishes the rewards of its answer, where the model has evidence of what the image
-    /// shows.
+    /// Adjusts rewards by image evidence, if the model provides it.
     pub finisher: Option<Arc<Finisher>>,
-    /// The prompt's tokens, template applied.
+    /// Prompt tokens, template applied.
     pub prompt: Vec<u32>,
-    /// Most tokens to write.
+    /// Most tokens to generate.
     pub max_tokens: usize,
-    /// Strings that end the answer and are not part of it.
+    /// Stop strings; they end the answer and are not part of it.
     pub stop: Vec<String>,
-    /// Choice of tokens.
+    /// Sampling parameters.
     pub sampling: Sampling,
-    /// How many alternatives to report with each token's log-probability; `None`: no
-    /// log-probabilities at all.
+    /// Alternatives to report with each token's log-probability; `None` reports no
+    /// log-probabilities.
     pub top_logprobs: Option<usize>,
-    /// The guard.
+    /// Guard settings.
     pub guard: GuardParams,
-    /// Why nothing is to be written: the answer is that it cannot be told.
+    /// Reason to abstain without decoding.
     pub unanswerable: Option<Unanswerable>,
-    /// What decides whether a short answer is given, where that is not certain.
+    /// Gate that may withhold a short answer.
     pub gate: Option<Arc<AnswerGate>>,
 }
 
-/// A token with its log-probability under the untempered distribution.
+/// A token with its log-probability at temperature 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alternative {
     /// Vocabulary id.
     pub id: u32,
-    /// The bytes that it stands for.
+    /// Bytes of the token's text.
     pub bytes: Vec<u8>,
-    /// Natural logarithm of its probability; NaN when the request asked for none.
+    /// Natural-log probability; NaN if the request asked for none.
     pub logprob: f32,
 }
 
-/// A written token.
+/// A generated token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeneratedToken {
     /// The token itself.
     pub token: Alternative,
-    /// The most likely tokens in its place, best first.
+    /// Most likely tokens at its position, best first.
     pub top: Vec<Alternative>,
-    /// Its calibrated reward, where it was scored.
+    /// Calibrated reward, if it was scored.
     pub reward: Option<f32>,
 }
 
-/// Why an answer ended.
+/// Reason why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub enum FinishReason {
@@ -165,51 +165,51 @@ pub enum FinishReason {
     ContentFilter,
 }
 
-/// What the engine sends while it writes. A channel that closes without `Finished` or `Failed`
-/// means that the engine was stopped.
+/// Event of a request. A channel that closes without `Finished` or `Failed` means that the engine
+/// stopped.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// More of the answer. The concatenation of all `text` is the answer.
+    /// A piece of the answer; the concatenation of all `text` is the answer.
     Delta {
-        /// Whole words only, except at the end: the open word is held back until it is scored.
+        /// Whole words, except at the end: an open word is held back until it is scored.
         text: String,
-        /// The tokens of this text; every token of the answer appears in exactly one delta.
+        /// Tokens of this text; every token of the answer appears in exactly one delta.
         tokens: Vec<GeneratedToken>,
-        /// Spans that this text closes; they may begin in earlier text.
+        /// Spans that end in this text; they may start in earlier text.
         spans: Vec<guard::Span>,
-        /// How many of the tokens are of low-reward words; 0 in modes that mark none.
+        /// Number of tokens in low-reward words; 0 in modes that flag none.
         flagged_tokens: usize,
     },
     /// The answer is complete.
     Finished {
-        /// Why.
+        /// Reason for the end.
         reason: FinishReason,
         /// Tokens of the prompt, image positions included.
         prompt_tokens: usize,
-        /// Tokens of the answer: those of all deltas, so neither the end-of-sequence token nor
-        /// tokens of a stop string alone.
+        /// Tokens of all deltas, without the end-of-sequence token and tokens of a stop string
+        /// alone.
         completion_tokens: usize,
-        /// `None` in mode `off`.
+        /// Guard report; `None` in mode `off`.
         guard: Option<guard::GuardReport>,
     },
-    /// The request failed; nothing follows.
+    /// The request failed; no event follows.
     Failed(EngineError),
 }
 
-/// Why the engine did not do what it was asked.
+/// Reasons why the engine refuses or fails a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The waiting queue is at its bound.
+    /// The waiting queue is full.
     #[error(
         "the server is at capacity ({waiting} requests are waiting); retry in {retry_after_s} s"
     )]
     QueueFull {
         /// Requests waiting.
         waiting: usize,
-        /// When a place is likely.
+        /// Estimated time until a slot in the queue is free, in seconds.
         retry_after_s: u64,
     },
-    /// The request asks for what this engine cannot do.
+    /// The engine cannot serve this request.
     #[error("{0}")]
     Invalid(String),
     /// The prompt leaves no room for an answer.
@@ -218,12 +218,12 @@ pub enum EngineError {
          {context_len}"
     )]
     PromptTooLong {
-        /// Its length.
+        /// Prompt length in tokens, image included.
         prompt_tokens: usize,
-        /// The model's.
+        /// Context length of the model.
         context_len: usize,
     },
-    /// The server is stopping.
+    /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
     /// The scorer failed and `guard.on_error` is `fail_closed`.

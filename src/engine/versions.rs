@@ -1,4 +1,4 @@
-//! Versions of an answer, looked at from some place on: pure functions of their tracks.
+//! Pure functions on continuations from a given token on.
 
 use std::ops::Range;
 
@@ -11,29 +11,35 @@ use crate::guard::{
     words::Word,
 };
 
-/// The token before which a blocked answer ends: the last whole sentence, or line, before the one
-/// with word `sentence` ends there.
-pub(super) fn block_at(lead: &DecodingTrack, sentence: usize) -> usize {
-    let (text, words) = (lead.draft.text(), lead.draft.words());
-    let stands = |before: &str| before.trim_end_matches(' ').ends_with('\n') || is_whole(before);
+/// Returns the token before which a blocked answer ends: after the last whole sentence or line
+/// before the sentence that starts with word `sentence`.
+pub(super) fn block_start(lead: &DecodingTrack, sentence: usize) -> usize {
+    let (text, words) = (lead.partial.text(), lead.partial.words());
+    let ends_cleanly =
+        |before: &str| before.trim_end_matches(' ').ends_with('\n') || is_whole(before);
     let starts = (1..=sentence.min(words.len().saturating_sub(1)))
         .rev()
         .filter(|&i| begins_sentence(text, words, i));
     let last = starts
         .filter_map(|i| words.get(i))
-        .find(|word| stands(&text[..word.bytes.start]));
+        .find(|word| ends_cleanly(&text[..word.bytes.start]));
     last.map_or(0, |word| word.tokens.start)
 }
 
-/// The sentence of a version with word `at`; `None` where it may go on.
+/// Returns the sentence of a continuation that contains word `at`; `None` if it has not ended.
 pub(super) fn sentence(track: &DecodingTrack, at: usize) -> Option<Sentence<'_>> {
-    Sentence::containing(track.draft.text(), track.draft.words(), at, track.complete)
+    Sentence::containing(
+        track.partial.text(),
+        track.partial.words(),
+        at,
+        track.complete,
+    )
 }
 
-/// Returns whether whatever a version says next, its sentence with word `at` repeats itself or says
-/// the opposite of the first one.
-pub(super) fn is_hopeless(first_text: &str, at: usize, version: &DecodingTrack) -> bool {
-    let (text, words) = (version.draft.text(), version.draft.words());
+/// Returns `true` if the sentence with word `at` already repeats itself or contradicts the
+/// original, whatever follows.
+pub(super) fn is_beyond_repair(original_text: &str, at: usize, version: &DecodingTrack) -> bool {
+    let (text, words) = (version.partial.text(), version.partial.words());
     let begun = words
         .get(at)
         .zip(words.last())
@@ -42,15 +48,18 @@ pub(super) fn is_hopeless(first_text: &str, at: usize, version: &DecodingTrack) 
         .map(|sentence| sentence.text)
         .or(begun)
         .unwrap_or_default();
-    repeats(own) || contradicts(first_text, own)
+    repeats(own) || contradicts(original_text, own)
 }
 
-/// Returns what a version says from some token and byte on, with its lowest reward; `None` where it
-/// claims nothing.
-pub(super) fn candidate(track: &DecodingTrack, (at, byte): (usize, usize)) -> Option<Candidate> {
+/// Returns the continuation's text from a token and byte on with its lowest reward; `None` if it
+/// has no content words.
+pub(super) fn rejected_candidate(
+    track: &DecodingTrack,
+    (at, byte): (usize, usize),
+) -> Option<Candidate> {
     let claims = version(track, at, &[]);
     let text = track
-        .draft
+        .partial
         .text()
         .get(byte..)
         .unwrap_or_default()
@@ -62,23 +71,24 @@ pub(super) fn candidate(track: &DecodingTrack, (at, byte): (usize, usize)) -> Op
     })
 }
 
-/// The bytes of words, or those behind what stands before them where there are none.
-pub(super) fn span_of(words: &[Word], behind: usize) -> Range<usize> {
+/// Returns the byte range of `words`, or the empty range at `fallback` if there are none.
+pub(super) fn byte_range(words: &[Word], fallback: usize) -> Range<usize> {
     words
         .first()
         .zip(words.last())
-        .map_or(behind..behind, |(first, last)| {
+        .map_or(fallback..fallback, |(first, last)| {
             first.bytes.start..last.bytes.end
         })
 }
 
-/// A track from token `at` on. Its first word may begin before: a hyphen makes one word of two.
+/// Returns a view of a continuation from token `at` on. Its first word may start earlier: a hyphen
+/// joins two words into one.
 pub(super) fn version<'a>(
     track: &'a DecodingTrack,
     at: usize,
     log_probabilities: &'a [f32],
 ) -> RepairVersion<'a> {
-    let words = track.draft.words();
+    let words = track.partial.words();
     RepairVersion {
         words,
         from: first_word(words, at),
@@ -86,32 +96,36 @@ pub(super) fn version<'a>(
     }
 }
 
-/// The first word that token `at` or a later one writes.
+/// Returns the index of the first word that ends after token `at`.
 pub(super) fn first_word(words: &[Word], at: usize) -> usize {
     words.partition_point(|word| word.tokens.end <= at)
 }
 
-/// The first doubted word that token `at` or a later one writes.
-pub(super) fn first_doubted(track: &DecodingTrack, at: usize) -> Option<usize> {
+/// Returns the index of the first flagged word that ends after token `at`.
+pub(super) fn first_flagged(track: &DecodingTrack, at: usize) -> Option<usize> {
     track
-        .draft
+        .partial
         .words()
         .iter()
         .position(|word| word.tokens.end > at && word.is_flagged())
 }
 
-pub(super) fn log_probability(menu: &TokenAlternatives, id: u32) -> f32 {
-    let found = menu
+pub(super) fn log_probability(alternatives: &TokenAlternatives, id: u32) -> f32 {
+    let found = alternatives
         .likely
         .iter()
-        .chain(&menu.ending)
+        .chain(&alternatives.ending)
         .find(|(likely, _)| *likely == id);
     found.map_or(f32::NEG_INFINITY, |(_, logprob)| *logprob)
 }
 
-/// Returns how a version is sampled: as the answer is, or warmer, from a seed that no other version
-/// has.
-pub(super) fn warmed(sampling: &Sampling, number: Option<usize>, attempt: u32) -> Sampling {
+/// Returns the sampling parameters of a candidate: the request's, or a higher temperature, with a
+/// seed of its own.
+pub(super) fn candidate_sampling(
+    sampling: &Sampling,
+    number: Option<usize>,
+    attempt: u32,
+) -> Sampling {
     let temperature = number.map_or(sampling.temperature, |number| {
         temperature(sampling.temperature, number)
     });

@@ -1,5 +1,4 @@
-//! `/admin/models`: which version is served, which is tried beside it, and the way from one to the
-//! next and back.
+//! Admin API: lists, promotes and rolls back model versions.
 
 use std::sync::Arc;
 
@@ -21,38 +20,39 @@ use super::{
 };
 use crate::registry::{self, Registry, RegistryError, Version};
 
-/// The registry, and what this server makes of it.
+/// The model registry and this server's state.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Models {
-    /// `list`
+    /// Always `list`.
     object: &'static str,
-    /// The version that requests get now; `null`: the model of the configuration.
+    /// Version served to new requests; `null` for the configured model.
     #[schema(required)]
     serving: Option<String>,
-    /// What the registry says is to be served; `null`: the model of the configuration.
+    /// Version promoted in the registry; `null` for the configured model.
     #[schema(required)]
     promoted: Option<String>,
-    /// Those before it, the last one last: where rollbacks lead.
+    /// Versions promoted before, oldest first. A rollback returns to the last one.
     previous: Vec<String>,
-    /// The version that was refused last, since what is served has changed.
+    /// Version that this server last failed to load; `null` once the served version changes.
     #[schema(required)]
     refused: Option<RefusedVersion>,
-    /// How the shadow compares with what is served.
+    /// Comparison of the shadow version with the served one.
     #[schema(required)]
     shadow: Option<Comparison>,
-    /// All versions, oldest first.
+    /// All registered versions, oldest first.
     data: Vec<Version>,
 }
 
-/// How a version is promoted.
+/// Options of a promotion.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Promotion {
-    /// Not served yet, but tried beside on this share of the requests; 0: no longer.
+    /// Share of requests, 0 to 1, on which the version runs as a shadow instead of being served; 0
+    /// stops the shadow.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1)]
     shadow: Option<f64>,
-    /// Also when it failed its gate.
+    /// Promotes the version even if it failed its evaluation gate.
     #[serde(default)]
     force: bool,
 }
@@ -62,10 +62,10 @@ impl From<RegistryError> for ApiError {
         let message = error.to_string();
         match error {
             RegistryError::Unknown(_) | RegistryError::Ambiguous { .. } => {
-                Self::not_found("version_not_found", message).at("id")
+                Self::not_found("version_not_found", message).with_param("id")
             }
             RegistryError::NonePromoted | RegistryError::NotPromoted { .. } => {
-                Self::conflict("version_not_promoted", message).at("id")
+                Self::conflict("version_not_promoted", message).with_param("id")
             }
             RegistryError::Share(_) => Self::param("shadow", "out_of_range", message),
             RegistryError::Rejected { .. } | RegistryError::Damaged { .. } => {
@@ -82,7 +82,7 @@ impl From<RegistryError> for ApiError {
     }
 }
 
-/// The registry, for who may change it: the middleware has seen the key, where there is one.
+/// Returns the registry if administration is enabled. The middleware has already checked the key.
 fn registry(app: &App) -> Result<&Registry, ApiError> {
     if !app.access().has_admin() {
         return Err(ApiError::not_found(
@@ -98,22 +98,22 @@ fn registry(app: &App) -> Result<&Registry, ApiError> {
     })
 }
 
-/// Asks the registry off the async threads: it reads and writes files.
-async fn ask<T: Send + 'static>(
+/// Runs a registry operation on a blocking thread, because it reads and writes files.
+async fn with_registry<T: Send + 'static>(
     registry: &Registry,
-    what: impl FnOnce(&Registry) -> Result<T, RegistryError> + Send + 'static,
+    operation: impl FnOnce(&Registry) -> Result<T, RegistryError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let registry = registry.clone();
-    Ok(blocking(move || what(&registry)).await??)
+    Ok(blocking(move || operation(&registry)).await??)
 }
 
-async fn told(app: &App) -> Result<Json<Models>, ApiError> {
+async fn current_models(app: &App) -> Result<Json<Models>, ApiError> {
     let (
         registry::RegistryState {
             promoted, previous, ..
         },
         data,
-    ) = ask(registry(app)?, |registry| {
+    ) = with_registry(registry(app)?, |registry| {
         Ok((registry.state()?, registry.versions()?))
     })
     .await?;
@@ -128,39 +128,41 @@ async fn told(app: &App) -> Result<Json<Models>, ApiError> {
     }))
 }
 
-/// All versions, the one that is served, and how the shadow does.
+/// Lists all versions, the one served, and the state of the shadow.
 #[utoipa::path(get, path = "/admin/models", tag = "admin", responses(
-    (status = 200, description = "The registry.", body = Models),
-    (status = 401, description = "The request lacks the administrator's key.", body = ErrorBody),
-    (status = 404, description = "Administration is off, or there is no \
+    (status = 200, description = "Versions and state of the registry.", body = Models),
+    (status = 401, description = "The administrator's key is missing or wrong.", body = ErrorBody),
+    (status = 404, description = "Administration is disabled, or there is no \
                                   registry.", body = ErrorBody),
-    (status = 500, description = "The registry cannot be read; the log says \
-                                  why.", body = ErrorBody),
+    (status = 500, description = "The registry cannot be read; the log has the \
+                                  reason.", body = ErrorBody),
 ))]
 pub(super) async fn models(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
-    told(&app).await
+    current_models(&app).await
 }
 
-/// Loads a version, tries it, and serves it: answers when it is served or refused. Requests that
-/// run stay with the version that they began with.
+/// Promotes a version.
+///
+/// Loads the version, warms it up and serves it; responds when it is served or refused. Running
+/// requests stay with their version.
 #[utoipa::path(post, path = "/admin/models/{id}/promote", tag = "admin",
     request_body = Option<Promotion>,
-    params(("id" = String, Path, description = "The version, or the beginning of its id.")),
+    params(("id" = String, Path, description = "Id of the version, or a unique prefix.")),
     responses(
-        (status = 200, description = "It is served, or tried beside.", body = Models),
-        (status = 400, description = "The body is wrong.", body = ErrorBody),
-        (status = 401, description = "The request lacks the administrator's \
-                                      key.", body = ErrorBody),
-        (status = 404, description = "There is no such version, or administration is \
-                                      off.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the configuration \
-                                      allows.", body = ErrorBody),
+        (status = 200, description = "The version is served, or runs as the \
+                                      shadow.", body = Models),
+        (status = 400, description = "The body is invalid.", body = ErrorBody),
+        (status = 401, description = "The administrator's key is missing or \
+                                      wrong.", body = ErrorBody),
+        (status = 404, description = "Unknown version, or administration is \
+                                      disabled.", body = ErrorBody),
+        (status = 408, description = "The body arrived too late or too slowly.", body = ErrorBody),
+        (status = 413, description = "The body is too large.", body = ErrorBody),
         (status = 415, description = "The body is not `application/json`.", body = ErrorBody),
-        (status = 422, description = "It cannot be served; the message says why. What was served \
-                                      stays.", body = ErrorBody),
-        (status = 500, description = "The registry cannot be written; the log says \
-                                      why.", body = ErrorBody),
+        (status = 422, description = "The version cannot be served; the message has the reason. \
+                                      The served version stays.", body = ErrorBody),
+        (status = 500, description = "The registry cannot be written; the log has the \
+                                      reason.", body = ErrorBody),
     ))]
 pub(super) async fn promote(
     State(app): State<Arc<App>>,
@@ -169,19 +171,19 @@ pub(super) async fn promote(
 ) -> Result<Json<Models>, ApiError> {
     let registry = registry(&app)?;
     let Promotion { shadow, force } = promotion(&app, request).await?;
-    let version = ask(registry, move |registry| registry.get(&id)).await?;
+    let version = with_registry(registry, move |registry| registry.get(&id)).await?;
     version.check_promotable(force)?;
     match shadow {
         None => serve(&app, registry, version.id, force).await?,
         Some(share) => {
-            ask(registry, move |registry| {
+            with_registry(registry, move |registry| {
                 registry.set_shadow(&version.id, share)
             })
             .await?;
-            app.switch.follow(&app).await;
+            app.switch.follow_registry(&app).await;
         }
     }
-    told(&app).await
+    current_models(&app).await
 }
 
 async fn serve(
@@ -197,35 +199,36 @@ async fn serve(
             format!("version {id} cannot be served: {reason}"),
         )
     })?;
-    ask(registry, move |registry| registry.promote(&id, force)).await?;
-    change.make(app);
-    app.switch.follow(app).await;
+    with_registry(registry, move |registry| registry.promote(&id, force)).await?;
+    change.apply(app);
+    app.switch.follow_registry(app).await;
     Ok(())
 }
 
-/// Leaves a version for the one before it: answers when that is served.
+/// Rolls back to the previously promoted version.
+///
+/// Responds when that version is served.
 #[utoipa::path(post, path = "/admin/models/{id}/rollback", tag = "admin",
-    params(("id" = String, Path, description = "The version to leave, or the beginning of its \
-                                                id.")),
+    params(("id" = String, Path, description = "Id of the promoted version, or a unique prefix.")),
     responses(
-        (status = 200, description = "The one before it is served.", body = Models),
-        (status = 401, description = "The request lacks the administrator's \
-                                      key.", body = ErrorBody),
-        (status = 404, description = "There is no such version, or administration is \
-                                      off.", body = ErrorBody),
+        (status = 200, description = "The previous version is served.", body = Models),
+        (status = 401, description = "The administrator's key is missing or \
+                                      wrong.", body = ErrorBody),
+        (status = 404, description = "Unknown version, or administration is \
+                                      disabled.", body = ErrorBody),
         (status = 409, description = "Another version is promoted; the message names \
                                       it.", body = ErrorBody),
-        (status = 422, description = "The one before it cannot be served; the message says why. \
-                                      Nothing has changed.", body = ErrorBody),
-        (status = 500, description = "The registry cannot be written; the log says \
-                                      why.", body = ErrorBody),
+        (status = 422, description = "The previous version cannot be served; the message has \
+                                      the reason. Nothing has changed.", body = ErrorBody),
+        (status = 500, description = "The registry cannot be written; the log has the \
+                                      reason.", body = ErrorBody),
     ))]
 pub(super) async fn rollback(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<Models>, ApiError> {
     let registry = registry(&app)?;
-    let (version, state) = ask(registry, move |registry| {
+    let (version, state) = with_registry(registry, move |registry| {
         Ok((registry.get(&id)?, registry.state()?))
     })
     .await?;
@@ -245,24 +248,24 @@ pub(super) async fn rollback(
             let target = target.as_deref().unwrap_or("of the configuration");
             ApiError::refused(
                 "version_refused",
-                format!("the version before, {target}, cannot be served: {reason}"),
+                format!("the previous version, {target}, cannot be served: {reason}"),
             )
         })?;
-    let state = ask(registry, move |registry| {
+    let state = with_registry(registry, move |registry| {
         registry.rollback_from(&version.id)
     })
     .await?;
     if state.promoted == target {
-        change.make(&app);
+        change.apply(&app);
     } else {
-        // Somebody else was quicker.
+        // Another administrator rolled back first.
         drop(change);
     }
-    app.switch.follow(&app).await;
-    told(&app).await
+    app.switch.follow_registry(&app).await;
+    current_models(&app).await
 }
 
-/// Returns what the body says; there need not be one.
+/// Parses the optional body.
 async fn promotion(app: &App, request: Request) -> Result<Promotion, ApiError> {
     let (parts, body) = request.into_parts();
     if body.is_end_stream() {

@@ -1,4 +1,4 @@
-//! What all handlers share.
+//! Shared server state (axum `State`).
 
 use std::{
     net::IpAddr,
@@ -37,75 +37,75 @@ use crate::{
     vlm::preprocess::ImageLimits,
 };
 
-/// Why a server could not be started.
+/// Reasons why the server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened at.
+    /// An address cannot be bound.
     #[error("cannot listen at {address} ({key}): {error}")]
     Listen {
-        /// The option.
+        /// Configuration key.
         key: &'static str,
         /// Its value.
         address: String,
-        /// Why not.
+        /// Error of the operating system.
         error: std::io::Error,
     },
-    /// The configuration asks for what cannot be had, mostly of the bundle.
+    /// The configuration is not possible, often with this bundle.
     #[error("{key}: {what}")]
     Config {
-        /// The option.
+        /// Configuration key.
         key: &'static str,
-        /// Why not.
+        /// Explanation.
         what: String,
     },
-    /// The engine does not start.
+    /// The engine failed to start.
     #[error("the engine does not start: {0}")]
     Engine(#[from] EngineError),
-    /// The metrics cannot be declared.
+    /// A metric could not be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// Requests that may be read and checked for each that may be in progress.
-const ALSO_READ: usize = 8;
+/// Requests that may be parsed and checked for each that may run.
+const PARSED_PER_RUNNING: usize = 8;
 
-/// The server's state.
+/// State of the server.
 pub(crate) struct App {
     pub(crate) config: Config,
-    /// `None` when images are not fetched.
+    /// `None` if fetching images is disabled.
     pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
     access: RwLock<Arc<Access>>,
     pub(crate) wrong_keys: Strikes<IpAddr>,
-    /// The guard's defaults for those without one.
+    /// Guard defaults of requests without a key of their own.
     pub(crate) guard: Arc<GuardSection>,
-    /// `None` when corrections are not taken.
+    /// `None` if feedback is disabled.
     pub(crate) corrections: Option<Corrections>,
-    /// What is promoted, and how that comes to be served.
+    /// Loads versions and switches between them.
     pub(crate) switch: VersionSwitch,
-    /// The version that is tried beside the served one.
+    /// Shadow version, which runs on a share of the requests.
     pub(crate) shadow: Shadowing,
-    /// The version that new requests get.
+    /// Version for new requests.
     served: RwLock<Arc<ServedVersion>>,
-    /// All that may still have requests.
+    /// All versions that may still have running requests.
     loaded: Mutex<Vec<Weak<ServedVersion>>>,
     draining: AtomicBool,
-    /// What bounds requests that are in order.
+    /// Rate and concurrency limits of valid requests.
     pub(crate) limits: RequestLimits,
-    places: Arc<Semaphore>,
-    /// What requests' bodies may take of the memory.
+    admissions: Arc<Semaphore>,
+    /// Memory budget of request bodies.
     pub(crate) body_memory: Arc<BodyMemory>,
-    /// What streams may keep of the memory, in bytes, for clients that do not take them.
-    pub(crate) unread: Arc<Semaphore>,
-    /// What images take while they are decoded, whoever sent them and wherever.
+    /// Memory budget, in bytes, of stream output that clients have not read yet.
+    pub(crate) unread_bytes: Arc<Semaphore>,
+    /// Memory budget of image decoding.
     pub(crate) decode_memory: DecodeMemory,
 }
 
-/// Bytes of answers that may wait for clients which are far behind with their streams.
+/// Bytes of stream output that may wait for slow clients.
 const UNREAD_BYTES: usize = 32 << 20;
 
 impl App {
-    /// With a bundle to begin with. Without a `registry` it is served to the end.
+    /// Creates the state with an initial version. Without a `registry`, that version stays.
     pub(crate) fn start(
         config: Config,
         first: InitialVersion,
@@ -138,13 +138,15 @@ impl App {
                 longest_answer(served.bundle.vlm.spec(), served.engine.context_len()),
                 &metrics,
             ),
-            places: Arc::new(Semaphore::new(ALSO_READ * config.server.max_concurrent)),
+            admissions: Arc::new(Semaphore::new(
+                PARSED_PER_RUNNING * config.server.max_concurrent,
+            )),
             body_memory: BodyMemory::new(
                 config.server.max_body_memory_bytes,
                 config.server.max_body_bytes,
                 metrics.connections.body_memory.clone(),
             ),
-            unread: Arc::new(Semaphore::new(UNREAD_BYTES)),
+            unread_bytes: Arc::new(Semaphore::new(UNREAD_BYTES)),
             decode_memory: DecodeMemory::new(config.images.max_memory_bytes),
             switch: VersionSwitch::new(registry),
             shadow: Shadowing::default(),
@@ -157,12 +159,12 @@ impl App {
         })
     }
 
-    /// The version that requests get which begin now.
+    /// Returns the version for new requests.
     pub(crate) fn served(&self) -> Arc<ServedVersion> {
         Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Gives requests that begin from now on another version; returns the one that they got before.
+    /// Switches new requests to another version; returns the previous one.
     pub(crate) fn serve(&self, next: Arc<ServedVersion>) -> Arc<ServedVersion> {
         show_served(&self.metrics, &self.guard, &next);
         if let Some(corrections) = &self.corrections {
@@ -174,18 +176,17 @@ impl App {
         )
     }
 
-    /// Returns who may ask now.
+    /// Returns the access rules in force.
     pub(crate) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sets who may ask from now on.
+    /// Replaces the access rules.
     pub(crate) fn set_access(&self, access: Access) {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 
-    /// Returns the configuration with the keys in force, by which versions that are loaded from now
-    /// on are checked.
+    /// Returns the configuration with the API keys in force, to check versions loaded from now on.
     pub(crate) fn current_config(&self) -> Config {
         Config {
             keys: self.access().configured.clone(),
@@ -193,14 +194,14 @@ impl App {
         }
     }
 
-    /// Has a version stop with the server.
-    pub(crate) fn watch(&self, version: &Arc<ServedVersion>) {
+    /// Registers a version to be drained at shutdown.
+    pub(crate) fn track_version(&self, version: &Arc<ServedVersion>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|version| version.strong_count() > 0);
         loaded.push(Arc::downgrade(version));
     }
 
-    /// Waits until those that run have ended, on whichever version, or the deadline has passed.
+    /// Waits until the requests of all versions have ended or the deadline has passed.
     pub(crate) async fn stop(&self, deadline: Duration) {
         let loaded: Vec<_> = {
             let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,10 +211,10 @@ impl App {
             .await;
     }
 
-    /// A place among the requests that are being read and checked, or answered. How many are
-    /// answered is bounded by [`RequestLimits`], once it is known what they ask for.
+    /// Admits a request for parsing and checking. The number of running requests is bounded
+    /// separately, by [`RequestLimits`], once their cost is known.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+        Arc::clone(&self.admissions).try_acquire_owned().map_err(|_| {
             ApiError::busy(
                 "the server is at capacity: too many requests are being read at once; retry in 1 s",
                 1,
@@ -246,8 +247,8 @@ impl App {
         self.draining.store(true, Relaxed);
     }
 
-    /// Why the server is not ready; `None` when it is.
-    pub(crate) fn not_ready(&self) -> Option<String> {
+    /// Returns the reason why the server is not ready; `None` if it is.
+    pub(crate) fn readiness_problem(&self) -> Option<String> {
         let stall = Duration::from_secs(self.config.engine.stall_after_s);
         if self.is_draining() {
             return Some("the server is shutting down".to_owned());
@@ -264,7 +265,7 @@ impl App {
             None => Some("the model is warming up".to_owned()),
             Some(Err(why)) => Some(format!("the first caption failed: {why}")),
             Some(Ok(())) if !served.engine.health().is_ready(stall) => Some(format!(
-                "the engine has made no step for {} s",
+                "the engine has not completed a step for {} s",
                 stall.as_secs()
             )),
             Some(Ok(())) => None,
@@ -272,7 +273,7 @@ impl App {
     }
 }
 
-/// Shows in the metrics what is served, and by which thresholds.
+/// Updates the metrics of the served version and its thresholds.
 fn show_served(metrics: &Metrics, guard: &GuardSection, served: &ServedVersion) {
     metrics.set_model(&served.model, &served.version);
     let params = guard_params(
@@ -289,14 +290,14 @@ fn show_served(metrics: &Metrics, guard: &GuardSection, served: &ServedVersion) 
     );
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since the Unix epoch.
 pub(crate) fn unix_time() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
 }
 
-/// Runs what computes off the async threads, in the request's span. A panic in it is a 500.
+/// Runs `work` on a blocking thread, within the request's span. A panic becomes a 500.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -304,7 +305,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     spawn_blocking(move || span.in_scope(work))
         .await
         .map_err(|error| {
-            tracing::error!(%error, "a request's work did not end well");
+            tracing::error!(%error, "a request's blocking task failed");
             ApiError::internal()
         })
 }

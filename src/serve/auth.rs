@@ -1,5 +1,4 @@
-//! API keys: who may ask, and with which guard where a request does not say. The server knows
-//! digests alone.
+//! API key authentication. The server only stores digests of keys.
 
 use std::{
     convert::Infallible,
@@ -26,27 +25,26 @@ use super::{
 };
 use crate::config::{ApiKey, Config, GuardSection, KeyScope, KeyScopes};
 
-/// Who sends a request: the holder of a configured key or, on a server without keys, anybody.
+/// Sender of a request: the holder of a configured key, or anonymous on a server without keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// The key's name; `None` without a key.
+    /// Name of the key; `None` without one.
     pub(crate) name: Option<Arc<str>>,
-    /// The tenant that receipts, records, images and leases belong to; empty without a key.
+    /// Tenant that owns receipts, records, images and leases; empty without a key.
     pub(crate) owner: Arc<str>,
-    /// What the caller may do.
+    /// Permissions.
     pub(crate) scopes: KeyScopes,
-    /// Share of the engine where callers compete.
+    /// Weight among competitors for the engine.
     pub(crate) weight: u32,
-    /// The guard of requests that do not say.
+    /// Guard defaults for this caller's requests.
     pub(crate) guard: Arc<GuardSection>,
-    /// The address that the request came from; `None` where nobody listened for it (tests of
-    /// handlers).
+    /// Address of the client; `None` in tests that call handlers directly.
     pub(crate) address: Option<IpAddr>,
 }
 
 impl Caller {
-    /// Anybody, on a server without keys. There is nobody to be kept apart from, but administration
-    /// needs its own key.
+    /// Returns the caller of a server without keys: all scopes but administration, which needs its
+    /// own key.
     fn anonymous(guard: &Arc<GuardSection>) -> Self {
         let scopes = KeyScope::ALL
             .into_iter()
@@ -61,8 +59,8 @@ impl Caller {
         }
     }
 
-    /// Returns the identity that competes for the engine: the owner or, without a key, the client's
-    /// address.
+    /// Returns the competitor for fair scheduling: the owner or, without a key, the client's
+    /// network.
     pub(crate) fn competitor(&self) -> Arc<str> {
         match (&self.name, self.address) {
             (None, Some(address)) => network(address).to_string().into(),
@@ -79,18 +77,18 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
-/// Returns who sends the request with these extensions.
+/// Returns the caller from a request's extensions.
 pub(crate) fn caller(app: &App, extensions: &Extensions) -> Caller {
     let mut caller = extensions
         .get::<Caller>()
         .cloned()
         .unwrap_or_else(|| Caller::anonymous(&app.guard));
-    caller.address = address(extensions);
+    caller.address = client_address(extensions);
     caller
 }
 
-/// Returns the address that a request with these extensions came from.
-fn address(extensions: &Extensions) -> Option<IpAddr> {
+/// Returns the client's address from a request's extensions.
+fn client_address(extensions: &Extensions) -> Option<IpAddr> {
     extensions
         .get::<Peer>()
         .map(|peer| peer.0.ip().to_canonical())
@@ -104,7 +102,7 @@ struct KnownKey {
 }
 
 impl KnownKey {
-    /// `None` where the key has no digest, which the configuration's check refuses.
+    /// Creates a key; `None` without a digest, which validation of the configuration rejects.
     fn new(key: &ApiKey, common: &GuardSection) -> Option<Self> {
         let caller = Caller {
             name: Some(key.name.as_str().into()),
@@ -120,7 +118,7 @@ impl KnownKey {
         })
     }
 
-    /// The key of `admin.key_sha256`, which nothing belongs to.
+    /// Creates the key of `admin.key_sha256`, which owns no data.
     fn administrator(digest: [u8; 32], common: &Arc<GuardSection>) -> Self {
         let caller = Caller {
             name: Some("admin".into()),
@@ -131,19 +129,19 @@ impl KnownKey {
     }
 }
 
-/// The keys in force, replaced as a whole when the configuration is read again.
+/// Access rules in force; replaced as a whole when the configuration is reloaded.
 pub(crate) struct Access {
-    /// As the configuration has them; none: everybody may ask, but for administration.
+    /// Keys as configured; if empty, all routes but administration are open.
     pub(super) configured: Vec<ApiKey>,
-    /// With the administrator's.
+    /// All keys, the administrator's included.
     keys: Vec<KnownKey>,
-    /// Indicates whether `/metrics` needs no key: other machines do not reach it, it has a listener
-    /// of its own, or the whole API needs none.
+    /// `true` if `/metrics` needs no key: the server is not exposed, metrics have a listener of
+    /// their own, or no keys are configured.
     open_metrics: bool,
 }
 
 impl Access {
-    /// The keys of a checked configuration.
+    /// Creates the rules of a validated configuration.
     pub(crate) fn new(config: &Config) -> Self {
         let guard = Arc::new(config.guard.clone());
         let administrator = config
@@ -165,48 +163,48 @@ impl Access {
         }
     }
 
-    /// Returns `true` if `/v1/*` is for those with a key alone.
+    /// Returns `true` if `/v1/*` requires a key.
     pub(crate) fn needs_key(&self) -> bool {
         !self.configured.is_empty()
     }
 
-    /// Returns `true` if anybody may ask under `/admin/`.
+    /// Returns `true` if any key may use `/admin/`.
     pub(crate) fn has_admin(&self) -> bool {
         self.keys
             .iter()
             .any(|key| key.caller.scopes.contains(KeyScope::Admin))
     }
 
-    /// Returns `true` if a request that needs this is answered without a key.
+    /// Returns `true` if a route with this permission needs no key.
     pub(super) fn is_open(&self, needs: Permission) -> bool {
         match needs {
             Permission::Open => true,
             Permission::AnyKey | Permission::OneOf(_) => !self.needs_key(),
-            // Where nobody may ask, the handlers say that.
+            // Handlers respond that administration is disabled.
             Permission::Admin => !self.has_admin(),
             Permission::Metrics => self.open_metrics,
         }
     }
 
-    /// Returns the caller whose key a request has, or `None` where it needs none.
+    /// Returns the caller of the request's key; `None` if the route needs no key.
     fn admit(&self, needs: Permission, headers: &HeaderMap) -> Result<Option<&Caller>, Denied> {
         if self.is_open(needs) {
             return Ok(None);
         }
-        let digest = digest(headers)?;
+        let digest = key_digest(headers)?;
         let scopes = needs.scopes();
-        let may = |caller: &Caller| {
+        let allows = |caller: &Caller| {
             scopes.is_empty() || scopes.iter().any(|scope| caller.scopes.contains(*scope))
         };
-        // Every key is compared, and whole, so that the time taken says nothing about them. A key
-        // may be the administrator's and another.
+        // All keys are compared in full, so that timing reveals nothing. The administrator's key
+        // may also be configured as another one.
         let known = self
             .keys
             .iter()
-            .filter(|key| is_same(&key.digest, &digest))
+            .filter(|key| equals_constant_time(&key.digest, &digest))
             .map(|key| &key.caller);
-        match known.reduce(|one, other| if may(other) { other } else { one }) {
-            Some(caller) if may(caller) => Ok(Some(caller)),
+        match known.reduce(|one, other| if allows(other) { other } else { one }) {
+            Some(caller) if allows(caller) => Ok(Some(caller)),
             Some(caller) => Err(Denied::Scope {
                 key: caller.name.clone().unwrap_or_default(),
                 scopes,
@@ -216,26 +214,26 @@ impl Access {
     }
 }
 
-/// Why a request is not answered.
+/// Reasons to reject a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Denied {
-    /// It has no key.
+    /// No key.
     Missing,
-    /// Its header is not as it should be.
+    /// Malformed Authorization header.
     Malformed,
-    /// Nobody has its key.
+    /// Unknown key.
     Unknown,
-    /// Its key lacks all of these.
+    /// The key has none of the required scopes.
     Scope {
-        /// The key's name.
+        /// Name of the key.
         key: Arc<str>,
-        /// The scopes of which one is needed.
+        /// Scopes, one of which is required.
         scopes: &'static [KeyScope],
     },
 }
 
 impl Denied {
-    /// Returns its name in the metrics.
+    /// Returns the label in metrics.
     fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -245,7 +243,7 @@ impl Denied {
         }
     }
 
-    /// Returns the error for a request that needs this.
+    /// Converts to an API error, given the required permission.
     fn error(self, needs: Permission) -> ApiError {
         match self {
             Self::Missing => ApiError::unauthorized(
@@ -273,22 +271,23 @@ impl Denied {
     }
 }
 
-/// Wrong keys of late by network: ten at once, and ten a minute. Known keys are never held up.
+/// Returns the counter of wrong keys by network: a burst of ten, then ten a minute. Known keys are
+/// never delayed.
 pub(crate) fn wrong_keys() -> Strikes<IpAddr> {
     Strikes::new(10, Duration::from_secs(6))
 }
 
-/// How long the answer to a wrong key takes, where there were too many from its network.
+/// Delay of responses to wrong keys from a network above the limit.
 const GUESS_DELAY: Duration = Duration::from_secs(1);
 
-/// The middleware: where there are keys, a request needs one that may do what the route is for.
+/// Middleware that requires a key with the route's permission, if keys are configured.
 pub(crate) async fn authenticate(
     State(app): State<Arc<App>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     if request.method() == Method::OPTIONS {
-        // Browsers ask without a key, and nothing is told but methods.
+        // CORS preflights carry no key and reveal only methods.
         return next.run(request).await;
     }
     let route = request
@@ -307,32 +306,32 @@ pub(crate) async fn authenticate(
         }
         Err(denied) => {
             app.metrics.count_auth_failure(denied.reason());
-            let counted = match (&denied, address(request.extensions())) {
+            let counted = match (&denied, client_address(request.extensions())) {
                 (Denied::Unknown, Some(address)) => {
                     app.wrong_keys.count(network(address), Instant::now())
                 }
                 _ => Ok(()),
             };
-            // So that a client that sends its whole body first still reads the error.
+            // Lets clients that send the whole body first still read the error.
             body::discard(request.into_body(), app.read_timeout());
             if counted.is_err() {
                 tokio::time::sleep(GUESS_DELAY).await;
             }
-            let slow_down = |seconds| {
+            let too_many = |seconds| {
                 ApiError::busy(
                     format!("too many wrong API keys from this address; retry in {seconds} s"),
                     seconds,
                 )
             };
             counted
-                .map_or_else(slow_down, |()| denied.error(needs))
+                .map_or_else(too_many, |()| denied.error(needs))
                 .into_response()
         }
     }
 }
 
-/// Returns the digest of the key that a request has.
-fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
+/// Returns the digest of the request's key.
+fn key_digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
     let given = headers
         .get(AUTHORIZATION)
         .map(|value| value.as_bytes())
@@ -344,7 +343,7 @@ fn digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
     Ok(Sha256::digest(key.trim_ascii()).into())
 }
 
-fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+fn equals_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {
     black_box(
         a.iter()
             .zip(b)
@@ -352,23 +351,23 @@ fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     ) == 0
 }
 
-/// Who asks.
+/// The key of a request.
 #[derive(Debug, Serialize, ToSchema)]
 struct CurrentKey {
-    /// `key`
+    /// Always `key`.
     object: &'static str,
-    /// The key's name; `null` on a server without keys.
+    /// Name of the key; `null` on a server without keys.
     #[schema(required, value_type = Option<String>)]
     name: Option<Arc<str>>,
-    /// Whose are the answers that are remembered, and the records; empty without keys.
+    /// Tenant that owns this key's receipts and records; empty on a server without keys.
     #[schema(value_type = String)]
     owner: Arc<str>,
-    /// What may be done with it.
+    /// Scopes of the key, such as `chat` or `feedback:read`.
     #[schema(value_type = Vec<String>)]
     scopes: KeyScopes,
 }
 
-/// The key that the request has: its name, its owner, and what may be done with it.
+/// Returns the request's key: its name, owner and scopes.
 #[utoipa::path(get, path = "/v1/key", tag = "models",
     responses((status = 200, description = "The key, without its secret.", body = CurrentKey)))]
 pub(crate) async fn key(caller: Caller) -> Response {
@@ -414,31 +413,35 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_by_its_digest_alone() {
+    fn a_key_is_identified_by_its_digest() {
         let access = access(&[("one", "secret-1", &[]), ("two", "secret-2", &[])], None);
-        let of = |headers: HeaderMap| {
+        let name_of = |headers: HeaderMap| {
             access
                 .admit(Permission::AnyKey, &headers)
                 .map(|caller| caller.unwrap().name.clone().unwrap())
         };
         assert_eq!(
             (
-                of(bearer("Bearer secret-1")),
-                of(bearer("bearer  secret-2"))
+                name_of(bearer("Bearer secret-1")),
+                name_of(bearer("bearer  secret-2"))
             ),
             (Ok("one".into()), Ok("two".into()))
         );
         for unknown in ["Bearer secret-3", "Bearer ", "Bearer secret-1 secret-2"] {
-            assert_eq!(of(bearer(unknown)), Err(Denied::Unknown), "{unknown}");
+            assert_eq!(name_of(bearer(unknown)), Err(Denied::Unknown), "{unknown}");
         }
         for malformed in ["Bearer", "Basic secret-1", "secret-1", ""] {
-            assert_eq!(of(bearer(malformed)), Err(Denied::Malformed), "{malformed}");
+            assert_eq!(
+                name_of(bearer(malformed)),
+                Err(Denied::Malformed),
+                "{malformed}"
+            );
         }
-        assert_eq!(of(HeaderMap::new()), Err(Denied::Missing));
+        assert_eq!(name_of(HeaderMap::new()), Err(Denied::Missing));
     }
 
     #[test]
-    fn a_key_does_what_one_of_its_scopes_allows() {
+    fn a_key_needs_one_of_the_required_scopes() {
         const READ: Permission =
             Permission::OneOf(&[KeyScope::FeedbackWrite, KeyScope::FeedbackRead]);
         let access = access(
@@ -448,26 +451,26 @@ mod tests {
             ],
             Some("root"),
         );
-        let may = |secret: &str, needs| {
+        let allows = |secret: &str, needs| {
             access
                 .admit(needs, &bearer(&format!("Bearer {secret}")))
                 .map(|caller| caller.map(|c| c.name.clone()))
         };
         assert!(
-            may("w", READ).is_ok()
-                && may("o", Permission::AnyKey).is_ok()
-                && may("o", Permission::Admin).is_ok()
+            allows("w", READ).is_ok()
+                && allows("o", Permission::AnyKey).is_ok()
+                && allows("o", Permission::Admin).is_ok()
         );
         assert!(
-            may("root", Permission::Admin).is_ok()
-                && may("root", Permission::Metrics).is_ok()
-                && may("root", READ).is_err()
+            allows("root", Permission::Admin).is_ok()
+                && allows("root", Permission::Metrics).is_ok()
+                && allows("root", READ).is_err()
         );
         assert_eq!(
-            (may("x", READ), may("x", Permission::Metrics)),
+            (allows("x", READ), allows("x", Permission::Metrics)),
             (Err(Denied::Unknown), Err(Denied::Unknown))
         );
-        let error = may("o", READ).unwrap_err().error(READ);
+        let error = allows("o", READ).unwrap_err().error(READ);
         assert_eq!(
             (error.status.as_u16(), error.body.error.code),
             (403, Some("insufficient_scope"))
@@ -480,7 +483,7 @@ mod tests {
                 .contains("`operator` lacks the scope `feedback:write` or `feedback:read`"),
             "{error:?}"
         );
-        let error = may("w", Permission::Admin)
+        let error = allows("w", Permission::Admin)
             .unwrap_err()
             .error(Permission::Admin);
         assert!(
@@ -489,7 +492,7 @@ mod tests {
         );
     }
     #[test]
-    fn a_secret_that_is_two_keys_does_what_either_may() {
+    fn a_secret_of_two_keys_has_the_scopes_of_both() {
         let access = access(&[("app", "s", &[KeyScope::Complete])], Some("s"));
         for needs in [
             Permission::Admin,

@@ -1,5 +1,4 @@
-//! Reading a request's body: its type, its size and its pace are checked before and while it
-//! arrives, and a compressed one is unpacked.
+//! Reading of request bodies, with checks of type, size and transfer rate, and decompression.
 
 use std::{convert::Infallible, future::ready, time::Duration};
 
@@ -15,70 +14,69 @@ use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
 use super::{app::App, body_memory::MemoryShare, error::ApiError, pace::Pace};
 
-/// What is read and thrown away of a body that is too large, so that a client that sends all of it
-/// first still reads the error.
+/// Bytes read and discarded of a rejected body, so that clients that send it whole first still read
+/// the error.
 const DISCARD_BYTES: usize = 256 << 20;
 
-/// How long a client that sends its body may pause.
+/// Longest pause of a client while it sends its body.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// The body of a request, and the memory that it has.
+/// A received body and its share of the memory budget.
 #[derive(Debug)]
 pub(crate) struct ReceivedBody {
-    /// Its bytes, unpacked.
+    /// Decompressed bytes.
     pub(crate) bytes: Vec<u8>,
-    /// Their share of the memory for bodies, to be held until they, and the image in them, are
-    /// gone.
+    /// Memory share, held until the bytes and the image in them are dropped.
     pub(crate) share: MemoryShare,
 }
 
-/// What a body is held to.
+/// Limits for receiving a body.
 #[derive(Clone)]
 struct Terms {
     limit: usize,
-    patience: Duration,
+    read_timeout: Duration,
     deadline: Instant,
     pace: Pace,
 }
 
 impl Terms {
-    fn of(app: &App) -> Self {
-        let patience = app.read_timeout();
+    fn new(app: &App) -> Self {
+        let read_timeout = app.read_timeout();
         let pace = Pace::new(PAUSE, app.config.server.min_body_rate);
         Self {
             limit: app.config.server.max_body_bytes,
-            patience,
-            deadline: Instant::now() + patience,
+            read_timeout,
+            deadline: Instant::now() + read_timeout,
             pace,
         }
     }
 
-    fn slow(&self) -> ApiError {
-        ApiError::slow_body(self.patience.as_secs(), self.pace.rate())
+    fn slow_error(&self) -> ApiError {
+        ApiError::slow_body(self.read_timeout.as_secs(), self.pace.rate())
     }
 }
 
-/// The whole body of a JSON request, unpacked.
+/// Reads and decompresses a JSON body.
 ///
 /// # Errors
-/// 415 for other types and encodings, 413 over the configured size (by the announced length before
-/// anything is read, and by what is unpacked), 408 when it does not come in time or hardly moves,
-/// 429 when there is no memory for it in time, 400 when it breaks off.
+/// 415 for other content types or encodings; 413 above the configured size (by `content-length`
+/// before reading, or by the decompressed size); 408 if it arrives too late or too slowly; 429 if
+/// no memory becomes available in time; 400 if it is incomplete.
 pub(crate) async fn read_json(
     app: &App,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<ReceivedBody, ApiError> {
-    let terms = Terms::of(app);
+    let terms = Terms::new(app);
     check_type(headers)?;
     let encoding = encoding(headers)?;
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > terms.limit as u64) {
-        // A client that asks first has sent nothing yet, and need not.
+        // With `Expect: 100-continue` the client has sent nothing yet.
         if !headers.contains_key(header::EXPECT) {
-            discard(body, terms.patience);
+            discard(body, terms.read_timeout);
         }
         return Err(ApiError::too_large(terms.limit));
     }
@@ -86,14 +84,14 @@ pub(crate) async fn read_json(
     match encoding {
         None => {
             let mut bytes = Vec::new();
-            // What is announced is not touched before it comes, and then never copied. Where that
-            // cannot be had, it grows.
+            // Reserved memory is untouched until data arrives, and no reallocation copies it. If
+            // the reservation fails, the vector grows as usual.
             let _ = bytes.try_reserve_exact(announced.unwrap_or(0) as usize);
-            collect(body, bytes, share, terms, true).await
+            receive(body, bytes, share, terms, true).await
         }
-        // What is left of a body that unpacks to too much is not unpacked.
-        Some(encoding) => collect(
-            unpack(body, &encoding).await,
+        // The rest of a body that decompresses beyond the limit is not decompressed.
+        Some(encoding) => receive(
+            decompress(body, &encoding).await,
             Vec::new(),
             share,
             terms,
@@ -101,7 +99,7 @@ pub(crate) async fn read_json(
         )
         .await
         .map_err(|error| match error.body.error.code {
-            Some(BROKEN_OFF) => {
+            Some(INCOMPLETE_BODY) => {
                 let name = encoding.to_str().unwrap_or_default();
                 ApiError::invalid(
                     "invalid_content_encoding",
@@ -131,7 +129,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Returns how the body is compressed; `None` where it is not.
+/// Returns the content encoding; `None` if the body is not compressed.
 fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     let mut given = headers
         .get_all(header::CONTENT_ENCODING)
@@ -152,50 +150,50 @@ fn encoding(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     }
 }
 
-/// The body as it was before it was compressed in this known way.
-fn unpack(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
+/// Decompresses a body.
+fn decompress(body: Body, encoding: &HeaderValue) -> BoxFuture<'static, Body> {
     let mut request = Request::new(body);
     request
         .headers_mut()
         .insert(header::CONTENT_ENCODING, encoding.clone());
-    let unpacked = |request: Request<DecompressionBody<Body>>| {
+    let decompressed = |request: Request<DecompressionBody<Body>>| {
         ready(Ok::<_, Infallible>(Response::new(Body::new(
             request.into_body(),
         ))))
     };
-    let response = RequestDecompression::new(service_fn(unpacked)).oneshot(request);
+    let response = RequestDecompression::new(service_fn(decompressed)).oneshot(request);
     response
         .map(|Ok(response)| Body::new(response.into_body()))
         .boxed()
 }
 
-/// The code of the error of a body that ends early.
-const BROKEN_OFF: &str = "incomplete_body";
+/// Error code of an incomplete body.
+const INCOMPLETE_BODY: &str = "incomplete_body";
 
-async fn collect(
+async fn receive(
     mut body: Body,
     mut bytes: Vec<u8>,
     mut share: MemoryShare,
     mut terms: Terms,
-    read_on: bool,
+    discard_rest: bool,
 ) -> Result<ReceivedBody, ApiError> {
     loop {
         let until = terms.pace.wait_until(Instant::now()).min(terms.deadline);
         let Some(frame) = timeout_at(until, body.frame())
             .await
-            .map_err(|_| terms.slow())?
+            .map_err(|_| terms.slow_error())?
         else {
             break;
         };
-        let frame =
-            frame.map_err(|_| ApiError::invalid(BROKEN_OFF, "the request's body broke off"))?;
+        let frame = frame
+            .map_err(|_| ApiError::invalid(INCOMPLETE_BODY, "the request's body broke off"))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
-        terms.pace.moved(data.len(), Instant::now());
+        terms.pace.record_transfer(data.len(), Instant::now());
         if data.len() > terms.limit - bytes.len() {
-            if read_on {
-                discard(body, terms.patience);
+            if discard_rest {
+                discard(body, terms.read_timeout);
             }
             return Err(ApiError::too_large(terms.limit));
         }
@@ -203,11 +201,11 @@ async fn collect(
             .await
             .is_err()
         {
-            if read_on {
-                discard(body, terms.patience);
+            if discard_rest {
+                discard(body, terms.read_timeout);
             }
             return Err(ApiError::busy(
-                "the server receives as many large requests as it has memory for; retry in 1 s",
+                "the server's memory for request bodies is in use; retry in 1 s",
                 1,
             ));
         }
@@ -216,9 +214,9 @@ async fn collect(
     Ok(ReceivedBody { bytes, share })
 }
 
-/// Reads on in the background, beside the answer.
-pub(crate) fn discard(mut body: Body, patience: Duration) {
-    tokio::spawn(timeout(patience, async move {
+/// Reads and discards the rest of a body in the background.
+pub(crate) fn discard(mut body: Body, read_timeout: Duration) {
+    tokio::spawn(timeout(read_timeout, async move {
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {
             read += frame.data_ref().map_or(0, |d| d.len());

@@ -1,22 +1,22 @@
-//! The memory that requests' bodies share.
+//! Shared memory budget of request bodies.
 
 use std::sync::Arc;
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bodies of up to this many bytes are not counted, and so wait for none.
+/// Bodies up to this size are not counted.
 pub(crate) const SMALL_BODY: usize = 64 * 1024;
-/// Bytes that a permit stands for.
+/// Bytes per semaphore permit.
 const UNIT: usize = 1024;
-/// Bytes that a byte of a body takes: itself, and the image that is decoded from it.
+/// Memory per body byte: the byte itself and the image decoded from it.
 const BYTES_A_BYTE: usize = 2;
 
-/// A budget for the bodies of all requests and the images in them.
+/// Memory budget for the bodies of all requests and the images in them.
 ///
-/// A body has as much of it as has come of it, so that announcing one takes nothing from others.
-/// When all that may be shared is taken by parts of bodies, one after another gets the reserve,
-/// which has room for any.
+/// A body is charged for the bytes received, so that announcing a large one takes nothing from
+/// others. If partial bodies use up the shared part, one request at a time gets the reserve, which
+/// is large enough for any body.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     shared: Arc<Semaphore>,
@@ -26,8 +26,7 @@ pub(crate) struct BodyMemory {
 }
 
 impl BodyMemory {
-    /// A budget of `bytes`, for bodies of up to `max_body_bytes`; it has room for one of these in
-    /// any case.
+    /// Creates a budget of `bytes`, at least enough for one body of `max_body_bytes`.
     pub(crate) fn new(bytes: usize, max_body_bytes: usize, in_use: IntGauge) -> Arc<Self> {
         let reserve_bytes = max_body_bytes * BYTES_A_BYTE;
         let shared = Arc::new(Semaphore::new(bytes.saturating_sub(reserve_bytes) / UNIT));
@@ -39,29 +38,29 @@ impl BodyMemory {
         })
     }
 
-    /// No share yet.
+    /// Returns an empty share.
     pub(crate) fn share(self: &Arc<Self>) -> MemoryShare {
         MemoryShare {
             memory: Arc::clone(self),
             shared: None,
             reserve: None,
-            shown: 0,
+            reported: 0,
         }
     }
 }
 
-/// What a request has of it, until this is dropped.
+/// A request's share of the budget; released on drop.
 #[derive(Debug)]
 pub(crate) struct MemoryShare {
     memory: Arc<BodyMemory>,
     shared: Option<OwnedSemaphorePermit>,
     reserve: Option<OwnedSemaphorePermit>,
-    /// Bytes that the metric has of it.
-    shown: i64,
+    /// Bytes reported to the metric.
+    reported: i64,
 }
 
 impl MemoryShare {
-    /// Waits until it has room for a body of this many bytes.
+    /// Waits until the share covers a body of this size.
     pub(crate) async fn grow(&mut self, body_bytes: usize) {
         if body_bytes <= SMALL_BODY || self.reserve.is_some() {
             return;
@@ -82,23 +81,23 @@ impl MemoryShare {
                 match (&mut self.shared, permit) {
                 (Some(shared), Ok(permit)) => shared.merge(permit),
                 (None, Ok(permit)) => self.shared = Some(permit),
-                // Never closed.
+                // The semaphore is never closed.
                 (_, Err(_)) => {}
             },
             permit = Arc::clone(&self.memory.reserve).acquire_owned() => self.reserve = permit.ok(),
         }
-        self.show();
+        self.update_metric();
     }
 
-    /// Gives back all but what an image of this many bytes takes: the body is gone.
+    /// Reduces the share to an image of this size, once the body is dropped.
     pub(crate) fn shrink(&mut self, image_bytes: usize) {
-        let keeps = image_bytes.div_ceil(UNIT);
+        let units_kept = image_bytes.div_ceil(UNIT);
         if self.reserve.is_some() {
             let has = self
                 .shared
                 .as_ref()
                 .map_or(0, OwnedSemaphorePermit::num_permits);
-            let needs = u32::try_from(keeps.saturating_sub(has)).unwrap_or(u32::MAX);
+            let needs = u32::try_from(units_kept.saturating_sub(has)).unwrap_or(u32::MAX);
             if let Ok(permit) = Arc::clone(&self.memory.shared).try_acquire_many_owned(needs) {
                 match &mut self.shared {
                     Some(shared) => shared.merge(permit),
@@ -108,12 +107,12 @@ impl MemoryShare {
             }
         }
         if let Some(shared) = &mut self.shared {
-            drop(shared.split(shared.num_permits().saturating_sub(keeps)));
+            drop(shared.split(shared.num_permits().saturating_sub(units_kept)));
         }
-        self.show();
+        self.update_metric();
     }
 
-    fn show(&mut self) {
+    fn update_metric(&mut self) {
         let shared = self
             .shared
             .as_ref()
@@ -123,14 +122,14 @@ impl MemoryShare {
                 .reserve
                 .as_ref()
                 .map_or(0, |_| self.memory.reserve_bytes)) as i64;
-        self.memory.in_use.add(has - self.shown);
-        self.shown = has;
+        self.memory.in_use.add(has - self.reported);
+        self.reported = has;
     }
 }
 
 impl Drop for MemoryShare {
     fn drop(&mut self) {
-        self.memory.in_use.sub(self.shown);
+        self.memory.in_use.sub(self.reported);
     }
 }
 
@@ -147,9 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_bodies_never_keep_each_other_from_being_complete() {
+    fn partial_bodies_never_deadlock() {
         let gauge = IntGauge::new("bytes", "bytes").unwrap();
-        // Room for four bodies of which one has the reserve.
+        // Room for four bodies, one of them in the reserve.
         let memory = BodyMemory::new(8 * MIB, MIB, gauge.clone());
         let mut halves: Vec<MemoryShare> = (0..12).map(|_| memory.share()).collect();
         assert!(halves.iter_mut().all(|half| has_room(half, MIB / 4)));
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_shrinks_to_the_image_of_its_body() {
+    fn a_share_shrinks_to_its_image() {
         let gauge = IntGauge::new("bytes", "bytes").unwrap();
         let memory = BodyMemory::new(4 * MIB, MIB, gauge.clone());
         let mut share = memory.share();

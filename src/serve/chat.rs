@@ -60,35 +60,43 @@ use crate::{
     },
 };
 
-/// Describes a photograph or answers a question about it.
+/// Creates a chat completion.
+///
+/// Describes an image or answers a question about it.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "chat", request_body = ChatRequest,
     responses(CompletionResponses, ErrorResponses))]
 pub(crate) async fn completions(
-    turn: RequestContext,
+    context: RequestContext,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let app = Arc::clone(&turn.app);
+    let app = Arc::clone(&context.app);
     let (parts, body) = request.into_parts();
     let ReceivedBody { bytes, mut share } = body::read_json(&app, &parts.headers, body).await?;
-    let place = app.admit()?;
+    let permit = app.admit()?;
     let deadline = Instant::now() + app.request_timeout();
     let answer = async {
         let caller = auth::caller(&app, &parts.extensions);
         let (completion, prompt, warnings) =
-            prepare(turn.clone(), Arc::clone(&caller.guard), bytes).await?;
+            prepare(context.clone(), Arc::clone(&caller.guard), bytes).await?;
         share.shrink(completion.image.file_bytes());
-        let turn = turn.salted(completion.cache_salt.clone());
-        let mut admission = admit(&turn, place, answers(&turn, &completion, &prompt).cost())?;
-        let mut begun = begin(&turn, completion, prompt, true).await?;
-        begun.draft = begun.draft.map(|draft| draft.owned_by(&caller.owner));
+        let context = context.with_salt(completion.cache_salt.clone());
+        let mut admission = admit(
+            &context,
+            permit,
+            generation_cost(&context, &completion, &prompt).cost(),
+        )?;
+        let mut running = begin(&context, completion, prompt, true).await?;
+        running.receipt = running
+            .receipt
+            .map(|receipt| receipt.with_owner(&caller.owner));
         let headers = warning_headers(&warnings);
-        let meter = AnswerMeter::new(&app.metrics, begun.answers.len());
+        let meter = AnswerMeter::new(&app.metrics, running.answers.len());
         admission.begin(meter.used());
-        let response = if begun.stream {
+        let response = if running.stream {
             let client = parts.extensions.get::<ClientLink>().cloned();
             stream::respond(
                 &app,
-                begun,
+                running,
                 meter,
                 warnings,
                 (admission, share),
@@ -96,7 +104,7 @@ pub(crate) async fn completions(
                 client,
             )
         } else {
-            finish(begun, meter, warnings, admission).await?
+            finish(running, meter, warnings, admission).await?
         };
         Ok((headers, response).into_response())
     };
@@ -112,10 +120,14 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
     )
 }
 
-/// Returns what a completion has written.
-fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> GenerationCost {
-    let engine = &turn.served.engine;
-    let prompt = turn.served.bundle.vlm.spec().image_tokens + prompt.len();
+/// Returns the work of a completion, for rate limits.
+fn generation_cost(
+    context: &RequestContext,
+    completion: &Completion,
+    prompt: &[u32],
+) -> GenerationCost {
+    let engine = &context.served.engine;
+    let prompt = context.served.bundle.vlm.spec().image_tokens + prompt.len();
     let Completion {
         max_tokens,
         n,
@@ -131,55 +143,56 @@ fn answers(turn: &RequestContext, completion: &Completion, prompt: &[u32]) -> Ge
     }
 }
 
-/// Parses and checks the request, and tokenizes its prompt; warns of what has no place in it.
+/// Parses and validates the request and tokenizes its prompt. Returns warnings for messages that
+/// the prompt does not use.
 async fn prepare(
-    turn: RequestContext,
+    context: RequestContext,
     guard: Arc<GuardSection>,
     body: Vec<u8>,
 ) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
-        let RequestContext { app, served, .. } = &turn;
-        let asked = ServedCapabilities {
+        let RequestContext { app, served, .. } = &context;
+        let capabilities = ServedCapabilities {
             model: &served.model,
             config: &app.config,
             guard: &guard,
             calibration: served.bundle.calibration.as_ref(),
         };
-        let completion = check(request, asked)?;
+        let completion = check(request, capabilities)?;
         let refused = |why| {
             ApiError::param(
                 "messages",
                 "invalid_value",
-                format!("'messages' do not make a prompt: {why}"),
+                format!("'messages' cannot be turned into a prompt: {why}"),
             )
         };
         let prompt = served
             .bundle
             .prompt(&completion.messages)
             .map_err(refused)?;
-        let warnings = unused_messages(&turn, &completion.messages)?;
+        let warnings = unused_messages(&context, &completion.messages)?;
         Ok((completion, prompt, warnings))
     })
     .await?
 }
 
-/// A warning for each message that has no place in the prompt.
+/// Returns a warning for each message that the prompt template does not use.
 ///
 /// # Errors
-/// 400 for the first of them, where the configuration wants that.
+/// 400 for the first such message with `server.on_unsupported = "reject"`.
 pub(super) fn unused_messages(
-    turn: &RequestContext,
+    context: &RequestContext,
     messages: &[Message],
 ) -> Result<Vec<Warning>, ApiError> {
     let failed = |why| {
         ApiError::param(
             "messages",
             "invalid_value",
-            format!("'messages' do not make a prompt: {why}"),
+            format!("'messages' cannot be turned into a prompt: {why}"),
         )
     };
-    let unused = turn
+    let unused = context
         .served
         .bundle
         .unused_messages(messages)
@@ -190,7 +203,7 @@ pub(super) fn unused_messages(
             messages.get(i).map_or("", |message| message.role.as_str()),
         );
         let message = format!(
-            "'{param}' is ignored: the model's prompt has no place for this message of role {role}"
+            "'{param}' is ignored: the model's prompt template does not use this {role} message"
         );
         Warning {
             code: "ignored",
@@ -199,11 +212,11 @@ pub(super) fn unused_messages(
         }
     };
     let warnings: Vec<Warning> = unused.into_iter().map(warning).collect();
-    match (turn.app.config.server.on_unsupported, warnings.first()) {
+    match (context.app.config.server.on_unsupported, warnings.first()) {
         (OnUnsupported::Reject, Some(Warning { param, .. })) => {
             let message = format!(
-                "'{param}' cannot be used: the model's prompt has no place for it, and this server \
-                 ignores no messages"
+                "'{param}' is not supported: the model's prompt template does not use it \
+                 (server.on_unsupported is reject)"
             );
             Err(ApiError::unsupported(param.as_str(), message))
         }
@@ -211,7 +224,7 @@ pub(super) fn unused_messages(
     }
 }
 
-/// The number of warnings, where there are any.
+/// Returns the header with the number of warnings, if there are any.
 pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
     let count = (!warnings.is_empty()).then(|| {
         (
@@ -222,25 +235,25 @@ pub(super) fn warning_headers(warnings: &[Warning]) -> HeaderMap {
     count.into_iter().collect()
 }
 
-/// The temperature at which candidates are sampled, at least.
+/// Minimum sampling temperature of additional candidates.
 const CANDIDATES_TEMPERATURE: f64 = 0.7;
 
-/// Answers that are being written.
+/// Answers of a completion in progress.
 pub(super) struct RunningAnswers {
-    /// Whoever writes them stays until they are complete.
-    pub(super) held: Arc<served::ServedVersion>,
+    /// Keeps the version loaded until the answers are complete.
+    pub(super) served: Arc<served::ServedVersion>,
     pub(super) head: CompletionHead,
-    /// For every choice, the answers of which one is given.
+    /// Event streams of each choice's candidates, one of which is returned.
     pub(super) answers: Vec<Vec<EventStream>>,
-    pub(super) how: AnswerForm,
+    pub(super) form: AnswerForm,
     stream: bool,
-    /// What is remembered, where anything is.
-    pub(super) draft: Option<ReceiptDraft>,
-    /// What the shadow is asked too, where it is; about the first answer.
-    pub(super) drawn: Option<ShadowRequest>,
+    /// Receipt, if receipts are enabled.
+    pub(super) receipt: Option<ReceiptDraft>,
+    /// Shadow request about the first answer, if it was sampled.
+    pub(super) shadow_request: Option<ShadowRequest>,
 }
 
-/// How answers are shown.
+/// Presentation of answers in the response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnswerForm {
     pub(super) guard: GuardParams,
@@ -248,72 +261,72 @@ pub(super) struct AnswerForm {
     pub(super) render: RenderStyle,
     pub(super) logprobs: bool,
     pub(super) include_usage: bool,
-    /// Of the photograph, where the model can tell.
+    /// Familiarity of the image, if the model can estimate it.
     pub(super) familiarity: Option<f32>,
 }
 
 impl AnswerForm {
-    /// The guard's report as it is shown. In mode `off` the engine gives none; then the answer says
-    /// that nobody looked.
+    /// Returns the guard report of a response. In mode `off`, in which the engine returns none, its
+    /// verdict is `unscored`.
     pub(super) fn report(&self, report: Option<GuardReport>, text: &str) -> GuardReport {
         let mut report =
             report.unwrap_or_else(|| GuardReport::new(self.guard.mode, self.guard.thresholds));
         report.withheld = report.withheld.filter(|_| self.show_withheld);
         report.familiarity = self.familiarity;
         if report.alt_text.is_some() && self.render != RenderStyle::Hedged {
-            let doubted: Vec<Span> = report
+            let unhedged: Vec<Span> = report
                 .spans
                 .iter()
                 .filter(|span| span.is_unhedged())
                 .cloned()
                 .collect();
-            report.alt_text = Some(alt_text(text, &doubted, self.render));
+            report.alt_text = Some(alt_text(text, &unhedged, self.render));
         }
         report
     }
 }
 
-/// Takes places in the queue, gets and encodes the image and hands the answers in. Where
-/// `for_user`, the shadow may be asked too.
+/// Reserves engine capacity, obtains and encodes the image, and submits the answers. If `for_user`,
+/// the request may be sampled for the shadow.
 pub(super) async fn begin(
-    turn: &RequestContext,
+    context: &RequestContext,
     completion: Completion,
     prompt: Vec<u32>,
     for_user: bool,
 ) -> Result<RunningAnswers, ApiError> {
     let RequestContext {
         app, served, share, ..
-    } = turn;
+    } = context;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
-    // Before the work on the image, so that the engine's bound holds for it too.
+    // Before any work on the image, so that the engine's queue limit covers it too.
     let candidates = completion.candidates;
-    let places = (0..completion.n * candidates)
+    let reservations = (0..completion.n * candidates)
         .map(|_| served.engine.reserve(share))
         .collect::<Result<Vec<_>, _>>();
-    let places = places.inspect_err(|error| app.metrics.answers.count_failure(error))?;
+    let reservations =
+        reservations.inspect_err(|error| app.metrics.answers.count_failure(error))?;
     let file = file(app, share, completion.image).await?;
     let EncodedImage {
         image,
         evidence,
         hash,
         ..
-    } = encode_counted(turn, &file, &completion.image_field).await?;
+    } = encode_counted(context, &file, &completion.image_field).await?;
     let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
-    let guard = completion.guard.about(finisher.as_deref());
-    let (unfamiliar, gate) = doubts(served, guard, &completion.messages, evidence.as_ref());
+    let guard = completion.guard.with_image_threshold(finisher.as_deref());
+    let (unfamiliar, gate) = abstention(served, guard, &completion.messages, evidence.as_ref());
     let unanswerable = completion.unanswerable.or(unfamiliar);
-    // Receipts have log-probabilities, whether the request asked for them or not.
+    // Receipts store log-probabilities, whether requested or not.
     let top_logprobs = completion
         .top_logprobs
-        .or_else(|| ReceiptDraft::wanted(app).then_some(0));
+        .or_else(|| ReceiptDraft::is_enabled(app).then_some(0));
     let mut answers: Vec<Vec<EventStream>> = Vec::with_capacity(completion.n);
-    for (i, place) in places.into_iter().enumerate() {
+    for (i, reservation) in reservations.into_iter().enumerate() {
         let mut sampling = completion.sampling.clone();
         sampling.seed = sampling.seed.wrapping_add(i as u64);
         if i % candidates > 0 {
-            // The likeliest answer is one of the candidates, where that is what was asked for; the
-            // others have to differ.
+            // The first candidate is sampled as requested; the others have to differ.
             sampling.temperature = sampling.temperature.max(CANDIDATES_TEMPERATURE);
         }
         if i % candidates == 0 {
@@ -325,7 +338,7 @@ pub(super) async fn begin(
         else {
             continue;
         };
-        let submitted = place.submit(engine::Request {
+        let submitted = reservation.submit(engine::Request {
             id: Arc::clone(&id),
             share: share.clone(),
             rank: i,
@@ -363,20 +376,20 @@ pub(super) async fn begin(
         stop,
         ..
     } = completion;
-    let asked = || shadow::ShadowQuestion {
+    let user_question = || shadow::ShadowQuestion {
         file: Arc::clone(&file),
-        scope: turn.scope.clone(),
+        scope: context.scope.clone(),
         messages: messages.clone(),
         max_tokens,
         stop,
     };
-    let drawn = if for_user && unanswerable.is_none() {
-        app.shadow.draw(app, served, asked)
+    let shadow_request = if for_user && unanswerable.is_none() {
+        app.shadow.sample(app, served, user_question)
     } else {
         None
     };
-    let draft = ReceiptDraft::new(
-        turn,
+    let receipt = ReceiptDraft::new(
+        context,
         CompletionSubject {
             head: &head,
             messages: &messages,
@@ -388,7 +401,7 @@ pub(super) async fn begin(
         },
     );
     let familiarity = evidence.map(|evidence| evidence.familiarity);
-    let how = AnswerForm {
+    let form = AnswerForm {
         guard,
         show_withheld,
         render,
@@ -397,19 +410,19 @@ pub(super) async fn begin(
         familiarity,
     };
     Ok(RunningAnswers {
-        held: Arc::clone(served),
+        served: Arc::clone(served),
         head,
         answers,
-        how,
+        form,
         stream,
-        draft,
-        drawn,
+        receipt,
+        shadow_request,
     })
 }
 
-/// Why a photograph is not asked about, where the guard may abstain; and what says how likely a
-/// short answer about it is right and decides whether it is given.
-fn doubts(
+/// Returns a reason to abstain about an unfamiliar image, if the guard may abstain, and the gate
+/// that judges short answers.
+fn abstention(
     served: &served::ServedVersion,
     guard: GuardParams,
     messages: &[Message],
@@ -440,23 +453,28 @@ fn doubts(
     )
 }
 
-/// The encoded image, fetched first where it is elsewhere; `field` is what errors call its file.
+/// Encodes the image, fetching it first if it is remote; `field` names it in errors.
 pub(super) async fn encode(
-    turn: &RequestContext,
-    picture: RequestImage,
+    context: &RequestContext,
+    image: RequestImage,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    encode_counted(turn, &file(&turn.app, &turn.share, picture).await?, field).await
+    encode_counted(
+        context,
+        &file(&context.app, &context.share, image).await?,
+        field,
+    )
+    .await
 }
 
-/// The image's file, fetched where it is elsewhere, without what programs leave behind the image's
-/// end: its hash, and what is kept, are the image's alone.
+/// Returns the image's file, fetched if it is remote, without trailing bytes after the image's end:
+/// hash and stored file cover the image alone.
 pub(super) async fn file(
     app: &App,
     share: &Share,
-    picture: RequestImage,
+    image: RequestImage,
 ) -> Result<Arc<[u8]>, ApiError> {
-    let mut file = match picture {
+    let mut file = match image {
         RequestImage::File(file) => file,
         RequestImage::Remote { link, path } => fetch(app, share, link, &path).await?,
     };
@@ -474,29 +492,30 @@ async fn fetch(app: &App, share: &Share, link: HttpsUrl, path: &str) -> Result<V
             .as_ref()
             .map_or_else(|error| error.outcome(), |_| "fetched"),
     );
-    fetched.map_err(|error| error.at(path))
+    fetched.map_err(|error| error.into_api_error(path))
 }
 
 async fn encode_counted(
-    turn: &RequestContext,
+    context: &RequestContext,
     file: &Arc<[u8]>,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    let encoded = encode_file(turn, file, field).await?;
-    turn.app.metrics.count_image_lookup(encoded.hit);
+    let encoded = encode_file(context, file, field).await?;
+    context.app.metrics.count_image_lookup(encoded.hit);
     Ok(encoded)
 }
 
-/// The encoding of an image's file; `field` is what errors call it.
+/// Encodes an image file; `field` names it in errors.
 pub(super) async fn encode_file(
-    turn: &RequestContext,
+    context: &RequestContext,
     file: &Arc<[u8]>,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    let (task, bytes) = (turn.clone(), Arc::clone(file));
-    turn.served
+    let (task, bytes) = (context.clone(), Arc::clone(file));
+    context
+        .served
         .images
-        .get(file, &turn.scope, &turn.share, move || {
+        .get(file, &context.scope, &context.share, move || {
             pixels(&task, &bytes)
         })
         .await
@@ -512,20 +531,21 @@ pub(super) async fn encode_file(
         })
 }
 
-/// Why a file gives no pixels. Requests that have the same file share it.
+/// Reasons why a file yields no pixels. Concurrent requests with the same file share the result.
 enum Unreadable {
     File(preprocess::ImageError),
     Inner,
 }
 
-/// Runs on a blocking thread, which waits for the memory.
-fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
-    let (limits, bundle) = (turn.app.image_limits(), &turn.served.bundle);
+/// Decodes and resizes an image. Runs on a blocking thread, which waits for decode memory.
+fn pixels(context: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
+    let (limits, bundle) = (context.app.image_limits(), &context.served.bundle);
     let header = preprocess::inspect(file, &limits).map_err(Unreadable::File)?;
     let _held = Handle::current().block_on(
-        turn.app
+        context
+            .app
             .decode_memory
-            .hold(header.memory(bundle.image_size())),
+            .acquire(header.memory(bundle.image_size())),
     );
     let image =
         preprocess::decode_resized(file, &limits, bundle.image_size()).map_err(Unreadable::File)?;
@@ -535,24 +555,24 @@ fn pixels(turn: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unr
     })
 }
 
-/// Waits for all answers.
+/// Waits for all answers and builds the response.
 async fn finish(
-    begun: RunningAnswers,
+    running: RunningAnswers,
     mut meter: AnswerMeter,
     warnings: Vec<Warning>,
     _admission: Admission,
 ) -> Result<Response, ApiError> {
     let RunningAnswers {
-        held: _held,
+        served: _served,
         head,
         answers,
-        how,
-        mut draft,
-        drawn,
+        form,
+        mut receipt,
+        shadow_request,
         ..
-    } = begun;
+    } = running;
     let (mut choices, mut usage) = (Vec::with_capacity(answers.len()), Usage::default());
-    let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, how))).await;
+    let answers = try_join_all(answers.into_iter().map(|candidates| best(candidates, form))).await;
     for (index, answer) in answers
         .inspect_err(|error| meter.count_failure(error))?
         .into_iter()
@@ -583,16 +603,16 @@ async fn finish(
             },
         );
         usage.add(prompt_tokens, completion_tokens);
-        if let Some(draft) = &mut draft {
-            draft.wrote(index, &tokens);
-            draft.complete(index, &text, &guard);
+        if let Some(receipt) = &mut receipt {
+            receipt.add_tokens(index, &tokens);
+            receipt.complete(index, &text, &guard);
         }
         let message = AnswerMessage {
             role: "assistant",
             content: text,
             refusal: None,
         };
-        let logprobs = how.logprobs.then(|| Logprobs::of(tokens));
+        let logprobs = form.logprobs.then(|| Logprobs::from_tokens(tokens));
         choices.push(Choice {
             index,
             message,
@@ -601,15 +621,15 @@ async fn finish(
             guard,
         });
     }
-    if let Some(draft) = draft {
-        draft.keep().await;
+    if let Some(receipt) = receipt {
+        receipt.store().await;
     }
-    // What stands for an answer that is withheld is not the policy's.
+    // An abstention is not the policy's text.
     let given = choices
         .first()
         .filter(|choice| choice.guard.verdict != Verdict::Abstained);
-    if let Some((drawn, first)) = drawn.zip(given) {
-        drawn.answered(&first.message.content);
+    if let Some((shadow_request, first)) = shadow_request.zip(given) {
+        shadow_request.submit_answer(&first.message.content);
     }
     let headers = guard_headers(choices.iter().map(|choice| &choice.guard));
     Ok((
@@ -629,9 +649,9 @@ async fn finish(
 pub(super) struct FinishedAnswer {
     pub(super) text: String,
     pub(super) tokens: Vec<GeneratedToken>,
-    /// Tokens of low-reward words.
+    /// Number of tokens in low-reward words.
     pub(super) flagged_tokens: usize,
-    /// When its first text could be shown; `None` where there is none.
+    /// Time of the first text; `None` without text.
     pub(super) begun: Option<std::time::Instant>,
     pub(super) ended: std::time::Instant,
     pub(super) reason: FinishReason,
@@ -640,29 +660,29 @@ pub(super) struct FinishedAnswer {
     pub(super) guard: GuardReport,
 }
 
-/// The best of a choice's candidates; the number of its tokens is that of all together.
+/// Returns the best of a choice's candidates, with the token counts of all of them.
 pub(super) async fn best(
     answers: Vec<EventStream>,
-    how: AnswerForm,
+    form: AnswerForm,
 ) -> Result<FinishedAnswer, EngineError> {
     let mut candidates =
-        try_join_all(answers.into_iter().map(|answer| collect(answer, how))).await?;
+        try_join_all(answers.into_iter().map(|answer| collect(answer, form))).await?;
     let score = |candidate: &FinishedAnswer| candidate.guard.mean_score.unwrap_or(0.0);
-    // Stable: of equals, the first.
+    // Stable sort: the first of equals wins.
     candidates.sort_by(|a, b| score(b).total_cmp(&score(a)));
     let mut candidates = candidates.into_iter();
     let mut best = candidates.next().ok_or(EngineError::ShuttingDown)?;
     if candidates.len() > 0 {
-        // Which one is the answer was not known before.
+        // The answer was not known before all candidates were complete.
         best.ended = std::time::Instant::now();
         best.begun = best.begun.and(Some(best.ended));
     }
     for other in candidates {
-        // What was written for nothing.
+        // Work on rejected candidates.
         best.guard.extra_tokens += other.guard.extra_tokens + other.completion_tokens as u32;
         best.prompt_tokens += other.prompt_tokens;
         best.completion_tokens += other.completion_tokens;
-        // What is withheld is no candidate, nor is what is said in its place.
+        // Neither a withheld answer nor the abstention in its place is a candidate.
         if other.guard.verdict == Verdict::Abstained {
             continue;
         }
@@ -676,7 +696,7 @@ pub(super) async fn best(
 
 pub(super) async fn collect(
     mut answer: EventStream,
-    how: AnswerForm,
+    form: AnswerForm,
 ) -> Result<FinishedAnswer, EngineError> {
     let (mut content, mut written, mut flagged, mut begun) = (String::new(), Vec::new(), 0, None);
     while let Some(event) = answer.next().await {
@@ -698,7 +718,7 @@ pub(super) async fn collect(
                 completion_tokens,
                 guard,
             } => {
-                let guard = how.report(guard, &content);
+                let guard = form.report(guard, &content);
                 return Ok(FinishedAnswer {
                     text: content,
                     tokens: written,
@@ -717,7 +737,7 @@ pub(super) async fn collect(
     Err(EngineError::ShuttingDown)
 }
 
-/// The worst verdict, the lowest score and the number of doubted spans of all answers.
+/// Returns headers with the worst verdict, the lowest score and the number of flagged spans.
 pub(super) fn guard_headers<'a>(
     reports: impl Iterator<Item = &'a GuardReport> + Clone,
 ) -> HeaderMap {

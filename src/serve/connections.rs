@@ -1,5 +1,4 @@
-//! The table of open connections: what each is doing, how many an address has, and which one makes
-//! room for a new one.
+//! Table of open connections: their state, limits per address, and eviction of idle ones.
 
 use std::{
     collections::HashMap,
@@ -17,37 +16,37 @@ use tokio::{
 
 use crate::telemetry::{ConnectionEnd, ConnectionMetrics};
 
-/// What a connection is doing. The lower one makes room for a new connection first.
+/// State of a connection, in the order of eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Activity {
-    /// No whole request head has come since it was opened, or since the last response.
+    /// No complete request head since it was opened or since the last response.
     Idle,
-    /// A request's body is on its way.
+    /// Receiving a request body.
     Receiving,
-    /// A request is answered.
+    /// Processing a request or sending its response.
     Answering,
 }
 
-/// Why a connection cannot be opened.
+/// Reasons to refuse a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionRefusal {
-    /// The address has all its connections, and all of them are being answered.
+    /// The address is at its limit, and all of its connections are answering.
     Address,
-    /// The server has all its connections, and all of them are being answered.
+    /// The server is at its limit, and all connections are answering.
     Server,
 }
 
 /// All connections of a listener.
 pub(crate) struct ConnectionTable {
     table: Mutex<Table>,
-    /// Told when one has ended or makes room now.
+    /// Notified when a connection ends or becomes evictable.
     changed: Notify,
     metrics: Arc<ConnectionMetrics>,
 }
 
 struct Table {
-    most: usize,
-    most_per_network: usize,
+    max: usize,
+    max_per_network: usize,
     next: u64,
     open: HashMap<u64, Entry>,
     per_network: HashMap<IpAddr, usize>,
@@ -72,13 +71,13 @@ impl Table {
         Some(entry)
     }
 
-    /// Closes the connection that has been idle longest or, where none is, the one that has been
-    /// sending longest.
-    fn evict(&mut self, among: impl Fn(&Entry) -> bool) -> bool {
+    /// Closes the connection that has been idle longest or, if none is idle, the one that has been
+    /// receiving longest.
+    fn evict(&mut self, predicate: impl Fn(&Entry) -> bool) -> bool {
         let can_go = self
             .open
             .iter()
-            .filter(|(_, entry)| entry.activity < Activity::Answering && among(entry));
+            .filter(|(_, entry)| entry.activity < Activity::Answering && predicate(entry));
         let oldest = can_go
             .min_by_key(|(id, entry)| (entry.activity, entry.since, **id))
             .map(|(id, _)| *id);
@@ -91,15 +90,15 @@ impl Table {
 }
 
 impl ConnectionTable {
-    /// For at most this many connections, and this many of one address.
+    /// Creates a table for at most `max` connections, of which `max_per_network` from one address.
     pub(crate) fn new(
-        most: usize,
-        most_per_network: usize,
+        max: usize,
+        max_per_network: usize,
         metrics: Arc<ConnectionMetrics>,
     ) -> Arc<Self> {
         let table = Table {
-            most,
-            most_per_network,
+            max,
+            max_per_network,
             next: 0,
             open: HashMap::new(),
             per_network: HashMap::new(),
@@ -115,10 +114,10 @@ impl ConnectionTable {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a connection from this address; another makes room for it where there is none.
+    /// Registers a connection from an address, evicting another one if the limit is reached.
     ///
     /// # Errors
-    /// When no other can.
+    /// When no connection can be evicted.
     pub(crate) fn open(
         self: &Arc<Self>,
         address: IpAddr,
@@ -126,13 +125,13 @@ impl ConnectionTable {
         let network = network(address);
         let mut table = self.lock();
         let of_network = table.per_network.get(&network).copied().unwrap_or(0);
-        if of_network >= table.most_per_network {
+        if of_network >= table.max_per_network {
             if !table.evict(|entry| entry.network == network) {
                 self.metrics.count_end(ConnectionEnd::Address);
                 return Err(ConnectionRefusal::Address);
             }
             self.metrics.count_end(ConnectionEnd::Evicted);
-        } else if table.open.len() >= table.most {
+        } else if table.open.len() >= table.max {
             if !table.evict(|_| true) {
                 return Err(ConnectionRefusal::Server);
             }
@@ -166,88 +165,88 @@ impl ConnectionTable {
         }))
     }
 
-    /// Waits until a connection that could not be opened may find room.
-    pub(crate) async fn changed(&self) {
+    /// Waits until a refused connection may find room.
+    pub(crate) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 
-    /// The metrics of connections.
+    /// Returns the connection metrics.
     pub(crate) fn metrics(&self) -> &ConnectionMetrics {
         &self.metrics
     }
 }
 
-/// An open connection, as its socket, its requests and its responses share it. It leaves the table
-/// when the last of them is dropped.
+/// An open connection, shared by its socket, requests and responses. It leaves the table when the
+/// last of them is dropped.
 pub(crate) struct Connection {
     id: u64,
     table: Arc<ConnectionTable>,
     close: Arc<Notify>,
-    /// As the table has it, to be read without its lock.
+    /// Copy of the table's state, readable without its lock.
     activity: AtomicU8,
-    /// Whether the last response is at its end.
+    /// `true` once the last response has been produced.
     answered: AtomicBool,
-    /// Whether an interim response may be sent: the client understands one, and the response itself
-    /// has not begun.
+    /// `true` if an interim response may be sent: the client supports it, and the response has not
+    /// started.
     interim: AtomicBool,
-    /// Whether the request is of HTTP/1.1, so that a client which has closed its side can be asked
-    /// whether it is still there.
+    /// `true` for HTTP/1.1: a `100 Continue` can then probe whether a half-closed client is still
+    /// there.
     modern: AtomicBool,
     wants_body: AtomicBool,
     write_blocked: AtomicBool,
-    /// Whether the client has closed its side, or its connection: which of them shows only when
+    /// `true` once the client has closed its side or the whole connection; the two differ only when
     /// something is sent.
     half_closed: watch::Sender<bool>,
 }
 
 impl Connection {
-    /// Waits until it has to make room for another.
-    pub(crate) async fn evicted(&self) {
+    /// Waits until the connection is evicted.
+    pub(crate) async fn wait_for_eviction(&self) {
         self.close.notified().await;
     }
 
-    /// Begins the exchange of a request whose head has come, `modern` if of HTTP/1.1. `false`: the
-    /// connection has been closed.
+    /// Starts an exchange once the request head has arrived; `modern` means HTTP/1.1. Returns
+    /// `false` if the connection was closed.
     pub(crate) fn begin(&self, has_body: bool, modern: bool) -> bool {
         self.answered.store(false, Relaxed);
         self.modern.store(modern, Relaxed);
         self.wants_body.store(false, Relaxed);
         self.interim.store(modern, Relaxed);
-        self.enter(if has_body {
+        self.set_activity(if has_body {
             Activity::Receiving
         } else {
             Activity::Answering
         })
     }
 
-    /// The request's body has come.
-    pub(crate) fn received(&self) {
-        if self.is(Activity::Receiving) {
-            self.enter(Activity::Answering);
+    /// Records that the request body has arrived.
+    pub(crate) fn set_body_received(&self) {
+        if self.has_activity(Activity::Receiving) {
+            self.set_activity(Activity::Answering);
         }
     }
 
-    /// The response is at its end, though not all of it may be written yet.
-    pub(crate) fn answered(&self) {
+    /// Records that the response has been produced, though not all of it may be written yet.
+    pub(crate) fn set_answered(&self) {
         self.answered.store(true, Relaxed);
     }
 
-    /// Makes room for others from now on, if there is nothing to do.
-    pub(crate) fn rest(&self) {
-        if !self.is(Activity::Idle)
+    /// Makes the connection evictable if its exchange is over.
+    pub(crate) fn make_evictable(&self) {
+        if !self.has_activity(Activity::Idle)
             && self.answered.load(Relaxed)
             && !self.write_blocked.load(Relaxed)
         {
-            self.enter(Activity::Idle);
+            self.set_activity(Activity::Idle);
             self.table.changed.notify_one();
         }
     }
 
-    fn is(&self, activity: Activity) -> bool {
+    fn has_activity(&self, activity: Activity) -> bool {
         self.activity.load(Relaxed) == activity as u8
     }
 
-    fn enter(&self, activity: Activity) -> bool {
+    fn set_activity(&self, activity: Activity) -> bool {
         let mut table = self.table.lock();
         let Some(entry) = table.open.get_mut(&self.id) else {
             return false;
@@ -257,48 +256,48 @@ impl Connection {
         true
     }
 
-    /// Returns `true` from a request's head to the end of its response: a client that closes its
-    /// side then may still be there.
+    /// Returns `true` during an HTTP/1.1 exchange, in which a half-closed client may still be
+    /// there.
     pub(crate) fn is_exchanging(&self) -> bool {
         self.modern.load(Relaxed) && !self.answered.load(Relaxed)
     }
 
-    /// Returns `true` while a request is answered whose body has come.
+    /// Returns `true` while a fully received request is answered.
     pub(crate) fn is_answering(&self) -> bool {
-        self.is(Activity::Answering)
+        self.has_activity(Activity::Answering)
     }
 
-    /// Notes whether somebody waits for more of the request's body.
+    /// Sets whether the handler waits for more of the request body.
     pub(crate) fn set_wants_body(&self, wants: bool) {
         self.wants_body.store(wants, Relaxed);
     }
 
-    /// Returns `true` while somebody waits for more of the request's body.
+    /// Returns `true` while the handler waits for more of the request body.
     pub(crate) fn wants_body(&self) -> bool {
         self.wants_body.load(Relaxed)
     }
 
-    /// Returns whether an interim response may be sent now; from then on none may.
+    /// Returns `true`, once per exchange, if an interim response may be sent.
     pub(crate) fn take_interim(&self) -> bool {
         self.interim.swap(false, Relaxed) && !self.write_blocked.load(Relaxed)
     }
 
-    /// Notes whether the socket takes what is written.
+    /// Sets whether the socket's send buffer is full.
     pub(crate) fn set_write_blocked(&self, blocked: bool) {
         self.write_blocked.store(blocked, Relaxed);
     }
 
-    /// Notes that the client sends no more.
+    /// Records that the client will send no more data.
     pub(crate) fn set_half_closed(&self) {
         self.half_closed.send_replace(true);
     }
 
-    /// Returns what a response may watch of its client.
-    pub(crate) fn link(&self) -> ClientLink {
+    /// Returns a handle with which a response can watch its client.
+    pub(crate) fn client_link(&self) -> ClientLink {
         ClientLink(self.half_closed.subscribe())
     }
 
-    /// The table's metrics.
+    /// Returns the connection metrics.
     pub(crate) fn metrics(&self) -> &ConnectionMetrics {
         self.table.metrics()
     }
@@ -312,22 +311,22 @@ impl Drop for Connection {
     }
 }
 
-/// What a response may watch of its client, in the extensions of the request.
+/// Handle with which a response can watch its client; stored in the request's extensions.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientLink(watch::Receiver<bool>);
 
 impl ClientLink {
-    /// Waits until the client has closed its side, or its connection: which of them shows only when
+    /// Waits until the client has closed its side or the whole connection; the two differ only when
     /// something is sent.
-    pub(crate) async fn half_closed(mut self) {
+    pub(crate) async fn wait_half_closed(mut self) {
         if self.0.wait_for(|closed| *closed).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Returns the addresses that count as one client: an IPv4 address, or an IPv6 network of 64 bits,
-/// which one subscriber has.
+/// Returns the network that counts as one client: an IPv4 address, or an IPv6 /64, which one
+/// subscriber usually has.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
@@ -341,9 +340,9 @@ mod tests {
 
     use super::*;
 
-    fn table(most: usize, per_network: usize) -> Arc<ConnectionTable> {
+    fn table(max: usize, per_network: usize) -> Arc<ConnectionTable> {
         let metrics = ConnectionMetrics::new(&prometheus::Registry::new()).unwrap();
-        ConnectionTable::new(most, per_network, Arc::new(metrics))
+        ConnectionTable::new(max, per_network, Arc::new(metrics))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -351,11 +350,11 @@ mod tests {
     }
 
     fn is_evicted(connection: &Connection) -> bool {
-        connection.evicted().now_or_never().is_some()
+        connection.wait_for_eviction().now_or_never().is_some()
     }
 
     #[test]
-    fn the_oldest_idle_connection_makes_room_then_one_that_sends_and_never_one_that_is_answered() {
+    fn eviction_prefers_idle_then_receiving_and_spares_answering_connections() {
         let table = table(3, 3);
         let open = |host: &str| table.open(ip(host));
         let [first, second, third] =
@@ -371,20 +370,20 @@ mod tests {
         let fifth = open("10.0.0.5").unwrap();
         assert!(is_evicted(&first));
         fifth.begin(true, true);
-        fifth.received();
+        fifth.set_body_received();
         assert_eq!(open("10.0.0.6").err(), Some(ConnectionRefusal::Server));
-        // Answered, and not all of it written.
-        fifth.answered();
+        // The response is complete but not fully written.
+        fifth.set_answered();
         fifth.set_write_blocked(true);
-        fifth.rest();
+        fifth.make_evictable();
         assert_eq!(open("10.0.0.6").err(), Some(ConnectionRefusal::Server));
         fifth.set_write_blocked(false);
-        fifth.rest();
+        fifth.make_evictable();
         assert!(open("10.0.0.6").is_ok() && is_evicted(&fifth));
     }
 
     #[test]
-    fn an_address_has_its_share_and_others_keep_theirs() {
+    fn an_address_cannot_exceed_its_connection_limit() {
         let table = table(4, 2);
         let open = |host: &str| table.open(ip(host));
         let other = open("10.0.0.2").unwrap();
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_network() {
+    fn ipv6_clients_are_counted_by_network() {
         assert_eq!(
             network(ip("2001:db8:1:2:3::4")),
             network(ip("2001:db8:1:2:ffff::"))

@@ -1,4 +1,4 @@
-//! The API's description.
+//! API description.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{app::App, openapi::document};
 
-/// This description, as OpenAPI 3.1.
+/// Returns this API description as OpenAPI 3.1.
 #[utoipa::path(get, path = "/openapi.json", tag = "documentation",
-    responses((status = 200, description = "The description.", body = Object)))]
+    responses((status = 200, description = "The OpenAPI document.", body = Object)))]
 pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Json<Value> {
     Json(document(&app))
 }

@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+//! API errors in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`.
 
 use axum::{
     Json,
@@ -11,39 +11,39 @@ use utoipa::ToSchema;
 use super::openapi::known_path;
 use crate::{config::largest_image, engine::EngineError};
 
-/// Longest message in characters.
+/// Longest message, in characters.
 const MESSAGE_CHARS: usize = 1000;
 
-/// An answer that is an error.
+/// An API error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: StatusCode,
-    /// What the client is told.
+    /// Response body.
     pub body: ErrorBody,
-    /// When it is worth trying again, in seconds.
+    /// Value of `retry-after`, in seconds.
     pub retry_after_s: Option<u64>,
 }
 
-/// The body around an error.
+/// Error response body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
 }
 
-/// The error itself, as OpenAI writes it.
+/// Error details, as in OpenAI's API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For people.
+    /// Human-readable message.
     pub message: String,
-    /// The kind, coarsely.
+    /// Error class, such as `invalid_request_error` or `server_error`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// The field of the request that is wrong.
+    /// Request field that caused the error; `null` if no single field did.
     #[schema(required)]
     pub param: Option<String>,
-    /// The kind, exactly.
+    /// Specific error code, such as `model_not_found`.
     #[schema(required)]
     pub code: Option<&'static str>,
 }
@@ -55,9 +55,9 @@ impl ApiError {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        // Whatever a message quotes, a client never gets back at length what it sent.
+        // Bounded, so that a message never echoes long input.
         let error = ErrorDetail {
-            message: cut(&message.into(), MESSAGE_CHARS),
+            message: truncate(&message.into(), MESSAGE_CHARS),
             kind,
             param: None,
             code: Some(code),
@@ -69,7 +69,7 @@ impl ApiError {
         }
     }
 
-    /// 400: the request as a whole.
+    /// 400: the request as a whole is invalid.
     pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -79,23 +79,23 @@ impl ApiError {
         )
     }
 
-    /// 400: one field of it.
+    /// 400: one field is invalid.
     pub fn param(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self::invalid(code, message).at(param)
+        Self::invalid(code, message).with_param(param)
     }
 
-    /// 400: a field or a value of it that OpenAI has and we have not.
+    /// 400: a field or value of OpenAI's API that this server does not support.
     pub fn unsupported(param: impl Into<String>, what: impl Into<String>) -> Self {
         Self::param(param, "unsupported_parameter", what)
     }
 
-    /// Names the field.
-    pub fn at(mut self, param: impl Into<String>) -> Self {
-        self.body.error.param = Some(cut(&param.into(), MESSAGE_CHARS));
+    /// Sets the field that caused the error.
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.body.error.param = Some(truncate(&param.into(), MESSAGE_CHARS));
         self
     }
 
-    /// 400: an image by URL, where none are fetched.
+    /// 400: an image by URL while fetching is disabled.
     pub fn fetch_disabled(path: &str) -> Self {
         let message = format!(
             "'{path}': fetching images is off on this server; send the image as a data: URL"
@@ -103,8 +103,8 @@ impl ApiError {
         Self::param(path, "image_fetch_disabled", message)
     }
 
-    /// Says in which part of the request the field is, such as `items[3]`.
-    pub fn within(mut self, part: Option<&str>) -> Self {
+    /// Prefixes field and message with a part of the request, such as `items[3]`.
+    pub fn with_prefix(mut self, part: Option<&str>) -> Self {
         if let Some(part) = part {
             let error = &mut self.body.error;
             error.message = format!("{part}: {}", error.message);
@@ -118,7 +118,7 @@ impl ApiError {
         self
     }
 
-    /// 401.
+    /// 401: missing or wrong API key.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -128,7 +128,7 @@ impl ApiError {
         )
     }
 
-    /// 403: the key may not do this.
+    /// 403: the key lacks a scope.
     pub fn insufficient_scope(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -138,11 +138,10 @@ impl ApiError {
         )
     }
 
-    /// 403: a request that calls the server by a name that is not its own.
+    /// 403: the Host header does not name this server.
     pub fn unknown_host(host: &str) -> Self {
         let message = format!(
-            "this server is not `{}`; names that it may be called by are set in \
-             server.allowed_hosts",
+            "this server is not `{}`; its host names are set in server.allowed_hosts",
             excerpt(host)
         );
         Self::new(
@@ -153,17 +152,17 @@ impl ApiError {
         )
     }
 
-    /// 404: no such route.
+    /// 404: unknown route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "invalid_request_error",
             "unknown_url",
-            format!("Unknown URL: {} {}", excerpt(method), cut(path, 200)),
+            format!("Unknown URL: {} {}", excerpt(method), truncate(path, 200)),
         )
     }
 
-    /// 404: no such model.
+    /// 404: unknown model.
     pub fn unknown_model(model: &str, served: &str) -> Self {
         let message = format!(
             "The model `{}` does not exist; this server has `{served}`",
@@ -175,14 +174,14 @@ impl ApiError {
             "model_not_found",
             message,
         )
-        .at("model")
+        .with_param("model")
     }
 
-    /// 405.
-    pub fn method(method: &str, path: &str) -> Self {
+    /// 405: method not allowed.
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
         let message = format!(
-            "{} cannot be asked with {}",
-            cut(path, 200),
+            "{} does not support the method {}",
+            truncate(path, 200),
             excerpt(method)
         );
         Self::new(
@@ -193,7 +192,7 @@ impl ApiError {
         )
     }
 
-    /// 408: the body did not arrive in time, or not at this many bytes a second.
+    /// 408: the body arrived too late or too slowly.
     pub fn slow_body(seconds: u64, rate: u64) -> Self {
         let message = format!(
             "the request's body did not arrive within {seconds} s, or at less than {rate} bytes a \
@@ -207,7 +206,7 @@ impl ApiError {
         )
     }
 
-    /// 413.
+    /// 413: the body is too large.
     pub fn too_large(limit: usize) -> Self {
         let image = largest_image(limit);
         let message = format!(
@@ -222,13 +221,13 @@ impl ApiError {
         )
     }
 
-    /// 415: a body of another type.
+    /// 415: unsupported content type.
     pub fn media_type(given: Option<&str>) -> Self {
         let what = given.map_or_else(
             || "is missing".to_owned(),
             |g| format!("is `{}`", excerpt(g)),
         );
-        // What `curl -d` says unless it is told otherwise.
+        // `curl -d` sends this type by default.
         let form = given.is_some_and(|g| {
             g.to_ascii_lowercase()
                 .starts_with("application/x-www-form-urlencoded")
@@ -248,7 +247,7 @@ impl ApiError {
         )
     }
 
-    /// 415: a body compressed in a way that is not known.
+    /// 415: unsupported content encoding.
     pub fn content_encoding(given: &str) -> Self {
         let message = format!(
             "the request's content-encoding is `{}`; gzip, deflate, br and zstd are known, one at \
@@ -263,7 +262,7 @@ impl ApiError {
         )
     }
 
-    /// 429.
+    /// 429: a limit is reached; retry later.
     pub fn busy(message: impl Into<String>, retry_after_s: u64) -> Self {
         let error = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -277,7 +276,7 @@ impl ApiError {
         }
     }
 
-    /// 404: no such thing.
+    /// 404: unknown resource.
     pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -287,12 +286,12 @@ impl ApiError {
         )
     }
 
-    /// 409: it contradicts what was said before.
+    /// 409: conflicts with the current state.
     pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
     }
 
-    /// 422: it was understood, and cannot be done.
+    /// 422: valid, but cannot be carried out.
     pub fn refused(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -302,7 +301,7 @@ impl ApiError {
         )
     }
 
-    /// 507: no space is left.
+    /// 507: no disk space left.
     pub fn storage_full(message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::INSUFFICIENT_STORAGE,
@@ -312,7 +311,7 @@ impl ApiError {
         )
     }
 
-    /// 500: the details are in the log alone.
+    /// 500: details are only logged.
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -322,7 +321,7 @@ impl ApiError {
         )
     }
 
-    /// 503.
+    /// 503: temporarily unavailable.
     pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -333,13 +332,13 @@ impl ApiError {
     }
 }
 
-/// The beginning of something that a client sent, for messages.
+/// Returns the first 64 characters of client input, for messages.
 pub(crate) fn excerpt(text: &str) -> String {
-    cut(text, 64)
+    truncate(text, 64)
 }
 
-/// At most so many characters of a text, with a sign where more are left out.
-pub(crate) fn cut(text: &str, chars: usize) -> String {
+/// Returns the first `chars` characters, with an ellipsis if text is left out.
+pub(crate) fn truncate(text: &str, chars: usize) -> String {
     let mut out: String = text.chars().take(chars).collect();
     if out.len() < text.len() {
         out.push('…');
@@ -357,28 +356,28 @@ impl From<EngineError> for ApiError {
                 Self::param("messages", "context_length_exceeded", message)
             }
             EngineError::ShuttingDown => Self::unavailable("shutting_down", message),
-            // What a tensor operation says is for the log.
+            // The tensor error is only logged.
             EngineError::Scorer(_) => Self::unavailable(
                 "scorer_failed",
-                "the scorer failed, and this server gives no unscored answers",
+                "the scorer failed, and this server does not return unscored answers",
             ),
             EngineError::Model(_) => Self::internal(),
         }
     }
 }
 
-/// The part of an error that may stand in logs, in the extensions of its response. The message may
-/// quote the client, and so may the field's name: see [`super::openapi::known_path`].
+/// Loggable part of an error, stored in the response's extensions. The message may quote the
+/// client, and so may a field name: see [`super::openapi::known_path`].
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorReason {
-    /// The kind, exactly.
+    /// Specific error code.
     pub(crate) code: &'static str,
-    /// The field of the request that is wrong.
+    /// Request field that caused the error.
     pub(crate) param: Option<String>,
 }
 
 impl ApiError {
-    /// Returns the part of it that may stand in logs.
+    /// Returns the loggable part.
     pub(crate) fn reason(&self) -> ErrorReason {
         let error = &self.body.error;
         ErrorReason {

@@ -1,5 +1,4 @@
-//! The Host header: a request calls the server by one of its names, so that no page can reach it by
-//! a name of its own.
+//! Host header check, against DNS rebinding: a request must name the server by one of its names.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,16 +13,16 @@ use url::Host;
 use super::error::ApiError;
 use crate::config::host_port;
 
-/// The names of a server.
+/// Names of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnNames {
-    /// Those of the configuration; `None`: any.
+    /// Allowed hosts; `None` allows any.
     names: Option<Arc<[Host]>>,
 }
 
 impl OwnNames {
-    /// The names that the configuration allows and the host of `listen`. Any name goes where some
-    /// configured name is `*`, and where none is and the server listens beyond loopback.
+    /// Creates the set of configured names and the host of `listen`. Any name is allowed if one is
+    /// `*`, or if none is configured and the server listens beyond loopback.
     pub(crate) fn new(allowed: &[String], listen: &str, address: IpAddr) -> Self {
         let any = allowed.iter().any(|name| name == "*")
             || (allowed.is_empty() && !address.is_loopback());
@@ -31,28 +30,28 @@ impl OwnNames {
         let names = allowed
             .iter()
             .chain(&own)
-            .filter_map(|name| Some(named(name)?.0))
+            .filter_map(|name| Some(parse_host(name)?.0))
             .collect();
         Self {
             names: (!any).then_some(names),
         }
     }
 
-    /// Returns `true` for a Host header that names this server, with any port.
-    fn know(&self, host: &str) -> bool {
+    /// Returns `true` if a Host header, with or without port, names this server.
+    fn matches(&self, host: &str) -> bool {
         let Some(names) = &self.names else {
             return true;
         };
-        named(host).is_some_and(|(host, _)| is_this_machine(&host) || names.contains(&host))
+        parse_host(host).is_some_and(|(host, _)| is_loopback_host(&host) || names.contains(&host))
     }
 }
 
-/// The host of `HOST` or `HOST:PORT`.
-fn named(text: &str) -> Option<(Host, u16)> {
+/// Parses `HOST` or `HOST:PORT`.
+fn parse_host(text: &str) -> Option<(Host, u16)> {
     host_port(text).or_else(|| host_port(&format!("{text}:80")))
 }
 
-fn is_this_machine(host: &Host) -> bool {
+fn is_loopback_host(host: &Host) -> bool {
     match host {
         Host::Domain(name) => name == "localhost",
         Host::Ipv4(address) => address.is_loopback(),
@@ -60,8 +59,8 @@ fn is_this_machine(host: &Host) -> bool {
     }
 }
 
-/// The middleware: refuses requests without a host or with several, and those that call the server
-/// by a name that is not its own. Probes may call it as they like.
+/// Middleware that rejects requests with no or several Host headers, or with a name that is not the
+/// server's. Health probes may use any name.
 pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: Next) -> Response {
     let mut given = request.headers().get_all(header::HOST).iter();
     let (host, second) = (given.next(), given.next());
@@ -75,7 +74,7 @@ pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: N
             "the request has no Host header",
         )),
         host => {
-            // A URL with a host in it stands before the header.
+            // The authority of an absolute URL takes precedence over the header.
             let names = request
                 .uri()
                 .authority()
@@ -85,7 +84,7 @@ pub(crate) async fn check(State(own): State<OwnNames>, request: Request, next: N
             let is_probe = request.uri().path().starts_with("/health");
             names
                 .filter(|_| !is_probe)
-                .find(|name| !own.know(name))
+                .find(|name| !own.matches(name))
                 .map(ApiError::unknown_host)
         }
     };
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_a_server_has_the_names_of_its_machine() {
+    fn on_loopback_only_local_names_are_allowed() {
         let names = own(&[], "dev.test:8080");
         for host in [
             "localhost",
@@ -131,7 +130,7 @@ mod tests {
             "dev.test",
             "Dev.Test:1",
         ] {
-            assert!(names.know(host), "{host}");
+            assert!(names.matches(host), "{host}");
         }
         for host in [
             "evil.example",
@@ -145,26 +144,26 @@ mod tests {
             "user@localhost",
             "localhost:x",
         ] {
-            assert!(!names.know(host), "{host}");
+            assert!(!names.matches(host), "{host}");
         }
     }
 
     #[test]
-    fn configured_names_go_too_and_beyond_loopback_they_alone() {
+    fn configured_names_are_added_on_loopback_and_exclusive_beyond() {
         let names = own(&["candor.example.org", "10.0.0.7"], "127.0.0.1:8080");
         assert!(
-            names.know("candor.example.org:443")
-                && names.know("10.0.0.7")
-                && names.know("localhost")
-                && !names.know("example.org")
+            names.matches("candor.example.org:443")
+                && names.matches("10.0.0.7")
+                && names.matches("localhost")
+                && !names.matches("example.org")
         );
-        assert!(own(&[], "0.0.0.0:8080").know("evil.example"));
+        assert!(own(&[], "0.0.0.0:8080").matches("evil.example"));
         let public = own(&["candor.example.org"], "0.0.0.0:8080");
         assert!(
-            public.know("CANDOR.example.org.")
-                && public.know("localhost")
-                && !public.know("evil.example")
+            public.matches("CANDOR.example.org.")
+                && public.matches("localhost")
+                && !public.matches("evil.example")
         );
-        assert!(own(&["*"], "127.0.0.1:8080").know("evil.example"));
+        assert!(own(&["*"], "127.0.0.1:8080").matches("evil.example"));
     }
 }

@@ -1,4 +1,4 @@
-//! What is served and how it is doing.
+//! Model list, health probes and metrics.
 
 use std::sync::Arc;
 
@@ -17,53 +17,53 @@ use super::{
     served::{RequestContext, ServedVersion},
 };
 
-/// A model as OpenAI lists it.
+/// A model, as in OpenAI's API.
 #[derive(Debug, Serialize, ToSchema)]
 struct Model<'a> {
-    /// Its name.
+    /// Name of the model.
     id: &'a str,
-    /// `model`
+    /// Always `model`.
     object: &'static str,
-    /// Unix time in seconds.
+    /// Creation time, Unix seconds.
     created: u64,
-    /// `candor`
+    /// Always `candor`.
     owned_by: &'static str,
-    /// The version, as `system_fingerprint` and the metrics have it.
+    /// Version, as in `system_fingerprint` and the metrics.
     version: &'a str,
 }
 
-/// OpenAI's list.
+/// List of models, as in OpenAI's API.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ModelList)]
 struct List<'a> {
-    /// `list`
+    /// Always `list`.
     object: &'static str,
-    /// The one model.
+    /// The served model.
     #[schema(value_type = Vec<Model<'a>>)]
     data: [Model<'a>; 1],
 }
 
-/// The process answers.
+/// Liveness response.
 #[derive(Debug, Serialize, ToSchema)]
 struct Status {
-    /// `ok`
+    /// Always `ok`.
     status: &'static str,
 }
 
-/// The server can serve, and what it is.
+/// Readiness response.
 #[derive(Debug, Serialize, ToSchema)]
 struct Readiness<'a> {
-    /// `ready`
+    /// Always `ready`.
     status: &'static str,
-    /// Version of the program.
+    /// Version of the server.
     candor: &'static str,
-    /// The served model's name.
+    /// Name of the served model.
     model: &'a str,
-    /// Its version.
+    /// Version of the served model.
     version: &'a str,
 }
 
-fn model_of(served: &ServedVersion) -> Model<'_> {
+fn describe_model(served: &ServedVersion) -> Model<'_> {
     Model {
         id: &served.model,
         object: "model",
@@ -75,47 +75,48 @@ fn model_of(served: &ServedVersion) -> Model<'_> {
 
 /// Lists the served model.
 #[utoipa::path(get, path = "/v1/models", tag = "models",
-    responses((status = 200, description = "The list.", body = List)))]
+    responses((status = 200, description = "The list of models.", body = List)))]
 pub(crate) async fn models(RequestContext { served, .. }: RequestContext) -> Response {
     Json(List {
         object: "list",
-        data: [model_of(&served)],
+        data: [describe_model(&served)],
     })
     .into_response()
 }
 
-/// The served model.
+/// Returns the served model.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "models",
-    params(("id" = String, Path, description = "Its name.")),
+    params(("id" = String, Path, description = "Name of the model.")),
     responses(
         (status = 200, description = "The model.", body = Model),
-        (status = 404, description = "It is not served here.", body = ErrorBody),
+        (status = 404, description = "The model is not served.", body = ErrorBody),
     ))]
 pub(crate) async fn model(
     RequestContext { served, .. }: RequestContext,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
     if *id == *served.model {
-        Ok(Json(model_of(&served)).into_response())
+        Ok(Json(describe_model(&served)).into_response())
     } else {
         Err(ApiError::unknown_model(&id, &served.model))
     }
 }
 
-/// The process answers.
+/// Liveness probe: the process responds.
 #[utoipa::path(get, path = "/health/live", tag = "operation",
-    responses((status = 200, description = "It does.", body = Status)))]
+    responses((status = 200, description = "The process responds.", body = Status)))]
 pub(crate) async fn live() -> Response {
     Json(Status { status: "ok" }).into_response()
 }
 
-/// Weights are loaded, a caption was written, and the engine moves.
+/// Readiness probe: the model is loaded and warmed up, and the engine makes progress.
 #[utoipa::path(get, path = "/health/ready", tag = "operation", responses(
-    (status = 200, description = "They are.", body = Readiness),
-    (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
+    (status = 200, description = "The server is ready.", body = Readiness),
+    (status = 503, description = "The server is not ready; the message has the \
+                                  reason.", body = ErrorBody),
 ))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    if let Some(why) = app.not_ready() {
+    if let Some(why) = app.readiness_problem() {
         return Err(ApiError::unavailable("not_ready", why));
     }
     let served = app.served();
@@ -129,20 +130,22 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Response, ApiEr
     .into_response())
 }
 
-/// The same as `/health/ready`, under the name that load balancers and other servers' users ask
-/// for.
+/// Readiness probe, the same as `/health/ready`, under the path that load balancers commonly use.
 #[utoipa::path(get, path = "/health", tag = "operation", responses(
-    (status = 200, description = "The server can serve.", body = Readiness),
-    (status = 503, description = "Not yet, or no longer; the message says why.", body = ErrorBody),
+    (status = 200, description = "The server is ready.", body = Readiness),
+    (status = 503, description = "The server is not ready; the message has the \
+                                  reason.", body = ErrorBody),
 ))]
 pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
     ready(app).await
 }
 
-/// Metrics in Prometheus' text format; on another listener where `server.operations_listen` is set.
+/// Returns metrics in Prometheus' text format.
+///
+/// They move to a listener of their own if `server.operations_listen` is set.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
-    (status = 500, description = "They could not be written.", body = ErrorBody),
+    (status = 500, description = "The metrics could not be encoded.", body = ErrorBody),
 ))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     if let Some(corrections) = &app.corrections {

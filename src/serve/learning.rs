@@ -1,5 +1,5 @@
-//! What the server knows of learning from corrections: it looks at recent answers and corrections
-//! itself, and reads how cycles end, which run elsewhere.
+//! Metrics of learning from feedback: drift of recent answers, and outcomes of training cycles,
+//! which run in other processes.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -11,32 +11,33 @@ use crate::{
     reward::drift::{Histogram, MIN_REWARDS},
 };
 
-/// How often the metrics are brought up to date.
-const WATCH: Duration = Duration::from_secs(60);
+/// Interval between updates of the metrics.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What of `last.json` is shown.
+/// Fields of `last.json` that are exported.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Last {
+struct CycleOutcomes {
     last_success: Option<u64>,
     outcomes: BTreeMap<String, u64>,
 }
 
-/// Reads how cycles ended; `None` where none has yet, or the file cannot be read.
-fn last(cycles: &Path) -> Option<Last> {
+/// Reads the outcomes of cycles; `None` before the first or if the file cannot be read.
+fn read_outcomes(cycles: &Path) -> Option<CycleOutcomes> {
     let file = cycles.join("last.json");
     let json = std::fs::read(&file).ok()?;
     let read = serde_json::from_slice(&json);
-    read.inspect_err(
-        |error| tracing::warn!(file = %file.display(), %error, "the metrics of cycles are old"),
-    )
+    read.inspect_err(|error| {
+        let file = file.display();
+        tracing::warn!(%file, %error, "the metrics of training cycles could not be updated");
+    })
     .ok()
 }
 
-/// What rewards of a version are compared with whose calibration does not say how they were
-/// distributed: its first ones, since this server serves it.
+/// Reference for drift of a version whose calibration stores no reward distribution: its first
+/// rewards on this server.
 #[derive(Default)]
-struct First {
+struct FirstRewards {
     version: Arc<str>,
     rewards: Option<Histogram>,
 }
@@ -44,29 +45,29 @@ struct First {
 /// Keeps the metrics of learning up to date.
 pub(super) async fn watch(app: Arc<App>) {
     let cycles = Path::new(&app.config.cycle.dir).to_owned();
-    let mut first = First::default();
-    let mut times = tokio::time::interval(WATCH);
+    let mut first = FirstRewards::default();
+    let mut times = tokio::time::interval(UPDATE_INTERVAL);
     loop {
         times.tick().await;
         let cycles = cycles.clone();
-        if let Ok(Some(last)) = blocking(move || last(&cycles)).await {
+        if let Ok(Some(last)) = blocking(move || read_outcomes(&cycles)).await {
             app.metrics
                 .learning
                 .set_cycles(&last.outcomes, last.last_success);
         }
-        if let Err(error) = look(&app, &mut first).await {
-            tracing::warn!(%error, "the metrics of drift are old");
+        if let Err(error) = update_drift(&app, &mut first).await {
+            tracing::warn!(%error, "the metrics of drift could not be updated");
         }
     }
 }
 
-async fn look(app: &App, first: &mut First) -> Result<(), StoreError> {
+async fn update_drift(app: &App, first: &mut FirstRewards) -> Result<(), StoreError> {
     let Some(corrections) = &app.corrections else {
         return Ok(());
     };
     let (store, served) = (corrections.store().as_ref(), app.served());
     if first.version != served.version {
-        *first = First {
+        *first = FirstRewards {
             version: Arc::clone(&served.version),
             rewards: None,
         };

@@ -1,4 +1,4 @@
-//! Connections: accepted up to a bound, given up when they dawdle, finished before the server goes.
+//! Accepting connections: bounded in number, with timeouts and graceful shutdown.
 
 use std::{
     convert::Infallible,
@@ -39,37 +39,37 @@ use super::{
 /// Most bytes of a request's line and headers.
 const HEADER_BYTES: usize = 32 * 1024;
 
-/// What a client reads whose address has all its connections.
+/// Response to a client whose address is at its connection limit.
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: \
                           close\r\ncontent-type: application/json\r\n\
-    content-length: 175\r\n\r\n\
-    {\"error\":{\"message\":\"your address has as many connections as it may \
+    content-length: 174\r\n\r\n\
+    {\"error\":{\"message\":\"your address has reached its connection limit \
     (server.max_connections_per_address)\",\
     \"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}";
 
-/// The address that a request came from.
+/// Address of the client, in the extensions of its requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-/// A listener and what it needs to serve connections.
+/// A listener and its connection settings.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
     pub(crate) connections: Arc<ConnectionTable>,
     pub(crate) read_timeout: Duration,
-    /// Patience with clients that do not take their responses.
+    /// Minimum rate at which clients must read their responses.
     pub(crate) write_pace: Pace,
 }
 
 impl Acceptor {
-    /// Serves until `stop` turns true, then lets what is being answered finish, and gives up on it
-    /// after `patience`. Returns how many connections were given up.
+    /// Serves until `stop` becomes true, then waits up to `patience` for running exchanges. Returns
+    /// the number of connections that were aborted.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>, patience: Duration) -> usize {
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                // Reaps what has ended; an empty set is no reason to wake up.
+                // Removes finished tasks; an empty set does not wake the loop.
                 Some(_) = tasks.join_next() => continue,
                 accepted = self.listener.accept() => accepted,
             };
@@ -86,7 +86,7 @@ impl Acceptor {
                             connection,
                             stop.clone(),
                         ))),
-                        // As much as the socket takes at once.
+                        // A single write, without waiting.
                         None => drop(
                             stream
                                 .into_std()
@@ -95,7 +95,7 @@ impl Acceptor {
                     }
                 }
                 Err(error) => {
-                    // Out of file descriptors, mostly: others must end first.
+                    // Usually out of file descriptors: other connections must end first.
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -109,20 +109,20 @@ impl Acceptor {
         left
     }
 
-    /// Room for a connection; waits while all others are being answered. `None`: its address has
-    /// all that it may have.
+    /// Registers a connection, waiting while all others are answering. Returns `None` if its
+    /// address is at its limit.
     async fn open(&self, peer: SocketAddr) -> Option<Arc<Connection>> {
         loop {
             match self.connections.open(peer.ip()) {
                 Ok(connection) => return Some(connection),
                 Err(ConnectionRefusal::Address) => return None,
-                Err(ConnectionRefusal::Server) => self.connections.changed().await,
+                Err(ConnectionRefusal::Server) => self.connections.wait_for_change().await,
             }
         }
     }
 
-    /// Serves one connection. Errors are the client's: it left, or sent no HTTP, which hyper has
-    /// answered.
+    /// Serves one connection. Errors are the client's: it left, or sent invalid HTTP, which hyper
+    /// has answered.
     fn connection(
         &self,
         stream: TcpStream,
@@ -130,7 +130,7 @@ impl Acceptor {
         connection: Arc<Connection>,
         mut stop: watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + use<> {
-        // Words of a stream go out as they come.
+        // Sends streamed words without delay.
         let _ = stream.set_nodelay(true);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
@@ -139,7 +139,7 @@ impl Acceptor {
         let socket = Socket::new(stream, Arc::clone(&connection), self.write_pace.clone());
         let (router, exchange) = (self.router.clone(), Arc::clone(&connection));
         let service = service_fn(move |request: Request<Incoming>| {
-            // At once: the socket is read again before what is returned is polled.
+            // Here and not in the future below: the socket is read again before that is polled.
             let begun = exchange.begin(
                 !request.body().is_end_stream(),
                 request.version() >= Version::HTTP_11,
@@ -147,10 +147,10 @@ impl Acceptor {
             let (router, connection) = (router.clone(), Arc::clone(&exchange));
             async move {
                 if !begun {
-                    // It is about to be closed.
+                    // The connection is about to be closed.
                     return pending().await;
                 }
-                answer(router, connection, peer, request).await
+                handle_request(router, connection, peer, request).await
             }
         });
         async move {
@@ -161,8 +161,8 @@ impl Acceptor {
                     tokio::select! {
                         ended = poll_fn(|context| {
                             let polled = served.as_mut().poll(context);
-                            // All that it could write is written.
-                            connection.rest();
+                            // Everything writable has been written.
+                            connection.make_evictable();
                             polled
                         }) => return ended,
                         _ = stop.wait_for(|stop| *stop), if !stopping => {
@@ -176,15 +176,16 @@ impl Acceptor {
                 ended = ended => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended early");
                 },
-                () = connection.evicted() => tracing::debug!("an idle or slow connection made room \
-                    for another"),
+                () = connection.wait_for_eviction() => {
+                    tracing::debug!("an idle or slow connection was evicted");
+                }
             }
         }
     }
 }
 
-/// Answers a request of a connection.
-async fn answer(
+/// Handles one request of a connection.
+async fn handle_request(
     router: Router,
     connection: Arc<Connection>,
     peer: SocketAddr,
@@ -192,17 +193,17 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let exchange = Exchange(Arc::clone(&connection));
     request.extensions_mut().insert(Peer(peer));
-    request.extensions_mut().insert(connection.link());
-    let arrives = Arc::clone(&connection);
+    request.extensions_mut().insert(connection.client_link());
+    let body_connection = Arc::clone(&connection);
     let request = request.map(|body| {
         Body::new(RequestBody {
             body,
-            connection: arrives,
+            connection: body_connection,
             ended: false,
         })
     });
     let response = router.oneshot(request).await?;
-    // None may come in the middle of the response.
+    // No interim response may follow the start of the response.
     connection.take_interim();
     Ok(response.map(|body| {
         Body::new(ResponseBody {
@@ -212,16 +213,16 @@ async fn answer(
     }))
 }
 
-/// A request and its response, at their end when this is dropped.
+/// Marks the end of an exchange on drop.
 struct Exchange(Arc<Connection>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.answered();
+        self.0.set_answered();
     }
 }
 
-/// The body of a request, which tells its connection when it has come or is no longer wanted.
+/// Request body that tells its connection when it is complete or no longer read.
 struct RequestBody {
     body: Incoming,
     connection: Arc<Connection>,
@@ -232,14 +233,14 @@ impl RequestBody {
     fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true) {
             self.connection.set_wants_body(false);
-            self.connection.received();
+            self.connection.set_body_received();
         }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        // Nobody reads what is left of it.
+        // The rest is not read by anybody.
         self.end();
     }
 }
@@ -269,7 +270,7 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The body of a response, with the exchange that ends with it.
+/// Response body that holds its exchange open.
 struct ResponseBody {
     body: Body,
     _exchange: Exchange,

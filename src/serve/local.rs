@@ -1,5 +1,4 @@
-//! The API without a socket: what the command line asks goes through the same handlers as what
-//! clients ask.
+//! In-process API: the command line uses the same handlers as HTTP clients.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,22 +16,22 @@ use tower::ServiceExt;
 use super::{ROUTES, StartError, app::App, routes, served::RequestContext, warm};
 use crate::{bundle::Bundle, config::Config};
 
-/// Longest answer of a handler that is read into memory.
+/// Longest response body, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// A model with the API's handlers around it, in this process.
+/// A model with the API's handlers, in this process.
 pub struct Local {
     app: Arc<App>,
     router: Router,
 }
 
 impl Local {
-    /// Starts the engine; nothing listens.
+    /// Starts the engine, without a listener.
     ///
     /// # Errors
-    /// When the bundle cannot do what the configuration asks.
+    /// When the bundle does not support the configuration.
     pub fn start(mut config: Config, bundle: Bundle) -> Result<Self, StartError> {
-        // Nobody comes from outside.
+        // There are no remote clients.
         config.keys.clear();
         let app = Arc::new(App::start(config, bundle.into(), None, None)?);
         Ok(Self {
@@ -41,26 +40,26 @@ impl Local {
         })
     }
 
-    /// `POST /v1/chat/completions`: the response object.
+    /// Calls `POST /v1/chat/completions` and returns the response object.
     ///
     /// # Errors
-    /// The API's own message, when it refuses the request or cannot answer it.
+    /// The API's error message.
     pub async fn chat(&self, request: &Value) -> Result<Value, String> {
         self.post("/v1/chat/completions", request).await
     }
 
-    /// `POST /v1/score`: the response object.
+    /// Calls `POST /v1/score` and returns the response object.
     ///
     /// # Errors
-    /// The API's own message, when it refuses the request or cannot answer it.
+    /// The API's error message.
     pub async fn score(&self, request: &Value) -> Result<Value, String> {
         self.post("/v1/score", request).await
     }
 
-    /// `POST /v1/chat/completions` with `stream`: the chunks, as they come.
+    /// Calls `POST /v1/chat/completions` with `stream` and returns the chunks.
     ///
     /// # Errors
-    /// The API's own message, when it refuses the request or breaks off.
+    /// The API's error message, as the result or as the last item.
     pub async fn stream(
         &self,
         request: &Value,
@@ -69,7 +68,7 @@ impl Local {
         if !response.status().is_success() {
             return Err(format!("status {}", response.status()));
         }
-        // Every frame is one event, as the handler wrote it.
+        // The handler writes one event per frame.
         let chunk = |frame: Result<Bytes, axum::Error>| async move {
             let frame = match frame {
                 Ok(frame) => frame,
@@ -123,7 +122,8 @@ impl Local {
         }
     }
 
-    /// The request for an answer to `prompt` (empty: a description) about an image file.
+    /// Builds a completion request with `prompt` (empty asks for a description) about an image
+    /// file.
     pub fn request(&self, image: &[u8], prompt: &str) -> Value {
         json!({
             "model": &*self.app.served().model,
@@ -134,28 +134,28 @@ impl Local {
         })
     }
 
-    /// The request for the scores of `response`, which somebody gave to `prompt` (empty: a
-    /// description) about an image file.
+    /// Builds a score request for `response` to `prompt` (empty asks for a description) about an
+    /// image file.
     pub fn score_request(&self, image: &[u8], prompt: &str, response: &str) -> Value {
         json!({ "model": &*self.app.served().model, "image_url": data_url(image), "prompt": prompt,
             "response": response })
     }
 
-    /// Asks for a first answer, as a server does of a version before it serves it.
+    /// Generates a first caption, as a server does before it serves a version.
     ///
     /// # Errors
-    /// Why that was none.
+    /// The reason why there was none.
     pub async fn warm_up(&self) -> Result<(), String> {
-        warm::try_out(&RequestContext::of(&self.app)).await
+        warm::warm_up(&RequestContext::internal(&self.app)).await
     }
 
-    /// Lets running answers finish and stops the engine.
+    /// Waits for running answers and stops the engine.
     pub async fn stop(&self) {
         self.app.stop(Duration::from_secs(1)).await;
     }
 }
 
-/// The type is found from the bytes; the data URL only has to name one.
+/// Returns a data URL; the media type is detected from the bytes, not from the URL.
 fn data_url(image: &[u8]) -> String {
     format!("data:image/jpeg;base64,{}", STANDARD.encode(image))
 }

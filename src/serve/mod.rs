@@ -1,5 +1,7 @@
-//! HTTP in OpenAI's shapes: routes as data, bad input answered in words, and an end that lets
-//! answers finish.
+//! HTTP server with an OpenAI-compatible API.
+//!
+//! [`ROUTES`] lists the routes as data; [`Server`] listens, loads versions and shuts down
+//! gracefully.
 
 mod admin;
 mod app;
@@ -61,7 +63,7 @@ use hosts::OwnNames;
 use listen::Acceptor;
 use pace::Pace;
 
-/// A server that listens and has its model loaded.
+/// A listening server with a loaded model.
 pub struct Server {
     app: Arc<App>,
     main: TcpListener,
@@ -69,13 +71,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at the configured addresses and starts the engine of a bundle to begin with; from
-    /// then on what the registry promotes is served.
+    /// Binds the configured addresses and starts the engine with an initial bundle; afterwards the
+    /// version promoted in the registry is served.
     ///
     /// # Errors
-    /// When others can reach a server without keys and the configuration does not accept that, when
-    /// an address, the store of corrections or the registry cannot be had, or the bundle cannot do
-    /// what the configuration asks.
+    /// When the server would be exposed without keys and the configuration does not allow it; when
+    /// an address, the feedback store or the registry cannot be opened; or when the bundle does not
+    /// support the configuration.
     pub async fn start(
         config: Config,
         first: impl Into<InitialVersion>,
@@ -105,18 +107,18 @@ impl Server {
         })
     }
 
-    /// Returns where the API is.
+    /// Returns the address of the API.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// Those of the operating system.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.main.local_addr()
     }
 
-    /// Returns where health and `/metrics` are, when they have a listener of their own.
+    /// Returns the address of health probes and `/metrics`, if they have a listener of their own.
     ///
     /// # Errors
-    /// When the operating system does not say.
+    /// Those of the operating system.
     pub fn metrics_address(&self) -> std::io::Result<Option<SocketAddr>> {
         self.metrics
             .as_ref()
@@ -124,23 +126,23 @@ impl Server {
             .transpose()
     }
 
-    /// Puts other configurations in force while the server runs; `level` is that of the process's
-    /// log.
+    /// Returns a handle that applies changed configurations at run time; `level` controls the
+    /// process's log level.
     pub fn reloader(&self, level: LogLevel) -> Reloader {
         Reloader::new(&self.app, level)
     }
 
-    /// Serves until `stop` is done; then takes no more, lets what is being answered finish until
+    /// Serves until `stop` completes, then stops accepting requests, waits for running ones until
     /// the drain deadline, and returns.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { app, main, metrics } = self;
         let (stopping, watch) = watch::channel(false);
         let drain = Duration::from_secs(app.config.server.drain_deadline_s);
-        // The engine fails at the deadline what it has not finished; the rest is for the clients to
-        // hear that.
+        // At the deadline the engine fails what is unfinished; the rest of the time is for clients
+        // to receive that.
         let patience = drain + Duration::from_secs(2);
-        let door =
-            |listener, address: &str, routes: &[&Route]| door(&app, listener, address, routes);
+        let acceptor =
+            |listener, address: &str, routes: &[&Route]| acceptor(&app, listener, address, routes);
         let operations = ROUTES
             .iter()
             .filter(|route| route.path.starts_with("/health"))
@@ -148,14 +150,14 @@ impl Server {
         for route in ROUTES.iter().chain(METRICS) {
             app.metrics.http.declare_route(route.path, route.method);
         }
-        let beside = if metrics.is_some() {
+        let metrics_routes = if metrics.is_some() {
             [].iter()
         } else {
             METRICS.iter()
         };
-        let routes: Vec<&Route> = ROUTES.iter().chain(beside).collect();
+        let routes: Vec<&Route> = ROUTES.iter().chain(metrics_routes).collect();
         let main = tokio::spawn(
-            door(main, &app.config.server.listen, &routes).serve(watch.clone(), patience),
+            acceptor(main, &app.config.server.listen, &routes).serve(watch.clone(), patience),
         );
         let metrics = metrics.map(|listener| {
             let address = app
@@ -163,7 +165,7 @@ impl Server {
                 .operations_listen()
                 .map_or("", |(_, address)| address);
             tokio::spawn(
-                door(listener, address, &operations.collect::<Vec<_>>())
+                acceptor(listener, address, &operations.collect::<Vec<_>>())
                     .serve(watch, Duration::from_secs(1)),
             )
         });
@@ -171,41 +173,41 @@ impl Server {
         let sweep = tokio::spawn(feedback::sweep(Arc::clone(&app)));
         let queue = tokio::spawn(queue::watch(Arc::clone(&app)));
         let learning = tokio::spawn(learning::watch(Arc::clone(&app)));
-        let follow = tokio::spawn(switch::follow(Arc::clone(&app)));
+        let follow = tokio::spawn(switch::watch_registry(Arc::clone(&app)));
         stop.await;
         tracing::info!(
             deadline_s = drain.as_secs(),
-            "stopping: what is being answered may finish"
+            "stopping: running requests may finish"
         );
         app.drain();
         follow.abort();
         app.shadow.stop();
-        // Receivers live in the doors; without them there is nothing to tell.
+        // The receivers are gone only if the listeners have ended already.
         let _ = stopping.send(true);
         app.stop(drain).await;
         warm.abort();
         sweep.abort();
         queue.abort();
         learning.abort();
-        let given_up = main.await.unwrap_or_default();
+        let aborted = main.await.unwrap_or_default();
         if let Some(metrics) = metrics {
             let _ = metrics.await;
         }
         if let Some(corrections) = &app.corrections {
             corrections.close().await;
         }
-        tracing::info!(given_up, "stopped");
+        tracing::info!(given_up = aborted, "stopped");
     }
 }
 
-/// The connections of a listener at `address`, and what is there.
-fn door(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Acceptor {
+/// Creates the acceptor of a listener.
+fn acceptor(app: &Arc<App>, listener: TcpListener, address: &str, routes: &[&Route]) -> Acceptor {
     let server = &app.config.server;
-    // Where it does not say, it is taken for one beyond this machine.
+    // An unknown address counts as exposed.
     let ip = listener
         .local_addr()
         .map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
-    // Scrapers of a listener beyond this machine call it by its address.
+    // Scrapers on other machines use the listener's address as host name.
     let allowed = if address == server.listen || ip.is_loopback() {
         &*server.allowed_hosts
     } else {

@@ -1,4 +1,4 @@
-//! Around every request: its id, its span and its line in the log, its counts in the metrics.
+//! Middleware for observability: request id, tracing span, access log and metrics.
 
 use std::{
     pin::Pin,
@@ -26,8 +26,8 @@ use crate::telemetry::HttpExchange;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The middleware. What a client wrote (path, query, body) never gets into the log: a path is
-/// logged as the routing table has it.
+/// Middleware that records a request. Client input (path, query, body) never enters the log: the
+/// route is logged instead of the path.
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let route = request
@@ -43,7 +43,7 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
         completion = Empty,
         key = Empty
     );
-    // The answer to HEAD has no body, which is taken off after this.
+    // The body of a HEAD response is removed after this middleware.
     let is_head = request.method() == Method::HEAD;
     let received = Arc::<AtomicU64>::default();
     let exchange = HttpExchange::new(&app.metrics, route, method);
@@ -59,7 +59,7 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let request =
         request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
     let mut response = next.run(request).instrument(span).await;
-    record.note_response(&response);
+    record.record_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -71,8 +71,8 @@ fn count_frame(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {
     frame
 }
 
-/// A request's account, which is closed when this is dropped: at the end of its response, or when
-/// its client leaves.
+/// Record of a request, written on drop: at the end of its response, or when its client
+/// disconnects.
 struct RequestRecord {
     exchange: HttpExchange,
     span: Span,
@@ -84,7 +84,7 @@ struct RequestRecord {
 }
 
 impl RequestRecord {
-    fn note_response(&mut self, response: &Response) {
+    fn record_response(&mut self, response: &Response) {
         let status = response.status().as_u16();
         self.exchange.count_status(status);
         self.status = Some(status);
@@ -111,7 +111,7 @@ impl Drop for RequestRecord {
         } else if status == 0 || !ended {
             tracing::info!(ms, bytes, "the client left before the end of the answer");
         } else if status < 400 && !exchange.route().starts_with("/v1/") {
-            // Probes and scrapes come by the minute and say nothing new.
+            // Frequent probes and scrapes are only logged at debug level.
             tracing::debug!(status, ms, bytes, "answered");
         } else {
             tracing::info!(status, ms, bytes, "answered");
@@ -119,7 +119,7 @@ impl Drop for RequestRecord {
     }
 }
 
-/// The body of a response that is recorded.
+/// Response body that updates its record.
 struct RecordedBody {
     body: Body,
     record: RequestRecord,
@@ -155,12 +155,12 @@ impl HttpBody for RecordedBody {
 
 impl Drop for RecordedBody {
     fn drop(&mut self) {
-        // Who knows that nothing follows does not ask for it.
+        // A complete body need not be polled to its end.
         self.record.ended |= self.body.is_end_stream();
     }
 }
 
-/// A method that HTTP has. Clients may send any word.
+/// Returns a standard method's name, or `other`: clients may send any method.
 fn method_name(method: &Method) -> &'static str {
     const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
     KNOWN
@@ -169,17 +169,17 @@ fn method_name(method: &Method) -> &'static str {
         .unwrap_or("other")
 }
 
-/// The client's own id where it is fit for logs and headers, else a new one.
+/// Returns the client's request id if it is safe in logs and headers, otherwise a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok());
-    let sane = |id: &&str| {
+    let is_safe = |id: &&str| {
         (1..=128).contains(&id.len())
             && id
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
     given
-        .filter(sane)
+        .filter(is_safe)
         .map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sane_ids_are_taken_over() {
+    fn safe_request_ids_are_kept() {
         let with =
             |id: &str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_str(id).unwrap())]);
         assert_eq!(request_id(&with("trace-1.a:B_2")), "trace-1.a:B_2");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_bounded() {
+    fn unknown_methods_are_named_other() {
         assert_eq!(method_name(&Method::DELETE), "DELETE");
         assert_eq!(
             method_name(&Method::from_bytes(b"MY-SECRET").unwrap()),

@@ -1,7 +1,7 @@
-//! The API's description as OpenAPI 3.1, generated from the types that read and write it.
+//! OpenAPI 3.1 document, generated from the request and response types.
 //!
-//! What belongs to one route stands at its handler (`utoipa::path`); what the middleware does to
-//! every route is added here to every operation.
+//! Each handler describes its own operation (`utoipa::path`); effects of the middleware are added
+//! here to every operation.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -39,10 +39,10 @@ use super::{
 };
 use crate::guard::Verdict;
 
-/// A small photograph, so that examples can be tried as they stand.
+/// A small image, so that the examples can be sent as they are.
 const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
 
-/// Every route of [`super::ROUTES`] and [`super::METRICS`]; a test compares.
+/// All routes of [`super::ROUTES`] and [`super::METRICS`]; a test compares them.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -62,46 +62,42 @@ const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
     ),
     components(schemas(ChatCompletion, ChatChunk, ScoreResponse, ErrorBody, ContentPart, ImageUrl)),
     tags(
-        (name = "chat", description = "Captions and answers"),
-        (name = "score", description = "Texts that others wrote"),
-        (name = "feedback", description = "Corrections"),
-        (name = "queue", description = "What annotators look at next, and how far they agree"),
-        (name = "models", description = "What is served"),
-        (name = "admin", description = "Which version is served"),
-        (name = "operation", description = "How it is doing"),
-        (name = "documentation", description = "This description"),
-        (name = "page", description = "A page for people"),
+        (name = "chat", description = "Captions, and answers to questions about images"),
+        (name = "score", description = "Scores of given texts"),
+        (name = "feedback", description = "Corrections and judgments of answers"),
+        (name = "queue", description = "Annotation queue, and agreement between annotators"),
+        (name = "models", description = "The served model and the request's key"),
+        (name = "admin", description = "Model versions: promotion and rollback"),
+        (name = "operation", description = "Health probes and metrics"),
+        (name = "documentation", description = "API description"),
+        (name = "page", description = "Web pages"),
     )
 )]
 struct Api;
 
-/// What can go wrong with a request that has a body: status and when.
+/// Error responses of requests with a body: status and description.
 const REFUSALS: &[(u16, &str)] = &[
     (
         400,
-        "The body is no JSON, or a field is missing, wrong, out of range or not supported; `param` \
-         names it.",
+        "The body is not valid JSON, or a field is missing, invalid, out of range or not \
+         supported; `param` names it.",
     ),
-    (
-        401,
-        "The server has keys, and the request has none of them.",
-    ),
+    (401, "The API key is missing or unknown."),
     (
         404,
-        "What is named is not here: the model, a completion, an item of the queue; or feedback is \
-         off.",
+        "The model, completion or queue item does not exist, or feedback is disabled.",
     ),
-    (408, "The body did not arrive in time."),
-    (413, "The body is larger than the configuration allows."),
+    (408, "The body arrived too late or too slowly."),
+    (413, "The body is too large."),
     (
         415,
-        "The body is not `application/json`, or compressed in a way that is not known.",
+        "The body is not `application/json`, or its compression is not supported.",
     ),
     (
         429,
-        "The server is at capacity, or the rate of the key is used up.",
+        "The server is at capacity, or a rate limit is reached.",
     ),
-    (500, "A fault of the server; its log has the details."),
+    (500, "Internal error; the server's log has the details."),
     (
         503,
         "The answer took too long, the scorer failed, or the server is shutting down.",
@@ -121,11 +117,11 @@ impl IntoResponses for ErrorResponses {
                 response = response.header(
                     "retry-after",
                     header(
-                        "Seconds after which it is worth trying again.",
-                        kind(Type::Integer),
+                        "Seconds to wait before retrying.",
+                        type_schema(Type::Integer),
                     ),
                 );
-                response = rated(response);
+                response = with_rate_headers(response);
             }
             (status.to_string(), response.build().into())
         };
@@ -133,14 +129,14 @@ impl IntoResponses for ErrorResponses {
     }
 }
 
-/// A completion, whole or streamed.
+/// Responses of a completion, whole or streamed.
 pub(super) struct CompletionResponses;
 
 impl IntoResponses for CompletionResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let events = ContentBuilder::new().schema(Some(events()));
-        judged(
-            "The answers. The headers are those of answers that are not streamed.",
+        guarded_response(
+            "The completion. Streams lack the headers with the guard's results.",
             ResponseBuilder::new()
                 .content("application/json", schema_of::<ChatCompletion>())
                 .content("text/event-stream", events.build()),
@@ -148,96 +144,99 @@ impl IntoResponses for CompletionResponses {
     }
 }
 
-/// Scores of texts.
+/// Responses of scoring.
 pub(super) struct ScoreResponses;
 
 impl IntoResponses for ScoreResponses {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        judged(
+        guarded_response(
             "The scores, in the order of the items.",
             ResponseBuilder::new().content("application/json", schema_of::<ScoreResponse>()),
         )
     }
 }
 
-/// A response with the guard's headers.
-fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefOr<Response>> {
+/// Returns the 200 response with the guard's headers.
+fn guarded_response(
+    description: &str,
+    response: ResponseBuilder,
+) -> BTreeMap<String, RefOr<Response>> {
     let response = response
         .description(description)
         .header(
             "x-candor-verdict",
             header(
-                "The worst verdict of all answers.",
+                "Worst verdict of all answers.",
                 Ref::from_schema_name(Verdict::name()),
             ),
         )
         .header(
             "x-candor-score",
             header(
-                "The lowest score of all answers, where one was scored.",
-                kind(Type::Number),
+                "Lowest score of all answers, if any was scored.",
+                type_schema(Type::Number),
             ),
         )
         .header(
             "x-candor-warnings",
             header(
-                "The number of `warnings`, where there are any; also of streams.",
-                kind(Type::Integer),
+                "Number of `warnings`, if there are any; also on streams.",
+                type_schema(Type::Integer),
             ),
         )
         .header(
             "x-candor-flagged-spans",
             header(
-                "The number of flagged spans of all answers together.",
-                kind(Type::Integer),
+                "Number of flagged spans in all answers.",
+                type_schema(Type::Integer),
             ),
         );
-    [("200".to_owned(), rated(response).build().into())].into()
+    [("200".to_owned(), with_rate_headers(response).build().into())].into()
 }
 
-/// The response with the headers of rates.
-fn rated(response: ResponseBuilder) -> ResponseBuilder {
+/// Adds the rate limit headers.
+fn with_rate_headers(response: ResponseBuilder) -> ResponseBuilder {
     let headers = [
         (
             "x-ratelimit-limit-requests",
-            "Requests a minute, where they are limited.",
+            "Requests per minute, if limited.",
             Type::Integer,
         ),
         (
             "x-ratelimit-remaining-requests",
-            "How many of them are left.",
+            "Remaining amount.",
             Type::Integer,
         ),
         (
             "x-ratelimit-reset-requests",
-            "When all of them are there again, such as `20ms`, `1s` or `6m0s`.",
+            "Time until the full amount is available again, such as `20ms`, `1s` or `6m0s`.",
             Type::String,
         ),
         (
             "x-ratelimit-limit-tokens",
-            "Tokens a minute, where they are limited.",
+            "Tokens per minute, if limited.",
             Type::Integer,
         ),
         (
             "x-ratelimit-remaining-tokens",
-            "How many of them are left.",
+            "Remaining amount.",
             Type::Integer,
         ),
         (
             "x-ratelimit-reset-tokens",
-            "When all of them are there again.",
+            "Time until the full amount is available again.",
             Type::String,
         ),
     ];
     headers
         .into_iter()
-        .fold(response, |response, (name, description, of)| {
-            response.header(name, header(description, kind(of)))
+        .fold(response, |response, (name, description, of_type)| {
+            response.header(name, header(description, type_schema(of_type)))
         })
 }
 
-/// One event of a stream. OpenAPI 3.1 has no word for that; tools take the schema of such a type
-/// for one of an event's fields.
+/// Returns the schema of a stream. OpenAPI 3.1 cannot describe server-sent events; tools read this
+/// as the schema of one event's fields.
 fn events() -> Schema {
     let json = OneOfBuilder::new()
         .item(Ref::from_schema_name(ChatChunk::name()))
@@ -251,9 +250,8 @@ fn events() -> Schema {
         .item(chunk);
     ObjectBuilder::new()
         .description(Some(
-            "With `stream`: server-sent events whose data are `ChatChunk` objects, and `[DONE]` at \
-             the end. \
-             An event of the name `error` carries an `ErrorBody` and ends the stream early.",
+            "With `stream`: server-sent events with `ChatChunk` objects as data, and `[DONE]` \
+             at the end. An event named `error` has an `ErrorBody` and ends the stream early.",
         ))
         .property("event", string())
         .property("data", data)
@@ -261,7 +259,7 @@ fn events() -> Schema {
         .into()
 }
 
-fn kind(kind: Type) -> RefOr<Schema> {
+fn type_schema(kind: Type) -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(kind).into()
 }
 
@@ -278,9 +276,9 @@ fn schema_of<T: ToSchema + PartialSchema>() -> utoipa::openapi::Content {
         .build()
 }
 
-/// The document as this server fills it in.
+/// Returns the document with this server's limits, access rules and examples.
 pub(super) fn document(app: &App) -> Value {
-    // Maps, lists, strings and finite numbers: there is nothing in it that JSON has not.
+    // The document consists of JSON types only, so serialization cannot fail.
     let mut document = serde_json::to_value(Api::openapi()).unwrap_or_default();
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     document["components"]["schemas"]["ChatRequest"]["properties"]["n"]["maximum"] =
@@ -297,14 +295,15 @@ pub(super) fn document(app: &App) -> Value {
         }
     }
     document["components"]["securitySchemes"]["key"] = json!({ "type": "http", "scheme": "bearer",
-        "description": "An API key, where the server has any. What a key may do is said by its \
-                        scopes." });
+        "description": "API key, if the server requires one. Its scopes determine what it may \
+                        do." });
     let access = app.access();
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in operations.as_object_mut().into_iter().flatten() {
-            let needs = routes::needs(&method.to_uppercase(), path).unwrap_or(Permission::Open);
-            secure(operation, needs, access.is_open(needs));
-            traced(operation);
+            let needs =
+                routes::route_permission(&method.to_uppercase(), path).unwrap_or(Permission::Open);
+            add_security(operation, needs, access.is_open(needs));
+            add_request_id(operation);
         }
     }
     for (path, example) in examples(&app.served().model) {
@@ -314,7 +313,7 @@ pub(super) fn document(app: &App) -> Value {
     document
 }
 
-/// Names that the description gives to fields and parameters.
+/// Names of all fields and parameters in the document.
 static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
     let mut names: HashSet<String> = UNSUPPORTED
         .iter()
@@ -358,8 +357,8 @@ fn collect_names(value: &Value, names: &mut HashSet<String>) {
         .for_each(|value| collect_names(value, names));
 }
 
-/// The path of a field, for logs: `?` stands for every name that a client may have made up, and the
-/// end of an unlikely long path is left out.
+/// Returns a field path that is safe to log: names that are not in the document, and so may be
+/// client input, become `?`, and very long paths are cut.
 pub(super) fn known_path(path: &str) -> String {
     let known = |part: &str| {
         let (name, index) = part.split_at(part.find('[').unwrap_or(part.len()));
@@ -380,14 +379,14 @@ pub(super) fn known_path(path: &str) -> String {
         .join(".")
 }
 
-/// Says which key an operation needs, and how it is refused without.
-fn secure(operation: &mut Value, needs: Permission, open: bool) {
+/// Adds the required scopes and the responses to missing or wrong keys to an operation.
+fn add_security(operation: &mut Value, needs: Permission, open: bool) {
     let scopes = needs.scopes();
     let any = [json!({ "key": [] })]
         .into_iter()
         .filter(|_| scopes.is_empty());
     let one_of = scopes.iter().map(|scope| json!({ "key": [scope.name()] }));
-    // An empty requirement: this server asks for none.
+    // An empty requirement means that no key is needed.
     let none = [json!({})].into_iter().filter(|_| open);
     operation["security"] = if needs == Permission::Open {
         json!([])
@@ -401,12 +400,12 @@ fn secure(operation: &mut Value, needs: Permission, open: bool) {
     let refusals = [
         (
             "401",
-            "The server has keys, and the request has none of them.".to_owned(),
+            "The API key is missing or unknown.".to_owned(),
             needs != Permission::Open,
         ),
         (
             "403",
-            format!("The request's key lacks the scope {}.", names.join(" or ")),
+            format!("The key lacks the scope {}.", names.join(" or ")),
             !scopes.is_empty(),
         ),
         (
@@ -424,17 +423,18 @@ fn secure(operation: &mut Value, needs: Permission, open: bool) {
         }
     }
     if needs != Permission::Open {
-        let after = json!({ "schema": { "type": "integer" }, "description": "Seconds after which \
-            it is worth trying again." });
+        let after = json!({ "schema": { "type": "integer" }, "description": "Seconds to wait \
+                                                                             before retrying." });
         responses["429"]["headers"]["retry-after"] = after;
     }
 }
 
-/// Every request may have an id and every response has one.
-fn traced(operation: &mut Value) {
+/// Adds the request id to the parameters and responses of an operation.
+fn add_request_id(operation: &mut Value) {
     let id = json!({ "type": "string" });
     let parameter = json!({ "name": "x-request-id", "in": "header", "required": false, "schema": id,
-        "description": "Comes back, and stands in the log; an odd one is replaced by a new one." });
+        "description": "Request id, returned in the response and logged; an unsafe id is \
+                        replaced." });
     match &mut operation["parameters"] {
         Value::Array(parameters) => parameters.push(parameter),
         none => *none = json!([parameter]),
@@ -445,11 +445,11 @@ fn traced(operation: &mut Value) {
         .flat_map(|responses| responses.values_mut())
     {
         response["headers"]["x-request-id"] =
-            json!({ "required": true, "schema": id, "description": "The request's id." });
+            json!({ "required": true, "schema": id, "description": "Id of the request." });
     }
 }
 
-/// Bodies of requests that can be sent as they stand, by path.
+/// Returns example request bodies, by path, that can be sent as they are.
 fn examples(model: &str) -> [(&'static str, Value); 2] {
     let url = format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(EXAMPLE));
     let chat = json!({
@@ -470,7 +470,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_nobody_described_stand_in_no_log() {
+    fn undocumented_field_names_are_not_logged() {
         for path in [
             "temperature",
             "messages[0].content[1].image_url.url",

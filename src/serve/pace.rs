@@ -1,49 +1,49 @@
-//! Patience with a peer that sends or takes bytes.
+//! Timeout that depends on transfer rate.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Patience that waiting uses up and bytes restore, up to what there was at first: a peer that
-/// pauses is given up after that, and one that moves fewer bytes a second than it must, a little
-/// later.
+/// Time budget for a peer to send or receive: waiting spends it and transferred bytes refill it, up
+/// to the initial amount. A peer that stalls exhausts it in that time; one below the required rate,
+/// somewhat later.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
     rate: u64,
-    most: Duration,
-    left: Duration,
+    max: Duration,
+    remaining: Duration,
     since: Option<Instant>,
 }
 
 impl Pace {
-    /// Patience of this length, restored by a second for every `rate` bytes.
-    pub(crate) fn new(most: Duration, rate: u64) -> Self {
+    /// Creates a budget of `max`, refilled by one second per `rate` bytes.
+    pub(crate) fn new(max: Duration, rate: u64) -> Self {
         Self {
             rate: rate.max(1),
-            most,
-            left: most,
+            max,
+            remaining: max,
             since: None,
         }
     }
 
-    /// Returns the bytes a second that restore as much as waiting uses up.
+    /// Returns the required rate in bytes per second.
     pub(crate) fn rate(&self) -> u64 {
         self.rate
     }
 
-    /// Returns until when to wait for the peer, who is waited for from `now` on, if not already.
+    /// Returns the deadline for the peer's next bytes; waiting starts `now`, unless it has already.
     pub(crate) fn wait_until(&mut self, now: Instant) -> Instant {
-        *self.since.get_or_insert(now) + self.left
+        *self.since.get_or_insert(now) + self.remaining
     }
 
-    /// The peer has moved this many bytes and is no longer waited for.
-    pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
+    /// Records transferred bytes and ends the wait.
+    pub(crate) fn record_transfer(&mut self, bytes: usize, now: Instant) {
         let waited = self
             .since
             .take()
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let earned = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
-        self.left = (self.left.saturating_sub(waited) + earned).min(self.most);
+        self.remaining = (self.remaining.saturating_sub(waited) + earned).min(self.max);
     }
 }
 
@@ -53,8 +53,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Returns how many seconds a peer is borne that moves `bytes` after each pause.
-    fn borne(bytes: usize, pause: Duration) -> Option<u32> {
+    /// Returns the seconds after which a peer that sends `bytes` after each pause times out.
+    fn tolerated_seconds(bytes: usize, pause: Duration) -> Option<u32> {
         let began = Instant::now();
         let (mut pace, mut now) = (Pace::new(10 * SECOND, 1000), began);
         for _ in 0..1000 {
@@ -63,29 +63,29 @@ mod tests {
                 return Some((until - began).as_secs() as u32);
             }
             now += pause;
-            pace.moved(bytes, now);
+            pace.record_transfer(bytes, now);
         }
         None
     }
 
     #[test]
-    fn pauses_are_borne_and_a_trickle_is_not() {
-        assert_eq!(borne(0, 60 * SECOND), Some(10));
-        assert_eq!(borne(1, SECOND), Some(10));
-        assert_eq!(borne(500, SECOND), Some(19));
-        assert_eq!(borne(1000, SECOND), None);
-        assert_eq!(borne(20_000, 9 * SECOND), None);
-        assert_eq!(borne(1 << 30, 11 * SECOND), Some(10));
+    fn pauses_are_tolerated_but_slow_transfers_are_not() {
+        assert_eq!(tolerated_seconds(0, 60 * SECOND), Some(10));
+        assert_eq!(tolerated_seconds(1, SECOND), Some(10));
+        assert_eq!(tolerated_seconds(500, SECOND), Some(19));
+        assert_eq!(tolerated_seconds(1000, SECOND), None);
+        assert_eq!(tolerated_seconds(20_000, 9 * SECOND), None);
+        assert_eq!(tolerated_seconds(1 << 30, 11 * SECOND), Some(10));
     }
 
     #[test]
-    fn time_in_which_nobody_waits_is_not_counted() {
+    fn time_without_waiting_is_not_counted() {
         let mut now = Instant::now();
         let mut pace = Pace::new(SECOND, 1);
         for _ in 0..10 {
             now += 60 * SECOND;
             assert_eq!(pace.wait_until(now), now + SECOND);
-            pace.moved(1, now);
+            pace.record_transfer(1, now);
         }
     }
 }

@@ -1,25 +1,25 @@
-//! What a request needs to be answered, as the routing table names it.
+//! Permissions of routes.
 
 use crate::config::KeyScope;
 
-/// What a request needs of its key.
+/// Permission that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
-    /// Nothing: it is answered without a key too.
+    /// No key.
     Open,
-    /// A known key, where the server has keys.
+    /// Any known key, if keys are configured.
     AnyKey,
-    /// A key with one of these scopes, where the server has keys.
+    /// A key with one of these scopes, if keys are configured.
     OneOf(&'static [KeyScope]),
     /// A key with the scope `admin`, or the administrator's key.
     Admin,
-    /// As [`Permission::Admin`], where others than programs of the server's own machine reach the
-    /// metrics beside the API; else nothing.
+    /// As [`Permission::Admin`] if `/metrics` is exposed to other machines along with the API;
+    /// otherwise no key.
     Metrics,
 }
 
 impl Permission {
-    /// Returns the scopes of which one is needed; none where any key will do.
+    /// Returns the scopes of which one is required; empty if any key is accepted.
     pub fn scopes(self) -> &'static [KeyScope] {
         match self {
             Self::Open | Self::AnyKey => &[],

@@ -1,4 +1,4 @@
-//! `/v1/queue` and `/v1/agreement`: what annotators look at next, and how far they agree.
+//! `/v1/queue` and `/v1/agreement`: the annotation queue and agreement between annotators.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,27 +29,27 @@ use crate::feedback::{
     },
 };
 
-/// How often the metrics of the queue are brought up to date.
-const WATCH: Duration = Duration::from_secs(60);
+/// Interval between updates of the queue's metrics.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Who asks.
+/// Annotator who makes the request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = QueueRequest)]
 pub(super) struct QueueCaller {
-    /// The annotator's name, as `annotator` of feedback.
+    /// Name of the annotator, as in the field `annotator` of feedback.
     #[schema(min_length = 1, max_length = 256)]
     annotator: String,
 }
 
-/// How figures are shown.
+/// Parameters of the agreement report.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AgreementQuery {
-    /// Whether annotators are named.
+    /// Includes the annotators' names.
     annotators: Option<bool>,
 }
 
-async fn who(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiError> {
+async fn read_annotator(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiError> {
     let (parts, body) = request.into_parts();
     let body = body::read_json(app, &parts.headers, body).await?;
     let QueueCaller { annotator } = read(&body.bytes, "an annotator")?;
@@ -59,32 +59,31 @@ async fn who(app: &App, request: Request) -> Result<(Caller, AnnotatorId), ApiEr
     Ok((caller, annotator))
 }
 
-/// Whose progress is asked for.
+/// Parameters of the queue's state.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct QueueQuery {
-    /// The annotator whose own progress is told too.
+    /// Annotator whose own progress is included.
     annotator: Option<String>,
 }
 
-/// The annotation queue by state, and an annotator's part in it.
+/// State of the annotation queue, and an annotator's progress.
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueState {
     #[serde(flatten)]
     length: QueueLength,
-    /// What the annotator has done; there where one is asked for.
+    /// Progress of the requested annotator; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     annotator: Option<AnnotatorProgress>,
 }
 
-/// How many answers wait for annotators.
+/// Returns the number of queued answers by state.
 #[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery), responses(
-    (status = 200, description = "By state.", body = QueueState),
-    (status = 400, description = "The annotator is no name.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "Numbers of items by state.", body = QueueState),
+    (status = 400, description = "The annotator's name is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn length(
     State(app): State<Arc<App>>,
@@ -110,21 +109,23 @@ pub(super) async fn length(
     Ok(Json(QueueState { length, annotator }).into_response())
 }
 
-/// Leases the next answer to an annotator: the one that they have already, or the one whose
-/// correction would teach most. `POST /v1/feedback` with the same `completion_id`, `choice` and
-/// `annotator` closes it.
+/// Leases the next answer to an annotator.
+///
+/// Returns the annotator's current lease if there is one, otherwise the answer whose correction is
+/// expected to help training most. `POST /v1/feedback` with the same `completion_id`, `choice` and
+/// `annotator` closes the item.
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = QueueCaller, responses(
-    (status = 200, description = "The answer.", body = QueueItem),
-    (status = 204, description = "There is none for this annotator."),
+    (status = 200, description = "The leased answer.", body = QueueItem),
+    (status = 204, description = "No answer is available for this annotator."),
     ErrorResponses,
-    (status = 507, description = "No space is left.", body = ErrorBody),
+    (status = 507, description = "No disk space is left.", body = ErrorBody),
 ))]
 pub(super) async fn next(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let (caller, annotator) = who(&app, request).await?;
+    let (caller, annotator) = read_annotator(&app, request).await?;
     let _place = app.admit()?;
     match corrections
         .next(&annotator, &caller.owners(), unix_time())
@@ -135,11 +136,11 @@ pub(super) async fn next(
     }
 }
 
-/// Gives an answer back, for anybody to have.
+/// Releases a leased answer, so that any annotator can get it.
 #[utoipa::path(post, path = "/v1/queue/{id}/release", tag = "queue",
-    params(("id" = String, Path, description = "The item's `id`.")),
+    params(("id" = String, Path, description = "Id of the queue item.")),
     request_body = QueueCaller, responses(
-        (status = 204, description = "It is given back."),
+        (status = 204, description = "The lease is released."),
         ErrorResponses,
     ))]
 pub(super) async fn release(
@@ -148,15 +149,17 @@ pub(super) async fn release(
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let (place, annotator) = left(&app, &id, request).await?;
-    done(corrections.release(&place, &annotator).await)
+    let (choice, annotator) = read_lease(&app, &id, request).await?;
+    lease_response(corrections.release(&choice, &annotator).await)
 }
 
-/// Leaves an answer to others; one that many have left is shown to nobody any more.
+/// Skips an answer.
+///
+/// It stays available to other annotators, until enough of them have skipped it.
 #[utoipa::path(post, path = "/v1/queue/{id}/skip", tag = "queue",
-    params(("id" = String, Path, description = "The item's `id`.")),
+    params(("id" = String, Path, description = "Id of the queue item.")),
     request_body = QueueCaller, responses(
-        (status = 204, description = "It is left."),
+        (status = 204, description = "The item is skipped."),
         ErrorResponses,
     ))]
 pub(super) async fn skip(
@@ -165,39 +168,43 @@ pub(super) async fn skip(
     request: Request,
 ) -> Result<Response, ApiError> {
     let corrections = corrections(&app)?;
-    let (place, annotator) = left(&app, &id, request).await?;
-    done(corrections.skip(&place, &annotator).await)
+    let (choice, annotator) = read_lease(&app, &id, request).await?;
+    lease_response(corrections.skip(&choice, &annotator).await)
 }
 
-async fn left(app: &App, id: &str, request: Request) -> Result<(ChoiceId, AnnotatorId), ApiError> {
-    let (_, annotator) = who(app, request).await?;
-    Ok((id.parse().map_err(|_| nothing())?, annotator))
+async fn read_lease(
+    app: &App,
+    id: &str,
+    request: Request,
+) -> Result<(ChoiceId, AnnotatorId), ApiError> {
+    let (_, annotator) = read_annotator(app, request).await?;
+    Ok((id.parse().map_err(|_| lease_not_found())?, annotator))
 }
 
-fn done(left: Result<bool, StoreError>) -> Result<Response, ApiError> {
-    if left? {
+fn lease_response(found: Result<bool, StoreError>) -> Result<Response, ApiError> {
+    if found? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
-        Err(nothing())
+        Err(lease_not_found())
     }
 }
 
-fn nothing() -> ApiError {
+fn lease_not_found() -> ApiError {
     ApiError::not_found(
         "lease_not_found",
-        "the annotator has no such item of the queue, or not any more",
+        "the annotator holds no lease on this queue item, or it has expired",
     )
 }
 
-/// How far annotators agree, by annotator and by kind of error, and the guard's recall by what was
-/// drawn by chance.
+/// Reports agreement between annotators.
+///
+/// By annotator and by kind of error, with the guard's recall estimated from randomly drawn items.
 #[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
-    (status = 200, description = "The figures.", body = Agreement),
-    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "The agreement report.", body = Agreement),
+    (status = 400, description = "A parameter is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn agreement(
     State(app): State<Arc<App>>,
@@ -213,23 +220,23 @@ pub(super) async fn agreement(
     Ok(Json(agreement).into_response())
 }
 
-/// Keeps the metrics of the queue up to date.
+/// Keeps the queue's metrics up to date.
 pub(super) async fn watch(app: Arc<App>) {
     let Some(corrections) = &app.corrections else {
         return;
     };
-    let mut times = tokio::time::interval(WATCH);
+    let mut times = tokio::time::interval(UPDATE_INTERVAL);
     loop {
         times.tick().await;
-        let told = async {
+        let update = async {
             app.metrics
                 .set_queue_length(&corrections.queue_length(&Owners::All, unix_time()).await?);
             app.metrics
                 .set_agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())
         };
-        if let Err(error) = told.await {
-            tracing::warn!(%error, "the metrics of the annotation queue are old");
+        if let Err(error) = update.await {
+            tracing::warn!(%error, "the metrics of the annotation queue could not be updated");
         }
     }
 }

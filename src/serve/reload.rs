@@ -1,5 +1,4 @@
-//! Changes of the configuration while the server runs: the keys, the rates, and which lines are
-//! logged.
+//! Configuration changes at run time: API keys, rate limits and log level.
 
 use std::{
     collections::BTreeSet,
@@ -14,11 +13,11 @@ use crate::{
     telemetry::LogLevel,
 };
 
-/// Puts another configuration in force as far as that is possible while the server runs.
+/// Applies a changed configuration, as far as possible without a restart.
 pub struct Reloader {
     app: Arc<App>,
     level: LogLevel,
-    /// The configuration in force.
+    /// Configuration in force.
     current: Mutex<Config>,
 }
 
@@ -31,9 +30,9 @@ impl Reloader {
         }
     }
 
-    /// Puts the keys, the rates and the log level of `read` in force, unless everybody could then
-    /// use a server that other machines reach, and logs what has changed and what would need a
-    /// restart. Where `read` cannot be used, that is logged, and all stays as it is.
+    /// Applies the keys, rate limits and log level of `read`, unless that would expose a server
+    /// without keys, and logs changes, including those that need a restart. An invalid
+    /// configuration is logged and changes nothing.
     pub fn reload(&self, read: Result<Config, ConfigProblems>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match read {
@@ -77,31 +76,29 @@ impl Reloader {
             })
             .collect();
         let restart = changed_options(&next, &new).join(", ");
-        let tell = || {
+        let log_changes = || {
             if applied.is_empty() {
                 tracing::info!(
-                    "the configuration was read again: nothing has changed that can change now"
+                    "the configuration was reloaded: nothing has changed that can be applied \
+                     without a restart"
                 );
             } else {
                 tracing::info!(
                     changed = applied.join(", "),
-                    "the configuration was read again"
+                    "the configuration was reloaded"
                 );
             }
             if !restart.is_empty() {
-                tracing::warn!(
-                    options = restart,
-                    "options have changed that need a restart"
-                );
+                tracing::warn!(options = restart, "changed options need a restart");
             }
             if next.keys.is_empty() && !current.keys.is_empty() {
-                tracing::warn!("there are no keys any more: everybody may use the API");
+                tracing::warn!("no API keys are configured any more: anybody may use the API");
             }
         };
-        // Told while lines are logged, whether the level goes up or down.
+        // Logged while the level permits it, whether it rises or falls.
         let logs = tracing::enabled!(tracing::Level::INFO);
         if logs {
-            tell();
+            log_changes();
         }
         self.app.set_access(Access::new(&next));
         self.app.limits.set_rates(&next);
@@ -109,7 +106,7 @@ impl Reloader {
             tracing::error!(error, "the log level cannot be changed");
         }
         if !logs {
-            tell();
+            log_changes();
         }
         self.app.metrics.count_reload("applied");
         *current = next;
@@ -119,20 +116,20 @@ impl Reloader {
         self.app.metrics.count_reload("refused");
         tracing::error!(
             why,
-            "the configuration was read again and cannot be used; the old one stays in force"
+            "the configuration cannot be reloaded; the old one stays in force"
         );
     }
 }
 
-/// Returns the options that differ, by their names in the file.
+/// Returns the names of configuration keys that differ.
 fn changed_options(old: &Config, new: &Config) -> Vec<String> {
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     let mut names = Vec::new();
-    compare(&value(old), &value(new), "", &mut names);
+    collect_changes(&value(old), &value(new), "", &mut names);
     names
 }
 
-fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
+fn collect_changes(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             for (name, value) in new {
@@ -141,7 +138,7 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
                 } else {
                     format!("{path}.{name}")
                 };
-                compare(old.get(name).unwrap_or(&Value::Null), value, &path, names);
+                collect_changes(old.get(name).unwrap_or(&Value::Null), value, &path, names);
             }
         }
         _ if old != new => names.push(path.to_owned()),
@@ -149,7 +146,7 @@ fn compare(old: &Value, new: &Value, path: &str, names: &mut Vec<String>) {
     }
 }
 
-/// Returns the names of keys that were added, removed or changed.
+/// Describes API keys that were added, removed or changed.
 fn changed_keys(old: &[ApiKey], new: &[ApiKey]) -> String {
     let names = |keys: &[ApiKey]| {
         keys.iter()
@@ -193,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_named_and_values_are_not() {
+    fn changes_are_reported_without_values() {
         let old = Config::default();
         let mut new = old.clone();
         new.server.max_concurrent = 7;
@@ -207,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_named_by_what_became_of_them() {
+    fn keys_are_listed_as_added_removed_or_changed() {
         let (old, new) = (
             [key("a", "1"), key("b", "2"), key("c", "3")],
             [key("d", "4"), key("c", "3"), key("b", "5")],

@@ -1,5 +1,4 @@
-//! URLs as clients write them: slashes too many are dropped, and what no route can have is refused
-//! before one sees it.
+//! Normalization and validation of request URLs before routing.
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -11,11 +10,11 @@ use percent_encoding::percent_decode_str;
 
 use super::error::{ApiError, excerpt};
 
-/// The mark of a request whose path had a slash at its end.
+/// Marker of a request whose path had a trailing slash.
 #[derive(Debug, Clone, Copy)]
 struct SlashAtEnd;
 
-/// Takes doubled slashes and those at the end out of a request's path.
+/// Removes duplicate and trailing slashes from a request's path.
 pub(crate) fn normalize(mut request: Request) -> Request {
     let path = request.uri().path();
     if !path.contains("//") && (path.len() < 2 || !path.ends_with('/')) {
@@ -36,7 +35,7 @@ pub(crate) fn normalize(mut request: Request) -> Request {
     }
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = PathAndQuery::try_from(plain).ok();
-    // A path of pieces of a path is one.
+    // A path built from parts of a valid path is valid.
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }
@@ -46,11 +45,11 @@ pub(crate) fn normalize(mut request: Request) -> Request {
     request
 }
 
-/// The middleware: refuses URLs that stand for no text, or for one with a NUL character, which
-/// databases do not take. The error names the parameter.
+/// Middleware that rejects URLs with invalid UTF-8 or a NUL character, which databases do not
+/// accept. The error names the parameter.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     let uri = request.uri();
-    // A page's links are relative to it.
+    // The page's links are relative to it.
     if uri.path() == "/docs" && request.extensions().get::<SlashAtEnd>().is_some() {
         return Redirect::permanent("../docs").into_response();
     }
@@ -91,7 +90,7 @@ fn invalid(why: &str) -> ApiError {
 
 fn refusal(part: &str) -> Option<&'static str> {
     match percent_decode_str(part).decode_utf8() {
-        Err(_) => Some("is not valid UTF-8 where its percent signs are read"),
+        Err(_) => Some("is not valid UTF-8 after percent-decoding"),
         Ok(text) if text.contains('\0') => Some("has a NUL character (%00)"),
         Ok(_) => None,
     }

@@ -35,21 +35,21 @@ use super::{
 };
 use crate::config::KeyScope;
 
-/// One route.
+/// A route of the API.
 pub struct Route {
-    /// The method; `HEAD` goes with `GET`.
+    /// HTTP method; `GET` includes `HEAD`.
     pub method: &'static str,
-    /// The path, as axum writes it.
+    /// Path in axum's notation.
     pub path: &'static str,
-    /// What a request needs.
+    /// Required permission.
     pub needs: Permission,
     handler: fn() -> MethodRouter<Arc<App>>,
 }
 
-/// The owner's own records; those of any owner with the latter.
+/// Access to records of the key's owner; `feedback:read` extends it to all owners.
 const OWN_RECORDS: Permission = OneOf(&[KeyScope::FeedbackWrite, KeyScope::FeedbackRead]);
 
-/// The API. [`super::openapi`] describes each.
+/// Routes of the API, described by [`super::openapi`].
 pub const ROUTES: &[Route] = &[
     Route {
         method: "POST",
@@ -215,7 +215,7 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
-/// Beside the API, or on a listener of its own.
+/// Metrics route, served along with the API or on a listener of its own.
 pub const METRICS: &[Route] = &[Route {
     method: "GET",
     path: "/metrics",
@@ -223,15 +223,15 @@ pub const METRICS: &[Route] = &[Route {
     handler: || get(info::metrics),
 }];
 
-/// Returns what a request needs: what its route does or, where there is none of this method, what
-/// belongs to that part of the API.
+/// Returns the permission of a request's route; without a matching route, the one of that part of
+/// the API.
 pub(super) fn permission(method: &Method, route: Option<&str>, path: &str) -> Permission {
     let method = if *method == Method::HEAD {
         "GET"
     } else {
         method.as_str()
     };
-    match route.and_then(|route| needs(method, route)) {
+    match route.and_then(|route| route_permission(method, route)) {
         Some(permission) => permission,
         None if path.starts_with("/admin/") => Admin,
         None if path.starts_with("/v1/") => AnyKey,
@@ -239,8 +239,8 @@ pub(super) fn permission(method: &Method, route: Option<&str>, path: &str) -> Pe
     }
 }
 
-/// Returns what a request needs by the route of this method and path, if there is one.
-pub(super) fn needs(method: &str, path: &str) -> Option<Permission> {
+/// Returns the permission of the route with this method and path.
+pub(super) fn route_permission(method: &str, path: &str) -> Option<Permission> {
     ROUTES
         .iter()
         .chain(METRICS)
@@ -248,9 +248,9 @@ pub(super) fn needs(method: &str, path: &str) -> Option<Permission> {
         .map(|route| route.needs)
 }
 
-/// A router over some of them. What it does not have is answered in OpenAI's shape too.
+/// Builds the router with all middleware. Unknown routes get an error in OpenAI's format.
 ///
-/// `names`: those that requests may call the server by; `None` where nobody comes from outside.
+/// `names` are the allowed host names; `None` without remote clients.
 pub(crate) fn router<'a>(
     app: Arc<App>,
     routes: impl Iterator<Item = &'a Route>,
@@ -263,8 +263,8 @@ pub(crate) fn router<'a>(
         .fallback(async |method: Method, uri: Uri| {
             ApiError::unknown_route(method.as_str(), uri.path())
         })
-        .method_not_allowed_fallback(other_method)
-        .layer(CatchPanicLayer::custom(panicked))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(panic_response))
         .layer(from_fn_with_state(Arc::clone(&app), limit_rates))
         .layer(from_fn_with_state(Arc::clone(&app), authenticate))
         .layer(from_fn(request_url::check))
@@ -272,26 +272,24 @@ pub(crate) fn router<'a>(
             names.map(|names| from_fn_with_state(names, hosts::check)),
         ))
         .layer(option_layer(cors(&app.config.server.cors_origins)))
-        .layer(from_fn(protect))
+        .layer(from_fn(set_security_headers))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app);
-    // Around the routes, because a layer of theirs comes when one was found.
+    // Wraps the router, because axum runs a router's own layers after matching.
     Router::new().fallback_service(MapRequestLayer::new(request_url::normalize).layer(known))
 }
 
-/// A route that is asked with a method it has not. Its methods are in the header `allow`, which the
-/// router adds.
-async fn other_method(method: Method, uri: Uri) -> Response {
+/// Responds to an unsupported method of a known route. The router adds the header `allow`.
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     if method == Method::OPTIONS {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        ApiError::method(method.as_str(), uri.path()).into_response()
+        ApiError::method_not_allowed(method.as_str(), uri.path()).into_response()
     }
 }
 
-/// The middleware: tells browsers to take a response for what it says it is, to show none in a
-/// frame, and to keep nothing of what is somebody's.
-async fn protect(request: Request, next: Next) -> Response {
+/// Middleware that adds security headers: no MIME sniffing, no framing, no caching of private data.
+async fn set_security_headers(request: Request, next: Next) -> Response {
     let is_private = ["/v1/", "/admin/"]
         .iter()
         .any(|prefix| request.uri().path().starts_with(prefix));
@@ -301,7 +299,7 @@ async fn protect(request: Request, next: Next) -> Response {
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
-    // Pages have policies of their own.
+    // Pages set their own policies.
     let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
@@ -312,7 +310,7 @@ async fn protect(request: Request, next: Next) -> Response {
     response
 }
 
-/// Returns what browsers are told about pages of other origins; `None` where none may ask.
+/// Returns the CORS layer; `None` without allowed origins.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     let exact = || {
         origins
@@ -327,14 +325,15 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        // Clients have headers of their own beside authorization, content-type and idempotency-key.
+        // Clients send headers of their own besides authorization, content-type and
+        // idempotency-key.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .max_age(PREFLIGHT_AGE);
     (!origins.is_empty()).then_some(layer)
 }
 
-/// Headers of responses that pages of other origins may read.
+/// Response headers that cross-origin pages may read.
 const EXPOSED: [&str; 13] = [
     "x-request-id",
     "x-candor-verdict",
@@ -351,10 +350,10 @@ const EXPOSED: [&str; 13] = [
     "x-ratelimit-reset-tokens",
 ];
 
-/// How long a browser need not ask again before a request.
+/// Time for which browsers may cache a preflight response.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
-fn panicked(panic: Box<dyn Any + Send>) -> Response {
+fn panic_response(panic: Box<dyn Any + Send>) -> Response {
     let what = panic
         .downcast_ref::<&str>()
         .copied()

@@ -1,5 +1,5 @@
-//! One version of the model with all that answers in it, and a request's hold on the one that it
-//! began with.
+//! A loaded model version with its engine, and the request context that keeps a request on one
+//! version.
 
 use std::{
     convert::Infallible,
@@ -26,28 +26,28 @@ use crate::{
 use axum::{extract::FromRequestParts, http::request::Parts};
 use candle_core::Device;
 
-/// Most texts that are scored in one step.
+/// Most texts per scoring step.
 const SCORED_AT_ONCE: usize = 16;
 
-/// A loaded version. Its engine ends when nobody holds it any more.
+/// A loaded version. Its engine stops when the last reference is dropped.
 pub(crate) struct ServedVersion {
     pub(crate) bundle: Bundle,
     pub(crate) engine: EngineHandle,
     pub(crate) images: ImageCache,
-    /// What scores complete texts of this model; `None` where the bundle has no scorer.
+    /// Scorer for texts of this model; `None` if the bundle has none.
     pub(crate) own_scorer: Option<Arc<Scorer>>,
-    /// What scores texts that others wrote.
+    /// Scorer for texts of other authors.
     pub(crate) reader: Option<Arc<Scorer>>,
-    /// One request's texts are scored at a time.
+    /// Serializes scoring steps fairly.
     pub(crate) scoring: Turns,
-    /// The model's name.
+    /// Name of the model.
     pub(crate) model: Arc<str>,
-    /// The version as receipts and metrics have it: the registry's, else the bundle's own.
+    /// Version in receipts and metrics: the registry's id, or the bundle's own.
     pub(crate) version: Arc<str>,
     pub(crate) fingerprint: Arc<str>,
-    /// The registry's id; `None`: the model of the configuration.
+    /// Id in the registry; `None` for the configured model.
     pub(crate) registered: Option<String>,
-    /// Whether the first answer, which the server asks of itself, was good.
+    /// Outcome of the warm-up, once it has ended.
     pub(crate) warmed: OnceLock<Result<(), String>>,
 }
 
@@ -112,28 +112,28 @@ impl ServedVersion {
     }
 }
 
-/// A request's turn: the server, and the version that answers the request from its beginning to its
-/// end, whatever is promoted meanwhile.
+/// Context of a request: the server state, and the version that handles the request to its end,
+/// whatever is promoted meanwhile.
 #[derive(Clone)]
 pub(crate) struct RequestContext {
     pub(crate) app: Arc<App>,
     pub(crate) served: Arc<ServedVersion>,
-    /// Who competes with it.
+    /// Share for fair scheduling.
     pub(crate) share: Share,
-    /// Whose rates count it.
+    /// Account that rates are charged to.
     pub(crate) account: Arc<str>,
-    /// Whose images are remembered for it.
+    /// Scope of cached image encodings.
     pub(crate) scope: CacheScope,
 }
 
 impl RequestContext {
-    /// Of the server itself, with the version that is served now.
-    pub(crate) fn of(app: &Arc<App>) -> Self {
-        Self::with(app, app.served())
+    /// Creates an internal context with the served version.
+    pub(crate) fn internal(app: &Arc<App>) -> Self {
+        Self::with_version(app, app.served())
     }
 
-    /// Of the server itself, with this version.
-    pub(crate) fn with(app: &Arc<App>, served: Arc<ServedVersion>) -> Self {
+    /// Creates an internal context with the given version.
+    pub(crate) fn with_version(app: &Arc<App>, served: Arc<ServedVersion>) -> Self {
         Self {
             served,
             app: Arc::clone(app),
@@ -143,8 +143,8 @@ impl RequestContext {
         }
     }
 
-    /// With the images that are remembered for requests with this salt, where there is one.
-    pub(crate) fn salted(mut self, salt: Option<Arc<str>>) -> Self {
+    /// Replaces the cache scope by a salt, if there is one.
+    pub(crate) fn with_salt(mut self, salt: Option<Arc<str>>) -> Self {
         self.scope = salt.map_or(self.scope, CacheScope::Salt);
         self
     }
@@ -163,12 +163,12 @@ impl FromRequestParts<Arc<App>> for RequestContext {
             share: share(&caller),
             account,
             scope,
-            ..Self::of(app)
+            ..Self::internal(app)
         })
     }
 }
 
-/// A loaded bundle, and which version of the registry it is.
+/// A loaded bundle and its id in the registry.
 pub struct InitialVersion {
     pub(crate) bundle: Bundle,
     pub(crate) registered: Option<String>,
@@ -184,56 +184,55 @@ impl From<Bundle> for InitialVersion {
 }
 
 impl InitialVersion {
-    /// What a server with this configuration begins with: the registry's promoted version; where
-    /// that cannot be loaded, the one before it, and so on; else the model of the configuration.
-    /// What is passed over is logged.
+    /// Loads the version to start with: the registry's promoted version; if that fails, the
+    /// previous ones in turn; finally the configured model. Versions that fail are logged.
     ///
     /// # Errors
-    /// When the model of the configuration cannot be loaded either.
+    /// When the configured model cannot be loaded either.
     pub fn choose(config: &Config, device: &Device) -> Result<Self, BundleError> {
         if let Some(registry) = config.registry.open() {
             let found = registry.and_then(|registry| Ok((registry.state()?, registry)));
             match found {
                 Ok((state, registry)) => {
-                    for id in candidates(&state) {
+                    for id in versions_to_try(&state) {
                         match Self::load(config, &registry, id, device).and_then(|first| {
                             Ok(check_guards(config, &first.bundle).map(|()| first)?)
                         }) {
                             Ok(first) => return Ok(first),
                             Err(error) => {
                                 tracing::error!(version = id, %error, "a version of the registry \
-                                    cannot be served; the one before it is tried")
+                                    cannot be served; trying the previous one")
                             }
                         }
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the registry cannot be read; the configuration's \
-                                             model is served")
+                    tracing::error!(%error, "the registry cannot be read; the configured model \
+                                             is served")
                 }
             }
         }
         Bundle::load(&config.model.name, config.model.reward.value(), device).map(Self::from)
     }
 
-    /// The model's name.
+    /// Returns the model's name.
     pub fn model(&self) -> &str {
         &self.bundle.config.name
     }
 
-    /// Returns where it computes.
+    /// Returns the device.
     pub fn device(&self) -> &Device {
         &self.bundle.device
     }
 
-    /// The version as receipts and metrics have it: the registry's, else the bundle's own.
+    /// Returns the version in receipts and metrics: the registry's id, or the bundle's own.
     pub fn version(&self) -> &str {
         self.registered
             .as_deref()
             .unwrap_or(&self.bundle.config.version)
     }
 
-    /// A version of the registry whose files are those that were registered.
+    /// Loads a version of the registry after verifying its files.
     pub(crate) fn load(
         config: &Config,
         registry: &Registry,
@@ -250,9 +249,9 @@ impl InitialVersion {
     }
 }
 
-/// Returns what may be served, by the registry: the promoted version and then those before it, the
-/// last one first.
-pub(crate) fn candidates(state: &RegistryState) -> impl Iterator<Item = &str> {
+/// Returns the registry's versions to try in order: the promoted one, then the previous ones,
+/// latest first.
+pub(crate) fn versions_to_try(state: &RegistryState) -> impl Iterator<Item = &str> {
     state
         .promoted
         .iter()
@@ -264,33 +263,32 @@ fn load(dir: &Path, config: &Config, device: &Device) -> Result<Bundle, BundleEr
     Bundle::load(&dir.to_string_lossy(), config.model.reward.value(), device)
 }
 
-/// Why a version was not loaded.
+/// Reasons why a version cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// The registry's.
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Its files do not fit each other.
+    /// The bundle is invalid.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// It is another model.
+    /// The version belongs to another model.
     #[error(
-        "it is of the model {name}, and clients of this server ask for {served}; restart the \
-         server to serve another model"
+        "it belongs to the model {name}, but this server serves {served}; restart the server to \
+         serve another model"
     )]
     OtherModel {
-        /// Its name.
+        /// Name of that model.
         name: String,
-        /// The one that is served.
+        /// Name of the served model.
         served: String,
     },
-    /// It does not start, or not with this configuration.
+    /// The version does not start with this configuration.
     #[error(transparent)]
     Start(#[from] StartError),
 }
 
-/// A mode or a threshold of the configuration that the bundle cannot honour is an error now, not at
-/// the first request.
+/// Checks at startup that the bundle supports all configured guard modes and thresholds.
 pub(crate) fn check_guards(config: &Config, bundle: &Bundle) -> Result<(), StartError> {
     check_guard(&config.guard, bundle, "guard.mode", "guard.target_fpr")?;
     config.keys.iter().try_for_each(|key| {

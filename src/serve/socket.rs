@@ -1,5 +1,5 @@
-//! A client's socket: one that takes nothing of what is written is given up, and one that has sent
-//! all it will may still be answered.
+//! Client socket: enforces the minimum write rate, and detects whether a half-closed client is
+//! still there.
 
 use std::{
     io::{Error, ErrorKind, IoSlice, Result},
@@ -18,57 +18,57 @@ use tokio::{
 use super::{connections::Connection, pace::Pace};
 use crate::telemetry::ConnectionEnd;
 
-/// How often the socket of a client that has closed its side is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// Polling interval for half-closed clients.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Clients skip it. To one that has closed its whole connection it shows that, because the answer
-/// to it is a reset.
+/// Interim response, which clients ignore. A fully closed connection replies with a reset, which
+/// reveals it.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The socket of a connection.
+/// Socket of a connection.
 pub(crate) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
     pace: Pace,
-    /// While a write waits.
+    /// Active while a write is blocked.
     write_timer: Option<Pin<Box<Sleep>>>,
-    /// While a client that has closed its side is answered.
-    look_timer: Option<Pin<Box<Sleep>>>,
-    /// Indicates whether that client has been asked whether it is still there.
-    asked: bool,
+    /// Active while a half-closed client is answered.
+    poll_timer: Option<Pin<Box<Sleep>>>,
+    /// `true` once the interim response was tried.
+    probed: bool,
 }
 
 impl Socket {
-    /// With this much patience for writes.
+    /// Creates a socket with a write timeout.
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>, pace: Pace) -> Self {
         Self {
             stream,
             connection,
             pace,
             write_timer: None,
-            look_timer: None,
-            asked: false,
+            poll_timer: None,
+            probed: false,
         }
     }
 
-    /// Returns whether the client that has closed its side has gone: an error. Ready without one
-    /// when the request is not complete and never will be.
+    /// Returns an error if the half-closed client is gone; ready with `Ok` if its request is
+    /// incomplete and can never be completed.
     fn poll_half_closed(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
         let timer = self
-            .look_timer
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + LOOK)));
+            .poll_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + POLL_INTERVAL)));
         loop {
             if let Some(error) = self.stream.take_error()? {
                 return Poll::Ready(Err(error));
             }
-            // Most are answered before it is worth asking whether they are there.
+            // Most responses end before a probe is worthwhile.
             ready!(timer.as_mut().poll(context));
-            timer.as_mut().reset(Instant::now() + LOOK);
+            timer.as_mut().reset(Instant::now() + POLL_INTERVAL);
             if self.connection.wants_body() {
                 return Poll::Ready(Ok(()));
             }
-            if !self.asked && self.connection.is_answering() {
-                self.asked = true;
+            if !self.probed && self.connection.is_answering() {
+                self.probed = true;
                 if self.connection.take_interim() {
                     let _ = self.stream.try_write(INTERIM);
                 }
@@ -77,7 +77,7 @@ impl Socket {
         }
     }
 
-    fn note_write(
+    fn record_write(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<Result<usize>>,
@@ -87,7 +87,7 @@ impl Socket {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 self.write_timer = None;
-                self.pace.moved(bytes, now);
+                self.pace.record_transfer(bytes, now);
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
@@ -97,11 +97,11 @@ impl Socket {
                     .get_or_insert_with(|| Box::pin(sleep_until(until)));
                 if timer.as_mut().poll(context).is_ready() {
                     self.connection.metrics().count_end(ConnectionEnd::Slow);
-                    // What it has not taken goes with it.
+                    // Drops unsent data.
                     let _ = self.stream.set_zero_linger();
                     return Poll::Ready(Err(Error::new(
                         ErrorKind::TimedOut,
-                        "the client does not take its response",
+                        "the client does not read its response",
                     )));
                 }
             }
@@ -133,7 +133,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_write(context, written)
+        self.record_write(context, written)
     }
 
     fn poll_write_vectored(
@@ -142,7 +142,7 @@ impl AsyncWrite for Socket {
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_write(context, written)
+        self.record_write(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

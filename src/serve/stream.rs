@@ -1,4 +1,4 @@
-//! Streamed answers: server-sent events in OpenAI's framing.
+//! Streaming completions: server-sent events in OpenAI's format.
 
 use std::{
     collections::VecDeque,
@@ -46,17 +46,17 @@ use crate::{
     telemetry::{AnswerEnd, AnswerMeter},
 };
 
-/// A comment after this long without an event, so that proxies keep the connection.
+/// Interval of keep-alive comments, so that proxies keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Bytes that a client may be behind with its stream before they are counted.
+/// Bytes that a client may lag behind before they count against the shared memory.
 const FREE_BYTES: usize = 64 * 1024;
 
-/// The response that streams `begun`. The answers are written whether or not the client takes them,
-/// and `held` until they are complete, their time is up or the client leaves, which cancels them.
+/// Returns the streaming response. Decoding does not wait for the client; `held` is dropped when
+/// the answers are complete, time out, or the client disconnects, which cancels them.
 pub(super) fn respond(
     app: &App,
-    begun: RunningAnswers,
+    running: RunningAnswers,
     meter: AnswerMeter,
     warnings: Vec<Warning>,
     held: impl Send + 'static,
@@ -64,46 +64,46 @@ pub(super) fn respond(
     client: Option<ClientLink>,
 ) -> Response {
     let RunningAnswers {
-        held: served,
+        served,
         head,
         answers,
-        how,
-        draft,
-        drawn,
+        form,
+        receipt,
+        shadow_request,
         ..
-    } = begun;
+    } = running;
     let mut chunks = Chunks::new(
         CompletionHead {
             object: "chat.completion.chunk",
             ..head
         },
-        how,
+        form,
         meter,
         answers.len(),
-        draft,
-        drawn,
+        receipt,
+        shadow_request,
     );
     chunks.warnings = warnings;
     let answers = answers
         .into_iter()
-        .map(|candidates| told(candidates, how))
+        .map(|candidates| choice_events(candidates, form))
         .enumerate()
         .collect();
     let (sender, queue) = mpsc::unbounded_channel();
-    let behind = Arc::<AtomicUsize>::default();
+    let queued_bytes = Arc::<AtomicUsize>::default();
     let outbox = Outbox {
         sender,
-        behind: Arc::clone(&behind),
-        counted: Arc::clone(&app.unread),
+        queued_bytes: Arc::clone(&queued_bytes),
+        memory: Arc::clone(&app.unread_bytes),
     };
     let timeout_s = app.config.server.request_timeout_s;
     let write = write(chunks, answers, deadline, timeout_s, outbox, (served, held));
     tokio::spawn(write.in_current_span());
-    let half_closed = client.map(|client| client.half_closed().boxed());
+    let half_closed = client.map(|client| client.wait_half_closed().boxed());
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     let events = Events {
         queue,
-        behind,
+        queued_bytes,
         half_closed,
     };
     (
@@ -113,11 +113,11 @@ pub(super) fn respond(
         .into_response()
 }
 
-/// Writes the chunks of the answers as the engine brings them forth, until their end or the
-/// client's; until then it has what is `held`.
+/// Writes the answers' chunks as the engine generates them, until they end or the client
+/// disconnects; holds `held` until then.
 async fn write(
     mut chunks: Chunks,
-    mut answers: StreamMap<usize, Told>,
+    mut answers: StreamMap<usize, ChoiceEvents>,
     deadline: Instant,
     timeout_s: u64,
     outbox: Outbox,
@@ -126,14 +126,14 @@ async fn write(
     let mut held = Some(held);
     loop {
         if chunks.ended {
-            // Before the client knows, who may ask again at once.
+            // Before the client sees the end and sends its next request.
             drop(held.take());
         }
         while let Some(event) = chunks.pending.pop_front() {
-            if let Err(error) = outbox.put(event) {
+            if let Err(error) = outbox.queue_event(event) {
                 chunks.fail(error);
                 if let Some(last) = chunks.pending.pop_back() {
-                    outbox.put_last(last);
+                    outbox.queue_last(last);
                 }
                 return;
             }
@@ -141,8 +141,8 @@ async fn write(
         if chunks.ended {
             return;
         }
-        if let Some(kept) = chunks.kept.take() {
-            kept.await;
+        if let Some(stored) = chunks.stored.take() {
+            stored.await;
             chunks
                 .pending
                 .push_back((sse::Event::default().data("[DONE]"), 0));
@@ -154,71 +154,69 @@ async fn write(
             () = outbox.sender.closed() => return,
             () = sleep_until(deadline) => chunks.fail(too_slow(timeout_s)),
             next = answers.next() => match next {
-                Some((index, event)) => chunks.take(index, event),
-                // All channels closed and not all answers complete.
+                Some((index, event)) => chunks.handle_event(index, event),
+                // All channels closed before all answers were complete.
                 None => chunks.fail_engine(EngineError::ShuttingDown),
             },
         }
     }
 }
 
-/// An event that waits for its client, with its size and, where that is counted, its share of the
-/// memory for such.
+/// A queued event, its size and, above the free amount, its share of memory.
 struct Waiting {
     event: sse::Event,
     bytes: usize,
     _counted: Option<OwnedSemaphorePermit>,
 }
 
-/// Where chunks wait for the client. It is bounded by its memory: what a client is far behind with
-/// is counted for all clients together, and so is the number of connections.
+/// Queue of a client's events. It is unbounded in number, but bytes beyond [`FREE_BYTES`] count
+/// against memory shared by all clients.
 struct Outbox {
     sender: mpsc::UnboundedSender<Waiting>,
-    /// Bytes that wait.
-    behind: Arc<AtomicUsize>,
-    counted: Arc<Semaphore>,
+    /// Bytes in the queue.
+    queued_bytes: Arc<AtomicUsize>,
+    memory: Arc<Semaphore>,
 }
 
 impl Outbox {
+    /// Queues an event.
+    ///
     /// # Errors
-    /// 503 when the client is far behind, and others are too.
-    fn put(&self, (event, bytes): (sse::Event, usize)) -> Result<(), ApiError> {
-        let counted = if self.behind.load(Relaxed) + bytes > FREE_BYTES {
+    /// 503 if the client lags far behind and the shared memory is used up.
+    fn queue_event(&self, (event, bytes): (sse::Event, usize)) -> Result<(), ApiError> {
+        let memory_permit = if self.queued_bytes.load(Relaxed) + bytes > FREE_BYTES {
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&self.counted).try_acquire_many_owned(size);
+            let permit = Arc::clone(&self.memory).try_acquire_many_owned(size);
             Some(permit.map_err(|_| {
-                ApiError::unavailable(
-                    "slow_client",
-                    "the client is too far behind with the stream",
-                )
+                ApiError::unavailable("slow_client", "the client reads the stream too slowly")
             })?)
         } else {
             None
         };
-        self.send(event, bytes, counted);
+        self.send(event, bytes, memory_permit);
         Ok(())
     }
 
-    /// The error that ends a stream.
-    fn put_last(&self, (event, bytes): (sse::Event, usize)) {
+    /// Queues the error that ends a stream, whatever the memory.
+    fn queue_last(&self, (event, bytes): (sse::Event, usize)) {
         self.send(event, bytes, None);
     }
 
-    fn send(&self, event: sse::Event, bytes: usize, counted: Option<OwnedSemaphorePermit>) {
-        self.behind.fetch_add(bytes, Relaxed);
-        // Whether the client is gone is looked at before the next event.
+    fn send(&self, event: sse::Event, bytes: usize, memory_permit: Option<OwnedSemaphorePermit>) {
+        self.queued_bytes.fetch_add(bytes, Relaxed);
+        // A disconnect is detected before the next event.
         let _ = self.sender.send(Waiting {
             event,
             bytes,
-            _counted: counted,
+            _counted: memory_permit,
         });
     }
 }
 
-/// The events of a response, as its client takes them.
+/// Event stream of a response, polled by its connection.
 struct Events {
     queue: mpsc::UnboundedReceiver<Waiting>,
-    behind: Arc<AtomicUsize>,
+    queued_bytes: Arc<AtomicUsize>,
     half_closed: Option<BoxFuture<'static, ()>>,
 }
 
@@ -233,7 +231,7 @@ impl Stream for Events {
                      bytes,
                      _counted,
                  }| {
-                    self.behind.fetch_sub(bytes, Relaxed);
+                    self.queued_bytes.fetch_sub(bytes, Relaxed);
                     Ok(event)
                 },
             ));
@@ -241,25 +239,25 @@ impl Stream for Events {
         if let Some(half_closed) = &mut self.half_closed {
             ready!(half_closed.poll_unpin(cx));
             self.half_closed = None;
-            // Whether the client has left shows when something is sent.
+            // An empty comment reveals whether the client has disconnected.
             return Poll::Ready(Some(Ok(sse::Event::default().comment(""))));
         }
         Poll::Pending
     }
 }
 
-type Told = Pin<Box<dyn Stream<Item = Event> + Send>>;
+type ChoiceEvents = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
-/// A choice's events. Which of several candidates is the best is known when all are complete; then
-/// it is told as a whole.
-fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
+/// Returns a choice's events. The best of several candidates is only known when all are complete;
+/// it is then sent as a whole.
+fn choice_events(mut candidates: Vec<EventStream>, form: AnswerForm) -> ChoiceEvents {
     if candidates.len() == 1
         && let Some(only) = candidates.pop()
     {
         return Box::pin(only);
     }
     let events = async move {
-        match best(candidates, how).await {
+        match best(candidates, form).await {
             Ok(FinishedAnswer {
                 text,
                 tokens,
@@ -293,41 +291,41 @@ fn told(mut candidates: Vec<EventStream>, how: AnswerForm) -> Told {
     Box::pin(futures_util::stream::once(events).flat_map(futures_util::stream::iter))
 }
 
-/// What was said, and what is to be said next.
+/// State of a streamed completion.
 struct Chunks {
     head: CompletionHead,
-    how: AnswerForm,
+    form: AnswerForm,
     meter: AnswerMeter,
-    /// The text of each answer so far.
+    /// Text of each answer so far.
     texts: Vec<String>,
     open: usize,
     usage: Usage,
-    /// Until they are said, with the end of the last answer.
+    /// Warnings, sent with the end of the last answer.
     warnings: Vec<Warning>,
-    /// With their sizes in bytes.
+    /// Queued events with their sizes in bytes.
     pending: VecDeque<(sse::Event, usize)>,
     ended: bool,
-    draft: Option<ReceiptDraft>,
-    /// Set behind the last chunk: the end is said when the receipt is kept.
-    kept: Option<BoxFuture<'static, ()>>,
-    drawn: Option<ShadowRequest>,
+    receipt: Option<ReceiptDraft>,
+    /// Set after the last chunk: the stream ends once the receipt is stored.
+    stored: Option<BoxFuture<'static, ()>>,
+    shadow_request: Option<ShadowRequest>,
 }
 
 impl Chunks {
-    /// Begins with each answer's role.
+    /// Creates the state and queues each choice's role.
     fn new(
         head: CompletionHead,
-        how: AnswerForm,
+        form: AnswerForm,
         meter: AnswerMeter,
         answers: usize,
-        draft: Option<ReceiptDraft>,
-        drawn: Option<ShadowRequest>,
+        receipt: Option<ReceiptDraft>,
+        shadow_request: Option<ShadowRequest>,
     ) -> Self {
         let texts = vec![String::new(); answers];
         let (usage, warnings, pending) = (Usage::default(), Vec::new(), VecDeque::new());
         let mut chunks = Self {
             head,
-            how,
+            form,
             meter,
             texts,
             open: answers,
@@ -335,16 +333,16 @@ impl Chunks {
             warnings,
             pending,
             ended: false,
-            draft,
-            kept: None,
-            drawn,
+            receipt,
+            stored: None,
+            shadow_request,
         };
         for index in 0..answers {
             let delta = Delta {
                 role: Some("assistant"),
                 content: Some(String::new()),
             };
-            chunks.say(ChunkChoice {
+            chunks.push_choice(ChunkChoice {
                 index,
                 delta,
                 ..ChunkChoice::default()
@@ -353,7 +351,7 @@ impl Chunks {
         chunks
     }
 
-    fn take(&mut self, index: usize, event: Event) {
+    fn handle_event(&mut self, index: usize, event: Event) {
         match event {
             Event::Delta {
                 text,
@@ -369,17 +367,17 @@ impl Chunks {
                     &spans,
                 );
                 self.texts[index].push_str(&text);
-                if let Some(draft) = &mut self.draft {
-                    draft.wrote(index, &tokens);
+                if let Some(receipt) = &mut self.receipt {
+                    receipt.add_tokens(index, &tokens);
                 }
                 let guard =
                     (!spans.is_empty()).then_some(ChunkGuard::Closed(ClosedSpans { spans }));
-                let logprobs = self.how.logprobs.then(|| Logprobs::of(tokens));
+                let logprobs = self.form.logprobs.then(|| Logprobs::from_tokens(tokens));
                 let delta = Delta {
                     role: None,
                     content: Some(text),
                 };
-                self.say(ChunkChoice {
+                self.push_choice(ChunkChoice {
                     index,
                     delta,
                     logprobs,
@@ -393,7 +391,7 @@ impl Chunks {
                 completion_tokens,
                 guard,
             } => {
-                let report = self.how.report(guard, &self.texts[index]);
+                let report = self.form.report(guard, &self.texts[index]);
                 let end = AnswerEnd {
                     reason,
                     prompt_tokens,
@@ -401,17 +399,17 @@ impl Chunks {
                     guard: &report,
                 };
                 self.meter.count_end(index, std::time::Instant::now(), end);
-                if let Some(draft) = &mut self.draft {
-                    draft.complete(index, &self.texts[index], &report);
+                if let Some(receipt) = &mut self.receipt {
+                    receipt.complete(index, &self.texts[index], &report);
                 }
-                // What stands for an answer that is withheld is not the policy's.
+                // An abstention is not the policy's text.
                 if index == 0 && report.verdict == Verdict::Abstained {
-                    self.drawn = None;
+                    self.shadow_request = None;
                 }
                 let guard = Some(ChunkGuard::Summary(report));
                 let finish_reason = Some(finish_reason(reason));
                 self.open -= 1;
-                self.say(ChunkChoice {
+                self.push_choice(ChunkChoice {
                     index,
                     finish_reason,
                     guard,
@@ -426,8 +424,8 @@ impl Chunks {
         }
     }
 
-    fn say(&mut self, choice: ChunkChoice) {
-        let usage = self.how.include_usage.then_some(None);
+    fn push_choice(&mut self, choice: ChunkChoice) {
+        let usage = self.form.include_usage.then_some(None);
         let warnings = if self.open == 0 {
             std::mem::take(&mut self.warnings)
         } else {
@@ -443,15 +441,15 @@ impl Chunks {
     }
 
     fn end(&mut self) {
-        self.kept = Some(
-            self.draft
+        self.stored = Some(
+            self.receipt
                 .take()
-                .map_or_else(|| async {}.boxed(), ReceiptDraft::keep),
+                .map_or_else(|| async {}.boxed(), ReceiptDraft::store),
         );
-        if let Some((drawn, text)) = self.drawn.take().zip(self.texts.first()) {
-            drawn.answered(text);
+        if let Some((shadow_request, text)) = self.shadow_request.take().zip(self.texts.first()) {
+            shadow_request.submit_answer(text);
         }
-        if self.how.include_usage {
+        if self.form.include_usage {
             let chunk = ChatChunk {
                 head: self.head.clone(),
                 choices: Vec::new(),
@@ -467,8 +465,8 @@ impl Chunks {
         self.fail(error.into());
     }
 
-    /// An error is the last event: a client that waits for `[DONE]` must not take the answer for
-    /// complete.
+    /// Ends the stream with an error instead of `[DONE]`, so that clients do not take the answer
+    /// for complete.
     fn fail(&mut self, error: ApiError) {
         tracing::warn!(code = error.reason().code, "a stream ends with an error");
         self.push(sse::Event::default().event("error"), &error.body);
@@ -491,28 +489,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_taken_is_bounded_for_all_and_nobody_pays_for_others() {
-        let counted = Arc::new(Semaphore::new(100 * 1024));
+    fn unread_output_is_bounded_across_clients() {
+        let memory = Arc::new(Semaphore::new(100 * 1024));
         let stream = || {
             let (sender, queue) = mpsc::unbounded_channel();
-            let behind = Arc::<AtomicUsize>::default();
+            let queued_bytes = Arc::<AtomicUsize>::default();
             let events = Events {
                 queue,
-                behind: Arc::clone(&behind),
+                queued_bytes: Arc::clone(&queued_bytes),
                 half_closed: None,
             };
             (
                 Outbox {
                     sender,
-                    behind,
-                    counted: Arc::clone(&counted),
+                    queued_bytes,
+                    memory: Arc::clone(&memory),
                 },
                 events,
             )
         };
         let fill = |outbox: &Outbox| {
             (0..1000)
-                .take_while(|_| outbox.put((sse::Event::default(), 1024)).is_ok())
+                .take_while(|_| outbox.queue_event((sse::Event::default(), 1024)).is_ok())
                 .count()
         };
         let ((first, unread), (second, mut read)) = (stream(), stream());

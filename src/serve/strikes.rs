@@ -1,5 +1,4 @@
-//! What somebody did too often of late: wrong keys by the network that they came from, refused
-//! requests by who sent them.
+//! Counter of recent offenses: wrong keys by network, rejected requests by account.
 
 use std::{
     collections::HashMap,
@@ -8,20 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most who are remembered.
+/// Most offenders remembered.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Counts what a few times is forgiven: a number at once, and one more in each interval.
+/// Leaky bucket per offender: a burst is tolerated, then one offense per interval.
 #[derive(Debug)]
 pub(crate) struct Strikes<K> {
     burst: u32,
     interval: Duration,
-    /// When the strikes of each will be forgotten, as though they had come one an interval.
+    /// Time at which each offender's bucket is empty again.
     forgotten: Mutex<HashMap<K, Instant>>,
 }
 
 impl<K: Hash + Eq + Clone> Strikes<K> {
-    /// Forgives `burst` at once, and one more in each `interval`.
+    /// Creates a counter that tolerates `burst` at once and one more per `interval`.
     pub(crate) fn new(burst: u32, interval: Duration) -> Self {
         Self {
             burst,
@@ -30,10 +29,10 @@ impl<K: Hash + Eq + Clone> Strikes<K> {
         }
     }
 
-    /// Counts a strike.
+    /// Counts an offense.
     ///
     /// # Errors
-    /// When there were too many: the seconds until the next is forgiven.
+    /// Above the tolerated rate, the seconds until the next is tolerated.
     pub(crate) fn count(&self, who: K, now: Instant) -> Result<(), u64> {
         let mut all = self
             .forgotten
@@ -46,7 +45,7 @@ impl<K: Hash + Eq + Clone> Strikes<K> {
         }
         if all.len() >= MAX_REMEMBERED && !all.contains_key(&who) {
             all.retain(|_, at| *at > now);
-            // Those who strike most stay longest.
+            // The worst offenders stay longest.
             let first = all
                 .iter()
                 .min_by_key(|(_, at)| **at)
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_at_once_and_then_one_every_six_seconds() {
+    fn a_burst_of_ten_then_one_every_six_seconds_is_tolerated() {
         let (wrong, start) = (wrong_keys(), Instant::now());
         let at = |seconds: u64| {
             wrong.count(address("203.0.113.9"), start + Duration::from_secs(seconds))
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_apart_and_addresses_of_one_are_together() {
+    fn offenses_are_counted_by_network() {
         let (wrong, now) = (wrong_keys(), Instant::now());
         let exhausted = |text: &str| (0..BURST).all(|_| wrong.count(address(text), now).is_ok());
         assert!(
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_keeps_those_who_guess_most() {
+    fn the_table_is_bounded_and_keeps_the_worst_offenders() {
         let (wrong, now) = (wrong_keys(), Instant::now());
         let busy = address("198.51.100.1");
         (0..BURST).for_each(|_| wrong.count(busy, now).unwrap());

@@ -1,5 +1,5 @@
-//! From one version to the next while requests run: it is loaded and tried first, and then one
-//! pointer changes.
+//! Switching between model versions at run time: the next one is loaded and warmed up before it
+//! replaces the served one atomically.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     app::{App, unix_time},
-    served::{InitialVersion, LoadError, RequestContext, ServedVersion, candidates},
+    served::{InitialVersion, LoadError, RequestContext, ServedVersion, versions_to_try},
     warm,
 };
 use crate::{
@@ -24,56 +24,56 @@ use crate::{
     telemetry::EngineObserver,
 };
 
-/// How often the registry is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+/// Interval between checks of the registry.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What is promoted, and how that comes to be served.
+/// Loads versions and switches between them.
 pub(crate) struct VersionSwitch {
     registry: Option<Registry>,
-    /// Held while a version is loaded and put in the place of another: one change after the other.
-    kept: tokio::sync::Mutex<Kept>,
+    /// Held during a change, so that changes are serialized.
+    loaded: tokio::sync::Mutex<LoadedVersions>,
     refused: Mutex<Option<RefusedVersion>>,
 }
 
-/// What stays loaded.
+/// Versions kept loaded.
 #[derive(Default)]
-struct Kept {
-    /// The version that was served before, so that going back to it takes no time.
-    before: Option<Arc<ServedVersion>>,
+struct LoadedVersions {
+    /// Version served before, so that a rollback to it is immediate.
+    previous: Option<Arc<ServedVersion>>,
 }
 
-/// A version that was to be served and cannot be.
+/// A version that failed to load.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct RefusedVersion {
-    /// Its id; `null`: the model of the configuration.
+    /// Id of the version; `null` for the configured model.
     #[schema(required)]
     pub(crate) id: Option<String>,
-    /// Why not.
+    /// Explanation.
     pub(crate) reason: String,
-    /// Unix time.
+    /// Time, Unix seconds.
     pub(crate) at: u64,
 }
 
-/// A version that could take the place of the served one; nobody else changes that meanwhile.
+/// A version ready to be served; holds the lock on changes.
 pub(crate) struct PendingSwitch<'a> {
-    kept: MutexGuard<'a, Kept>,
-    /// `None`: it is served already.
+    loaded: MutexGuard<'a, LoadedVersions>,
+    /// `None` if it is served already.
     next: Option<Arc<ServedVersion>>,
 }
 
 impl PendingSwitch<'_> {
-    /// Serves it. Requests that run stay with the version that they began with.
-    pub(crate) fn make(mut self, app: &App) {
+    /// Serves the version. Running requests stay with theirs.
+    pub(crate) fn apply(mut self, app: &App) {
         let Some(next) = self.next.take() else { return };
-        let (version, before) = (Arc::clone(&next.version), app.serve(next));
+        let (version, previous) = (Arc::clone(&next.version), app.serve(next));
         tracing::info!(
             version = &*version,
-            before = &*before.version,
-            "another version is served"
+            before = &*previous.version,
+            "switched to another version"
         );
         app.metrics.models.count_switch();
-        app.switch.note(None);
-        self.kept.before = Some(before);
+        app.switch.set_refused(None);
+        self.loaded.previous = Some(previous);
     }
 }
 
@@ -81,7 +81,7 @@ impl VersionSwitch {
     pub(crate) fn new(registry: Option<Registry>) -> Self {
         Self {
             registry,
-            kept: tokio::sync::Mutex::default(),
+            loaded: tokio::sync::Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -90,7 +90,7 @@ impl VersionSwitch {
         self.registry.as_ref()
     }
 
-    /// The version that was refused last, since what is served has changed.
+    /// Returns the version that last failed to load, since the last change.
     pub(crate) fn refused(&self) -> Option<RefusedVersion> {
         self.refused
             .lock()
@@ -98,43 +98,42 @@ impl VersionSwitch {
             .clone()
     }
 
-    fn note(&self, refused: Option<RefusedVersion>) {
+    fn set_refused(&self, refused: Option<RefusedVersion>) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
-    /// Loads a version (`None`: the model of the configuration), starts its engine and has it write
-    /// a first answer.
+    /// Loads a version (`None` for the configured model), starts its engine and warms it up.
     ///
     /// # Errors
-    /// Why it cannot be served.
+    /// The reason why it cannot be served.
     pub(crate) async fn prepare(
         &self,
         app: &Arc<App>,
         id: Option<&str>,
     ) -> Result<PendingSwitch<'_>, String> {
-        change(app, self.kept.lock().await, id).await
+        prepare_switch(app, self.loaded.lock().await, id).await
     }
 
-    /// Serves what the registry says now, if it can be; else what is served stays, and why is told.
-    /// The shadow is the registry's in any case.
-    pub(crate) async fn follow(&self, app: &Arc<App>) {
+    /// Serves the version promoted in the registry; on failure, logs the reason and keeps the
+    /// served one. Updates the shadow in either case.
+    pub(crate) async fn follow_registry(&self, app: &Arc<App>) {
         let Some(registry) = &self.registry else {
             return;
         };
-        let kept = self.kept.lock().await;
-        // Read when nobody else changes what is served: an older state would undo what they have
-        // done.
+        let loaded = self.loaded.lock().await;
+        // Read under the lock: an older state would undo a concurrent change.
         let RegistryState {
             promoted, shadow, ..
         } = match registry.state() {
             Ok(state) => state,
             Err(error) => {
-                return tracing::error!(%error, "the registry cannot be read; what is served stays");
+                tracing::error!(%error, "the registry cannot be read; the served version stays");
+                return;
             }
         };
         app.shadow.set(app, shadow);
-        match change(app, kept, promoted.as_deref()).await {
-            Ok(change) => change.make(app),
+        match prepare_switch(app, loaded, promoted.as_deref()).await {
+            Ok(change) => change.apply(app),
             Err(reason) => self.refuse(app, promoted.as_deref(), reason),
         }
     }
@@ -145,18 +144,18 @@ impl VersionSwitch {
             version,
             served,
             reason,
-            "a version is refused; what is served stays"
+            "a version cannot be served; the served version stays"
         );
         app.metrics.models.count_refused();
-        self.note(Some(RefusedVersion {
+        self.set_refused(Some(RefusedVersion {
             id: id.map(str::to_owned),
             reason,
             at: unix_time(),
         }));
     }
 
-    /// After a first answer that was none: serves the version before, and so on, and last the model
-    /// of the configuration.
+    /// After a failed warm-up, serves the previous version, or an earlier one, or finally the
+    /// configured model.
     pub(crate) async fn fall_back(
         &self,
         app: &Arc<App>,
@@ -164,7 +163,7 @@ impl VersionSwitch {
         reason: String,
     ) {
         if !Arc::ptr_eq(failed, &app.served()) {
-            // Another was promoted meanwhile.
+            // Another version was promoted meanwhile.
             return;
         }
         self.refuse(app, failed.registered.as_deref(), reason);
@@ -173,7 +172,7 @@ impl VersionSwitch {
             .as_ref()
             .and_then(|registry| registry.state().ok())
             .unwrap_or_default();
-        let others = candidates(&state)
+        let others = versions_to_try(&state)
             .map(Some)
             .chain([None])
             .filter(|id| *id != failed.registered.as_deref());
@@ -181,31 +180,33 @@ impl VersionSwitch {
             match self.prepare(app, id).await {
                 Ok(change) => {
                     let refused = self.refused();
-                    change.make(app);
-                    return self.note(refused);
+                    change.apply(app);
+                    return self.set_refused(refused);
                 }
-                Err(reason) => tracing::error!(version = id, reason, "it cannot be served either"),
+                Err(reason) => {
+                    tracing::error!(version = id, reason, "this version cannot be served either")
+                }
             }
         }
     }
 }
 
-/// Gets a version ready to be served: the one that is kept, or it is loaded.
-async fn change<'a>(
+/// Returns a version ready to be served: the one kept loaded, or a newly loaded one.
+async fn prepare_switch<'a>(
     app: &Arc<App>,
-    kept: MutexGuard<'a, Kept>,
+    loaded: MutexGuard<'a, LoadedVersions>,
     id: Option<&str>,
 ) -> Result<PendingSwitch<'a>, String> {
     let is = |served: &ServedVersion| served.registered.as_deref() == id;
     if is(&app.served()) {
-        return Ok(PendingSwitch { kept, next: None });
+        return Ok(PendingSwitch { loaded, next: None });
     }
-    let before = kept
-        .before
+    let previous = loaded
+        .previous
         .as_ref()
-        .filter(|before| is(before) && before.engine.health().accepting);
-    let next = match before {
-        Some(before) => Arc::clone(before),
+        .filter(|previous| is(previous) && previous.engine.health().accepting);
+    let next = match previous {
+        Some(previous) => Arc::clone(previous),
         None => {
             load(
                 app,
@@ -217,12 +218,12 @@ async fn change<'a>(
         }
     };
     Ok(PendingSwitch {
-        kept,
+        loaded,
         next: Some(next),
     })
 }
 
-/// Loads a version and tries it, while others are served.
+/// Loads and warms up a version while another one is served.
 async fn load(
     app: &Arc<App>,
     config: Config,
@@ -234,14 +235,14 @@ async fn load(
         .await
         .map_err(|e| e.to_string())?;
     let served = Arc::new(served.map_err(|e| e.to_string())?);
-    app.watch(&served);
-    let tried = warm::try_out(&RequestContext::with(app, Arc::clone(&served))).await;
+    app.track_version(&served);
+    let tried = warm::warm_up(&RequestContext::with_version(app, Arc::clone(&served))).await;
     tried.map_err(|why| format!("its first answer failed: {why}"))?;
     let _ = served.warmed.set(Ok(()));
     Ok(served)
 }
 
-/// Loads a version that answers one question at a time, for nobody to count.
+/// Loads a version with minimal resources and without metrics, for the shadow.
 pub(super) async fn load_beside(app: &Arc<App>, id: &str) -> Result<Arc<ServedVersion>, String> {
     let mut config = app.current_config();
     (config.engine.max_batch, config.engine.max_waiting) = (1, 1);
@@ -263,7 +264,7 @@ fn open(
     };
     let name = &first.bundle.config.name;
     if **name != *now.model {
-        // Clients name the model: they would all get 404.
+        // Clients name the model; all their requests would get a 404.
         return Err(LoadError::OtherModel {
             name: name.clone(),
             served: now.model.to_string(),
@@ -272,30 +273,30 @@ fn open(
     Ok(ServedVersion::start(config, first, observer)?)
 }
 
-/// Follows the registry: what is promoted there, by whomever, is served here.
-pub(super) async fn follow(app: Arc<App>) {
+/// Watches the registry and serves what is promoted there, by any process.
+pub(super) async fn watch_registry(app: Arc<App>) {
     let Some(registry) = app.switch.registry().cloned() else {
         return;
     };
-    let mut times = tokio::time::interval(LOOK);
+    let mut times = tokio::time::interval(POLL_INTERVAL);
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen = None;
     loop {
         times.tick().await;
         let task = registry.clone();
-        let Ok(now) = spawn_blocking(move || look(&task)).await else {
+        let Ok(now) = spawn_blocking(move || read_state(&task)).await else {
             continue;
         };
         if now != seen {
             seen = now;
-            app.switch.follow(&app).await;
+            app.switch.follow_registry(&app).await;
         }
     }
 }
 
-/// When the state was written, and what; it says both, for a version that failed may be promoted
-/// again.
-fn look(registry: &Registry) -> Option<(SystemTime, Vec<u8>)> {
+/// Returns the state file's modification time and content. The time matters because a version that
+/// failed may be promoted again.
+fn read_state(registry: &Registry) -> Option<(SystemTime, Vec<u8>)> {
     let file = registry.state_file();
     let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;
     Some((written, fs::read(&file).ok()?))

@@ -1,5 +1,5 @@
-//! The first caption, which the server asks of itself: it pages the weights in, and shows that
-//! everything works before anybody relies on it.
+//! Warm-up: the server generates a first caption itself, which loads the weights into memory and
+//! checks the whole path before users rely on it.
 
 use std::{io::Cursor, sync::Arc};
 
@@ -16,47 +16,47 @@ use crate::{
 /// Most tokens of the first caption.
 const TOKENS: usize = 8;
 
-/// Tries the version that the server begins with and notes how that went. Where one of the registry
-/// fails, the one before it is served.
+/// Warms up the initial version and records the outcome. If a version of the registry fails, falls
+/// back to the previous one.
 pub(crate) async fn warm(app: Arc<App>) {
-    let (began, turn) = (std::time::Instant::now(), RequestContext::of(&app));
-    let outcome = try_out(&turn).await;
+    let (started, context) = (std::time::Instant::now(), RequestContext::internal(&app));
+    let outcome = warm_up(&context).await;
     match &outcome {
         Ok(()) => tracing::info!(
-            ms = began.elapsed().as_millis() as u64,
-            "ready: the first caption is written"
+            ms = started.elapsed().as_millis() as u64,
+            "ready: the first caption succeeded"
         ),
         Err(why) => tracing::error!(why, "not ready: the first caption failed"),
     }
     let failed = outcome
         .clone()
         .err()
-        .filter(|_| turn.served.registered.is_some());
-    // Set once; a second warm-up would change nothing.
-    let _ = turn.served.warmed.set(outcome);
+        .filter(|_| context.served.registered.is_some());
+    // Already set if another warm-up was first.
+    let _ = context.served.warmed.set(outcome);
     if let Some(why) = failed {
         app.switch
             .fall_back(
                 &app,
-                &turn.served,
+                &context.served,
                 format!("its first answer failed: {why}"),
             )
             .await;
     }
 }
 
-/// Has a version caption a made-up picture.
+/// Generates a caption of a synthetic image.
 ///
 /// # Errors
-/// Why that cannot be relied on.
-pub(crate) async fn try_out(turn: &RequestContext) -> Result<(), String> {
-    caption(turn)
+/// The reason why the version cannot be served.
+pub(crate) async fn warm_up(context: &RequestContext) -> Result<(), String> {
+    caption(context)
         .await
         .map_err(|error| error.body.error.message)
 }
 
-async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
-    let bundle = &turn.served.bundle;
+async fn caption(context: &RequestContext) -> Result<(), ApiError> {
+    let bundle = &context.served.bundle;
     let messages = vec![Message {
         role: "user".to_owned(),
         content: String::new(),
@@ -68,7 +68,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
     let completion = Completion {
         messages,
         user: None,
-        image: RequestImage::File(picture()?),
+        image: RequestImage::File(sample_image()?),
         image_field: "messages".to_owned(),
         n: 1,
         sampling: Sampling::default(),
@@ -84,7 +84,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
         stream: false,
         include_usage: false,
     };
-    for mut answer in begin(turn, completion, prompt, false)
+    for mut answer in begin(context, completion, prompt, false)
         .await?
         .answers
         .into_iter()
@@ -94,7 +94,7 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
             match event {
                 Event::Finished { .. } => return Ok(()),
                 Event::Failed(error) => {
-                    // What a tensor operation says is not for clients, and this is none.
+                    // The internal error may be shown: the requester is the server itself.
                     return Err(ApiError::unavailable("not_ready", error.to_string()));
                 }
                 Event::Delta { tokens, .. } => tokens
@@ -109,10 +109,10 @@ async fn caption(turn: &RequestContext) -> Result<(), ApiError> {
     ))
 }
 
-/// Weights that are broken in the file's sense mostly make numbers that are none.
+/// Checks that a token's numbers are finite: corrupt weights usually produce NaN.
 fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
     let number = |what: &str, value: f32| {
-        let message = format!("the {what} of a token is {value}, which is no number");
+        let message = format!("the {what} of a token is {value}, not a finite number");
         if value.is_finite() {
             Ok(())
         } else {
@@ -126,8 +126,8 @@ fn is_sound(token: &GeneratedToken, scores: bool) -> Result<(), ApiError> {
     }
 }
 
-/// A gradient, as a PNG file.
-fn picture() -> Result<Vec<u8>, ApiError> {
+/// Returns a gradient as a PNG file.
+fn sample_image() -> Result<Vec<u8>, ApiError> {
     let image = RgbImage::from_fn(64, 64, |x, y| Rgb([4 * x as u8, 4 * y as u8, 128]));
     let mut file = Vec::new();
     image

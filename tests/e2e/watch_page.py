@@ -44,7 +44,7 @@ def watch(base):
         page.keyboard.press("Enter")
         expect(page.locator("#records > li")).to_have_count(2)
         page.goto(f"{base}#watch")
-        expect(card("Judgements of people")).to_contain_text("all good 1")
+        expect(card("Human judgments")).to_contain_text("all good 1")
         expect(card("Most corrected").get_by_role("listitem")).to_have_text("a 1")
         judged = sum(sum(t["label"] != "none" and "reward" in t for t in json.loads(text)["tokens"]) for text in page.locator("#records pre").all_text_contents())
         expect(card("Calibration of rewards")).to_contain_text(f"{judged} tokens judged")

@@ -237,7 +237,7 @@ fn readiness_follows_warm_up_and_engine_progress() {
         get(served.at, "/health/ready").error(503)["message"]
             .as_str()
             .unwrap()
-            .contains("no step")
+            .contains("not completed a step")
     );
     assert_eq!(get(served.at, "/health/live").status, 200);
     served.valve.open();

@@ -38,7 +38,7 @@ fn unsupported_field_that_changes_the_answer_is_refused_by_name() {
         (
             "extra_body",
             json!({"guard": {"mode": "block"}}),
-            "top of the request",
+            "top level of the request",
         ),
         ("Guard", json!({"mode": "block"}), "guard"),
         ("gaurd", json!({"mode": "block"}), "guard"),

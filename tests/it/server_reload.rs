@@ -155,7 +155,7 @@ fn sighup_applies_keys_and_log_level_and_names_the_rest() {
         lines.iter().any(|line| line["message"]
             .as_str()
             .unwrap()
-            .contains("everybody may use the API")),
+            .contains("anybody may use the API")),
         "{log}"
     );
     assert!(

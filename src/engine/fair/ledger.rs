@@ -1,5 +1,5 @@
-//! Who is next: weighted fair queuing by work done (the virtual token counter of Sheng et al.,
-//! "Fairness in Serving Large Language Models", 2024).
+//! Weighted fair queuing by work done (the virtual token counter of Sheng et al., "Fairness in
+//! Serving Large Language Models", 2024).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,34 +8,35 @@ use std::{
 
 use super::Share;
 
-/// Virtual work is work times this by weight, so that whole numbers are fine enough.
+/// Fixed-point scale of virtual work.
 const SCALE: u64 = 1000;
 
-/// Most competitors that are remembered while they have nothing to do.
+/// Most inactive competitors that are remembered.
 const REMEMBERED: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Account {
-    /// Work done by weight.
+    /// Work done, divided by weight.
     virtual_work: u64,
     present: bool,
 }
 
-/// The work that was done for each competitor, by weight. Whoever has had the least is next. A
-/// competitor that comes back is put level with the least of those who are there: nobody saves up a
-/// share that they did not use, and nobody is freed of what they had too much by leaving for a
-/// moment.
+/// Work done for each competitor, divided by its weight. The competitor with the least is served
+/// next.
+///
+/// A returning competitor is raised to the minimum of the active ones: unused share cannot be saved
+/// up, and a short absence does not cancel work already received.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     accounts: HashMap<Arc<str>, Account>,
-    /// The least virtual work of those who were there, as far as it got.
+    /// Highest minimum of the active competitors' virtual work so far.
     floor: u64,
 }
 
 impl Ledger {
-    /// Notes who has something that waits or runs; to be called when that has changed, before
-    /// anybody is chosen.
-    pub(crate) fn meet<'a>(&mut self, present: impl Iterator<Item = &'a Share>) {
+    /// Sets the competitors that have waiting or running work. Call after a change and before
+    /// [`Self::next`].
+    pub(crate) fn set_active<'a>(&mut self, present: impl Iterator<Item = &'a Share>) {
         let present: HashSet<&Arc<str>> = present.map(|share| &share.competitor).collect();
         if present.is_empty() {
             return self.accounts.clear();
@@ -45,7 +46,7 @@ impl Ledger {
             .filter(|(name, _)| present.contains(name))
             .map(|(_, account)| account.virtual_work)
             .min();
-        // Where nobody stays, the last who were there say how far it got.
+        // If nobody stays active, the last active competitors define the floor.
         let last = || were_there().map(|(_, account)| account.virtual_work).min();
         self.floor = staying.or_else(last).unwrap_or(0).max(self.floor);
         self.accounts
@@ -68,7 +69,7 @@ impl Ledger {
         }
     }
 
-    /// Notes work that is done for a competitor.
+    /// Adds work done for a competitor.
     pub(crate) fn charge(&mut self, share: &Share, work: u64) {
         if let Some(account) = self.accounts.get_mut(&share.competitor) {
             let by_weight = work.saturating_mul(SCALE) / u64::from(share.weight.max(1));
@@ -76,8 +77,8 @@ impl Ledger {
         }
     }
 
-    /// Returns the index of the entry that is next: that of the competitor with the least work by
-    /// weight, and of its entries the one with the least key.
+    /// Returns the index of the next entry: that of the competitor with the least virtual work,
+    /// then the smallest key.
     pub(crate) fn next<'a>(
         &self,
         waiting: impl Iterator<Item = (&'a Share, u64)>,
@@ -102,11 +103,11 @@ mod tests {
 
     use super::*;
 
-    /// The most work of one item.
+    /// Most work of one item.
     const MOST: u64 = 40;
 
-    /// A server of one thing at a time: what it did, in order, of
-    /// `(time of arrival, competitor, work)`.
+    /// Simulates a sequential server and returns the work done, in order, as `(start, competitor,
+    /// work)`; `arrivals` are `(arrival, competitor, work)`.
     fn serve(weights: &[u32], arrivals: &[(u64, usize, u64)]) -> Vec<(u64, usize, u64)> {
         let share = |who: usize| Share::new(format!("{who}"), weights[who]);
         let (mut ledger, mut done, mut now, mut came) = (Ledger::default(), Vec::new(), 0, 0);
@@ -120,7 +121,7 @@ mod tests {
                 came += 1;
                 waiting.push((share(job.1), came, job));
             }
-            ledger.meet(waiting.iter().map(|(share, ..)| share));
+            ledger.set_active(waiting.iter().map(|(share, ..)| share));
             let Some(next) = ledger.next(waiting.iter().map(|(share, i, _)| (share, *i))) else {
                 match coming.peek() {
                     Some((_, (at, ..))) => now = *at,
@@ -129,7 +130,7 @@ mod tests {
                 continue;
             };
             let (share, _, job) = waiting.remove(next);
-            ledger.meet(waiting.iter().map(|(share, ..)| share).chain([&share]));
+            ledger.set_active(waiting.iter().map(|(share, ..)| share).chain([&share]));
             ledger.charge(&share, job.2);
             done.push((now, job.1, job.2));
             now += job.2;
@@ -138,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_is_served_in_order_and_nobody_who_waits_falls_behind(
+        fn waiting_competitors_are_served_in_order_within_a_bound(
             weights in proptest::collection::vec(1u32..5, 2..5),
             mut arrivals in proptest::collection::vec((0u64..300, 0usize..4, 1..=MOST), 1..80),
         ) {
@@ -151,8 +152,8 @@ mod tests {
                 let served: Vec<u64> = done.iter().filter(|job| job.1 == who).map(|job| job.2)
                     .collect();
                 prop_assert_eq!(served, own.iter().map(|job| job.1).collect::<Vec<_>>());
-                // From when they have to wait until nothing of theirs does, what each other had by
-                // weight is at most two items more than what they had.
+                // While a competitor waits, no other gets more than two items' worth of work per
+                // weight beyond it.
                 let (mut had, mut served) = (vec![0.0; weights.len()], 0);
                 for &(at, of, work) in &done {
                     if own.iter().filter(|job| job.0 <= at).count() == served {
@@ -166,7 +167,7 @@ mod tests {
                     served += usize::from(of == who);
                 }
             }
-            // The server is never idle while something waits.
+            // The server is never idle while work waits.
             let mut free = 0;
             for &(at, _, work) in &done {
                 let arrived: u64 = arrivals.iter().filter(|job| job.0 < at).map(|job| job.2).sum();
@@ -177,11 +178,11 @@ mod tests {
         }
 
         #[test]
-        fn whoever_always_waits_gets_a_share_by_weight(
+        fn backlogged_competitors_are_served_by_weight(
             weights in proptest::collection::vec(1u32..6, 2..5),
             works in proptest::collection::vec(1..=MOST, 200),
         ) {
-            // Everybody has more than is ever served.
+            // Every competitor has more work than is served.
             let arrivals: Vec<(u64, usize, u64)> =
                 (0..weights.len()).flat_map(|who| works.iter().map(move |&work| (0, who, work)))
                     .collect();
@@ -197,12 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_back_has_saved_nothing_up_and_owes_what_they_had() {
+    fn a_returning_competitor_neither_saves_up_nor_loses_debt() {
         let (a, b) = (Share::new("a", 1), Share::new("b", 1));
         let mut ledger = Ledger::default();
-        ledger.meet([&a].into_iter());
+        ledger.set_active([&a].into_iter());
         ledger.charge(&a, 1000);
-        ledger.meet([&a, &b].into_iter());
+        ledger.set_active([&a, &b].into_iter());
         ledger.charge(&b, 1);
         assert_eq!(
             ledger.next([(&b, 0), (&a, 1)].into_iter()),
@@ -210,35 +211,35 @@ mod tests {
             "b does not have 1000 in advance"
         );
         ledger.charge(&a, 50);
-        // It leaves for a moment, and still has had more.
-        ledger.meet([&b].into_iter());
-        ledger.meet([&a, &b].into_iter());
+        // After a short absence it still counts as having received more.
+        ledger.set_active([&b].into_iter());
+        ledger.set_active([&a, &b].into_iter());
         assert_eq!(ledger.next([(&a, 0), (&b, 1)].into_iter()), Some(1));
     }
 
     #[test]
-    fn competitors_that_never_meet_leave_nothing_to_catch_up_for_a_third() {
+    fn alternating_competitors_leave_a_third_no_backlog() {
         let [a, b, c] = ["a", "b", "c"].map(|name| Share::new(name, 1));
         let mut ledger = Ledger::default();
         for turn in [&a, &b].into_iter().cycle().take(100) {
-            ledger.meet([turn].into_iter());
+            ledger.set_active([turn].into_iter());
             ledger.charge(turn, 10);
         }
-        ledger.meet([&a, &c].into_iter());
+        ledger.set_active([&a, &c].into_iter());
         ledger.charge(&c, 11);
         assert_eq!(ledger.next([(&c, 0), (&a, 1)].into_iter()), Some(1));
     }
 
     #[test]
-    fn few_are_remembered_who_have_nothing_to_do() {
+    fn inactive_competitors_are_forgotten() {
         let (mut ledger, stays) = (Ledger::default(), Share::new("stays", 1));
         for i in 0..3 * REMEMBERED {
             let passing = Share::new(i.to_string(), 1);
-            ledger.meet([&stays, &passing].into_iter());
+            ledger.set_active([&stays, &passing].into_iter());
             ledger.charge(&passing, 5);
         }
         assert!(ledger.accounts.len() <= REMEMBERED + 2);
-        ledger.meet([].into_iter());
+        ledger.set_active([].into_iter());
         assert!(ledger.accounts.is_empty());
     }
 }

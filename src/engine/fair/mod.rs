@@ -1,8 +1,8 @@
-//! Fair shares of what is scarce: places, the engine's steps, image workers.
+//! Fair sharing of scarce resources: admission, decode steps, image workers.
 //!
-//! A competitor is whoever callers are told apart by: the owner of a key or, without keys, a
-//! client's address. [`Ledger`] says who is next, [`Pool`] who may still come in, and [`Turns`]
-//! lets async tasks take turns in the ledger's order.
+//! A competitor is the owner of an API key or, without keys, a client address. [`Pool`] bounds
+//! admission, [`Ledger`] orders waiting work, and [`Turns`] is a semaphore for async tasks in the
+//! ledger's order.
 
 mod ledger;
 mod pool;
@@ -15,18 +15,17 @@ pub use pool::PoolPermit;
 pub(crate) use pool::{Pool, PoolError, SharedPool};
 pub use turns::{FairTurn, Turns};
 
-/// A competitor and its weight: of two that want more than there is, one of twice the weight gets
-/// twice as much.
+/// A competitor and its weight; under contention, twice the weight gets twice the resources.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Share {
-    /// Who competes.
+    /// Name of the competitor.
     pub competitor: Arc<str>,
-    /// At least 1.
+    /// Weight, at least 1.
     pub weight: u32,
 }
 
 impl Share {
-    /// A competitor with a weight.
+    /// Creates the share of a competitor; a weight of 0 becomes 1.
     pub fn new(competitor: impl Into<Arc<str>>, weight: u32) -> Self {
         Self {
             competitor: competitor.into(),
@@ -36,7 +35,7 @@ impl Share {
 }
 
 impl Default for Share {
-    /// The nameless competitor, for work that nobody in particular asked for.
+    /// Returns the anonymous competitor, for internal work.
     fn default() -> Self {
         Self::new("", 1)
     }

@@ -1,4 +1,4 @@
-//! Who may still come in: a bound that one competitor cannot use up for all.
+//! Bounded resource that one competitor cannot exhaust for all.
 
 use std::{
     collections::HashMap,
@@ -7,9 +7,9 @@ use std::{
 
 use super::Share;
 
-/// A bounded amount of something. Whoever is alone may have all of it. Beside it there is a reserve
-/// for competitors that have less than their fair share: who comes late to a full pool comes in all
-/// the same, and who has too much gets nothing more until it is theirs again.
+/// A bounded amount of a resource. A single competitor may use all of it. A reserve on top admits
+/// competitors below their fair share when the pool is full; those above it get nothing more until
+/// they are below it again.
 #[derive(Debug)]
 pub(crate) struct Pool {
     capacity: u64,
@@ -26,17 +26,17 @@ struct Holding {
     weight: u32,
 }
 
-/// Why nothing is taken out of a pool.
+/// Reasons for a refusal by a [`Pool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PoolError {
-    /// The pool is used up, or this competitor's share of it.
+    /// The pool, or this competitor's share of it, is used up.
     Full,
-    /// Nothing is given any more.
+    /// The pool is closed.
     Closed,
 }
 
 impl Pool {
-    /// `capacity` for all, and `reserve` beside it for those who have less than their share.
+    /// Creates a pool of `capacity`, and a `reserve` on top for competitors below their share.
     pub(crate) fn new(capacity: u64, reserve: u64) -> Self {
         Self {
             capacity,
@@ -47,16 +47,17 @@ impl Pool {
         }
     }
 
-    /// Returns `true` if [`Self::take`] would give it.
-    pub(super) fn may_take(&self, share: &Share, amount: u64) -> bool {
-        !self.closed && (self.used + amount <= self.capacity || self.is_owed(share, amount))
+    /// Returns `true` if [`Self::take`] would succeed.
+    pub(super) fn can_take(&self, share: &Share, amount: u64) -> bool {
+        !self.closed
+            && (self.used + amount <= self.capacity || self.within_fair_share(share, amount))
     }
 
-    /// Takes an amount for a competitor and returns how much that is: nothing counts for more than
-    /// the whole pool.
+    /// Takes an amount for a competitor and returns the amount charged, at most the pool's
+    /// capacity.
     pub(crate) fn take(&mut self, share: &Share, amount: u64) -> Result<u64, PoolError> {
         let amount = amount.min(self.capacity);
-        if !self.may_take(share, amount) {
+        if !self.can_take(share, amount) {
             return Err(if self.closed {
                 PoolError::Closed
             } else {
@@ -78,9 +79,9 @@ impl Pool {
         Ok(amount)
     }
 
-    /// Returns `true` if a competitor that takes so much more out of the reserve has no more than
-    /// its share then, or nothing else.
-    fn is_owed(&self, share: &Share, amount: u64) -> bool {
+    /// Returns `true` if the reserve may serve this competitor: it holds nothing yet, or stays
+    /// within its fair share.
+    fn within_fair_share(&self, share: &Share, amount: u64) -> bool {
         let others = self
             .held
             .iter()
@@ -96,8 +97,8 @@ impl Pool {
         self.used + amount <= self.capacity + self.reserve && (own == 0 || own + amount <= fair)
     }
 
-    /// Takes an amount back.
-    pub(super) fn put_back(&mut self, competitor: &Arc<str>, amount: u64) {
+    /// Returns an amount to the pool.
+    pub(super) fn release(&mut self, competitor: &Arc<str>, amount: u64) {
         self.used -= amount.min(self.used);
         if let Some(holding) = self.held.get_mut(competitor) {
             holding.amount -= amount.min(holding.amount);
@@ -109,7 +110,7 @@ impl Pool {
     }
 }
 
-/// A pool that several hold.
+/// Cloneable handle to a pool.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedPool(Arc<Mutex<Pool>>);
 
@@ -122,7 +123,7 @@ impl SharedPool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an amount, until the permit is dropped.
+    /// Takes an amount; dropping the permit returns it.
     pub(crate) fn take(&self, share: &Share, amount: u64) -> Result<PoolPermit, PoolError> {
         let amount = self.lock().take(share, amount)?;
         Ok(PoolPermit {
@@ -132,17 +133,17 @@ impl SharedPool {
         })
     }
 
-    /// Returns `true` if [`Self::take`] would give it now.
-    pub(crate) fn may_take(&self, share: &Share, amount: u64) -> bool {
-        self.lock().may_take(share, amount)
+    /// Returns `true` if [`Self::take`] would succeed now.
+    pub(crate) fn can_take(&self, share: &Share, amount: u64) -> bool {
+        self.lock().can_take(share, amount)
     }
 
-    /// Returns how much is taken.
+    /// Returns the amount in use.
     pub(crate) fn used(&self) -> u64 {
         self.lock().used
     }
 
-    /// Gives nothing any more.
+    /// Refuses all further requests.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
     }
@@ -152,7 +153,7 @@ impl SharedPool {
     }
 }
 
-/// An amount out of a pool, given back when this is dropped.
+/// An amount taken from a pool; returned on drop.
 #[derive(Debug)]
 pub struct PoolPermit {
     pool: SharedPool,
@@ -162,7 +163,7 @@ pub struct PoolPermit {
 
 impl Drop for PoolPermit {
     fn drop(&mut self) {
-        self.pool.lock().put_back(&self.competitor, self.amount);
+        self.pool.lock().release(&self.competitor, self.amount);
     }
 }
 
@@ -172,53 +173,57 @@ mod tests {
 
     use super::*;
 
-    fn of(name: &str) -> Share {
+    fn share(name: &str) -> Share {
         Share::new(name, 1)
     }
 
     #[test]
-    fn one_alone_gets_all_and_who_comes_late_still_gets_in() {
+    fn a_late_competitor_is_admitted_from_the_reserve() {
         let pool = SharedPool::new(Pool::new(8, 3));
         let greedy: Vec<PoolPermit> = (0..8)
-            .map(|_| pool.take(&of("greedy"), 1).unwrap())
+            .map(|_| pool.take(&share("greedy"), 1).unwrap())
             .collect();
-        assert_eq!(pool.take(&of("greedy"), 1).unwrap_err(), PoolError::Full);
-        let late: Vec<PoolPermit> = (0..3).map(|_| pool.take(&of("late"), 1).unwrap()).collect();
+        assert_eq!(pool.take(&share("greedy"), 1).unwrap_err(), PoolError::Full);
+        let late: Vec<PoolPermit> = (0..3)
+            .map(|_| pool.take(&share("late"), 1).unwrap())
+            .collect();
         assert_eq!(
-            pool.take(&of("late"), 1).unwrap_err(),
+            pool.take(&share("late"), 1).unwrap_err(),
             PoolError::Full,
             "the reserve has an end"
         );
         drop(greedy);
-        // What was in the reserve counts like the rest.
-        let rest: Vec<PoolPermit> = (0..5).map(|_| pool.take(&of("late"), 1).unwrap()).collect();
+        // Amounts in the reserve count like the rest.
+        let rest: Vec<PoolPermit> = (0..5)
+            .map(|_| pool.take(&share("late"), 1).unwrap())
+            .collect();
         assert_eq!(
-            (pool.used(), pool.take(&of("late"), 1).unwrap_err()),
+            (pool.used(), pool.take(&share("late"), 1).unwrap_err()),
             (8, PoolError::Full)
         );
         drop((late, rest));
         assert_eq!((pool.used(), pool.lock().held.len()), (0, 0));
         pool.close();
-        assert_eq!(pool.take(&of("late"), 1).unwrap_err(), PoolError::Closed);
+        assert_eq!(pool.take(&share("late"), 1).unwrap_err(), PoolError::Closed);
     }
 
     #[test]
-    fn what_is_larger_than_the_pool_is_let_in_alone() {
+    fn an_amount_above_the_capacity_is_admitted_alone() {
         let pool = SharedPool::new(Pool::new(10, 5));
-        let large = pool.take(&of("a"), 1000).unwrap();
+        let large = pool.take(&share("a"), 1000).unwrap();
         assert_eq!(
-            (pool.used(), pool.take(&of("a"), 1).unwrap_err()),
+            (pool.used(), pool.take(&share("a"), 1).unwrap_err()),
             (10, PoolError::Full)
         );
-        assert!(pool.take(&of("b"), 1000).is_err());
-        let small = pool.take(&of("b"), 5).unwrap();
+        assert!(pool.take(&share("b"), 1000).is_err());
+        let small = pool.take(&share("b"), 5).unwrap();
         drop((large, small));
-        assert!(pool.take(&of("b"), 1000).is_ok());
+        assert!(pool.take(&share("b"), 1000).is_ok());
     }
 
     proptest! {
         #[test]
-        fn one_permit_beside_others_is_refused_only_by_a_full_reserve_or_above_the_share(
+        fn a_permit_is_refused_only_by_a_full_reserve_or_above_the_share(
             asks in proptest::collection::vec((0usize..4, 1u64..6, any::<bool>()), 1..200),
             capacity in 4u64..40, reserve in 1u64..10,
         ) {
@@ -235,7 +240,7 @@ mod tests {
                 let others = held.iter().enumerate().filter(|(i, permits)| *i != who
                     && !permits.is_empty()).count() as u64;
                 let amount = amount.min(capacity);
-                match pool.take(&of(&who.to_string()), amount) {
+                match pool.take(&share(&who.to_string()), amount) {
                     Ok(permit) => held[who].push(permit),
                     Err(_) => {
                         prop_assert!(used + amount > capacity);

@@ -1,4 +1,4 @@
-//! Turns of async tasks, in the order of the ledger.
+//! Fair semaphore for async tasks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,16 +6,16 @@ use tokio::sync::oneshot;
 
 use super::{Ledger, Pool, Share};
 
-/// A semaphore whose waiters are served by fair shares, and in order where they are of one
-/// competitor.
+/// Semaphore that serves competitors by weighted fair share, and the waiters of one competitor in
+/// order.
 ///
-/// Waiters have no bound of their own: whoever waits holds a place among what was admitted.
+/// The number of waiters is not bounded here: callers hold an admission permit already.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// Of turns.
+    /// Turns in use.
     pool: Pool,
     running: Vec<(u64, Share)>,
     waiting: Vec<Waiter>,
@@ -32,15 +32,15 @@ struct Waiter {
 }
 
 impl Turns {
-    /// At most so many turns at once, at least one.
-    pub fn new(most: usize) -> Self {
-        Self::with_reserve(most, 0)
+    /// Creates a semaphore of `max` turns, at least one.
+    pub fn new(max: usize) -> Self {
+        Self::with_reserve(max, 0)
     }
 
-    /// At most so many turns at once, and a reserve for competitors that have less than their share
-    /// of them: right where turns are long.
-    pub fn with_reserve(most: usize, reserve: usize) -> Self {
-        let pool = Pool::new(most.max(1) as u64, reserve as u64);
+    /// Creates a semaphore of `max` turns, and a reserve for competitors below their share; useful
+    /// where turns are long.
+    pub fn with_reserve(max: usize, reserve: usize) -> Self {
+        let pool = Pool::new(max.max(1) as u64, reserve as u64);
         let (running, waiting, ledger) = (Vec::new(), Vec::new(), Ledger::default());
         Self(Arc::new(Mutex::new(State {
             pool,
@@ -51,14 +51,14 @@ impl Turns {
         })))
     }
 
-    /// Waits for a turn for so much work.
+    /// Waits for a turn for `work` units.
     pub async fn take(&self, share: &Share, work: u64) -> FairTurn {
         let (granted, turn) = oneshot::channel();
         self.lock().push(share.clone(), work, granted);
         self.grant();
         match turn.await {
             Ok(turn) => turn,
-            // A waiter is dropped by nobody but its own task.
+            // Unreachable: only the waiting task drops its waiter.
             Err(_) => FairTurn {
                 turns: None,
                 number: 0,
@@ -70,7 +70,7 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands out turns that are free.
+    /// Grants free turns to waiters.
     fn grant(&self) {
         loop {
             let next = self.lock().pop();
@@ -80,8 +80,8 @@ impl Turns {
             else {
                 return;
             };
-            // Where nobody waits for it any more, the turn comes back and is dropped, outside of
-            // the lock, which frees it.
+            // If the waiter is gone, `send` returns the turn, which is dropped here, outside the
+            // lock, and frees it.
             let _ = granted.send(FairTurn {
                 turns: Some(self.clone()),
                 number,
@@ -101,7 +101,7 @@ impl State {
         });
     }
 
-    /// The next waiter, whose turn it is from now on; `None` where none waits or no turn is free.
+    /// Removes the next waiter and starts its turn; `None` if nobody waits or no turn is free.
     fn pop(&mut self) -> Option<Waiter> {
         self.waiting.retain(|waiter| !waiter.granted.is_closed());
         let Self {
@@ -111,14 +111,14 @@ impl State {
             ledger,
             ..
         } = self;
-        ledger.meet(
+        ledger.set_active(
             running
                 .iter()
                 .map(|(_, share)| share)
                 .chain(waiting.iter().map(|waiter| &waiter.share)),
         );
         let open: Vec<usize> = (0..waiting.len())
-            .filter(|&i| pool.may_take(&waiting[i].share, 1))
+            .filter(|&i| pool.can_take(&waiting[i].share, 1))
             .collect();
         let next = ledger.next(open.iter().map(|&i| (&waiting[i].share, waiting[i].number)))?;
         let waiter = waiting.remove(open[next]);
@@ -137,11 +137,11 @@ impl State {
             return;
         };
         let (_, share) = self.running.swap_remove(ended);
-        self.pool.put_back(&share.competitor, 1);
+        self.pool.release(&share.competitor, 1);
     }
 }
 
-/// A turn, which ends when this is dropped.
+/// A turn; ends on drop.
 #[derive(Debug)]
 pub struct FairTurn {
     turns: Option<Turns>,
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes turns until all have had theirs, one after the other; who had them.
+    /// Takes all turns one after the other and returns who had them, in order.
     fn order(turns: &Turns, asks: &[(&'static str, u64)]) -> Vec<&'static str> {
         let first = turns
             .take(&Share::new("first", 1), 1)
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_much_waits_for_who_asks_for_little() {
+    fn turns_alternate_by_work_done() {
         let asks = [
             ("a", 10),
             ("a", 10),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stops_waiting_takes_no_turn_with_them() {
+    fn a_canceled_waiter_leaks_no_turn() {
         let turns = Turns::new(1);
         let share = Share::default();
         let held = turns.take(&share, 1).now_or_never().unwrap();
@@ -228,14 +228,14 @@ mod tests {
         assert!(granted.as_mut().now_or_never().is_none());
         drop(gone);
         drop(held);
-        // The second has been granted the turn and goes without having looked.
+        // The second waiter was granted the turn and is dropped without having polled.
         drop(granted);
         assert!(turns.take(&share, 1).now_or_never().is_some());
         assert!(turns.lock().running.is_empty());
     }
 
     #[test]
-    fn long_turns_of_one_leave_the_reserve_to_others() {
+    fn the_reserve_is_left_to_other_competitors() {
         let turns = Turns::with_reserve(2, 1);
         let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
         let _held = [(); 2].map(|()| turns.take(&greedy, 1).now_or_never().unwrap());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_have_a_turn_at_once() {
+    fn concurrent_turns_are_bounded() {
         let (turns, share) = (Turns::new(2), Share::default());
         let [_one, two] = [(); 2].map(|()| turns.take(&share, 1).now_or_never().unwrap());
         let mut third = Box::pin(turns.take(&share, 1));

@@ -1,4 +1,4 @@
-//! `/v1/feedback`: corrections come in, and are listed, written out and removed.
+//! `/v1/feedback`: submit, list, export and delete feedback.
 
 mod query;
 mod receipts;
@@ -26,9 +26,9 @@ use super::{
     body::{self, ReceivedBody},
     chat,
     error::{ApiError, ErrorBody},
-    limits::{cost::IMAGE, share},
+    limits::{cost::IMAGE_WORK, share},
     openai::{
-        content::{ImageUrlLimits, picture},
+        content::{ImageUrlLimits, parse_image_url},
         request::read,
     },
     openapi::ErrorResponses,
@@ -50,18 +50,17 @@ use crate::{
     vlm::preprocess,
 };
 
-/// How often receipts are looked through for what has expired, at least; else ten times in the time
-/// that they are kept.
-const SWEEP: Duration = Duration::from_secs(600);
-/// And at most.
-const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
-/// Why no feedback is taken, and the server is not ready, since the store was found to be damaged.
+/// Longest interval between sweeps of expired receipts; otherwise a tenth of the retention.
+const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+/// Shortest interval between sweeps.
+const MIN_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Error message and readiness reason while the store is damaged.
 pub(super) const DAMAGED: &str =
-    "the feedback store is damaged; answers go on, and the server's log has the details";
-/// Longest idempotency key.
-const KEY_BYTES: usize = 255;
+    "the feedback store is damaged; completions continue, and the server's log has the details";
+/// Longest idempotency key, in bytes.
+const MAX_KEY_BYTES: usize = 255;
 
-/// Opens what the configuration names; `None` where corrections are off.
+/// Opens the configured feedback store; `None` if feedback is disabled.
 pub(super) async fn open(
     config: &Config,
     first: &InitialVersion,
@@ -69,7 +68,7 @@ pub(super) async fn open(
     if !config.feedback.enabled() {
         return Ok(None);
     }
-    let fail = |key| {
+    let config_error = |key| {
         move |error: StoreError| StartError::Config {
             key,
             what: error.to_string(),
@@ -77,9 +76,9 @@ pub(super) async fn open(
     };
     let store = SqlStore::open(&config.feedback.store)
         .await
-        .map_err(fail("feedback.store"))?;
+        .map_err(config_error("feedback.store"))?;
     let images = ImageStore::open(&config.feedback.images, std::env::vars_os())
-        .map_err(fail("feedback.images"))?;
+        .map_err(config_error("feedback.images"))?;
     let corrections = Corrections::start(
         Arc::new(store),
         images,
@@ -92,7 +91,7 @@ pub(super) async fn open(
     Ok(Some(corrections))
 }
 
-/// Removes what has expired, now and then.
+/// Deletes expired receipts periodically.
 pub(super) async fn sweep(app: Arc<App>) {
     let Some(corrections) = &app.corrections else {
         return;
@@ -113,9 +112,9 @@ pub(super) async fn sweep(app: Arc<App>) {
     }
 }
 
-/// Returns how often what is kept so long is looked through.
+/// Returns the interval between sweeps for a retention.
 fn sweep_interval(retention: Duration) -> Duration {
-    (retention / 10).clamp(SWEEP_AT_MOST, SWEEP)
+    (retention / 10).clamp(MIN_SWEEP_INTERVAL, MAX_SWEEP_INTERVAL)
 }
 
 impl From<StoreError> for ApiError {
@@ -123,10 +122,10 @@ impl From<StoreError> for ApiError {
         tracing::error!(%error, "corrections");
         match error {
             StoreError::Full => Self::storage_full(
-                "no space is left to keep it; nothing that was acknowledged is lost",
+                "no disk space is left to store it; acknowledged records are not affected",
             ),
             StoreError::Busy => Self::busy(error.to_string(), 1),
-            // Where the store is, is for the log.
+            // The store's location is only logged.
             StoreError::Damaged(_) => Self::unavailable("store_damaged", DAMAGED),
             StoreError::Unavailable(_) => Self::unavailable(
                 "store_unavailable",
@@ -155,7 +154,7 @@ impl From<SubmitError> for ApiError {
         match error {
             SubmitError::Refused(refused) => refused.into(),
             SubmitError::UnknownCompletion(_) => {
-                Self::not_found("completion_not_found", message).at("completion_id")
+                Self::not_found("completion_not_found", message).with_param("completion_id")
             }
             SubmitError::KeyTaken => Self::conflict("idempotency_key_reused", message),
             SubmitError::Store(error) => error.into(),
@@ -169,25 +168,27 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
         ApiError::not_found("feedback_disabled", "feedback is off on this server")
     })?;
     match corrections.store().damage() {
-        // Writing on would damage more.
+        // Further writes could increase the damage.
         Some(why) => Err(StoreError::Damaged(why).into()),
         None => Ok(corrections),
     }
 }
 
-/// Says what is right or wrong in an answer; the record that is made of it comes back, and is kept.
+/// Submits feedback on an answer.
+///
+/// Stores a correction or a judgment and returns the record.
 #[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = Submission,
-    params(("idempotency-key" = Option<String>, Header, description = "A name for the request: \
-        sent again, it makes nothing new.", max_length = 255)),
+    params(("idempotency-key" = Option<String>, Header, description = "Unique key of the \
+          request; repeating a request with the same key returns its record.", max_length = 255)),
     responses(
         (status = 201, description = "The record.", body = Feedback,
-            headers(("idempotent-replayed" = bool, description = "There when an earlier request \
-                made the record."))),
+            headers(("idempotent-replayed" = bool, description = "Present if an earlier request \
+                                                                  created the record."))),
         ErrorResponses,
-        (status = 409, description = "Another request had the same idempotency \
-                                      key.", body = ErrorBody),
-        (status = 507, description = "No space is left; nothing that was acknowledged is \
-                                      lost.", body = ErrorBody),
+        (status = 409, description = "The idempotency key was used for a different \
+                                      request.", body = ErrorBody),
+        (status = 507, description = "No disk space is left; acknowledged records are not \
+                                      affected.", body = ErrorBody),
     ))]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
@@ -201,11 +202,11 @@ pub(super) async fn submit(
         bytes,
         share: _share,
     } = body::read_json(&app, &parts.headers, body).await?;
-    let _place = app.admit()?;
+    let _permit = app.admit()?;
     let submission: Submission = read(&bytes, "feedback")?;
     let image = match &submission.image {
         Some(url) if submission.completion_id.is_none() => {
-            Some(image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?)
+            Some(load_image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?)
         }
         _ => None,
     };
@@ -235,19 +236,21 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let text = value
         .to_str()
         .ok()
-        .filter(|text| (1..=KEY_BYTES).contains(&text.len()));
-    let message = format!("the header Idempotency-Key must have 1 to {KEY_BYTES} ASCII characters");
-    text.map(|text| Some(text.to_owned()))
-        .ok_or_else(|| ApiError::invalid("invalid_idempotency_key", message).at("idempotency-key"))
+        .filter(|text| (1..=MAX_KEY_BYTES).contains(&text.len()));
+    let message =
+        format!("the header Idempotency-Key must have 1 to {MAX_KEY_BYTES} ASCII characters");
+    text.map(|text| Some(text.to_owned())).ok_or_else(|| {
+        ApiError::invalid("invalid_idempotency_key", message).with_param("idempotency-key")
+    })
 }
 
-/// The image's file, which is one.
-async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
-    let _admitted = app.limits.hold(share, IMAGE)?;
+/// Returns the file of a submitted image, once it has been decoded as a check.
+async fn load_image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
+    let _admitted = app.limits.admit_work(share, IMAGE_WORK)?;
     let file = chat::file(
         app,
         share,
-        picture(url, "image".to_owned(), ImageUrlLimits::of(&app.config))?,
+        parse_image_url(url, "image".to_owned(), ImageUrlLimits::new(&app.config))?,
     )
     .await?;
     let (limits, bytes) = (app.image_limits(), Arc::clone(&file));
@@ -256,10 +259,10 @@ async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiE
         .await?
         .map_err(refused)?;
     let turn = app.served().images.turn(share, file.len()).await;
-    let memory = app.decode_memory.hold(header.memory(0)).await;
+    let memory = app.decode_memory.acquire(header.memory(0)).await;
     let bytes = Arc::clone(&file);
     let checked = blocking(move || {
-        // Held until the work ends, also when nobody waits for it any more.
+        // Held until the work ends, even if the request was canceled.
         let _held = (turn, memory);
         preprocess::check(&bytes, &limits)
     });
@@ -267,29 +270,28 @@ async fn image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiE
     Ok(file.to_vec())
 }
 
-/// Some records.
+/// A page of feedback records.
 #[derive(Serialize, ToSchema)]
 struct FeedbackList {
-    /// `list`
+    /// Always `list`.
     object: &'static str,
-    /// The records.
+    /// Records of this page.
     data: Vec<Feedback>,
-    /// The id of the first.
+    /// Id of the first record; `null` on an empty page.
     first_id: Option<String>,
-    /// The id of the last: `after` of the next page.
+    /// Id of the last record: the parameter `after` of the next page.
     last_id: Option<String>,
-    /// Indicates whether there are more.
+    /// `true` if more records follow.
     has_more: bool,
 }
 
-/// Lists records, page by page.
+/// Lists feedback, page by page.
 #[utoipa::path(get, path = "/v1/feedback", tag = "feedback", params(ListQuery), responses(
-    (status = 200, description = "A page.", body = FeedbackList),
-    (status = 400, description = "A parameter is wrong or out of range.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "A page of records.", body = FeedbackList),
+    (status = 400, description = "A parameter is invalid or out of range.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
@@ -315,15 +317,14 @@ pub(super) async fn list(
     .into_response())
 }
 
-/// A record.
+/// Returns a feedback record.
 #[utoipa::path(get, path = "/v1/feedback/{id}", tag = "feedback",
-    params(("id" = String, Path, description = "Its id."), query::OneQuery), responses(
+    params(("id" = String, Path, description = "Id of the record."), query::OneQuery), responses(
     (status = 200, description = "The record.", body = Feedback),
-    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "There is none; or feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 400, description = "A parameter is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Unknown record, or feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
@@ -334,23 +335,23 @@ pub(super) async fn one(
     let record = corrections(&app)?.store().feedback(&id).await?;
     let mut record = record
         .filter(|record| caller.owners().contain(&record.owner))
-        .ok_or_else(unknown)?;
+        .ok_or_else(not_found_error)?;
     record.hide_names(caller.shown_names(query.annotators));
     Ok(Json(record).into_response())
 }
 
-fn unknown() -> ApiError {
-    ApiError::not_found("feedback_not_found", "there is no feedback of this id")
+fn not_found_error() -> ApiError {
+    ApiError::not_found("feedback_not_found", "there is no feedback with this id")
 }
 
-/// What was removed.
+/// Result of a deletion.
 #[derive(Serialize, ToSchema)]
 struct Deleted {
-    /// `feedback.deleted`
+    /// Always `feedback.deleted`.
     object: &'static str,
-    /// `true`
+    /// Always `true`.
     deleted: bool,
-    /// How much.
+    /// Numbers of deleted objects.
     #[serde(flatten)]
     removed: RemovalCounts,
 }
@@ -364,17 +365,18 @@ fn deleted(removed: RemovalCounts) -> Response {
     .into_response()
 }
 
-/// Removes a record, and its image unless something else refers to that. Where it had closed an
-/// item of the annotation queue, that waits again, unless enough others have judged it. The receipt
-/// of its completion stays as long as others do.
+/// Deletes a feedback record.
+///
+/// Its image is deleted too unless something else refers to it. If the record had closed an item of
+/// the annotation queue, the item is open again unless enough other annotators have judged it. The
+/// completion's receipt is kept as long as others.
 #[utoipa::path(delete, path = "/v1/feedback/{id}", tag = "feedback",
-    params(("id" = String, Path, description = "Its id.")), responses(
-    (status = 200, description = "It is removed.", body = Deleted),
-    (status = 400, description = "The id is none.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "There is none; or feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    params(("id" = String, Path, description = "Id of the record.")), responses(
+    (status = 200, description = "The record is deleted.", body = Deleted),
+    (status = 400, description = "The id is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Unknown record, or feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
@@ -385,21 +387,22 @@ pub(super) async fn remove(
         .remove(RemovalTarget::Feedback(id, caller.owners()))
         .await?
     {
-        RemovalCounts { feedback: 0, .. } => Err(unknown()),
+        RemovalCounts { feedback: 0, .. } => Err(not_found_error()),
         removed => Ok(deleted(removed)),
     }
 }
 
-/// Forgets a person: all records and receipts of a user, and the images that nobody else refers to;
-/// or the name of an annotator, whose records stay without it unless `records` says that they go
-/// too.
+/// Deletes a person's data.
+///
+/// With `user`: all records and receipts of that user, and images that nothing else refers to. With
+/// `annotator`: the annotator's name; their records are kept without it unless `records` is true.
 #[utoipa::path(delete, path = "/v1/feedback", tag = "feedback", params(PersonQuery), responses(
-    (status = 200, description = "They are forgotten, if there was anything.", body = Deleted),
-    (status = 400, description = "Nobody is named, or a user and an annotator.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 200, description = "The data is deleted, if there was any.", body = Deleted),
+    (status = 400, description = "Neither a user nor an annotator is named, or \
+                                  both.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn remove_user(
     State(app): State<Arc<App>>,
@@ -410,14 +413,13 @@ pub(super) async fn remove_user(
     Ok(deleted(corrections.remove(query.target(&caller)?).await?))
 }
 
-/// Writes records out as a file, oldest first.
+/// Exports feedback as a file, oldest first.
 #[utoipa::path(get, path = "/v1/feedback/export", tag = "feedback", params(ExportQuery), responses(
     (status = 200, description = "The file.", body = String, content_type = "application/jsonl"),
-    (status = 400, description = "A parameter is wrong.", body = ErrorBody),
-    (status = 401, description = "The server has keys, and the request has none of \
-                                  them.", body = ErrorBody),
-    (status = 404, description = "Feedback is off.", body = ErrorBody),
-    (status = 503, description = "The store cannot be reached.", body = ErrorBody),
+    (status = 400, description = "A parameter is invalid.", body = ErrorBody),
+    (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
+    (status = 404, description = "Feedback is disabled.", body = ErrorBody),
+    (status = 503, description = "The feedback store cannot be reached.", body = ErrorBody),
 ))]
 pub(super) async fn export(
     State(app): State<Arc<App>>,
@@ -438,7 +440,7 @@ pub(super) async fn export(
         .map_err(|why| ApiError::param("format", "invalid_value", format!("'format': {why}")))?;
     let (filter, shown) = (query.filter(&caller)?, caller.shown_names(query.annotators));
     let mut pieces = Box::pin(files::export(store, images, filter, format, shown));
-    // What goes wrong at once is an error; what goes wrong later breaks the file off.
+    // Errors before the first piece become an error response; later ones abort the download.
     let first = pieces.try_next().await?;
     let body = Body::from_stream(stream::iter(first.map(Ok)).chain(pieces));
     Ok(([(header::CONTENT_TYPE, format.media_type())], body).into_response())
@@ -449,7 +451,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_for_a_moment_is_looked_through_often() {
+    fn short_retention_is_swept_often() {
         for (retention, interval) in [
             (0, 1),
             (5, 1),

@@ -1,4 +1,4 @@
-//! Parameters of URLs.
+//! Query and path parameters.
 
 use axum::{
     extract::{FromRequestParts, Path, Query},
@@ -20,11 +20,11 @@ use crate::{
     serve::{auth::Caller, error::ApiError, openai::wording::query_error},
 };
 
-/// Records of a page, where nobody says, and at most.
-const PAGE: u32 = 20;
-const LARGEST_PAGE: u32 = 100;
+/// Default page size.
+const DEFAULT_PAGE_SIZE: u32 = 20;
+const MAX_PAGE_SIZE: u32 = 100;
 
-/// [`Query`], with our errors.
+/// [`Query`] with errors in this API's format.
 pub(crate) struct Parameters<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
@@ -38,7 +38,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     }
 }
 
-/// The id in a path.
+/// An id in the path.
 pub(crate) struct PathId(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathId {
@@ -54,12 +54,12 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
 }
 
 impl Caller {
-    /// Returns whether the caller sees what belongs to others.
+    /// Returns `true` if the caller may read other owners' data.
     pub(in crate::serve) fn reads_all(&self) -> bool {
         self.scopes.contains(KeyScope::FeedbackRead)
     }
 
-    /// Returns whose receipts, records and items of the queue the caller sees.
+    /// Returns the owners whose receipts, records and queue items the caller may read.
     pub(in crate::serve) fn owners(&self) -> Owners {
         if self.reads_all() {
             Owners::All
@@ -68,11 +68,11 @@ impl Caller {
         }
     }
 
-    /// Returns whose a request is about that may name one owner.
+    /// Returns the owners that a request covers, given its optional `owner`.
     ///
     /// # Errors
-    /// 403 where that is another one than the caller sees.
-    fn owners_among(&self, owner: Option<String>) -> Result<Owners, ApiError> {
+    /// 403 if the caller may not read that owner's data.
+    fn requested_owners(&self, owner: Option<String>) -> Result<Owners, ApiError> {
         let owner = owner
             .map(|owner| {
                 if owner.is_empty() {
@@ -86,14 +86,14 @@ impl Caller {
             (owners, None) => Ok(owners),
             (owners, Some(owner)) if owners.contain(&owner) => Ok(Owners::One(owner)),
             _ => Err(ApiError::insufficient_scope(format!(
-                "the key's owner is another one than 'owner', whose records need the scope `{}`",
+                "'owner' is not the key's owner; records of other owners need the scope `{}`",
                 KeyScope::FeedbackRead.name()
             ))
-            .at("owner")),
+            .with_param("owner")),
         }
     }
 
-    /// Returns which names of records the caller sees, who may ask for those of annotators.
+    /// Returns the names that the caller may see in records; those of annotators only on request.
     pub(super) fn shown_names(&self, annotators: Option<bool>) -> ShownNames {
         ShownNames {
             annotators: annotators.unwrap_or(false),
@@ -101,7 +101,7 @@ impl Caller {
         }
     }
 
-    /// Returns who it is that hands in feedback.
+    /// Returns the caller as submitter of feedback.
     pub(super) fn submitter(&self) -> Submitter {
         Submitter {
             owner: self.owner.to_string(),
@@ -109,7 +109,7 @@ impl Caller {
         }
     }
 
-    /// Returns the annotator whom the caller calls so.
+    /// Returns the caller's annotator of this name.
     pub(in crate::serve) fn annotator(&self, name: String) -> AnnotatorId {
         AnnotatorId {
             owner: self.owner.to_string(),
@@ -118,7 +118,7 @@ impl Caller {
     }
 }
 
-/// In which order.
+/// Sort order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SortOrder {
@@ -129,37 +129,37 @@ pub(crate) enum SortOrder {
     Desc,
 }
 
-/// Which page.
+/// Parameters of the list of records.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListQuery {
-    /// Most records.
+    /// Records per page.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<u32>,
-    /// Only those after this id.
+    /// Returns records after this id.
     after: Option<String>,
-    /// Newest first where absent.
+    /// Sort order by time; newest first by default.
     #[param(inline)]
     order: Option<SortOrder>,
-    /// Only those that say this.
+    /// Filters by judgment kind.
     kind: Option<JudgmentKind>,
-    /// Only those from there.
+    /// Filters by source.
     source: Option<FeedbackSource>,
-    /// Only those of this user.
+    /// Filters by user.
     user: Option<String>,
-    /// Only those by this annotator.
+    /// Filters by annotator.
     annotator: Option<String>,
-    /// Only those about this completion.
+    /// Filters by completion.
     completion_id: Option<String>,
-    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own;
-    /// empty: those made without keys.
+    /// Filters by owner. Owners other than the key's own need the scope `feedback:read`; the empty
+    /// owner is that of requests without keys.
     owner: Option<String>,
-    /// Whether annotators are named.
+    /// Includes the annotators' names.
     annotators: Option<bool>,
 }
 
 impl ListQuery {
-    /// The page for a caller, and which names are on it.
+    /// Returns the page query for a caller, and the names shown on it.
     pub(super) fn page(self, caller: &Caller) -> Result<(RecordPage, ShownNames), ApiError> {
         let Self {
             limit,
@@ -173,14 +173,14 @@ impl ListQuery {
             owner,
             annotators,
         } = self;
-        let limit = limit.unwrap_or(PAGE);
-        if !(1..=LARGEST_PAGE).contains(&limit) {
-            let message = format!("'limit' is {limit}; it must be between 1 and {LARGEST_PAGE}");
+        let limit = limit.unwrap_or(DEFAULT_PAGE_SIZE);
+        if !(1..=MAX_PAGE_SIZE).contains(&limit) {
+            let message = format!("'limit' is {limit}; it must be between 1 and {MAX_PAGE_SIZE}");
             return Err(ApiError::param("limit", "out_of_range", message));
         }
         check_names([("after", &after)])?;
-        let filter = checked(RecordFilter {
-            owners: caller.owners_among(owner)?,
+        let filter = validate_filter(RecordFilter {
+            owners: caller.requested_owners(owner)?,
             kind,
             source,
             user,
@@ -200,35 +200,36 @@ impl ListQuery {
     }
 }
 
-/// How one record is shown.
+/// Parameters of a single record.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct OneQuery {
-    /// Whether the annotator is named.
+    /// Includes the annotator's name.
     pub(super) annotators: Option<bool>,
 }
 
-/// Who is forgotten: a user or an annotator.
+/// Parameters that name the person whose data is deleted: a user or an annotator.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PersonQuery {
-    /// The user, as `user` of completions or feedback named them: what belongs to them goes.
+    /// User, as in the field `user` of completions or feedback; their records and receipts are
+    /// deleted.
     user: Option<String>,
-    /// The annotator, as `annotator` of feedback or the queue named them: their records stay
+    /// Annotator, as in the field `annotator` of feedback or the queue; their records are kept
     /// without the name.
     annotator: Option<String>,
-    /// Whether the annotator's records go too.
+    /// Deletes the annotator's records too.
     records: Option<bool>,
-    /// Only what belongs to this owner, which needs the scope `feedback:read` unless it is the
-    /// key's own; empty: what was made without keys.
+    /// Restricts the deletion to this owner's data. Owners other than the key's own need the scope
+    /// `feedback:read`; the empty owner is that of requests without keys.
     owner: Option<String>,
 }
 
-/// Records that are changed in one transaction.
-const AT_ONCE: u32 = 512;
+/// Records changed in one transaction.
+const BATCH: u32 = 512;
 
 impl PersonQuery {
-    /// Returns what goes, of what the caller may remove.
+    /// Returns the target of the deletion, restricted to what the caller may delete.
     pub(super) fn target(self, caller: &Caller) -> Result<RemovalTarget, ApiError> {
         let Self {
             user,
@@ -236,13 +237,13 @@ impl PersonQuery {
             records,
             owner,
         } = self;
-        let owners = caller.owners_among(owner)?;
+        let owners = caller.requested_owners(owner)?;
         match (user, annotator) {
             (Some(user), None) => {
                 check_name("user", &user)?;
                 if records.is_some() {
-                    let message = "'records' goes with 'annotator'; with 'user' all that belongs \
-                                   to them is removed";
+                    let message = "'records' requires 'annotator'; with 'user' all of their data \
+                                   is deleted";
                     return Err(ApiError::param("records", "invalid_value", message));
                 }
                 Ok(RemovalTarget::User(user, owners))
@@ -253,7 +254,7 @@ impl PersonQuery {
                     name,
                     owners,
                     records: records.unwrap_or(false),
-                    limit: AT_ONCE,
+                    limit: BATCH,
                 }))
             }
             (Some(_), Some(_)) => Err(ApiError::param(
@@ -264,37 +265,37 @@ impl PersonQuery {
             (None, None) => Err(ApiError::param(
                 "user",
                 "missing_required_parameter",
-                "'user' or 'annotator' is needed: who is to be forgotten?",
+                "'user' or 'annotator' is needed: whose data should be deleted?",
             )),
         }
     }
 }
 
-/// Which file.
+/// Parameters of an export.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ExportQuery {
-    /// How it is written: `jsonl`, `parquet`, `rlhf-v`, `trl-dpo`, `trl-prm` or `label-studio`.
+    /// File format: `jsonl`, `parquet`, `rlhf-v`, `trl-dpo`, `trl-prm` or `label-studio`.
     pub(super) format: Option<String>,
-    /// Only records that say this.
+    /// Filters by judgment kind.
     kind: Option<JudgmentKind>,
-    /// Only those from there.
+    /// Filters by source.
     source: Option<FeedbackSource>,
-    /// Only those of this user.
+    /// Filters by user.
     user: Option<String>,
-    /// Only those by this annotator.
+    /// Filters by annotator.
     annotator: Option<String>,
-    /// Only those of this owner, which needs the scope `feedback:read` unless it is the key's own;
-    /// empty: those made without keys.
+    /// Filters by owner. Owners other than the key's own need the scope `feedback:read`; the empty
+    /// owner is that of requests without keys.
     owner: Option<String>,
-    /// Whether annotators are named.
+    /// Includes the annotators' names.
     pub(super) annotators: Option<bool>,
 }
 
 impl ExportQuery {
     pub(super) fn filter(&self, caller: &Caller) -> Result<RecordFilter, ApiError> {
-        checked(RecordFilter {
-            owners: caller.owners_among(self.owner.clone())?,
+        validate_filter(RecordFilter {
+            owners: caller.requested_owners(self.owner.clone())?,
             kind: self.kind,
             source: self.source,
             user: self.user.clone(),
@@ -304,7 +305,7 @@ impl ExportQuery {
     }
 }
 
-fn checked(filter: RecordFilter) -> Result<RecordFilter, ApiError> {
+fn validate_filter(filter: RecordFilter) -> Result<RecordFilter, ApiError> {
     check_names([
         ("user", &filter.user),
         ("annotator", &filter.annotator),
@@ -313,7 +314,7 @@ fn checked(filter: RecordFilter) -> Result<RecordFilter, ApiError> {
     Ok(filter)
 }
 
-/// Refuses names that nothing in the store can have.
+/// Rejects names that cannot exist in the store.
 fn check_names<'a>(
     names: impl IntoIterator<Item = (&'static str, &'a Option<String>)>,
 ) -> Result<(), ApiError> {

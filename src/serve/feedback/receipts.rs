@@ -1,4 +1,4 @@
-//! What is remembered of completions, gathered while they are written.
+//! Receipts of completions, collected while the answers are decoded.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::{
     vlm::template::{Message, question},
 };
 
-/// A receipt of a completion that is being written.
+/// A receipt in the making.
 pub(in crate::serve) struct ReceiptDraft {
-    turn: RequestContext,
+    context: RequestContext,
     file: Arc<[u8]>,
     receipt: Receipt,
     written: Vec<Vec<engine::GeneratedToken>>,
     answers: Vec<Option<RecordedChoice>>,
 }
 
-/// What a completion is about.
+/// Properties of a completion that its receipt records.
 pub(in crate::serve) struct CompletionSubject<'a> {
     pub(in crate::serve) head: &'a CompletionHead,
     pub(in crate::serve) messages: &'a [Message],
@@ -36,8 +36,8 @@ pub(in crate::serve) struct CompletionSubject<'a> {
 }
 
 impl ReceiptDraft {
-    /// Returns `true` if completions are remembered.
-    pub(in crate::serve) fn wanted(app: &App) -> bool {
+    /// Returns `true` if receipts are stored.
+    pub(in crate::serve) fn is_enabled(app: &App) -> bool {
         let sound = app
             .corrections
             .as_ref()
@@ -45,10 +45,10 @@ impl ReceiptDraft {
         sound && !app.config.receipts.retention().is_zero()
     }
 
-    /// Begins one, where they are.
+    /// Starts a receipt; `None` if receipts are disabled.
     pub(in crate::serve) fn new(
-        turn: &RequestContext,
-        asked: CompletionSubject<'_>,
+        context: &RequestContext,
+        subject: CompletionSubject<'_>,
     ) -> Option<Self> {
         let CompletionSubject {
             head,
@@ -58,9 +58,9 @@ impl ReceiptDraft {
             file,
             hash,
             choices,
-        } = asked;
-        let version = &turn.served.version;
-        let scorer = turn
+        } = subject;
+        let version = &context.served.version;
+        let scorer = context
             .served
             .bundle
             .reward
@@ -75,7 +75,7 @@ impl ReceiptDraft {
                 policy: Some(version.to_string()),
                 adapter: None,
                 reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
-                tokenizer: Some(turn.served.bundle.tokenizer.digest().to_owned()),
+                tokenizer: Some(context.served.bundle.tokenizer.digest().to_owned()),
             },
             image: ImageHash::from(hash),
             image_bytes: file.len() as u64,
@@ -85,29 +85,29 @@ impl ReceiptDraft {
             choices: Vec::new(),
         };
         let new = || Self {
-            turn: turn.clone(),
+            context: context.clone(),
             file,
             receipt,
             written: vec![Vec::new(); choices],
             answers: vec![None; choices],
         };
-        Self::wanted(&turn.app).then(new)
+        Self::is_enabled(&context.app).then(new)
     }
 
-    /// Gives it to the owner of the key that asked.
-    pub(in crate::serve) fn owned_by(mut self, owner: &str) -> Self {
+    /// Sets the owner.
+    pub(in crate::serve) fn with_owner(mut self, owner: &str) -> Self {
         owner.clone_into(&mut self.receipt.owner);
         self
     }
 
-    /// More of an answer was written.
-    pub(in crate::serve) fn wrote(&mut self, index: usize, tokens: &[engine::GeneratedToken]) {
+    /// Adds generated tokens of an answer.
+    pub(in crate::serve) fn add_tokens(&mut self, index: usize, tokens: &[engine::GeneratedToken]) {
         if let Some(written) = self.written.get_mut(index) {
             written.extend_from_slice(tokens);
         }
     }
 
-    /// An answer is complete.
+    /// Completes an answer.
     pub(in crate::serve) fn complete(&mut self, index: usize, text: &str, report: &GuardReport) {
         let Some((written, answer)) = self.written.get_mut(index).zip(self.answers.get_mut(index))
         else {
@@ -125,10 +125,9 @@ impl ReceiptDraft {
                 )
             }),
         );
-        // Where doubted words were hedged in the answer itself, its tokens are not those that were
-        // scored.
+        // If low-reward words were hedged in the answer, its text does not match the scored tokens.
         let tokens = tokens
-            .or_else(|_| self.turn.served.bundle.vocabulary().tokenize(text))
+            .or_else(|_| self.context.served.bundle.vocabulary().tokenize(text))
             .unwrap_or_default();
         *answer = Some(RecordedChoice {
             response: text.to_owned(),
@@ -140,20 +139,20 @@ impl ReceiptDraft {
         });
     }
 
-    /// All answers are complete. Whoever ends the response waits for the result first: then the
-    /// receipt is there for other servers on the same store too. It is kept whether somebody waits
-    /// or not.
-    pub(in crate::serve) fn keep(mut self) -> BoxFuture<'static, ()> {
+    /// Stores the receipt. The response waits for the returned future before it ends, so that other
+    /// servers on the same store find the receipt too; it is stored even if the future is dropped.
+    pub(in crate::serve) fn store(mut self) -> BoxFuture<'static, ()> {
         let choices = self.answers.into_iter().collect();
-        let Some((corrections, choices)) = self.turn.app.corrections.as_ref().zip(choices) else {
+        let Some((corrections, choices)) = self.context.app.corrections.as_ref().zip(choices)
+        else {
             return async {}.boxed();
         };
         self.receipt.choices = choices;
-        let kept = corrections.remember(self.receipt, self.file);
-        if kept.is_none() {
-            tracing::warn!("a completion is not remembered: too many wait to be kept");
-            self.turn.app.metrics.count_dropped_receipt();
+        let stored = corrections.remember(self.receipt, self.file);
+        if stored.is_none() {
+            tracing::warn!("a receipt is dropped: too many are waiting to be stored");
+            self.context.app.metrics.count_dropped_receipt();
         }
-        kept.unwrap_or_else(|| async {}.boxed())
+        stored.unwrap_or_else(|| async {}.boxed())
     }
 }

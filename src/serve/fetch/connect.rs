@@ -1,5 +1,5 @@
-//! Connections to addresses that were checked: a name is looked up once, and what was checked is
-//! what is connected to.
+//! Connections to checked addresses: a name is resolved once, and the checked addresses are those
+//! connected to.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,7 +24,7 @@ use url::Host;
 
 use super::{FetchError, address::is_global, link::HttpsUrl};
 
-/// Certificates are checked against those of the file (PEM), or else against Mozilla's list.
+/// Creates a TLS client that trusts the certificates in a PEM file or, without one, Mozilla's list.
 pub(super) fn tls(ca_file: Option<&str>) -> Result<TlsConnector, String> {
     let roots = match ca_file {
         None => RootCertStore {
@@ -56,8 +56,8 @@ fn roots(path: &str) -> Result<RootCertStore, String> {
     }
 }
 
-/// All addresses of the link's host, when every one of them may be connected to: it is global, or
-/// the operator has allowed the host and the port. One that may not makes all suspect.
+/// Resolves the URL's host and returns its addresses. All must be public, unless the operator
+/// allows host and port.
 pub(super) async fn resolve(
     link: &HttpsUrl,
     allow: &[(Host, u16)],
@@ -93,8 +93,7 @@ pub(super) async fn resolve(
     }
 }
 
-/// Connects to the first of the addresses that answers, each getting its share of the time that is
-/// left.
+/// Connects to the first address that responds, dividing the remaining time among the rest.
 pub(super) async fn connect(
     link: &HttpsUrl,
     addresses: &[SocketAddr],
@@ -102,9 +101,9 @@ pub(super) async fn connect(
     deadline: Instant,
 ) -> Result<TlsStream<TcpStream>, FetchError> {
     for (i, address) in addresses.iter().enumerate() {
-        let left: Duration = deadline.saturating_duration_since(Instant::now());
+        let remaining: Duration = deadline.saturating_duration_since(Instant::now());
         match timeout(
-            left / (addresses.len() - i) as u32,
+            remaining / (addresses.len() - i) as u32,
             TcpStream::connect(address),
         )
         .await
@@ -116,7 +115,7 @@ pub(super) async fn connect(
                 return tls.connect(name, stream).await.map_err(|error| {
                     tracing::debug!(host = %link.host(), %address, %error, "no TLS with an image's \
                         server");
-                    FetchError::Failed("there is no trusted TLS connection to its server")
+                    FetchError::Failed("no trusted TLS connection to its server is possible")
                 });
             }
             Ok(Err(error)) => {
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_certificates_is_an_error_that_names_it() {
+    fn a_ca_file_without_certificates_is_an_error_naming_it() {
         assert!(tls(None).is_ok());
         assert!(tls(Some("no/such.pem")).is_err_and(|why| why.contains("no/such.pem")));
         for (text, what) in [

@@ -1,5 +1,5 @@
-//! One request and its answer. Of the answer only a file or a redirection is taken; anything else
-//! that it says stays here.
+//! One HTTP request for an image. Only the file or a redirect of the response is used; nothing else
+//! of it is revealed to the client.
 
 use http_body_util::{BodyExt, Empty};
 use hyper::{
@@ -14,18 +14,18 @@ use tokio_rustls::client::TlsStream;
 
 use super::{FetchError, link::HttpsUrl};
 
-/// Most bytes of the answer's status line and headers.
+/// Most bytes of the response's status line and headers.
 const HEADER_BYTES: usize = 32 * 1024;
 
-/// What came back.
+/// Reply of the image's server.
 pub(super) enum FetchReply {
     /// The file.
     File(Vec<u8>),
-    /// Where it is to be had, as the server wrote it.
-    Elsewhere(String),
+    /// A redirect to this location, as the server wrote it.
+    Redirect(String),
 }
 
-/// Asks for the link over a connection that is then closed.
+/// Requests the URL over a connection that is then closed.
 pub(super) async fn exchange(
     link: &HttpsUrl,
     stream: TlsStream<TcpStream>,
@@ -40,10 +40,13 @@ pub(super) async fn exchange(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
-    // Ends with this function, however that ends: by a return, or because nobody waits any more.
+    // The connection task ends with this function, also when it is canceled.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let response = sender.send_request(request(link)?).await.map_err(broken)?;
+    let response = sender
+        .send_request(build_request(link)?)
+        .await
+        .map_err(broken)?;
     let status = response.status();
     match status {
         StatusCode::OK => Ok(FetchReply::File(read(response, max_bytes, broken).await?)),
@@ -56,9 +59,11 @@ pub(super) async fn exchange(
                 .headers()
                 .get(LOCATION)
                 .and_then(|l| std::str::from_utf8(l.as_bytes()).ok());
-            Ok(FetchReply::Elsewhere(
+            Ok(FetchReply::Redirect(
                 location
-                    .ok_or(FetchError::Failed("its server redirects to nowhere"))?
+                    .ok_or(FetchError::Failed(
+                        "its server redirects without a location",
+                    ))?
                     .to_owned(),
             ))
         }
@@ -72,21 +77,21 @@ pub(super) async fn exchange(
     }
 }
 
-/// Nothing of the client's own request is in it.
-fn request(link: &HttpsUrl) -> Result<Request<Empty<Bytes>>, FetchError> {
+/// Builds the request; nothing of the client's own request is in it.
+fn build_request(link: &HttpsUrl) -> Result<Request<Empty<Bytes>>, FetchError> {
     let invalid = || FetchError::Failed("the URL cannot be asked for");
     let request = Request::builder()
         .uri(link.target().ok_or_else(invalid)?)
         .header(HOST, link.authority())
         .header(USER_AGENT, concat!("candor/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "image/*")
-        // What is sent compressed is not unpacked, so that few bytes cannot become many.
+        // Compressed content is not decompressed, so that few bytes cannot become many.
         .header(ACCEPT_ENCODING, "identity")
         .header(CONNECTION, "close");
     request.body(Empty::new()).map_err(|_| invalid())
 }
 
-/// Reads a body of at most `max_bytes`, and nothing of one that is announced as larger.
+/// Reads a body of at most `max_bytes`, and nothing of one announced as larger.
 async fn read(
     response: Response<Incoming>,
     max_bytes: usize,

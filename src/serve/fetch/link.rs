@@ -1,4 +1,4 @@
-//! URLs that may be fetched, as far as their text shows.
+//! Validation of URLs to fetch.
 
 use hyper::Uri;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -6,7 +6,7 @@ use url::{Host, Position, Url};
 
 use crate::config::plain_host;
 
-/// Longest URL, far more than any server takes.
+/// Longest URL in bytes.
 const MAX_LENGTH: usize = 8 * 1024;
 
 /// An `https:` URL with a host and without credentials.
@@ -18,10 +18,10 @@ pub struct HttpsUrl {
 }
 
 impl HttpsUrl {
-    /// Reads what a client sent.
+    /// Parses a URL from client input.
     ///
     /// # Errors
-    /// In words that end a sentence about the URL.
+    /// A phrase that completes a message about the URL.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.len() > MAX_LENGTH {
             return Err("the URL is longer than 8192 bytes");
@@ -29,7 +29,7 @@ impl HttpsUrl {
         Self::new(Url::parse(text).map_err(|_| "this is not a valid URL")?)
     }
 
-    /// Returns where a redirection leads.
+    /// Resolves a redirect's location.
     pub(super) fn join(&self, location: &str) -> Result<Self, &'static str> {
         if location.len() > MAX_LENGTH {
             return Err("the URL is longer than 8192 bytes");
@@ -53,7 +53,7 @@ impl HttpsUrl {
             return Err("the URL has no host");
         };
         let link = Self { url, host, port };
-        // Now rather than when it is too late to say what was wrong.
+        // Checked here, where the message can still name the problem.
         if link.server_name().is_none() || link.target().is_none() {
             return Err("this is not a valid URL");
         }
@@ -68,7 +68,7 @@ impl HttpsUrl {
         self.port
     }
 
-    /// For the `host` header.
+    /// Returns the value of the `host` header.
     pub(super) fn authority(&self) -> String {
         let Self { host, .. } = self;
         self.url
@@ -76,7 +76,7 @@ impl HttpsUrl {
             .map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
     }
 
-    /// The name that the certificate must have.
+    /// Returns the name that the certificate must match.
     pub(super) fn server_name(&self) -> Option<ServerName<'static>> {
         match &self.host {
             Host::Domain(name) => ServerName::try_from(name.clone()).ok(),
@@ -85,7 +85,7 @@ impl HttpsUrl {
         }
     }
 
-    /// Returns what stands in the request's first line.
+    /// Returns the request target.
     pub(super) fn target(&self) -> Option<Uri> {
         self.url[Position::BeforePath..Position::AfterQuery]
             .parse()
@@ -100,7 +100,7 @@ mod tests {
     use super::{super::address::is_global, *};
 
     #[test]
-    fn only_https_with_a_host_and_without_credentials() {
+    fn a_url_needs_https_and_a_host_and_no_credentials() {
         for (url, why) in [
             ("http://example.org/a.jpg", "https: URLs only"),
             ("ftp://example.org/a.jpg", "https: URLs only"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_address_is_the_address() {
+    fn every_notation_of_an_address_is_recognized() {
         for url in [
             "https://2130706433/",
             "https://0177.0.0.1/",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_one_however_they_are_written() {
+    fn host_names_are_normalized() {
         for url in [
             "https://localhost/",
             "https://LOCALHOST./",
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_are_read_as_urls_are() {
+    fn redirects_are_validated_like_urls() {
         let link = HttpsUrl::parse("https://example.org/a/b.jpg?c").unwrap();
         let leads = |to: &str| {
             link.join(to)

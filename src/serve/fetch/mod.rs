@@ -1,10 +1,10 @@
-//! Images by `https:` URL: fetched for whoever may send requests, and so only from where anybody
-//! could fetch them.
+//! Fetching of images by `https:` URL, from the public internet only.
 //!
-//! A host is looked up once, all its addresses are checked, and the connection goes to one of
-//! those, so that no second lookup can say something else. Redirections are followed here, each
-//! target checked like the first. There are bounds on bytes, time and fetches at once. What a
-//! server answers, beside a file, is not told to the client: it may be the operator's own.
+//! Since anybody may trigger a fetch, a host is resolved once, all its addresses are checked, and
+//! the connection goes to one of them, so that no second lookup can differ (DNS rebinding).
+//! Redirects are followed here, each target checked like the first. Bytes, time and concurrent
+//! fetches are bounded. Nothing of a server's response but the file is revealed to the client: the
+//! server may be the operator's own.
 
 mod address;
 mod connect;
@@ -36,24 +36,26 @@ pub(crate) struct Fetcher {
     turns: Turns,
 }
 
-/// Why an image was not fetched.
+/// Reasons why an image was not fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// An address of the host is not for everybody.
-    #[error("the image's host, or one that it redirects to, is not on the public internet")]
+    /// An address of the host is not public.
+    #[error("the image's host, or the target of a redirect, is not on the public internet")]
     Forbidden,
-    /// More bytes than allowed.
+    /// The file is larger than this many bytes.
     #[error("the image has more than the {0} bytes allowed")]
     TooLarge(usize),
-    /// More seconds than allowed.
+    /// The fetch took longer than this many seconds.
     #[error("the image was not fetched within {0} s")]
     TooSlow(u64),
-    /// Anything else.
+    /// Any other failure.
     #[error("the image could not be fetched: {0}")]
     Failed(&'static str),
 }
 
 impl Fetcher {
+    /// Creates a fetcher.
+    ///
     /// # Errors
     /// When the file of certificates cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Self, String> {
@@ -72,27 +74,31 @@ impl Fetcher {
         })
     }
 
-    /// The file at `link`. Waits for others where there are too many; who waits holds a place among
-    /// the admitted requests, so that those are a bounded number too.
+    /// Fetches the file at `link`. Waits for its turn; waiters hold an admission permit, so their
+    /// number is bounded too.
     pub(crate) async fn fetch(&self, share: &Share, link: HttpsUrl) -> Result<Vec<u8>, FetchError> {
         let _turn = self.turns.take(share, 1).await;
         let deadline = Instant::now() + Duration::from_secs(self.timeout_s);
-        timeout_at(deadline, self.follow(link, deadline))
+        timeout_at(deadline, self.fetch_with_redirects(link, deadline))
             .await
             .unwrap_or(Err(FetchError::TooSlow(self.timeout_s)))
     }
 
-    async fn follow(&self, mut link: HttpsUrl, deadline: Instant) -> Result<Vec<u8>, FetchError> {
+    async fn fetch_with_redirects(
+        &self,
+        mut link: HttpsUrl,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, FetchError> {
         for _ in 0..=self.max_redirects {
             let addresses = connect::resolve(&link, &self.allow).await?;
             let stream = connect::connect(&link, &addresses, &self.tls, deadline).await?;
             match exchange::exchange(&link, stream, self.max_bytes).await? {
                 FetchReply::File(file) => return Ok(file),
-                FetchReply::Elsewhere(location) => {
+                FetchReply::Redirect(location) => {
                     link = link.join(&location).map_err(|why| {
                         tracing::debug!(host = %link.host(), why, "an image's server redirects to \
                             what is not fetched");
-                        FetchError::Failed("its server redirects to what is not a plain https: URL")
+                        FetchError::Failed("its server redirects to a URL that is not allowed")
                     })?
                 }
             }
@@ -102,7 +108,7 @@ impl Fetcher {
 }
 
 impl FetchError {
-    /// For the metric.
+    /// Returns the label in metrics.
     pub(crate) fn outcome(self) -> &'static str {
         match self {
             Self::Forbidden => "forbidden",
@@ -112,8 +118,8 @@ impl FetchError {
         }
     }
 
-    /// As the API says it about the field at `path`.
-    pub(crate) fn at(self, path: &str) -> ApiError {
+    /// Converts to an API error about the field at `path`.
+    pub(crate) fn into_api_error(self, path: &str) -> ApiError {
         let code = match self {
             Self::Forbidden => "image_address_forbidden",
             Self::TooLarge(_) => "image_too_large",

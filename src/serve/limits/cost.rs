@@ -1,39 +1,39 @@
-//! The work that a request is, as far as that is known before it is done.
+//! Cost of a request, estimated before it runs.
 //!
-//! A unit is a position of a prompt that is read, about .15 ms on two cores. A written token is
-//! [`WRITTEN`] units, an image that is decoded and encoded [`IMAGE`].
+//! One work unit is one prefilled position, about 0.15 ms on two cores. A decoded token is
+//! [`DECODED_TOKEN_WORK`] units, an image that is decoded and encoded [`IMAGE_WORK`].
 
-use crate::{engine::WRITTEN, vlm::Spec};
+use crate::{engine::DECODED_TOKEN_WORK, vlm::Spec};
 
 /// Work of decoding and encoding one image.
-pub(in crate::serve) const IMAGE: u64 = 256;
+pub(in crate::serve) const IMAGE_WORK: u64 = 256;
 
-/// What a request is let in for.
+/// Upper bound of a request's cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::serve) struct RequestCost {
-    /// Work, at most.
+    /// Work units.
     pub(in crate::serve) work: u64,
-    /// Tokens that are read and written, at most, as `usage` counts them.
+    /// Tokens of prompt and completion, as counted by `usage`.
     pub(in crate::serve) tokens: u64,
 }
 
-/// Answers that are written.
+/// Parameters that determine the cost of a completion.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::serve) struct GenerationCost {
-    /// Positions that a sequence can have.
+    /// Most positions of a sequence.
     pub(in crate::serve) context: usize,
     /// Positions of the prompt, image included.
     pub(in crate::serve) prompt: usize,
-    /// Most tokens of an answer, as the request has it.
+    /// Most tokens of an answer, as requested.
     pub(in crate::serve) max_tokens: usize,
-    /// Answers that are given.
+    /// Choices returned.
     pub(in crate::serve) choices: usize,
-    /// Answers that are written for each.
+    /// Candidates decoded for each choice.
     pub(in crate::serve) candidates: usize,
 }
 
 impl GenerationCost {
-    /// Returns what they cost.
+    /// Returns the cost.
     pub(in crate::serve) fn cost(self) -> RequestCost {
         let number = |n: usize| n as u64;
         let written = number(
@@ -43,14 +43,14 @@ impl GenerationCost {
         let answers = number(self.choices).saturating_mul(number(self.candidates));
         let prompt = number(self.prompt);
         RequestCost {
-            work: IMAGE + answers.saturating_mul(prompt + WRITTEN * written),
+            work: IMAGE_WORK + answers.saturating_mul(prompt + DECODED_TOKEN_WORK * written),
             tokens: (prompt * number(self.candidates))
                 .saturating_add(answers.saturating_mul(written)),
         }
     }
 }
 
-/// Returns the most that one answer can cost.
+/// Returns the most work of one answer.
 pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
     GenerationCost {
         context,
@@ -63,10 +63,10 @@ pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
     .work
 }
 
-/// Returns what it costs to read texts of so many positions in all, about so many images.
-pub(in crate::serve) fn reading(images: usize, positions: usize) -> RequestCost {
+/// Returns the cost of scoring texts of `positions` in total about `images` images.
+pub(in crate::serve) fn scoring_cost(images: usize, positions: usize) -> RequestCost {
     RequestCost {
-        work: IMAGE * images as u64 + positions as u64,
+        work: IMAGE_WORK * images as u64 + positions as u64,
         tokens: positions as u64,
     }
 }
@@ -122,7 +122,7 @@ mod tests {
             }
         );
         assert_eq!(
-            reading(64, 5000),
+            scoring_cost(64, 5000),
             RequestCost {
                 work: 64 * 256 + 5000,
                 tokens: 5000

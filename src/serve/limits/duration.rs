@@ -1,8 +1,8 @@
-//! Durations as OpenAI writes them in headers: `20ms`, `1.5s`, `6m0s`.
+//! Durations in OpenAI's header format: `20ms`, `1.5s`, `6m0s`.
 
 use std::time::Duration;
 
-/// Writes a duration, rounded up to milliseconds.
+/// Formats a duration, rounded up to milliseconds.
 pub(super) fn format_duration(duration: Duration) -> String {
     let millis = duration.as_nanos().div_ceil(1_000_000);
     let (minutes, millis) = (millis / 60_000, millis % 60_000);
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_openais() {
+    fn durations_have_openais_format() {
         let written = [
             0, 1, 20, 999, 1000, 1500, 8640, 10_000, 59_999, 60_000, 360_000, 361_250, 3_600_000,
             90_061_001,

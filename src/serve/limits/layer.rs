@@ -1,4 +1,4 @@
-//! The middleware that counts requests and says in the headers of answers what is left.
+//! Middleware that enforces request rates and reports them in response headers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,11 +13,11 @@ use tokio::time::sleep;
 use super::account;
 use crate::serve::{app::App, auth, body};
 
-/// How long the refusal of a request takes, where there were too many from the same client.
+/// Delay of rejections for a client that keeps retrying without waiting.
 const REFUSAL_DELAY: Duration = Duration::from_secs(1);
 
-/// The middleware: bounds the requests of a key that make the server work, before their bodies are
-/// read. It stands behind the one that knows the keys.
+/// Middleware that limits a key's POST requests under `/v1/` before their bodies are read. Runs
+/// after authentication.
 pub(in crate::serve) async fn limit_rates(
     State(app): State<Arc<App>>,
     request: Request,
@@ -30,16 +30,18 @@ pub(in crate::serve) async fn limit_rates(
     let mut response = match app.limits.count_request(&account) {
         Ok(()) => next.run(request).await,
         Err(error) => {
-            // So that a client that sends its whole body first still reads the error.
+            // Lets clients that send the whole body first still read the error.
             body::discard(request.into_body(), app.read_timeout());
             error.into_response()
         }
     };
-    if response.status() == StatusCode::TOO_MANY_REQUESTS && app.limits.is_pressing(&account) {
-        // Whoever does not wait before asking again waits here, with nothing held, so that refusing
-        // them takes little from others.
+    if response.status() == StatusCode::TOO_MANY_REQUESTS
+        && app.limits.is_retrying_too_fast(&account)
+    {
+        // Clients that retry without waiting are delayed while holding no resources, so that
+        // rejecting them costs others little.
         sleep(REFUSAL_DELAY).await;
     }
-    app.limits.show(&account, response.headers_mut());
+    app.limits.write_headers(&account, response.headers_mut());
     response
 }

@@ -1,9 +1,9 @@
-//! Who may ask how much: bounds on what is in progress, shared fairly, and rates.
+//! Concurrency and rate limits.
 //!
-//! A request is let in once it has arrived and is known to be in order, by the work that it is: see
-//! [`cost`]. What is in progress is bounded for all together, and one competitor cannot use that up
-//! for the others. Rates are those of a key, or of an address on a server without keys. All of it
-//! is in this process's memory: another server counts anew, and so does this one after a restart.
+//! A request is admitted by its estimated [`cost`] once it has arrived and is valid. Work in
+//! progress is bounded for all clients together and shared fairly among them. Rates apply to a key,
+//! or to an address on a server without keys. All counters are in this process's memory: they are
+//! not shared with other servers and restart from zero.
 
 pub(super) mod cost;
 mod duration;
@@ -35,23 +35,23 @@ use crate::{
 
 pub(super) use layer::limit_rates;
 
-/// Returns who competes with a caller's requests.
+/// Returns the share for fair scheduling of a caller's requests.
 pub(super) fn share(caller: &Caller) -> Share {
     Share::new(caller.competitor(), caller.weight)
 }
 
-/// Returns whose rates count a caller's requests: the key's or, on a server without keys, the
-/// address's.
+/// Returns the account that a caller's rates are charged to: the key or, without keys, the client's
+/// network.
 pub(super) fn account(caller: &Caller) -> Arc<str> {
     caller.name.clone().unwrap_or_else(|| caller.competitor())
 }
 
-/// Refusals that an account gets at once, before they take their time.
+/// Rejections that an account receives without delay.
 const REFUSALS: u32 = 20;
-/// Time after which it gets another one so.
+/// Time in which one further rejection without delay becomes available.
 const REFUSAL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What bounds requests.
+/// Concurrency and rate limits of the server.
 pub(crate) struct RequestLimits {
     /// Requests in progress.
     requests: SharedPool,
@@ -59,16 +59,16 @@ pub(crate) struct RequestLimits {
     /// Work in progress.
     work: SharedPool,
     meter: Mutex<Meter>,
-    /// Refused requests of late, by account.
+    /// Recent rejections by account.
     refused: Strikes<Arc<str>>,
-    began: Instant,
+    started: Instant,
     metrics: Arc<Metrics>,
 }
 
-/// Rates, and how far they are used up.
+/// Rate limits and their usage.
 struct Meter {
     by_key: HashMap<Arc<str>, RateLimits>,
-    /// Of those that have none of their own.
+    /// Rates of accounts without rates of their own.
     common: RateLimits,
     table: BucketTable,
 }
@@ -78,37 +78,37 @@ impl Meter {
         self.by_key.get(account).copied().unwrap_or(self.common)
     }
 
-    fn set(&mut self, config: &Config) {
+    fn set_rates(&mut self, config: &Config) {
         let common = RateLimits {
             requests: config.limits.requests_per_minute,
             tokens: config.limits.tokens_per_minute,
         };
-        let of = |key: &crate::config::ApiKey| RateLimits {
+        let rates_of = |key: &crate::config::ApiKey| RateLimits {
             requests: key.requests_per_minute.value().unwrap_or(common.requests),
             tokens: key.tokens_per_minute.value().unwrap_or(common.tokens),
         };
         self.by_key = config
             .keys
             .iter()
-            .map(|key| (Arc::from(key.name.as_str()), of(key)))
+            .map(|key| (Arc::from(key.name.as_str()), rates_of(key)))
             .collect();
         self.common = common;
     }
 }
 
 impl RequestLimits {
-    /// As configured; an answer of the model takes `answer` work at most.
+    /// Creates limits from the configuration; `answer` is the most work of one answer.
     pub(super) fn new(config: &Config, answer: u64, metrics: &Arc<Metrics>) -> Self {
         let max_concurrent = config.server.max_concurrent;
-        // As much as the engine may hold, with its places for those who have less than their share;
-        // half as much again for such competitors.
+        // As much as the engine can hold, its reserve included; half as much again for competitors
+        // below their share.
         let work = (2 * config.engine.max_batch + config.engine.max_waiting) as u64 * answer;
         let mut meter = Meter {
             by_key: HashMap::new(),
             common: RateLimits::default(),
             table: BucketTable::default(),
         };
-        meter.set(config);
+        meter.set_rates(config);
         Self {
             requests: SharedPool::new(Pool::new(
                 max_concurrent as u64,
@@ -118,14 +118,14 @@ impl RequestLimits {
             work: SharedPool::new(Pool::new(work, work / 2)),
             meter: Mutex::new(meter),
             refused: Strikes::new(REFUSALS, REFUSAL_INTERVAL),
-            began: Instant::now(),
+            started: Instant::now(),
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// Puts other rates in force. What was used up stays so.
+    /// Replaces the rates; usage is kept.
     pub(super) fn set_rates(&self, config: &Config) {
-        self.meter().set(config);
+        self.meter().set_rates(config);
     }
 
     fn meter(&self) -> MutexGuard<'_, Meter> {
@@ -133,7 +133,7 @@ impl RequestLimits {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.started.elapsed()
     }
 
     /// Counts a request.
@@ -144,14 +144,14 @@ impl RequestLimits {
         self.charge(account, RateKind::Requests, 1).map(|_| ())
     }
 
-    /// Counts a refused request; returns `true` if the account has had too many of late.
-    fn is_pressing(&self, account: &Arc<str>) -> bool {
+    /// Counts a rejected request; returns `true` if the account has had too many recently.
+    fn is_retrying_too_fast(&self, account: &Arc<str>) -> bool {
         self.refused
             .count(Arc::clone(account), Instant::now())
             .is_err()
     }
 
-    /// Takes some of a rate; returns how much that was: nothing counts for more than all of it.
+    /// Charges a rate and returns the amount, capped at the whole bucket.
     fn charge(&self, account: &Arc<str>, kind: RateKind, amount: u64) -> Result<u64, ApiError> {
         let mut meter = self.meter();
         let rates = meter.rates(account);
@@ -164,28 +164,28 @@ impl RequestLimits {
             })
     }
 
-    /// Writes how far the rates of an account are used up.
-    fn show(&self, account: &str, headers: &mut HeaderMap) {
+    /// Writes the account's rate headers.
+    fn write_headers(&self, account: &str, headers: &mut HeaderMap) {
         let meter = self.meter();
         meter
             .table
-            .show(account, meter.rates(account), self.now(), headers);
+            .write_headers(account, meter.rates(account), self.now(), headers);
     }
 
-    /// Lets work in for a competitor.
-    pub(super) fn hold(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
+    /// Admits work of a competitor.
+    pub(super) fn admit_work(&self, share: &Share, work: u64) -> Result<WorkPermit, ApiError> {
         let busy = |limit, message| {
             self.metrics.count_limited(limit);
             ApiError::busy(message, 1)
         };
-        let place = self.requests.take(share, 1);
-        let place = place.map_err(|_| {
-            let most = self.max_concurrent;
+        let permit = self.requests.take(share, 1);
+        let permit = permit.map_err(|_| {
+            let max_requests = self.max_concurrent;
             busy(
                 "concurrency",
                 format!(
-                    "the server is at capacity ({most} requests at once, \
-                                         shared by all who ask); retry in 1 s"
+                    "the server is at capacity ({max_requests} requests at once, shared by all \
+                     clients); retry in 1 s"
                 ),
             )
         })?;
@@ -198,37 +198,36 @@ impl RequestLimits {
         })?;
         self.metrics.count_admitted(1);
         Ok(WorkPermit {
-            _held: [place, work],
+            _held: [permit, work],
             metrics: Arc::clone(&self.metrics),
         })
     }
 }
 
-/// Lets a request in that has arrived and is in order; `place` is the one that it holds among those
-/// that are read and checked.
+/// Admits a valid request; `permit` is the one for parsing, which it keeps.
 ///
 /// # Errors
-/// 429 where too much is in progress, or the tokens of a minute are used up.
+/// 429 if too much is in progress or the token rate is used up.
 pub(super) fn admit(
-    turn: &RequestContext,
-    place: OwnedSemaphorePermit,
+    context: &RequestContext,
+    permit: OwnedSemaphorePermit,
     cost: RequestCost,
 ) -> Result<Admission, ApiError> {
-    let held = turn.app.limits.hold(&turn.share, cost.work)?;
-    let charged = turn
+    let held = context.app.limits.admit_work(&context.share, cost.work)?;
+    let charged = context
         .app
         .limits
-        .charge(&turn.account, RateKind::Tokens, cost.tokens)?;
+        .charge(&context.account, RateKind::Tokens, cost.tokens)?;
     Ok(Admission {
-        turn: turn.clone(),
+        context: context.clone(),
         charged,
         used: None,
         _held: held,
-        _place: place,
+        _permit: permit,
     })
 }
 
-/// Work that is in progress until this is dropped.
+/// Admitted work; released on drop.
 pub(super) struct WorkPermit {
     _held: [PoolPermit; 2],
     metrics: Arc<Metrics>,
@@ -240,20 +239,20 @@ impl Drop for WorkPermit {
     }
 }
 
-/// A request that was let in, until it is answered.
+/// An admitted request; on drop, its tokens are settled and its work is released.
 pub(crate) struct Admission {
-    turn: RequestContext,
-    /// Tokens taken in advance.
+    context: RequestContext,
+    /// Tokens charged in advance.
     charged: u64,
-    /// Those that it was, once that is known; `None` before the work has begun.
+    /// Tokens actually used, 0 until known; `None` before the work has started.
     used: Option<Arc<AtomicU64>>,
     _held: WorkPermit,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
-    /// Notes that the work has begun: from now on what was taken in advance stays taken, until
-    /// `used` says how many tokens it was.
+    /// Records that the work has started: the advance charge stays until `used` holds the actual
+    /// number of tokens.
     pub(crate) fn begin(&mut self, used: Arc<AtomicU64>) {
         self.used = Some(used);
     }
@@ -261,16 +260,16 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let limits = &self.turn.app.limits;
+        let limits = &self.context.app.limits;
         let stays = match self.used.as_ref().map(|used| used.load(Relaxed)) {
             None => 0,
             Some(0) => self.charged,
             Some(used) => used,
         };
         let mut meter = limits.meter();
-        let rates = meter.rates(&self.turn.account);
+        let rates = meter.rates(&self.context.account);
         meter.table.correct(
-            &self.turn.account,
+            &self.context.account,
             rates,
             RateKind::Tokens,
             self.charged,
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn other_rates_take_effect_and_what_was_used_stays_used() {
+    fn changed_rates_take_effect_and_keep_usage() {
         let mut config = Config {
             keys: vec![key("a", Auto::Value(1)), key("b", Auto::Auto)],
             ..Config::default()
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn work_in_progress_is_bounded_and_nobody_takes_it_all_from_others() {
+    fn work_in_progress_is_bounded_and_shared() {
         let mut config = Config::default();
         (
             config.engine.max_batch,
@@ -327,17 +326,19 @@ mod tests {
         ) = (4, 0, 4);
         let limits = RequestLimits::new(&config, 1000, &Arc::new(Metrics::new().unwrap()));
         let (greedy, polite) = (Share::new("greedy", 1), Share::new("polite", 1));
-        let large = limits.hold(&greedy, 1 << 40).unwrap();
-        let refused = limits.hold(&greedy, 10).err().unwrap();
+        let large = limits.admit_work(&greedy, 1 << 40).unwrap();
+        let refused = limits.admit_work(&greedy, 10).err().unwrap();
         assert_eq!(
             (refused.status.as_u16(), refused.retry_after_s),
             (429, Some(1))
         );
-        let beside = limits.hold(&polite, 500).unwrap();
-        drop((large, beside));
-        let many: Vec<_> = (0..4).map(|_| limits.hold(&greedy, 1).unwrap()).collect();
-        assert!(limits.hold(&greedy, 1).is_err() && limits.hold(&polite, 1).is_ok());
+        let other = limits.admit_work(&polite, 500).unwrap();
+        drop((large, other));
+        let many: Vec<_> = (0..4)
+            .map(|_| limits.admit_work(&greedy, 1).unwrap())
+            .collect();
+        assert!(limits.admit_work(&greedy, 1).is_err() && limits.admit_work(&polite, 1).is_ok());
         drop(many);
-        assert!(limits.hold(&greedy, 1 << 40).is_ok());
+        assert!(limits.admit_work(&greedy, 1 << 40).is_ok());
     }
 }

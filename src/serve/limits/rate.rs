@@ -1,5 +1,5 @@
-//! Rates: the generic cell rate algorithm, of which each account has one number a rate, the time at
-//! which its bucket is full again.
+//! Rate limits by the generic cell rate algorithm: for each account and rate, one number, the time
+//! at which its bucket is full again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -8,13 +8,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use super::duration::format_duration;
 use crate::serve::error::ApiError;
 
-/// What a bucket holds is what may be used in this time.
+/// Time in which a full bucket refills.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Most accounts whose buckets are remembered.
+/// Most accounts that are remembered.
 const ACCOUNTS: usize = 1 << 14;
 
-/// What a rate counts.
+/// Unit of a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RateKind {
     Requests,
@@ -24,7 +24,7 @@ pub(super) enum RateKind {
 impl RateKind {
     const ALL: [Self; 2] = [Self::Requests, Self::Tokens];
 
-    /// As errors, headers and metrics have it.
+    /// Returns the name in errors, headers and metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -32,7 +32,7 @@ impl RateKind {
         }
     }
 
-    /// The headers that say the limit, what is left of it, and when all of it is there again.
+    /// Returns the headers of the limit, the remaining amount, and the time until it is full again.
     fn headers(self) -> [HeaderName; 3] {
         let [limit, remaining, reset] = match self {
             Self::Requests => [
@@ -50,7 +50,7 @@ impl RateKind {
     }
 }
 
-/// Most of each in a minute; 0: any number.
+/// Limits per minute; 0 is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RateLimits {
     pub(super) requests: u64,
@@ -67,13 +67,13 @@ impl RateLimits {
     }
 }
 
-/// More was asked for than is left.
+/// The request exceeds the remaining amount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RateExceeded {
     kind: RateKind,
     limit: u64,
-    asked: u64,
-    left: u64,
+    requested: u64,
+    remaining: u64,
     wait: Duration,
 }
 
@@ -82,15 +82,15 @@ impl From<RateExceeded> for ApiError {
         RateExceeded {
             kind,
             limit,
-            asked,
-            left,
+            requested,
+            remaining,
             wait,
         }: RateExceeded,
     ) -> Self {
         let (name, wait_text) = (kind.name(), format_duration(wait));
         let message = format!(
-            "rate limit reached: {limit} {name} per minute, of which {left} are left; this request \
-             takes {asked}. Try again in {wait_text}."
+            "rate limit reached: {limit} {name} per minute, of which {remaining} are left; this \
+             request takes {requested}. Try again in {wait_text}."
         );
         let mut error = Self::busy(message, wait.as_millis().div_ceil(1000).max(1) as u64);
         error.body.error.kind = name;
@@ -98,23 +98,23 @@ impl From<RateExceeded> for ApiError {
     }
 }
 
-/// When an account's buckets are full again, by [`RateKind`].
+/// Times at which an account's buckets are full again, by [`RateKind`].
 type Account = [Duration; 2];
 
-/// The buckets of all accounts. What is not there is full.
+/// Buckets of all accounts; missing ones are full.
 #[derive(Debug, Default)]
 pub(super) struct BucketTable {
     accounts: HashMap<Arc<str>, Account>,
 }
 
-/// The time in which so much comes back.
-fn time(amount: u64, limit: u64) -> Duration {
+/// Returns the time in which `amount` refills.
+fn refill_time(amount: u64, limit: u64) -> Duration {
     let nanos = PERIOD.as_nanos() * u128::from(amount) / u128::from(limit);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2))
 }
 
-/// Returns what is left of a bucket that is full again at `full`.
-fn left(full: Duration, limit: u64, now: Duration) -> u64 {
+/// Returns the amount remaining in a bucket that is full again at `full`.
+fn remaining(full: Duration, limit: u64, now: Duration) -> u64 {
     let room = PERIOD.saturating_sub(full.saturating_sub(now));
     (room.as_nanos() * u128::from(limit) / PERIOD.as_nanos()) as u64
 }
@@ -130,14 +130,14 @@ impl BucketTable {
         if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(account) {
             self.accounts
                 .retain(|_, full| full.iter().any(|full| *full > now));
-            // Whoever has the least to wait for is forgotten first.
-            let least = self
+            // The account that is full again soonest is forgotten first.
+            let soonest = self
                 .accounts
                 .iter()
                 .min_by_key(|(_, full)| full.iter().max().copied());
             if let (true, Some(name)) = (
                 self.accounts.len() >= ACCOUNTS,
-                least.map(|(name, _)| Arc::clone(name)),
+                soonest.map(|(name, _)| Arc::clone(name)),
             ) {
                 self.accounts.remove(&name);
             }
@@ -145,11 +145,11 @@ impl BucketTable {
         self.accounts.entry(Arc::clone(account)).or_default()[kind as usize] = full;
     }
 
-    /// Takes an amount and returns it, cut to the whole bucket: who asks for more than that waits
-    /// until it is full.
+    /// Takes an amount and returns it, capped at the whole bucket: a larger request waits until the
+    /// bucket is full.
     ///
     /// # Errors
-    /// [`RateExceeded`] where less is left.
+    /// [`RateExceeded`] if less remains.
     pub(super) fn take(
         &mut self,
         account: &Arc<str>,
@@ -162,13 +162,13 @@ impl BucketTable {
             return Ok(amount);
         };
         let (amount, before) = (amount.min(limit), self.full(account, kind));
-        let full = before.max(now) + time(amount, limit);
+        let full = before.max(now) + refill_time(amount, limit);
         if full > now + PERIOD {
             return Err(RateExceeded {
                 kind,
                 limit,
-                asked: amount,
-                left: left(before, limit, now),
+                requested: amount,
+                remaining: remaining(before, limit, now),
                 wait: full - now - PERIOD,
             });
         }
@@ -176,7 +176,7 @@ impl BucketTable {
         Ok(amount)
     }
 
-    /// Makes what was taken another amount.
+    /// Replaces an amount taken earlier with another.
     pub(super) fn correct(
         &mut self,
         account: &Arc<str>,
@@ -189,13 +189,13 @@ impl BucketTable {
         let Some(limit) = rates.limit(kind).filter(|_| taken != amount) else {
             return;
         };
-        let full = (self.full(account, kind).max(now) + time(amount, limit))
-            .saturating_sub(time(taken, limit));
+        let full = (self.full(account, kind).max(now) + refill_time(amount, limit))
+            .saturating_sub(refill_time(taken, limit));
         self.set(account, kind, full, now);
     }
 
-    /// Writes the headers of the rates that are limited.
-    pub(super) fn show(
+    /// Writes the headers of limited rates.
+    pub(super) fn write_headers(
         &self,
         account: &str,
         rates: RateLimits,
@@ -209,7 +209,7 @@ impl BucketTable {
             let full = self.full(account, kind);
             let values = [
                 limit.to_string(),
-                left(full, limit, now).to_string(),
+                remaining(full, limit, now).to_string(),
                 format_duration(full.saturating_sub(now)),
             ];
             for (name, value) in kind.headers().into_iter().zip(values) {
@@ -225,23 +225,23 @@ mod tests {
 
     use super::*;
 
-    fn at(seconds: f64) -> Duration {
+    fn time_at(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
     }
 
     #[test]
-    fn a_bucket_holds_a_minutes_worth_and_fills_evenly() {
+    fn a_bucket_holds_one_minute_and_refills_evenly() {
         let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
         let rates = RateLimits {
             requests: 6,
             tokens: 0,
         };
-        let mut take = |now| table.take(&who, rates, RateKind::Requests, 1, at(now));
+        let mut take = |now| table.take(&who, rates, RateKind::Requests, 1, time_at(now));
         for _ in 0..6 {
             assert_eq!(take(100.0), Ok(1));
         }
         let exceeded = take(100.0).unwrap_err();
-        assert_eq!((exceeded.left, exceeded.wait), (0, at(10.0)));
+        assert_eq!((exceeded.remaining, exceeded.wait), (0, time_at(10.0)));
         assert!(take(109.0).is_err());
         assert_eq!(take(110.0), Ok(1));
         let error = ApiError::from(take(117.5).unwrap_err());
@@ -255,19 +255,25 @@ mod tests {
         );
         assert_eq!(error.body.error.code, Some("rate_limit_exceeded"));
         assert_eq!(
-            table.take(&"b".into(), rates, RateKind::Requests, 1, at(117.5)),
+            table.take(&"b".into(), rates, RateKind::Requests, 1, time_at(117.5)),
             Ok(1),
             "another account has its own"
         );
         assert_eq!(
-            table.take(&"b".into(), rates, RateKind::Tokens, 1 << 40, at(117.5)),
+            table.take(
+                &"b".into(),
+                rates,
+                RateKind::Tokens,
+                1 << 40,
+                time_at(117.5)
+            ),
             Ok(1 << 40),
             "no limit"
         );
     }
 
     #[test]
-    fn the_headers_say_what_is_left() {
+    fn the_headers_report_the_remaining_amount() {
         let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
         let rates = RateLimits {
             requests: 60,
@@ -275,7 +281,7 @@ mod tests {
         };
         let shown = |table: &BucketTable, now| {
             let mut headers = HeaderMap::new();
-            table.show("a", rates, at(now), &mut headers);
+            table.write_headers("a", rates, time_at(now), &mut headers);
             RateKind::ALL.map(|kind| {
                 kind.headers()
                     .map(|name| headers[name].to_str().unwrap().to_owned())
@@ -286,10 +292,10 @@ mod tests {
             [["60", "60", "0s"], ["6000", "6000", "0s"]]
         );
         table
-            .take(&who, rates, RateKind::Requests, 1, at(5.0))
+            .take(&who, rates, RateKind::Requests, 1, time_at(5.0))
             .unwrap();
         table
-            .take(&who, rates, RateKind::Tokens, 3000, at(5.0))
+            .take(&who, rates, RateKind::Tokens, 3000, time_at(5.0))
             .unwrap();
         assert_eq!(
             shown(&table, 5.0),
@@ -299,42 +305,42 @@ mod tests {
             shown(&table, 15.0),
             [["60", "60", "0s"], ["6000", "4000", "20s"]]
         );
-        // It was less, and then more.
-        table.correct(&who, rates, RateKind::Tokens, 3000, 2000, at(15.0));
+        // Settled at less, then at more than charged.
+        table.correct(&who, rates, RateKind::Tokens, 3000, 2000, time_at(15.0));
         assert_eq!(shown(&table, 15.0)[1], ["6000", "5000", "10s"]);
-        table.correct(&who, rates, RateKind::Tokens, 2000, 8000, at(15.0));
+        table.correct(&who, rates, RateKind::Tokens, 2000, 8000, time_at(15.0));
         assert_eq!(shown(&table, 15.0)[1], ["6000", "0", "1m10s"]);
         let mut headers = HeaderMap::new();
-        table.show("a", RateLimits::default(), at(15.0), &mut headers);
+        table.write_headers("a", RateLimits::default(), time_at(15.0), &mut headers);
         assert!(headers.is_empty());
     }
 
     #[test]
-    fn more_than_a_minutes_worth_waits_for_a_full_bucket() {
+    fn an_amount_above_the_bucket_waits_until_it_is_full() {
         let (mut table, who) = (BucketTable::default(), Arc::<str>::from("a"));
         let rates = RateLimits {
             requests: 0,
             tokens: 100,
         };
         assert_eq!(
-            table.take(&who, rates, RateKind::Tokens, 5000, at(0.0)),
+            table.take(&who, rates, RateKind::Tokens, 5000, time_at(0.0)),
             Ok(100)
         );
         assert_eq!(
             table
-                .take(&who, rates, RateKind::Tokens, 5000, at(59.0))
+                .take(&who, rates, RateKind::Tokens, 5000, time_at(59.0))
                 .unwrap_err()
                 .wait,
-            at(1.0)
+            time_at(1.0)
         );
         assert_eq!(
-            table.take(&who, rates, RateKind::Tokens, 5000, at(60.0)),
+            table.take(&who, rates, RateKind::Tokens, 5000, time_at(60.0)),
             Ok(100)
         );
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_who_has_the_least_to_wait_for() {
+    fn the_table_is_bounded_and_forgets_the_fullest_buckets() {
         let (mut table, greedy) = (BucketTable::default(), Arc::<str>::from("greedy"));
         let rates = RateLimits {
             requests: 10,
@@ -342,25 +348,31 @@ mod tests {
         };
         for _ in 0..10 {
             table
-                .take(&greedy, rates, RateKind::Requests, 1, at(0.0))
+                .take(&greedy, rates, RateKind::Requests, 1, time_at(0.0))
                 .unwrap();
         }
         for i in 0..ACCOUNTS + 100 {
             table
-                .take(&i.to_string().into(), rates, RateKind::Requests, 1, at(0.0))
+                .take(
+                    &i.to_string().into(),
+                    rates,
+                    RateKind::Requests,
+                    1,
+                    time_at(0.0),
+                )
                 .unwrap();
         }
         assert_eq!(table.accounts.len(), ACCOUNTS);
         assert!(
             table
-                .take(&greedy, rates, RateKind::Requests, 1, at(0.0))
+                .take(&greedy, rates, RateKind::Requests, 1, time_at(0.0))
                 .is_err()
         );
     }
 
     proptest! {
         #[test]
-        fn no_minute_lets_more_than_two_buckets_through(
+        fn any_minute_admits_at_most_two_buckets(
             steps in proptest::collection::vec((0u64..20_000, 1u64..50), 1..100),
             limit in 1u64..200,
         ) {
@@ -372,12 +384,13 @@ mod tests {
                 match table.take(&who, rates, RateKind::Tokens, amount, now) {
                     Ok(amount) => taken.push((now, amount)),
                     Err(exceeded) => {
-                        // It is told when to come back: then there is enough, and not sooner.
+                        // The announced wait is exact: enough refills by then, and not sooner.
                         let (wait, mut then) = (exceeded.wait,
                             BucketTable { accounts: table.accounts.clone() });
                         prop_assert!(wait > Duration::ZERO && wait <= PERIOD);
                         let sooner = now + wait - Duration::from_nanos(1);
-                        prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, sooner).is_err());
+                        prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, sooner)
+                            .is_err());
                         prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, now + wait)
                             .is_ok());
                     }

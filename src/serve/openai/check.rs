@@ -1,4 +1,4 @@
-//! What a request means: ranges as OpenAI's, defaults filled in, nothing unsupported in it.
+//! Validation of chat requests: ranges, defaults and unsupported combinations.
 
 use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
@@ -21,71 +21,71 @@ use crate::{
     vlm::template,
 };
 
-/// Longest stop string: the engine holds that much text back while it may begin one.
+/// Longest stop string in bytes: the engine holds that much text back.
 const STOP_BYTES: usize = 1024;
 
-/// Most answers that are written for one.
+/// Most candidates per choice.
 const CANDIDATES: i64 = 16;
 
-/// A request that can be carried out.
+/// A validated completion request.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// The turns; the image stands before them.
+    /// Messages; the image precedes them in the prompt.
     pub messages: Vec<template::Message>,
-    /// Who asks, as the client calls them.
+    /// End user, as named by the client.
     pub user: Option<String>,
     /// The image.
     pub image: RequestImage,
-    /// The field that the image stands in, for errors.
+    /// Field of the image, for errors.
     pub image_field: String,
-    /// Number of answers.
+    /// Number of choices.
     pub n: usize,
-    /// Choice of tokens; answer `i` has the seed `seed + i`.
+    /// Sampling parameters; choice `i` uses the seed `seed + i`.
     pub sampling: Sampling,
     /// Most tokens of an answer.
     pub max_tokens: usize,
-    /// Strings that end an answer.
+    /// Stop strings.
     pub stop: Vec<String>,
-    /// Alternatives to report a token; `None`: no log-probabilities.
+    /// Alternatives to report per token; `None` reports no log-probabilities.
     pub top_logprobs: Option<usize>,
-    /// The guard.
+    /// Guard settings.
     pub guard: GuardParams,
-    /// Answers that are written for each that is given, which is the one with the best rewards.
+    /// Candidates per choice, of which the one with the best rewards is returned.
     pub candidates: usize,
-    /// What the image is remembered with, where it is not its owner.
+    /// Salt that replaces the owner as cache scope of the image.
     pub cache_salt: Option<Arc<str>>,
-    /// Why the question is not answered, where its text alone says so.
+    /// Reason to abstain that follows from the question's text alone.
     pub unanswerable: Option<Unanswerable>,
-    /// Indicates whether the report has the answer that is withheld.
+    /// `true` to include a withheld answer in the report.
     pub show_withheld: bool,
-    /// How `guard.alt_text` is said.
+    /// Rendering of flagged words in `guard.alt_text`.
     pub render: RenderStyle,
-    /// Indicates whether the answer is streamed.
+    /// `true` to stream the answer.
     pub stream: bool,
-    /// Indicates whether a stream ends with the token counts.
+    /// `true` to end a stream with the token counts.
     pub include_usage: bool,
 }
 
-/// What is served: what the check depends on beside the request.
+/// Properties of the served version that validation depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct ServedCapabilities<'a> {
-    /// The one model's name.
+    /// Name of the served model.
     pub model: &'a str,
-    /// Defaults and bounds.
+    /// Defaults and limits.
     pub config: &'a Config,
-    /// The guard, where the request does not say.
+    /// Guard defaults of the caller.
     pub guard: &'a GuardSection,
-    /// Of the model's scorer; `None` when it has none.
+    /// Calibration of the scorer; `None` without a scorer.
     pub calibration: Option<&'a Calibration>,
 }
 
 impl ServedCapabilities<'_> {
-    /// Whether the model that a request names is served.
+    /// Checks that the requested model is the served one.
     ///
     /// # Errors
-    /// 400 when it names none, 404 when it is another.
-    pub fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
-        match asked {
+    /// 400 if none is named, 404 if it is another.
+    pub fn check_model(&self, requested: Option<&str>) -> Result<(), ApiError> {
+        match requested {
             None => Err(ApiError::param(
                 "model",
                 "missing_required_parameter",
@@ -97,10 +97,10 @@ impl ServedCapabilities<'_> {
     }
 }
 
-/// Checks a request.
+/// Validates a request.
 ///
 /// # Errors
-/// 404 for another model, 400 for everything else, naming the field.
+/// 404 for another model, otherwise 400 naming the field.
 pub fn check(
     request: ChatRequest<'_>,
     served: ServedCapabilities<'_>,
@@ -124,39 +124,39 @@ pub fn check(
     let Object(guard) = request.guard.unwrap_or_default();
     let config = served.config;
     let candidates =
-        within("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
+        check_range("guard.candidates", guard.candidates, 1..=CANDIDATES)?.unwrap_or(1) as usize;
     let most_answers = most_answers(config);
-    let n = within("n", request.n, 1..=most_answers)
-        .map_err(|error| bounded(error, config))?
+    let n = check_range("n", request.n, 1..=most_answers)
+        .map_err(|error| name_limit(error, config))?
         .unwrap_or(1) as usize;
     let sampling = Sampling {
-        temperature: within("temperature", request.temperature, 0.0..=2.0)?
+        temperature: check_range("temperature", request.temperature, 0.0..=2.0)?
             .unwrap_or(config.generation.temperature),
-        top_p: within("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
-        // 0 and -1 are other servers' words for all tokens.
-        top_k: within("top_k", request.top_k, -1..=i64::from(u32::MAX))?
+        top_p: check_range("top_p", request.top_p, 0.0..=1.0)?.unwrap_or(1.0),
+        // Other servers use 0 and -1 for all tokens.
+        top_k: check_range("top_k", request.top_k, -1..=i64::from(u32::MAX))?
             .filter(|&k| k > 0)
             .map(|k| k as usize),
-        // The bits of a negative seed are as good as any.
+        // A negative seed is reinterpreted as unsigned.
         seed: request.seed.map_or_else(rand::random, |seed| seed as u64),
-        presence_penalty: within("presence_penalty", request.presence_penalty, -2.0..=2.0)?
+        presence_penalty: check_range("presence_penalty", request.presence_penalty, -2.0..=2.0)?
             .unwrap_or(0.0) as f32,
-        frequency_penalty: within("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?
+        frequency_penalty: check_range("frequency_penalty", request.frequency_penalty, -2.0..=2.0)?
             .unwrap_or(0.0) as f32,
     };
     let max_tokens = max_tokens(request.max_tokens, request.max_completion_tokens)?;
     let stop = stop(request.stop)?;
-    // Many clients send an empty one for nobody.
+    // Many clients send an empty string for no user.
     let user = request.user.filter(|user| !user.is_empty());
-    // What is kept of a user must be found by that name again.
+    // Data is stored, and later deleted, under this name.
     user.as_deref()
         .map_or(Ok(()), |user| check_name("user", user))?;
     let cache_salt = cache_salt(request.cache_salt)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
     let params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
-        let message = "'guard.candidates': answers that are not scored cannot be compared; \
-                       'guard.mode' must not be off";
+        let message = "'guard.candidates': candidates are compared by their scores; 'guard.mode' \
+                       must not be off";
         return Err(ApiError::param(
             "guard.candidates",
             "invalid_value",
@@ -164,8 +164,8 @@ pub fn check(
         ));
     }
     if top_logprobs.is_some() && params.on_exhausted.rewrites().is_some() {
-        let message = "'logprobs' are of the words that were written, and 'guard.on_exhausted' has \
-                       the answer written differently";
+        let message = "'logprobs' cannot be combined with a 'guard.on_exhausted' that rewrites the \
+                       answer";
         return Err(ApiError::param("logprobs", "invalid_value", message));
     }
     if (n * candidates) as i64 > most_answers {
@@ -174,13 +174,13 @@ pub fn check(
              once",
             n * candidates
         );
-        return Err(bounded(
+        return Err(name_limit(
             ApiError::param("guard.candidates", "out_of_range", message),
             config,
         ));
     }
-    // Last, because an image is much to decode.
-    let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::of(config))?;
+    // Last, because decoding the image is expensive.
+    let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::new(config))?;
     let abstains = params.on_unanswerable.abstains(params.mode);
     let unanswerable = template::question(&messages)
         .filter(|_| abstains)
@@ -198,7 +198,7 @@ pub fn check(
         stop,
         top_logprobs,
         guard: params,
-        // All would be the same.
+        // All candidates would be the same abstention.
         candidates: if unanswerable.is_some() {
             1
         } else {
@@ -216,13 +216,13 @@ pub fn check(
     })
 }
 
-/// Most answers of a request: what is allowed, and what the engine can hold.
+/// Returns the most answers per request: the configured limit, capped at the engine's capacity.
 pub(crate) fn most_answers(config: &Config) -> i64 {
     (config.engine.max_batch + config.engine.max_waiting).min(config.limits.max_choices) as i64
 }
 
-/// The error, with the option that sets the bound.
-fn bounded(mut error: ApiError, config: &Config) -> ApiError {
+/// Adds the configuration key that set the limit to an error.
+fn name_limit(mut error: ApiError, config: &Config) -> ApiError {
     if most_answers(config) == config.limits.max_choices as i64 {
         error.body.error.message += " (limits.max_choices)";
     }
@@ -232,10 +232,10 @@ fn bounded(mut error: ApiError, config: &Config) -> ApiError {
 /// Longest cache salt in characters.
 const SALT_CHARS: usize = 256;
 
-/// Checks what an image is to be remembered with.
+/// Validates the cache salt.
 ///
 /// # Errors
-/// 400 for an empty one, as in vLLM, and for one that is too long.
+/// 400 if it is empty, as in vLLM, or too long.
 pub(crate) fn cache_salt(salt: Option<String>) -> Result<Option<Arc<str>>, ApiError> {
     let Some(salt) = salt else { return Ok(None) };
     if !(1..=SALT_CHARS).contains(&salt.chars().count()) {
@@ -245,14 +245,14 @@ pub(crate) fn cache_salt(salt: Option<String>) -> Result<Option<Arc<str>>, ApiEr
     Ok(Some(salt.into()))
 }
 
-fn within<T: PartialOrd + Display>(
+fn check_range<T: PartialOrd + Display>(
     name: &str,
     value: Option<T>,
     range: RangeInclusive<T>,
 ) -> Result<Option<T>, ApiError> {
     match value {
         Some(value) if !range.contains(&value) => {
-            // What no number of that kind can hold is infinite, which JSON has no word for.
+            // A number beyond the type's range parses as infinity.
             let given = excerpt(&value.to_string()).replace("inf", "out of range");
             let message = format!(
                 "'{name}' is {given}; it must be between {} and {}",
@@ -274,8 +274,8 @@ fn max_tokens(old: Option<i64>, new: Option<i64>) -> Result<Option<usize>, ApiEr
             message,
         ));
     }
-    let old = within("max_tokens", old, 1..=i64::from(u32::MAX))?;
-    let new = within("max_completion_tokens", new, 1..=i64::from(u32::MAX))?;
+    let old = check_range("max_tokens", old, 1..=i64::from(u32::MAX))?;
+    let new = check_range("max_completion_tokens", new, 1..=i64::from(u32::MAX))?;
     Ok(new.or(old).map(|tokens| tokens as usize))
 }
 
@@ -296,7 +296,7 @@ fn stop(stop: Option<TextOr<'_, String, 4>>) -> Result<Vec<String>, ApiError> {
 }
 
 fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiError> {
-    let top = within("top_logprobs", top, 0..=20)?;
+    let top = check_range("top_logprobs", top, 0..=20)?;
     if top.is_some_and(|top| top > 0) && !logprobs {
         return Err(ApiError::param(
             "top_logprobs",
@@ -307,24 +307,24 @@ fn top_logprobs(logprobs: bool, top: Option<i64>) -> Result<Option<usize>, ApiEr
     Ok(logprobs.then(|| top.unwrap_or(0) as usize))
 }
 
-/// Returns what the guard is to do: as asked, where it is, else by `defaults`.
+/// Returns the guard settings of a request, with `defaults` for missing fields.
 ///
 /// # Errors
-/// 400 for what cannot be honoured.
+/// 400 for settings that cannot be honored.
 pub(crate) fn guard_params(
-    asked: &GuardRequest,
+    request: &GuardRequest,
     defaults: &GuardSection,
     calibration: Option<&Calibration>,
 ) -> Result<GuardParams, ApiError> {
-    let mode = asked.mode.unwrap_or(defaults.mode);
+    let mode = request.mode.unwrap_or(defaults.mode);
     if policy::scores(mode) && calibration.is_none() {
         return Err(ApiError::unsupported(
             "guard.mode",
             "'guard.mode': the model has no scorer, so that only off is possible",
         ));
     }
-    let acts = matches!(mode, Mode::Flag | Mode::Regenerate);
-    if !acts && asked.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
+    let may_flag = matches!(mode, Mode::Flag | Mode::Regenerate);
+    if !may_flag && request.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
         let message = "'guard.on_exhausted': only the modes flag and regenerate leave flagged \
                        words to hedge or leave out";
         return Err(ApiError::param(
@@ -333,8 +333,9 @@ pub(crate) fn guard_params(
             message,
         ));
     }
-    let on_unanswerable = asked.on_unanswerable.unwrap_or(defaults.on_unanswerable);
-    if asked.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::applies_in(mode) {
+    let on_unanswerable = request.on_unanswerable.unwrap_or(defaults.on_unanswerable);
+    if request.on_unanswerable == Some(OnUnanswerable::Abstain) && !OnUnanswerable::applies_in(mode)
+    {
         let message = "'guard.on_unanswerable': only the modes flag, regenerate and block change \
                        what is answered";
         return Err(ApiError::param(
@@ -343,14 +344,14 @@ pub(crate) fn guard_params(
             message,
         ));
     }
-    let max_attempts =
-        within("guard.max_attempts", asked.max_attempts, 0..=1_000_000)?.map(|most| most as usize);
-    let asked_window =
-        within("guard.window", asked.window, 0..=1_000_000)?.map(|window| window as usize);
-    for (class, threshold) in asked.thresholds.unwrap_or_default().entries() {
-        within(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
+    let max_attempts = check_range("guard.max_attempts", request.max_attempts, 0..=1_000_000)?
+        .map(|most| most as usize);
+    let window =
+        check_range("guard.window", request.window, 0..=1_000_000)?.map(|window| window as usize);
+    for (class, threshold) in request.thresholds.unwrap_or_default().entries() {
+        check_range(&format!("guard.thresholds.{class}"), threshold, 0.0..=1.0)?;
     }
-    if asked.threshold.is_some() && asked.target_fpr.is_some() {
+    if request.threshold.is_some() && request.target_fpr.is_some() {
         let message = "'guard.threshold' and 'guard.target_fpr' cannot be given together";
         return Err(ApiError::param(
             "guard.target_fpr",
@@ -358,42 +359,44 @@ pub(crate) fn guard_params(
             message,
         ));
     }
-    let threshold = within("guard.threshold", asked.threshold, 0.0..=1.0)?;
-    let target_fpr = within("guard.target_fpr", asked.target_fpr, 0.0..=1.0)?;
-    let own = threshold.is_some() || target_fpr.is_some();
-    let (threshold, target_fpr) = if own {
+    let threshold = check_range("guard.threshold", request.threshold, 0.0..=1.0)?;
+    let target_fpr = check_range("guard.target_fpr", request.target_fpr, 0.0..=1.0)?;
+    let has_own_threshold = threshold.is_some() || target_fpr.is_some();
+    let (threshold, target_fpr) = if has_own_threshold {
         (threshold, target_fpr)
     } else {
         (defaults.threshold.value(), defaults.target_fpr.value())
     };
-    let of = |c: &Calibration| {
+    let threshold_of = |c: &Calibration| {
         threshold
             .or(target_fpr.map(|fpr| c.threshold_for_fpr(f64::from(fpr))))
             .unwrap_or(c.default_threshold)
     };
-    let by_class = asked.thresholds.unwrap_or_default();
+    let by_class = request.thresholds.unwrap_or_default();
     let target_fpr = target_fpr.filter(|_| threshold.is_none());
     Ok(GuardParams {
         mode,
         thresholds: Thresholds {
-            common: calibration.map_or(0.0, of),
-            yes_no: calibration.and_then(|c| c.yes_no.as_deref()).map(of),
-            by_class: if own {
+            common: calibration.map_or(0.0, threshold_of),
+            yes_no: calibration
+                .and_then(|c| c.yes_no.as_deref())
+                .map(threshold_of),
+            by_class: if has_own_threshold {
                 by_class
             } else {
                 by_class.with_fallback(defaults.thresholds.into())
             },
         },
         target_fpr,
-        on_exhausted: if acts {
-            asked.on_exhausted.unwrap_or(defaults.on_exhausted)
+        on_exhausted: if may_flag {
+            request.on_exhausted.unwrap_or(defaults.on_exhausted)
         } else {
             OnExhausted::Flag
         },
         on_unanswerable,
         abstain_below: defaults.abstain_below,
         max_attempts: max_attempts.unwrap_or(defaults.max_attempts),
-        // The same whether the answer is streamed or not, so that the answer is.
-        window: asked_window.unwrap_or(defaults.window),
+        // The same with and without streaming, so that both give the same answer.
+        window: window.unwrap_or(defaults.window),
     })
 }

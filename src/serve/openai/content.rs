@@ -1,4 +1,4 @@
-//! Messages to text and one image.
+//! Conversion of messages to text and one image.
 
 use std::borrow::Cow;
 
@@ -16,26 +16,25 @@ use crate::{
     vlm::template,
 };
 
-/// Most bytes of text in all messages together: far more than a context holds, and little enough to
-/// tokenize.
+/// Most bytes of text in all messages together: more than any context holds, and cheap to tokenize.
 const TEXT_BYTES: usize = 256 * 1024;
 
 /// The image of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RequestImage {
-    /// Its file.
+    /// Content of the file.
     File(Vec<u8>),
-    /// Where its file is.
+    /// A file to fetch.
     Remote {
         /// The URL.
         link: HttpsUrl,
-        /// The field that it stood in.
+        /// Field of the URL, for errors.
         path: String,
     },
 }
 
 impl RequestImage {
-    /// Returns the size of its file in bytes, where that is here.
+    /// Returns the file's size in bytes; 0 for a remote file.
     pub(crate) fn file_bytes(&self) -> usize {
         match self {
             Self::File(file) => file.len(),
@@ -44,18 +43,18 @@ impl RequestImage {
     }
 }
 
-/// What is taken for an image.
+/// Limits on images in requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ImageUrlLimits {
     /// Largest file in bytes.
     pub(crate) max_bytes: usize,
-    /// Indicates whether it may be an `https:` URL.
+    /// `true` if `https:` URLs are allowed.
     pub(crate) fetch: bool,
 }
 
 impl ImageUrlLimits {
-    /// Those of a configuration.
-    pub(crate) fn of(config: &Config) -> Self {
+    /// Returns the limits of a configuration.
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
             max_bytes: config.images.max_bytes,
             fetch: config.fetch.enabled,
@@ -63,10 +62,10 @@ impl ImageUrlLimits {
     }
 }
 
-/// The conversation's turns, its one image and the field that the image stands in.
+/// Returns the messages as text, the one image, and the field that holds it.
 ///
 /// # Errors
-/// 400 that names the message and the part.
+/// 400 naming the message and the part.
 pub(crate) fn flatten(
     messages: Vec<Object<ChatMessage<'_>>>,
     limits: ImageUrlLimits,
@@ -84,16 +83,20 @@ pub(crate) fn flatten(
         .is_some_and(|Object(message)| message.role == "assistant")
     {
         let message = format!(
-            "'messages[{last}]' is an answer that was begun, and going on with one is not \
+            "'messages[{last}]' is an assistant message, and continuing one (prefill) is not \
              supported; the last message must be the user's"
         );
         return Err(ApiError::unsupported(format!("messages[{last}]"), message));
     }
-    let (mut turns, mut image) = (Vec::with_capacity(messages.len()), None);
+    let (mut flattened, mut image) = (Vec::with_capacity(messages.len()), None);
     for (i, Object(message)) in messages.into_iter().enumerate() {
-        turns.push(turn(message, &format!("messages[{i}]"), &mut image)?);
+        flattened.push(read_message(
+            message,
+            &format!("messages[{i}]"),
+            &mut image,
+        )?);
     }
-    if turns.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
+    if flattened.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
         let message = format!("the messages have more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::param(
             "messages",
@@ -108,13 +111,13 @@ pub(crate) fn flatten(
             "'messages' have no image; exactly one image_url part is needed",
         ));
     };
-    let image = picture(&url, path.clone(), limits)?;
-    Ok((turns, image, path))
+    let image = parse_image_url(&url, path.clone(), limits)?;
+    Ok((flattened, image, path))
 }
 
 type Image<'a> = Option<(String, Cow<'a, str>)>;
 
-fn turn<'a>(
+fn read_message<'a>(
     message: ChatMessage<'a>,
     path: &str,
     image: &mut Image<'a>,
@@ -140,12 +143,12 @@ fn turn<'a>(
             ));
         }
     };
-    let asked = [
+    let unsupported = [
         ("tool_calls", message.tool_calls),
         ("function_call", message.function_call),
         ("prefix", message.prefix),
     ];
-    if let Some((field, _)) = asked
+    if let Some((field, _)) = unsupported
         .into_iter()
         .find(|(_, asks)| *asks != FieldRequest::Nothing)
     {
@@ -157,7 +160,7 @@ fn turn<'a>(
     }
     let path = format!("{path}.content");
     let content = match message.content {
-        // An earlier answer may have been a refusal, or nothing.
+        // An earlier answer may have been a refusal, or empty.
         None if role == "assistant" => message.refusal.unwrap_or_default(),
         None => {
             return Err(ApiError::param(
@@ -181,7 +184,7 @@ fn turn<'a>(
     })
 }
 
-/// The part's text, if it is one; an image is put into `image`.
+/// Returns the text of a part; an image is stored in `image`.
 fn read_part<'a>(
     part: MessagePart<'a>,
     role: &str,
@@ -215,7 +218,7 @@ fn read_part<'a>(
     };
     let (url, field) = match given.ok_or_else(|| missing(field))? {
         ImageField::Url(url) => (url, format!("{path}.{field}")),
-        // Its `detail` is of no use: every image is seen at the model's one size.
+        // `detail` is ignored: the model has one image size.
         ImageField::Object(image) => (image.url, format!("{path}.{field}.url")),
     };
     if role != "user" {
@@ -234,16 +237,17 @@ fn read_part<'a>(
     Ok(None)
 }
 
-/// The image that a URL has in it, or names.
+/// Returns the image in a data URL, or the remote one that a URL names.
 ///
 /// # Errors
-/// 400 that names `path`.
-pub(crate) fn picture(
+/// 400 naming `path`.
+pub(crate) fn parse_image_url(
     url: &str,
     path: String,
     limits: ImageUrlLimits,
 ) -> Result<RequestImage, ApiError> {
-    // White space before it comes of templates and text fields; base64 has its own rules for it.
+    // Templates and text fields may add leading whitespace; within base64 it is handled by the
+    // decoder.
     let start = url.trim_ascii_start();
     let url = if start
         .get(..5)
@@ -258,7 +262,7 @@ pub(crate) fn picture(
         .next()
         .unwrap_or_default()
         .to_ascii_lowercase();
-    let bad = |what: String| {
+    let invalid = |what: String| {
         Err(ApiError::param(
             path.as_str(),
             "invalid_image_url",
@@ -274,14 +278,14 @@ pub(crate) fn picture(
         "http" | "https" if !limits.fetch => Err(ApiError::fetch_disabled(&path)),
         "http" | "https" => match HttpsUrl::parse(url) {
             Ok(link) => Ok(RequestImage::Remote { link, path }),
-            // Without the URL, which may have a password in it.
-            Err(why) => bad(why.to_owned()),
+            // The message omits the URL, which may contain a password.
+            Err(why) => invalid(why.to_owned()),
         },
-        _ if limits.fetch => bad(format!(
+        _ if limits.fetch => invalid(format!(
             "`{}` is neither an https: URL nor a data: URL such as data:image/jpeg;base64,...",
             excerpt(url)
         )),
-        _ => bad(format!(
+        _ => invalid(format!(
             "`{}` is not a data: URL such as data:image/jpeg;base64,...",
             excerpt(url)
         )),
@@ -293,7 +297,7 @@ mod tests {
     use super::*;
 
     fn refused_with(url: &str, fetch: bool) -> (String, &'static str) {
-        let error = picture(
+        let error = parse_image_url(
             url,
             "p".to_owned(),
             ImageUrlLimits {
@@ -309,12 +313,12 @@ mod tests {
     }
 
     #[test]
-    fn where_fetching_is_off_only_data_urls_are_taken() {
+    fn without_fetching_only_data_urls_are_accepted() {
         for url in [
             "data:image/png;base64,AAEC",
             " \n\tDATA:image/png;base64,AAEC\n",
         ] {
-            let read = picture(
+            let read = parse_image_url(
                 url,
                 "p".to_owned(),
                 ImageUrlLimits {
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_of_other_servers_are_https_or_refused() {
+    fn remote_urls_must_be_https() {
         let limits = ImageUrlLimits {
             max_bytes: 6,
             fetch: true,
@@ -349,13 +353,13 @@ mod tests {
             "https://[::1]:8443/x?y#z",
         ] {
             assert!(
-                matches!(picture(good, "p".to_owned(), limits),
+                matches!(parse_image_url(good, "p".to_owned(), limits),
                     Ok(RequestImage::Remote { path, .. }) if path == "p"),
                 "{good}"
             );
         }
         assert!(
-            matches!(picture("data:image/png;base64,AAEC", "p".to_owned(), limits),
+            matches!(parse_image_url("data:image/png;base64,AAEC", "p".to_owned(), limits),
                 Ok(RequestImage::File(file)) if file == [0, 1, 2])
         );
         for (url, why) in [

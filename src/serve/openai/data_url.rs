@@ -1,5 +1,5 @@
-//! `data:` URLs, read as browsers read them: the bytes decide what they are, not what is said of
-//! them.
+//! Decoding of `data:` URLs, as lenient as browsers: the content decides the type, not the media
+//! type.
 
 use std::borrow::Cow;
 
@@ -17,34 +17,34 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The file in a `data:` URL (RFC 2397): base64, with or without padding, line breaks and
-/// percent-encoding, of either alphabet, or percent-encoded bytes. The media type is not looked at.
+/// Decodes a `data:` URL (RFC 2397): percent-encoded bytes, or base64 in either alphabet, with or
+/// without padding, line breaks and percent-encoding. The media type is ignored.
 ///
 /// # Errors
-/// 400 that names `path`, where it is none, is broken or has a file of more than `max_bytes`.
+/// 400 naming `path` if it is no data URL, is malformed, or decodes to more than `max_bytes`.
 pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>, ApiError> {
-    let bad = |code, what: String| ApiError::param(path, code, format!("'{path}': {what}"));
+    let invalid = |code, what: String| ApiError::param(path, code, format!("'{path}': {what}"));
     let Some((head, data)) = url.get(5..).and_then(|rest| rest.split_once(',')) else {
         let what = format!(
             "`{}` is not a data: URL such as data:image/jpeg;base64,...",
             excerpt(url)
         );
-        return Err(bad("invalid_image_url", what));
+        return Err(invalid("invalid_image_url", what));
     };
     let is_base64 = head
         .split(';')
         .skip(1)
         .any(|parameter| parameter.trim().eq_ignore_ascii_case("base64"));
     let too_large = |len: usize| {
-        bad(
+        invalid(
             "image_too_large",
             format!("the image has {len} bytes, more than the {max_bytes} allowed"),
         )
     };
     let file = if is_base64 {
-        // Nearly all are clean, and decoded as they are.
+        // Nearly all data is plain base64, which needs no copy.
         let clean = match BASE64.decode(data) {
-            Err(_) => without_escapes(data),
+            Err(_) => normalize_base64(data),
             Ok(file) => {
                 return if file.len() > max_bytes {
                     Err(too_large(file.len()))
@@ -54,13 +54,13 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
             }
         };
         BASE64.decode(&clean).map_err(|e| {
-            bad(
+            invalid(
                 "invalid_base64",
                 format!("the data are not valid base64: {}", describe(&e)),
             )
         })?
     } else {
-        percent_decoded(data.as_bytes()).into_owned()
+        percent_decode(data.as_bytes()).into_owned()
     };
     if file.len() > max_bytes {
         Err(too_large(file.len()))
@@ -69,23 +69,22 @@ pub(super) fn decode(url: &str, path: &str, max_bytes: usize) -> Result<Vec<u8>,
     }
 }
 
-/// Base64 in the standard alphabet and nothing else, of what URLs, mails and command lines make of
-/// it.
-fn without_escapes(data: &str) -> Vec<u8> {
+/// Normalizes base64 from URLs, mails and command lines to the standard alphabet.
+fn normalize_base64(data: &str) -> Vec<u8> {
     let standard = |byte| match byte {
         b'-' => b'+',
         b'_' => b'/',
         other => other,
     };
-    percent_decoded(data.as_bytes())
+    percent_decode(data.as_bytes())
         .iter()
         .filter(|byte| !byte.is_ascii_whitespace())
         .map(|byte| standard(*byte))
         .collect()
 }
 
-/// The bytes that `%2B` and the like stand for; a `%` without two hex digits stands for itself.
-fn percent_decoded(data: &[u8]) -> Cow<'_, [u8]> {
+/// Decodes `%2B` and the like; a `%` without two hex digits is kept.
+fn percent_decode(data: &[u8]) -> Cow<'_, [u8]> {
     if !data.contains(&b'%') {
         return Cow::Borrowed(data);
     }
@@ -104,12 +103,12 @@ fn percent_decoded(data: &[u8]) -> Cow<'_, [u8]> {
 
 fn describe(error: &DecodeError) -> String {
     match error {
-        DecodeError::InvalidByte(_, b'=') => "`=` stands before the end".to_owned(),
+        DecodeError::InvalidByte(_, b'=') => "`=` before the end".to_owned(),
         DecodeError::InvalidByte(at, byte) => match char::from(*byte) {
             c if c.is_ascii_graphic() => format!("`{c}` at position {at}"),
             _ => format!("a character at position {at}"),
         },
-        _ => "they break off inside a group of four characters".to_owned(),
+        _ => "the last group of four characters is incomplete".to_owned(),
     }
 }
 
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_decide() {
+    fn data_urls_are_decoded_whatever_their_media_type() {
         for url in [
             "data:image/png;base64,-_8A".replace("-_", "+/"),
             "DATA:Image/JPEG;BASE64,+/8A".to_owned(),
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_ones_are_refused_with_the_reason() {
+    fn malformed_data_urls_are_rejected_with_a_reason() {
         for (url, code, why) in [
             (
                 "data:image/png;base64,AAECAAECAAEC",

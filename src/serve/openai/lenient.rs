@@ -1,5 +1,4 @@
-//! Pieces of JSON that come in more than one shape, read with bounded memory and with the path to a
-//! mistake kept.
+//! Lenient JSON types for fields of several shapes, with bounded memory and error paths.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -12,7 +11,7 @@ use serde::{
 };
 use serde_json::Value;
 
-/// A JSON object, and not the array of its values that serde would take as well.
+/// A JSON object; unlike serde's derive, it rejects an array of the field values.
 #[derive(Debug, Default)]
 pub(crate) struct Object<T>(pub(crate) T);
 
@@ -36,7 +35,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A list of at most `N`.
+/// A list of at most `N` items.
 #[derive(Debug)]
 pub(crate) struct BoundedList<T, const N: usize>(pub(crate) Vec<T>);
 
@@ -70,7 +69,7 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for BoundedList<
     }
 }
 
-/// A string, or a list of at most `N` of something.
+/// A string, or a list of at most `N` items.
 #[derive(Debug)]
 pub(crate) enum TextOr<'a, T, const N: usize> {
     Text(Cow<'a, str>),
@@ -107,13 +106,13 @@ impl<'de: 'a, 'a, T: Deserialize<'de>, const N: usize> Deserialize<'de> for Text
     }
 }
 
-/// Whether a field that is not supported asks for anything.
+/// Presence of an unsupported field.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum FieldRequest {
-    /// `null`, `false`, `""`, `[]`, `{}` or absent.
+    /// Absent or neutral: `null`, `false`, `""`, `[]` or `{}`.
     #[default]
     Nothing,
-    /// Anything else.
+    /// Any other value.
     Something,
 }
 
@@ -128,7 +127,7 @@ impl<'de> Deserialize<'de> for FieldRequest {
     }
 }
 
-/// Returns `true` if a value says nothing.
+/// Returns `true` for a neutral value.
 pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -140,8 +139,8 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A value as short as one that asks for nothing may be: a scalar, or a few of them in an array or
-/// an object. `None` for any other, which is read over.
+/// A short value: a scalar, or a small array or object of scalars. `None` for any other value,
+/// which is skipped.
 #[derive(Debug)]
 pub(crate) struct ShortValue(pub(crate) Option<Value>);
 
@@ -153,14 +152,14 @@ impl<'de> Deserialize<'de> for ShortValue {
     }
 }
 
-/// Reads a [`ShortValue`]; what is nested in one is a scalar.
+/// Deserializes a [`ShortValue`]; nested values must be scalars.
 #[derive(Clone, Copy)]
 struct ShortValueSeed {
     nested: bool,
 }
 
 impl ShortValueSeed {
-    /// Most items of an array, and fields of an object.
+    /// Most items of an array or fields of an object.
     const ITEMS: usize = 4;
     /// Longest string in bytes.
     const BYTES: usize = 64;
@@ -242,7 +241,7 @@ impl<'de> Visitor<'de> for ShortValueSeed {
     }
 }
 
-/// Reads an integer, also where it is written with a point or an exponent: `256.0`, `2.56e2`.
+/// Deserializes an integer, also when written with a point or an exponent: `256.0`, `2.56e2`.
 pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     struct Integer;
 
@@ -268,7 +267,7 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
         }
 
         fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-            // Up to where every integer is a number of its own.
+            // Largest range in which `f64` represents every integer.
             const EXACT: f64 = 9_007_199_254_740_992.0;
             if number.fract() != 0.0 {
                 return Err(E::invalid_type(Unexpected::Float(number), &self));
@@ -286,11 +285,11 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     deserializer.deserialize_any(Integer)
 }
 
-/// Reads one of the words that `T` has names for.
-pub(crate) fn word<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+/// Deserializes a variant of `T` from its name.
+pub(crate) fn variant<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
-    let word = Option::<String>::deserialize(deserializer)?;
-    word.map(|word| T::deserialize(word.into_deserializer()))
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| T::deserialize(name.into_deserializer()))
         .transpose()
 }

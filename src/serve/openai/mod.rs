@@ -1,4 +1,4 @@
-//! OpenAI's chat completions: what comes in, what it means, what goes out.
+//! OpenAI's chat completions API: request, validation, response.
 //!
 //! <https://platform.openai.com/docs/api-reference/chat>
 

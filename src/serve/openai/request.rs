@@ -1,5 +1,5 @@
-//! A chat completion request as it comes in. Text is borrowed from the body; unknown fields are
-//! ignored, but for those that [`super::unsupported`] lists.
+//! Chat completion requests as received. Text is borrowed from the body; unknown fields are
+//! ignored, except those listed in [`super::unsupported`].
 
 use std::{borrow::Cow, fmt};
 
@@ -11,14 +11,14 @@ use serde_json::error::Category;
 use utoipa::ToSchema;
 
 use super::{
-    lenient::{BoundedList, FieldRequest, Object, TextOr, integer, word},
+    lenient::{BoundedList, FieldRequest, Object, TextOr, integer, variant},
     schema,
     unsupported::Screened,
     wording::{InputMistake, mistake},
 };
 use crate::{
     guard::{ClassThresholds, Mode, OnExhausted, OnUnanswerable, render::RenderStyle},
-    serve::error::{ApiError, cut, excerpt},
+    serve::error::{ApiError, excerpt, truncate},
 };
 
 /// Most messages of a request.
@@ -29,34 +29,34 @@ pub(super) const PARTS: usize = 64;
 /// A chat completion request.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ChatRequest<'a> {
-    /// The served model's name.
+    /// Name of the served model.
     #[schema(required, nullable = false)]
     pub(crate) model: Option<String>,
-    /// The conversation, with exactly one image, in a message of the user.
+    /// The conversation, with exactly one image, in a user message.
     #[serde(borrow)]
     #[schema(value_type = Vec<ChatMessage<'a>>, required, min_items = 1, max_items = 256)]
     pub(crate) messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
-    /// Number of answers; at most what the engine can hold.
+    /// Number of choices; at most as many as the engine can hold.
     #[schema(minimum = 1, maximum = 128)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) n: Option<i64>,
-    /// 0 always takes the likeliest token; the configuration has the default.
+    /// Sampling temperature; 0 is greedy. The default is set in the server's configuration.
     #[schema(minimum = 0, maximum = 2)]
     pub(crate) temperature: Option<f64>,
-    /// Chooses among the smallest set of tokens with this probability.
+    /// Nucleus sampling: samples from the smallest set of tokens with this total probability.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) top_p: Option<f64>,
-    /// Chooses among this many of the likeliest tokens; 0 and -1: among all.
+    /// Samples from this many of the most likely tokens; 0 or -1 from all.
     #[schema(minimum = -1, maximum = 4294967295i64)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) top_k: Option<i64>,
-    /// The same seed and request give the same answer.
+    /// Random seed; the same seed and request give the same answer.
     #[serde(default, deserialize_with = "integer")]
     pub(crate) seed: Option<i64>,
     #[serde(borrow)]
     #[schema(schema_with = schema::stop)]
     pub(crate) stop: Option<TextOr<'a, String, 4>>,
-    /// Most tokens of an answer; not together with `max_completion_tokens`.
+    /// Most tokens of an answer; exclusive with `max_completion_tokens`.
     #[schema(minimum = 1, maximum = 4294967295i64)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) max_tokens: Option<i64>,
@@ -64,58 +64,58 @@ pub struct ChatRequest<'a> {
     #[schema(minimum = 1, maximum = 4294967295i64)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) max_completion_tokens: Option<i64>,
-    /// Makes tokens that were written less likely.
+    /// Lowers (if positive) the probability of tokens that were already written.
     #[schema(minimum = -2, maximum = 2)]
     pub(crate) presence_penalty: Option<f64>,
-    /// Makes tokens less likely the more often they were written.
+    /// Lowers (if positive) the probability of tokens the more often they were written.
     #[schema(minimum = -2, maximum = 2)]
     pub(crate) frequency_penalty: Option<f64>,
-    /// Whether the answer's log-probabilities are reported.
+    /// Returns the log-probabilities of the answer's tokens.
     pub(crate) logprobs: Option<bool>,
-    /// Alternatives to report a token; only with `logprobs`.
+    /// Number of alternatives to return per token; requires `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) top_logprobs: Option<i64>,
-    /// Whether the answer is streamed as server-sent events.
+    /// Streams the answer as server-sent events.
     pub(crate) stream: Option<bool>,
-    /// Only with `stream`.
+    /// Stream options; require `stream`.
     #[schema(value_type = Option<StreamOptions>)]
     pub(crate) stream_options: Option<Object<StreamOptions>>,
-    /// Who asks, as the client calls them: what is remembered of the completion can be removed by
-    /// it.
+    /// End user, as named by the client. Data stored about the completion can be deleted by this
+    /// name.
     pub(crate) user: Option<String>,
-    /// The image's encoding is remembered for requests with the same salt alone; without one, for
-    /// those of the key's owner. As in vLLM.
+    /// Restricts reuse of the image's cached encoding to requests with the same salt, as in vLLM.
+    /// Without it, the encoding is shared by requests of the key's owner.
     #[schema(min_length = 1, max_length = 256)]
     pub(crate) cache_salt: Option<String>,
-    /// What the guard does; an extension of OpenAI's API.
+    /// Guard settings, an extension of OpenAI's API.
     #[schema(value_type = Option<GuardRequest>)]
     pub(crate) guard: Option<Object<GuardRequest>>,
 }
 
-/// One message.
+/// A message of the conversation.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ChatMessage<'a> {
-    /// Who speaks; `developer` is taken for `system`.
+    /// Author of the message; `developer` is treated as `system`.
     #[schema(value_type = schema::Role)]
     pub(crate) role: String,
     #[serde(borrow)]
     #[schema(schema_with = schema::content)]
     pub(crate) content: Option<TextOr<'a, Object<MessagePart<'a>>, PARTS>>,
-    /// What an earlier answer said in place of content.
+    /// Refusal of an earlier answer, used if it has no content.
     pub(crate) refusal: Option<String>,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     pub(crate) tool_calls: FieldRequest,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     pub(crate) function_call: FieldRequest,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     pub(crate) prefix: FieldRequest,
 }
 
-/// One part of a message; which of the fields count depends on its type.
+/// A part of a message; its `type` determines which fields are used.
 #[derive(Debug, Deserialize)]
 pub(crate) struct MessagePart<'a> {
     #[serde(rename = "type")]
@@ -128,7 +128,7 @@ pub(crate) struct MessagePart<'a> {
     pub(crate) image: Option<ImageField<'a>>,
 }
 
-/// An image's URL: alone, or in an object as OpenAI's chat completions have it.
+/// An image's URL, plain or in an object as in OpenAI's chat completions.
 #[derive(Debug)]
 pub(crate) enum ImageField<'a> {
     Url(Cow<'a, str>),
@@ -136,7 +136,7 @@ pub(crate) enum ImageField<'a> {
 }
 
 impl<'a> ImageField<'a> {
-    /// The URL.
+    /// Returns the URL.
     pub(crate) fn into_url(self) -> Cow<'a, str> {
         match self {
             Self::Url(url) | Self::Object(ImageUrl { url, .. }) => url,
@@ -172,77 +172,78 @@ impl<'de: 'a, 'a> Deserialize<'de> for ImageField<'a> {
     }
 }
 
-/// An image. Its `detail` is taken and not used: every image is seen at the model's one size.
+/// An image. The field `detail` is accepted and ignored: the model has one image size.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ImageUrl<'a> {
-    /// A `data:` URL of the image's file; what it says of the type does not matter.
+    /// A `data:` URL of the image's file; its media type is ignored.
     #[serde(borrow)]
     #[schema(value_type = String, format = "image-data-url", pattern = "^[Dd][Aa][Tt][Aa]:[^,]*,")]
     pub(crate) url: Cow<'a, str>,
 }
 
-/// What a stream carries beside the answer.
+/// Options of a stream.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct StreamOptions {
-    /// Whether a last chunk has the token counts.
+    /// Ends the stream with a chunk that has the token counts.
     pub(crate) include_usage: Option<bool>,
 }
 
-/// What the guard does. Unknown fields are errors: a guard that is misspelt must not be off in
-/// silence.
+/// Guard settings. Unknown fields are rejected, so that a misspelled setting cannot silently
+/// disable the guard.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GuardRequest {
-    /// What is done with low-reward words; the configuration has the default.
-    #[serde(default, deserialize_with = "word")]
+    /// Treatment of low-reward words. The default is set in the server's configuration.
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) mode: Option<Mode>,
-    /// Words with a reward below it are flagged; not together with `target_fpr`.
+    /// Reward below which words are flagged; exclusive with `target_fpr`.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) threshold: Option<f32>,
-    /// The threshold at which this share of grounded words is flagged, by the model's calibration.
+    /// Share of grounded words that may be flagged; the threshold follows from the model's
+    /// calibration.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) target_fpr: Option<f32>,
-    /// Most repairs of an answer.
+    /// Most tokens that repairs may decode beyond the answer's own.
     #[schema(minimum = 0, maximum = 1000000)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) max_attempts: Option<i64>,
-    /// Words that are held back beside the open one, for repairs to reach.
+    /// Number of closed words held back while streaming, so that repairs can still change them.
     #[schema(minimum = 0, maximum = 1000000)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) window: Option<i64>,
-    /// Thresholds of classes of words; the others have `threshold`.
+    /// Thresholds by word class; other words use `threshold`.
     pub(crate) thresholds: Option<ClassThresholds>,
-    /// What is done about words whose reward stays low, where `mode` is `flag` or `regenerate`. An
-    /// answer that may be written again is shown when it is complete, also in a stream.
-    #[serde(default, deserialize_with = "word")]
+    /// Treatment of words that stay flagged, in modes `flag` and `regenerate`. An answer that may
+    /// be rewritten is sent when it is complete, also in a stream.
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) on_exhausted: Option<OnExhausted>,
-    /// So many answers are written, and the one whose words have the highest mean reward is given.
+    /// Number of candidate answers to generate; the one with the highest mean reward is returned.
     #[schema(minimum = 1, maximum = 16)]
     #[serde(default, deserialize_with = "integer")]
     pub(crate) candidates: Option<i64>,
-    /// What is done about questions that no photograph answers and about short answers that are
-    /// more likely wrong than right, where `mode` is `flag`, `regenerate` or `block`. A short
-    /// answer is shown when it is complete, also in a stream, where it may be withheld.
-    #[serde(default, deserialize_with = "word")]
+    /// Treatment of questions that no image can answer, and of short answers more likely wrong than
+    /// right, in modes `flag`, `regenerate` and `block`. A short answer that may be withheld is
+    /// sent when it is complete, also in a stream.
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) on_unanswerable: Option<OnUnanswerable>,
-    /// Whether `guard.withheld` has the answer that an abstention stands for.
+    /// Includes the withheld answer in `guard.withheld` when the server abstains.
     pub(crate) show_withheld: Option<bool>,
-    /// How `guard.alt_text` says flagged words.
-    #[serde(default, deserialize_with = "word")]
+    /// Rendering of flagged words in `guard.alt_text`.
+    #[serde(default, deserialize_with = "variant")]
     pub(crate) render: Option<RenderStyle>,
 }
 
-/// Reads a request's body.
+/// Parses a request body.
 ///
 /// # Errors
-/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type
-/// or is not supported.
+/// 400 with the position of invalid UTF-8 or JSON, or naming the field that has the wrong type or
+/// is not supported.
 pub fn parse(body: &[u8]) -> Result<ChatRequest<'_>, ApiError> {
     read_supported(body, "a chat completion request")
 }
 
-/// Reads a JSON object that may have fields of OpenAI's API and of its other servers: those that
-/// ask for what is not supported are refused.
+/// Parses a JSON object and rejects fields of OpenAI's or other servers' APIs that ask for
+/// something unsupported.
 ///
 /// # Errors
 /// As [`parse`].
@@ -254,13 +255,13 @@ pub(crate) fn read_supported<'a, T: Deserialize<'a>>(
     refused.map_or(Ok(request), Err)
 }
 
-/// Reads a JSON object; `what` says in errors what it should have been.
+/// Parses a JSON object; `what` names the expected type in errors.
 ///
 /// # Errors
-/// 400 that says where the body is no UTF-8 or no JSON, or names the field that has the wrong type.
+/// 400 with the position of invalid UTF-8 or JSON, or naming the field that has the wrong type.
 pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, ApiError> {
     let text = std::str::from_utf8(body).map_err(|e| not_utf8(body, e.valid_up_to()))?;
-    // Some programs begin what they write with a byte order mark.
+    // Some programs write a byte order mark first.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_ascii().is_empty() {
         return Err(ApiError::invalid(
@@ -278,7 +279,7 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result
 fn not_utf8(body: &[u8], at: usize) -> ApiError {
     let why = match body {
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => "it looks like UTF-16".to_owned(),
-        _ => format!("the byte at offset {at} begins no character"),
+        _ => format!("invalid byte at offset {at}"),
     };
     ApiError::invalid(
         "invalid_utf8",
@@ -297,10 +298,11 @@ fn not_json(error: &serde_json::Error) -> ApiError {
     )
 }
 
-/// Longest path of a field in a message, in characters: keys are the client's.
+/// Longest field path in a message, in characters: keys are client input.
 const PATH_CHARS: usize = 200;
 
-/// Returns what is wrong and with which field, as OpenAI writes paths: `messages[0].content`.
+/// Converts a deserialization error, with the field's path in OpenAI's notation:
+/// `messages[0].content`.
 fn describe(
     error: &serde_path_to_error::Error<serde_json::Error>,
     body: &str,
@@ -308,7 +310,7 @@ fn describe(
 ) -> ApiError {
     let inner = error.inner();
     let message = inner.to_string();
-    // The line and column are of a body that no person has seen.
+    // Line and column refer to a body that no person wrote.
     let message = message
         .rsplit_once(" at line ")
         .map_or(message.as_str(), |(message, _)| message);
@@ -320,7 +322,7 @@ fn describe(
         },
         Category::Eof | Category::Io => return not_json(inner),
     };
-    let path = cut(&error.path().to_string(), PATH_CHARS);
+    let path = truncate(&error.path().to_string(), PATH_CHARS);
     let path = match field {
         Some(field) if path == "." => excerpt(&field),
         Some(field) => format!("{path}.{}", excerpt(&field)),
@@ -336,8 +338,8 @@ fn describe(
     ApiError::param(path, code, message)
 }
 
-/// Returns what the parser calls bad syntax although it is JSON: the value is none of those that
-/// the field takes.
+/// Returns the mistake for errors that the parser reports as syntax although the body is valid
+/// JSON.
 fn unreadable(message: &str, body: &str) -> Option<InputMistake> {
     let (code, what) = match message {
         "number out of range" => ("out_of_range", "is a number out of range"),

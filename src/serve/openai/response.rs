@@ -1,4 +1,4 @@
-//! What goes out: whole completions and chunks of streamed ones.
+//! Chat completion responses, whole and streamed.
 
 use std::sync::Arc;
 
@@ -10,35 +10,35 @@ use crate::{
     guard::{GuardReport, Span},
 };
 
-/// A whole completion.
+/// A chat completion.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChatCompletion {
-    /// What all of its chunks would share.
+    /// Identification of the completion.
     #[serde(flatten)]
     pub head: CompletionHead,
-    /// The answers.
+    /// Choices, in order of index.
     pub choices: Vec<Choice>,
-    /// Tokens.
+    /// Token counts.
     pub usage: Usage,
-    /// Parts of the request that had no effect; absent where there are none.
+    /// Parts of the request that had no effect; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }
 
-/// A part of a request that had no effect on the answer.
+/// A part of the request that had no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Warning {
-    /// `ignored`
+    /// Always `ignored`.
     pub code: &'static str,
-    /// Which part, such as `messages[0]`.
+    /// Field of the request, such as `messages[0]`.
     pub param: String,
-    /// For people.
+    /// Human-readable message.
     pub message: String,
 }
 
 impl Warning {
-    /// Says in which part of the request the parameter is, such as `items[3]`.
-    pub(crate) fn within(self, part: Option<&str>) -> Self {
+    /// Prefixes field and message with a part of the request, such as `items[3]`.
+    pub(crate) fn with_prefix(self, part: Option<&str>) -> Self {
         let Some(part) = part else { return self };
         Self {
             param: format!("{part}.{}", self.param),
@@ -51,36 +51,37 @@ impl Warning {
 /// A chunk of a streamed completion.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChatChunk {
-    /// The same in every chunk.
+    /// Identification of the completion, the same in every chunk.
     #[serde(flatten)]
     pub head: CompletionHead,
-    /// One answer, or none in the chunk with the usage.
+    /// One choice; empty in the chunk with the usage.
     pub choices: Vec<ChunkChoice>,
-    /// Absent unless asked for; then `null` in every chunk but the last.
+    /// Token counts, in the last chunk if requested by `stream_options.include_usage`; `null` in
+    /// the other chunks.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
-    /// On the chunk that ends the last answer, as in a whole completion.
+    /// Parts of the request that had no effect; in the chunk that ends the last choice.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }
 
-/// What identifies a completion.
+/// Fields that identify a completion.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CompletionHead {
-    /// `chatcmpl-...`
+    /// Id of the completion, `chatcmpl-…`; feedback refers to it.
     #[serde(serialize_with = "text")]
     #[schema(value_type = String)]
     pub id: Arc<str>,
     /// `chat.completion` or `chat.completion.chunk`.
     pub object: &'static str,
-    /// Unix time in seconds.
+    /// Creation time, Unix seconds.
     pub created: u64,
-    /// The model's name.
+    /// Name of the model.
     #[serde(serialize_with = "text")]
     #[schema(value_type = String)]
     pub model: Arc<str>,
-    /// The model's version.
+    /// Version of the model.
     #[serde(serialize_with = "text")]
     #[schema(value_type = String)]
     pub system_fingerprint: Arc<str>,
@@ -93,72 +94,72 @@ fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error
 /// One answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Choice {
-    /// From 0.
+    /// Index of the choice, from 0.
     pub index: usize,
     /// The answer.
     pub message: AnswerMessage,
-    /// `null` unless asked for.
+    /// Log-probabilities; `null` unless requested.
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
-    /// Why it ended.
+    /// Reason for the end of the answer.
     #[schema(value_type = FinishReason)]
     pub finish_reason: &'static str,
-    /// What the guard says about it.
+    /// Guard report.
     pub guard: GuardReport,
 }
 
-/// The answer itself.
+/// The message of an answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AnswerMessage {
-    /// `assistant`
+    /// Always `assistant`.
     pub role: &'static str,
-    /// The text.
+    /// Text of the answer.
     pub content: String,
     /// Always `null`.
     #[schema(required)]
     pub refusal: Option<String>,
 }
 
-/// More of one answer.
+/// A piece of one answer.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct ChunkChoice {
-    /// From 0.
+    /// Index of the choice, from 0.
     pub index: usize,
-    /// What is new.
+    /// New text.
     pub delta: Delta,
-    /// `null` unless asked for.
+    /// Log-probabilities of the new tokens; `null` unless requested.
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
-    /// `null` until the end.
+    /// Reason for the end of the answer; `null` before it.
     #[schema(value_type = Option<FinishReason>, required)]
     pub finish_reason: Option<&'static str>,
-    /// On chunks that close a span, and on the last.
+    /// Guard data, on chunks that close spans and on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<ChunkGuard>,
 }
 
-/// What is new in an answer.
+/// New text of an answer.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Delta {
-    /// In the first chunk.
+    /// Role, in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
-    /// More text.
+    /// New text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
 }
 
-/// What the guard says while an answer is written.
+/// Guard data of a chunk.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ChunkGuard {
-    /// On a chunk that closes spans: these alone.
+    /// On chunks that close spans: only those.
     Closed(ClosedSpans),
-    /// On the last chunk: everything.
+    /// On the last chunk of a choice: the whole report.
     Summary(GuardReport),
 }
 
-/// Spans that a chunk closes. Nothing stands beside them, which tells them from a whole report.
+/// Spans closed by a chunk. It has no other field, unlike a report.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedSpans {
@@ -169,45 +170,45 @@ pub struct ClosedSpans {
 /// Log-probabilities of an answer's tokens.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Logprobs {
-    /// A token each.
+    /// One entry per token.
     pub content: Vec<TokenLogprob>,
     /// Always `null`.
     #[schema(required)]
     pub refusal: Option<Vec<TokenLogprob>>,
 }
 
-/// A written token.
+/// A generated token.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct TokenLogprob {
-    /// The token in its place.
+    /// The token.
     #[serde(flatten)]
     pub token: Logprob,
-    /// The likeliest tokens in its place.
+    /// Most likely tokens at its position.
     pub top_logprobs: Vec<Logprob>,
-    /// Its calibrated reward, where it was scored.
+    /// Calibrated reward, 0 to 1; absent if it was not scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward: Option<f32>,
 }
 
-/// A token and how likely it was.
+/// A token with its log-probability.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Logprob {
-    /// Its text; bytes that are no UTF-8 alone are U+FFFD.
+    /// Text of the token; bytes that are not valid UTF-8 alone become U+FFFD.
     pub token: String,
-    /// Natural logarithm; `-9999` stands for impossible, as in OpenAI's API.
+    /// Natural-log probability; `-9999` for impossible tokens, as in OpenAI's API.
     pub logprob: f32,
-    /// Its bytes.
+    /// Bytes of the token.
     pub bytes: Vec<u8>,
 }
 
 /// Token counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
-    /// Of the prompt, image positions included; counted once for all answers.
+    /// Tokens of the prompt, image positions included; counted once for all choices.
     pub prompt_tokens: usize,
-    /// Of all answers.
+    /// Tokens of all answers.
     pub completion_tokens: usize,
-    /// The sum.
+    /// Sum of both.
     pub total_tokens: usize,
 }
 
@@ -221,8 +222,8 @@ impl Usage {
 }
 
 impl Logprobs {
-    /// Of an answer's tokens, or of some of them.
-    pub fn of(tokens: Vec<GeneratedToken>) -> Self {
+    /// Converts generated tokens.
+    pub fn from_tokens(tokens: Vec<GeneratedToken>) -> Self {
         Self {
             content: tokens.into_iter().map(TokenLogprob::from).collect(),
             refusal: None,
@@ -252,7 +253,7 @@ impl From<Alternative> for Logprob {
     }
 }
 
-/// OpenAI's word for why an answer ended.
+/// Returns OpenAI's name of a finish reason.
 pub fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",

@@ -1,5 +1,4 @@
-//! Schemas of what the request takes in more than one shape, written by hand beside the types that
-//! read it.
+//! Hand-written OpenAPI schemas of fields that accept several shapes.
 
 use utoipa::{
     ToSchema,
@@ -14,7 +13,7 @@ use utoipa::{
 
 use super::request::{ImageUrl, PARTS};
 
-/// Who speaks.
+/// Author of a message.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(
@@ -28,7 +27,7 @@ pub(super) enum Role {
     Assistant,
 }
 
-/// One part of a message.
+/// A part of a message's content.
 #[derive(ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[allow(
@@ -41,42 +40,42 @@ pub(crate) enum ContentPart<'a> {
         /// The text.
         text: String,
     },
-    /// Text, as OpenAI's responses have it.
+    /// Text, in the notation of OpenAI's Responses API.
     InputText {
         /// The text.
         text: String,
     },
-    /// Text of an earlier answer, as OpenAI's responses have it.
+    /// Text of an earlier answer, in the notation of OpenAI's Responses API.
     OutputText {
         /// The text.
         text: String,
     },
-    /// An earlier answer that was a refusal.
+    /// Refusal of an earlier answer.
     Refusal {
         /// The text.
         refusal: String,
     },
-    /// The image.
+    /// An image.
     ImageUrl {
-        /// Where it is.
+        /// URL of the image.
         #[schema(schema_with = image)]
         image_url: ImageUrl<'a>,
     },
-    /// The image, as OpenAI's responses have it.
+    /// An image, in the notation of OpenAI's Responses API.
     InputImage {
-        /// Where it is.
+        /// URL of the image.
         #[schema(schema_with = image)]
         image_url: ImageUrl<'a>,
     },
-    /// The image, as Hugging Face's chat templates have it.
+    /// An image, in the notation of Hugging Face's chat templates.
     Image {
-        /// Where it is.
+        /// URL of the image.
         #[schema(schema_with = image)]
         image: ImageUrl<'a>,
     },
 }
 
-/// Of an image: a URL, alone or in an object.
+/// Returns the schema of an image: a URL, plain or in an object.
 fn image() -> Schema {
     OneOfBuilder::new()
         .description(Some("A `data:` or `https:` URL, alone or in an object."))
@@ -90,7 +89,7 @@ fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
-/// A string, a list, or if `or_null` nothing.
+/// Returns the schema of a string or a list, and of `null` if `or_null`.
 fn text_or(what: &str, text: ObjectBuilder, list: Array, or_null: bool) -> Schema {
     let either = OneOfBuilder::new()
         .item(text)
@@ -105,7 +104,7 @@ fn text_or(what: &str, text: ObjectBuilder, list: Array, or_null: bool) -> Schem
     .into()
 }
 
-/// Of `stop`.
+/// Returns the schema of `stop`.
 pub(super) fn stop() -> Schema {
     let one = || string().min_length(Some(1)).max_length(Some(1024));
     let what = "Strings that end an answer, of at most 1024 bytes.";
@@ -117,11 +116,11 @@ pub(super) fn stop() -> Schema {
     )
 }
 
-/// Of a message's content.
+/// Returns the schema of a message's content.
 pub(super) fn content() -> Schema {
     let part: RefOr<Schema> = Ref::from_schema_name(ContentPart::name()).into();
-    let what = "What is said: text, or parts of which one may be the image; `null` in an answer \
-                that was a refusal.";
+    let what = "Text, or parts of which one may be the image; `null` if an earlier answer was a \
+                refusal.";
     text_or(
         what,
         string(),
@@ -133,9 +132,9 @@ pub(super) fn content() -> Schema {
     )
 }
 
-/// Of a field that is not supported: its value only matters if it asks for something.
-pub(crate) fn refused() -> Schema {
-    let what = "Not supported: `null`, `false` and an empty value are taken; all else is refused.";
+/// Returns the schema of an unsupported field, which accepts only neutral values.
+pub(crate) fn unsupported() -> Schema {
+    let what = "Not supported: only `null`, `false` and empty values are accepted.";
     ObjectBuilder::new()
         .schema_type(SchemaType::AnyValue)
         .description(Some(what))

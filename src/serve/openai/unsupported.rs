@@ -1,5 +1,5 @@
-//! Fields that ask for what this server does not do. Dropped in silence, they would change what an
-//! answer means; so they are refused by name, unless their value asks for nothing.
+//! Unsupported request fields. Ignoring them would change what an answer means, so they are
+//! rejected by name unless their value is neutral.
 
 use serde::{
     Deserialize, Deserializer,
@@ -10,58 +10,58 @@ use serde_json::{Value, json};
 use super::lenient::{ShortValue, is_empty};
 use crate::serve::error::{ApiError, excerpt};
 
-/// A field that is refused.
+/// An unsupported field.
 #[derive(Debug)]
 pub(crate) struct UnsupportedField {
-    /// Its name; with `*` at the end, the beginning of several names.
+    /// Name of the field; with a trailing `*`, a prefix of names.
     pub(crate) name: &'static str,
-    /// Values in JSON that ask for nothing, beside `null`.
-    taken: &'static [&'static str],
-    /// Indicates whether `false`, `""`, `[]` and `{}` ask for nothing too.
+    /// Neutral values in JSON, besides `null`.
+    neutral_json: &'static [&'static str],
+    /// `true` if `false`, `""`, `[]` and `{}` are neutral too.
     empty: bool,
-    /// What to send instead; empty where there is nothing.
-    instead: &'static str,
+    /// Advice for the error message; may be empty.
+    advice: &'static str,
 }
 
-/// A field all of whose values ask for something but the empty ones.
-const fn any(name: &'static str, instead: &'static str) -> UnsupportedField {
+/// Declares a field of which only empty values are neutral.
+const fn field(name: &'static str, advice: &'static str) -> UnsupportedField {
     UnsupportedField {
         name,
-        taken: &[],
+        neutral_json: &[],
         empty: true,
-        instead,
+        advice,
     }
 }
 
-/// A field that asks for nothing if it has one of these values, or an empty one.
-const fn but(
+/// Declares a field of which these and empty values are neutral.
+const fn field_unless(
     name: &'static str,
-    taken: &'static [&'static str],
-    instead: &'static str,
+    neutral_json: &'static [&'static str],
+    advice: &'static str,
 ) -> UnsupportedField {
     UnsupportedField {
         name,
-        taken,
+        neutral_json,
         empty: true,
-        instead,
+        advice,
     }
 }
 
-/// A field that asks for nothing if it has one of these values; empty ones ask for something.
-const fn only(
+/// Declares a field of which only these values are neutral.
+const fn field_unless_exactly(
     name: &'static str,
-    taken: &'static [&'static str],
-    instead: &'static str,
+    neutral_json: &'static [&'static str],
+    advice: &'static str,
 ) -> UnsupportedField {
     UnsupportedField {
         name,
-        taken,
+        neutral_json,
         empty: false,
-        instead,
+        advice,
     }
 }
 
-const TOP: &str = "its fields belong at the top of the request";
+const TOP: &str = "its fields belong at the top level of the request";
 const TEXT: &str = "answers are plain text";
 const PENALTY: &str = "presence_penalty and frequency_penalty are";
 const SAMPLING: &str = "temperature, top_p and top_k are";
@@ -70,118 +70,118 @@ const LAST: &str = "the last message must be the user's";
 const TEMPLATE: &str = "the prompt is made by the model's own template";
 const GUARD: &str = "the extension is called guard";
 
-/// The fields that are refused, in the order of `docs/api.md`.
+/// Unsupported fields, in the order of `docs/api.md`.
 #[rustfmt::skip]
 pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
-    // What clients write that was meant for elsewhere.
-    any("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as guard, \
-                       belong at the top of the request"),
-    any("options", TOP),
-    any("parameters", TOP),
-    any("sampling_params", TOP),
-    any("generation_config", TOP),
-    any("generationConfig", TOP),
-    any("system", "send a message of role system"),
-    any("images", "send image_url parts in messages"),
-    // Tools and other kinds of answers.
-    any("tools", ""),
-    but("tool_choice", &["\"none\"", "\"auto\""], ""),
-    any("functions", ""),
-    but("function_call", &["\"none\"", "\"auto\""], ""),
-    any("audio", ""),
-    but("modalities", &["[\"text\"]"], TEXT),
-    but("response_format", &["{\"type\":\"text\"}"], TEXT),
-    only("web_search_options", &[], ""),
-    any("prediction", ""),
-    but("reasoning_effort", &["\"none\"", "\"minimal\""], "the model does not reason"),
-    any("reasoning", "the model does not reason"),
-    any("enable_thinking", "the model does not reason"),
-    but("verbosity", &["\"medium\""], "max_completion_tokens bounds an answer"),
-    any("suffix", ""),
-    any("echo", ""),
-    any("prompt_logprobs", "/v1/score has log-probabilities of given texts"),
-    any("return_token_ids", "logprobs lists tokens with their bytes"),
-    any("return_tokens_as_token_ids", "logprobs lists tokens with their bytes"),
-    only("skip_special_tokens", &["true"], ""),
-    any("include_stop_str_in_output", ""),
+    // Arguments of clients and other APIs.
+    field("extra_body", "it is an argument of OpenAI's client for Python; its fields, such as \
+                         guard, belong at the top level of the request"),
+    field("options", TOP),
+    field("parameters", TOP),
+    field("sampling_params", TOP),
+    field("generation_config", TOP),
+    field("generationConfig", TOP),
+    field("system", "send a message of role system"),
+    field("images", "send image_url parts in messages"),
+    // Tools and other forms of answers.
+    field("tools", ""),
+    field_unless("tool_choice", &["\"none\"", "\"auto\""], ""),
+    field("functions", ""),
+    field_unless("function_call", &["\"none\"", "\"auto\""], ""),
+    field("audio", ""),
+    field_unless("modalities", &["[\"text\"]"], TEXT),
+    field_unless("response_format", &["{\"type\":\"text\"}"], TEXT),
+    field_unless_exactly("web_search_options", &[], ""),
+    field("prediction", ""),
+    field_unless("reasoning_effort", &["\"none\"", "\"minimal\""], "the model does not reason"),
+    field("reasoning", "the model does not reason"),
+    field("enable_thinking", "the model does not reason"),
+    field_unless("verbosity", &["\"medium\""], "max_completion_tokens bounds an answer"),
+    field("suffix", ""),
+    field("echo", ""),
+    field("prompt_logprobs", "/v1/score has log-probabilities of given texts"),
+    field("return_token_ids", "logprobs lists tokens with their bytes"),
+    field("return_tokens_as_token_ids", "logprobs lists tokens with their bytes"),
+    field_unless_exactly("skip_special_tokens", &["true"], ""),
+    field("include_stop_str_in_output", ""),
     // Constrained decoding.
-    any("guided_json", TEXT),
-    any("guided_regex", TEXT),
-    any("guided_choice", TEXT),
-    any("guided_grammar", TEXT),
-    any("guided_*", TEXT),
-    any("structured_outputs", TEXT),
-    any("structural_tag", TEXT),
-    any("grammar", TEXT),
-    any("json_schema", TEXT),
-    any("regex", TEXT),
-    any("ebnf", TEXT),
-    any("format", TEXT),
+    field("guided_json", TEXT),
+    field("guided_regex", TEXT),
+    field("guided_choice", TEXT),
+    field("guided_grammar", TEXT),
+    field("guided_*", TEXT),
+    field("structured_outputs", TEXT),
+    field("structural_tag", TEXT),
+    field("grammar", TEXT),
+    field("json_schema", TEXT),
+    field("regex", TEXT),
+    field("ebnf", TEXT),
+    field("format", TEXT),
     // Prefill and other prompts.
-    any("continue_final_message", LAST),
-    only("add_generation_prompt", &["true"], LAST),
-    any("prefix", LAST),
-    any("prefill", LAST),
-    any("chat_template", TEMPLATE),
-    any("chat_template_kwargs", TEMPLATE),
-    any("documents", "put their text into a message"),
-    any("mm_processor_kwargs", ""),
-    any("truncate_prompt_tokens", ""),
-    // Other weights.
-    any("lora", "the field model names what is served"),
-    any("lora_path", "the field model names what is served"),
-    any("lora_request", "the field model names what is served"),
-    any("adapter", "the field model names what is served"),
-    any("adapter_id", "the field model names what is served"),
+    field("continue_final_message", LAST),
+    field_unless_exactly("add_generation_prompt", &["true"], LAST),
+    field("prefix", LAST),
+    field("prefill", LAST),
+    field("chat_template", TEMPLATE),
+    field("chat_template_kwargs", TEMPLATE),
+    field("documents", "put their text into a message"),
+    field("mm_processor_kwargs", ""),
+    field("truncate_prompt_tokens", ""),
+    // Adapters.
+    field("lora", "the field model names what is served"),
+    field("lora_path", "the field model names what is served"),
+    field("lora_request", "the field model names what is served"),
+    field("adapter", "the field model names what is served"),
+    field("adapter_id", "the field model names what is served"),
     // Penalties.
-    any("logit_bias", ""),
-    but("repetition_penalty", &["1"], PENALTY),
-    but("repeat_penalty", &["1"], PENALTY),
-    but("encoder_repetition_penalty", &["1"], PENALTY),
-    but("length_penalty", &["1"], ""),
-    but("no_repeat_ngram_size", &["0"], PENALTY),
-    but("dry_multiplier", &["0"], PENALTY),
-    any("bad_words", ""),
-    any("bad_words_ids", ""),
-    any("banned_tokens", ""),
-    any("logits_processors", ""),
-    // Choice of tokens.
-    but("min_p", &["0"], SAMPLING),
-    but("typical_p", &["1", "0"], SAMPLING),
-    but("typ_p", &["1", "0"], SAMPLING),
-    but("tfs_z", &["1"], SAMPLING),
-    but("top_a", &["0"], SAMPLING),
-    but("top_n_sigma", &["0", "-1"], SAMPLING),
-    but("epsilon_cutoff", &["0"], SAMPLING),
-    but("eta_cutoff", &["0"], SAMPLING),
-    but("penalty_alpha", &["0"], SAMPLING),
-    but("xtc_probability", &["0"], SAMPLING),
-    but("dynatemp_range", &["0"], SAMPLING),
-    but("smoothing_factor", &["0"], SAMPLING),
-    but("mirostat", &["0"], SAMPLING),
-    but("mirostat_mode", &["0"], SAMPLING),
-    but("best_of", &["1"], "guard.candidates writes several answers and gives the best"),
-    any("use_beam_search", SAMPLING),
-    but("num_beams", &["1"], SAMPLING),
-    but("num_return_sequences", &["1"], "n is"),
-    // Where an answer ends.
-    but("min_tokens", &["0"], ""),
-    but("min_new_tokens", &["0"], ""),
-    but("min_length", &["0"], ""),
-    any("ignore_eos", ""),
-    any("stop_token_ids", "stop takes strings"),
-    any("stop_sequences", "stop is"),
-    any("max_new_tokens", LENGTH),
-    any("max_output_tokens", LENGTH),
-    any("max_length", LENGTH),
-    but("n_predict", &["-1"], LENGTH),
+    field("logit_bias", ""),
+    field_unless("repetition_penalty", &["1"], PENALTY),
+    field_unless("repeat_penalty", &["1"], PENALTY),
+    field_unless("encoder_repetition_penalty", &["1"], PENALTY),
+    field_unless("length_penalty", &["1"], ""),
+    field_unless("no_repeat_ngram_size", &["0"], PENALTY),
+    field_unless("dry_multiplier", &["0"], PENALTY),
+    field("bad_words", ""),
+    field("bad_words_ids", ""),
+    field("banned_tokens", ""),
+    field("logits_processors", ""),
+    // Sampling.
+    field_unless("min_p", &["0"], SAMPLING),
+    field_unless("typical_p", &["1", "0"], SAMPLING),
+    field_unless("typ_p", &["1", "0"], SAMPLING),
+    field_unless("tfs_z", &["1"], SAMPLING),
+    field_unless("top_a", &["0"], SAMPLING),
+    field_unless("top_n_sigma", &["0", "-1"], SAMPLING),
+    field_unless("epsilon_cutoff", &["0"], SAMPLING),
+    field_unless("eta_cutoff", &["0"], SAMPLING),
+    field_unless("penalty_alpha", &["0"], SAMPLING),
+    field_unless("xtc_probability", &["0"], SAMPLING),
+    field_unless("dynatemp_range", &["0"], SAMPLING),
+    field_unless("smoothing_factor", &["0"], SAMPLING),
+    field_unless("mirostat", &["0"], SAMPLING),
+    field_unless("mirostat_mode", &["0"], SAMPLING),
+    field_unless("best_of", &["1"], "guard.candidates writes several answers and gives the best"),
+    field("use_beam_search", SAMPLING),
+    field_unless("num_beams", &["1"], SAMPLING),
+    field_unless("num_return_sequences", &["1"], "n is"),
+    // End of an answer.
+    field_unless("min_tokens", &["0"], ""),
+    field_unless("min_new_tokens", &["0"], ""),
+    field_unless("min_length", &["0"], ""),
+    field("ignore_eos", ""),
+    field("stop_token_ids", "stop takes strings"),
+    field("stop_sequences", "stop is"),
+    field("max_new_tokens", LENGTH),
+    field("max_output_tokens", LENGTH),
+    field("max_length", LENGTH),
+    field_unless("n_predict", &["-1"], LENGTH),
 ];
 
-/// The name under which misspellings of the extension are refused.
-const MISSPELT_GUARD: UnsupportedField = any("guard", GUARD);
+/// Entry for misspellings of `guard`.
+const MISSPELLED_GUARD: UnsupportedField = field("guard", GUARD);
 
 impl UnsupportedField {
-    /// The field that a name stands for, where that is refused.
+    /// Returns the entry that covers a field name.
     fn find(name: &str) -> Option<&'static Self> {
         let is = |field: &&Self| {
             field
@@ -192,64 +192,66 @@ impl UnsupportedField {
         UNSUPPORTED
             .iter()
             .find(is)
-            .or_else(|| is_almost_guard(name).then_some(&MISSPELT_GUARD))
+            .or_else(|| is_almost_guard(name).then_some(&MISSPELLED_GUARD))
     }
 
-    /// The values that ask for nothing.
+    /// Returns all neutral values.
     pub(crate) fn neutral(&self) -> Vec<Value> {
         let empty = [Value::Null, json!(false), json!(""), json!([]), json!({})];
         let empty = empty.into_iter().take(if self.empty { 5 } else { 1 });
-        // What does not parse, a test finds.
+        // A test checks that all of them parse.
         empty
             .chain(
-                self.taken
+                self.neutral_json
                     .iter()
                     .filter_map(|text| serde_json::from_str(text).ok()),
             )
             .collect()
     }
 
-    fn takes(&self, value: &Value) -> bool {
-        let same = |taken: Value| {
-            taken
+    fn accepts(&self, value: &Value) -> bool {
+        let same = |neutral_json: Value| {
+            neutral_json
                 .as_f64()
                 .zip(value.as_f64())
-                .map_or(&taken == value, |(a, b)| a == b)
+                .map_or(&neutral_json == value, |(a, b)| a == b)
         };
         (self.empty && is_empty(value)) || self.neutral().into_iter().any(same)
     }
 
-    fn refuse(&self, name: &str) -> ApiError {
+    fn error(&self, name: &str) -> ApiError {
         let name = excerpt(name);
-        let taken = if self.taken.is_empty() {
+        let neutral_json = if self.neutral_json.is_empty() {
             String::new()
         } else {
-            format!(" with another value than {}", self.taken.join(" or "))
+            format!(
+                " with another value than {}",
+                self.neutral_json.join(" or ")
+            )
         };
-        let instead = if self.instead.is_empty() {
+        let advice = if self.advice.is_empty() {
             String::new()
         } else {
-            format!("; {}", self.instead)
+            format!("; {}", self.advice)
         };
         ApiError::unsupported(
             name.as_str(),
-            format!("'{name}'{taken} is not supported by this server{instead}"),
+            format!("'{name}'{neutral_json} is not supported by this server{advice}"),
         )
     }
 
-    /// The sentence that describes it, for the API's description.
+    /// Returns the description for the OpenAPI document.
     pub(crate) fn description(&self) -> String {
-        let instead = if self.instead.is_empty() {
+        let advice = if self.advice.is_empty() {
             String::new()
         } else {
-            format!(" ({})", self.instead)
+            format!(" ({})", self.advice)
         };
-        format!("Not supported{instead}: only values that ask for nothing are taken.")
+        format!("Not supported{advice}: only neutral values are accepted.")
     }
 }
 
-/// Returns `true` if a name was meant to be `guard`: in another case or spelling, or with something
-/// behind it.
+/// Returns `true` for likely misspellings of `guard`: another case, one edit, or a suffix.
 fn is_almost_guard(name: &str) -> bool {
     if name == "guard" || name.len() > 32 {
         return false;
@@ -258,8 +260,8 @@ fn is_almost_guard(name: &str) -> bool {
     lower.starts_with("guard") || strsim::damerau_levenshtein(&lower, "guard") <= 1
 }
 
-/// A request of which the [`UNSUPPORTED`] fields were taken out, and the first of them that asks
-/// for something.
+/// A request without its [`UNSUPPORTED`] fields, and the error for the first one with a value that
+/// is not neutral.
 pub(super) struct Screened<T> {
     pub(super) request: T,
     pub(super) refused: Option<ApiError>,
@@ -290,7 +292,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Screened<T> {
     }
 }
 
-/// An object's fields without the unsupported ones.
+/// Map access that filters unsupported fields.
 struct Screen<A> {
     map: A,
     refused: Option<ApiError>,
@@ -308,8 +310,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Screen<A> {
                 return seed.deserialize(name.into_deserializer()).map(Some);
             };
             let ShortValue(value) = self.map.next_value()?;
-            if self.refused.is_none() && !value.is_some_and(|value| field.takes(&value)) {
-                self.refused = Some(field.refuse(&name));
+            if self.refused.is_none() && !value.is_some_and(|value| field.accepts(&value)) {
+                self.refused = Some(field.error(&name));
             }
         }
         Ok(None)
@@ -325,46 +327,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_ask_for_nothing_are_json_and_taken() {
+    fn neutral_values_parse_and_are_accepted() {
         for field in UNSUPPORTED {
             assert_eq!(
                 field.neutral().len(),
-                if field.empty { 5 } else { 1 } + field.taken.len(),
+                if field.empty { 5 } else { 1 } + field.neutral_json.len(),
                 "{}",
                 field.name
             );
             assert!(
-                field.neutral().iter().all(|value| field.takes(value)),
+                field.neutral().iter().all(|value| field.accepts(value)),
                 "{}",
                 field.name
             );
             assert!(
-                !field.takes(&json!("something"))
-                    && !field.takes(&json!(7))
-                    && !field.takes(&json!([[]])),
+                !field.accepts(&json!("something"))
+                    && !field.accepts(&json!(7))
+                    && !field.accepts(&json!([[]])),
                 "{}",
                 field.name
             );
         }
-        let takes = |name: &str, value: Value| UnsupportedField::find(name).unwrap().takes(&value);
+        let accepts =
+            |name: &str, value: Value| UnsupportedField::find(name).unwrap().accepts(&value);
         assert!(
-            takes("repetition_penalty", json!(1))
-                && takes("repetition_penalty", json!(1.0))
-                && !takes("repetition_penalty", json!(1.1))
+            accepts("repetition_penalty", json!(1))
+                && accepts("repetition_penalty", json!(1.0))
+                && !accepts("repetition_penalty", json!(1.1))
         );
         assert!(
-            takes("response_format", json!({"type": "text"}))
-                && !takes("response_format", json!({"type": "text", "x": 1}))
+            accepts("response_format", json!({"type": "text"}))
+                && !accepts("response_format", json!({"type": "text", "x": 1}))
         );
         assert!(
-            takes("add_generation_prompt", json!(true))
-                && !takes("add_generation_prompt", json!(false))
+            accepts("add_generation_prompt", json!(true))
+                && !accepts("add_generation_prompt", json!(false))
         );
-        assert!(!takes("web_search_options", json!({})));
+        assert!(!accepts("web_search_options", json!({})));
     }
 
     #[test]
-    fn misspelt_guards_are_found_and_other_names_are_not() {
+    fn misspellings_of_guard_are_detected() {
         for name in [
             "Guard",
             "GUARD",

@@ -1,5 +1,4 @@
-//! What is wrong with a value, in the API's words: the readers of JSON and of queries speak Rust's,
-//! and repeat values at any length.
+//! Translation of serde's error messages to the API's terms, with quoted values shortened.
 
 use std::borrow::Cow;
 
@@ -8,17 +7,17 @@ use crate::{
     serve::error::{ApiError, excerpt},
 };
 
-/// The kind of a mistake and what to say about it.
+/// Error code and text for an invalid value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InputMistake {
     pub(super) code: &'static str,
-    /// Follows the field's name.
+    /// Predicate that follows the field's name.
     pub(super) what: String,
-    /// The field inside the one that was being read, where that is the one that is wrong.
+    /// Name of the invalid field within the one being read, if it is a nested one.
     pub(super) field: Option<String>,
 }
 
-/// Reads a message of serde.
+/// Translates a message of serde.
 pub(super) fn mistake(message: &str) -> InputMistake {
     let wrong = |code, what: String| InputMistake {
         code,
@@ -40,23 +39,31 @@ pub(super) fn mistake(message: &str) -> InputMistake {
             field: Some(field),
         };
     }
-    // What was expected stands last and is ours.
+    // The expectation comes last; its text is ours.
     let Some((found, expected)) = message
         .rsplit_once(", expected ")
         .or_else(|| Some((message.strip_suffix(", there are no fields")?, "")))
     else {
-        return wrong("invalid_value", other(message).into_owned());
+        return wrong("invalid_value", translate_other(message).into_owned());
     };
     if let Some(found) = found.strip_prefix("invalid type: ") {
         return wrong(
             "invalid_type",
-            format!("must be {}, not {}", wanted(expected), given(found)),
+            format!(
+                "must be {}, not {}",
+                expected_type(expected),
+                describe_value(found)
+            ),
         );
     }
     if let Some(found) = found.strip_prefix("invalid value: ") {
         return wrong(
             "invalid_value",
-            format!("must be {}, not {}", wanted(expected), given(found)),
+            format!(
+                "must be {}, not {}",
+                expected_type(expected),
+                describe_value(found)
+            ),
         );
     }
     let names = || {
@@ -79,7 +86,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
         );
     }
     if let Some(name) = found.strip_prefix("unknown field `").and_then(quoted) {
-        // Long names are like none, and would take long to compare.
+        // Long names are unlike any field, and slow to compare.
         let near = Some(&name)
             .filter(|name| name.len() <= 64)
             .and_then(|name| nearest(name, names()));
@@ -87,7 +94,7 @@ pub(super) fn mistake(message: &str) -> InputMistake {
             || format!("the fields are {}", list()),
             |near| format!("did you mean '{near}'?"),
         );
-        return wrong("invalid_value", format!("is no field; {hint}"));
+        return wrong("invalid_value", format!("is not a known field; {hint}"));
     }
     wrong(
         "invalid_value",
@@ -95,8 +102,8 @@ pub(super) fn mistake(message: &str) -> InputMistake {
     )
 }
 
-/// Messages that name no expectation.
-fn other(message: &str) -> Cow<'_, str> {
+/// Translates messages without an expectation.
+fn translate_other(message: &str) -> Cow<'_, str> {
     const WORDS: &[(&str, &str)] = &[
         (
             "invalid digit found in string",
@@ -121,8 +128,8 @@ fn other(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns what a field takes. Readers of our own say it in the API's words already.
-fn wanted(expected: &str) -> Cow<'_, str> {
+/// Translates serde's expected type; custom visitors already use the API's terms.
+fn expected_type(expected: &str) -> Cow<'_, str> {
     match expected {
         "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".into(),
         "u8" | "u16" | "u32" | "u64" | "usize" => "an integer of at least 0".into(),
@@ -139,8 +146,8 @@ fn wanted(expected: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns what was given instead, briefly.
-fn given(found: &str) -> String {
+/// Describes the given value briefly.
+fn describe_value(found: &str) -> String {
     let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
     match kind {
         "null" | "unit" | "Option" => "null".to_owned(),
@@ -157,7 +164,7 @@ fn given(found: &str) -> String {
     }
 }
 
-/// 400: a parameter in the URL, from the reader's message: the parameter, a colon, what is wrong.
+/// Returns the 400 for a query parameter from serde's message.
 pub(crate) fn query_error(message: &str) -> ApiError {
     let message = message
         .split_once("query string: ")
@@ -182,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_in_the_apis_words_and_short() {
+    fn messages_use_the_apis_terms_and_are_short() {
         let long = format!("{:?}", "x, expected y ".repeat(100_000));
         let long_field = format!("unknown field `{}`, expected `mode`", "k".repeat(100_000));
         for (theirs, code, ours) in [
@@ -229,7 +236,7 @@ mod tests {
             (
                 "unknown field `mdoe`, expected one of `mode`, `window`",
                 "invalid_value",
-                "is no field; did you mean 'mode'?",
+                "is not a known field; did you mean 'mode'?",
             ),
             (
                 "has more than 4 items",
@@ -244,7 +251,7 @@ mod tests {
             (
                 &long_field,
                 "invalid_value",
-                "is no field; the fields are mode",
+                "is not a known field; the fields are mode",
             ),
         ] {
             let InputMistake {
@@ -275,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_urls_are_named() {
+    fn query_errors_name_the_parameter() {
         for (theirs, param, ours) in [
             (
                 "Failed to deserialize query string: limit: invalid digit found in string",

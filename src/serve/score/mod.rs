@@ -1,8 +1,7 @@
-//! `POST /v1/score`: how far the words of a text are grounded in an image, whoever wrote it.
+//! `POST /v1/score`: scores given texts for grounding in an image.
 //!
-//! Nothing is decoded: prompt and response are read in one step, many items at once, by networks
-//! with caches of their own beside the engine's batch. A response that is longer than the context
-//! is read in [`windows`].
+//! Nothing is decoded: prompt and response are read in one forward pass, in batches of items, with
+//! caches separate from the engine's. A response longer than the context is read in [`windows`].
 
 pub(crate) mod request;
 pub(crate) mod response;
@@ -37,7 +36,7 @@ use super::{
     error::ApiError,
     limits::{
         Admission, admit,
-        cost::{RequestCost, reading},
+        cost::{RequestCost, scoring_cost},
     },
     openai::{
         check::ServedCapabilities,
@@ -63,57 +62,55 @@ use crate::{
     vlm::template,
 };
 
-/// Images of a request that are waited for at once: others of the same competitor wait for so many
-/// at most.
+/// Images of a request that are encoded concurrently; bounds the wait of other requests of the same
+/// competitor.
 const IMAGES_AT_ONCE: usize = 8;
 
-/// Scores texts that others wrote.
+/// Scores texts for grounding in an image.
 #[utoipa::path(post, path = "/v1/score", tag = "score", request_body = ScoreRequest,
     responses(ScoreResponses, ErrorResponses))]
-pub(crate) async fn score(turn: RequestContext, request: Request) -> Result<Response, ApiError> {
-    let app = &turn.app;
+pub(crate) async fn score(context: RequestContext, request: Request) -> Result<Response, ApiError> {
+    let app = &context.app;
     let (parts, body) = request.into_parts();
     let ReceivedBody { bytes, mut share } = body::read_json(app, &parts.headers, body).await?;
-    let place = app.admit()?;
+    let permit = app.admit()?;
     if app.is_draining() {
         return Err(EngineError::ShuttingDown.into());
     }
     let guard = auth::caller(app, &parts.extensions).guard;
     let seconds = app.config.server.request_timeout_s;
     let answer = async {
-        let task = turn.clone();
-        let (order, texts, cost, warnings) =
+        let task = context.clone();
+        let (job, texts, cost, warnings) =
             blocking(move || prepare(&task, &guard, &bytes)).await??;
         share.shrink(
-            order
-                .questions
+            job.questions
                 .iter()
                 .map(|question| question.image.file_bytes())
                 .sum(),
         );
-        let turn = turn.clone().salted(order.cache_salt.clone());
-        let admission = admit(&turn, place, cost)?;
-        respond(&turn, order, texts, warnings, admission).await
+        let context = context.clone().with_salt(job.cache_salt.clone());
+        let admission = admit(&context, permit, cost)?;
+        respond(&context, job, texts, warnings, admission).await
     };
     tokio::time::timeout(app.request_timeout(), answer)
         .await
         .unwrap_or_else(|_| Err(too_slow(seconds)))
 }
 
-/// Most positions that a request may have computed: images, prompts and responses, in all windows
-/// together.
+/// Most positions computed per request: images, prompts and responses in all windows.
 const POSITIONS: usize = 1 << 18;
 
-/// A question and its answer in tokens.
+/// A tokenized item.
 struct Text {
     prompt: Vec<u32>,
     response: ScoreWindows,
 }
 
-/// Checks the body of a request for scores alone, as the route does before it does anything else.
+/// Validates the body of a score request, as the route does before any work.
 ///
 /// # Errors
-/// What the route answers: 404 for another model, 400 for everything else.
+/// 404 for another model, otherwise 400.
 pub fn check_score_request(body: &[u8], served: ServedCapabilities<'_>) -> Result<(), ApiError> {
     check(
         read_supported(body, "a request for scores")?,
@@ -123,34 +120,34 @@ pub fn check_score_request(body: &[u8], served: ServedCapabilities<'_>) -> Resul
     .map(drop)
 }
 
-/// Parses and checks the request, and tokenizes its items; warns of messages that have no place in
-/// the prompts.
+/// Parses and validates the request and tokenizes its items. Returns warnings for messages that the
+/// prompts do not use.
 fn prepare(
-    turn: &RequestContext,
+    context: &RequestContext,
     guard: &GuardSection,
     body: &[u8],
 ) -> Result<(ScoreJob, Vec<Text>, RequestCost, Vec<Warning>), ApiError> {
-    let RequestContext { app, served, .. } = turn;
-    let asked = ServedCapabilities {
+    let RequestContext { app, served, .. } = context;
+    let capabilities = ServedCapabilities {
         model: &served.model,
         config: &app.config,
         guard,
         calibration: served.bundle.calibration.as_ref(),
     };
-    let order = check(
+    let job = check(
         read_supported(body, "a request for scores")?,
-        asked,
+        capabilities,
         served
             .bundle
             .reader
             .as_ref()
             .map(|(_, calibration)| calibration),
     )?;
-    let most = app.config.score.max_tokens;
-    let texts = order
+    let max_tokens = app.config.score.max_tokens;
+    let texts = job
         .questions
         .iter()
-        .map(|question| tokenize(served, question, most).map_err(|e| question.refuse(e)));
+        .map(|question| tokenize(served, question, max_tokens).map_err(|e| question.refuse(e)));
     let texts: Vec<Text> = texts.collect::<Result<_, _>>()?;
     let image = served.bundle.vlm.spec().image_tokens;
     let computed = |text: &Text| {
@@ -163,62 +160,63 @@ fn prepare(
     let positions: usize = texts.iter().map(computed).sum();
     if positions > POSITIONS {
         let message = format!(
-            "the request takes {positions} tokens to score, images and what is read again for long \
-             texts included; at most {POSITIONS} are \
-             computed at once: send fewer or shorter texts"
+            "the request needs {positions} tokens to score, including images and context that is \
+             read again for long texts; at most {POSITIONS} are allowed: send fewer or shorter \
+             texts"
         );
         return Err(ApiError::invalid("context_length_exceeded", message));
     }
     let mut warnings = Vec::new();
-    for question in &order.questions {
-        let unused = unused_messages(turn, &question.messages).map_err(|e| question.refuse(e))?;
+    for question in &job.questions {
+        let unused =
+            unused_messages(context, &question.messages).map_err(|e| question.refuse(e))?;
         warnings.extend(
             unused
                 .into_iter()
-                .map(|warning| warning.within(question.path.as_deref())),
+                .map(|warning| warning.with_prefix(question.path.as_deref())),
         );
     }
-    let images: HashSet<&RequestImage> = order
+    let images: HashSet<&RequestImage> = job
         .questions
         .iter()
         .map(|question| &question.image)
         .collect();
-    let cost = reading(images.len(), positions);
-    Ok((order, texts, cost, warnings))
+    let cost = scoring_cost(images.len(), positions);
+    Ok((job, texts, cost, warnings))
 }
 
 fn tokenize(
     served: &served::ServedVersion,
     question: &ScoreItem,
-    most: usize,
+    max_tokens: usize,
 ) -> Result<Text, ApiError> {
-    let asked = if question.image_field.starts_with("messages") {
+    let field = if question.image_field.starts_with("messages") {
         "messages"
     } else {
         "prompt"
     };
-    let unreadable = |field: &str, why: String| {
+    let unreadable = |name: &str, why: String| {
         ApiError::param(
-            field,
+            name,
             "invalid_value",
-            format!("'{field}' cannot be read: {why}"),
+            format!("'{name}' cannot be tokenized: {why}"),
         )
     };
     let prompt = served
         .bundle
         .prompt(&question.messages)
-        .map_err(|why| unreadable(asked, why))?;
+        .map_err(|why| unreadable(field, why))?;
     let (image, context) = (
         served.bundle.vlm.spec().image_tokens,
         served.engine.context_len(),
     );
     let too_long =
-        |field: &str, message: String| ApiError::param(field, "context_length_exceeded", message);
+        |name: &str, message: String| ApiError::param(name, "context_length_exceeded", message);
     let writer = ResponseTokenizer {
         tokenizer: &served.bundle.tokenizer,
         casing: served.bundle.config.casing,
         room: context.saturating_sub(image + prompt.len()),
-        most,
+        max_tokens,
     };
     let response = writer
         .windows(&question.response)
@@ -227,14 +225,14 @@ fn tokenize(
             Refusal::TooLong(tokens) => too_long(
                 "response",
                 format!(
-                    "'response' has {tokens} tokens; at most {most} are \
+                    "'response' has {tokens} tokens; at most {max_tokens} are \
                                           scored (score.max_tokens)"
                 ),
             ),
             Refusal::NoRoom => too_long(
-                asked,
+                field,
                 format!(
-                    "'{asked}' leaves no room for 'response': the image has {image} tokens and the \
+                    "'{field}' leaves no room for 'response': the image has {image} tokens and the \
                  prompt {}; the model's context is {context}",
                     prompt.len()
                 ),
@@ -244,28 +242,28 @@ fn tokenize(
 }
 
 async fn respond(
-    turn: &RequestContext,
-    order: ScoreJob,
+    context: &RequestContext,
+    job: ScoreJob,
     texts: Vec<Text>,
     warnings: Vec<Warning>,
     mut admission: Admission,
 ) -> Result<Response, ApiError> {
     let id: Arc<str> = format!("score-{}", Uuid::new_v4().simple()).into();
     tracing::Span::current().record("completion", &*id);
-    let RequestContext { app, served, .. } = turn;
-    let images = images(turn, &order.questions).await?;
+    let RequestContext { app, served, .. } = context;
+    let images = images(context, &job.questions).await?;
     let used = Arc::<AtomicU64>::default();
     admission.begin(Arc::clone(&used));
     let texts: Arc<[(EncodedImage, Text)]> = images.into_iter().zip(texts).collect();
-    let scored = compute(turn, order.author, &texts).await?;
-    let writer = if order.author == Author::Model {
+    let scored = compute(context, job.author, &texts).await?;
+    let writer = if job.author == Author::Model {
         WrittenBy::Policy
     } else {
         WrittenBy::Others
     };
     let mut usage = Usage::default();
     let mut results = Vec::with_capacity(scored.len());
-    for (index, ((question, (image, text)), mut scored)) in order
+    for (index, ((question, (image, text)), mut scored)) in job
         .questions
         .into_iter()
         .zip(texts.iter())
@@ -273,28 +271,31 @@ async fn respond(
         .enumerate()
     {
         let response = question.response;
-        let ScoreWindows { windows, places } = &text.response;
-        let pieces = places
+        let ScoreWindows { windows, ranges } = &text.response;
+        let pieces = ranges
             .iter()
-            .map(|place| &response.as_bytes()[place.clone()]);
+            .map(|range| &response.as_bytes()[range.clone()]);
         let finisher = served.bundle.finisher(image.evidence.as_ref(), writer);
         if let Some(finisher) = &finisher {
             finisher.finish_scored(pieces.clone(), &mut scored);
         }
-        let thresholds = order.guard.about(finisher.as_deref()).thresholds;
+        let thresholds = job
+            .guard
+            .with_image_threshold(finisher.as_deref())
+            .thresholds;
         let mut guard = report(
             pieces,
             &scored.rewards,
-            order.guard.mode,
+            job.guard.mode,
             thresholds,
-            order.render,
+            job.render,
         );
         guard.familiarity = image.evidence.as_ref().map(|evidence| evidence.familiarity);
-        if (1..=SHORT_ANSWER).contains(&places.len()) {
+        if (1..=SHORT_ANSWER).contains(&ranges.len()) {
             let answer = WrittenAnswer {
                 text: &response,
                 score: guard.score,
-                log_probability: scored.log_probabilities.iter().take(places.len()).sum(),
+                log_probability: scored.log_probabilities.iter().take(ranges.len()).sum(),
             };
             let gate = served.bundle.evidence.as_ref().zip(image.evidence.as_ref());
             let gate = gate.and_then(|(evidence, image)| {
@@ -313,8 +314,8 @@ async fn respond(
             .iter()
             .map(|window| before + window.response.len() - window.scored)
             .sum::<usize>();
-        usage.completion_tokens += places.len();
-        let tokens = token_scores(&response, places, &scored);
+        usage.completion_tokens += ranges.len();
+        let tokens = token_scores(&response, ranges, &scored);
         let windows = Some(windows.len()).filter(|&windows| windows > 1);
         results.push(ItemScores {
             index,
@@ -348,9 +349,9 @@ async fn respond(
         .into_response())
 }
 
-/// The encoded image of every question; one that several have is encoded once.
+/// Returns the encoded image of each item; duplicates are encoded once.
 async fn images(
-    turn: &RequestContext,
+    context: &RequestContext,
     questions: &[ScoreItem],
 ) -> Result<Vec<EncodedImage>, ApiError> {
     let mut first = HashMap::new();
@@ -366,30 +367,30 @@ async fn images(
         .collect();
     let encoding = stream::iter(distinct).map(|i| async move {
         let question = &questions[i];
-        let image = encode(turn, question.image.clone(), &question.image_field)
+        let image = encode(context, question.image.clone(), &question.image_field)
             .await
             .map_err(|e| question.refuse(e))?;
         Ok::<_, ApiError>((i, image))
     });
     let encoded: HashMap<usize, EncodedImage> =
         encoding.buffered(IMAGES_AT_ONCE).try_collect().await?;
-    // Every first one is there.
+    // Every distinct image has been encoded.
     Ok(firsts
         .iter()
         .filter_map(|first| encoded.get(first).cloned())
         .collect())
 }
 
-/// Scores all texts, a group of windows at a time: when the client has left, no further group is
-/// begun, and others have their turn between two.
+/// Scores all texts in batches of windows. Between batches others take their turns, and a
+/// disconnected client's request stops.
 async fn compute(
-    turn: &RequestContext,
+    context: &RequestContext,
     author: Author,
     texts: &Arc<[(EncodedImage, Text)]>,
 ) -> Result<Vec<TextRewards>, ApiError> {
     let scorer = match author {
-        Author::Model => &turn.served.own_scorer,
-        Author::Other => &turn.served.reader,
+        Author::Model => &context.served.own_scorer,
+        Author::Other => &context.served.reader,
     };
     let Some(scorer) = scorer else {
         return Err(ApiError::internal());
@@ -397,12 +398,12 @@ async fn compute(
     let numbered = |(i, (_, text)): (usize, &(EncodedImage, Text))| {
         (0..text.response.windows.len()).map(move |number| (i, number))
     };
-    let places: Arc<[(usize, usize)]> = texts.iter().enumerate().flat_map(numbered).collect();
+    let windows: Arc<[(usize, usize)]> = texts.iter().enumerate().flat_map(numbered).collect();
     let length = |&(text, number): &(usize, usize)| {
         let text = &texts[text].1;
         text.prompt.len() + text.response.windows[number].response.len()
     };
-    let lengths: Vec<usize> = places.iter().map(length).collect();
+    let lengths: Vec<usize> = windows.iter().map(length).collect();
     let mut all: Vec<TextRewards> = texts
         .iter()
         .map(|_| TextRewards {
@@ -411,23 +412,24 @@ async fn compute(
         })
         .collect();
     for group in scorer.groups(&lengths) {
-        let place = turn
+        let turn = context
             .served
             .scoring
             .take(
-                &turn.share,
+                &context.share,
                 lengths[group.clone()]
                     .iter()
                     .map(|&length| length as u64)
                     .sum(),
             )
             .await;
-        let (scorer, shared, these) = (Arc::clone(scorer), Arc::clone(texts), Arc::clone(&places));
+        let (scorer, shared, shared_windows) =
+            (Arc::clone(scorer), Arc::clone(texts), Arc::clone(&windows));
         let range = group.clone();
         let work = move || {
-            // Held until the work ends, also when nobody waits for it any more.
-            let _place = place;
-            let windows = these[range].iter().map(|&(text, number)| {
+            // Held until the work ends, even if the request was canceled.
+            let _turn = turn;
+            let windows = shared_windows[range].iter().map(|&(text, number)| {
                 let (EncodedImage { image, .. }, text) = &shared[text];
                 (
                     image,
@@ -450,10 +452,11 @@ async fn compute(
             tracing::error!(%error, "a text could not be scored");
             ApiError::internal()
         })?;
-        turn.app
+        context
+            .app
             .metrics
             .count_scored_tokens(scored.iter().map(|window| window.rewards.len()).sum(), took);
-        for (&(text, number), window) in places[group].iter().zip(scored) {
+        for (&(text, number), window) in windows[group].iter().zip(scored) {
             let seen = window.rewards.len() - texts[text].1.response.windows[number].scored;
             all[text].rewards.extend(&window.rewards[seen..]);
             all[text]

@@ -1,4 +1,4 @@
-//! A request for scores as it comes in, and what it means.
+//! Score requests and their validation.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ use crate::{
         error::ApiError,
         openai::{
             check::{ServedCapabilities, cache_salt, guard_params},
-            content::{ImageUrlLimits, RequestImage, flatten, picture},
-            lenient::{BoundedList, FieldRequest, Object, word},
+            content::{ImageUrlLimits, RequestImage, flatten, parse_image_url},
+            lenient::{BoundedList, FieldRequest, Object, variant},
             request::{ChatMessage, GuardRequest, ImageField, ImageUrl, MESSAGES},
             schema,
         },
@@ -33,47 +33,48 @@ use crate::{
 /// Most bytes of text in all items together.
 const TEXT_BYTES: usize = 256 * 1024;
 
-/// Texts to be scored: one, or a list of them.
+/// One text to score, or a list of them.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ScoreRequest<'a> {
-    /// The served model's name.
+    /// Name of the served model.
     #[schema(required, nullable = false)]
     model: Option<String>,
-    /// The images' encodings are remembered for requests with the same salt alone, as in a chat
-    /// completion request.
+    /// Restricts reuse of the images' cached encodings to requests with the same salt, as in chat
+    /// completion requests.
     #[schema(min_length = 1, max_length = 256)]
     cache_salt: Option<String>,
-    /// Who wrote the texts.
-    #[serde(default, deserialize_with = "word")]
+    /// Author of the texts.
+    #[serde(default, deserialize_with = "variant")]
     author: Option<Author>,
-    /// In force for all items; scoring has the modes `score` and `flag`.
+    /// Guard settings for all items; only the modes `score` and `flag` are supported.
     #[schema(value_type = Option<GuardRequest>)]
     guard: Option<Object<GuardRequest>>,
-    /// Several at once, in place of the fields below.
+    /// Several texts, instead of the fields below.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<Item<'a>>>, min_items = 1)]
     items: Option<BoundedList<Object<Item<'a>>, MOST_ITEMS>>,
-    /// The image, in place of `messages`.
+    /// The image, instead of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
     image_url: Option<ImageField<'a>>,
-    /// The conversation that the response answers, with exactly one image, as in a chat completion
-    /// request.
+    /// Conversation that the response answers, with exactly one image, as in chat completion
+    /// requests.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<ChatMessage<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
-    /// What was asked about the image; only with `image_url`.
+    /// Question about the image; requires `image_url`.
     prompt: Option<String>,
-    /// What is scored.
+    /// Text to score.
     #[schema(min_length = 1)]
     response: Option<String>,
 }
 
-/// Who wrote a text: what surprises the served model in its own words is nothing odd in another's.
+/// Author of a text. Low probability under the served model is evidence of an error in its own
+/// texts only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Author {
-    /// The served model: rewards are those that chat completions give.
+    /// The served model: rewards equal those of its chat completions.
     Model,
     /// Another model, or a person.
     #[default]
@@ -83,25 +84,25 @@ pub(crate) enum Author {
 /// One text of a list.
 #[derive(Debug, Deserialize, ToSchema)]
 struct Item<'a> {
-    /// The image, in place of `messages`.
+    /// The image, instead of `messages`.
     #[serde(borrow)]
     #[schema(schema_with = link)]
     image_url: Option<ImageField<'a>>,
-    /// The conversation that the response answers, with exactly one image.
+    /// Conversation that the response answers, with exactly one image.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<ChatMessage<'a>>>, min_items = 1, max_items = 256)]
     messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
-    /// What was asked about the image; only with `image_url`.
+    /// Question about the image; requires `image_url`.
     prompt: Option<String>,
-    /// What is scored.
+    /// Text to score.
     #[schema(required, nullable = false, min_length = 1)]
     response: Option<String>,
     #[serde(default)]
-    #[schema(schema_with = schema::refused)]
+    #[schema(schema_with = schema::unsupported)]
     guard: FieldRequest,
 }
 
-/// The schema of [`ImageField`].
+/// Returns the schema of [`ImageField`].
 fn link() -> Schema {
     let url = ObjectBuilder::new().schema_type(Type::String);
     let null = ObjectBuilder::new().schema_type(Type::Null);
@@ -113,7 +114,7 @@ fn link() -> Schema {
         .into()
 }
 
-/// A request that can be carried out.
+/// A validated request.
 #[derive(Debug)]
 pub(super) struct ScoreJob {
     pub(super) author: Author,
@@ -123,53 +124,53 @@ pub(super) struct ScoreJob {
     pub(super) questions: Vec<ScoreItem>,
 }
 
-/// An image, what was asked about it, and what somebody answered.
+/// An image, a question about it, and the response to score.
 #[derive(Debug)]
 pub(super) struct ScoreItem {
-    /// What errors call it: `items[3]`, or nothing where there is no list.
+    /// Prefix in errors: `items[3]`, or `None` without a list.
     pub(super) path: Option<String>,
     pub(super) messages: Vec<template::Message>,
-    /// The field that has the image.
+    /// Field of the image, for errors.
     pub(super) image_field: String,
     pub(super) image: RequestImage,
     pub(super) response: String,
 }
 
 impl ScoreItem {
-    /// The error, with the item that it is in.
+    /// Adds the item to an error.
     pub(super) fn refuse(&self, error: ApiError) -> ApiError {
-        error.within(self.path.as_deref())
+        error.with_prefix(self.path.as_deref())
     }
 }
 
-/// Checks a request; `of_others` calibrates texts that the served model did not write.
+/// Validates a request; `other_calibration` is the calibration for texts of other authors.
 ///
 /// # Errors
-/// 404 for another model, 400 for everything else, naming the item and the field.
+/// 404 for another model, otherwise 400 naming the item and the field.
 pub(super) fn check(
     request: ScoreRequest<'_>,
     served: ServedCapabilities<'_>,
-    of_others: Option<&Calibration>,
+    other_calibration: Option<&Calibration>,
 ) -> Result<ScoreJob, ApiError> {
     served.check_model(request.model.as_deref())?;
     let author = request.author.unwrap_or_default();
     let cache_salt = cache_salt(request.cache_salt)?;
     let Object(mut guard) = request.guard.unwrap_or_default();
-    guard.mode = Some(mode(guard.mode, served.guard.mode)?);
+    guard.mode = Some(scoring_mode(guard.mode, served.guard.mode)?);
     if guard.on_exhausted.is_some_and(|o| o != OnExhausted::Flag) {
         return Err(ApiError::unsupported(
             "guard.on_exhausted",
-            "'guard.on_exhausted': a text that somebody else wrote stays as it is; 'alt_text' is \
-             hedged",
+            "'guard.on_exhausted': scoring never rewrites the text; 'guard.render' controls \
+             'alt_text'",
         ));
     }
     if guard.candidates.is_some() {
         return Err(ApiError::unsupported(
             "guard.candidates",
-            "'guard.candidates': nothing is written here that could be chosen from",
+            "'guard.candidates': scoring generates no answers to choose from",
         ));
     }
-    let withholds = [
+    let unsupported = [
         (
             "guard.on_unanswerable",
             guard
@@ -178,10 +179,10 @@ pub(super) fn check(
         ),
         ("guard.show_withheld", guard.show_withheld == Some(true)),
     ];
-    if let Some((field, _)) = withholds.into_iter().find(|(_, is_asked)| *is_asked) {
+    if let Some((field, _)) = unsupported.into_iter().find(|(_, is_set)| *is_set) {
         return Err(ApiError::unsupported(
             field,
-            format!("'{field}': a text that is there already is scored, and never withheld"),
+            format!("'{field}': scoring never withholds the text"),
         ));
     }
     let params = guard_params(
@@ -190,7 +191,7 @@ pub(super) fn check(
         if author == Author::Model {
             served.calibration
         } else {
-            of_others
+            other_calibration
         },
     )?;
     let alone = Item {
@@ -202,9 +203,9 @@ pub(super) fn check(
     };
     let items = match request.items {
         None => vec![(None, alone)],
-        Some(BoundedList(items)) => listed(items, &alone, served.config.score.max_items)?,
+        Some(BoundedList(items)) => read_list(items, &alone, served.config.score.max_items)?,
     };
-    let limits = ImageUrlLimits::of(served.config);
+    let limits = ImageUrlLimits::new(served.config);
     let questions: Vec<ScoreItem> = items
         .into_iter()
         .map(|(path, item)| question(item, limits, path))
@@ -213,7 +214,7 @@ pub(super) fn check(
         q.response.len()
             + q.messages
                 .iter()
-                .map(|turn| turn.content.len())
+                .map(|message| message.content.len())
                 .sum::<usize>()
     };
     if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
@@ -229,36 +230,36 @@ pub(super) fn check(
     })
 }
 
-/// Scores are what this route gives, and what was written is not repaired.
-fn mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
+/// Returns the guard mode: a given text can be scored and flagged, not repaired.
+fn scoring_mode(asked: Option<Mode>, default: Mode) -> Result<Mode, ApiError> {
     match asked {
         Some(mode @ (Mode::Score | Mode::Flag)) => Ok(mode),
         Some(_) => Err(ApiError::unsupported(
             "guard.mode",
-            "'guard.mode': scoring has score and flag",
+            "'guard.mode': scoring supports only score and flag",
         )),
         None if default == Mode::Score => Ok(default),
         None => Ok(Mode::Flag),
     }
 }
 
-/// The items of a list, with their names.
-fn listed<'a>(
+/// Returns the items of a list with their prefixes for errors.
+fn read_list<'a>(
     items: Vec<Object<Item<'a>>>,
-    beside: &Item<'_>,
+    top_level: &Item<'_>,
     most: usize,
 ) -> Result<Vec<(Option<String>, Item<'a>)>, ApiError> {
     let fields = [
-        ("image_url", beside.image_url.is_some()),
-        ("messages", beside.messages.is_some()),
-        ("prompt", beside.prompt.is_some()),
-        ("response", beside.response.is_some()),
+        ("image_url", top_level.image_url.is_some()),
+        ("messages", top_level.messages.is_some()),
+        ("prompt", top_level.prompt.is_some()),
+        ("response", top_level.response.is_some()),
     ];
     if let Some((field, _)) = fields.into_iter().find(|(_, given)| *given) {
         return Err(ApiError::param(
             field,
             "invalid_value",
-            format!("'{field}' cannot be given beside 'items'; it belongs into an item"),
+            format!("'{field}' cannot be given together with 'items'; it belongs in each item"),
         ));
     }
     if items.is_empty() {
@@ -291,7 +292,7 @@ fn question(
             image,
             response,
         }),
-        Err(error) => Err(error.within(path.as_deref())),
+        Err(error) => Err(error.with_prefix(path.as_deref())),
     }
 }
 
@@ -315,7 +316,7 @@ fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
     if item.guard != FieldRequest::Nothing {
         return Err(ApiError::unsupported(
             "guard",
-            "'guard' is one for all items and stands beside 'items'",
+            "'guard' applies to all items; give it next to 'items'",
         ));
     }
     let Some(response) = item.response else {
@@ -342,7 +343,7 @@ fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
             Ok((
                 vec![message],
                 "image_url".to_owned(),
-                picture(&url, "image_url".to_owned(), limits)?,
+                parse_image_url(&url, "image_url".to_owned(), limits)?,
                 response,
             ))
         }

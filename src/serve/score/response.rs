@@ -1,4 +1,4 @@
-//! Scores as they go out.
+//! Responses of scoring.
 
 use std::ops::Range;
 
@@ -11,70 +11,69 @@ use crate::{
     serve::openai::response::{CompletionHead, Usage, Warning},
 };
 
-/// All scores of a request.
+/// Scores of all items.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ScoreResponse {
-    /// `score-...`, and the model that scored.
+    /// Id `score-…`, and the model.
     #[serde(flatten)]
     pub(super) head: CompletionHead,
-    /// An item each, in order.
+    /// One result per item, in order.
     pub(super) results: Vec<ItemScores>,
-    /// Tokens of all items as they were computed: the responses' are the completion's, each counted
-    /// once; images, prompts and what windows read again before their own sentences are the
-    /// prompt's.
+    /// Token counts. Responses count as completion, each token once; images, prompts and text that
+    /// is read again as context of later windows count as prompt.
     pub(super) usage: Usage,
-    /// Parts of the request that had no effect; absent where there are none.
+    /// Parts of the request that had no effect; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Of one text.
+/// Scores of one text.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ItemScores {
-    /// Its place in the list.
+    /// Index of the item, from 0.
     pub(super) index: usize,
-    /// As it was given.
+    /// Text, as given.
     pub(super) response: String,
-    /// What the guard says about it.
+    /// Guard report.
     pub(super) guard: GuardReport,
-    /// In how many windows it was read; absent where it fits into the model's context as a whole.
-    /// Tokens of a later window see as many whole sentences before theirs as fit into the context,
-    /// and no more.
+    /// Number of windows in which the text was read; absent if it fits into the model's context. In
+    /// later windows, tokens see only as many whole sentences before theirs as fit into the
+    /// context.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 2)]
     pub(super) windows: Option<usize>,
-    /// Their bytes together are the response's.
+    /// Tokens; their bytes concatenate to the text.
     pub(super) tokens: Vec<TokenScore>,
 }
 
-/// Of one token.
+/// Scores of one token.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(super) struct TokenScore {
-    /// Its text; bytes that are no UTF-8 alone are U+FFFD.
+    /// Text of the token; bytes that are not valid UTF-8 alone become U+FFFD.
     pub(super) token: String,
-    /// Its bytes.
+    /// Bytes of the token.
     pub(super) bytes: Vec<u8>,
-    /// Calibrated.
+    /// Calibrated reward, 0 to 1.
     pub(super) reward: f32,
-    /// Natural logarithm of how likely the policy finds it; `-9999` stands for impossible.
+    /// Natural-log probability under the policy; `-9999` for impossible tokens.
     pub(super) logprob: f32,
-    /// First code point of the response to which it contributes.
+    /// First code point of the text that the token contributes to.
     pub(super) start: usize,
-    /// One past the last.
+    /// End of its code points, exclusive.
     pub(super) end: usize,
-    /// Its first byte in the response.
+    /// First byte of the token in the text.
     pub(super) byte_start: usize,
-    /// One past its last.
+    /// End of its bytes, exclusive.
     pub(super) byte_end: usize,
 }
 
-/// The tokens that lie at `places` (in bytes, one behind the other) of `text`.
+/// Returns the tokens at the consecutive byte `ranges` of `text` with their scores.
 pub(super) fn token_scores(
     text: &str,
-    places: &[Range<usize>],
+    ranges: &[Range<usize>],
     scored: &TextRewards,
 ) -> Vec<TokenScore> {
-    // How many code points begin before a byte.
+    // Number of code points that start before a byte.
     let (mut begun, mut at) = (0, 0);
     let mut begun_before = |byte: usize| {
         begun += text.as_bytes()[at..byte]
@@ -85,12 +84,12 @@ pub(super) fn token_scores(
         begun
     };
     let numbers = scored.rewards.iter().zip(&scored.log_probabilities);
-    let token = |(place, (&reward, &logprob)): (&Range<usize>, (&f32, &f32))| {
-        let bytes = &text.as_bytes()[place.clone()];
-        // A token that begins inside a code point contributes to the one begun before it.
-        let start = begun_before(place.start)
+    let token = |(range, (&reward, &logprob)): (&Range<usize>, (&f32, &f32))| {
+        let bytes = &text.as_bytes()[range.clone()];
+        // A token that starts inside a code point contributes to that one.
+        let start = begun_before(range.start)
             - usize::from(bytes.first().is_some_and(|&b| is_continuation(b)));
-        let end = begun_before(place.end);
+        let end = begun_before(range.end);
         let token = String::from_utf8_lossy(bytes).into_owned();
         let logprob = logprob.max(-9999.0);
         TokenScore {
@@ -100,14 +99,14 @@ pub(super) fn token_scores(
             logprob,
             start,
             end,
-            byte_start: place.start,
-            byte_end: place.end,
+            byte_start: range.start,
+            byte_end: range.end,
         }
     };
-    places.iter().zip(numbers).map(token).collect()
+    ranges.iter().zip(numbers).map(token).collect()
 }
 
-/// Returns `true` if a byte of UTF-8 is not the first of its code point.
+/// Returns `true` for a UTF-8 continuation byte.
 fn is_continuation(byte: u8) -> bool {
     byte & 0xC0 == 0x80
 }
@@ -118,25 +117,25 @@ mod tests {
 
     use super::*;
 
-    fn cut(text: &str, ends: &[usize]) -> Vec<TokenScore> {
+    fn truncate(text: &str, ends: &[usize]) -> Vec<TokenScore> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
-        let places: Vec<_> = starts.zip(ends).map(|(start, &end)| start..end).collect();
+        let ranges: Vec<_> = starts.zip(ends).map(|(start, &end)| start..end).collect();
         let scored = TextRewards {
-            rewards: vec![0.5; places.len()],
-            log_probabilities: vec![f32::NEG_INFINITY; places.len()],
+            rewards: vec![0.5; ranges.len()],
+            log_probabilities: vec![f32::NEG_INFINITY; ranges.len()],
         };
-        token_scores(text, &places, &scored)
+        token_scores(text, &ranges, &scored)
     }
 
     #[test]
-    fn tokens_inside_a_character_name_it() {
-        let tokens = cut("é🐕x", &[1, 3, 4, 6, 7]);
-        let places: Vec<_> = tokens
+    fn a_token_inside_a_character_covers_it() {
+        let tokens = truncate("é🐕x", &[1, 3, 4, 6, 7]);
+        let ranges: Vec<_> = tokens
             .iter()
             .map(|t| (t.start, t.end, t.byte_start, t.byte_end))
             .collect();
         assert_eq!(
-            places,
+            ranges,
             [
                 (0, 1, 0, 1),
                 (0, 2, 1, 3),
@@ -153,13 +152,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn code_points_are_those_that_the_bytes_touch(text in "\\PC{1,12}",
+        fn code_point_ranges_cover_the_bytes(text in "\\PC{1,12}",
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6)) {
             let mut ends: Vec<usize> = cuts.iter().map(|c| 1 + c.index(text.len()))
                 .chain([text.len()]).collect();
             ends.sort_unstable();
             ends.dedup();
-            for t in cut(&text, &ends) {
+            for t in truncate(&text, &ends) {
                 let touched = text.char_indices().map(|(at, c)| at < t.byte_end
                     && t.byte_start < at + c.len_utf8());
                 let expected: Vec<usize> = touched.enumerate()

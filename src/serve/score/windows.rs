@@ -1,5 +1,5 @@
-//! Texts longer than the context: scored sentence by sentence, each in a window with as many whole
-//! sentences before it as fit.
+//! Windows for texts longer than the context: each sentence is scored with as many whole sentences
+//! before it as fit.
 
 use std::ops::Range;
 
@@ -7,47 +7,47 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use crate::vlm::{casing::Casing, tokenizer::TextTokenizer};
 
-/// Fewest tokens of a response that a context must hold beside image and prompt.
+/// Fewest response tokens that must fit into the context besides image and prompt.
 const LEAST_ROOM: usize = 16;
 
-/// Sentences of one window are at least this part of what it holds: an ellipsis of single words
-/// does not take a window each.
+/// Inverse of the smallest share of a window that is newly scored, so that many short sentences do
+/// not need a window each.
 const PART: usize = 8;
 
-/// What is read in one step: tokens of a response, of which the last are new.
+/// Response tokens of one forward pass, of which the last are scored.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ScoreWindow {
     pub(super) response: Vec<u32>,
-    /// How many of them, at the end, no window before scored.
+    /// Number of tokens, at the end, that no earlier window scored.
     pub(super) scored: usize,
 }
 
-/// A response in windows.
+/// A response divided into windows.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ScoreWindows {
     pub(super) windows: Vec<ScoreWindow>,
-    /// Bytes of the response that each token stands for; those that open a window have the white
-    /// space before them too, which the model is not shown.
-    pub(super) places: Vec<Range<usize>>,
+    /// Byte range of each token in the response; the first token of a window also covers the
+    /// whitespace before it, which the model does not see.
+    pub(super) ranges: Vec<Range<usize>>,
 }
 
-/// Why a response cannot be scored.
+/// Reasons why a response cannot be scored.
 #[derive(Debug, PartialEq)]
 pub(super) enum Refusal {
-    /// The tokenizer cannot spell it.
+    /// The tokenizer failed.
     Unreadable(String),
-    /// It has this many tokens, more than are allowed.
+    /// The response has this many tokens, more than allowed.
     TooLong(usize),
-    /// The context has no room for a response.
+    /// The context leaves no room for a response.
     NoRoom,
 }
 
-/// A sentence, or a part of one that is longer than the context.
+/// A sentence, or a part of one that is longer than a window.
 struct Unit {
     bytes: Range<usize>,
-    /// As it stands behind another.
+    /// Tokens after another unit.
     inner: Vec<u32>,
-    /// As it stands at the beginning, and how many bytes of white space are left out.
+    /// Tokens at the start of a window, and the bytes of leading whitespace left out.
     first: Vec<u32>,
     lead: usize,
 }
@@ -58,24 +58,24 @@ impl Unit {
     }
 }
 
-/// How a response is written in tokens.
+/// Parameters for dividing responses into windows.
 pub(super) struct ResponseTokenizer<'a> {
     pub(super) tokenizer: &'a TextTokenizer,
     pub(super) casing: Casing,
-    /// Most tokens of a response in one window.
+    /// Most response tokens of one window.
     pub(super) room: usize,
     /// Most tokens of a response.
-    pub(super) most: usize,
+    pub(super) max_tokens: usize,
 }
 
 impl ResponseTokenizer<'_> {
-    /// The windows of a response: one where it fits.
+    /// Divides a response into windows; one if it fits.
     pub(super) fn windows(&self, response: &str) -> Result<ScoreWindows, Refusal> {
         let whole = self.unit(response, response, 0..response.len())?;
         if whole.first.len() <= self.room {
             return Ok(self.join(&[whole]));
         }
-        if whole.first.len() > self.most {
+        if whole.first.len() > self.max_tokens {
             return Err(Refusal::TooLong(whole.first.len()));
         }
         if self.room < LEAST_ROOM {
@@ -102,7 +102,7 @@ impl ResponseTokenizer<'_> {
         };
         let text = &response[bytes.clone()];
         let trimmed = text.trim_start();
-        // White space alone is all that there is to show.
+        // Text of whitespace alone is kept.
         let lead = if trimmed.is_empty() {
             0
         } else {
@@ -122,8 +122,8 @@ impl ResponseTokenizer<'_> {
         })
     }
 
-    /// Halves a unit between words, or inside of one that is too long itself, until two parts fit
-    /// into a window.
+    /// Halves a unit between words, or within a word that is too long, until two parts fit into a
+    /// window.
     fn split(
         &self,
         response: &str,
@@ -156,7 +156,7 @@ impl ResponseTokenizer<'_> {
     }
 
     fn join(&self, units: &[Unit]) -> ScoreWindows {
-        let (mut windows, mut places) = (Vec::new(), Vec::new());
+        let (mut windows, mut ranges) = (Vec::new(), Vec::new());
         let mut next = 0;
         while next < units.len() {
             let (mut end, mut total) = (next + 1, units[next].len());
@@ -187,28 +187,34 @@ impl ResponseTokenizer<'_> {
                 window.response.extend(tokens);
                 if i >= next {
                     window.scored += tokens.len();
-                    self.place(tokens, lead, unit.bytes.start, &mut places);
+                    self.push_ranges(tokens, lead, unit.bytes.start, &mut ranges);
                 }
             }
             windows.push(window);
             next = end;
         }
-        ScoreWindows { windows, places }
+        ScoreWindows { windows, ranges }
     }
 
-    fn place(&self, tokens: &[u32], lead: usize, start: usize, places: &mut Vec<Range<usize>>) {
+    fn push_ranges(
+        &self,
+        tokens: &[u32],
+        lead: usize,
+        start: usize,
+        ranges: &mut Vec<Range<usize>>,
+    ) {
         let (mut start, mut end) = (start, start + lead);
         for &id in tokens {
             end += self.tokenizer.bytes(id).len();
-            places.push(start..end);
+            ranges.push(start..end);
             start = end;
         }
     }
 }
 
-/// The sentences of a text, each with the white space before it.
+/// Returns the sentences of a text, each with the whitespace before it.
 fn sentences(text: &str) -> Vec<Range<usize>> {
-    // A sentence of white space alone belongs to the one after it, or at the end to the one before.
+    // Whitespace alone joins the next sentence or, at the end, the last one.
     let full = text
         .split_sentence_bound_indices()
         .filter(|(_, sentence)| !sentence.trim().is_empty());
@@ -232,7 +238,7 @@ mod tests {
     use crate::bundle::Bundle;
 
     #[test]
-    fn sentences_have_the_white_space_before_them() {
+    fn sentences_include_leading_whitespace() {
         let text = " A dog runs.  It is 3.5 m long!\n\n- a cat\n ";
         let cut: Vec<&str> = sentences(text)
             .into_iter()
@@ -249,7 +255,7 @@ mod tests {
         Bundle::vocabulary_of("candor-mini").unwrap().tokenizer
     }
 
-    /// The text of tokens.
+    /// Decodes tokens.
     fn spelled(tokenizer: &TextTokenizer, tokens: &[u32]) -> String {
         String::from_utf8(
             tokens
@@ -261,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn every_sentence_sees_as_many_before_it_as_fit() {
+    fn windows_include_as_many_earlier_sentences_as_fit() {
         let tokenizer = embedded();
         let writer = ResponseTokenizer {
             tokenizer: &tokenizer,
             casing: Casing::Sentence,
             room: 16,
-            most: 100,
+            max_tokens: 100,
         };
         let text = "A dog runs. It is Brown and white.\nTwo men sit on a bench. They smile. A red \
                     car is parked behind the house.";
@@ -307,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn windows_fit_and_score_every_byte_once(
+        fn windows_fit_and_cover_every_byte_once(
             pieces in proptest::collection::vec("([a-zA-Zé]{1,9}|[a-z]{20,70}|[.!?]|[ \
                                                  \n]{1,3}|犬|\\PC)", 1..60), room in 16usize..60,
         ) {
@@ -315,21 +321,21 @@ mod tests {
             prop_assume!(!response.trim().is_empty());
             let tokenizer = embedded();
             let found = ResponseTokenizer { tokenizer: &tokenizer, casing: Casing::Sentence, room,
-                most: 10_000 }.windows(&response).unwrap();
+                max_tokens: 10_000 }.windows(&response).unwrap();
             let mut at = 0;
-            for place in &found.places {
-                prop_assert_eq!(place.start, at);
-                prop_assert!(place.end > at);
-                at = place.end;
+            for range in &found.ranges {
+                prop_assert_eq!(range.start, at);
+                prop_assert!(range.end > at);
+                at = range.end;
             }
             prop_assert_eq!(at, response.len());
             prop_assert_eq!(found.windows.iter().map(|w| w.scored).sum::<usize>(),
-                found.places.len());
+                found.ranges.len());
             for window in &found.windows {
                 prop_assert!(0 < window.scored && window.scored <= window.response.len()
                     && window.response.len() <= room);
             }
-            prop_assert!(found.windows.len() <= 2 + 3 * PART * found.places.len() / room);
+            prop_assert!(found.windows.len() <= 2 + 3 * PART * found.ranges.len() / room);
             let whole = tokenizer.encode_text(&Casing::Sentence.apply(response.trim_start()))
                 .unwrap();
             prop_assert!(whole.len() > room || found.windows.len() == 1);

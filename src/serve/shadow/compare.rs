@@ -1,4 +1,4 @@
-//! One question, answered by the candidate too, and both answers scored by both versions.
+//! Comparison of one answer with the shadow's: both are scored by both versions.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::{
     vlm::template::Message,
 };
 
-/// Has the candidate answer too, and compares.
+/// Generates the shadow's answer and compares.
 pub(super) async fn compare(
     app: &Arc<App>,
     candidate: &Arc<ServedVersion>,
@@ -34,23 +34,23 @@ pub(super) async fn compare(
 ) -> Result<ComparedAnswers, String> {
     let Sample {
         served,
-        asked,
+        question,
         answer,
     } = sample;
     let versions: PerVersion<&Arc<ServedVersion>> = [&served, candidate];
     let mut images = Vec::with_capacity(versions.len());
     for version in versions {
-        let turn = RequestContext {
-            scope: asked.scope.clone(),
-            ..RequestContext::with(app, Arc::clone(version))
+        let context = RequestContext {
+            scope: question.scope.clone(),
+            ..RequestContext::with_version(app, Arc::clone(version))
         };
         images.push(
-            encode_file(&turn, &asked.file, "messages")
+            encode_file(&context, &question.file, "messages")
                 .await
-                .map_err(said)?,
+                .map_err(error_message)?,
         );
     }
-    let prompt = candidate.bundle.prompt(&asked.messages)?;
+    let prompt = candidate.bundle.prompt(&question.messages)?;
     let guard = GuardParams::new(
         if candidate.bundle.reward.is_some() {
             Mode::Score
@@ -68,15 +68,15 @@ pub(super) async fn compare(
             .bundle
             .finisher(images[CANDIDATE].evidence.as_ref(), WrittenBy::Policy),
         prompt,
-        max_tokens: asked.max_tokens,
-        stop: asked.stop,
+        max_tokens: question.max_tokens,
+        stop: question.stop,
         sampling: Sampling::default(),
         top_logprobs: None,
         guard,
         unanswerable: None,
         gate: None,
     };
-    let how = AnswerForm {
+    let form = AnswerForm {
         guard,
         show_withheld: false,
         render: RenderStyle::Plain,
@@ -88,9 +88,9 @@ pub(super) async fn compare(
         .engine
         .submit(request)
         .map_err(|e| e.to_string())?;
-    let other = collect(stream, how).await.map_err(|e| e.to_string())?.text;
+    let other = collect(stream, form).await.map_err(|e| e.to_string())?.text;
     let texts: PerVersion<String> = [answer, other];
-    let words = [SERVED, CANDIDATE].map(|who| texts[who].split_whitespace().count());
+    let words = [SERVED, CANDIDATE].map(|author| texts[author].split_whitespace().count());
     let equal = texts[SERVED] == texts[CANDIDATE];
     let (guard, candidate) = (
         GuardSection {
@@ -100,16 +100,16 @@ pub(super) async fn compare(
         Arc::clone(candidate),
     );
     let judged = blocking(move || {
-        let by = |scorer: &ServedVersion, image: &EncodedImage| {
-            judge(scorer, &guard, image, &asked.messages, &texts)
+        let score_with = |scorer: &ServedVersion, image: &EncodedImage| {
+            judge(scorer, &guard, image, &question.messages, &texts)
         };
         Ok::<_, String>([
-            by(&served, &images[SERVED])?,
-            by(&candidate, &images[CANDIDATE])?,
+            score_with(&served, &images[SERVED])?,
+            score_with(&candidate, &images[CANDIDATE])?,
         ])
     });
-    let [by_served, by_candidate] = judged.await.map_err(said)??;
-    let judged = [SERVED, CANDIDATE].map(|who| [by_served[who], by_candidate[who]]);
+    let [by_served, by_candidate] = judged.await.map_err(error_message)??;
+    let judged = [SERVED, CANDIDATE].map(|author| [by_served[author], by_candidate[author]]);
     Ok(ComparedAnswers {
         equal,
         words,
@@ -117,11 +117,11 @@ pub(super) async fn compare(
     })
 }
 
-fn said(error: ApiError) -> String {
+fn error_message(error: ApiError) -> String {
     error.body.error.message
 }
 
-/// Returns what a version's scorer says about both answers.
+/// Scores both answers with one version's scorer.
 fn judge(
     version: &ServedVersion,
     guard: &GuardSection,
@@ -137,8 +137,8 @@ fn judge(
         guard,
         version.bundle.calibration.as_ref(),
     )
-    .map_err(said)?;
-    // With caches of its own: users' texts do not wait for it.
+    .map_err(error_message)?;
+    // A scorer with caches of its own, so that users' requests do not wait for it.
     let scorer = Scorer::new(
         Arc::clone(&version.bundle.vlm),
         Arc::clone(reward),
@@ -150,7 +150,7 @@ fn judge(
     Ok([judge(first)?, judge(second)?])
 }
 
-/// `None` for an answer without words.
+/// Scores one answer; `None` if it has no words.
 fn judge_one(
     version: &ServedVersion,
     scorer: &Scorer,

@@ -1,5 +1,5 @@
-//! A version that is tried on a share of the traffic: it answers for itself what users asked, off
-//! their path, one question at a time, and both answers are scored by both versions' scorers.
+//! Shadow evaluation: a version answers a share of users' requests again in the background, one at
+//! a time, and both answers are scored by both versions' scorers.
 
 mod compare;
 mod totals;
@@ -20,16 +20,16 @@ use self::{compare::compare, totals::ShadowTotals};
 use super::{app::App, served::ServedVersion, switch::load_beside};
 use crate::{engine::CacheScope, registry::ShadowVersion, vlm::template::Message};
 
-/// Answers that may wait to be compared; more are dropped.
+/// Answers that may wait for comparison; more are dropped.
 const WAITING: usize = 32;
-/// Longest that a comparison waits for the engine of the served version to have nothing to do.
+/// Longest wait of a comparison for the served version's engine to become idle.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The shadow, where there is one.
+/// The shadow version, if there is one.
 #[derive(Default)]
 pub(crate) struct Shadowing(Mutex<Option<Active>>);
 
-/// A version that is tried.
+/// A running shadow.
 struct Active {
     shadow: ShadowVersion,
     samples: mpsc::Sender<Sample>,
@@ -43,7 +43,7 @@ impl Drop for Active {
     }
 }
 
-/// How it does.
+/// Progress of a shadow.
 #[derive(Default)]
 struct Account {
     totals: Mutex<ShadowTotals>,
@@ -56,47 +56,47 @@ impl Account {
     }
 }
 
-/// What a user asked, and what the served version answered.
+/// A user's request and the served version's answer.
 struct Sample {
     served: Arc<ServedVersion>,
-    asked: ShadowQuestion,
+    question: ShadowQuestion,
     answer: String,
 }
 
-/// What was asked.
+/// Request of a user that the shadow answers too.
 #[derive(Debug, Clone)]
 pub(crate) struct ShadowQuestion {
     pub(crate) file: Arc<[u8]>,
-    /// Whose images are remembered for it.
+    /// Scope of cached image encodings.
     pub(crate) scope: CacheScope,
     pub(crate) messages: Vec<Message>,
     pub(crate) max_tokens: usize,
     pub(crate) stop: Vec<String>,
 }
 
-/// A request that was drawn: its answer is compared.
+/// A request sampled for comparison.
 pub(crate) struct ShadowRequest {
     app: Arc<App>,
     served: Arc<ServedVersion>,
     samples: mpsc::Sender<Sample>,
     account: Arc<Account>,
-    asked: ShadowQuestion,
+    question: ShadowQuestion,
 }
 
 impl ShadowRequest {
-    /// The answer is on its way to the user. Where too many wait, it is forgotten.
-    pub(crate) fn answered(self, answer: &str) {
+    /// Queues the answer for comparison, or drops it if too many wait.
+    pub(crate) fn submit_answer(self, answer: &str) {
         let Self {
             app,
             served,
             samples,
             account,
-            asked,
+            question,
         } = self;
         if samples
             .try_send(Sample {
                 served,
-                asked,
+                question,
                 answer: answer.to_owned(),
             })
             .is_err()
@@ -112,7 +112,7 @@ impl Shadowing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries this version from now on, or none.
+    /// Starts, changes or stops the shadow.
     pub(crate) fn set(&self, app: &Arc<App>, shadow: Option<ShadowVersion>) {
         let mut active = self.active();
         match (&mut *active, shadow) {
@@ -127,18 +127,18 @@ impl Shadowing {
         }
     }
 
-    /// Tries none any more, at once.
+    /// Stops the shadow immediately.
     pub(crate) fn stop(&self) {
         *self.active() = None;
     }
 
-    /// Returns whether a request's answer is to be compared, by chance; `asked` says what it is, if
-    /// so.
-    pub(crate) fn draw(
+    /// Samples a request with the shadow's share as probability; `question` is only evaluated if it
+    /// is sampled.
+    pub(crate) fn sample(
         &self,
         app: &Arc<App>,
         served: &Arc<ServedVersion>,
-        asked: impl FnOnce() -> ShadowQuestion,
+        question: impl FnOnce() -> ShadowQuestion,
     ) -> Option<ShadowRequest> {
         let active = self.active();
         let active = active
@@ -150,11 +150,11 @@ impl Shadowing {
             served: Arc::clone(served),
             samples,
             account,
-            asked: asked(),
+            question: question(),
         })
     }
 
-    /// Returns how the shadow does; `None` where there is none.
+    /// Returns the shadow's results; `None` without a shadow.
     pub(crate) fn comparison(&self) -> Option<Comparison> {
         let active = self.active();
         let Active {
@@ -185,7 +185,7 @@ fn start(app: &Arc<App>, shadow: ShadowVersion) -> Active {
     }
 }
 
-/// Loads the version and compares, one answer after the other.
+/// Loads the version and compares answers one after the other.
 async fn run(
     app: Arc<App>,
     id: String,
@@ -202,11 +202,11 @@ async fn run(
     };
     tracing::info!(
         version = id,
-        "a share of the answers is compared with a shadow's"
+        "comparing a share of the answers with the shadow version"
     );
     account.totals().progress = ShadowProgress::Comparing;
     while let Some(sample) = waiting.recv().await {
-        quiet(&app).await;
+        wait_until_idle(&app).await;
         let served = Arc::clone(&sample.served.version);
         match compare(&app, &candidate, sample).await {
             Ok(compared) => {
@@ -218,7 +218,7 @@ async fn run(
                 tracing::warn!(
                     version = id,
                     reason,
-                    "an answer could not be compared with the shadow's"
+                    "an answer could not be compared with the shadow version's"
                 );
                 account.totals().failed += 1;
                 app.metrics.models.count_failed();
@@ -227,8 +227,8 @@ async fn run(
     }
 }
 
-/// Lets users go first: waits until the served version has nothing to do, but not for ever.
-async fn quiet(app: &App) {
+/// Gives users priority: waits, up to a limit, until the served engine is idle.
+async fn wait_until_idle(app: &App) {
     let until = Instant::now() + PATIENCE;
     while !app.served().engine.health().idle && Instant::now() < until {
         sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! How two versions compare so far.
+//! Aggregated results of a shadow.
 
 use std::sync::Arc;
 
@@ -7,117 +7,116 @@ use utoipa::ToSchema;
 
 use crate::registry::ShadowVersion;
 
-/// Whose: [`SERVED`] or [`CANDIDATE`].
+/// A pair indexed by [`SERVED`] and [`CANDIDATE`].
 pub(super) type PerVersion<T> = [T; 2];
 pub(super) const SERVED: usize = 0;
 pub(super) const CANDIDATE: usize = 1;
 const NAMES: PerVersion<&str> = ["served", "candidate"];
 
-/// What a scorer says about an answer.
+/// One scorer's result for an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct ShadowScore {
-    /// Mean reward of its words, as the guard's `mean_score`.
+    /// Mean reward of the words, as the guard's `mean_score`.
     pub(super) reward: f64,
-    /// Its flagged spans.
+    /// Number of flagged spans.
     pub(super) flagged: usize,
 }
 
-/// Both answers to one question.
+/// Both answers to one request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ComparedAnswers {
     pub(super) equal: bool,
-    /// Words of the answers.
+    /// Word counts of the answers.
     pub(super) words: PerVersion<usize>,
-    /// The answers by the scorers: first whose answer, then whose scorer. `None` where that version
-    /// has no scorer.
+    /// Scores by author of the answer, then by scorer; `None` if that version has no scorer.
     pub(super) judged: PerVersion<PerVersion<Option<ShadowScore>>>,
 }
 
-/// Where it is.
+/// State of the shadow.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(crate) enum ShadowProgress {
-    /// It is being loaded.
+    /// The version is loading.
     #[default]
     Loading,
-    /// It answers.
+    /// The version answers requests.
     Comparing,
-    /// It cannot be loaded.
+    /// The version could not be loaded.
     Failed {
-        /// Why not.
+        /// Explanation.
         reason: String,
     },
 }
 
-/// How a shadow compares with the version that is served.
+/// Comparison of the shadow with the served version.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Comparison {
-    /// The shadow.
+    /// Id of the shadow version.
     id: String,
-    /// Its share of the requests.
+    /// Share of requests that are compared.
     share: f64,
-    /// Where it is.
+    /// State of the shadow.
     #[serde(flatten)]
     progress: ShadowProgress,
-    /// The version that it was compared with.
+    /// Served version that it was compared with; `null` before the first comparison.
     #[schema(required)]
     against: Option<String>,
-    /// Answers that were compared.
+    /// Number of compared answers.
     compared: u64,
-    /// Answers that there was no room for.
+    /// Number of answers dropped because too many were waiting.
     dropped: u64,
-    /// Answers that could not be compared.
+    /// Number of answers whose comparison failed.
     failed: u64,
-    /// Share of the compared answers that were the same.
+    /// Share of compared answers that were identical; `null` before the first.
     #[schema(required)]
     equal: Option<f64>,
-    /// The answers of the version that is served.
+    /// Answers of the served version.
     served: Answers,
-    /// The shadow's.
+    /// Answers of the shadow.
     candidate: Answers,
 }
 
-/// One version's answers.
+/// Statistics of one version's answers.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 struct Answers {
-    /// Words an answer.
+    /// Mean number of words.
     #[schema(required)]
     words: Option<f64>,
-    /// Mean reward.
+    /// Mean reward of the words.
     reward: ByScorer,
-    /// Flagged spans an answer.
+    /// Mean number of flagged spans.
     flagged_spans: ByScorer,
 }
 
-/// By the scorer of which version.
+/// A mean by each version's scorer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 struct ByScorer {
-    /// Of the one that is served.
+    /// By the served version's scorer; `null` if it has none.
     #[schema(required)]
     served: Option<f64>,
-    /// The shadow's.
+    /// By the shadow's scorer; `null` if it has none.
     #[schema(required)]
     candidate: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Sum {
-    of: f64,
+    total: f64,
     count: u64,
 }
 
 impl Sum {
     fn add(&mut self, value: f64) {
-        self.of += value;
+        self.total += value;
         self.count += 1;
     }
 
     fn mean(self) -> Option<f64> {
-        (self.count > 0).then(|| self.of / self.count as f64)
+        (self.count > 0).then(|| self.total / self.count as f64)
     }
 }
 
-/// Sums over all answers that were compared.
+/// Sums over all compared answers.
 #[derive(Debug, Default)]
 pub(super) struct ShadowTotals {
     pub(super) progress: ShadowProgress,
@@ -130,7 +129,7 @@ pub(super) struct ShadowTotals {
 }
 
 impl ShadowTotals {
-    /// Adds a comparison with this version; one with another begins anew.
+    /// Adds a comparison; one with another served version starts over.
     pub(super) fn add(&mut self, served: &Arc<str>, compared: &ComparedAnswers) {
         if self.against.as_ref() != Some(served) {
             *self = Self {
@@ -152,7 +151,7 @@ impl ShadowTotals {
         }
     }
 
-    /// Mean reward and flagged spans, by whose answer and whose scorer.
+    /// Returns mean reward and flagged spans by author of the answer and scorer.
     pub(super) fn means(&self) -> impl Iterator<Item = ([&'static str; 2], f64, f64)> {
         let cells = [
             (SERVED, SERVED),
@@ -170,14 +169,14 @@ impl ShadowTotals {
     }
 
     pub(super) fn comparison(&self, shadow: &ShadowVersion, dropped: u64) -> Comparison {
-        let by = |sums: &PerVersion<Sum>| ByScorer {
+        let means_by_scorer = |sums: &PerVersion<Sum>| ByScorer {
             served: sums[SERVED].mean(),
             candidate: sums[CANDIDATE].mean(),
         };
         let answers = |who: usize| Answers {
             words: self.words[who].mean(),
-            reward: by(&self.reward[who]),
-            flagged_spans: by(&self.flagged[who]),
+            reward: means_by_scorer(&self.reward[who]),
+            flagged_spans: means_by_scorer(&self.flagged[who]),
         };
         Comparison {
             id: shadow.id.clone(),
@@ -199,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_are_of_one_pair_of_versions() {
+    fn totals_restart_with_another_served_version() {
         let judged = |reward, flagged| Some(ShadowScore { reward, flagged });
         let one = ComparedAnswers {
             equal: true,
@@ -221,35 +220,35 @@ mod tests {
         totals.add(&"old".into(), &other);
         totals.add(&"a".into(), &one);
         totals.add(&"a".into(), &other);
-        let told = totals.comparison(&shadow, 3);
+        let comparison = totals.comparison(&shadow, 3);
         assert_eq!(
             (
-                told.against.as_deref(),
-                told.compared,
-                told.dropped,
-                told.equal
+                comparison.against.as_deref(),
+                comparison.compared,
+                comparison.dropped,
+                comparison.equal
             ),
             (Some("a"), 2, 3, Some(0.5))
         );
         assert_eq!(
-            (told.served.words, told.candidate.words),
+            (comparison.served.words, comparison.candidate.words),
             (Some(6.0), Some(6.0))
         );
         assert_eq!(
-            told.served.reward,
+            comparison.served.reward,
             ByScorer {
                 served: Some(0.75),
                 candidate: Some(0.25)
             }
         );
         assert_eq!(
-            told.candidate.reward,
+            comparison.candidate.reward,
             ByScorer {
                 served: Some(0.5),
                 candidate: None
             }
         );
-        assert_eq!(told.candidate.flagged_spans.served, Some(0.5));
+        assert_eq!(comparison.candidate.flagged_spans.served, Some(0.5));
         let means: Vec<_> = totals.means().collect();
         assert_eq!(means[0], (["served", "served"], 0.75, 1.0));
         assert_eq!(means.len(), 3);

@@ -1,5 +1,4 @@
-//! What a person is told before choosing a photograph: what is kept, for how long, and who can see
-//! it.
+//! Facts about this server for its web page: retention and access to data.
 
 use axum::{
     Json,
@@ -13,34 +12,34 @@ use crate::serve::{
     served::RequestContext,
 };
 
-/// What the page says of this server. No key is needed for it, and no secret is in it.
+/// Public facts about this server.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = About)]
 struct About<'a> {
-    /// The version of the program.
+    /// Version of the server.
     version: &'static str,
-    /// The served model's name.
+    /// Name of the served model.
     model: &'a str,
-    /// The served model's version.
+    /// Version of the served model.
     model_version: &'a str,
-    /// Indicates whether `/v1/` needs an API key.
+    /// `true` if `/v1/` requires an API key.
     keys: bool,
-    /// Indicates whether corrections are taken, and kept with their photographs until they are
+    /// `true` if corrections are accepted; they are stored with their images until they are
     /// deleted.
     feedback: bool,
-    /// Seconds that an answer is remembered with its photograph; 0: it is not.
+    /// Seconds for which an answer and its image are stored; 0 if they are not.
     retention_s: u64,
-    /// Indicates whether remembered answers are shown, with their photographs, to annotators.
+    /// `true` if stored answers and their images are shown to annotators.
     queue: bool,
-    /// The reward below which a word of a caption is flagged where a request says nothing else;
-    /// absent where the model has no scorer.
+    /// Default reward below which words of a caption are flagged; absent if the model has no
+    /// scorer.
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold: Option<f32>,
 }
 
-/// What this server keeps, for how long, and whether a key is needed.
+/// Returns public facts about this server: data retention, and whether a key is required.
 #[utoipa::path(get, path = "/ui/about.json", tag = "page",
-    responses((status = 200, description = "What the page says of this server.", body = About)))]
+    responses((status = 200, description = "Facts about this server.", body = About)))]
 pub(crate) async fn about(RequestContext { app, served, .. }: RequestContext) -> Response {
     let config = &app.config;
     let feedback = config.feedback.enabled();

@@ -80,7 +80,7 @@ export class Answer {
     if (guard.attempts > 0) numbers.push(`${guard.attempts} other ${guard.attempts === 1 ? "wording" : "wordings"} tried`);
     numbers.push(`${Math.round(took)}\u00a0ms`);
     this.find(".numbers").textContent = numbers.join(" · ");
-    if (!text) this.find(".numbers").prepend("Nothing was left to say. ");
+    if (!text) this.find(".numbers").prepend("Every word was left out. ");
     this.find(".alt").hidden = !guard.alt_text;
     show(this.find(".alt-text"), guard.alt_text);
     this.find(".actions").hidden = !text;

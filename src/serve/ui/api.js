@@ -17,7 +17,7 @@ export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
 /** Headers for a request to this server. Throws a `Problem` where the key cannot stand in one. */
 export function headersOf(more = {}) {
   const key = sessionStorage.getItem(KEY);
-  if (key && !/^[\x21-\x7e]+$/.test(key)) throw needsKey(new Problem("A key has no spaces and no letters with accents; this one is not known to the server.", 401));
+  if (key && !/^[\x21-\x7e]+$/.test(key)) throw needsKey(new Problem("An API key cannot contain spaces or accented letters; this one is not known to the server.", 401));
   return { ...(key && { authorization: `Bearer ${key}` }), ...more };
 }
 

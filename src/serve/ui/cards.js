@@ -4,7 +4,7 @@ import { columns, line, stacked } from "./chart.js";
 import { el, percent } from "./dom.js";
 import { rates } from "./history.js";
 import { corrected, ranked, reliability } from "./judged.js";
-import { agreement, answers, errors, flaggedTokenShare, GAUGES, judgements, latency, NAMES, rewards } from "./metrics.js";
+import { agreement, answers, errors, flaggedTokenShare, GAUGES, judgments, latency, NAMES, rewards } from "./metrics.js";
 import { value } from "./prometheus.js";
 import { remembered } from "./session.js";
 import { standing } from "./words.js";
@@ -19,7 +19,7 @@ export function cards({ samples, scrapes, records, waiting, threshold }) {
     errorsCard(samples),
     workCard(samples),
     wordsCard(),
-    judgementsCard(samples),
+    judgmentsCard(samples),
     waiting && queueCard(waiting),
     agreementCard(samples),
     records && ranks("Most corrected", corrected(records), "in the last day."),
@@ -44,7 +44,7 @@ function flaggedCard(samples, scrapes) {
   const shares = points.map(({ share }) => share);
   const chart = points.length > 1
     ? line(points, `Between ${percent(Math.min(...shares))} and ${percent(Math.max(...shares))} since ${clock(points[0].at)}`, clock(points[0].at), "now")
-    : note("The line begins with the next answers.");
+    : note("The line starts with the next answers.");
   return card(title, percent(flagged / checked), note(`${flagged} of ${checked} checked answers; ${percent(flaggedTokenShare(samples), 1)} of their tokens`), chart);
 }
 
@@ -65,9 +65,9 @@ function rewardsCard(samples, threshold) {
   const edge = threshold === undefined ? undefined : bounds.findLast((to) => to <= threshold);
   const tone = (to, i) => (threshold === undefined || (bounds[i - 1] ?? 0) >= threshold ? "clean" : to <= threshold ? "flagged" : "partly");
   const bars = all.map(({ to, count }, i) => ({ name: percent(to).replace("\u00a0%", ""), count, tone: tone(to, i) }));
-  if (edge === undefined) return card("Rewards of tokens", null, note("Columns: rewards up to so many percent."), columns(bars, `${sum} tokens`));
+  if (edge === undefined) return card("Rewards of tokens", null, note("Columns: rewards up to each percentage."), columns(bars, `${sum} tokens`));
   const low = all.filter(({ to }) => to <= edge).reduce((sum, { count }) => sum + count, 0);
-  const said = `have a reward of ${percent(edge)} or less. Columns: rewards up to so many percent; amber: below the served threshold of ${percent(threshold)}.`;
+  const said = `have a reward of ${percent(edge)} or less. Columns: rewards up to each percentage; amber: below the served threshold of ${percent(threshold)}.`;
   return card("Rewards of tokens", percent(low / sum, 1), note(said), columns(bars, `${low} of ${sum} tokens at ${percent(edge)} or less`));
 }
 
@@ -104,11 +104,11 @@ function ranks(title, most, where) {
 
 const JUDGED = { bad: "corrected", good: "all good", missing: "something missing" };
 
-function judgementsCard(samples) {
-  const labels = Object.entries(judgements(samples));
+function judgmentsCard(samples) {
+  const labels = Object.entries(judgments(samples));
   if (labels.length === 0) return null;
   const count = labels.reduce((sum, [, count]) => sum + count, 0);
-  return card("Judgements of people", `${count}`, note("sent; those that were taken back later are among them."), list(...labels.map(([label, count]) => [JUDGED[label] ?? label, count])));
+  return card("Human judgments", `${count}`, note("sent, including those withdrawn later."), list(...labels.map(([label, count]) => [JUDGED[label] ?? label, count])));
 }
 
 function queueCard({ open, leased, done }) {

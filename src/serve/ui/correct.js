@@ -105,7 +105,7 @@ async function send(said) {
     added(item.record);
   } catch (problem) {
     const none = problem.status === 404 && ["unknown_url", "feedback_disabled"].includes(problem.code);
-    show($("correct-problem"), none ? "This server takes no corrections." : problem.message);
+    show($("correct-problem"), none ? "This server does not accept corrections." : problem.message);
     return;
   } finally {
     busy = false;

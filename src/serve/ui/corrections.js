@@ -7,10 +7,10 @@ import { lettersBetween } from "./words.js";
  */
 export function submission(item, said, annotator, remembered) {
   const about = remembered ? { completion_id: item.id, choice: item.choice } : { image: item.photo.url, prompt: item.prompt, response: item.text };
-  return { ...about, ...judgement(said), ...(annotator && { annotator }) };
+  return { ...about, ...judgment(said), ...(annotator && { annotator }) };
 }
 
-function judgement({ good, errors, whole, edit, missing }) {
+function judgment({ good, errors, whole, edit, missing }) {
   if (good) return { label: "good" };
   if (edit !== undefined) return { label: "bad", edit };
   if (missing !== undefined) return { label: "bad", missing };

@@ -1,4 +1,4 @@
-// What people's judgements say about the rewards.
+// What people's judgments say about the rewards.
 
 const BINS = 5;
 

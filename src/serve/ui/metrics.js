@@ -10,7 +10,7 @@ export const NAMES = {
   wholeAnswer: "candor_e2e_request_latency_seconds",
   failures: "candor_request_failure_total",
   http: "candor_http_requests_total",
-  judgements: "candor_feedback_total",
+  judgments: "candor_feedback_total",
 };
 /** Of these the newest value counts, over whichever time. */
 export const GAUGES = {
@@ -19,7 +19,7 @@ export const GAUGES = {
   agreement: "candor_feedback_agreement_ratio",
   started: "process_start_time_seconds",
 };
-const LABELS = { answers: "verdict", failures: "reason", judgements: "label", agreement: "kind", route: "route", status: "status" };
+const LABELS = { answers: "verdict", failures: "reason", judgments: "label", agreement: "kind", route: "route", status: "status" };
 const WITH_FLAGS = ["flagged", "repaired", "blocked"];
 
 export const isRead = (name) => [...Object.values(NAMES), ...Object.values(GAUGES)].includes(name.replace(/_(bucket|sum|count)$/, ""));
@@ -39,7 +39,7 @@ export function errors(samples) {
   return { all: count(100, 600), refused: count(400, 500), failed: count(500, 600), reasons };
 }
 
-export const judgements = (samples) => by(samples, NAMES.judgements, LABELS.judgements);
+export const judgments = (samples) => by(samples, NAMES.judgments, LABELS.judgments);
 export const agreement = (samples) => by(samples, GAUGES.agreement, LABELS.agreement);
 export const flaggedTokenShare = (samples) => (value(samples, NAMES.flaggedTokens) ?? 0) / Math.max(1, value(samples, NAMES.scoredTokens) ?? 0);
 export const rewards = (samples) => buckets(samples, NAMES.rewards);

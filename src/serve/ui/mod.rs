@@ -1,5 +1,5 @@
-//! The pages at `/` (try, correct, watch) and `/docs`. They are compiled in, load nothing from
-//! elsewhere, and no script or style in them is written in line.
+//! Web pages at `/` (try, correct, watch) and `/docs`. They are compiled in, load nothing from
+//! other hosts, and contain no inline script or style.
 
 mod about;
 
@@ -15,10 +15,10 @@ use pulldown_cmark::{Options, Parser, html::push_html};
 pub(super) use self::about::{__path_about, about};
 use super::error::{ApiError, ErrorBody};
 
-/// The guide for annotators, which the page shows too.
+/// Guide for annotators, shown on the page.
 const GUIDE: &str = include_str!("../../../docs/annotating.md");
 
-/// The page with the guide in it.
+/// The page with the guide inserted.
 static PAGE: LazyLock<String> = LazyLock::new(|| {
     let mut guide = String::new();
     push_html(&mut guide, Parser::new_ext(GUIDE, Options::ENABLE_TABLES));
@@ -28,10 +28,10 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The page about the API, which reads `/openapi.json`.
+/// API documentation page, which reads `/openapi.json`.
 const DOCS: &str = include_str!("docs.html");
 
-/// A file that the pages load.
+/// A static file of the pages.
 struct File {
     name: &'static str,
     media_type: &'static str,
@@ -48,9 +48,9 @@ macro_rules! files {
 const FILES: &[File] = files! {
     "" "text/css; charset=utf-8": "docs.css" "style.css" "views.css";
     "" "image/svg+xml": "icon.svg";
-    // NASA's, a part of the astronaut.
+    // By NASA, a crop of the astronaut.
     "" "image/jpeg": "portrait.jpg";
-    // Those that the README tries; their licenses stand beside them and on the page.
+    // Images of the README's examples; their licenses are beside them and on the page.
     "../../../tests/fixtures/photos/" "image/jpeg": "astronaut.jpg" "cat.jpg" "coffee.jpg"
       "photographer.jpg";
     "" "text/javascript; charset=utf-8":
@@ -63,7 +63,8 @@ const FILES: &[File] = files! {
         "words.js" "zoom.js";
 };
 
-/// Photographs are shown as `data:` URLs. What people and the model write never becomes markup.
+/// Headers of all files. Images are shown as `data:` URLs; text of people and models never becomes
+/// markup.
 const HEADERS: [(HeaderName, &str); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -76,7 +77,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-cache"),
 ];
 
-/// A page of this binary, with the policy that goes with it.
+/// Responds with a page and its headers.
 fn html(page: &'static str) -> Response {
     (
         HEADERS,
@@ -86,7 +87,7 @@ fn html(page: &'static str) -> Response {
         .into_response()
 }
 
-/// A page to try the model, to correct it and to watch it.
+/// Web page to try, correct and monitor the model.
 #[utoipa::path(get, path = "/", tag = "page",
     responses((status = 200, description = "The page.", body = String,
         content_type = "text/html")))]
@@ -94,7 +95,7 @@ pub(crate) async fn page() -> Response {
     html(&PAGE)
 }
 
-/// A page to read the API's description and to send requests.
+/// API documentation page, from which requests can be sent.
 #[utoipa::path(get, path = "/docs", tag = "documentation",
     responses((status = 200, description = "The page.", body = String,
         content_type = "text/html")))]
@@ -102,14 +103,14 @@ pub(crate) async fn docs() -> Response {
     html(DOCS)
 }
 
-/// What the pages load.
+/// Static file of the web pages.
 #[utoipa::path(get, path = "/ui/{file}", tag = "page",
-    params(("file" = String, Path, description = "The file's name.")),
+    params(("file" = String, Path, description = "Name of the file.")),
     responses(
         (status = 200, description = "The file.",
             content((String = "text/javascript"), (String = "text/css"), (String = "image/svg+xml"),
                 (String = "image/jpeg"))),
-        (status = 404, description = "There is no such file.", body = ErrorBody),
+        (status = 404, description = "Unknown file.", body = ErrorBody),
     ))]
 pub(crate) async fn asset(
     Path(file): Path<String>,
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_is_served_and_nothing_is_loaded_from_elsewhere() {
+    fn every_file_is_served_and_loads_no_other_host() {
         let there = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/ui")).unwrap();
         let there: BTreeSet<_> = there
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -31,5 +31,5 @@ function field(event, name) {
 
 function brokenOff(error) {
   if (error?.name === "AbortError") throw error;
-  throw new Problem("The connection broke off before the answer was complete.");
+  throw new Problem("The connection closed before the answer was complete.");
 }

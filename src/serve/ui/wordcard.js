@@ -25,7 +25,7 @@ function measures(reward, threshold, tokens, part, kind) {
     rows.push(row("How sure the model was of this word", percent(sure), sure));
     if (tokens.length > 1) rows.push(el("li", { className: "hint" }, `Its tokens: ${tokens.map((t) => t.text.trim()).join(" · ")}`));
   }
-  if (rows.length === 0) rows.push(el("li", { className: "hint" }, kind === "gap" ? "Nothing stands here any more." : "This word was not checked."));
+  if (rows.length === 0) rows.push(el("li", { className: "hint" }, kind === "gap" ? "This word was removed." : "This word was not checked."));
   return el("div", {}, el("h3", {}, "This word"), el("ul", { className: "bars" }, ...rows));
 }
 
