@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bundle::{Bundle, RewardKind},
     reward::calibration::Calibration,
-    vlm::{Row, decoder::llama::Regular},
+    vlm::{Row, decoder::Regular},
 };
 
 /// A scorer under a name.

@@ -10,7 +10,7 @@ use super::{
     corpus::{Corpus, asks_for_description},
     corrections::CorrectedAnswer,
     labels::LabeledText,
-    losses::binary::binary_cross_entropy,
+    losses::binary_cross_entropy,
     perturb::{PerturbationCounts, PerturbationKind, Perturber},
     policy::Policy,
     qa::{Qa, QaBuilder},

@@ -11,8 +11,8 @@ use super::{
     labels::LabeledText,
     perturb::PerturbationCounts,
     reward::RewardTraining,
-    reward_cards::label_words,
     reward_data::{ExampleOrigin, Examples},
+    reward_report::label_words,
 };
 use crate::{
     eval::report::{

@@ -18,7 +18,7 @@ use crate::{
         detached::DetachedNet,
         probe::{ProbeConfig, ProbeNet},
     },
-    vlm::{decoder::llama::Regular, llava::LlavaConfig},
+    vlm::{decoder::Regular, llava::LlavaConfig},
 };
 
 /// One scorer to train: `[scorers.NAME]`.

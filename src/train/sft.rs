@@ -27,7 +27,7 @@ use super::{
 use crate::eval::data::flickr8k::{Dataset, Image};
 use crate::lexicon::Lexicon;
 use crate::vlm::{
-    decoder::llama::Regular,
+    decoder::Regular,
     llava::{LlavaConfig, PrefixDecoder},
     ops,
     template::ChatTemplate,
@@ -401,9 +401,7 @@ impl SftConfig {
         tower: &EfficientNetLite,
         vocab_size: usize,
     ) -> LlavaConfig {
-        use crate::vlm::{
-            connector::mlp::MlpConfig, decoder::llama::LlamaConfig, llava::PrefixDecoderConfig,
-        };
+        use crate::vlm::{decoder::LlamaConfig, llava::PrefixDecoderConfig, projector::MlpConfig};
         LlavaConfig {
             vision: vision.clone(),
             language: PrefixDecoderConfig {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     KvCache, Row, Spec, StepOutput, Vlm, Want,
-    connector::mlp::{Mlp, MlpConfig},
-    decoder::llama::{Llama, LlamaConfig, Regular},
+    decoder::{Llama, LlamaConfig, Regular},
     ops::{Ragged, RaggedRow},
+    projector::{Mlp, MlpConfig},
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
 

@@ -5,13 +5,13 @@
 //! ragged batch ([`Row`]s of different lengths at different positions).
 
 pub mod casing;
-pub mod connector;
 pub mod convert;
 pub mod decoder;
 mod kv_cache;
 pub mod llava;
 pub mod ops;
 pub mod preprocess;
+pub mod projector;
 pub mod template;
 pub mod tokenizer;
 pub mod vision;

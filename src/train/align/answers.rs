@@ -14,7 +14,7 @@ use crate::{
         rollout::{RolloutConfig, samples},
         rows::{ResponseBranch, RowBatch, TextRow},
     },
-    vlm::{decoder::llama::Regular, llava::PrefixDecoder, ops},
+    vlm::{decoder::Regular, llava::PrefixDecoder, ops},
 };
 
 /// Images that one worker reads at once.

@@ -12,10 +12,10 @@ use crate::{
         rows::{ResponseBranch, RowBatch, TextRow},
     },
     vlm::{
-        connector::mlp::MlpConfig,
-        decoder::llama::{LlamaConfig, Regular},
+        decoder::{LlamaConfig, Regular},
         llava::{PrefixDecoder, PrefixDecoderConfig},
         ops::{self, tests::check_gradients},
+        projector::MlpConfig,
     },
 };
 

@@ -17,7 +17,7 @@ use crate::{
         losses::preference::{TokenWeighting, answer_log_probs, dpo},
         text::normalize_caption,
     },
-    vlm::{decoder::llama::Regular, llava::PrefixDecoder},
+    vlm::{decoder::Regular, llava::PrefixDecoder},
 };
 
 /// A shard of groups with two answers each, the better one first.

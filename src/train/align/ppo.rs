@@ -18,14 +18,14 @@ use super::{
 use crate::{
     train::{
         TrainError,
-        gae::{Gae, whiten},
         labels::LabeledText,
         losses::{
+            gae::{Gae, whiten},
             kl::{AdaptiveKl, Estimator},
             policy::{Clip, PolicyTokens, clipped_share, policy_loss, ratios, value_loss},
         },
     },
-    vlm::decoder::llama::Regular,
+    vlm::decoder::Regular,
 };
 
 /// An answer with everything that is known about it before a step.

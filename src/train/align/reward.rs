@@ -22,7 +22,7 @@ use crate::{
         policy::Policy,
         scorers::{Net, ScorerInput},
     },
-    vlm::{decoder::llama::Regular, ops, tokenizer::TextTokenizer},
+    vlm::{decoder::Regular, ops, tokenizer::TextTokenizer},
 };
 
 /// The frozen side of a run: the reference policy, and the scorer, which never learns.

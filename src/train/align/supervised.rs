@@ -12,7 +12,7 @@ use super::{
 use crate::{
     lexicon::Lexicon,
     train::{TrainError, corpus::Corpus, qa::QaBuilder, rows::ResponseBranch},
-    vlm::{decoder::llama::Regular, llava::PrefixDecoder, ops},
+    vlm::{decoder::Regular, llava::PrefixDecoder, ops},
 };
 
 impl Alignment {

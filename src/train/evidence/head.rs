@@ -5,7 +5,7 @@ use candle_nn::VarMap;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 
-use super::super::{Tensors, losses::binary::binary_cross_entropy};
+use super::super::{Tensors, losses::binary_cross_entropy};
 use crate::vlm::ops::dropout;
 
 /// Largest standardized feature, to both sides.
