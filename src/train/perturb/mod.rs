@@ -6,10 +6,10 @@
 //! never among things that another caption of the image supports.
 
 mod check;
+mod objects;
 mod people;
 mod properties;
 mod scenes;
-mod things;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,8 +28,8 @@ use super::{
 };
 use crate::eval::data::flickr8k::Image;
 use crate::lexicon::{self, Lexicon, Phrase, ReferenceTexts, VerbForm, indefinite_article};
+use objects::Donors;
 use scenes::relation_before;
-use things::Donors;
 
 /// What kind of fact is made wrong.
 #[derive(

@@ -5,7 +5,7 @@
 //! things that are, in proportion to how common they are and how well they go with what is there.
 
 mod activity;
-mod things;
+mod objects;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use rand::{
     seq::{IndexedRandom, SliceRandom},
 };
 
-use self::{activity::clause, things::Scene};
+use self::{activity::clause, objects::Scene};
 use super::{
     stats::CaptionStats,
     text::{capitalized, normalize_caption},
@@ -120,7 +120,7 @@ impl<'a> QaBuilder<'a> {
             stats,
             lexicon,
             templates: Templates::parse(include_str!("templates.txt")),
-            askable: things::askable(lexicon, stats),
+            askable: objects::askable(lexicon, stats),
         }
     }
 
