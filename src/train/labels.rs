@@ -1,4 +1,4 @@
-//! Text whose tokens are known to be grounded or not.
+//! Texts with token labels: grounded, ungrounded or unknown.
 
 use std::ops::Range;
 
@@ -8,20 +8,20 @@ use crate::{
     vlm::tokenizer::TextTokenizer,
 };
 
-/// A response with what is known about its parts. What no range covers has the label `rest`; `None`
-/// is unknown and never taken for good.
+/// Text with labeled byte ranges. Text outside the ranges has the label `rest`; `None` is unknown
+/// and never counts as grounded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabeledText {
-    /// The response.
+    /// Text.
     pub text: String,
-    /// Byte ranges and whether they are grounded.
+    /// Byte ranges with their labels: `true` if grounded.
     pub ranges: Vec<(Range<usize>, Option<bool>)>,
-    /// The label of everything else.
+    /// Label of text outside the ranges.
     pub rest: Option<bool>,
 }
 
 impl LabeledText {
-    /// A text that is grounded throughout.
+    /// Creates a text that is grounded throughout.
     pub fn all_good(text: String) -> Self {
         Self {
             text,
@@ -30,9 +30,9 @@ impl LabeledText {
         }
     }
 
-    /// Returns what the references of its image say about a text that a model wrote: things that
-    /// they name, or that what they name lets expect, are grounded; things that they know nothing
-    /// of are not; all other words are unknown.
+    /// Labels a model's text by the references of its image: an object mention is grounded if the
+    /// references name it, unknown if they lead one to expect it, ungrounded otherwise; all other
+    /// words are unknown.
     pub fn judged(text: String, lexicon: &Lexicon, references: &ReferenceTexts<'_>) -> Self {
         Self::by_mention(text, lexicon, |mention| {
             match references.supports(mention) {
@@ -43,8 +43,7 @@ impl LabeledText {
         })
     }
 
-    /// A text whose mentions of things are grounded, or not, or unknown, as `truth` says; all other
-    /// words are unknown.
+    /// Labels object mentions with `truth`; all other words are unknown.
     pub fn by_mention(
         text: String,
         lexicon: &Lexicon,
@@ -62,7 +61,7 @@ impl LabeledText {
         }
     }
 
-    /// Adds what the references say of colours and numbers (see [`crate::eval::objects`]).
+    /// Adds labels of colors and numbers (see [`crate::eval::objects`]).
     pub fn with_properties(mut self, judgment: &ObjectJudgment) -> Self {
         self.ranges.extend(
             judgment
@@ -74,8 +73,8 @@ impl LabeledText {
         self
     }
 
-    /// The label of some bytes. They belong to every range that they overlap; bad outweighs
-    /// unknown, which outweighs good.
+    /// Label of a byte range, from all labeled ranges that it overlaps: ungrounded outweighs
+    /// unknown, which outweighs grounded.
     pub fn label(&self, own: &Range<usize>) -> Option<bool> {
         let hits = self
             .ranges
@@ -90,8 +89,8 @@ impl LabeledText {
         hits.max_by_key(weight).unwrap_or(self.rest)
     }
 
-    /// One [label](Self::label) a token of `tokens`, whose bytes must make up the text. Tokens
-    /// without bytes (the end) are unknown.
+    /// [Label](Self::label) of each token; the tokens must decode to the text. Tokens without bytes
+    /// (the end token) are unknown.
     pub fn token_labels(&self, tokenizer: &TextTokenizer, tokens: &[u32]) -> Vec<Option<bool>> {
         self.token_ranges(tokenizer, tokens)
             .map(|own| {
@@ -104,7 +103,7 @@ impl LabeledText {
             .collect()
     }
 
-    /// The bytes of each token in the text, without a leading space, which belongs to no word.
+    /// Byte range of each token in the text, without a leading space, which belongs to no word.
     pub fn token_ranges(
         &self,
         tokenizer: &TextTokenizer,

@@ -1,27 +1,26 @@
-//! An annotator simulated from what people said about an image: it finds the things that none of
-//! them named, and corrects them with what they did name. It stands in for a person, and says
-//! nothing that those people did not say.
+//! Simulated annotator: finds the object mentions in an answer that no reference supports, and
+//! corrects them with what the references name. It stands in for a person.
 
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{CorrectedAnswer, CorrectionScope, english};
 use crate::lexicon::{Lexicon, Phrase, ReferenceTexts, Support};
 
-/// How the annotator works.
+/// Settings of the simulated annotator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
-    /// Whether it goes on after the first error.
+    /// Part of an answer that is corrected.
     pub scope: CorrectionScope,
-    /// Share of answers in which it marks something else than what is wrong, 0 to 1.
+    /// Share of answers in which something correct is marked instead of the errors, 0 to 1.
     pub wrong: f64,
 }
 
-/// Most errors of an answer.
+/// Maximum errors per answer.
 const MOST: usize = 8;
 
 impl Annotator {
-    /// Judges one description of an image, of which `references` is what people said; a function of
-    /// the generator's state.
+    /// Corrects one description of an image with the given references; deterministic in the state
+    /// of `rng`.
     pub fn correct(
         &self,
         image: &str,
@@ -36,7 +35,7 @@ impl Annotator {
         let wrong = |phrase: &&Phrase| (named.supports(&phrase.mention) == Support::None) != errs;
         let mut marked: Vec<&Phrase> = phrases.iter().filter(wrong).collect();
         if errs {
-            // It sees one error, where there is none.
+            // A mistaken annotator marks one correct phrase.
             marked = marked.choose(rng).copied().into_iter().collect();
         }
         marked.truncate(if self.scope == CorrectionScope::FirstError {
@@ -69,7 +68,7 @@ impl Annotator {
     }
 }
 
-/// The text up to what should stand in the place of a phrase, and whether it ends there.
+/// Text up to and including the substitute of a phrase, and whether the text is complete there.
 fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     match english::substitute(text, phrase, references) {
         Some((start, substitute)) => (format!("{}{substitute}", &text[..start]), false),
@@ -80,8 +79,8 @@ fn first(text: &str, phrase: &Phrase, references: &[String]) -> (String, bool) {
     }
 }
 
-/// The text with all that nobody named corrected, from the last one back: what leaves a thing out
-/// may reach back, but not forward.
+/// Corrects all unsupported phrases, starting from the last: an omission may change text before it,
+/// but not after it.
 fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String {
     let mut text = text.to_owned();
     for _ in 0..MOST {
@@ -97,7 +96,7 @@ fn all(text: &str, named: &ReferenceTexts<'_>, references: &[String]) -> String 
     text
 }
 
-/// The text with something else in the place of a phrase or, where nothing fits there, without it.
+/// Text with a phrase substituted or, if nothing fits, omitted.
 fn whole(text: &str, phrase: &Phrase, references: &[String]) -> String {
     if let Some((start, substitute)) = english::substitute(text, phrase, references) {
         return format!(

@@ -1,18 +1,18 @@
-//! How a sentence reads with something else in the place of a phrase, or without it.
+//! Rewriting of a sentence with a phrase substituted or omitted.
 
 use crate::{
     guard::{Action, Span, render},
     lexicon::{Lexicon, Phrase, Reading, TextWord, words},
 };
 
-/// Verbs that say nothing without an object.
+/// Verbs that need an object.
 const NEED_OBJECTS: [&str; 10] = [
     "wear", "hold", "carry", "ride", "throw", "catch", "hit", "use", "chase", "have",
 ];
 
-/// What somebody wrote in such a place of a thing that the text does not name yet, and where it
-/// belongs: behind the same word (`a red ball` for `a frisbee` behind `with`) or, where nobody did,
-/// together with another word for where things are (`in the snow` for `near a fence`).
+/// Substitute for a phrase from the references, naming an object that the text does not name yet,
+/// and its start in the text: a phrase behind the same word (`a red ball` for `a frisbee` behind
+/// `with`) or else one with its own spatial relation (`in the snow` for `near a fence`).
 pub(super) fn substitute(
     text: &str,
     phrase: &Phrase,
@@ -62,8 +62,7 @@ pub(super) fn substitute(
         .or_else(|| references.iter().find_map(other))
 }
 
-/// The text without the phrase, as a screen reader would leave it out; `None` where something has
-/// to stand there.
+/// Text without the phrase, as `alt_text` omits it; `None` if the sentence needs it.
 pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
     let chars = |byte: usize| text[..byte].chars().count();
     let range = phrase.mention.range.clone();
@@ -82,8 +81,8 @@ pub(super) fn without(text: &str, phrase: &Phrase) -> Option<String> {
     (shorter != text && !vague(&shorter) && !shorter.is_empty()).then_some(shorter)
 }
 
-/// The text up to the phrase as a sentence, without the words that led to it; `None` where that
-/// says too little.
+/// Text before the phrase as a sentence, without trailing function words and verbs; `None` if no
+/// object mention remains.
 pub(super) fn ended(text: &str, phrase: &Phrase) -> Option<String> {
     let lexicon = Lexicon::shared();
     let mut before = words(&text[..phrase.start]);
@@ -103,14 +102,14 @@ pub(super) fn ended(text: &str, phrase: &Phrase) -> Option<String> {
     (!lexicon.phrases(kept).is_empty()).then(|| format!("{kept}."))
 }
 
-/// The reference that has most words of the text.
+/// Reference that shares the largest part of its words with the text.
 pub(super) fn nearest(text: &str, references: &[String]) -> String {
     let lexicon = Lexicon::shared();
     let own: Vec<String> = words(text).into_iter().map(|w| w.text).collect();
     let shared = |reference: &&String| {
         let theirs = words(reference);
         let common = theirs.iter().filter(|w| own.contains(&w.text)).count();
-        // As shares of thousands, so that they can be compared; of equals the one that names more.
+        // Share in thousandths, which is comparable; ties go to the reference with more phrases.
         (
             1000 * common / theirs.len().max(1),
             Reading::new(lexicon, reference).phrases.len(),

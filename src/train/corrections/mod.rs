@@ -1,8 +1,8 @@
-//! Corrections of captions that a policy wrote: what alignment learns from.
+//! Corrections of a policy's answers, the training data of alignment.
 //!
-//! A correction marks what is wrong in an answer and says how it should read. Either all of the
-//! answer was judged, or only what comes up to the first error; what follows it is then unknown,
-//! and never taken for good.
+//! A correction marks the errors in an answer and gives the corrected text. Either the whole answer
+//! was judged, or only the part up to the first error; the rest is then unknown and never counts as
+//! grounded.
 
 pub mod annotator;
 mod english;
@@ -16,39 +16,39 @@ use super::{
 };
 use crate::vlm::casing::Casing;
 
-/// How much of an answer was judged.
+/// Part of an answer that was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CorrectionScope {
-    /// Up to the first error and no further.
+    /// Up to the first error.
     FirstError,
-    /// All of it.
+    /// The whole answer.
     AllErrors,
 }
 
-/// One corrected answer.
+/// Corrected answer of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorrectedAnswer {
-    /// The photograph's name.
+    /// File name of the photograph.
     pub image: String,
-    /// What was asked; empty for a description.
+    /// Prompt; empty for a description.
     pub prompt: String,
-    /// What the policy answered.
+    /// Answer of the policy.
     pub response: String,
-    /// How much of it was judged.
+    /// Part of the answer that was judged.
     pub scope: CorrectionScope,
-    /// First and one past the last code point of every error, in order; none where all is right.
+    /// Ranges of the errors in code points (start, end), in order; empty if there is no error.
     pub errors: Vec<(usize, usize)>,
-    /// How it should read: the whole answer or, where only the first error was judged, its
-    /// beginning up to what stands in the place of that error.
+    /// Corrected text: the whole answer or, if only the first error was judged, its beginning up to
+    /// and including the substitute of that error.
     pub corrected: String,
-    /// Indicates whether the answer should end there.
+    /// `true` if the corrected answer ends there.
     pub complete: bool,
 }
 
 impl CorrectedAnswer {
-    /// What of the response the correction speaks of, and whether the response's end belongs to it:
-    /// all of it or, up to a first error, the text before the end of that error.
+    /// Returns the judged part of the response, and whether it includes the response's end: the
+    /// whole response, or the text up to the end of the first error.
     pub fn judged(&self) -> (String, bool) {
         match (self.scope, self.errors.first()) {
             (CorrectionScope::FirstError, Some(&(_, end))) => {
@@ -58,9 +58,9 @@ impl CorrectedAnswer {
         }
     }
 
-    /// What is known of the response's parts, written in the casing that a policy writes (in which
-    /// no byte moves): errors are bad, and what was judged and is no error is good. Behind a first
-    /// error nothing is known.
+    /// Labels the response, in the casing of the policy (which keeps byte offsets): errors are
+    /// ungrounded, the rest of the judged part is grounded, and text after a first error is
+    /// unknown.
     pub fn labelled(&self, casing: Casing) -> LabeledText {
         let places: Vec<usize> = self
             .response
@@ -85,15 +85,15 @@ impl CorrectedAnswer {
         }
     }
 
-    /// Returns what somebody says the image shows: the whole corrected answer to a request for a
-    /// description.
+    /// Returns the complete corrected answer to a request for a description, which describes the
+    /// image.
     pub fn description(&self) -> Option<&str> {
         (self.complete && !self.corrected.is_empty() && asks_for_description(&self.prompt))
             .then_some(&self.corrected)
     }
 }
 
-/// Writes corrections, one JSON object a line.
+/// Writes corrections as JSON Lines.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -106,10 +106,10 @@ pub fn write(file: &Path, corrections: &[CorrectedAnswer]) -> Result<(), TrainEr
     write_atomically(file, text.as_bytes())
 }
 
-/// Reads what [`write`] wrote.
+/// Reads corrections written by [`write`].
 ///
 /// # Errors
-/// Names file and line.
+/// When the file cannot be read or a line is invalid; the error names file and line.
 pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
     let parse = |(i, line): (usize, &str)| {
@@ -123,7 +123,8 @@ pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
         .collect()
 }
 
-/// Which tokens of each of two answers are not part of their longest common subsequence.
+/// Masks of the tokens in each of two answers that are not part of their longest common
+/// subsequence.
 pub fn changed(a: &[u32], b: &[u32]) -> (Vec<bool>, Vec<bool>) {
     let mut longest = vec![vec![0usize; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
@@ -194,7 +195,7 @@ mod tests {
             ]
         );
         assert_eq!(correction.description(), None);
-        // Of something that is only left out no token is bad.
+        // An omission leaves no wrong token.
         (correction.scope, correction.complete) = (CorrectionScope::AllErrors, true);
         correction.errors.push((20, 20));
         assert_eq!(shown(&correction), [("frisbee".to_owned(), Some(false))]);

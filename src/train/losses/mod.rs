@@ -1,8 +1,7 @@
-//! The objectives of trainings: those that policies are aligned with, as functions of the
-//! log-probabilities of tokens, and that of labels.
+//! Training losses: alignment objectives as functions of token log-probabilities, and the binary
+//! cross-entropy of labels.
 //!
-//! Tokens of many answers lie flat behind one another, without padding; a weight of 0 leaves a
-//! token out.
+//! Tokens of many answers are concatenated without padding; a weight of 0 masks a token.
 
 pub mod gae;
 pub mod kl;
@@ -11,11 +10,11 @@ pub mod preference;
 
 use candle_core::{Result, Tensor};
 
-/// Weighted binary cross-entropy with logits, summed over all elements; the three tensors have one
+/// Weighted binary cross-entropy with logits, summed over all elements of three tensors of one
 /// shape.
 ///
 /// # Errors
-/// When they have not, or a tensor operation fails.
+/// When shapes differ or a tensor operation fails.
 pub fn binary_cross_entropy(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<Tensor> {
     // softplus(x) - x·y, with softplus in its stable form.
     let softplus = (logits.relu()? + (logits.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
@@ -29,7 +28,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Numbers that TRL computed (`tests/reference/alignment_losses.py`).
+    /// Values computed by TRL (`tests/reference/alignment_losses.py`).
     pub(in crate::train) struct TrlReference(Value);
 
     pub(in crate::train) fn reference() -> TrlReference {
@@ -56,20 +55,23 @@ pub(super) mod tests {
                 .collect()
         }
 
-        pub(in crate::train) fn of(&self, name: &str) -> Vec<f32> {
+        pub(in crate::train) fn values(&self, name: &str) -> Vec<f32> {
             match &self.0[name] {
                 Value::Array(values) => values.iter().map(|v| v.as_f64().unwrap() as f32).collect(),
                 value => vec![value.as_f64().unwrap_or_else(|| panic!("no {name}")) as f32],
             }
         }
 
-        /// The sequences' values behind one another.
+        /// Values of all sequences, concatenated.
         pub(in crate::train) fn flat(&self, name: &str) -> Vec<f32> {
-            self.sequences().iter().flat_map(|s| s.of(name)).collect()
+            self.sequences()
+                .iter()
+                .flat_map(|s| s.values(name))
+                .collect()
         }
 
         pub(in crate::train) fn assert_close(&self, name: &str, ours: &[f32]) {
-            let theirs = self.of(name);
+            let theirs = self.values(name);
             assert_eq!(ours.len(), theirs.len(), "{name}");
             for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
                 assert!(
@@ -81,7 +83,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn is_the_weighted_sum_of_negative_log_likelihoods() {
+    fn binary_cross_entropy_is_the_weighted_sum_of_negative_log_likelihoods() {
         let tensor = |values: &[f32; 3]| Tensor::new(values, &Device::Cpu).unwrap();
         let loss = binary_cross_entropy(
             &tensor(&[2.0, -1.0, 50.0]),

@@ -1,5 +1,5 @@
-//! What a record of feedback is worth as a correction, and whose word holds where several people
-//! judged the same answer. Pure.
+//! Conversion of feedback records into corrections, and the majority vote where several annotators
+//! judged the same answer. Pure functions.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,17 +9,17 @@ use crate::{
     train::corrections::{CorrectedAnswer, CorrectionScope},
 };
 
-/// Most tokens of a response.
+/// Maximum tokens of a response.
 const TOKENS: usize = 96;
 
-/// Most code points of a prompt.
+/// Maximum code points of a prompt.
 const PROMPT_CHARS: usize = 240;
 
-/// The record as a correction.
+/// Converts a record into a correction.
 pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, ExclusionReason> {
     let scope = match (record.scope, record.kind) {
         (Some(JudgedPart::AllErrors), _) => CorrectionScope::AllErrors,
-        // What only names a missing thing judges no token.
+        // A record that only names a missing object judges no token.
         (None, JudgmentKind::Missing) => return Err(ExclusionReason::NothingJudged),
         (Some(JudgedPart::FirstError) | None, _) => CorrectionScope::FirstError,
     };
@@ -52,9 +52,9 @@ pub(super) fn correction(record: &Feedback) -> Result<CorrectedAnswer, Exclusion
     })
 }
 
-/// How the response should read, as far as somebody said so, and whether it should end there: where
-/// only the first error was judged the text ends with what stands in its place, and where nobody
-/// said what should, before it.
+/// Corrected response as far as annotators gave replacements, and whether it is complete: if only
+/// the first error was judged, the text ends after its replacement, and an error without a
+/// replacement ends the text before it.
 fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
     let piece = |from: usize, to: usize| {
         record
@@ -80,7 +80,7 @@ fn corrected(record: &Feedback, scope: CorrectionScope) -> (String, bool) {
     (tidy(&text), true)
 }
 
-/// One space between words, and none before a full stop: where a word was left out, two were.
+/// Normalizes spaces, which omissions leave doubled: one between words, none before punctuation.
 fn tidy(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for word in text.split_whitespace() {
@@ -95,15 +95,15 @@ fn tidy(text: &str) -> String {
     out
 }
 
-/// One judgment of an answer, and its maker.
+/// Judgment of an answer with its annotator.
 pub(super) struct AnnotatorJudgment {
     pub(super) annotator: Option<String>,
     pub(super) correction: CorrectedAnswer,
 }
 
 impl AnnotatorJudgment {
-    /// Returns `true` if two say the same: of all errors, or, where one of them looked no further,
-    /// of the first.
+    /// Returns `true` if two judgments have the same errors, or the same first error if one of them
+    /// went no further.
     fn agrees(&self, other: &Self) -> bool {
         let (a, b) = (&self.correction, &other.correction);
         match (a.scope, b.scope) {
@@ -113,8 +113,8 @@ impl AnnotatorJudgment {
     }
 }
 
-/// Of all judgments, the oldest first, one an answer: that which more than half of its judges
-/// hold, in the place of the answer's first. The others are counted.
+/// Reduces judgments (oldest first) to one per answer: the one held by more than half of its
+/// annotators, in the order of the answers' first judgments. The others are counted in `left_out`.
 pub(super) fn settled(
     voices: Vec<AnnotatorJudgment>,
     left_out: &mut BTreeMap<ExclusionReason, usize>,
@@ -150,7 +150,7 @@ pub(super) fn settled(
     for judges in order {
         let with =
             |voice: &AnnotatorJudgment| judges.iter().filter(|other| voice.agrees(other)).count();
-        // Who looked at everything says more; of those the last one.
+        // Ties go to judgments of all errors, then to the latest.
         let best = judges.iter().enumerate().max_by_key(|(i, voice)| {
             (
                 with(voice),

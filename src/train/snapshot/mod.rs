@@ -1,11 +1,11 @@
-//! What people corrected, as it stood at one time: a directory that does not change any more, which
-//! trainings name.
+//! Snapshots of corrections: immutable directories that training runs refer to.
 //!
-//! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` what may be
-//! learnt from, `held_out.jsonl` corrections of the images that scorers are measured on and nothing
-//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`SnapshotManifest`]). Images
-//! are held out by their hash, so that one stays on its side from snapshot to snapshot.
-//! [`take`](Snapshot::take) makes one of a store, [`judgment`] says what a record is worth.
+//! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` the corrections
+//! to learn from, `held_out.jsonl` corrections of images that scorers are evaluated on and nothing
+//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files
+//! ([`SnapshotManifest`]). Images are held out by their hash, so that an image stays on its side
+//! from snapshot to snapshot. [`take`](Snapshot::take) exports a snapshot from a store;
+//! [`judgment`] converts its records.
 
 mod judgment;
 mod take;
@@ -34,76 +34,76 @@ const HELD_OUT: &str = "held_out.jsonl";
 const FACTS: &str = "snapshot.json";
 const PHOTOGRAPHS: &str = "photographs";
 
-/// Why a record is not in a snapshot.
+/// Reason to exclude a record from a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExclusionReason {
-    /// It names what is missing, and no text that has it: no token is judged.
+    /// The record judges no token: it only names a missing object.
     NothingJudged,
-    /// Prompt or response are longer than what is trained on.
+    /// Prompt or response exceeds the maximum training length.
     TooLong,
-    /// Prompt or response spell a special token.
+    /// Prompt or response contains a special token.
     SpecialToken,
     /// The same annotator judged the same answer again.
     Superseded,
-    /// Somebody else judged the same answer in the same way.
+    /// Another annotator judged the same answer alike.
     Repeated,
-    /// Others judged the same answer in another way, and as many or more of them.
+    /// Judged differently by at least as many other annotators.
     Contradicted,
-    /// Its image is not kept any more.
+    /// Its image is no longer stored.
     NoImage,
-    /// Its image is damaged, or cannot be decoded.
+    /// Its image is damaged or cannot be decoded.
     BadImage,
-    /// Its image is one that models are evaluated on.
+    /// Its image belongs to the evaluation data.
     Evaluated,
-    /// It is older than the most that is read.
+    /// It is older than the newest records that are read.
     TooOld,
-    /// It comes from where records are not taken from.
+    /// Its source is not selected.
     OtherSource,
 }
 
-/// `snapshot.json`.
+/// Contents of `snapshot.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotManifest {
-    /// Version of this format.
+    /// Version of the format.
     pub format: u32,
-    /// Records in the store.
+    /// Number of records in the store.
     pub records: usize,
-    /// The newest of them.
+    /// Id of the newest record.
     pub newest: Option<String>,
-    /// Corrections to learn from.
+    /// Number of corrections to learn from.
     pub learnt: usize,
-    /// Corrections of images that are held out.
+    /// Number of corrections of held-out images.
     pub held_out: usize,
-    /// Share of the images that is held out.
+    /// Share of images held out.
     pub held_out_share: f64,
-    /// Distinct images.
+    /// Number of distinct images.
     pub photographs: usize,
-    /// Records that are not in it, by why.
+    /// Excluded records by reason.
     pub left_out: BTreeMap<ExclusionReason, usize>,
-    /// SHA-256 over both files of corrections, which name the images by theirs.
+    /// SHA-256 over both correction files, which name images by their hash.
     pub sha256: String,
 }
 
-/// A snapshot.
+/// Snapshot of corrections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Its directory.
+    /// Directory.
     pub dir: PathBuf,
-    /// What is in it.
+    /// Manifest.
     pub facts: SnapshotManifest,
-    /// Corrections to learn from; the image is the file's name in `photographs/`.
+    /// Corrections to learn from; `image` is the file name in `photographs/`.
     pub learnt: Vec<CorrectedAnswer>,
-    /// Corrections that nothing is trained on.
+    /// Held-out corrections.
     pub held_out: Vec<CorrectedAnswer>,
 }
 
 impl Snapshot {
-    /// Reads a snapshot.
+    /// Opens a snapshot.
     ///
     /// # Errors
-    /// When it is none, or was changed.
+    /// When it is not a snapshot or was modified.
     pub fn open(dir: &Path) -> Result<Self, TrainError> {
         let file = dir.join(FACTS);
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
@@ -124,8 +124,8 @@ impl Snapshot {
         })
     }
 
-    /// The images of some of its corrections, in their order, each with what people say that it
-    /// shows.
+    /// Images of the given corrections, in order of first occurrence, captioned with their
+    /// corrected descriptions.
     pub fn images(&self, corrections: &[CorrectedAnswer]) -> Vec<Image> {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut images: Vec<Image> = Vec::new();
@@ -150,15 +150,15 @@ impl Snapshot {
         images
     }
 
-    /// The files in `dir` for the features of its images: of those that are learnt from, and of
-    /// those held out. They are large, and of no use when the trainings on it are done.
+    /// Feature cache files in `dir`: of the images to learn from, and of the held-out images. They
+    /// are large and useless after training.
     pub fn features(&self, dir: &Path) -> [PathBuf; 2] {
         ["snapshot", "held-out"]
             .map(|name| dir.join(format!("{name}-{}.f16", &self.facts.sha256[..12])))
     }
 
-    /// Removes the photographs of a snapshot that nothing is trained on any more: people may since
-    /// have had theirs removed from the store.
+    /// Removes the photographs of a snapshot that is no longer trained on, since users may have had
+    /// theirs removed from the store.
     ///
     /// # Errors
     /// When they cannot be removed.
@@ -171,11 +171,11 @@ impl Snapshot {
         }
     }
 
-    /// Adds the images that may be learnt from to the training images of `setup`, and their
-    /// features, which are kept in `dir`, to `features`.
+    /// Adds the images to learn from to the training images of `setup`, and their features, cached
+    /// in `dir`, to `features`.
     ///
     /// # Errors
-    /// When an image cannot be read or the features cannot be kept.
+    /// When an image cannot be read or the cache cannot be written.
     pub fn join(
         &self,
         setup: &mut Setup,
@@ -190,7 +190,7 @@ impl Snapshot {
     }
 }
 
-/// SHA-256 over both files of corrections, in hexadecimal.
+/// SHA-256 over both correction files, in hexadecimal.
 fn digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
     for name in [LEARNT, HELD_OUT] {

@@ -1,4 +1,4 @@
-//! A snapshot of a store.
+//! Export of a snapshot from a store.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,24 +28,24 @@ use crate::{
     vlm::preprocess::{self, ImageLimits},
 };
 
-/// Records of a page.
+/// Records per page.
 const PAGE: u32 = 256;
 
-/// What a snapshot takes.
+/// Selection of the records of a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TakeConfig {
-    /// Share of the images whose corrections are held out, 0 to 1.
+    /// Share of the images to hold out, 0 to 1.
     pub held_out: f64,
-    /// Most records that are read, the newest of them.
+    /// Maximum number of records read, newest first.
     pub most: usize,
-    /// Where records may come from.
+    /// Sources of records to include.
     pub sources: Vec<FeedbackSource>,
 }
 
 impl Snapshot {
-    /// Takes one of a store into `dir`, which holds all of it or is not there; one that is there is
-    /// opened. `never` are images that models are evaluated on.
+    /// Exports a snapshot from a store into `dir`, atomically; an existing snapshot is opened
+    /// instead. Images in `never` belong to the evaluation data and are excluded.
     ///
     /// # Errors
     /// When the store fails or a file cannot be written.
@@ -144,7 +144,7 @@ fn count(left_out: &mut BTreeMap<ExclusionReason, usize>, reason: ExclusionReaso
     }
 }
 
-/// The newest records of the sources asked for, the oldest first.
+/// Newest records of the selected sources, oldest first.
 async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>, StoreError> {
     let mut page = RecordPage {
         limit: PAGE,
@@ -170,7 +170,7 @@ async fn newest(store: &dyn Store, config: &TakeConfig) -> Result<Vec<Feedback>,
     }
 }
 
-/// Writes an image down, where it is whole and can be decoded.
+/// Writes an image to `dir` if it is intact and decodable.
 async fn photograph(
     images: &ImageStore,
     name: &str,
@@ -191,7 +191,7 @@ async fn photograph(
     Ok(Ok(()))
 }
 
-/// Returns `true` if an image is held out: by its name alone, so that it is so in every snapshot.
+/// Returns `true` if an image is held out, decided by its name so that it holds for every snapshot.
 fn is_held_out(image: &str, share: f64) -> bool {
     let digest = Sha256::digest(format!("held out: {image}"));
     let draw = digest
