@@ -241,7 +241,10 @@ impl Alignment {
             if (iteration + 1) % self.config.watch.every == 0 || iteration + 1 == total {
                 metrics.extend(watch.evaluate(&learner.frozen(learner.averages()?)?)?);
                 recent.extend(metrics.clone());
-                let broken = self.config.watch.broken(|name| log.first(name), &recent);
+                let broken = self
+                    .config
+                    .watch
+                    .violated_bound(|name| log.first(name), &recent);
                 bar.suspend(|| {
                     crate::train::report_progress(format_args!(
                         "{}: {}",

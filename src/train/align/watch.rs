@@ -145,7 +145,7 @@ impl WatchInputs<'_> {
 impl WatchConfig {
     /// Describes the bound that is violated, comparing the initial and the current metrics; `None`
     /// if all hold.
-    pub(super) fn broken(
+    pub(super) fn violated_bound(
         &self,
         first: impl Fn(&str) -> Option<f64>,
         now: &RunMetrics,
@@ -205,7 +205,7 @@ mod tests {
         min_ended: 0.9,
     };
 
-    fn broken(change: &[(&str, f64)]) -> Option<String> {
+    fn violated_bound(change: &[(&str, f64)]) -> Option<String> {
         let first = RunMetrics::from(
             [
                 ("watch/words", 10.0),
@@ -218,20 +218,20 @@ mod tests {
         );
         let mut now = first.clone();
         now.extend(change.iter().map(|(k, v)| ((*k).to_owned(), *v)));
-        CONFIG.broken(|name| first.get(name).copied(), &now)
+        CONFIG.violated_bound(|name| first.get(name).copied(), &now)
     }
 
     #[test]
-    fn a_run_goes_on_while_nothing_breaks() {
-        assert_eq!(broken(&[]), None);
+    fn violated_bound_within_bounds_is_none() {
+        assert_eq!(violated_bound(&[]), None);
         assert_eq!(
-            broken(&[("watch/words", 7.0), ("watch/recall", 0.45), ("kl", 29.0)]),
+            violated_bound(&[("watch/words", 7.0), ("watch/recall", 0.45), ("kl", 29.0)]),
             None
         );
     }
 
     #[test]
-    fn each_collapse_is_named() {
+    fn violated_bound_names_each_collapse() {
         for (name, value, word) in [
             ("watch/words", 5.0, "length"),
             ("watch/recall", 0.39, "recall"),
@@ -241,7 +241,7 @@ mod tests {
             ("watch/words", f64::NAN, "length"),
             ("kl", f64::NAN, "runs away"),
         ] {
-            let why = broken(&[(name, value)]).unwrap_or_default();
+            let why = violated_bound(&[(name, value)]).unwrap_or_default();
             assert!(why.contains(word), "{name} {value}: {why}");
         }
     }
