@@ -382,7 +382,7 @@ impl RewardTraining {
         self.config.quiet
     }
 
-    /// Writes [statistics and samples](Self::train) of the training data without training.
+    /// Writes statistics and samples of the training data without training.
     ///
     /// # Errors
     /// When a file cannot be written.

@@ -95,7 +95,7 @@ impl CaptionStats {
         }
     }
 
-    /// Nouns that at least [`MIN_IMAGES`] images name, in alphabetical order.
+    /// Nouns that at least `MIN_IMAGES` images name, in alphabetical order.
     pub fn nouns(&self) -> impl Iterator<Item = &'static str> {
         self.nouns.keys().copied()
     }
