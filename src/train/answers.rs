@@ -1,5 +1,5 @@
-//! Short answers to derived questions, right and wrong, for the scorers to learn from and to be
-//! judged on.
+//! Right and wrong short answers to questions derived from captions, for training and evaluating
+//! scorers.
 
 use std::collections::BTreeMap;
 
@@ -20,21 +20,20 @@ use super::{
 use crate::eval::data::flickr8k::Image;
 use crate::lexicon::Lexicon;
 
-/// Longest answer in a rollout, in tokens.
+/// Longest sampled answer in tokens.
 const MAX_TOKENS: usize = 12;
 
-/// Images whose questions fill the pool of answers.
+/// Number of images whose questions fill the pool of wrong answers.
 const POOL: usize = 1000;
 
-/// Something said about an image: an answer to a question, or a description.
+/// Labeled text about an image: an answer to a question, or a description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ImageStatement {
-    /// What was asked; `None` for a description.
+    /// Question, or `None` for a description.
     pub(super) question: Option<String>,
-    /// What was said, and what is known about it.
+    /// Text with its labels.
     pub(super) text: LabeledText,
-    /// Indicates whether the token that ends an answer belongs to it: a language model may learn
-    /// it.
+    /// `true` if the end token belongs to the text, so that a language model may learn from it.
     pub(super) ends: bool,
 }
 
@@ -49,7 +48,7 @@ impl From<LabeledText> for ImageStatement {
 }
 
 impl ImageStatement {
-    /// An answer that is right or wrong as a whole.
+    /// Creates an answer that is right or wrong as a whole.
     pub(super) fn answer(question: String, answer: String, right: bool) -> Self {
         let words = 0..answer.trim_end_matches('.').len();
         Self {
@@ -65,24 +64,23 @@ impl ImageStatement {
     }
 }
 
-/// Returns `true` if an answer is the captions' own.
+/// Returns `true` if an answer equals the captions' own, ignoring case.
 pub(super) fn is_right(answer: &str, qa: &Qa) -> bool {
     answer.eq_ignore_ascii_case(&qa.answer)
 }
 
-/// How derived questions are asked.
+/// Sampling parameters of derived questions and their answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuestionForm {
-    /// Most questions an image.
+    /// Maximum questions per image.
     pub(super) n: usize,
-    /// 0 answers greedily.
+    /// Sampling temperature; 0 is greedy.
     pub(super) temperature: f32,
     /// Seed of questions and answers.
     pub(super) seed: u64,
 }
 
-/// The policy's own answers to derived questions about each image whose answers the captions
-/// settle.
+/// Samples the policy's answers to derived closed questions about each image, with the questions.
 pub(super) fn own_answers(
     setup: &Setup,
     images: &[Image],
@@ -103,12 +101,12 @@ pub(super) fn own_answers(
             .map(|qa| (qa.question.clone(), qa))
             .collect()
     };
-    answers_to(setup, features, temperature, seed, questions)
+    sample_answers(setup, features, temperature, seed, questions)
 }
 
-/// The policy's own answers to questions about each image that `features` are of, each with what
-/// else is known of its question. `questions` draws those of an image.
-pub(super) fn answers_to<Q: Send>(
+/// Samples the policy's answers to questions about each image of `features`, each with the payload
+/// of its question. `questions` draws the questions of an image.
+pub(super) fn sample_answers<Q: Send>(
     setup: &Setup,
     features: &Features,
     temperature: f32,
@@ -126,11 +124,11 @@ pub(super) fn answers_to<Q: Send>(
             max_tokens: MAX_TOKENS,
             eos: policy.tokenizer.eos(),
         };
-        let answer = |(question, known): (String, Q)| {
+        let answer = |(question, payload): (String, Q)| {
             let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, &question)
                 .map_err(candle_core::Error::wrap)?;
             let tokens = rollout::answers(&policy.model, &features, &prompt, config)?.concat();
-            Ok((policy.tokenizer.decode(&tokens), known))
+            Ok((policy.tokenizer.decode(&tokens), payload))
         };
         questions(i, &mut SmallRng::seed_from_u64(seed))
             .into_iter()
@@ -140,14 +138,14 @@ pub(super) fn answers_to<Q: Send>(
     Ok(answered)
 }
 
-/// Makes right and wrong answers in the manner of a training split.
+/// Generator of right and wrong answers in the style of a training split.
 pub(super) struct AnswerGenerator {
-    /// What is answered to questions of a kind; common answers stand there more often.
+    /// Answers by kind of question; frequent answers are listed more often.
     pool: BTreeMap<QaKind, Vec<String>>,
 }
 
 impl AnswerGenerator {
-    /// Gathers answers to questions about some of `images`.
+    /// Collects answers to questions about some of `images`.
     pub(super) fn new(images: &[Image], stats: &CaptionStats) -> Self {
         let builder = QaBuilder::new(stats, Lexicon::shared());
         let mut pool: BTreeMap<QaKind, Vec<String>> = BTreeMap::new();
@@ -159,10 +157,10 @@ impl AnswerGenerator {
         Self { pool }
     }
 
-    /// Answers to at most `n` questions about an image, half of them changed. Where the captions
-    /// settle the answer the change is wrong; other answers come from another image and are judged
-    /// by what they name.
-    pub(super) fn of(
+    /// Answers to at most `n` questions about an image, half of them replaced. A replaced answer to
+    /// a closed question is wrong; other replacements come from another image and are judged by the
+    /// object mentions in them.
+    pub(super) fn answers(
         &self,
         builder: &QaBuilder<'_>,
         image: &Image,
@@ -174,7 +172,7 @@ impl AnswerGenerator {
             .iter()
             .map(|c| normalize_caption(c))
             .collect();
-        let mut said = Vec::new();
+        let mut statements = Vec::new();
         for qa in builder.pairs(image, rng, n) {
             let change = rng.random_bool(0.5);
             let other = if change { self.other(&qa, rng) } else { None };
@@ -182,7 +180,7 @@ impl AnswerGenerator {
                 continue;
             }
             let answer = other.unwrap_or_else(|| qa.answer.clone());
-            said.push(if qa.kind.is_closed() {
+            statements.push(if qa.kind.is_closed() {
                 ImageStatement::answer(qa.question, answer, !change)
             } else {
                 ImageStatement {
@@ -192,18 +190,21 @@ impl AnswerGenerator {
                 }
             });
         }
-        said
+        statements
     }
 
-    /// Another answer to the same question.
+    /// Different answer to the same question; `None` if the drawn one overlaps with the right one.
     fn other(&self, qa: &Qa, rng: &mut impl Rng) -> Option<String> {
         if let Some(yes) = qa.yes() {
             return Some(if yes { "No." } else { "Yes." }.to_owned());
         }
-        let bare = |answer: &str| answer.trim_end_matches('.').to_lowercase();
-        let (right, other) = (bare(&qa.answer), self.pool.get(&qa.kind)?.choose(rng)?);
+        let normalized = |answer: &str| answer.trim_end_matches('.').to_lowercase();
+        let (right, other) = (
+            normalized(&qa.answer),
+            self.pool.get(&qa.kind)?.choose(rng)?,
+        );
         // "Brown" is not wrong where "brown and white" is right.
-        let differs = !right.contains(&bare(other)) && !bare(other).contains(&right);
+        let differs = !right.contains(&normalized(other)) && !normalized(other).contains(&right);
         differs.then(|| other.clone())
     }
 }
@@ -214,7 +215,7 @@ mod tests {
     use crate::train::stats::tests::image;
 
     #[test]
-    fn half_of_the_answers_are_wrong_and_say_so() {
+    fn answers_about_half_are_wrong_and_labeled_so() {
         let black = image(&[
             "A black dog runs through the grass .",
             "A black dog on grass .",
@@ -234,23 +235,23 @@ mod tests {
             QaBuilder::new(&stats, Lexicon::shared()),
         );
         let mut rng = SmallRng::seed_from_u64(7);
-        let said: Vec<ImageStatement> = (0..200)
-            .flat_map(|_| answers.of(&builder, &black, 4, &mut rng))
+        let statements: Vec<ImageStatement> = (0..200)
+            .flat_map(|_| answers.answers(&builder, &black, 4, &mut rng))
             .collect();
-        let colours: Vec<_> = said
+        let colors: Vec<_> = statements
             .iter()
             .filter(|s| s.question.as_deref() == Some("What color is the dog?"))
             .collect();
         let right =
             |s: &&&ImageStatement| s.text.ranges == [(0..s.text.text.len() - 1, Some(true))];
         assert!(
-            colours
+            colors
                 .iter()
                 .all(|s| right(&s) == (s.text.text == "Black.")),
-            "{colours:?}"
+            "{colors:?}"
         );
-        let n = colours.iter().filter(right).count();
-        assert!(n > 0 && n < colours.len(), "{n} of {}", colours.len());
-        assert!(said.iter().any(|s| s.text.text == "No."));
+        let n = colors.iter().filter(right).count();
+        assert!(n > 0 && n < colors.len(), "{n} of {}", colors.len());
+        assert!(statements.iter().any(|s| s.text.text == "No."));
     }
 }

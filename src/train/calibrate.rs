@@ -1,5 +1,5 @@
-//! From raw scores to probabilities: calibrations fitted on the tuning half of the development
-//! split.
+//! Calibration of scorers: raw scores to probabilities, fitted on the tuning half of the
+//! development split.
 
 use std::collections::BTreeMap;
 
@@ -14,59 +14,62 @@ use crate::{
     reward::{calibration::Calibration, drift::Histogram, logistic::logistic_regression},
 };
 
-/// What calibrations are fitted on, in words.
+/// Description of the data behind captions' calibrations, recorded with them.
 const FITTED_ON: &str =
     "things named in the policy's own captions of every second development image";
 
-/// What those of texts by others are fitted on.
+/// The same for calibrations of other authors' texts.
 const OTHERS_FITTED_ON: &str = "words that claim something in a person's caption of every second \
                                 development image, as it is and with one thing changed";
 
-/// What those of a yes or no are fitted on.
+/// The same for calibrations of yes/no answers.
 const ANSWERS_FITTED_ON: &str =
     "the policy's own yes or no to derived questions about every second development image";
 
-/// Things that the policy's own captions name, with one contender's raw scores.
-pub fn things(
+/// One scorer's scores of the object mentions in the policy's captions.
+pub fn object_mentions(
     captions: &[ComparedText],
-    contender: usize,
+    scorer: usize,
     half: DevelopmentHalf,
 ) -> Vec<ScoredToken> {
     captions
         .iter()
-        .filter(|text| DevelopmentHalf::of(text.image) == half)
-        .flat_map(|text| text.ranges(contender))
+        .filter(|text| DevelopmentHalf::for_image(text.image) == half)
+        .flat_map(|text| text.ranges(scorer))
         .map(|(_, scored)| scored)
         .collect()
 }
 
-/// One calibration a contender, in their order.
+/// Fits one calibration per scorer, in their order.
 ///
-/// How much of the log-probability helps a network's logit is fitted on every token of true and
-/// perturbed captions, where words are of all sorts; slope, offset and thresholds then on the
-/// things of the policy's own captions, which are what is served.
+/// The weight of the log-probability beside a network's logit is fitted on all tokens of true and
+/// perturbed captions, which hold all classes of words; slope, offset and thresholds are then
+/// fitted on object mentions in the policy's captions, which is what is served.
 ///
 /// # Errors
-/// When the tuning half has not both grounded and ungrounded things.
+/// When the tuning half lacks grounded or ungrounded object mentions.
 pub fn fit(
-    judged: &ScoredSplit,
-    contenders: &[ComparedScorer],
+    split: &ScoredSplit,
+    scorers: &[ComparedScorer],
 ) -> Result<Vec<Calibration>, TrainError> {
-    let one = |(i, contender): (usize, &ComparedScorer)| {
-        let help = if contender.is_helped() {
-            help_of_log_probability(&judged.perturbed, i)
+    let one = |(i, scorer): (usize, &ComparedScorer)| {
+        let weight = if scorer.uses_log_probability() {
+            log_probability_weight(&split.perturbed, i)
         } else {
             0.0
         };
-        let tuning = judged
+        let tuning = split
             .captions
             .iter()
-            .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune);
-        let helped: Vec<ComparedText> = tuning.map(|text| with_help(text, i, help)).collect();
-        let (logits, good): (Vec<f32>, Vec<bool>) = things(&helped, i, DevelopmentHalf::Tune)
-            .iter()
-            .map(|t| (t.reward, t.good))
-            .unzip();
+            .filter(|text| DevelopmentHalf::for_image(text.image) == DevelopmentHalf::Tune);
+        let adjusted: Vec<ComparedText> = tuning
+            .map(|text| with_log_probability(text, i, weight))
+            .collect();
+        let (logits, good): (Vec<f32>, Vec<bool>) =
+            object_mentions(&adjusted, i, DevelopmentHalf::Tune)
+                .iter()
+                .map(|t| (t.reward, t.good))
+                .unzip();
         let fitted = Calibration::fit(&logits, &good, FITTED_ON).ok_or_else(|| {
             TrainError::Run(
                 "the tuning half of the development split names no ungrounded thing, \
@@ -74,14 +77,14 @@ pub fn fit(
                     .into(),
             )
         })?;
-        let yes_no = contender
-            .is_helped()
-            .then(|| yes_no(&judged.answers, i))
+        let yes_no = scorer
+            .uses_log_probability()
+            .then(|| yes_no(&split.answers, i))
             .flatten()
             .map(Box::new);
-        let others = contender
-            .is_helped()
-            .then(|| others(&judged.perturbed, i, help))
+        let others = scorer
+            .uses_log_probability()
+            .then(|| others(&split.perturbed, i, weight))
             .flatten();
         let others = others.map(|others| {
             Box::new(Calibration {
@@ -90,95 +93,95 @@ pub fn fit(
             })
         });
         let fitted = Calibration {
-            log_probability: help,
+            log_probability: weight,
             others,
             yes_no,
             ..fitted
         };
-        let tuning = judged
+        let tuning = split
             .captions
             .iter()
-            .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune);
+            .filter(|text| DevelopmentHalf::for_image(text.image) == DevelopmentHalf::Tune);
         let tokens = tuning.flat_map(|text| text.scores[i].iter().zip(&text.log_probabilities));
         let rewards = Some(Histogram::from_rewards(
             tokens.map(|(score, lp)| fitted.reward(*score, *lp)),
         ));
         Ok(Calibration { rewards, ..fitted })
     };
-    contenders.iter().enumerate().map(one).collect()
+    scorers.iter().enumerate().map(one).collect()
 }
 
-/// The calibration of a yes or no that answers, where the tuning half has right and wrong ones.
-fn yes_no(answers: &[ComparedText], contender: usize) -> Option<Calibration> {
+/// Calibration of a yes or no that answers a question, if the tuning half has right and wrong ones.
+fn yes_no(answers: &[ComparedText], scorer: usize) -> Option<Calibration> {
     let tuning = answers.iter().filter(|text| {
-        DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune && text.is_yes_or_no(0)
+        DevelopmentHalf::for_image(text.image) == DevelopmentHalf::Tune && text.is_yes_or_no(0)
     });
-    let of = |text: &ComparedText| {
+    let triple = |text: &ComparedText| {
         Some((
-            text.scores[contender][0],
+            text.scores[scorer][0],
             text.log_probabilities[0],
             (*text.labels.first()?)?,
         ))
     };
-    let known: Vec<(f32, f32, bool)> = tuning.filter_map(of).collect();
-    let features: Vec<[f64; 2]> = known
+    let labeled: Vec<(f32, f32, bool)> = tuning.filter_map(triple).collect();
+    let features: Vec<[f64; 2]> = labeled
         .iter()
         .map(|(score, lp, _)| [f64::from(*score), f64::from(*lp)])
         .collect();
-    let targets: Vec<f64> = known
+    let targets: Vec<f64> = labeled
         .iter()
         .map(|(.., right)| f64::from(u8::from(*right)))
         .collect();
-    let help = help_of(&features, &targets);
-    let logits: Vec<f32> = known
+    let weight = relative_weight(&features, &targets);
+    let logits: Vec<f32> = labeled
         .iter()
-        .map(|(score, lp, _)| score + help * lp)
+        .map(|(score, lp, _)| score + weight * lp)
         .collect();
-    let good: Vec<bool> = known.iter().map(|(.., right)| *right).collect();
+    let good: Vec<bool> = labeled.iter().map(|(.., right)| *right).collect();
     let fitted = Calibration::fit(&logits, &good, ANSWERS_FITTED_ON)?;
     Some(Calibration {
-        log_probability: help,
+        log_probability: weight,
         ..fitted
     })
 }
 
-/// The calibration of texts that the policy did not write, where some are wrong.
-fn others(texts: &[ComparedText], contender: usize, help: f32) -> Option<Calibration> {
+/// Calibration of texts by other authors, if the tuning half has right and wrong claims.
+fn others(texts: &[ComparedText], scorer: usize, weight: f32) -> Option<Calibration> {
     let tuning = texts
         .iter()
-        .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune)
-        .map(|text| with_help(text, contender, help));
+        .filter(|text| DevelopmentHalf::for_image(text.image) == DevelopmentHalf::Tune)
+        .map(|text| with_log_probability(text, scorer, weight));
     let (logits, good): (Vec<f32>, Vec<bool>) = tuning
-        .flat_map(|text| text.claims(contender).collect::<Vec<_>>())
+        .flat_map(|text| text.claims(scorer).collect::<Vec<_>>())
         .unzip();
     let fitted = Calibration::fit(&logits, &good, OTHERS_FITTED_ON)?;
     Some(Calibration {
-        log_probability: help,
+        log_probability: weight,
         ..fitted
     })
 }
 
-/// A text whose scores have what the log-probability adds to them.
-fn with_help(text: &ComparedText, contender: usize, help: f32) -> ComparedText {
+/// Copy of a text with the weighted log-probabilities added to one scorer's scores.
+fn with_log_probability(text: &ComparedText, scorer: usize, weight: f32) -> ComparedText {
     let mut text = text.clone();
-    text.scores[contender]
+    text.scores[scorer]
         .iter_mut()
         .zip(&text.log_probabilities)
-        .for_each(|(score, lp)| *score += help * lp);
+        .for_each(|(score, lp)| *score += weight * lp);
     text
 }
 
-/// What of a token's log-probability is to be added to its logit: logistic regression on both, over
-/// the tuning half. Never negative: a likelier word is no reason for doubt.
-fn help_of_log_probability(texts: &[ComparedText], contender: usize) -> f32 {
+/// Weight of a token's log-probability beside its logit, by logistic regression on the tuning half.
+/// Never negative: likelier words must not get lower rewards.
+fn log_probability_weight(texts: &[ComparedText], scorer: usize) -> f32 {
     let tokens = texts
         .iter()
-        .filter(|text| DevelopmentHalf::of(text.image) == DevelopmentHalf::Tune)
+        .filter(|text| DevelopmentHalf::for_image(text.image) == DevelopmentHalf::Tune)
         .flat_map(|text| {
             let scores = text
                 .labels
                 .iter()
-                .zip(&text.scores[contender])
+                .zip(&text.scores[scorer])
                 .zip(&text.log_probabilities);
             scores.filter_map(|((label, score), lp)| {
                 Some((
@@ -188,35 +191,35 @@ fn help_of_log_probability(texts: &[ComparedText], contender: usize) -> f32 {
             })
         });
     let (features, good): (Vec<[f64; 2]>, Vec<f64>) = tokens.unzip();
-    help_of(&features, &good)
+    relative_weight(&features, &good)
 }
 
-/// The most that a nat of log-probability adds to a logit: beside a logit that says nothing, any
-/// number would fit, and none of them could be calibrated.
-const MOST_HELP: f64 = 5.0;
+/// Upper bound of the weight: with an uninformative logit any weight would fit, and none could be
+/// calibrated.
+const MAX_WEIGHT: f64 = 5.0;
 
-/// Returns what of a log-probability, the second feature, is to be added to a logit, the first one,
-/// that together they tell best.
-fn help_of(features: &[[f64; 2]], targets: &[f64]) -> f32 {
+/// Weight of the second feature (log-probability) relative to the first (logit) in a logistic
+/// regression of the targets.
+fn relative_weight(features: &[[f64; 2]], targets: &[f64]) -> f32 {
     match logistic_regression(features, targets) {
         Some([logit, log_probability, _]) if logit > 0.0 => {
-            (log_probability / logit).clamp(0.0, MOST_HELP) as f32
+            (log_probability / logit).clamp(0.0, MAX_WEIGHT) as f32
         }
         _ => 0.0,
     }
 }
 
-/// Of the scorers that a bundle can serve, the one that ranks the tuning half's things best.
-pub fn best(judged: &ScoredSplit, contenders: &[ComparedScorer]) -> Option<RewardKind> {
+/// Servable scorer that ranks the object mentions of the tuning half best.
+pub fn best(split: &ScoredSplit, scorers: &[ComparedScorer]) -> Option<RewardKind> {
     let auroc = |i: usize| {
-        Ranking::new(things(&judged.captions, i, DevelopmentHalf::Tune))
+        Ranking::new(object_mentions(&split.captions, i, DevelopmentHalf::Tune))
             .metrics(0.5)
             .auroc
     };
     let served = [RewardKind::Probe, RewardKind::Detached]
         .into_iter()
         .filter_map(|kind| {
-            let i = contenders.iter().position(|c| c.name == kind.name())?;
+            let i = scorers.iter().position(|c| c.name == kind.name())?;
             Some((auroc(i), kind))
         });
     served
@@ -224,18 +227,18 @@ pub fn best(judged: &ScoredSplit, contenders: &[ComparedScorer]) -> Option<Rewar
         .map(|(_, kind)| kind)
 }
 
-/// The calibrations of the scorers that a bundle can serve.
+/// Calibrations of the servable scorers.
 pub fn served(
-    contenders: &[ComparedScorer],
+    scorers: &[ComparedScorer],
     calibrations: &[Calibration],
 ) -> BTreeMap<RewardKind, Calibration> {
-    let of = |kind: RewardKind| {
-        let i = contenders.iter().position(|c| c.name == kind.name())?;
+    let entry = |kind: RewardKind| {
+        let i = scorers.iter().position(|c| c.name == kind.name())?;
         Some((kind, calibrations[i].clone()))
     };
     [RewardKind::Probe, RewardKind::Detached]
         .into_iter()
-        .filter_map(of)
+        .filter_map(entry)
         .collect()
 }
 
@@ -243,13 +246,13 @@ pub fn served(
 mod tests {
     use super::*;
 
-    /// Tokens whose log-probability tells them apart, `told` of the difference being in the logit
-    /// too.
+    /// Weight fitted on tokens whose log-probability separates them, with the share `told` of that
+    /// separation in the logit too.
     fn help(told: f64) -> f32 {
         let tokens = (0..400).map(|i| {
             let (good, noise) = (i % 3 != 0, f64::from(i * 7919 % 101) / 101.0 - 0.5);
             let sign = if good { 1.0 } else { -1.0 };
-            // Some are mistaken: what tells everything has no finite weight.
+            // Some labels are flipped: perfectly separable data has no finite weight.
             let sign = if i % 10 == 0 { -sign } else { sign };
             (
                 [
@@ -260,11 +263,11 @@ mod tests {
             )
         });
         let (features, targets): (Vec<_>, Vec<_>) = tokens.unzip();
-        help_of(&features, &targets)
+        relative_weight(&features, &targets)
     }
 
     #[test]
-    fn a_logit_that_says_nothing_is_not_drowned() {
+    fn relative_weight_uninformative_logit_is_bounded() {
         let some = help(1.0);
         assert!(some > 0.0 && some < 5.0, "{some}");
         assert!(

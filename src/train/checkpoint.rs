@@ -1,4 +1,5 @@
-//! Run directories: what a training writes, and how it goes on after being killed.
+//! Run directories: configuration, loss log and checkpoint of a training run, from which it resumes
+//! after a kill.
 
 use std::{
     fs,
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Tensors, TrainError};
 
-/// One line of `loss.jsonl`.
+/// Line of `loss.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossPoint {
-    /// Optimiser step.
+    /// Optimizer step.
     pub step: usize,
     /// Mean loss of the step's batch.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,7 +25,8 @@ pub struct LossPoint {
     pub dev: Option<f64>,
 }
 
-/// A run's directory: `config.json` (frozen at the start), `loss.jsonl`, `checkpoint.safetensors`.
+/// Directory of a training run: `config.json` (frozen at the start), `loss.jsonl`,
+/// `checkpoint.safetensors`.
 pub struct RunDir {
     path: PathBuf,
 }
@@ -32,8 +34,8 @@ pub struct RunDir {
 const STEP: &str = "step";
 
 impl RunDir {
-    /// Makes or, with `resume`, reopens a run directory. The configuration must be the one that the
-    /// run began with.
+    /// Creates a run directory or, with `resume`, reopens one. The configuration must equal the one
+    /// that the run began with.
     ///
     /// # Errors
     /// When the directory holds a run and `resume` is false, holds none and `resume` is true, or
@@ -70,10 +72,10 @@ impl RunDir {
         })
     }
 
-    /// The configuration that the run in `path` began with.
+    /// Configuration that the run in `path` began with.
     ///
     /// # Errors
-    /// When there is no run, or one of another kind.
+    /// When there is no run, or its configuration has another form.
     pub fn config<C: serde::de::DeserializeOwned>(path: &Path) -> Result<C, TrainError> {
         let file = path.join("config.json");
         let json = fs::read(&file).map_err(TrainError::io(&file))?;
@@ -81,28 +83,28 @@ impl RunDir {
             .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
     }
 
-    /// A file in the directory.
+    /// Path of a file in the directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Writes the state after `step` steps; a crash leaves the old checkpoint or the new one, never
-    /// half of one.
+    /// Writes the state after `step` steps atomically: a crash leaves the old checkpoint or the new
+    /// one.
     pub fn save(&self, step: usize, mut state: Tensors) -> Result<(), TrainError> {
         state.insert(STEP.into(), Tensor::new(step as i64, &Device::Cpu)?);
-        let (file, fresh) = (
+        let (file, temporary) = (
             self.file("checkpoint.safetensors"),
             self.file("checkpoint.new"),
         );
-        candle_core::safetensors::save(&state, &fresh)?;
-        fs::File::open(&fresh)
+        candle_core::safetensors::save(&state, &temporary)?;
+        fs::File::open(&temporary)
             .and_then(|f| f.sync_all())
-            .map_err(TrainError::io(&fresh))?;
-        fs::rename(&fresh, &file).map_err(TrainError::io(&file))
+            .map_err(TrainError::io(&temporary))?;
+        fs::rename(&temporary, &file).map_err(TrainError::io(&file))
     }
 
-    /// The last checkpoint, where there is one: steps done and state. Forgets losses logged after
-    /// it.
+    /// Returns the steps done and the state of the last checkpoint, if any, and drops losses logged
+    /// after it.
     pub fn load(&self) -> Result<Option<(usize, Tensors)>, TrainError> {
         let file = self.file("checkpoint.safetensors");
         let found = if file.exists() {
@@ -115,12 +117,12 @@ impl RunDir {
             None
         };
         let done = found.as_ref().map_or(0, |(step, _)| *step);
-        let kept: Vec<LossPoint> = self
+        let retained: Vec<LossPoint> = self
             .losses()?
             .into_iter()
             .filter(|p| p.step < done || (p.step == done && p.dev.is_some()))
             .collect();
-        let lines: String = kept
+        let lines: String = retained
             .iter()
             .filter_map(|p| serde_json::to_string(p).ok())
             .map(|l| l + "\n")
@@ -129,7 +131,7 @@ impl RunDir {
         Ok(found)
     }
 
-    /// Appends to the loss log.
+    /// Appends a line to the loss log.
     pub fn log(&self, point: &LossPoint) -> Result<(), TrainError> {
         let file = self.file("loss.jsonl");
         let line = serde_json::to_string(point).map_err(|e| TrainError::Run(e.to_string()))?;
@@ -141,7 +143,7 @@ impl RunDir {
         writeln!(out, "{line}").map_err(TrainError::io(&file))
     }
 
-    /// The loss log; a torn last line (the process was killed while writing) is left out.
+    /// Reads the loss log, skipping a last line torn by a kill.
     pub fn losses(&self) -> Result<Vec<LossPoint>, TrainError> {
         let file = self.file("loss.jsonl");
         if !file.exists() {
@@ -155,11 +157,11 @@ impl RunDir {
     }
 }
 
-/// Writes a file so that a crash leaves the old content or the new one.
+/// Writes a file atomically: a crash leaves the old content or the new one.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, bytes).map_err(TrainError::io(&fresh))?;
-    fs::rename(&fresh, path).map_err(TrainError::io(path))
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, bytes).map_err(TrainError::io(&temporary))?;
+    fs::rename(&temporary, path).map_err(TrainError::io(path))
 }
 
 #[cfg(test)]
@@ -167,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_not_overwritten_and_resumes_where_its_checkpoint_stands() {
+    fn open_existing_run_needs_resume_and_the_same_configuration() {
         let dir = tempfile::tempdir().unwrap();
         assert!(RunDir::open(dir.path(), &1, true).is_err());
         let run = RunDir::open(dir.path(), &1, false).unwrap();

@@ -1,5 +1,5 @@
-//! Scorers side by side: trained ones, baselines that need no training, and controls that see no
-//! image.
+//! Scorers that are compared: trained ones, baselines without training, and controls that see
+//! another image.
 
 use std::{collections::BTreeMap, hint::black_box, path::Path, time::Instant};
 
@@ -18,46 +18,48 @@ use super::{
 use crate::{
     bundle::{Bundle, RewardKind},
     reward::calibration::Calibration,
-    vlm::{Row, decoder::llama::Regular},
+    vlm::{Row, decoder::Regular},
 };
 
-/// A scorer under a name.
+/// Named scorer in a comparison.
 pub struct ComparedScorer {
-    /// Its name in tables.
+    /// Name in tables.
     pub name: String,
-    /// What it is.
+    /// Source of its scores.
     pub scorer: ScoreSource,
     /// Bytes of its weights as a bundle stores them.
     pub bytes: usize,
 }
 
 impl ComparedScorer {
-    /// Whether its score is a trained network's logit, which the policy's log-probability may help;
-    /// one that is shown another image must not learn from the policy what is in this one.
-    pub fn is_helped(&self) -> bool {
+    /// Returns `true` if the score is a trained network's logit, to which the calibration may add
+    /// the policy's log-probability. A control that sees another image must not: the
+    /// log-probability would tell it what is in this one.
+    pub fn uses_log_probability(&self) -> bool {
         matches!(self.scorer, ScoreSource::Net(_) | ScoreSource::Mean(_))
     }
 }
 
-/// Where a raw score comes from; the higher, the likelier the token is grounded.
+/// Source of raw scores; a higher score means a token is likelier grounded.
 pub enum ScoreSource {
-    /// The policy's own log-probability of the token.
+    /// The policy's log-probability of the token.
     LogProbability,
-    /// The negative entropy of the policy's distribution before the token.
+    /// Negative entropy of the policy's distribution before the token.
     Entropy,
-    /// A trained network.
+    /// Logit of a trained network.
     Net(Box<Net>),
-    /// The network of another contender, shown another image: what is left is prior, not sight.
+    /// Logit of another scorer's network (by index) given another image: prior knowledge without
+    /// sight.
     OtherImage(usize),
-    /// The mean of other contenders' logits.
+    /// Mean of other scorers' logits (by index).
     Mean(Vec<usize>),
 }
 
-/// Reads the scorers of a bundle.
+/// Loads the scorers of a bundle.
 ///
 /// # Errors
-/// When a file of it is missing or does not fit.
-pub fn of_bundle(policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
+/// When a file of the bundle is missing or invalid.
+pub fn from_bundle(policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
     let Some(reward) = &policy.config.reward else {
         return Ok(Vec::new());
     };
@@ -69,11 +71,11 @@ pub fn of_bundle(policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
     if let Some(probe) = &reward.probe {
         configs.push((
             RewardKind::Probe.name(),
-            ScorerConfig::of_probe(layers, probe.hidden),
+            ScorerConfig::stored_probe(layers, probe.hidden),
         ));
     }
     if reward.detached.is_some() {
-        configs.push((RewardKind::Detached.name(), ScorerConfig::of_detached()));
+        configs.push((RewardKind::Detached.name(), ScorerConfig::stored_detached()));
     }
     configs
         .into_iter()
@@ -81,10 +83,10 @@ pub fn of_bundle(policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
         .collect()
 }
 
-/// Returns what the numbers of a bundle's scorers mean, as it serves them.
+/// Calibrations of a bundle's scorers, as it serves them.
 ///
 /// # Errors
-/// When its `calibration.json` is none.
+/// When its `calibration.json` is missing or invalid.
 pub fn calibrations(policy: &Policy) -> Result<BTreeMap<RewardKind, Calibration>, TrainError> {
     if policy.config.reward.is_none() {
         return Ok(BTreeMap::new());
@@ -95,12 +97,11 @@ pub fn calibrations(policy: &Policy) -> Result<BTreeMap<RewardKind, Calibration>
         .map_err(|e| TrainError::Run(format!("bundle {}: calibration.json: {e}", policy.name)))
 }
 
-/// Reads the scorers of a finished run of `candor train reward`, which must have been trained on
-/// the same policy.
+/// Loads the scorers of a finished run of `candor train reward` on the same policy.
 ///
 /// # Errors
-/// When the run is not finished, or belongs to another policy.
-pub fn of_run(run: &Path, policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
+/// When the run is unfinished or was trained on another policy.
+pub fn from_run(run: &Path, policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
     let config: RewardTrainingConfig = RunDir::config(run)?;
     let weights = |name: &str| {
         Bundle::file(name, "model.safetensors").map_err(|e| TrainError::Run(e.to_string()))
@@ -156,7 +157,7 @@ fn load(
     })
 }
 
-/// The baselines that need no training.
+/// Baselines without training: log-probability and entropy.
 pub fn baselines() -> [ComparedScorer; 2] {
     [
         ("log-probability", ScoreSource::LogProbability),
@@ -169,64 +170,67 @@ pub fn baselines() -> [ComparedScorer; 2] {
     })
 }
 
-/// Raw scores of every contender for a batch's learnt tokens, one vector a contender, and the
+/// Computes every scorer's raw scores of a batch's learned tokens, one vector per scorer, and the
 /// policy's log-probabilities of those tokens.
 ///
 /// # Errors
 /// When a tensor operation fails.
 pub fn score(
     policy: &Policy,
-    contenders: &[ComparedScorer],
+    scorers: &[ComparedScorer],
     images: &Tensor,
     batch: &RowBatch,
 ) -> CandleResult<(Vec<Vec<f32>>, Vec<f32>)> {
     let pass = ScorerInput::new(policy, images, batch)?;
     let other = next_image(images)?;
-    let needs_other = contenders
+    let needs_other = scorers
         .iter()
         .any(|c| matches!(c.scorer, ScoreSource::OtherImage(_)));
     let blind = needs_other
         .then(|| ScorerInput::new(policy, &other, batch))
         .transpose()?;
-    let said = policy_scores(policy, &pass)?;
+    let policy_scores = self::policy_scores(policy, &pass)?;
     let net = |i: usize| {
-        if let ScoreSource::Net(net) = &contenders[i].scorer {
+        if let ScoreSource::Net(net) = &scorers[i].scorer {
             Ok(net)
         } else {
-            candle_core::bail!("contender {i} has no network")
+            candle_core::bail!("scorer {i} has no network")
         }
     };
     let logits = |net: &Net, pass: &ScorerInput<'_>| {
         net.score(pass, Regular::default())?.logits.to_vec1::<f32>()
     };
-    let mut scores: Vec<Vec<f32>> = Vec::with_capacity(contenders.len());
-    for contender in contenders {
-        let own = match &contender.scorer {
-            ScoreSource::LogProbability => said.0.clone(),
-            ScoreSource::Entropy => said.1.clone(),
+    let mut scores: Vec<Vec<f32>> = Vec::with_capacity(scorers.len());
+    for scorer in scorers {
+        let own = match &scorer.scorer {
+            ScoreSource::LogProbability => policy_scores.0.clone(),
+            ScoreSource::Entropy => policy_scores.1.clone(),
             ScoreSource::Net(net) => logits(net, &pass)?,
-            ScoreSource::OtherImage(of) => match &blind {
-                Some(blind) => logits(net(*of)?, blind)?,
+            ScoreSource::OtherImage(index) => match &blind {
+                Some(blind) => logits(net(*index)?, blind)?,
                 None => Vec::new(),
             },
-            ScoreSource::Mean(of) => {
-                mean(&of.iter().map(|&i| scores[i].as_slice()).collect::<Vec<_>>())
-            }
+            ScoreSource::Mean(indices) => mean(
+                &indices
+                    .iter()
+                    .map(|&i| scores[i].as_slice())
+                    .collect::<Vec<_>>(),
+            ),
         };
         scores.push(own);
     }
-    Ok((scores, said.0))
+    Ok((scores, policy_scores.0))
 }
 
-fn mean(of: &[&[f32]]) -> Vec<f32> {
-    let n = of.first().map_or(0, |first| first.len());
+fn mean(parts: &[&[f32]]) -> Vec<f32> {
+    let n = parts.first().map_or(0, |first| first.len());
     (0..n)
-        .map(|i| of.iter().map(|scores| scores[i]).sum::<f32>() / of.len() as f32)
+        .map(|i| parts.iter().map(|scores| scores[i]).sum::<f32>() / parts.len() as f32)
         .collect()
 }
 
-/// The policy's log-probability of every learnt token, and the negative entropy of the distribution
-/// that it was drawn from.
+/// The policy's log-probability of every learned token and the negative entropy of the distribution
+/// before it.
 fn policy_scores(policy: &Policy, pass: &ScorerInput<'_>) -> CandleResult<(Vec<f32>, Vec<f32>)> {
     let logits = policy
         .model
@@ -255,14 +259,14 @@ fn token_scores(line: &[f32], target: u32) -> (f32, f32) {
     )
 }
 
-/// Milliseconds that each contender adds to a decoded token: the median of `repeats` single steps
-/// on one core, in the contenders' order.
+/// Milliseconds that each scorer adds to a decoded token, in the scorers' order: median of
+/// `repeats` single steps on one core.
 ///
 /// # Errors
 /// When a tensor operation fails.
 pub fn costs(
     policy: &Policy,
-    contenders: &[ComparedScorer],
+    scorers: &[ComparedScorer],
     image: &Tensor,
     repeats: usize,
 ) -> CandleResult<Vec<f64>> {
@@ -283,9 +287,9 @@ pub fn costs(
         .logits(&pass.predicting()?)?
         .to_vec2::<f32>()?
         .concat();
-    let mut costs: Vec<f64> = Vec::with_capacity(contenders.len());
-    for contender in contenders {
-        let cost = match &contender.scorer {
+    let mut costs: Vec<f64> = Vec::with_capacity(scorers.len());
+    for scorer in scorers {
+        let cost = match &scorer.scorer {
             ScoreSource::LogProbability | ScoreSource::Entropy => median_ms(repeats, || {
                 black_box(token_scores(&line, 2));
                 Ok(())
@@ -330,8 +334,8 @@ pub fn costs(
                     Ok(())
                 })?,
             },
-            ScoreSource::OtherImage(of) => costs[*of],
-            ScoreSource::Mean(of) => of.iter().map(|&i| costs[i]).sum(),
+            ScoreSource::OtherImage(index) => costs[*index],
+            ScoreSource::Mean(indices) => indices.iter().map(|&i| costs[i]).sum(),
         };
         costs.push(cost);
     }
@@ -340,12 +344,12 @@ pub fn costs(
 
 fn median_ms(repeats: usize, mut f: impl FnMut() -> CandleResult<()>) -> CandleResult<f64> {
     let mut times = Vec::with_capacity(repeats);
-    // The first ones warm caches and allocator.
+    // The first repeats warm up caches and the allocator.
     for i in 0..repeats + repeats / 4 + 1 {
-        let begun = Instant::now();
+        let start = Instant::now();
         f()?;
         if i > repeats / 4 {
-            times.push(begun.elapsed().as_secs_f64() * 1e3);
+            times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
     times.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Captions and questions as training rows.
+//! Training rows of captions and derived questions.
 
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use tokenizers::{
@@ -22,32 +22,35 @@ use crate::vlm::{
     tokenizer::TextTokenizer,
 };
 
-/// The token that ends an answer.
+/// End-of-answer token.
 pub const END: &str = "<|end|>";
 
 const SPECIAL: [&str; 4] = ["<|pad|>", "<|user|>", "<|assistant|>", END];
 
-/// Ways to ask for a description, one a line; repeated lines are asked more often.
+/// Requests for a description, one per line; repeated lines are drawn more often.
 const CAPTION_PROMPTS: &str = include_str!("caption_prompts.txt");
 
-/// How questions begin: so that they, too, are whole words to the tokenizer.
+/// Common phrases of questions and answers, so that the tokenizer learns them as whole words.
 const QUESTION_PHRASES: &str = "is there a\nis there an\nare there any\nwhat color is the\nwhat \
                                 color are the\nhow many\nwhat is the\nwhat are the\nwhere is \
                                 the\nwho is\n\
 doing\nwearing\nYes.\nNo.\ndoes the\ncan you see\nphoto\nphotograph\npicture\nimage\nplease\nin \
 the image?\nin the photo?\nin this picture?";
 
-/// The phrases that prompts are made of.
+/// Phrases that prompts are built from.
 pub fn prompt_phrases() -> impl Iterator<Item = &'static str> {
     CAPTION_PROMPTS.lines().chain(QUESTION_PHRASES.lines())
 }
 
-/// Returns `true` if a prompt is one of those that ask for a description of the whole image, or
-/// none at all, which asks for one too.
+/// Returns `true` if a prompt is one of the known requests for a description, or empty, which also
+/// requests one.
 pub fn asks_for_description(prompt: &str) -> bool {
-    let bare = |text: &str| text.trim().trim_end_matches(['.', '?', '!']).to_lowercase();
-    let prompt = bare(prompt);
-    prompt.is_empty() || CAPTION_PROMPTS.lines().any(|line| bare(line) == prompt)
+    let normalized = |text: &str| text.trim().trim_end_matches(['.', '?', '!']).to_lowercase();
+    let prompt = normalized(prompt);
+    prompt.is_empty()
+        || CAPTION_PROMPTS
+            .lines()
+            .any(|line| normalized(line) == prompt)
 }
 
 /// Trains a byte-level BPE on `lines`.
@@ -73,17 +76,17 @@ pub fn train_tokenizer(lines: &[String], vocab_size: usize) -> Result<Tokenizer,
     Ok(tokenizer)
 }
 
-/// Turns an image's captions into rows.
+/// Builder of training rows from captioned images.
 pub struct Corpus<'a> {
     tokenizer: &'a TextTokenizer,
     template: &'a ChatTemplate,
     questions: &'a QaBuilder<'a>,
-    /// Most question/answer pairs a row.
+    /// Maximum question-answer pairs per row.
     pub questions_per_image: usize,
 }
 
 impl<'a> Corpus<'a> {
-    /// A corpus in the given vocabulary and template.
+    /// Creates a builder for a tokenizer and a chat template.
     pub fn new(
         tokenizer: &'a TextTokenizer,
         template: &'a ChatTemplate,
@@ -98,7 +101,7 @@ impl<'a> Corpus<'a> {
         }
     }
 
-    /// Tokens of a user's turn, up to where the answer begins.
+    /// Tokens of a prompt: the rendered user message up to where the answer begins.
     pub fn prompt(
         tokenizer: &TextTokenizer,
         template: &ChatTemplate,
@@ -116,7 +119,7 @@ impl<'a> Corpus<'a> {
             .map_err(|e| TrainError::Run(e.to_string()))
     }
 
-    /// A sentence and the token that ends it.
+    /// Tokens of a sentence and the end token.
     pub fn answer(&self, text: &str) -> Result<Vec<u32>, TrainError> {
         let mut tokens = self
             .tokenizer
@@ -126,7 +129,7 @@ impl<'a> Corpus<'a> {
         Ok(tokens)
     }
 
-    /// A random way to ask for a description.
+    /// Tokens of a randomly chosen request for a description.
     pub fn caption_prompt(
         tokenizer: &TextTokenizer,
         template: &ChatTemplate,
@@ -140,8 +143,8 @@ impl<'a> Corpus<'a> {
         )
     }
 
-    /// All captions behind one request for a description, and some questions; the choice is a
-    /// function of `seed`.
+    /// Row of all captions behind one request for a description, and some questions; deterministic
+    /// in `seed`.
     pub fn row(&self, image: &Image, seed: u64) -> Result<TextRow, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
         let prompt = Self::caption_prompt(self.tokenizer, self.template, &mut rng)?;

@@ -6,7 +6,8 @@ use plotters::prelude::*;
 
 use super::{TrainError, checkpoint::LossPoint};
 
-/// Draws the training loss (a running mean over about 1 % of the steps) and the development loss.
+/// Plots the training loss (means over windows of about 1 % of the points) and the development
+/// loss.
 pub fn draw(points: &[LossPoint], title: &str, path: &Path) -> Result<(), TrainError> {
     let window = (points.len() / 100).max(1);
     let raw: Vec<(f64, f64)> = points

@@ -1,57 +1,57 @@
-//! What can go wrong in a training.
+//! Training errors.
 
 use std::path::{Path, PathBuf};
 
-/// A training that could not start or go on.
+/// Error of a training or evaluation run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The configuration file is not usable.
+    /// Invalid configuration file.
     #[error("{path}: {message}")]
     Config {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// Problem and its position.
         message: String,
     },
-    /// The data are not usable.
+    /// Invalid data set.
     #[error(transparent)]
     Data(#[from] crate::eval::data::flickr8k::DatasetError),
-    /// A file could not be read or written.
+    /// File that could not be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's answer.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// The run directory does not fit what was asked.
+    /// Invalid run, data or bundle; the message names it.
     #[error("{0}")]
     Run(String),
-    /// A figure left its bounds.
+    /// Metric outside its bounds, which stopped the run.
     #[error("stopped after iteration {iteration}: {why}; {kept}")]
     Stopped {
-        /// After how many.
+        /// Iterations done.
         iteration: usize,
-        /// Which figure.
+        /// Metric and bound.
         why: String,
-        /// What is left of the run.
+        /// Part of the run that remains usable.
         kept: String,
     },
-    /// The loss stopped being a number.
+    /// Loss that is not finite.
     #[error("step {step}: the loss is {loss}; the last good checkpoint is in the run directory")]
     Diverged {
-        /// The step.
+        /// Optimizer step.
         step: usize,
-        /// The loss.
+        /// Loss.
         loss: f64,
     },
-    /// A tensor operation failed.
+    /// Failed tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
 impl TrainError {
-    /// An I/O error at `path`.
+    /// Returns a constructor of I/O errors at `path`.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }

@@ -1,4 +1,4 @@
-//! From a run directory to a bundle.
+//! Bundle files written by training runs.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     vlm::{casing::Casing, llava::LlavaConfig},
 };
 
-/// The template of models trained here: single-turn, lower-case questions.
+/// Chat template of models trained here: single-turn, lower-case questions.
 pub const CHAT_TEMPLATE: &str = include_str!("../vlm/chat_template.jinja");
 
 /// Reads a safetensors file.
@@ -27,7 +27,7 @@ pub fn read_weights(file: &Path) -> Result<Tensors, TrainError> {
         .map_err(|e| e.context(file.display().to_string()))?)
 }
 
-/// Writes weights in f16, as bundles hold them.
+/// Writes weights in f16, the format of bundles.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -40,7 +40,7 @@ pub fn write_weights(file: &Path, tensors: Tensors) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Writes a value as pretty JSON, atomically.
+/// Writes a value as indented JSON, atomically.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -50,11 +50,11 @@ pub fn write_json(file: &Path, value: &impl serde::Serialize) -> Result<(), Trai
     write_atomically(file, &json)
 }
 
-/// Copies what a bundle knows of images into `dir`, where it has a network for that: it reads the
-/// tower alone, which no training changes.
+/// Copies a bundle's evidence model into `dir`, if it has one. It reads only the vision tower,
+/// which training leaves unchanged.
 ///
 /// # Errors
-/// When there is no such bundle, or a file cannot be written.
+/// When the bundle does not exist or a file cannot be written.
 pub fn copy_evidence(bundle: &str, dir: &Path) -> Result<(), TrainError> {
     let failed = |e: BundleError| TrainError::Run(e.to_string());
     let files = Bundle::files(bundle).map_err(failed)?;
@@ -70,8 +70,8 @@ pub fn copy_evidence(bundle: &str, dir: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Writes a bundle without scorers: `tower` as a weights file of its own or a bundle's has it,
-/// `language` the projector's and decoder's weights.
+/// Writes a bundle without scorers from the vision tower's weights (with or without a bundle's
+/// prefix) and the weights `language` of projector and decoder.
 ///
 /// # Errors
 /// When a file cannot be written.
@@ -86,7 +86,7 @@ pub fn write_policy(
 ) -> Result<(), TrainError> {
     fs::create_dir_all(dir).map_err(TrainError::io(dir))?;
     let is_tower = |name: &str| !name.starts_with("connector.") && !name.starts_with("decoder.");
-    let named = |name: String| {
+    let with_prefix = |name: String| {
         if name.starts_with(Tower::PREFIX) {
             name
         } else {
@@ -96,7 +96,7 @@ pub fn write_policy(
     let mut weights: Tensors = tower
         .into_iter()
         .filter(|(k, _)| is_tower(k))
-        .map(|(k, t)| (named(k), t))
+        .map(|(k, t)| (with_prefix(k), t))
         .collect();
     weights.extend(language);
     write_weights(&dir.join("model.safetensors"), weights)?;
@@ -115,7 +115,7 @@ pub fn write_policy(
     write_json(&dir.join("config.json"), &config)
 }
 
-/// Seconds since 1970.
+/// Unix time in seconds.
 pub(super) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,4 +1,4 @@
-//! Vision features of a photograph folder, computed once: the tower is frozen.
+//! Cached vision features of images; the vision tower is frozen.
 
 use std::{
     fs::{self, File},
@@ -23,30 +23,30 @@ use crate::vlm::{
     vision::efficientnet_lite::EfficientNetLite,
 };
 
-/// How an image may be seen in training: as it is and mirrored, and a part of it in the same two
-/// ways.
+/// Training views of an image: the whole image, its mirror image, a random crop and the crop's
+/// mirror image.
 pub const VIEWS: usize = 4;
 
-/// Width and height of that part, as a share of the image's.
+/// Side length of the random crop as a share of the image's.
 const CROP: std::ops::Range<f64> = 0.8..0.95;
 
-/// Images that are encoded before they are written down.
+/// Images encoded per write.
 const PIECE: usize = 128;
 
-/// Bytes of a file before the features: what it belongs to.
+/// Bytes of the header, a digest of images, views and tower.
 const HEAD: u64 = 32;
 
-/// A part of an image, as it is or mirrored.
+/// Rectangle of an image, optionally mirrored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Crop {
-    /// The part.
+    /// Rectangle, in shares of the image's sides.
     pub rect: Rect,
-    /// Indicates whether left and right are exchanged.
+    /// `true` if left and right are exchanged.
     pub is_mirrored: bool,
 }
 
 impl Crop {
-    /// That part of an image, of at least one pixel.
+    /// Cuts the crop out of an image, at least one pixel wide and high.
     fn cut(&self, image: &RgbImage) -> RgbImage {
         let pixels = |begin: f64, length: f64, side: u32| {
             let first = ((begin * f64::from(side)).round() as u32).min(side.saturating_sub(1));
@@ -65,26 +65,25 @@ impl Crop {
     }
 }
 
-/// Features of all views of an image, which has a number.
+/// Encoder of all views of an image, given its index.
 type Encode<'a> = dyn Fn(usize, &RgbImage) -> CandleResult<Tensor> + Sync + 'a;
 
-/// Features `(image_tokens, channels)` of every view of every image, in f16 and on disk: a training
-/// reads a batch of them at a time, and the operating system keeps what there is room for, once for
-/// all trainings.
+/// Features `(image_tokens, channels)` of every view of every image, in f16 on disk. Batches are
+/// read on demand, and the operating system's page cache is shared by all runs.
 pub struct Features {
     files: Vec<Arc<File>>,
-    /// Each image's file, and the first byte of its first view there.
-    places: Vec<(usize, u64)>,
+    /// File index and byte offset of each image's first view.
+    offsets: Vec<(usize, u64)>,
     shape: (usize, usize),
     views: usize,
 }
 
 impl Features {
-    /// Encodes the first `views` of [`VIEWS`] of each of `images` into the file `cache`, unless an
-    /// earlier run over the same images left it.
+    /// Encodes the first `views` of [`VIEWS`] of each image into the file `cache`, or reuses a
+    /// cache of the same images.
     ///
     /// # Errors
-    /// When an image cannot be read: the error names it; or the file cannot be written.
+    /// When an image cannot be read (the error names it) or the file cannot be written.
     pub fn compute(
         images: &[Image],
         views: usize,
@@ -99,9 +98,9 @@ impl Features {
             for view in 0..views {
                 let cropped =
                     (view >= 2).then(|| crop(image, &mut SmallRng::seed_from_u64(i as u64)));
-                let seen = cropped.as_ref().unwrap_or(image);
-                let flipped = (view % 2 == 1).then(|| image::imageops::flip_horizontal(seen));
-                out.push(features_of(flipped.as_ref().unwrap_or(seen), net)?);
+                let view_image = cropped.as_ref().unwrap_or(image);
+                let flipped = (view % 2 == 1).then(|| image::imageops::flip_horizontal(view_image));
+                out.push(encode_image(flipped.as_ref().unwrap_or(view_image), net)?);
             }
             Tensor::cat(&out, 0)
         };
@@ -115,8 +114,8 @@ impl Features {
         )
     }
 
-    /// Mean features `(1, channels)` of crops of images, as many of each: a crop of `crops` for
-    /// every view, which [`batch`](Self::batch) names by its number.
+    /// Encodes crops into mean features `(1, channels)`: each crop of an image is a view, addressed
+    /// by its index in [`batch`](Self::batch). All images need the same number of crops.
     ///
     /// # Errors
     /// As [`compute`](Self::compute).
@@ -138,7 +137,7 @@ impl Features {
         let encode = |i: usize, image: &RgbImage| {
             let means = crops[i]
                 .iter()
-                .map(|crop| features_of(&crop.cut(image), net)?.mean(0))
+                .map(|crop| encode_image(&crop.cut(image), net)?.mean(0))
                 .collect::<CandleResult<Vec<_>>>()?;
             Tensor::cat(&means, 0)
         };
@@ -152,7 +151,7 @@ impl Features {
         )
     }
 
-    /// Reads features from a file, or encodes them into it.
+    /// Opens the features in a file, or encodes them into it.
     fn cached(
         images: &[Image],
         views: usize,
@@ -169,21 +168,21 @@ impl Features {
                 File::open(cache).map_err(TrainError::io(cache))?
             }
         };
-        let places = (0..images.len() as u64)
+        let offsets = (0..images.len() as u64)
             .map(|i| (0, HEAD + i * stride))
             .collect();
         Ok(Self {
             files: vec![Arc::new(file)],
-            places,
+            offsets,
             shape,
             views,
         })
     }
 
-    /// Adds those of other images behind these.
+    /// Appends the features of other images.
     ///
     /// # Errors
-    /// When they are of another shape, or of another number of views.
+    /// When shapes or numbers of views differ.
     pub fn append(&mut self, other: Self) -> Result<(), TrainError> {
         if (self.shape, self.views) != (other.shape, other.views) {
             return Err(TrainError::Run(
@@ -192,24 +191,24 @@ impl Features {
         }
         let before = self.files.len();
         self.files.extend(other.files);
-        self.places.extend(
+        self.offsets.extend(
             other
-                .places
+                .offsets
                 .into_iter()
                 .map(|(file, first)| (before + file, first)),
         );
         Ok(())
     }
 
-    /// Those of some images, each as it is: without other views.
+    /// Selects images, with their first view only.
     pub fn plain(&self, images: &[usize]) -> Self {
-        let places = images
+        let offsets = images
             .iter()
-            .filter_map(|&image| self.places.get(image).copied())
+            .filter_map(|&image| self.offsets.get(image).copied())
             .collect();
         Self {
             files: self.files.clone(),
-            places,
+            offsets,
             shape: self.shape,
             views: 1,
         }
@@ -217,29 +216,29 @@ impl Features {
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.offsets.len()
     }
 
-    /// Ways in which each image is seen.
+    /// Number of views per image.
     pub fn views(&self) -> usize {
         self.views
     }
 
     /// Returns `true` if there are no images.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.offsets.is_empty()
     }
 
     /// Features of `(image, view)` pairs: `(n, image_tokens, channels)` in f32.
     ///
     /// # Errors
-    /// When there is no such image or view, or it cannot be read.
+    /// When there is no such image or view, or the file cannot be read.
     pub fn batch(&self, which: &[(usize, usize)]) -> CandleResult<Tensor> {
         let size = self.shape.0 * self.shape.1;
         let mut out = vec![0f32; which.len() * size];
         let (mut bytes, mut stored) = (vec![0u8; 2 * size], vec![f16::ZERO; size]);
         for (&(image, view), out) in which.iter().zip(out.chunks_mut(size)) {
-            let Some(&(file, first)) = self.places.get(image).filter(|_| view < self.views) else {
+            let Some(&(file, first)) = self.offsets.get(image).filter(|_| view < self.views) else {
                 candle_core::bail!("there are no features of image {image} in view {view}");
             };
             self.files[file].read_exact_at(&mut bytes, first + 2 * (view * size) as u64)?;
@@ -253,7 +252,7 @@ impl Features {
     }
 }
 
-/// The file, where it is whole and belongs to these images.
+/// Opens the cache if it is complete and has the expected digest.
 fn stored(cache: &Path, key: &[u8; 32], bytes: u64) -> Option<File> {
     let file = File::open(cache).ok()?;
     let mut head = [0; HEAD as usize];
@@ -261,7 +260,7 @@ fn stored(cache: &Path, key: &[u8; 32], bytes: u64) -> Option<File> {
     (&head == key && file.metadata().ok()?.len() == bytes).then_some(file)
 }
 
-/// Encodes images piece by piece into a file that takes its name when it is complete.
+/// Encodes images chunk by chunk into a temporary file, which is renamed when complete.
 fn write(
     images: &[Image],
     encode: &Encode<'_>,
@@ -273,9 +272,9 @@ fn write(
         ProgressStyle::with_template("encoding photographs {bar:40} {pos}/{len} {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
-    let fresh = cache.with_extension("new");
-    let mut out = BufWriter::new(File::create(&fresh).map_err(TrainError::io(&fresh))?);
-    out.write_all(key).map_err(TrainError::io(&fresh))?;
+    let temporary = cache.with_extension("new");
+    let mut out = BufWriter::new(File::create(&temporary).map_err(TrainError::io(&temporary))?);
+    out.write_all(key).map_err(TrainError::io(&temporary))?;
     let numbered: Vec<(usize, &Image)> = images.iter().enumerate().collect();
     for piece in numbered.chunks(PIECE) {
         let encoded = workers.map(piece, |&(i, image)| {
@@ -292,12 +291,12 @@ fn write(
         })?;
         for x in encoded.into_iter().flatten() {
             out.write_all(&x.to_le_bytes())
-                .map_err(TrainError::io(&fresh))?;
+                .map_err(TrainError::io(&temporary))?;
         }
     }
-    out.flush().map_err(TrainError::io(&fresh))?;
+    out.flush().map_err(TrainError::io(&temporary))?;
     bar.finish_and_clear();
-    fs::rename(&fresh, cache).map_err(TrainError::io(cache))
+    fs::rename(&temporary, cache).map_err(TrainError::io(cache))
 }
 
 fn decoded(image: &Image) -> CandleResult<RgbImage> {
@@ -305,14 +304,19 @@ fn decoded(image: &Image) -> CandleResult<RgbImage> {
         .map_err(candle_core::Error::wrap)
 }
 
-/// Features `(image_tokens, channels)` of an image or a part of one.
-fn features_of(seen: &RgbImage, net: &EfficientNetLite) -> CandleResult<Tensor> {
-    let pixels =
-        preprocess::to_pixels(seen, net.image_size(), PIXEL_MEAN, PIXEL_STD, &Device::Cpu)?;
+/// Features `(image_tokens, channels)` of an image or crop.
+fn encode_image(view_image: &RgbImage, net: &EfficientNetLite) -> CandleResult<Tensor> {
+    let pixels = preprocess::to_pixels(
+        view_image,
+        net.image_size(),
+        PIXEL_MEAN,
+        PIXEL_STD,
+        &Device::Cpu,
+    )?;
     net.forward(&pixels.unsqueeze(0)?)?.squeeze(0)
 }
 
-/// A random part of an image.
+/// Random crop of an image.
 fn crop(image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
     let share = rng.random_range(CROP);
     let inner = |side: u32| ((f64::from(side) * share).round() as u32).clamp(1, side);
@@ -324,8 +328,7 @@ fn crop(image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
     image::imageops::crop_imm(image, x, y, width, height).to_image()
 }
 
-/// Names and sizes of the files, their views and the tower: enough to notice that a cache belongs
-/// to other data.
+/// Digest of file names, file sizes, views and tower, which detects a cache of other data.
 fn fingerprint(images: &[Image], views: &[u8], tower: &[u8; 32]) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(views);
@@ -342,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crop_is_the_part_of_an_image_that_its_shares_say() {
+    fn cut_returns_the_rectangle_given_in_shares() {
         let image = RgbImage::from_fn(8, 4, |x, y| image::Rgb([x as u8, y as u8, 0]));
         let crop = |left, top, width, height, is_mirrored| {
             let part = Crop {

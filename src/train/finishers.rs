@@ -1,5 +1,4 @@
-//! The last step of rewards, as a bundle serves them, for texts that were scored in a training or
-//! an evaluation.
+//! Final rewards of texts in training and evaluation, computed as a bundle serves them.
 
 use std::sync::Arc;
 
@@ -14,27 +13,27 @@ use crate::{
     },
 };
 
-/// What finishes the rewards of texts about some images.
+/// Evidence model and the evidence of a set of images, from which final rewards are computed.
 pub struct Finishers {
     evidence: Arc<Evidence>,
     images: Vec<ImageEvidence>,
 }
 
 impl Finishers {
-    /// For the images that `features` are of; `None` where the policy's bundle has no evidence of
-    /// what images show.
+    /// Computes the evidence of the images of `features`; `None` if the policy's bundle has no
+    /// evidence model.
     ///
     /// # Errors
-    /// When the bundle's files do not fit, or features cannot be read.
+    /// When the bundle's files are invalid or features cannot be read.
     pub fn open(policy: &Policy, features: &Features) -> Result<Option<Self>, TrainError> {
         let Some(evidence) =
             Bundle::evidence_of(&policy.name).map_err(|e| TrainError::Run(e.to_string()))?
         else {
             return Ok(None);
         };
-        let of = |i: usize| evidence.evaluate(&features.batch(&[(i, 0)])?.squeeze(0)?);
+        let image = |i: usize| evidence.evaluate(&features.batch(&[(i, 0)])?.squeeze(0)?);
         let images = (0..features.len())
-            .map(of)
+            .map(image)
             .collect::<candle_core::Result<_>>()?;
         Ok(Some(Self {
             evidence: Arc::new(evidence),
@@ -42,14 +41,14 @@ impl Finishers {
         }))
     }
 
-    /// Turns a contender's rewards of a text into those that are served.
+    /// Replaces one scorer's calibrated rewards of a text with the final, served rewards.
     ///
     /// # Errors
-    /// When the text is of another image, or cannot be cut into tokens.
+    /// When the text's image is unknown or the text cannot be tokenized.
     pub fn finish(
         &self,
         text: &mut ComparedText,
-        contender: usize,
+        scorer: usize,
         writer: WrittenBy,
         policy: &Policy,
     ) -> Result<(), TrainError> {
@@ -63,7 +62,7 @@ impl Finishers {
             .text
             .tokens(&policy.tokenizer)
             .map_err(|e| failed(&e))?;
-        let rewards = std::mem::take(&mut text.scores[contender]);
+        let rewards = std::mem::take(&mut text.scores[scorer]);
         let mut scored = TextRewards {
             rewards,
             log_probabilities: text.log_probabilities.clone(),
@@ -73,11 +72,11 @@ impl Finishers {
             tokens.iter().map(|token| policy.tokenizer.bytes(token.id)),
             &mut scored,
         );
-        text.scores[contender] = scored.rewards;
+        text.scores[scorer] = scored.rewards;
         Ok(())
     }
 
-    /// A scorer's calibration with the thresholds that are served for finished rewards.
+    /// Copy of a scorer's calibration with the thresholds served for final rewards.
     pub fn served(&self, mut calibration: Calibration) -> Calibration {
         serve_thresholds(&mut calibration, &self.evidence.config().calibration.own);
         calibration

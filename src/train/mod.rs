@@ -1,4 +1,4 @@
-//! Training: data, objectives and loops.
+//! Training: data sets, losses and training loops.
 
 pub mod align;
 mod answers;
@@ -14,7 +14,6 @@ pub mod evidence;
 pub mod export;
 pub mod features;
 pub mod finishers;
-pub mod gae;
 pub mod labels;
 pub mod losses;
 pub mod optim;
@@ -25,7 +24,6 @@ pub mod policy;
 pub mod qa;
 pub mod recipe;
 pub mod reward;
-mod reward_cards;
 mod reward_data;
 mod reward_finish;
 pub mod reward_report;
@@ -51,13 +49,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Tensors by name.
 pub type Tensors = HashMap<String, Tensor>;
 
-/// Says on standard error how a run goes; it goes on where nobody reads that.
-fn tell(text: impl std::fmt::Display) {
+/// Prints progress to standard error; a closed stream is ignored.
+fn report_progress(text: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// The bar of a training loop.
+/// Progress bar of a training loop.
 fn progress(total: usize, done: usize) -> ProgressBar {
     let style = ProgressStyle::with_template(
         "{msg} {bar:40} step {pos}/{len}, {elapsed} gone, {eta} to go",

@@ -1,4 +1,4 @@
-//! AdamW with global-norm clipping and a running average of the weights.
+//! AdamW with global-norm clipping and an exponential moving average of the weights.
 
 use candle_core::{Device, Result, Tensor, Var, bail};
 use candle_nn::VarMap;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Tensors;
 
-/// Hyper-parameters; the learning rate warms up linearly and falls along a cosine to `final_share`
-/// of its peak.
+/// Hyperparameters of the optimizer. The learning rate warms up linearly and decays along a cosine
+/// to `final_share` of its peak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
@@ -16,22 +16,22 @@ pub struct OptimConfig {
     pub learning_rate: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: usize,
-    /// The last step's learning rate as a share of the peak.
+    /// Final learning rate as a share of the peak.
     pub final_share: f64,
-    /// Decoupled weight decay, on matrices alone.
+    /// Decoupled weight decay, on matrices only.
     pub weight_decay: f64,
-    /// Decay of the first moment.
+    /// Decay `β₁` of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay `β₂` of the second moment.
     pub beta2: f64,
-    /// Largest global norm of a gradient.
+    /// Maximum global norm of a gradient.
     pub clip_norm: f64,
-    /// Decay of the averaged weights, which are what is evaluated and shipped.
+    /// Decay of the averaged weights, which are evaluated and exported.
     pub ema_decay: f64,
 }
 
 impl OptimConfig {
-    /// Learning rate of step `step` of `total`.
+    /// Learning rate of step `step` (from 0) of `total`.
     pub fn learning_rate_at(&self, step: usize, total: usize) -> f64 {
         if step < self.warmup_steps {
             return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
@@ -51,15 +51,15 @@ struct Slot {
     average: Vec<f32>,
 }
 
-/// The optimiser: the variables of a [`VarMap`] in the order of their names, with their moments and
-/// averages.
+/// AdamW optimizer over the variables of a [`VarMap`], in the order of their names, with moments
+/// and averages.
 pub struct AdamW {
     config: OptimConfig,
     slots: Vec<Slot>,
 }
 
 impl AdamW {
-    /// Fresh moments; the averages begin at the weights.
+    /// Starts with zero moments and averages equal to the weights.
     pub fn new(vars: &VarMap, config: OptimConfig) -> Result<Self> {
         let slots = named_vars(vars).into_iter().map(|(name, var)| {
             let average = var.flatten_all()?.to_vec1::<f32>()?;
@@ -77,13 +77,13 @@ impl AdamW {
         })
     }
 
-    /// The variables, in the order in which [`Self::step`] wants their gradients.
+    /// Variables, in the order in which [`Self::step`] expects their gradients.
     pub fn vars(&self) -> Vec<Var> {
         self.slots.iter().map(|s| s.var.clone()).collect()
     }
 
-    /// Clips `gradients` and applies step number `step` (from 0) of `total`. Returns the gradient's
-    /// norm before clipping.
+    /// Clips `gradients` and applies step `step` (from 0) of `total`. Returns the gradient norm
+    /// before clipping.
     pub fn step(&mut self, mut gradients: Vec<Vec<f32>>, step: usize, total: usize) -> Result<f64> {
         let norm = gradients
             .par_iter()
@@ -100,13 +100,13 @@ impl AdamW {
         } = self.config;
         let rate = self.config.learning_rate_at(step, total);
         let t = (step + 1) as i32;
-        let (fix1, fix2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
+        let (bias1, bias2) = (1.0 - beta1.powi(t), 1.0 - beta2.powi(t));
         let ema = ema_decay.min((1.0 + step as f64) / (10.0 + step as f64)) as f32;
-        let (b1, b2, step_size, root_fix) = (
+        let (b1, b2, step_size, root_bias2) = (
             beta1 as f32,
             beta2 as f32,
-            (rate / fix1) as f32,
-            (1.0 / fix2).sqrt() as f32,
+            (rate / bias1) as f32,
+            (1.0 / bias2).sqrt() as f32,
         );
         self.slots
             .par_iter_mut()
@@ -131,7 +131,7 @@ impl AdamW {
                     slot.first[i] = b1 * slot.first[i] + (1.0 - b1) * g;
                     slot.second[i] = b2 * slot.second[i] + (1.0 - b2) * g * g;
                     let w = weights[i] * (1.0 - decay)
-                        - step_size * slot.first[i] / (slot.second[i].sqrt() * root_fix + 1e-8);
+                        - step_size * slot.first[i] / (slot.second[i].sqrt() * root_bias2 + 1e-8);
                     weights[i] = w;
                     slot.average[i] += (1.0 - ema) * (w - slot.average[i]);
                 }
@@ -144,7 +144,7 @@ impl AdamW {
         Ok(norm)
     }
 
-    /// The averaged weights by name.
+    /// Averaged weights by name.
     pub fn averages(&self) -> Result<Tensors> {
         self.slots
             .iter()
@@ -157,7 +157,7 @@ impl AdamW {
             .collect()
     }
 
-    /// Everything that a checkpoint must hold: weights, moments and averages.
+    /// Checkpoint tensors: weights, moments and averages.
     pub fn state(&self) -> Result<Tensors> {
         let mut out = Tensors::new();
         for slot in &self.slots {
@@ -173,7 +173,7 @@ impl AdamW {
         Ok(out)
     }
 
-    /// Takes back what [`Self::state`] gave.
+    /// Restores a checkpoint written by [`Self::state`].
     pub fn restore(&mut self, state: &Tensors) -> Result<()> {
         for slot in &mut self.slots {
             let get = |kind: &str| match state.get(&format!("{kind}/{}", slot.name)) {
@@ -189,7 +189,7 @@ impl AdamW {
     }
 }
 
-/// The variables of a map, by name.
+/// Variables of a map, sorted by name.
 pub fn named_vars(vars: &VarMap) -> Vec<(String, Var)> {
     let mut named: Vec<_> = match vars.data().lock() {
         Ok(map) => map.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -237,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn descends_a_quadratic() {
+    fn step_quadratic_descends() {
         let (_vars, mut optim) = quadratic();
         assert!(run(&mut optim, 0, 200).iter().all(|x| x.abs() < 0.05));
     }
 
     #[test]
-    fn a_restored_optimiser_goes_on_exactly() {
+    fn restore_continues_bit_for_bit() {
         let (_vars, mut whole) = quadratic();
         let want = run(&mut whole, 0, 60);
         let (_vars, mut first) = quadratic();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_warms_up_and_falls() {
+    fn learning_rate_at_warms_up_and_decays() {
         assert!((CONFIG.learning_rate_at(0, 100) - 0.01).abs() < 1e-12);
         assert!((CONFIG.learning_rate_at(10, 100) - 0.1).abs() < 1e-12);
         assert!((CONFIG.learning_rate_at(100, 100) - 0.01).abs() < 1e-12);

@@ -1,4 +1,4 @@
-//! Photographs of other origins than Flickr8k that scorers learn from, and what is known of them.
+//! Training photographs of other origins than Flickr8k, with their labels.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -31,21 +31,21 @@ use crate::{
     lexicon::{Lexicon, ReferenceTexts},
 };
 
-/// Which photographs scorers learn from beside Flickr8k's, and how often.
+/// Photographs of other origins that scorers learn from, and their frequency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OriginsConfig {
-    /// Folder with the folders of `coco-mini`, `daquar` and `vqa-rad` that there are.
+    /// Folder that holds the folders `coco-mini`, `daquar` and `vqa-rad`; missing ones are skipped.
     pub data: PathBuf,
-    /// Parts of them that are learned from, 0 to 4; the others are for figures.
+    /// Folds to learn from, 0 to 4; the others are for evaluation.
     pub parts: Vec<usize>,
-    /// Passes over an origin's photographs in an epoch. One of them that is not named is not
-    /// learned from; Flickr8k's, not named, are passed over once.
+    /// Passes over an origin's photographs per epoch. Origins without an entry are skipped, except
+    /// Flickr8k with one pass.
     pub passes: BTreeMap<String, usize>,
 }
 
 impl OriginsConfig {
-    /// Returns how often an epoch passes over an origin's photographs.
+    /// Passes per epoch over an origin's photographs.
     pub(super) fn passes(&self, origin: PhotographOrigin) -> usize {
         self.passes
             .get(origin.name())
@@ -66,24 +66,24 @@ impl OriginsConfig {
     }
 }
 
-/// The photographs of other origins that a training learns from.
+/// Photographs of other origins that a run learns from.
 pub(super) struct OtherOrigins {
     pub(super) photographs: Vec<LabeledPhotograph>,
-    /// People's questions about each; none about radiographs, which are negatives and nothing to
-    /// learn answers from.
-    asked: Vec<Vec<AnnotatedQuestion>>,
+    /// People's questions about each photograph; none for radiographs, which only serve as
+    /// negatives.
+    questions: Vec<Vec<AnnotatedQuestion>>,
     absence: KnownAbsences,
 }
 
 impl OtherOrigins {
-    /// Reads those that a configuration asks for; none without one.
+    /// Reads the configured photographs; none without a configuration.
     ///
     /// # Errors
-    /// When the configuration names what there is not, or a folder cannot be read.
+    /// When the configuration is invalid or a folder cannot be read.
     pub(super) fn open(config: Option<&OriginsConfig>) -> Result<Self, TrainError> {
         let mut this = Self {
             photographs: Vec::new(),
-            asked: Vec::new(),
+            questions: Vec::new(),
             absence: KnownAbsences::new(Lexicon::shared()),
         };
         let Some(config) = config else {
@@ -109,75 +109,75 @@ impl OtherOrigins {
                 let questions = asked
                     .remove(&number)
                     .filter(|_| photograph.origin == PhotographOrigin::Daquar);
-                this.asked.push(questions.unwrap_or_default());
+                this.questions.push(questions.unwrap_or_default());
                 this.photographs.push(photograph);
             }
         }
         Ok(this)
     }
 
-    /// At most `n` of people's questions about a photograph, by its number among these.
+    /// At most `n` of people's questions about photograph `number`.
     pub(super) fn questions(
         &self,
         number: usize,
         n: usize,
         rng: &mut impl Rng,
     ) -> Vec<&AnnotatedQuestion> {
-        self.asked
+        self.questions
             .get(number)
             .into_iter()
             .flatten()
             .choose_multiple(rng, n)
     }
 
-    /// Answers to at most `n` of them, half of them people's and half of them people's to other
-    /// questions.
+    /// Answers to at most `n` of people's questions, about half of them taken from other questions
+    /// and wrong.
     pub(super) fn answers(
         &self,
         number: usize,
         n: usize,
         rng: &mut impl Rng,
     ) -> Vec<ImageStatement> {
-        let mut said = Vec::new();
-        for asked in self.questions(number, n, rng) {
+        let mut statements = Vec::new();
+        for question in self.questions(number, n, rng) {
             let right = rng.random_bool(0.5);
             let other = if right {
-                Some(asked)
+                Some(question)
             } else {
-                self.asked
+                self.questions
                     .iter()
-                    .filter(|of| !of.is_empty())
+                    .filter(|questions| !questions.is_empty())
                     .choose(rng)
-                    .and_then(|of| of.choose(rng))
+                    .and_then(|questions| questions.choose(rng))
             };
             let answer = other.and_then(|other| other.answers.choose(rng));
-            let fits = |answer: &&String| is_right(answer, &asked.answers) == right;
+            let fits = |answer: &&String| is_right(answer, &question.answers) == right;
             let text = answer
                 .filter(fits)
                 .map(|answer| capitalized(&format!("{}.", answer.replace('_', " "))));
-            said.extend(
-                text.map(|text| ImageStatement::answer(asked.question.clone(), text, right)),
+            statements.extend(
+                text.map(|text| ImageStatement::answer(question.question.clone(), text, right)),
             );
         }
-        said
+        statements
     }
 
-    /// A text about a photograph, judged by what is known of that: things and, where people
-    /// described it, colors and numbers.
+    /// Labels a text about a photograph: object mentions and, if the photograph has captions,
+    /// colors and numbers.
     pub(super) fn judged(&self, photograph: &LabeledPhotograph, text: String) -> LabeledText {
         let lexicon = Lexicon::shared();
         let references = ReferenceTexts::new(lexicon, &photograph.texts);
-        let known = LabeledText::from_mentions(text, lexicon, |mention| {
+        let labeled = LabeledText::from_mentions(text, lexicon, |mention| {
             truth(photograph, &references, mention, &self.absence)
         });
-        // Where nobody described it, there is nothing to compare colors and numbers with.
-        let properties = objects::judge(lexicon, &known.text, &photograph.image.captions);
-        known.with_properties(&properties)
+        // Without captions no colors and numbers are known.
+        let properties = objects::judge(lexicon, &labeled.text, &photograph.image.captions);
+        labeled.with_properties(&properties)
     }
 }
 
-/// The photograph as questions are derived from it, with all that is known to be there; `None`
-/// where nobody described it: what is not named may be there then.
+/// Photograph with all known texts, for deriving questions; `None` without captions, when unnamed
+/// objects may be present.
 pub(super) fn questioned(photograph: &LabeledPhotograph) -> Option<Image> {
     let LabeledPhotograph { image, texts, .. } = photograph;
     (!image.captions.is_empty()).then(|| Image {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_judged_by_what_its_origin_is_sure_of() {
+    fn judged_uses_the_certain_labels_of_each_origin() {
         let text = "A man with a dog near a lamp.";
         let boxes_and_captions = photograph(
             PhotographOrigin::CocoMini,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_answers_to_peoples_questions_are_wrong() {
+    fn answers_about_half_are_wrong() {
         let asked = |question: &str, answers: &[&str]| AnnotatedQuestion {
             image: "a.jpg".into(),
             photo: "a.jpg".into(),
@@ -285,22 +285,22 @@ mod tests {
             Vec::new(),
         ];
         let others = OtherOrigins {
-            asked: questions,
+            questions,
             ..OtherOrigins::open(None).unwrap()
         };
         let mut rng = SmallRng::seed_from_u64(3);
-        let said: BTreeSet<(String, bool)> = (0..200)
+        let statements: BTreeSet<(String, bool)> = (0..200)
             .flat_map(|_| others.answers(0, 2, &mut rng))
-            .map(|said| {
+            .map(|statements| {
                 (
-                    said.text.text.clone(),
-                    said.text.ranges == [(0..said.text.text.len() - 1, Some(true))],
+                    statements.text.text.clone(),
+                    statements.text.ranges == [(0..statements.text.text.len() - 1, Some(true))],
                 )
             })
             .collect();
         let want = [("Book.", true), ("Chair.", false), ("Garbage bin.", true)]
             .map(|(text, right)| (text.to_owned(), right));
-        assert_eq!(said, BTreeSet::from(want));
+        assert_eq!(statements, BTreeSet::from(want));
         assert_eq!(
             (
                 others.answers(2, 2, &mut rng),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_are_derived_where_people_described_a_photograph() {
+    fn questioned_needs_captions() {
         assert_eq!(
             questioned(&photograph(PhotographOrigin::Daquar, &[], &["the lamp"])),
             None
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_the_origins_is_named_and_flickr8k_is_always_there() {
+    fn open_invalid_origins_are_named_and_flickr8k_is_default() {
         let config = |text: &str| -> OriginsConfig { toml::from_str(text).unwrap() };
         let error = |text: &str| {
             OtherOrigins::open(Some(&config(text)))
@@ -346,7 +346,7 @@ mod tests {
                 && name.contains("coco-mini"),
             "{name}"
         );
-        // Folders that are not there are left out.
+        // Missing folders are skipped.
         let nowhere = config("data = \"nowhere\"\nparts = [0]\npasses = { coco-mini = 8 }");
         assert!(
             OtherOrigins::open(Some(&nowhere))

@@ -1,22 +1,21 @@
-//! Data-parallel gradients on the CPU: one shard of the batch a core.
+//! Data-parallel gradients on the CPU: one shard of the batch per core.
 //!
-//! A small network's operations are too short to be worth splitting; whole shards are not. Each
-//! worker computes its shard on one core, and the gradients are summed in the shards' order, so
-//! that the result does not depend on timing.
+//! The operations of a small network are too short to split across cores, whole shards are not.
+//! Gradients are summed in the shards' order, so the result does not depend on timing.
 
 use candle_core::{Result, Tensor, Var, bail};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// One single-threaded pool a worker: the matrix products inside a shard stay on its core.
+/// Pool of workers, each with a single thread, so that matrix products stay on its core.
 pub struct Workers {
     pools: Vec<ThreadPool>,
 }
 
 impl Workers {
-    /// `count` workers, at least one.
+    /// Creates `count` workers, at least one.
     ///
     /// # Errors
-    /// When the system gives no threads.
+    /// When the system cannot create threads.
     pub fn new(count: usize) -> Result<Self> {
         let pools = (0..count.max(1)).map(|_| {
             ThreadPoolBuilder::new()
@@ -29,15 +28,16 @@ impl Workers {
         })
     }
 
-    /// Returns how many workers there are.
+    /// Number of workers.
     pub fn count(&self) -> usize {
         self.pools.len()
     }
 
-    /// Runs `f` on every item, items dealt out in turn, and returns the results in order.
+    /// Applies `f` to every item, dealt round-robin to the workers, and returns the results in
+    /// order.
     ///
     /// # Errors
-    /// The first error, in the items' order.
+    /// The first error in the items' order.
     pub fn map<T: Sync, R: Send>(
         &self,
         items: &[T],
@@ -51,9 +51,9 @@ impl Workers {
                 .iter()
                 .enumerate()
                 .map(|(w, pool)| {
-                    let mine = items.iter().enumerate().skip(w).step_by(self.pools.len());
+                    let share = items.iter().enumerate().skip(w).step_by(self.pools.len());
                     scope.spawn(move || {
-                        pool.install(|| mine.map(|(i, item)| (i, f(item))).collect::<Vec<_>>())
+                        pool.install(|| share.map(|(i, item)| (i, f(item))).collect::<Vec<_>>())
                     })
                 })
                 .collect();
@@ -68,8 +68,8 @@ impl Workers {
             .collect()
     }
 
-    /// The sum of the shards' losses, and its gradient with respect to every variable (zeros where
-    /// a variable took no part).
+    /// Sum of the shards' losses and its gradient for every variable (zeros for an unused
+    /// variable).
     ///
     /// # Errors
     /// When a shard fails.
@@ -113,7 +113,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn shards_give_the_gradient_of_the_whole() {
+    fn gradients_of_shards_equal_the_gradient_of_the_batch() {
         let w = Var::new(&[1f32, 2.0, 3.0], &Device::Cpu).unwrap();
         let shards: Vec<Tensor> = (0..5)
             .map(|i| Tensor::new(&[i as f32, 1.0, -1.0], &Device::Cpu).unwrap())

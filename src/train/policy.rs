@@ -1,4 +1,4 @@
-//! A trained policy as its bundle holds it, for the trainings and evaluations that build on it.
+//! Policy of a bundle, loaded for training and evaluation.
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -9,29 +9,28 @@ use crate::{
     vlm::{llava::PrefixDecoder, template::ChatTemplate, tokenizer::TextTokenizer},
 };
 
-/// Tower, projector and decoder of a bundle, with its tokenizer and template.
+/// Vision tower, projector and decoder of a bundle, with tokenizer and chat template.
 pub struct Policy {
     /// Name of the embedded bundle, or the bundle's directory.
     pub name: String,
-    /// What its `config.json` says.
+    /// The bundle's `config.json`.
     pub config: BundleConfig,
-    /// The frozen weights of projector and decoder.
+    /// Frozen projector and decoder.
     pub model: PrefixDecoder,
-    /// The same weights by name, in f32: what copies of the policy begin as.
+    /// Weights of projector and decoder by name, in f32, from which trainable copies start.
     pub weights: Tensors,
-    /// The vision tower.
+    /// Vision tower.
     pub tower: Tower,
-    /// Its vocabulary.
+    /// Tokenizer.
     pub tokenizer: TextTokenizer,
-    /// Its template.
+    /// Chat template.
     pub template: ChatTemplate,
 }
 
 impl Policy {
-    /// Reads the embedded bundle of that name or, where there is none, the directory.
+    /// Opens the embedded bundle `name` or, if there is none, the directory `name`.
     ///
-    /// # Errors
-    /// When there is no such bundle, or a file of it is missing or does not fit; the error names
+    /// When there is no such bundle, or one of its files is missing or invalid; the error names it.
     /// it.
     pub fn open(name: &str) -> Result<Self, TrainError> {
         let bad = |file: &str, e: &dyn std::fmt::Display| {

@@ -1,5 +1,5 @@
-//! Training of per-token scorers (`candor train reward`): any number of them side by side, each
-//! step on the same batch.
+//! Training of per-token scorers (`candor train reward`): several side by side, each step on the
+//! same batch.
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,12 @@ use super::{
     features::{Features, VIEWS},
     optim::{AdamW, named_vars},
     origins::{OriginsConfig, OtherOrigins, questioned},
-    progress,
+    progress, report_progress,
     reward_data::{Example, Examples},
     samples::{self, Negatives},
     scorers::{Net, ScorerConfig, ScorerConfigs, ScorerInput},
     setup::Setup,
     snapshot::Snapshot,
-    tell,
 };
 use crate::{
     bundle::Bundle,
@@ -32,112 +31,110 @@ use crate::{
     vlm::ops,
 };
 
-/// `candor train reward --config FILE`.
+/// Configuration of `candor train reward --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardTrainingConfig {
     /// Folder in Flickr8k's layout.
     pub data: PathBuf,
-    /// Photographs of other origins that are learned from too.
+    /// Photographs of other origins to learn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origins: Option<OriginsConfig>,
-    /// The bundle whose policy is scored: its directory, or the name of an embedded one.
+    /// Bundle (directory or embedded name) whose policy is scored.
     pub policy: String,
-    /// Folder for the photographs' features, which several runs can share.
+    /// Folder of cached image features; runs can share it.
     pub features: PathBuf,
-    /// Passes over all that is learned from.
+    /// Passes over the training data.
     pub epochs: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch_images: usize,
-    /// What the scorers learn from.
+    /// Composition of the examples.
     pub examples: ExampleConfig,
     /// Seed of the order, the examples and their views.
     pub seed: u64,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
-    /// Worker threads; 0 takes every core.
+    /// Worker threads; 0 uses all cores.
     pub workers: usize,
-    /// What people corrected, where there is some: a snapshot.
+    /// Snapshot of people's corrections to learn from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrections: Option<HumanConfig>,
-    /// The bundle whose scorers of the same names and shapes these begin as: its directory, or the
-    /// name of an embedded one.
+    /// Bundle (directory or embedded name) from whose scorers of the same name and shape these
+    /// start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    /// Scorers that stay as they begin, with [`Self::init`].
+    /// Scorers that are not trained but copied from [`Self::init`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
-    /// Most steps; a training ends with its epochs or with these.
+    /// Maximum steps; training ends with these or with its epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Whether the run ends in a calibrated bundle alone: the reporting half of the development
-    /// split is not looked at, and no report is written.
+    /// `true` to only write a calibrated bundle: no evaluation on the reporting half of the
+    /// development split and no report.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quiet: bool,
-    /// Most images of the training split and of other origins that are learned from, drawn by the
-    /// seed; all of them where absent.
+    /// Maximum images of the training split and other origins, drawn by the seed; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
-    /// The scorers by name. Those named `probe` and `detached` go into the bundle.
+    /// Scorers by name. `probe` and `detached` go into the bundle.
     pub scorers: ScorerConfigs,
 }
 
-/// What people corrected, as a source of examples: a part of every step's images, before any other.
+/// People's corrections as training data: the first images of every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HumanConfig {
-    /// The directory of a [snapshot](super::snapshot).
+    /// Directory of a [snapshot](super::snapshot).
     pub from: PathBuf,
-    /// Most of a step's images that are theirs, as a share.
+    /// Maximum share of a step's images with corrections.
     pub share: f64,
-    /// Most passes over them in the whole training, so that a few corrections are not learnt by
-    /// heart.
+    /// Maximum passes over the corrections in the whole run, so that a few corrections are not
+    /// memorized.
     pub passes: usize,
 }
 
-/// How much of what an image contributes to an epoch.
+/// Number of examples per image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExampleConfig {
-    /// True captions an image and epoch.
+    /// True captions per image and epoch.
     pub true_captions: usize,
-    /// Perturbed captions an image and epoch.
+    /// Perturbed captions per image and epoch.
     pub perturbed_captions: usize,
-    /// Captions of the policy's own an image (one greedy, the others sampled); all of them every
-    /// epoch.
+    /// The policy's captions per image (one greedy, the others sampled); all of them every epoch.
     pub own_captions: usize,
-    /// Captions of other images an image and epoch, judged like the policy's own.
+    /// Captions of other images per image and epoch, labeled like the policy's own.
     pub foreign_captions: usize,
-    /// Answers to derived questions an image and epoch, half of them wrong.
+    /// Answers to derived questions per image and epoch, half of them wrong.
     pub answers: usize,
-    /// Answers of the policy's own to derived questions an image; all of them every epoch.
+    /// The policy's answers to derived questions per image; all of them every epoch.
     pub own_answers: usize,
-    /// Temperature of the sampled captions and answers.
+    /// Sampling temperature of the captions and answers.
     pub temperature: f32,
-    /// How much the words of true and perturbed captions count that no edit touched: there are
-    /// many, and most are function words.
+    /// Loss weight of unchanged tokens in true and perturbed captions, which are many and mostly
+    /// function words.
     pub rest_weight: f32,
 }
 
-/// A reward training that is ready to run, or to go on.
+/// Reward training run, ready to start or resume.
 pub struct RewardTraining {
     pub(super) config: RewardTrainingConfig,
     pub(super) run: RunDir,
     pub(super) setup: Setup,
-    /// Photographs of other origins: their numbers follow those of `setup`'s training images.
+    /// Photographs of other origins; their indices follow those of `setup`'s training images.
     pub(super) others: OtherOrigins,
-    /// Features of `setup`'s training images, and of those.
+    /// Features of `setup`'s training images, followed by those of `others`.
     pub(super) train_features: Features,
-    /// Which of them are of the training split or of other origins, and learned from.
+    /// Indices of the images to learn from, without those with corrections.
     pub(super) split: Vec<usize>,
-    /// The same, each as often as an epoch passes over it.
+    /// The same indices, each repeated as often as an epoch visits the image.
     epoch: Vec<usize>,
-    /// What people corrected in the last of `setup`'s training images, which stand behind the
-    /// split, an entry an image.
+    /// Corrections of the last of `setup`'s training images, which follow the split, one entry per
+    /// image.
     pub(super) human: Vec<Vec<CorrectedAnswer>>,
 }
 
-/// One scorer's variables and optimiser.
+/// Variables and optimizer of one scorer.
 struct Learner<'a> {
     name: &'a str,
     config: &'a ScorerConfig,
@@ -146,13 +143,14 @@ struct Learner<'a> {
 }
 
 impl Learner<'_> {
-    /// The network with the present weights.
+    /// Network with the current weights.
     fn net(&self, training: &RewardTraining) -> candle_core::Result<Net> {
         let vb = VarBuilder::from_varmap(&self.vars, DType::F32, &Device::Cpu);
         Net::load(self.config, &training.setup.policy.config.model, vb)
     }
 
-    /// Weighted cross-entropy of its logits, and of its language model where it keeps one.
+    /// Weighted cross-entropy of the scorer's logits, plus that of its language model if it keeps
+    /// one.
     fn loss(
         &self,
         net: &Net,
@@ -183,7 +181,7 @@ impl Learner<'_> {
     }
 }
 
-/// What a step's losses are divided by, over all its shards.
+/// Normalizers of a step's losses, over all its shards.
 #[derive(Clone, Copy)]
 struct Totals {
     weight: f32,
@@ -194,7 +192,7 @@ impl RewardTraining {
     /// Reads policy and data.
     ///
     /// # Errors
-    /// When the configuration, the data, the policy or the run directory is not usable.
+    /// When the configuration, the data, the policy or the run directory is invalid.
     pub fn prepare(
         config: RewardTrainingConfig,
         out: &Path,
@@ -202,7 +200,7 @@ impl RewardTraining {
     ) -> Result<Self, TrainError> {
         if config.scorers.is_empty() {
             return Err(TrainError::Run(
-                "scorers: there is none; add a table such as [scorers.probe]".into(),
+                "scorers: none configured; add a table such as [scorers.probe]".into(),
             ));
         }
         if let Some(name) = config
@@ -211,7 +209,7 @@ impl RewardTraining {
             .find(|name| config.init.is_none() || !config.scorers.contains_key(*name))
         {
             return Err(TrainError::Run(format!(
-                "frozen: {name} is no scorer that begins as one of a bundle"
+                "frozen: {name} is not a scorer that starts from a bundle's (see init)"
             )));
         }
         let others = OtherOrigins::open(config.origins.as_ref())?;
@@ -224,7 +222,7 @@ impl RewardTraining {
         if let Some(HumanConfig { from, .. }) = &config.corrections {
             let snapshot = Snapshot::open(from)?;
             snapshot.join(&mut setup, &mut train_features, &config.features)?;
-            let own = |image: &Image| {
+            let corrections_of = |image: &Image| {
                 snapshot
                     .learnt
                     .iter()
@@ -232,9 +230,12 @@ impl RewardTraining {
                     .cloned()
                     .collect()
             };
-            human = setup.data.train[first..].iter().map(own).collect();
+            human = setup.data.train[first..]
+                .iter()
+                .map(corrections_of)
+                .collect();
         }
-        let behind = setup.data.train.len();
+        let others_start = setup.data.train.len();
         if !others.photographs.is_empty() {
             let images: Vec<Image> = others
                 .photographs
@@ -248,7 +249,7 @@ impl RewardTraining {
             )?)?;
         }
         let mut split: Vec<usize> = (0..first)
-            .chain(behind..behind + others.photographs.len())
+            .chain(others_start..others_start + others.photographs.len())
             .collect();
         if let Some(images) = config.images {
             split.shuffle(&mut SmallRng::seed_from_u64(config.seed));
@@ -262,7 +263,7 @@ impl RewardTraining {
                 .map_or(1, |origins| origins.passes(origin))
         };
         let origin = |i: usize| {
-            i.checked_sub(behind)
+            i.checked_sub(others_start)
                 .map_or(PhotographOrigin::Flickr8k, |i| others.photographs[i].origin)
         };
         let epoch: Vec<usize> = split
@@ -271,7 +272,7 @@ impl RewardTraining {
             .collect();
         if epoch.is_empty() {
             return Err(TrainError::Run(
-                "origins.passes: there is no photograph to learn from".into(),
+                "origins.passes: no photographs to learn from".into(),
             ));
         }
         Ok(Self {
@@ -286,11 +287,11 @@ impl RewardTraining {
         })
     }
 
-    /// Trains every scorer to the end; `RUNDIR/reward.safetensors` holds their averaged weights in
-    /// f16.
+    /// Trains every scorer to the end and writes their averaged weights in f16 to
+    /// `RUNDIR/reward.safetensors`.
     ///
     /// # Errors
-    /// When a step fails or the loss is no number; the last checkpoint stays.
+    /// When a step fails or the loss is not finite; the last checkpoint remains.
     pub fn train(&self) -> Result<(), TrainError> {
         let mut learners = self.learners()?;
         let mut done = 0;
@@ -308,10 +309,11 @@ impl RewardTraining {
         }
         let examples = Examples::new(self)?;
         if !self.config.quiet {
-            let negatives = self.look(&examples)?;
+            let negatives = self.write_samples(&examples)?;
             if let Some(class) = negatives.missing() {
                 return Err(TrainError::Run(format!(
-                    "no text is wrong about any {class}: the scorers could not learn it"
+                    "no training text is wrong about any {class}, so scorers \
+                     cannot learn to detect it"
                 )));
             }
         }
@@ -362,11 +364,11 @@ impl RewardTraining {
         write_weights(&self.run.file(WEIGHTS), weights)
     }
 
-    /// Writes statistics and examples of the data, `RUNDIR/samples.json`, `samples.html` and
-    /// `negatives.json`, and says how many negatives there are.
-    fn look(&self, examples: &Examples<'_>) -> Result<Negatives, TrainError> {
-        let (report, negatives) = samples::look(self, examples)?;
-        tell(format_args!("negatives by class of word: {negatives}"));
+    /// Writes statistics and samples of the training data to `RUNDIR/samples.json`, `samples.html`
+    /// and `negatives.json`, and prints the number of negatives.
+    fn write_samples(&self, examples: &Examples<'_>) -> Result<Negatives, TrainError> {
+        let (report, negatives) = samples::summarize(self, examples)?;
+        report_progress(format_args!("negatives by class of word: {negatives}"));
         write_json(&self.run.file(NEGATIVES), &negatives)?;
         write_json(&self.run.file("samples.json"), &report.to_json())?;
         let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
@@ -374,44 +376,44 @@ impl RewardTraining {
         Ok(negatives)
     }
 
-    /// Returns `true` if no report is asked for: [`Self::calibrate`] then ends the run, and
-    /// otherwise [`Self::finish`].
+    /// Returns `true` if the run writes no report: it then ends with [`Self::calibrate`] instead of
+    /// [`Self::finish`].
     pub fn is_quiet(&self) -> bool {
         self.config.quiet
     }
 
-    /// Only [looks](Self::train) at what a training would learn from.
+    /// Writes statistics and samples of the training data without training.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn look_at_data(&self) -> Result<(), TrainError> {
-        self.look(&Examples::new(self)?).map(drop)
+        self.write_samples(&Examples::new(self)?).map(drop)
     }
 
     fn per_epoch(&self) -> usize {
         self.epoch.len().div_ceil(self.config.batch_images)
     }
 
-    /// A training image, or one of another origin, by its number.
+    /// Training image by index, or one of another origin.
     pub(super) fn image(&self, i: usize) -> &Image {
         self.photograph(i)
             .map_or_else(|| &self.setup.data.train[i], |photograph| &photograph.image)
     }
 
-    /// An image of another origin, with what is known of it; `None` for all others.
+    /// Photograph of another origin by index, with its labels; `None` for other images.
     pub(super) fn photograph(&self, i: usize) -> Option<&LabeledPhotograph> {
         self.others
             .photographs
             .get(i.checked_sub(self.setup.data.train.len())?)
     }
 
-    /// An image as questions are derived from it; `None` where too little is known of it.
+    /// Image for deriving questions; `None` if too little is known about it.
     pub(super) fn questioned(&self, i: usize) -> Option<Image> {
         self.photograph(i)
             .map_or_else(|| Some(self.image(i).clone()), questioned)
     }
 
-    /// Name of the origin of an image.
+    /// Name of an image's origin.
     pub(super) fn origin(&self, i: usize) -> &'static str {
         let corrected = self.setup.data.train.len() - self.human.len()..self.setup.data.train.len();
         match self.photograph(i) {
@@ -421,9 +423,8 @@ impl RewardTraining {
         }
     }
 
-    /// The images that are learnt from, those that people corrected among them, in no order of
-    /// worth.
-    pub(super) fn learnt_from(&self) -> impl Iterator<Item = usize> {
+    /// Images to learn from, including those with corrections (then shuffled).
+    pub(super) fn training_images(&self) -> impl Iterator<Item = usize> {
         let first = self.setup.data.train.len() - self.human.len();
         let mut all: Vec<usize> = self
             .split
@@ -441,8 +442,8 @@ impl RewardTraining {
         (self.per_epoch() * self.config.epochs).min(self.config.steps.unwrap_or(usize::MAX))
     }
 
-    /// The weights of a scorer of the bundle to begin with, in f32; none where there is no such
-    /// scorer.
+    /// Initial weights in f32 of a scorer from the configured bundle; empty if it has none of that
+    /// name.
     fn initial(&self, name: &str) -> Result<Tensors, TrainError> {
         let Some(bundle) = &self.config.init else {
             return Ok(Tensors::new());
@@ -483,7 +484,7 @@ impl RewardTraining {
             .filter(|(name, _)| !self.config.frozen.contains(name))
         {
             let vars = config.initial(&self.setup.policy, &sample)?;
-            begin_as(&vars, &self.initial(name)?)?;
+            initialize_from(&vars, &self.initial(name)?)?;
             learners.push(Learner {
                 name,
                 config,
@@ -494,17 +495,16 @@ impl RewardTraining {
         Ok(learners)
     }
 
-    /// The images of a step: first some that people corrected, which take turns, then some of the
-    /// split.
+    /// Images of a step: first some with corrections, which take turns, then some of the split.
     fn batch(&self, step: usize, total: usize) -> Vec<usize> {
         let size = self.config.batch_images;
         let seed = |pass: usize| self.config.seed ^ (pass as u64 + 1) << 20;
-        let people = self.config.corrections.as_ref().map_or(0, |c| {
+        let corrected = self.config.corrections.as_ref().map_or(0, |c| {
             corrected_images(self.human.len(), size, c.share, c.passes, total)
         });
         let first = self.setup.data.train.len() - self.human.len();
         let mut batch: Vec<usize> = Vec::with_capacity(size);
-        for place in step * people..(step + 1) * people {
+        for place in step * corrected..(step + 1) * corrected {
             let mut order: Vec<usize> = (first..self.setup.data.train.len()).collect();
             let (pass, at) = (place / order.len(), place % order.len());
             order.shuffle(&mut SmallRng::seed_from_u64(seed(pass) ^ 0xC0DE));
@@ -517,7 +517,7 @@ impl RewardTraining {
         batch.extend(
             order[first..(first + size).min(order.len())]
                 .iter()
-                .take(size - people),
+                .take(size - corrected),
         );
         batch
     }
@@ -570,22 +570,22 @@ impl RewardTraining {
     }
 }
 
-/// How many negatives there were to learn from.
+/// File of the counts of negatives.
 pub(super) const NEGATIVES: &str = "negatives.json";
 
-/// The finished scorers of a run.
+/// File of a finished run's scorer weights.
 pub(super) const WEIGHTS: &str = "reward.safetensors";
 
-/// How many of a step's `size` images are of those that people corrected: at most a share, and so
-/// few that each is seen in at most so many passes.
+/// Number of a step's `size` images with corrections: at most a share, and few enough to keep each
+/// within the maximum number of passes.
 fn corrected_images(images: usize, size: usize, share: f64, passes: usize, steps: usize) -> usize {
     let most = (size as f64 * share.clamp(0.0, 1.0)) as usize;
     most.min((images * passes).div_ceil(steps.max(1)))
         .min(images)
 }
 
-/// Sets the variables that `weights` has in the same shape.
-fn begin_as(vars: &VarMap, weights: &Tensors) -> Result<(), TrainError> {
+/// Initializes the variables for which `weights` has a tensor of the same shape.
+fn initialize_from(vars: &VarMap, weights: &Tensors) -> Result<(), TrainError> {
     for (name, var) in named_vars(vars) {
         if let Some(weight) = weights
             .get(&name)
@@ -616,7 +616,7 @@ mod tests {
     use super::{OriginsConfig, OtherOrigins, RewardTrainingConfig, corrected_images};
 
     #[test]
-    fn the_recipe_can_be_read_and_names_origins_that_there_are() {
+    fn recipe_parses_and_its_origins_are_valid() {
         let recipe: RewardTrainingConfig =
             toml::from_str(include_str!("../../config/reward.toml")).unwrap();
         let nowhere = OriginsConfig {
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn people_come_first_and_are_not_learnt_by_heart() {
+    fn corrected_images_respects_share_and_passes() {
         assert_eq!(
             corrected_images(2000, 16, 0.5, 2, 200),
             8,

@@ -1,16 +1,18 @@
-//! What the scorers learn from: true captions, minimal-edit perturbations, the policy's own
-//! captions and captions of other images.
+//! Training examples of scorers: true captions, minimal-edit perturbations, the policy's captions
+//! and answers, captions of other images, and corrections.
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
     TrainError,
-    answers::{AnswerGenerator, ImageStatement, QuestionForm, answers_to, is_right, own_answers},
+    answers::{
+        AnswerGenerator, ImageStatement, QuestionForm, is_right, own_answers, sample_answers,
+    },
     corpus::{Corpus, asks_for_description},
     corrections::CorrectedAnswer,
     labels::{LabeledText, LabeledToken},
-    losses::binary::binary_cross_entropy,
+    losses::binary_cross_entropy,
     perturb::{PerturbationCounts, PerturbationKind, Perturber},
     policy::Policy,
     qa::{Qa, QaBuilder},
@@ -28,20 +30,20 @@ use crate::{
     lexicon::{Lexicon, ReferenceTexts},
 };
 
-/// Images a rollout batch.
+/// Images per rollout batch.
 const ROLLOUT: usize = 32;
 
-/// Longest caption in a rollout, in tokens.
+/// Longest sampled caption in tokens.
 const MAX_TOKENS: usize = 40;
 
-/// A batch of rows with a label and a weight for every learnt token.
+/// Batch of rows with a label and a loss weight for every learned token.
 pub(super) struct Example {
     pub(super) images: Tensor,
     pub(super) batch: RowBatch,
-    /// 1 grounded, 0 not; meaningless where the weight is 0.
+    /// 1 if grounded, 0 if not; undefined where the weight is 0.
     pub(super) labels: Vec<f32>,
     pub(super) weights: Vec<f32>,
-    /// The learnt tokens that a language model may learn: those of true captions.
+    /// Indices of the learned tokens for the language model's loss: those of true captions.
     pub(super) language: Vec<u32>,
     pub(super) seed: u64,
 }
@@ -60,20 +62,20 @@ impl Example {
     }
 }
 
-/// The source of a training's examples.
+/// Generator of a run's training examples.
 pub(super) struct Examples<'a> {
     training: &'a RewardTraining,
     perturber: Perturber,
     answers: AnswerGenerator,
-    /// The policy's own captions of every image of the split that is learnt from, with their token
-    /// ids.
+    /// The policy's captions of every training image, with their token ids.
     own: Vec<Vec<(Vec<u32>, LabeledText)>>,
-    /// Its own answers to some questions about every training image.
+    /// The policy's answers to questions about every training image.
     own_answers: Vec<Vec<ImageStatement>>,
 }
 
 impl<'a> Examples<'a> {
-    /// Lets the policy caption the training images (greedily, and with samples).
+    /// Samples the policy's captions (one greedy, the others sampled) and answers of the training
+    /// images.
     pub(super) fn new(training: &'a RewardTraining) -> Result<Self, TrainError> {
         let (setup, config, split) = (&training.setup, &training.config.examples, &training.split);
         let perturber = Perturber::new(&setup.data.train);
@@ -90,62 +92,61 @@ impl<'a> Examples<'a> {
                 .zip(captions)
                 .for_each(|(&i, caption)| own[i].push(caption));
         }
-        let ask = QuestionForm {
+        let form = QuestionForm {
             n: config.own_answers,
             temperature: config.temperature,
             seed: training.config.seed,
         };
-        let (asked, images): (Vec<usize>, Vec<Image>) = split
+        let (questioned, images): (Vec<usize>, Vec<Image>) = split
             .iter()
             .filter_map(|&i| Some((i, training.questioned(i)?)))
             .unzip();
         let answered = self::own_answers(
             setup,
             &images,
-            &training.train_features.plain(&asked),
+            &training.train_features.plain(&questioned),
             perturber.stats(),
-            ask,
+            form,
         )?;
-        let said = |(answer, qa): (String, Qa)| {
+        let statement = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
             ImageStatement::answer(qa.question, answer, right)
         };
         let mut own_answers = vec![Vec::new(); training.train_features.len()];
-        asked
-            .iter()
-            .zip(answered)
-            .for_each(|(&i, of)| own_answers[i] = of.into_iter().map(said).collect());
+        questioned.iter().zip(answered).for_each(|(&i, answers)| {
+            own_answers[i] = answers.into_iter().map(statement).collect()
+        });
         let others: Vec<usize> = split
             .iter()
             .copied()
             .filter(|&i| i >= setup.data.train.len())
             .collect();
         let questions = |i: usize, rng: &mut SmallRng| {
-            let asked = training.others.questions(
+            let questions = training.others.questions(
                 others[i] - setup.data.train.len(),
                 config.own_answers,
                 rng,
             );
-            asked
+            questions
                 .into_iter()
-                .map(|asked| (asked.question.clone(), asked))
+                .map(|question| (question.question.clone(), question))
                 .collect()
         };
-        let answered = answers_to(
+        let answered = sample_answers(
             setup,
             &training.train_features.plain(&others),
             config.temperature,
-            ask.seed,
+            form.seed,
             questions,
         )?;
-        let said = |(answer, asked): (String, &AnnotatedQuestion)| {
-            let right = vqa::is_right(&answer, &asked.answers);
-            ImageStatement::answer(asked.question.clone(), answer, right)
+        let statement = |(answer, question): (String, &AnnotatedQuestion)| {
+            let right = vqa::is_right(&answer, &question.answers);
+            ImageStatement::answer(question.question.clone(), answer, right)
         };
         others
             .iter()
             .zip(answered)
-            .for_each(|(&i, of)| own_answers[i].extend(of.into_iter().map(said)));
+            .for_each(|(&i, answers)| own_answers[i].extend(answers.into_iter().map(statement)));
         Ok(Self {
             training,
             perturber,
@@ -155,13 +156,13 @@ impl<'a> Examples<'a> {
         })
     }
 
-    /// True captions of training images, every token learnt.
+    /// True captions of training images, with all tokens learned.
     pub(super) fn true_captions(
         training: &RewardTraining,
         images: &[usize],
     ) -> Result<RowBatch, TrainError> {
-        let said = |c: &String| LabeledText::all_good(normalize_caption(c)).into();
-        let texts = |i: usize| training.image(i).captions.iter().map(said).collect();
+        let statement = |c: &String| LabeledText::all_good(normalize_caption(c)).into();
+        let texts = |i: usize| training.image(i).captions.iter().map(statement).collect();
         let rows: Vec<Vec<ImageStatement>> = images.iter().map(|&i| texts(i)).collect();
         Ok(layout(
             &training.setup.policy,
@@ -171,7 +172,7 @@ impl<'a> Examples<'a> {
         .0)
     }
 
-    /// A text about a training image, judged by what is known of that.
+    /// Labels a text about a training image.
     fn judged(&self, i: usize, text: String, references: &[String]) -> LabeledText {
         match self.training.photograph(i) {
             Some(photograph) => self.training.others.judged(photograph, text),
@@ -179,9 +180,9 @@ impl<'a> Examples<'a> {
         }
     }
 
-    /// Returns what is said of one training image in an epoch; a function of the generator's state.
-    /// `tally` is added to.
-    pub(super) fn said(
+    /// Draws one epoch's examples of a training image and adds to `tally`; deterministic in the
+    /// state of `rng`.
+    pub(super) fn statements(
         &self,
         i: usize,
         rng: &mut SmallRng,
@@ -208,8 +209,14 @@ impl<'a> Examples<'a> {
             .collect();
         let mut out = Vec::new();
         for caption in image.captions.choose_multiple(rng, config.true_captions) {
-            let said = ImageStatement::from(LabeledText::all_good(normalize_caption(caption)));
-            out.push((ExampleOrigin::True, ImageStatement { ends: true, ..said }));
+            let statement = ImageStatement::from(LabeledText::all_good(normalize_caption(caption)));
+            out.push((
+                ExampleOrigin::True,
+                ImageStatement {
+                    ends: true,
+                    ..statement
+                },
+            ));
         }
         for _ in 0..config.perturbed_captions {
             let shown = photograph.map_or(&[][..], |photograph| &photograph.texts);
@@ -238,15 +245,15 @@ impl<'a> Examples<'a> {
         out.extend(
             self.own_answers[i]
                 .iter()
-                .map(|said| (ExampleOrigin::OwnAnswer, said.clone())),
+                .map(|statement| (ExampleOrigin::OwnAnswer, statement.clone())),
         );
         let questions = QaBuilder::new(self.perturber.stats(), Lexicon::shared());
         if let Some(image) = self.training.questioned(i) {
             out.extend(
                 self.answers
-                    .of(&questions, &image, config.answers, rng)
+                    .answers(&questions, &image, config.answers, rng)
                     .into_iter()
-                    .map(|said| (ExampleOrigin::Answer, said)),
+                    .map(|statement| (ExampleOrigin::Answer, statement)),
             );
         }
         if let Some(number) = i.checked_sub(train.len()) {
@@ -255,22 +262,22 @@ impl<'a> Examples<'a> {
                     .others
                     .answers(number, config.answers, rng)
                     .into_iter()
-                    .map(|said| (ExampleOrigin::Answer, said)),
+                    .map(|statement| (ExampleOrigin::Answer, statement)),
             );
         }
         out
     }
 
-    /// The examples of some training images; a function of the seed.
+    /// Draws the examples of some training images; deterministic in `seed`.
     pub(super) fn batch(&self, images: &[usize], seed: u64) -> Result<Example, TrainError> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut said = |&i: &usize| {
-            self.said(i, &mut rng, &mut PerturbationCounts::default())
+        let mut statements = |&i: &usize| {
+            self.statements(i, &mut rng, &mut PerturbationCounts::default())
                 .into_iter()
-                .map(|(_, said)| said)
+                .map(|(_, statement)| statement)
                 .collect()
         };
-        let rows = images.iter().map(&mut said).collect();
+        let rows = images.iter().map(&mut statements).collect();
         let (batch, labels) = layout(&self.training.setup.policy, rows, Some(&mut rng))?;
         let views: Vec<(usize, usize)> = images
             .iter()
@@ -301,15 +308,15 @@ impl<'a> Examples<'a> {
     }
 }
 
-/// Returns what a correction says: the response with its errors, and what it should read instead,
-/// where somebody judged all of it.
+/// Examples of a correction: the judged answer with its errors and, if all of it was judged, the
+/// corrected answer.
 fn corrected(
     correction: &CorrectedAnswer,
     policy: &Policy,
 ) -> impl Iterator<Item = (ExampleOrigin, ImageStatement)> {
     let casing = policy.config.casing;
     let question = (!asks_for_description(&correction.prompt)).then(|| correction.prompt.clone());
-    let said = ImageStatement {
+    let statement = ImageStatement {
         question: question.clone(),
         text: correction.labeled(&policy.tokenizer, casing),
         ends: false,
@@ -327,27 +334,27 @@ fn corrected(
             },
         )
     });
-    std::iter::once((ExampleOrigin::Human, said)).chain(better)
+    std::iter::once((ExampleOrigin::Human, statement)).chain(better)
 }
 
-/// Where an example comes from.
+/// Origin of an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ExampleOrigin {
-    /// A person's caption.
+    /// Human caption.
     True,
-    /// A person's caption made wrong.
+    /// Perturbed human caption.
     Perturbed(PerturbationKind),
     /// The policy's caption.
     Own,
-    /// A person's caption of another image.
+    /// Human caption of another image.
     Foreign,
-    /// An answer to a derived question, right or wrong.
+    /// Right or wrong answer to a derived question.
     Answer,
-    /// The policy's answer to one.
+    /// The policy's answer to a derived question.
     OwnAnswer,
-    /// An answer that a person judged.
+    /// Answer judged by a person.
     Human,
-    /// What a person made of it.
+    /// Answer corrected by a person.
     Corrected,
 }
 
@@ -366,7 +373,7 @@ impl std::fmt::Display for ExampleOrigin {
     }
 }
 
-/// A text judged by its image's references: things, colours and numbers.
+/// Labels object mentions, colors and numbers of a text by its image's references.
 pub(super) fn judged(text: String, references: &[String]) -> LabeledText {
     let lexicon = Lexicon::shared();
     let judgment = objects::judge(lexicon, &text, references);
@@ -374,18 +381,18 @@ pub(super) fn judged(text: String, references: &[String]) -> LabeledText {
         .with_properties(&judgment)
 }
 
-/// What is known of one learnt token.
+/// Label of one learned token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TokenTarget {
     pub(super) good: Option<bool>,
-    /// Indicates whether the label is the text's label for everything outside its ranges.
+    /// `true` if the token is outside the text's labeled ranges.
     pub(super) rest: bool,
-    /// Indicates whether the text is one for a language model to learn.
+    /// `true` if the token counts in the language model's loss.
     pub(super) language: bool,
 }
 
-/// Lays out what is said of each image: descriptions behind one request for them (a random one with
-/// `rng`, otherwise the default one), answers behind their questions.
+/// Lays out the statements about each image: descriptions behind one request (random with `rng`,
+/// else the default), answers behind their questions.
 pub(super) fn layout(
     policy: &Policy,
     rows: Vec<Vec<ImageStatement>>,
@@ -440,7 +447,7 @@ pub(super) fn layout(
     ))
 }
 
-/// The policy's own captions of a split, judged by its references.
+/// Samples the policy's captions of images and labels them by the references.
 pub(super) fn own_captions(
     setup: &Setup,
     images: &[Image],

@@ -1,4 +1,5 @@
-//! From trained scorers to a bundle: calibration, choice of the default, and the report.
+//! Finishing of a reward training run: calibration, choice of the default scorer, bundle and
+//! report.
 
 use std::{collections::BTreeMap, fs};
 
@@ -20,71 +21,66 @@ use crate::{
 
 impl RewardTraining {
     /// Calibrates the trained scorers on the tuning half of the development split and writes
-    /// `RUNDIR/bundle` with those named `probe` and `detached`, and nothing else: what a cycle
-    /// needs.
+    /// `RUNDIR/bundle` with those named `probe` and `detached`, without a report, as a cycle needs
+    /// it.
     ///
     /// # Errors
     /// See [`Self::finish`].
     pub fn calibrate(&self, name: &str, version: &str) -> Result<(), TrainError> {
-        let contenders = compared_scorers::of_run(&self.run.file(""), &self.setup.policy)?;
+        let scorers = compared_scorers::from_run(&self.run.file(""), &self.setup.policy)?;
         let features = dev_features(&self.setup, &self.config.features)?;
         let tuning: Vec<usize> = (0..self.setup.data.dev.len())
-            .filter(|&i| DevelopmentHalf::of(i) == DevelopmentHalf::Tune)
+            .filter(|&i| DevelopmentHalf::for_image(i) == DevelopmentHalf::Tune)
             .collect();
-        let judged = ScoredSplit::of_some(
-            &self.setup,
-            &features,
-            &contenders,
-            self.config.seed,
-            &tuning,
-        )?;
-        let calibrations = calibrate::fit(&judged, &contenders)?;
-        let default = calibrate::best(&judged, &contenders).ok_or_else(|| {
+        let split =
+            ScoredSplit::from_images(&self.setup, &features, &scorers, self.config.seed, &tuning)?;
+        let calibrations = calibrate::fit(&split, &scorers)?;
+        let default = calibrate::best(&split, &scorers).ok_or_else(|| {
             TrainError::Run(
-                "scorers: there is none named probe or detached, which a bundle could serve".into(),
+                "scorers: none is named probe or detached, so a bundle has none to serve".into(),
             )
         })?;
         self.write_bundle(
-            &calibrate::served(&contenders, &calibrations),
+            &calibrate::served(&scorers, &calibrations),
             default,
             name,
             version,
         )
     }
 
-    /// Calibrates the trained scorers, writes `RUNDIR/bundle` with those named `probe` and
-    /// `detached`, and `RUNDIR/report.json` and `report.html`.
+    /// Calibrates the trained scorers and writes `RUNDIR/bundle` with those named `probe` and
+    /// `detached`, `RUNDIR/report.json` and `report.html`.
     ///
     /// # Errors
-    /// When the run is not finished, the tuning half has not both grounded and ungrounded things,
-    /// or a file cannot be written.
+    /// When the run is unfinished, the tuning half lacks grounded or ungrounded object mentions, or
+    /// a file cannot be written.
     pub fn finish(&self, name: &str, version: &str) -> Result<EvaluationReport, TrainError> {
         let policy = &self.setup.policy;
-        let mut contenders: Vec<ComparedScorer> = compared_scorers::baselines().into();
-        contenders.extend(compared_scorers::of_run(&self.run.file(""), policy)?);
+        let mut scorers: Vec<ComparedScorer> = compared_scorers::baselines().into();
+        scorers.extend(compared_scorers::from_run(&self.run.file(""), policy)?);
         let features = dev_features(&self.setup, &self.config.features)?;
-        let mut judged =
-            ScoredSplit::of_dev(&self.setup, &features, &contenders, self.config.seed)?;
-        let calibrations = calibrate::fit(&judged, &contenders)?;
-        judged.calibrate(&calibrations);
-        let default = calibrate::best(&judged, &contenders);
+        let mut split =
+            ScoredSplit::from_development(&self.setup, &features, &scorers, self.config.seed)?;
+        let calibrations = calibrate::fit(&split, &scorers)?;
+        split.calibrate(&calibrations);
+        let default = calibrate::best(&split, &scorers);
         if let Some(default) = default {
             self.write_bundle(
-                &calibrate::served(&contenders, &calibrations),
+                &calibrate::served(&scorers, &calibrations),
                 default,
                 name,
                 version,
             )?;
         }
         let chosen = default
-            .and_then(|kind| contenders.iter().position(|c| c.name == kind.name()))
-            .unwrap_or(contenders.len() - 1);
+            .and_then(|kind| scorers.iter().position(|c| c.name == kind.name()))
+            .unwrap_or(scorers.len() - 1);
         let image = features.batch(&[(0, 0)])?.squeeze(0)?;
-        let costs = compared_scorers::costs(policy, &contenders, &image, 50)?;
-        let evidence = RewardReportInputs {
+        let costs = compared_scorers::costs(policy, &scorers, &image, 50)?;
+        let inputs = RewardReportInputs {
             images: &self.setup.data.dev,
-            judged: &judged,
-            contenders: &contenders,
+            split: &split,
+            scorers: &scorers,
             calibrations: &calibrations,
             costs: &costs,
             chosen,
@@ -93,8 +89,8 @@ impl RewardTraining {
         let mut report = EvaluationReport {
             title: format!("Scorers of {name} {version}"),
             command: "candor train reward".into(),
-            facts: evidence.facts(&self.config.data, &policy.name),
-            ..evidence.report()
+            facts: inputs.facts(&self.config.data, &policy.name),
+            ..inputs.report()
         };
         report
             .sections
@@ -109,7 +105,7 @@ impl RewardTraining {
         Ok(report)
     }
 
-    /// Right and wrong words that the training learned from, where it counted them.
+    /// Counts of right and wrong words in the training data, if the run recorded them.
     fn negatives(&self) -> Result<Option<Negatives>, TrainError> {
         let file = self.run.file(NEGATIVES);
         if !file.exists() {

@@ -1,55 +1,64 @@
-//! The report of `candor eval reward`: how well scorers tell grounded words from ungrounded ones,
-//! on the reporting half of the development split.
+//! Report of `candor eval reward`: detection of ungrounded words by scorers on the reporting half
+//! of the development split.
 
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    calibrate::things,
+    calibrate::object_mentions,
     compared_scorers::ComparedScorer,
+    labels::LabeledText,
     perturb::PerturbationKind,
-    reward_cards,
     scored_split::{ComparedText, DevelopmentHalf, ScoredSplit},
 };
 use crate::{
     eval::{
         bootstrap::{Difference, Estimate, REPEATS, differences, estimates},
         data::flickr8k::Image,
+        objects::{self, ObjectScores},
         report::{
-            Axis, Column, EvaluationReport, GoodDirection, NumberFormat, Plot, ReliabilityBin,
-            ReportTable, Section, Series, TableCell, TableRow,
+            Axis, CaptionCard, CardWord, Column, EvaluationReport, GoodDirection, NumberFormat,
+            Photo, Plot, PlotBar, ReliabilityBin, ReportTable, Section, Series, TableCell,
+            TableRow,
         },
         tokens::{Ranking, ScoredToken, TokenMetrics},
+        tradeoff::{self, Rewarded},
     },
-    lexicon::{Lexicon, WordClass},
+    lexicon::{Lexicon, Reading, WordClass, words},
     reward::calibration::Calibration,
 };
 
-/// Points of a curve.
+/// Points per curve.
 const POINTS: usize = 120;
 
-/// What a report is made of.
+/// Number of captions shown.
+const SHOWN: usize = 12;
+
+/// Number of nouns shown.
+const NOUNS: usize = 15;
+
+/// Inputs of a report.
 pub struct RewardReportInputs<'a> {
-    /// The development split.
+    /// Images of the development split.
     pub images: &'a [Image],
-    /// Its texts, scored and calibrated.
-    pub judged: &'a ScoredSplit,
-    /// Who scored them.
-    pub contenders: &'a [ComparedScorer],
-    /// What their scores mean.
+    /// Scored and calibrated texts of the split.
+    pub split: &'a ScoredSplit,
+    /// Compared scorers.
+    pub scorers: &'a [ComparedScorer],
+    /// Calibration of each scorer.
     pub calibrations: &'a [Calibration],
-    /// Milliseconds that each adds to a token.
+    /// Milliseconds that each scorer adds to a token.
     pub costs: &'a [f64],
-    /// The one that is looked at closely.
+    /// Index of the scorer shown in detail.
     pub chosen: usize,
     /// Seed of the bootstrap.
     pub seed: u64,
 }
 
-/// A set of pieces of text with a contender's raw scores.
+/// Pieces of text with the scores of a scorer, given by index.
 type Pieces<'a> = Box<dyn Fn(usize) -> Vec<ScoredToken> + 'a>;
 
 impl<'a> RewardReportInputs<'a> {
-    /// The whole report; title, command and facts are the caller's to add.
+    /// Builds the report without title, command and facts, which the caller adds.
     pub fn report(&self) -> EvaluationReport {
         let sets = self.sets();
         let mut scorers = Section {
@@ -74,8 +83,8 @@ impl<'a> RewardReportInputs<'a> {
         let sections = vec![
             scorers,
             self.chosen_closely(),
-            reward_cards::hallucinations(self),
-            reward_cards::captions(self),
+            hallucinations(self),
+            captions(self),
         ];
         EvaluationReport {
             sections,
@@ -83,7 +92,7 @@ impl<'a> RewardReportInputs<'a> {
         }
     }
 
-    /// Returns what the report was made from.
+    /// Facts about the data behind the report.
     pub fn facts(&self, data: &Path, policy: &str) -> Vec<(String, String)> {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         vec![
@@ -100,10 +109,7 @@ impl<'a> RewardReportInputs<'a> {
                 "reporting half",
                 format!("{} images: the 2nd, 4th, ... of dev", self.images.len() / 2),
             ),
-            fact(
-                "scorer looked at",
-                self.contenders[self.chosen].name.clone(),
-            ),
+            fact("scorer looked at", self.scorers[self.chosen].name.clone()),
             fact(
                 "bootstrap",
                 format!("{REPEATS} resamples of images, seed {}", self.seed),
@@ -112,10 +118,11 @@ impl<'a> RewardReportInputs<'a> {
     }
 
     fn sets(&self) -> [(&'static str, Pieces<'_>); 4] {
-        let reported =
-            |text: &&ComparedText| DevelopmentHalf::of(text.image) == DevelopmentHalf::Report;
+        let reported = |text: &&ComparedText| {
+            DevelopmentHalf::for_image(text.image) == DevelopmentHalf::Report
+        };
         let tokens = move |i: usize| {
-            self.judged
+            self.split
                 .perturbed
                 .iter()
                 .filter(reported)
@@ -124,7 +131,7 @@ impl<'a> RewardReportInputs<'a> {
                 .collect()
         };
         let answers = move |i: usize| {
-            self.judged
+            self.split
                 .answers
                 .iter()
                 .filter(reported)
@@ -133,13 +140,13 @@ impl<'a> RewardReportInputs<'a> {
                 .collect()
         };
         let yes_or_no = move |i: usize| {
-            let said = self
-                .judged
+            let yes_no = self
+                .split
                 .answers
                 .iter()
                 .filter(reported)
                 .filter(|text| text.is_yes_or_no(0));
-            said.flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect()
+            yes_no.flat_map(|t| t.ranges(i)).map(|(_, s)| s).collect()
         };
         [
             (
@@ -148,29 +155,31 @@ impl<'a> RewardReportInputs<'a> {
             ),
             (
                 "Things named in the policy's own captions",
-                Box::new(move |i| things(&self.judged.captions, i, DevelopmentHalf::Report)),
+                Box::new(move |i| {
+                    object_mentions(&self.split.captions, i, DevelopmentHalf::Report)
+                }),
             ),
             ("The policy's own answers to questions", Box::new(answers)),
             ("Those of them that are yes or no", Box::new(yes_or_no)),
         ]
     }
 
-    fn estimates(&self, contender: usize, ranking: &Ranking) -> Vec<Estimate> {
-        let threshold = self.calibrations[contender].default_threshold;
+    fn estimates(&self, scorer: usize, ranking: &Ranking) -> Vec<Estimate> {
+        let threshold = self.calibrations[scorer].default_threshold;
         estimates(self.images.len(), REPEATS, self.seed, |weights| {
             figures(&ranking.weighted(threshold, weights))
         })
     }
 
     fn table(&self, title: &str, pieces: &Pieces<'_>) -> ReportTable {
-        let row = |(i, contender): (usize, &ComparedScorer)| {
+        let row = |(i, scorer): (usize, &ComparedScorer)| {
             let cells = self
                 .estimates(i, &Ranking::new(pieces(i)))
                 .into_iter()
                 .map(TableCell::from)
                 .collect();
             TableRow {
-                name: contender.name.clone(),
+                name: scorer.name.clone(),
                 cells,
                 emphasis: i == self.chosen,
             }
@@ -183,16 +192,16 @@ impl<'a> RewardReportInputs<'a> {
             title: title.into(),
             note,
             columns: columns(),
-            rows: self.contenders.iter().enumerate().map(row).collect(),
+            rows: self.scorers.iter().enumerate().map(row).collect(),
         }
     }
 
-    /// Returns what a scorer costs where it is served.
+    /// Table of the scorers' cost in serving.
     fn cost_table(&self) -> ReportTable {
-        let row = |(i, contender): (usize, &ComparedScorer)| {
-            let cells = vec![self.costs[i].into(), contender.bytes.into()];
+        let row = |(i, scorer): (usize, &ComparedScorer)| {
+            let cells = vec![self.costs[i].into(), scorer.bytes.into()];
             TableRow {
-                name: contender.name.clone(),
+                name: scorer.name.clone(),
                 cells,
                 emphasis: i == self.chosen,
             }
@@ -206,53 +215,56 @@ impl<'a> RewardReportInputs<'a> {
                 Column::new("ms/token", NumberFormat::Decimal(3)).better(GoodDirection::Lower),
                 Column::new("bytes", NumberFormat::Count).better(GoodDirection::Lower),
             ],
-            rows: self.contenders.iter().enumerate().map(row).collect(),
+            rows: self.scorers.iter().enumerate().map(row).collect(),
         }
     }
 
-    /// Returns whether the chosen scorer is better than the policy's own log-probability, on the
-    /// same images.
+    /// Table of paired differences between the chosen scorer and the policy's log-probability.
     fn against_baseline(&self, pieces: &Pieces<'_>) -> ReportTable {
         let Some(baseline) = self
-            .contenders
+            .scorers
             .iter()
             .position(|c| c.name == "log-probability")
         else {
             return ReportTable::default();
         };
-        let of = |i: usize| {
+        let metrics_of = |i: usize| {
             let (ranking, threshold) = (
                 Ranking::new(pieces(i)),
                 self.calibrations[i].default_threshold,
             );
             move |weights: &[u32]| figures(&ranking.weighted(threshold, weights))
         };
-        let found = differences(
+        let paired = differences(
             self.images.len(),
             REPEATS,
             self.seed,
-            of(baseline),
-            of(self.chosen),
+            metrics_of(baseline),
+            metrics_of(self.chosen),
         );
         let row = |(name, difference): (&str, &Difference)| {
-            let said = if difference.is_significant() {
+            let verdict = if difference.is_significant() {
                 "significant"
             } else {
                 "not significant"
             };
             TableRow::new(
                 name,
-                vec![difference.estimate.into(), difference.p.into(), said.into()],
+                vec![
+                    difference.estimate.into(),
+                    difference.p.into(),
+                    verdict.into(),
+                ],
             )
         };
         let columns = columns();
-        let rows = columns.iter().zip(&found).filter(|(c, _)| {
+        let rows = columns.iter().zip(&paired).filter(|(c, _)| {
             ["AUROC", "mAP(neg)", "recall at 10 % FPR"].contains(&c.name.as_str())
         });
         ReportTable {
             title: format!(
                 "{} against log-probability, the same images",
-                self.contenders[self.chosen].name
+                self.scorers[self.chosen].name
             ),
             note: "Things of the policy's own captions.".into(),
             columns: vec![
@@ -265,20 +277,20 @@ impl<'a> RewardReportInputs<'a> {
     }
 
     fn curves(&self, pieces: &Pieces<'_>) -> Vec<Plot> {
-        let mut shown: Vec<usize> = (0..self.contenders.len())
+        let mut shown: Vec<usize> = (0..self.scorers.len())
             .filter(|&i| {
                 i == self.chosen
                     || !matches!(
-                        self.contenders[i].name.as_str(),
+                        self.scorers[i].name.as_str(),
                         "entropy" | "second" | "linear"
                     )
             })
             .collect();
         shown.sort_by_key(|&i| i != self.chosen);
-        let series = |of: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
+        let series = |curve: &dyn Fn(&Ranking) -> Vec<(f64, f64)>| -> Vec<Series> {
             let one = |&i: &usize| Series {
-                name: self.contenders[i].name.clone(),
-                points: of(&Ranking::new(pieces(i))),
+                name: self.scorers[i].name.clone(),
+                points: curve(&Ranking::new(pieces(i))),
                 ..Series::default()
             };
             shown.iter().take(6).map(one).collect()
@@ -304,7 +316,7 @@ impl<'a> RewardReportInputs<'a> {
                 diagonal: false,
             },
             Plot::Reliability {
-                title: format!("Reliability of {}", self.contenders[self.chosen].name),
+                title: format!("Reliability of {}", self.scorers[self.chosen].name),
                 bins: bins
                     .into_iter()
                     .map(|(mean_reward, share_good, count)| ReliabilityBin {
@@ -317,13 +329,13 @@ impl<'a> RewardReportInputs<'a> {
         ]
     }
 
-    /// The chosen scorer by kind of error and by class of word, and TLDR's accuracies.
+    /// Section on the chosen scorer: by kind of error, by class of word, and TLDR's accuracies.
     fn chosen_closely(&self) -> Section {
         let texts: Vec<&ComparedText> = self
-            .judged
+            .split
             .perturbed
             .iter()
-            .filter(|t| DevelopmentHalf::of(t.image) == DevelopmentHalf::Report)
+            .filter(|t| DevelopmentHalf::for_image(t.image) == DevelopmentHalf::Report)
             .collect();
         let row = |name: String, pieces: Vec<ScoredToken>| {
             let bad = pieces.iter().filter(|s| !s.good).count();
@@ -336,7 +348,7 @@ impl<'a> RewardReportInputs<'a> {
             cells.push(bad.into());
             TableRow::new(name, cells)
         };
-        let of_kind = |kind: PerturbationKind| {
+        let pieces_of_kind = |kind: PerturbationKind| {
             texts
                 .iter()
                 .filter(|t| t.kind == Some(kind))
@@ -362,7 +374,7 @@ impl<'a> RewardReportInputs<'a> {
         };
         let kinds = PerturbationKind::ALL
             .iter()
-            .map(|&kind| row(kind.name().into(), of_kind(kind)))
+            .map(|&kind| row(kind.name().into(), pieces_of_kind(kind)))
             .collect();
         let by_class = WordClass::ALL
             .iter()
@@ -372,7 +384,7 @@ impl<'a> RewardReportInputs<'a> {
             "Tokens of perturbed captions of the kind, their untouched tokens as the good ones."
                 .into();
         Section {
-            title: format!("{} closely", self.contenders[self.chosen].name),
+            title: format!("{} closely", self.scorers[self.chosen].name),
             tables: vec![
                 ReportTable {
                     title: "By kind of error".into(),
@@ -392,22 +404,22 @@ impl<'a> RewardReportInputs<'a> {
         }
     }
 
-    /// Token, sentence and response accuracy as TLDR (ICLR 2025) defines them, at the served
+    /// Token, sentence and response accuracy as defined by TLDR (ICLR 2025), at the served
     /// threshold.
     fn accuracies(&self, texts: &[&ComparedText]) -> ReportTable {
-        let row = |(i, contender): (usize, &ComparedScorer)| {
+        let row = |(i, scorer): (usize, &ComparedScorer)| {
             let threshold = self.calibrations[i].default_threshold;
-            let judged = |s: &ScoredToken| (s.reward < threshold, !s.good);
+            let judge = |s: &ScoredToken| (s.reward < threshold, !s.good);
             let mut sums = vec![[0.0f64; 6]; self.images.len()];
             for text in texts {
                 let sums = &mut sums[text.image];
                 let pieces: Vec<(usize, (bool, bool))> = text
                     .pieces(i)
-                    .map(|(range, s)| (range.start, judged(&s)))
+                    .map(|(range, s)| (range.start, judge(&s)))
                     .collect();
-                let mut add = |at: usize, of: &mut dyn Iterator<Item = (bool, bool)>| {
-                    let (said, is) = of.fold((false, false), |a, b| (a.0 | b.0, a.1 | b.1));
-                    sums[at] += f64::from(u8::from(said == is));
+                let mut add = |at: usize, flags: &mut dyn Iterator<Item = (bool, bool)>| {
+                    let (flagged, bad) = flags.fold((false, false), |a, b| (a.0 | b.0, a.1 | b.1));
+                    sums[at] += f64::from(u8::from(flagged == bad));
                     sums[at + 1] += 1.0;
                 };
                 pieces
@@ -437,7 +449,7 @@ impl<'a> RewardReportInputs<'a> {
             TableRow {
                 emphasis: i == self.chosen,
                 ..TableRow::new(
-                    contender.name.clone(),
+                    scorer.name.clone(),
                     found.into_iter().map(TableCell::from).collect(),
                 )
             }
@@ -450,12 +462,12 @@ impl<'a> RewardReportInputs<'a> {
             columns: ["token", "sentence", "response"]
                 .map(|name| Column::new(name, NumberFormat::Percent).better(GoodDirection::Higher))
                 .into(),
-            rows: self.contenders.iter().enumerate().map(row).collect(),
+            rows: self.scorers.iter().enumerate().map(row).collect(),
         }
     }
 }
 
-/// Bytes of the sentences of a text.
+/// Byte ranges of the sentences of a text.
 fn sentences(text: &str) -> Vec<std::ops::Range<usize>> {
     let mut ends: Vec<usize> = text
         .match_indices(['.', '!', '?'])
@@ -500,7 +512,7 @@ fn columns() -> Vec<Column> {
     ]
 }
 
-/// In the order of [`columns`].
+/// Metrics in the order of [`columns`].
 fn figures(m: &TokenMetrics) -> Vec<f64> {
     vec![
         m.auroc,
@@ -514,12 +526,314 @@ fn figures(m: &TokenMetrics) -> Vec<f64> {
     ]
 }
 
+/// Section on hallucination in the policy's captions, and on its answers to questions.
+fn hallucinations(inputs: &RewardReportInputs<'_>) -> Section {
+    let lexicon = Lexicon::shared();
+    let reported: Vec<&ComparedText> = inputs
+        .split
+        .captions
+        .iter()
+        .filter(|t| DevelopmentHalf::for_image(t.image) == DevelopmentHalf::Report)
+        .collect();
+    let read: Vec<(Reading, Vec<Reading>)> = reported
+        .iter()
+        .map(|t| {
+            let references = inputs.images[t.image]
+                .captions
+                .iter()
+                .map(|c| Reading::new(lexicon, c))
+                .collect();
+            (Reading::new(lexicon, &t.text.text), references)
+        })
+        .collect();
+    let (mut policy, mut people) = (ObjectScores::default(), ObjectScores::default());
+    let mut nouns: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (caption, references) in &read {
+        let judgment =
+            objects::judge_read(lexicon, caption, &references.iter().collect::<Vec<_>>());
+        policy.add(&judgment);
+        objects::judge_people(lexicon, references)
+            .iter()
+            .for_each(|j| people.add(j));
+        for (phrase, (_, supported)) in caption.phrases.iter().zip(&judgment.mentions) {
+            let noun = nouns.entry(phrase.mention.lemma).or_default();
+            noun.0 += usize::from(!supported);
+            noun.1 += 1;
+        }
+    }
+    Section {
+        title: "The policy's captions".into(),
+        text: vec![
+            "Hallucinated: no reference names the thing, a synonym, something more general or more \
+             special. People never agree wholly either: their row is \
+             the floor of the measure."
+                .into(),
+        ],
+        tables: vec![
+            object_table(&[
+                ("policy", &policy),
+                (
+                    "people, each judged by the \
+            others",
+                    &people,
+                ),
+            ]),
+            question_table(inputs),
+        ],
+        plots: vec![threshold_plot(inputs, &reported, &read), noun_plot(nouns)],
+        cards: Vec::new(),
+    }
+}
+
+/// Table of CHAIR, recall and length.
+fn object_table(rows: &[(&str, &ObjectScores)]) -> ReportTable {
+    let lower = |name: &str, help: &str| {
+        Column::new(name, NumberFormat::Percent)
+            .better(GoodDirection::Lower)
+            .help(help)
+    };
+    let row = |&(name, s): &(&str, &ObjectScores)| {
+        let cells = vec![
+            s.chair_i().into(),
+            s.chair_s().into(),
+            s.recall().into(),
+            s.wrong_colors().into(),
+            s.wrong_counts().into(),
+            s.mean_words().into(),
+            s.captions.into(),
+        ];
+        TableRow::new(name, cells)
+    };
+    ReportTable {
+        title: "Open-vocabulary CHAIR, the reporting half".into(),
+        note: String::new(),
+        columns: vec![
+            lower(
+                "CHAIR_i",
+                "share of the mentions of things that no reference supports",
+            ),
+            lower("CHAIR_s", "share of the captions with such a mention"),
+            Column::new("recall", NumberFormat::Percent)
+                .better(GoodDirection::Higher)
+                .help("share of the nouns named by two references that the caption supports"),
+            lower(
+                "wrong colours",
+                "share of the colours that all references contradict",
+            ),
+            lower(
+                "wrong counts",
+                "share of the numbers that all references contradict",
+            ),
+            Column::new("words", NumberFormat::Decimal(1))
+                .help("mean length: a model that says less hallucinates less"),
+            Column::new("captions", NumberFormat::Count),
+        ],
+        rows: rows.iter().map(row).collect(),
+    }
+}
+
+fn question_table(inputs: &RewardReportInputs<'_>) -> ReportTable {
+    let mut kinds: BTreeMap<String, [usize; 3]> = BTreeMap::new();
+    for (qa, answer, right) in &inputs.split.questions {
+        let counts = kinds
+            .entry(format!("{:?}", qa.kind).to_lowercase())
+            .or_default();
+        counts[0] += 1;
+        counts[1] += usize::from(*right);
+        counts[2] += usize::from(answer.eq_ignore_ascii_case("yes."));
+    }
+    let share = |part: usize, whole: usize| TableCell::from(part as f64 / whole.max(1) as f64);
+    let row = |(kind, [asked, right, yes]): (String, [usize; 3])| {
+        TableRow::new(
+            kind,
+            vec![asked.into(), share(right, asked), share(yes, asked)],
+        )
+    };
+    ReportTable {
+        title: "Questions derived from the captions".into(),
+        note: "Right: the captions' own answer, word for word. Both halves.".into(),
+        columns: vec![
+            Column::new("asked", NumberFormat::Count),
+            Column::new("right", NumberFormat::Percent).better(GoodDirection::Higher),
+            Column::new("answered yes", NumberFormat::Percent),
+        ],
+        rows: kinds.into_iter().map(row).collect(),
+    }
+}
+
+/// Plot of CHAIR against recall as object mentions below a rising threshold are removed.
+fn threshold_plot(
+    inputs: &RewardReportInputs<'_>,
+    reported: &[&ComparedText],
+    read: &[(Reading, Vec<Reading>)],
+) -> Plot {
+    let curve = |i: usize| {
+        let rewarded: Vec<Rewarded> = reported
+            .iter()
+            .zip(read)
+            .map(|(text, (caption, references))| {
+                let references: Vec<&Reading> = references.iter().collect();
+                Rewarded::new(Lexicon::shared(), caption, &references, |range| {
+                    text.worst(i, range).unwrap_or(f32::INFINITY)
+                })
+            })
+            .collect();
+        // Thresholds at equal shares of the mentions give every scorer's curve the same number of
+        // points.
+        let mut rewards: Vec<f32> = rewarded
+            .iter()
+            .flat_map(|c| &c.mentions)
+            .map(|m| m.0)
+            .collect();
+        rewards.sort_by(f32::total_cmp);
+        let thresholds: Vec<f32> = (0..15)
+            .filter_map(|n| rewards.get(n * rewards.len() / 20).copied())
+            .collect();
+        tradeoff::curve(&rewarded, &thresholds)
+            .into_iter()
+            .map(|p| (p.recall, p.chair_i))
+            .collect()
+    };
+    let shown = |i: usize| {
+        i == inputs.chosen
+            || ["log-probability", "probe"].contains(&inputs.scorers[i].name.as_str())
+    };
+    let one = |i: usize| Series {
+        name: inputs.scorers[i].name.clone(),
+        points: curve(i),
+        marks: true,
+        ..Series::default()
+    };
+    Plot::Lines {
+        title: "CHAIR_i against recall as the threshold moves".into(),
+        x: Axis {
+            label: "recall".into(),
+            range: None,
+        },
+        y: Axis {
+            label: "CHAIR_i".into(),
+            range: None,
+        },
+        series: (0..inputs.scorers.len())
+            .filter(|&i| shown(i))
+            .map(one)
+            .collect(),
+        diagonal: false,
+    }
+}
+
+fn noun_plot(nouns: BTreeMap<&str, (usize, usize)>) -> Plot {
+    let mut nouns: Vec<(&str, (usize, usize))> = nouns.into_iter().collect();
+    nouns.sort_by_key(|(noun, (wrong, _))| (usize::MAX - wrong, *noun));
+    let bar = |(noun, (wrong, all)): (&str, (usize, usize))| PlotBar {
+        name: noun.into(),
+        value: wrong as f64,
+        text: Some(format!("{wrong} of {all}")),
+    };
+    Plot::Bars {
+        title: "Most hallucinated things".into(),
+        label: "mentions without support".into(),
+        bars: nouns
+            .into_iter()
+            .take(NOUNS)
+            .filter(|n| n.1.0 > 0)
+            .map(bar)
+            .collect(),
+    }
+}
+
+/// Captions with the most hallucinated mentions, least noticed by the scorer first.
+fn captions(inputs: &RewardReportInputs<'_>) -> Section {
+    let (chosen, calibration) = (inputs.chosen, &inputs.calibrations[inputs.chosen]);
+    let mut worst: Vec<(usize, f32, &ComparedText)> = inputs
+        .split
+        .captions
+        .iter()
+        .filter(|t| DevelopmentHalf::for_image(t.image) == DevelopmentHalf::Report)
+        .map(|text| {
+            let bad = || text.ranges(chosen).filter(|(_, s)| !s.good);
+            (
+                bad().count(),
+                bad()
+                    .map(|(_, s)| s.reward)
+                    .fold(f32::NEG_INFINITY, f32::max),
+                text,
+            )
+        })
+        .collect();
+    worst.sort_by(|a, b| b.0.cmp(&a.0).then(b.1.total_cmp(&a.1)));
+    let card = |(_, _, text): &(usize, f32, &ComparedText)| {
+        let image = &inputs.images[text.image];
+        CaptionCard {
+            id: image.name.clone(),
+            photo: Photo::thumbnail(&image.path),
+            words: card_words(text, chosen, calibration.default_threshold),
+            references: image.captions.clone(),
+            ..CaptionCard::default()
+        }
+    };
+    Section {
+        title: "Worst captions".into(),
+        text: vec![format!(
+            "Those that name most things without support; underlined words are below the threshold \
+             of {:.2} that is served by default.",
+            calibration.default_threshold
+        )],
+        cards: worst.iter().take(SHOWN).map(card).collect(),
+        ..Section::default()
+    }
+}
+
+/// Words of a text with their rewards.
+fn card_words(text: &ComparedText, scorer: usize, threshold: f32) -> Vec<CardWord> {
+    let mut words = label_words(&text.text);
+    let mut from = 0;
+    for word in &mut words {
+        let range = from..from + word.text.len();
+        from = range.end;
+        word.reward = text.worst(scorer, &range);
+        word.flagged = word.reward.is_some_and(|r| r < threshold);
+    }
+    words
+}
+
+/// Words of a text with their labels, each with the separator before it.
+pub(super) fn label_words(text: &LabeledText) -> Vec<CardWord> {
+    let line = text.text.as_str();
+    let (mut from, mut out) = (0, Vec::new());
+    for range in words(line).into_iter().map(|w| w.range) {
+        let labels = || {
+            text.ranges
+                .iter()
+                .filter(|(r, _)| r.start < range.end && range.start < r.end)
+                .filter_map(|(_, good)| *good)
+        };
+        let hallucinated = labels()
+            .next()
+            .is_some()
+            .then(|| labels().any(|good| !good));
+        out.push(CardWord {
+            text: line[from..range.end].to_owned(),
+            hallucinated,
+            ..CardWord::default()
+        });
+        from = range.end;
+    }
+    if from < line.len() {
+        out.push(CardWord {
+            text: line[from..].to_owned(),
+            ..CardWord::default()
+        });
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn cuts_sentences() {
+    fn sentences_split_at_terminal_punctuation() {
         for (text, want) in [
             ("A dog. A cat.", &["A dog.", " A cat."][..]),
             ("A dog", &["A dog"]),

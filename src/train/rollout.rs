@@ -1,25 +1,25 @@
-//! Answers of a model to many images at once, for evaluation and for on-policy training data.
+//! Batched sampling of answers to many images, for evaluation and on-policy training data.
 
 use candle_core::{Result, Tensor};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::vlm::{Row, llava::PrefixDecoder};
 
-/// How to choose tokens in a rollout.
+/// Sampling parameters of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RolloutConfig {
-    /// 0 is greedy.
+    /// Sampling temperature; 0 is greedy.
     pub temperature: f32,
-    /// Seed of the first image's generator; the others follow.
+    /// Seed of the first answer's generator; answer `i` uses `seed + i`.
     pub seed: u64,
-    /// Most tokens an answer.
+    /// Maximum tokens per answer.
     pub max_tokens: usize,
-    /// The token that ends an answer; it is not part of it.
+    /// Token that ends an answer; not part of the returned tokens.
     pub eos: u32,
 }
 
-/// Writes one answer to `prompt` for each image of `images` `(n, image_tokens, channels)`: its
-/// tokens without the end.
+/// Samples one answer to `prompt` for each image of `images` `(n, image_tokens, channels)`; returns
+/// tokens without the end token.
 pub fn answers(
     model: &PrefixDecoder,
     images: &Tensor,
@@ -35,12 +35,12 @@ pub fn answers(
     )
 }
 
-/// Writes `each` answers for each image of `images` `(n, image_tokens, channels)` to its own
-/// prompt, an image's answers behind one another: their tokens without the end. An image and its
-/// prompt are read once.
+/// Samples `each` answers per image of `images` `(n, image_tokens, channels)` with its own prompt,
+/// an image's answers consecutive; returns tokens without the end token. Image and prompt are
+/// prefilled once.
 ///
 /// # Errors
-/// When there are not as many prompts as images, or a tensor operation fails.
+/// When prompts and images differ in number or a tensor operation fails.
 pub fn samples(
     model: &PrefixDecoder,
     images: &Tensor,
@@ -61,8 +61,8 @@ pub fn samples(
     let mut rngs: Vec<SmallRng> = (0..out.len() as u64)
         .map(|i| SmallRng::seed_from_u64(config.seed.wrapping_add(i)))
         .collect();
-    let read: Vec<Tensor> = (0..n).map(|i| images.get(i)).collect::<Result<_>>()?;
-    let rows = read.iter().zip(prompts).enumerate();
+    let image_features: Vec<Tensor> = (0..n).map(|i| images.get(i)).collect::<Result<_>>()?;
+    let rows = image_features.iter().zip(prompts).enumerate();
     let first: Vec<Row<'_>> = rows
         .map(|(i, (image, prompt))| Row {
             slot: i * each,
@@ -89,18 +89,18 @@ pub fn samples(
             .zip(&logits)
             .map(|(&slot, l)| (slot, choose(l, config.temperature, &mut rngs[slot])))
             .collect();
-        let going: Vec<(usize, [u32; 1])> = chosen
+        let unfinished: Vec<(usize, [u32; 1])> = chosen
             .into_iter()
             .filter(|&(_, token)| token != config.eos)
             .map(|(s, t)| (s, [t]))
             .collect();
-        going
+        unfinished
             .iter()
             .for_each(|(slot, token)| out[*slot].push(token[0]));
-        if going.is_empty() {
+        if unfinished.is_empty() {
             break;
         }
-        let rows: Vec<Row<'_>> = going
+        let rows: Vec<Row<'_>> = unfinished
             .iter()
             .map(|(slot, token)| Row {
                 slot: *slot,
@@ -110,7 +110,7 @@ pub fn samples(
             })
             .collect();
         hidden = last(&model.step(&rows, &mut cache)?)?.clone();
-        open = going.iter().map(|(slot, _)| *slot).collect();
+        open = unfinished.iter().map(|(slot, _)| *slot).collect();
     }
     Ok(out)
 }
@@ -130,10 +130,10 @@ fn choose(logits: &[f32], temperature: f32, rng: &mut SmallRng) -> u32 {
         .iter()
         .map(|l| ((l - max) / temperature).exp())
         .collect();
-    let mut left = rng.random::<f32>() * weights.iter().sum::<f32>();
+    let mut remaining = rng.random::<f32>() * weights.iter().sum::<f32>();
     for (i, w) in weights.iter().enumerate() {
-        left -= w;
-        if left <= 0.0 {
+        remaining -= w;
+        if remaining <= 0.0 {
             return i as u32;
         }
     }

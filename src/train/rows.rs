@@ -1,65 +1,64 @@
-//! How training text is laid out: one row an image, whose prefix is shared by all that is said
-//! about it.
+//! Layout of training text: one row per image, whose prefix is shared by all texts about it.
 //!
-//! A row is `[image][shared prompt][branch][branch]...`. A branch sees the image, the shared prompt
-//! when it continues it, and itself; its positions continue its context as if it stood alone. Five
-//! captions and a few questions thus cost one prefix.
+//! A row is `[image][shared prompt][branch][branch]...`. A branch attends to the image, to the
+//! shared prompt if it continues it, and to itself; its rotary positions continue its context as if
+//! it stood alone. Five captions and a few questions thus cost one prefix.
 
 use candle_core::{Device, Result, Tensor};
 
-/// Something said about the image.
+/// Text about an image within a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseBranch {
-    /// Indicates whether it continues the row's shared prompt (a caption) or stands right behind
-    /// the image (a question with its answer).
+    /// `true` if the branch continues the row's shared prompt (a caption), `false` if it follows
+    /// the image directly (a question with its answer).
     pub after_prompt: bool,
-    /// Its tokens.
+    /// Tokens.
     pub tokens: Vec<u32>,
-    /// Index of the first token that is to be learnt; everything before it is given.
+    /// Index of the first learned token; those before it are given.
     pub learn_from: usize,
 }
 
-/// All that is said about one image.
+/// All texts about one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextRow {
-    /// The shared prompt.
+    /// Shared prompt.
     pub prompt: Vec<u32>,
-    /// The branches.
+    /// Branches.
     pub branches: Vec<ResponseBranch>,
 }
 
 impl TextRow {
-    /// Text positions of the row.
+    /// Number of text positions.
     pub fn len(&self) -> usize {
         self.prompt.len() + self.branches.iter().map(|b| b.tokens.len()).sum::<usize>()
     }
 
-    /// Returns `true` if the row says nothing.
+    /// Returns `true` if the row has no text.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// A padded batch of rows as the decoder wants it.
+/// Padded batch of rows, as the decoder takes it.
 pub struct RowBatch {
-    /// `rows * length` text tokens, padded with 0.
+    /// Text tokens, `rows * length`, padded with 0.
     pub tokens: Vec<u32>,
-    /// `rows * (image_tokens + length)` rotary positions.
+    /// Rotary positions, `rows * (image_tokens + length)`.
     pub positions: Vec<u32>,
-    /// `(rows, image_tokens + length, image_tokens + length)`.
+    /// Additive attention mask, `(rows, image_tokens + length, image_tokens + length)`.
     pub mask: Tensor,
-    /// For every learnt token: the flat line whose hidden state predicts it.
+    /// For every learned token, the flat index of the position whose hidden state predicts it.
     pub lines: Vec<u32>,
-    /// For every learnt token: the flat line at which it stands itself.
+    /// For every learned token, the flat index of its own position.
     pub own_lines: Vec<u32>,
-    /// The learnt tokens.
+    /// Learned tokens.
     pub targets: Vec<u32>,
 }
 
 const HIDDEN: f32 = -1e9;
 
 impl RowBatch {
-    /// Lays out `rows` behind `image_tokens` image positions each.
+    /// Lays out `rows`, each behind `image_tokens` image positions.
     pub fn new(rows: &[TextRow], image_tokens: usize) -> Result<Self> {
         let length = rows.iter().map(TextRow::len).max().unwrap_or(0);
         let whole = image_tokens + length;
@@ -72,19 +71,19 @@ impl RowBatch {
                 r * whole,
                 &mut mask[r * whole * whole..(r + 1) * whole * whole],
             );
-            let mut see = |query: usize, from: usize, to: usize| {
+            let mut attend = |query: usize, from: usize, to: usize| {
                 mask[query * whole + from..query * whole + to].fill(0.0)
             };
             for i in 0..image_tokens {
                 positions[base + i] = i as u32;
-                see(i, 0, image_tokens);
+                attend(i, 0, image_tokens);
             }
             let prompt_end = image_tokens + row.prompt.len();
             for (i, &token) in row.prompt.iter().enumerate() {
-                let at = image_tokens + i;
+                let position = image_tokens + i;
                 tokens[r * length + i] = token;
-                positions[base + at] = at as u32;
-                see(at, 0, at + 1);
+                positions[base + position] = position as u32;
+                attend(position, 0, position + 1);
             }
             let mut first = prompt_end;
             for branch in &row.branches {
@@ -94,22 +93,23 @@ impl RowBatch {
                     image_tokens
                 };
                 for (i, &token) in branch.tokens.iter().enumerate() {
-                    let at = first + i;
-                    tokens[r * length + at - image_tokens] = token;
-                    positions[base + at] = (context + i) as u32;
-                    see(at, 0, context);
-                    see(at, first, at + 1);
+                    let position = first + i;
+                    tokens[r * length + position - image_tokens] = token;
+                    positions[base + position] = (context + i) as u32;
+                    attend(position, 0, context);
+                    attend(position, first, position + 1);
                     if i >= branch.learn_from && (i > 0 || context > 0) {
-                        let before = if i == 0 { context - 1 } else { at - 1 };
+                        let before = if i == 0 { context - 1 } else { position - 1 };
                         lines.push((base + before) as u32);
-                        own_lines.push((base + at) as u32);
+                        own_lines.push((base + position) as u32);
                         targets.push(token);
                     }
                 }
                 first += branch.tokens.len();
             }
-            // Padding sees the image, so that its lines stay finite; nothing sees padding.
-            (first..whole).for_each(|at| see(at, 0, image_tokens.max(1)));
+            // Padding attends to the image to keep its hidden states finite; nothing attends to
+            // padding.
+            (first..whole).for_each(|position| attend(position, 0, image_tokens.max(1)));
         }
         let mask = Tensor::from_vec(mask, (rows.len(), whole, whole), &Device::Cpu)?;
         Ok(Self {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn branches_see_their_context_and_themselves_only() {
+    fn mask_branches_attend_to_context_and_themselves() {
         let row = TextRow {
             prompt: vec![10, 11],
             branches: vec![

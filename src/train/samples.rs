@@ -1,5 +1,5 @@
-//! A look at what scorers learn from: counts by origin and kind, right and wrong words by class,
-//! and examples to read.
+//! Summary of the scorers' training data: counts by origin and kind, right and wrong words by
+//! class, and sample texts.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,8 +11,8 @@ use super::{
     labels::LabeledText,
     perturb::PerturbationCounts,
     reward::RewardTraining,
-    reward_cards::label_words,
     reward_data::{ExampleOrigin, Examples},
+    reward_report::label_words,
 };
 use crate::{
     eval::report::{
@@ -21,24 +21,23 @@ use crate::{
     lexicon::{Lexicon, WordClass},
 };
 
-/// Images of an origin looked at.
+/// Images per origin in the summary.
 const IMAGES: usize = 500;
 
-/// Examples shown of each origin.
+/// Samples per example origin.
 const SHOWN: usize = 12;
 
-/// Texts, and their tokens by what is known of them: good, bad, unknown.
+/// Number of texts and of their good, bad and unknown tokens.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     texts: usize,
     tokens: [usize; 3],
 }
 
-/// Classes of words that name things: scorers must have seen wrong ones of each.
+/// Classes of words that name objects; training data must contain wrong ones of each.
 const NAMING: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Object];
 
-/// How many words of a class are known to be right, and wrong, in what is said of the photographs
-/// of an origin.
+/// Counts of right and wrong words of a class in texts about the photographs of an origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ClassCount {
     class: String,
@@ -47,12 +46,12 @@ struct ClassCount {
     wrong: usize,
 }
 
-/// Right and wrong words by their class and the photograph's origin.
+/// Right and wrong words by class and by the photograph's origin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Negatives(Vec<ClassCount>);
 
 impl Negatives {
-    fn of(words: &BTreeMap<(WordClass, &str), [usize; 2]>) -> Self {
+    fn from_counts(words: &BTreeMap<(WordClass, &str), [usize; 2]>) -> Self {
         let count =
             |(&(class, origin), &[right, wrong]): (&(WordClass, &str), &[usize; 2])| ClassCount {
                 class: class.to_string(),
@@ -71,12 +70,12 @@ impl Negatives {
             .sum()
     }
 
-    /// The first class of words that name things of which none is wrong.
+    /// First class of object-naming words without a wrong one.
     pub(super) fn missing(&self) -> Option<WordClass> {
         NAMING.into_iter().find(|&class| self.wrong(class) == 0)
     }
 
-    /// The counts as a table.
+    /// Counts as a table.
     pub(super) fn table(&self) -> ReportTable {
         let row = |count: &ClassCount| {
             TableRow::new(
@@ -112,7 +111,7 @@ impl fmt::Display for Negatives {
     }
 }
 
-/// Adds the words of a text whose truth is known to the counts of their classes.
+/// Counts the labeled words of a text by class.
 fn count_words(
     text: &LabeledText,
     origin: &'static str,
@@ -125,12 +124,12 @@ fn count_words(
     }
 }
 
-/// Statistics and examples of a run's data, drawn as an epoch draws them, and right and wrong
-/// words; a function of its seed.
+/// Summarizes a run's training data, drawn as an epoch draws it, and counts right and wrong words;
+/// deterministic in the run's seed.
 ///
 /// # Errors
-/// When a text cannot be cut into tokens.
-pub(super) fn look(
+/// When a text cannot be tokenized.
+pub(super) fn summarize(
     training: &RewardTraining,
     examples: &Examples<'_>,
 ) -> Result<(EvaluationReport, Negatives), TrainError> {
@@ -139,30 +138,30 @@ pub(super) fn look(
         SmallRng::seed_from_u64(training.config.seed),
         PerturbationCounts::default(),
     );
-    let mut seen: BTreeMap<ExampleOrigin, (Counts, Vec<CaptionCard>)> = BTreeMap::new();
-    let (mut looked, mut words) = (BTreeMap::<&str, usize>::new(), BTreeMap::new());
-    for i in training.learnt_from() {
+    let mut by_origin: BTreeMap<ExampleOrigin, (Counts, Vec<CaptionCard>)> = BTreeMap::new();
+    let (mut summarized, mut words) = (BTreeMap::<&str, usize>::new(), BTreeMap::new());
+    for i in training.training_images() {
         let (image, photographs_of) = (training.image(i), training.origin(i));
-        let before = looked.entry(photographs_of).or_default();
-        if *before == IMAGES {
+        let count = summarized.entry(photographs_of).or_default();
+        if *count == IMAGES {
             continue;
         }
-        *before += 1;
-        // A row that stays empty is seen.
+        *count += 1;
+        // Creates entries with zero counts, so that the table shows them.
         WordClass::ALL
             .iter()
             .for_each(|&class| _ = words.entry((class, photographs_of)).or_default());
-        for (origin, said) in examples.said(i, &mut rng, &mut tally) {
-            count_words(&said.text, photographs_of, &mut words);
+        for (origin, statement) in examples.statements(i, &mut rng, &mut tally) {
+            count_words(&statement.text, photographs_of, &mut words);
             let tokens = tokenizer
-                .encode(&said.text.text)
+                .encode(&statement.text.text)
                 .map_err(|e| TrainError::Run(e.to_string()))?;
-            let (counts, cards) = seen.entry(origin).or_default();
+            let (counts, cards) = by_origin.entry(origin).or_default();
             counts.texts += 1;
-            for label in said.text.token_labels(tokenizer, &tokens) {
+            for label in statement.text.token_labels(tokenizer, &tokens) {
                 counts.tokens[label.map_or(2, |good| usize::from(!good))] += 1;
             }
-            // Spread over the images, so that the page does not show one photograph over and over.
+            // Spread over the images, so that the page shows different photographs.
             if cards.len() < SHOWN
                 && cards.last().is_none_or(|last| last.id != image.name)
                 && i % 3 == cards.len() % 3
@@ -170,15 +169,15 @@ pub(super) fn look(
                 cards.push(CaptionCard {
                     id: image.name.clone(),
                     photo: Photo::thumbnail(&image.path),
-                    words: label_words(&said.text),
-                    note: said.question.unwrap_or_default(),
+                    words: label_words(&statement.text),
+                    note: statement.question.unwrap_or_default(),
                     references: image.captions.clone(),
                     ..CaptionCard::default()
                 });
             }
         }
     }
-    let (counts, cards): (Vec<_>, Vec<_>) = seen
+    let (counts, cards): (Vec<_>, Vec<_>) = by_origin
         .into_iter()
         .map(|(origin, (counts, cards))| ((origin, counts), (origin, cards)))
         .unzip();
@@ -187,7 +186,7 @@ pub(super) fn look(
         cards,
         ..Section::default()
     };
-    let negatives = Negatives::of(&words);
+    let negatives = Negatives::from_counts(&words);
     let tables = vec![table(&counts, &tally), negatives.table()];
     let mut sections = vec![Section {
         title: "Counts".into(),
@@ -195,7 +194,7 @@ pub(super) fn look(
         ..Section::default()
     }];
     sections.extend(cards.into_iter().map(section));
-    let looked: Vec<String> = looked
+    let summarized: Vec<String> = summarized
         .into_iter()
         .map(|(origin, n)| format!("{n} {origin}"))
         .collect();
@@ -203,11 +202,11 @@ pub(super) fn look(
         title: "What the scorers learn from".into(),
         command: "candor train reward".into(),
         facts: vec![
-            ("images looked at".into(), looked.join(", ")),
+            ("images looked at".into(), summarized.join(", ")),
             ("seed".into(), training.config.seed.to_string()),
         ],
         notes: vec![
-            "Words with a wavy underline are labelled as ungrounded. Tokens of which nothing is \
+            "Words with a wavy underline are labeled as ungrounded. Tokens of which nothing is \
              known are masked, never taken for good."
                 .into(),
         ],
@@ -263,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_counted_by_class_and_a_class_without_wrong_ones_is_found() {
+    fn missing_finds_the_class_without_wrong_words() {
         let text = |text: &str, wrong: &str| {
             let at = text.find(wrong).unwrap();
             LabeledText {
@@ -295,7 +294,7 @@ mod tests {
             [0, 1],
             "of the cat nothing is known"
         );
-        let negatives = Negatives::of(&words);
+        let negatives = Negatives::from_counts(&words);
         assert_eq!(negatives.missing(), None);
         assert!(
             negatives
@@ -305,6 +304,9 @@ mod tests {
         );
         assert_eq!(negatives.table().rows[0].name, "person, daquar");
         words.insert((WordClass::Person, "flickr8k"), [4, 0]);
-        assert_eq!(Negatives::of(&words).missing(), Some(WordClass::Person));
+        assert_eq!(
+            Negatives::from_counts(&words).missing(),
+            Some(WordClass::Person)
+        );
     }
 }

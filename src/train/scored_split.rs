@@ -1,8 +1,8 @@
-//! Texts whose truth is known, scored by contenders: what `candor eval reward` and the calibration
-//! look at.
+//! Labeled texts of the development split, scored by several scorers, for `candor eval reward` and
+//! for calibration.
 //!
-//! The development split's images are dealt out in turn: the first, third, ... tune (calibration,
-//! thresholds, choices), the second, fourth, ... report.
+//! The images alternate: the first, third, ... are for tuning (calibration, thresholds, choices),
+//! the second, fourth, ... for reporting.
 
 use std::{ops::Range, path::Path};
 
@@ -27,25 +27,25 @@ use crate::{
     reward::{calibration::Calibration, finish::WrittenBy},
 };
 
-/// Images scored at once.
+/// Images per chunk of one worker.
 const AT_ONCE: usize = 16;
 
-/// Questions asked of an image.
+/// Questions per image.
 const QUESTIONS: usize = 4;
 
-/// Which half of the development split an image belongs to.
+/// Half of the development split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DevelopmentHalf {
-    /// For calibration, thresholds and choices.
+    /// Images for calibration, thresholds and choices.
     Tune,
-    /// For figures.
+    /// Images for reported metrics.
     Report,
 }
 
 impl DevelopmentHalf {
-    /// The half of image number `image` of the split.
-    pub fn of(image: usize) -> Self {
+    /// Half of the image with index `image` in the split.
+    pub fn for_image(image: usize) -> Self {
         if image.is_multiple_of(2) {
             Self::Tune
         } else {
@@ -54,60 +54,57 @@ impl DevelopmentHalf {
     }
 }
 
-/// A text about an image with every contender's raw scores.
+/// Text about an image with the scores of every scorer.
 #[derive(Debug, Clone)]
 pub struct ComparedText {
-    /// Number of the image in the split.
+    /// Index of the image in the split.
     pub image: usize,
-    /// What was asked; `None` for a description.
+    /// Question, or `None` for a description.
     pub question: Option<String>,
-    /// The text, and what is known about it.
+    /// Text with its labels.
     pub text: LabeledText,
-    /// How it was made wrong, where it was.
+    /// Kind of perturbation, for perturbed captions.
     pub kind: Option<PerturbationKind>,
-    /// Bytes of every token, without a leading space.
+    /// Byte range of every token, without a leading space.
     pub tokens: Vec<Range<usize>>,
-    /// What is known of every token.
+    /// Label of every token.
     pub labels: Vec<Option<bool>>,
     /// The policy's log-probability of every token.
     pub log_probabilities: Vec<f32>,
-    /// Raw scores, a contender and token; rewards once they are [calibrated](Judged::calibrate).
+    /// Raw scores, by scorer and token; rewards after [calibration](ScoredSplit::calibrate).
     pub scores: Vec<Vec<f32>>,
 }
 
 impl ComparedText {
-    /// Returns `true` if token number `token` is a yes or no that answers a question.
+    /// Returns `true` if token `token` is a yes or no that answers a question.
     pub fn is_yes_or_no(&self, token: usize) -> bool {
-        let said = self
+        let word = self
             .tokens
             .get(token)
             .and_then(|range| self.text.text.get(range.clone()));
         token == 0
             && self.question.is_some()
-            && said.is_some_and(|said| {
+            && word.is_some_and(|word| {
                 ["yes", "no"]
                     .iter()
-                    .any(|word| said.eq_ignore_ascii_case(word))
+                    .any(|expected| word.eq_ignore_ascii_case(expected))
             })
     }
 
-    /// The contender's score of a range: that of its worst token.
-    pub fn worst(&self, contender: usize, range: &Range<usize>) -> Option<f32> {
+    /// Lowest score of the tokens in a byte range.
+    pub fn worst(&self, scorer: usize, range: &Range<usize>) -> Option<f32> {
         let hits = self
             .tokens
             .iter()
-            .zip(&self.scores[contender])
+            .zip(&self.scores[scorer])
             .filter(|(own, _)| own.start < range.end && range.start < own.end);
         hits.map(|(_, score)| *score).min_by(f32::total_cmp)
     }
 
-    /// Every range whose truth is known, as one piece.
-    pub fn ranges(
-        &self,
-        contender: usize,
-    ) -> impl Iterator<Item = (Range<usize>, ScoredToken)> + '_ {
+    /// Labeled ranges with their lowest scores.
+    pub fn ranges(&self, scorer: usize) -> impl Iterator<Item = (Range<usize>, ScoredToken)> + '_ {
         self.text.ranges.iter().filter_map(move |(range, good)| {
-            let reward = self.worst(contender, range)?;
+            let reward = self.worst(scorer, range)?;
             Some((
                 range.clone(),
                 ScoredToken {
@@ -119,15 +116,14 @@ impl ComparedText {
         })
     }
 
-    /// Every word that claims something and whose truth is known: its text, the score of its worst
-    /// token and whether it is grounded.
-    pub fn claims(&self, contender: usize) -> impl Iterator<Item = (f32, bool)> + '_ {
+    /// Labeled content words: lowest token score, and whether the word is grounded.
+    pub fn claims(&self, scorer: usize) -> impl Iterator<Item = (f32, bool)> + '_ {
         let mut words: Vec<(Range<usize>, f32, Option<bool>)> = Vec::new();
         for ((range, label), &score) in self
             .tokens
             .iter()
             .zip(&self.labels)
-            .zip(&self.scores[contender])
+            .zip(&self.scores[scorer])
         {
             let letters = self
                 .text
@@ -153,15 +149,12 @@ impl ComparedText {
         })
     }
 
-    /// Every token whose truth is known.
-    pub fn pieces(
-        &self,
-        contender: usize,
-    ) -> impl Iterator<Item = (Range<usize>, ScoredToken)> + '_ {
+    /// Labeled tokens with their scores.
+    pub fn pieces(&self, scorer: usize) -> impl Iterator<Item = (Range<usize>, ScoredToken)> + '_ {
         self.tokens
             .iter()
             .zip(&self.labels)
-            .zip(&self.scores[contender])
+            .zip(&self.scores[scorer])
             .filter_map(|((range, label), &reward)| {
                 Some((
                     range.clone(),
@@ -175,54 +168,53 @@ impl ComparedText {
     }
 }
 
-/// The texts of a split, scored.
+/// Scored texts of a split.
 pub struct ScoredSplit {
-    /// One true and one perturbed caption an image.
+    /// One true and one perturbed caption per image.
     pub perturbed: Vec<ComparedText>,
-    /// The policy's own greedy captions, one an image.
+    /// The policy's greedy captions, one per image.
     pub captions: Vec<ComparedText>,
-    /// The policy's own greedy answers to derived questions.
+    /// The policy's greedy answers to derived questions.
     pub answers: Vec<ComparedText>,
-    /// Those questions, and whether the answer was right.
+    /// The derived questions with the policy's answers, and whether they are right.
     pub questions: Vec<(Qa, String, bool)>,
 }
 
-/// What is said of one image, and how it was made wrong, where it was.
+/// Statements about one image, with the kind of perturbation if perturbed.
 pub(super) type ImageStatements = Vec<(ImageStatement, Option<PerturbationKind>)>;
 
-/// What is said of each image.
+/// Statements about each image.
 type Texts = Vec<ImageStatements>;
 
 impl ScoredSplit {
-    /// Lets the policy describe and answer, perturbs what people wrote, and scores all of it; a
-    /// function of `seed`.
+    /// Scores the policy's captions and answers and true and perturbed human captions of the
+    /// development split; deterministic in `seed`.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn of_dev(
+    pub fn from_development(
         setup: &Setup,
         features: &Features,
-        contenders: &[ComparedScorer],
+        scorers: &[ComparedScorer],
         seed: u64,
     ) -> Result<Self, TrainError> {
-        Self::of_some(
+        Self::from_images(
             setup,
             features,
-            contenders,
+            scorers,
             seed,
             &(0..setup.data.dev.len()).collect::<Vec<_>>(),
         )
     }
 
-    /// The same with some of the development split's images, by their numbers; the others have no
-    /// texts.
+    /// Does the same for the images `which` of the development split.
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn of_some(
+    pub fn from_images(
         setup: &Setup,
         features: &Features,
-        contenders: &[ComparedScorer],
+        scorers: &[ComparedScorer],
         seed: u64,
         which: &[usize],
     ) -> Result<Self, TrainError> {
@@ -236,22 +228,22 @@ impl ScoredSplit {
             .into_iter()
             .map(|(_, text)| vec![(text.into(), None)])
             .collect();
-        let ask = QuestionForm {
+        let form = QuestionForm {
             n: QUESTIONS,
             temperature: 0.0,
             seed,
         };
         let mut questions = Vec::new();
-        let answered = own_answers(setup, images, features, perturber.stats(), ask)?;
+        let answered = own_answers(setup, images, features, perturber.stats(), form)?;
         let mut judge = |(answer, qa): (String, Qa)| {
             let right = is_right(&answer, &qa);
-            let said = ImageStatement::answer(qa.question.clone(), answer.clone(), right);
+            let statement = ImageStatement::answer(qa.question.clone(), answer.clone(), right);
             questions.push((qa, answer, right));
-            (said, None)
+            (statement, None)
         };
         let answers: Texts = answered
             .into_iter()
-            .map(|of| of.into_iter().map(&mut judge).collect())
+            .map(|answers| answers.into_iter().map(&mut judge).collect())
             .collect();
         let perturbed: Texts = images
             .iter()
@@ -271,7 +263,7 @@ impl ScoredSplit {
             })
             .collect();
         let score = |texts: &Texts| {
-            let mut scored = score(setup, features, contenders, texts)?;
+            let mut scored = score(setup, features, scorers, texts)?;
             scored
                 .iter_mut()
                 .for_each(|text| text.image = which[text.image]);
@@ -287,7 +279,7 @@ impl ScoredSplit {
 }
 
 impl ScoredSplit {
-    /// Turns every raw score into a reward.
+    /// Replaces every raw score with its calibrated reward.
     pub fn calibrate(&mut self, calibrations: &[Calibration]) {
         let own = self
             .captions
@@ -316,14 +308,14 @@ impl ScoredSplit {
 }
 
 impl ScoredSplit {
-    /// Turns one contender's [calibrated](Self::calibrate) rewards into those that are served with
-    /// evidence of what the images show.
+    /// Replaces one scorer's [calibrated](Self::calibrate) rewards with the final rewards, which
+    /// use evidence from the images.
     ///
     /// # Errors
-    /// When a text cannot be cut into tokens.
+    /// When a text cannot be tokenized.
     pub fn finish(
         &mut self,
-        contender: usize,
+        scorer: usize,
         finishers: &Finishers,
         setup: &Setup,
     ) -> Result<(), TrainError> {
@@ -337,23 +329,23 @@ impl ScoredSplit {
             .iter_mut()
             .map(|text| (text, WrittenBy::Others))
             .chain(own);
-        all.try_for_each(|(text, writer)| finishers.finish(text, contender, writer, &setup.policy))
+        all.try_for_each(|(text, writer)| finishers.finish(text, scorer, writer, &setup.policy))
     }
 }
 
-/// Features of the development split's images as they are, kept in `dir`.
+/// Features of the development split's images, cached in `dir`.
 ///
 /// # Errors
-/// When an image cannot be read or the cache not be written.
+/// When an image cannot be read or the cache cannot be written.
 pub fn dev_features(setup: &Setup, dir: &Path) -> Result<Features, TrainError> {
     setup.features(&setup.data.dev, 1, &dir.join("dev.f16"))
 }
 
-/// Scores what is said of each of the images that `features` are of.
+/// Scores the statements about each image of `features`.
 pub(super) fn score(
     setup: &Setup,
     features: &Features,
-    contenders: &[ComparedScorer],
+    scorers: &[ComparedScorer],
     texts: &[ImageStatements],
 ) -> Result<Vec<ComparedText>, TrainError> {
     let images: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].is_empty()).collect();
@@ -364,11 +356,11 @@ pub(super) fn score(
             .iter()
             .map(|&i| texts[i].iter().map(|(t, _)| t.clone()).collect())
             .collect();
-        // The prompt that captions are asked for with by default.
+        // `None` selects the default caption prompt.
         let (batch, _) = layout(policy, rows, None).map_err(candle_core::Error::wrap)?;
         let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
         let (scores, log_probabilities) =
-            compared_scorers::score(policy, contenders, &features.batch(&views)?, &batch)?;
+            compared_scorers::score(policy, scorers, &features.batch(&views)?, &batch)?;
         let (mut first, mut out) = (0, Vec::new());
         for &image in *chunk {
             for (ImageStatement { question, text, .. }, kind) in &texts[image] {

@@ -1,4 +1,5 @@
-//! The scorers that `candor train reward` can train, as entries of its configuration.
+//! Trainable scorers: entries `[scorers.NAME]` of the configuration of `candor train reward`, and
+//! their networks.
 
 use std::collections::BTreeMap;
 
@@ -18,51 +19,51 @@ use crate::{
         probe::{ProbeConfig, ProbeNet},
         standalone::StandaloneNet,
     },
-    vlm::{decoder::llama::Regular, llava::LlavaConfig},
+    vlm::{decoder::Regular, llava::LlavaConfig},
 };
 
-/// One scorer to train: `[scorers.NAME]`.
+/// Configuration of a scorer, `[scorers.NAME]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScorerConfig {
-    /// A head on the frozen policy's hidden states.
+    /// Probe: a head on the frozen policy's hidden states.
     Probe {
-        /// How many of the policy's layers it reads, from the last one down.
+        /// Number of the policy's layers it reads, counted from the last.
         layers: usize,
-        /// Width between its two layers; 0 for a single, linear one.
+        /// Width of the hidden layer; 0 for a linear probe.
         hidden: usize,
-        /// Indicates whether it also sees how alike the word and each part of the image are.
+        /// `true` to also read similarities between the word and the image positions.
         #[serde(default)]
         similarity: bool,
-        /// Seed of its first weights.
+        /// Seed of the initial weights.
         seed: u64,
-        /// The optimiser.
+        /// Optimizer.
         optim: OptimConfig,
     },
-    /// A network of its own that begins as a copy of the policy.
+    /// Standalone network, initialized from the policy.
     Detached {
-        /// Weight of the language model's loss on true captions beside the scorer's; 0 for none.
-        /// With a loss of its own the copy stays a policy: a probe trained jointly with it.
+        /// Weight of the language-model loss on true captions beside the scorer's; 0 for none. With
+        /// a loss of its own the copy remains a policy: a probe trained jointly with it.
         #[serde(default)]
         language_weight: f64,
-        /// Shows it another image of the batch: what it then learns is prior, not sight.
+        /// `true` to show it another image of the batch: it then learns the prior, without sight.
         #[serde(default)]
         shuffled: bool,
-        /// Dropout.
+        /// Dropout probability.
         dropout: f32,
-        /// Seed of its dropout.
+        /// Seed of the dropout.
         seed: u64,
-        /// The optimiser.
+        /// Optimizer.
         optim: OptimConfig,
     },
 }
 
-/// The scorers of a run by name.
+/// Scorers of a run by name.
 pub type ScorerConfigs = BTreeMap<String, ScorerConfig>;
 
 impl ScorerConfig {
-    /// Returns what a bundle's probe over all `layers` is, trained already.
-    pub fn of_probe(layers: usize, hidden: usize) -> Self {
+    /// Configuration that loads a bundle's probe over all `layers`.
+    pub fn stored_probe(layers: usize, hidden: usize) -> Self {
         Self::Probe {
             layers,
             hidden,
@@ -72,8 +73,8 @@ impl ScorerConfig {
         }
     }
 
-    /// Returns what a bundle's detached scorer is, trained already.
-    pub fn of_detached() -> Self {
+    /// Configuration that loads a bundle's standalone scorer.
+    pub fn stored_detached() -> Self {
         Self::Detached {
             language_weight: 0.0,
             shuffled: false,
@@ -83,14 +84,14 @@ impl ScorerConfig {
         }
     }
 
-    /// Its optimiser.
+    /// Optimizer settings.
     pub fn optim(&self) -> OptimConfig {
         match self {
             Self::Probe { optim, .. } | Self::Detached { optim, .. } => *optim,
         }
     }
 
-    /// Weight of the language model's loss.
+    /// Weight of the language-model loss.
     pub fn language_weight(&self) -> f64 {
         if let Self::Detached {
             language_weight, ..
@@ -102,7 +103,7 @@ impl ScorerConfig {
         }
     }
 
-    /// Sizes of a probe on a policy; `None` for a network of its own.
+    /// Sizes of a probe on a policy; `None` for a standalone scorer.
     pub fn probe(&self, model: &LlavaConfig) -> Option<ProbeConfig> {
         let Self::Probe {
             layers,
@@ -122,7 +123,7 @@ impl ScorerConfig {
         })
     }
 
-    /// Returns what regularises its training at `step`.
+    /// Regularization of its training at `step`.
     pub fn regular(&self, step: u64) -> Regular {
         match self {
             Self::Probe { .. } => Regular::default(),
@@ -133,8 +134,8 @@ impl ScorerConfig {
         }
     }
 
-    /// Its first weights: a copy of the policy, or small random weights over standardised features
-    /// of `sample`.
+    /// Initial weights: a copy of the policy for a standalone scorer; small random weights over
+    /// features standardized on `sample` for a probe.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -186,13 +187,13 @@ impl ScorerConfig {
     }
 }
 
-/// A batch as the scorers see it: the rows, and what the frozen policy makes of them.
+/// Batch as the scorers read it: rows, images, and the frozen policy's hidden states.
 pub struct ScorerInput<'a> {
-    /// Image features `(rows, image_tokens, channels)`.
+    /// Image features, `(rows, image_tokens, channels)`.
     pub images: &'a Tensor,
-    /// The rows.
+    /// Rows.
     pub batch: &'a RowBatch,
-    /// The policy's states after every layer, `(rows * positions, width)` each, without gradients.
+    /// The policy's hidden states after every layer, `(rows * positions, width)` each, detached.
     states: Vec<Tensor>,
 }
 
@@ -216,7 +217,7 @@ impl<'a> ScorerInput<'a> {
         })
     }
 
-    /// A batch for scorers that do not read the policy's states.
+    /// Creates a batch for scorers that do not read the policy's hidden states.
     pub fn without_policy(images: &'a Tensor, batch: &'a RowBatch) -> Self {
         Self {
             images,
@@ -225,13 +226,13 @@ impl<'a> ScorerInput<'a> {
         }
     }
 
-    /// The same states, and other images for a network that looks for itself.
-    pub fn seeing(self, images: &'a Tensor) -> Self {
+    /// Replaces the images, which only standalone networks read, and keeps the hidden states.
+    pub fn with_images(self, images: &'a Tensor) -> Self {
         Self { images, ..self }
     }
 
-    /// The policy's states after its last `layers` layers, side by side, at the learnt tokens
-    /// themselves: `(tokens, layers * width)`.
+    /// Hidden states of the policy's last `layers` layers at the learned tokens, concatenated:
+    /// `(tokens, layers * width)`.
     fn hidden(&self, layers: usize) -> CandleResult<Tensor> {
         let lines = Tensor::new(self.batch.own_lines.as_slice(), &Device::Cpu)?;
         let first = self.states.len().saturating_sub(layers);
@@ -242,7 +243,7 @@ impl<'a> ScorerInput<'a> {
         Tensor::cat(&states, 1)
     }
 
-    /// The policy's last states where they predict the learnt tokens.
+    /// The policy's final hidden states at the positions that predict the learned tokens.
     pub(super) fn predicting(&self) -> CandleResult<Tensor> {
         let Some(last) = self.states.last() else {
             candle_core::bail!("the decoder has no layers")
@@ -250,8 +251,8 @@ impl<'a> ScorerInput<'a> {
         last.index_select(&Tensor::new(self.batch.lines.as_slice(), &Device::Cpu)?, 0)
     }
 
-    /// The policy's states after its middle layer at the image's positions,
-    /// `(rows, image_tokens, width)`.
+    /// Hidden states of the policy's middle layer at the image positions, `(rows, image_tokens,
+    /// width)`.
     fn image_states(&self) -> CandleResult<Tensor> {
         let (rows, tokens, _) = self.images.dims3()?;
         let middle = &self.states[self.states.len() / 2];
@@ -262,7 +263,7 @@ impl<'a> ScorerInput<'a> {
             .contiguous()
     }
 
-    /// The row of every learnt token.
+    /// Row index of every learned token.
     fn rows(&self) -> CandleResult<Vec<u32>> {
         let positions = (self.batch.positions.len() / self.images.dim(0)?.max(1)) as u32;
         Ok(self
@@ -274,14 +275,14 @@ impl<'a> ScorerInput<'a> {
     }
 }
 
-/// Heads that compare words and image parts.
+/// Number of similarity heads.
 const HEADS: usize = 8;
 
-/// Width of such a head.
+/// Width of a similarity head.
 const HEAD_WIDTH: usize = 32;
 
-/// Compares a word with every part of the image, a learned projection each: `softmax`-free
-/// attention scores, of which the largest and the mean are kept.
+/// Similarity heads between a word and the image positions: scaled dot products of learned
+/// projections without a softmax, reduced to their maximum and mean.
 pub struct Similarity {
     word: Tensor,
     part: Tensor,
@@ -300,7 +301,7 @@ impl Similarity {
         })
     }
 
-    /// `(tokens, 2 * HEADS)`.
+    /// Similarity features, `(tokens, 2 * HEADS)`.
     fn features(&self, pass: &ScorerInput<'_>) -> CandleResult<Tensor> {
         let parts = pass.image_states()?;
         let (rows, image_tokens, width) = parts.dims3()?;
@@ -313,7 +314,7 @@ impl Similarity {
             .iter()
             .flat_map(|r| (0..image_tokens as u32).map(move |i| r * image_tokens as u32 + i))
             .collect();
-        // Every token against the parts of its own image: a gather, for the rows' tokens are few.
+        // A gather of each token's own image, since rows have few tokens.
         let keys = keys
             .index_select(&Tensor::new(own, &Device::Cpu)?, 0)?
             .reshape((row.len(), image_tokens, HEADS, HEAD_WIDTH))?;
@@ -324,7 +325,7 @@ impl Similarity {
     }
 }
 
-/// A probe and what it reads.
+/// Probe with the selection of features it reads.
 pub struct PolicyProbe {
     layers: usize,
     similarity: Option<Similarity>,
@@ -341,24 +342,25 @@ impl PolicyProbe {
     }
 }
 
-/// A scorer's network.
+/// Network of a scorer.
 pub enum Net {
-    /// On the policy's states.
+    /// Probe on the policy's hidden states.
     Probe(PolicyProbe),
-    /// Its own.
+    /// Standalone network.
     Detached {
-        /// The network.
+        /// Network.
         net: StandaloneNet,
-        /// Indicates whether it is shown another image.
+        /// `true` if it is shown another image of the batch.
         shuffled: bool,
     },
 }
 
-/// What a network makes of a batch.
+/// Outputs of a scorer's network.
 pub struct ScorerOutput {
-    /// Logits that each learnt token is grounded, `(tokens)`.
+    /// Logits that each learned token is grounded, `(tokens)`.
     pub logits: Tensor,
-    /// Its own last states where they predict the learnt tokens; `None` for probes.
+    /// The network's own final hidden states at the positions that predict the learned tokens;
+    /// `None` for probes.
     pub predicting: Option<Tensor>,
 }
 
@@ -393,11 +395,11 @@ impl Net {
                 net: StandaloneNet::load(&model.language, vb)?,
                 shuffled: *shuffled,
             }),
-            (ScorerConfig::Probe { .. }, None) => candle_core::bail!("a probe without sizes"),
+            (ScorerConfig::Probe { .. }, None) => candle_core::bail!("probe without sizes"),
         }
     }
 
-    /// Scores every learnt token of a batch.
+    /// Scores every learned token of a batch.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -424,16 +426,17 @@ impl Net {
                 let Some(last) = states.last() else {
                     candle_core::bail!("the decoder has no layers")
                 };
-                let at = |lines: &[u32]| last.index_select(&Tensor::new(lines, &Device::Cpu)?, 0);
+                let select =
+                    |lines: &[u32]| last.index_select(&Tensor::new(lines, &Device::Cpu)?, 0);
                 Ok(ScorerOutput {
-                    logits: net.logits(&at(&batch.own_lines)?)?,
-                    predicting: Some(at(&batch.lines)?),
+                    logits: net.logits(&select(&batch.own_lines)?)?,
+                    predicting: Some(select(&batch.lines)?),
                 })
             }
         }
     }
 
-    /// The decoder of a network of its own.
+    /// Network of a standalone scorer; `None` for a probe.
     pub fn detached(&self) -> Option<&StandaloneNet> {
         if let Self::Detached { net, .. } = self {
             Some(net)

@@ -1,30 +1,30 @@
-//! What trainings and evaluations that build on a policy share.
+//! Data, policy and workers shared by training and evaluation commands.
 
 use std::path::Path;
 
 use super::{TrainError, features::Features, parallel::Workers, policy::Policy};
 use crate::eval::data::flickr8k::{Dataset, Image};
 
-/// Photographs with captions, a policy that describes them, and the cores to do it on.
+/// Captioned images, the policy that describes them, and worker threads.
 pub struct Setup {
-    /// The photographs.
+    /// Captioned images.
     pub data: Dataset,
-    /// The policy.
+    /// Policy.
     pub policy: Policy,
-    /// The cores.
+    /// Worker threads.
     pub workers: Workers,
 }
 
 impl Setup {
-    /// Reads a folder in Flickr8k's layout and a bundle; `workers` 0 takes every core.
+    /// Opens a data set in Flickr8k's layout and a bundle; `workers` 0 uses all cores.
     ///
     /// # Errors
-    /// When one of them is not usable.
+    /// When one of them is invalid.
     pub fn open(data: &Path, policy: &str, workers: usize) -> Result<Self, TrainError> {
-        Self::of(Dataset::open(data)?, policy, workers)
+        Self::with_data(Dataset::open(data)?, policy, workers)
     }
 
-    /// The same for measuring: photographs of the training split need not be there.
+    /// Opens them for evaluation: photographs of the training split may be missing.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -33,10 +33,10 @@ impl Setup {
         policy: &str,
         workers: usize,
     ) -> Result<Self, TrainError> {
-        Self::of(Dataset::open_for_evaluation(data)?, policy, workers)
+        Self::with_data(Dataset::open_for_evaluation(data)?, policy, workers)
     }
 
-    fn of(data: Dataset, policy: &str, workers: usize) -> Result<Self, TrainError> {
+    fn with_data(data: Dataset, policy: &str, workers: usize) -> Result<Self, TrainError> {
         let count = if workers == 0 {
             std::thread::available_parallelism().map_or(1, usize::from)
         } else {
@@ -49,10 +49,10 @@ impl Setup {
         })
     }
 
-    /// Features of `images`, kept in the file `cache` for the next time.
+    /// Features of `images`, cached in the file `cache`.
     ///
     /// # Errors
-    /// When an image cannot be read or the cache not be written.
+    /// When an image cannot be read or the cache cannot be written.
     pub fn features(
         &self,
         images: &[Image],

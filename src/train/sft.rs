@@ -1,4 +1,4 @@
-//! Pre-training on captioned photographs (`candor train sft`): captions, and question/answer pairs
+//! Supervised training of the policy (`candor train sft`) on captions and on question-answer pairs
 //! derived from them.
 
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use super::{
 use crate::eval::data::flickr8k::{Dataset, Image};
 use crate::lexicon::Lexicon;
 use crate::vlm::{
-    decoder::llama::Regular,
+    decoder::Regular,
     llava::{LlavaConfig, PrefixDecoder},
     ops,
     template::ChatTemplate,
@@ -35,61 +35,60 @@ use crate::vlm::{
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
 
-/// `candor train sft --config FILE`.
+/// Configuration of `candor train sft --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SftConfig {
     /// Folder in Flickr8k's layout.
     pub data: PathBuf,
-    /// Weights of the vision tower, as `candor models convert` writes them, or a bundle's
+    /// Weights of the vision tower: a file written by `candor models convert`, or a bundle's
     /// `model.safetensors`.
     pub vision: PathBuf,
-    /// Also use the finer 14 x 14 map of the tower.
+    /// `true` to also use the tower's finer 14 x 14 feature map.
     pub mid_tap: bool,
     /// Size of the vocabulary to train.
     pub vocab_size: usize,
-    /// Width of the decoder.
+    /// Hidden size of the decoder.
     pub hidden_size: usize,
-    /// Width inside its feed-forward layers.
+    /// Width of its feed-forward layers.
     pub intermediate_size: usize,
-    /// Its layers.
+    /// Number of its layers.
     pub layers: usize,
-    /// Its query heads.
+    /// Number of its query heads.
     pub heads: usize,
-    /// Its key/value heads.
+    /// Number of its key/value heads.
     pub kv_heads: usize,
-    /// Longest sequence, image included.
+    /// Longest sequence in positions, image included.
     pub context_len: usize,
     /// Passes over the training split.
     pub epochs: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch_images: usize,
-    /// Questions an image and epoch.
+    /// Questions per image and epoch.
     pub questions_per_image: usize,
-    /// First epoch with questions: captions alone teach the words.
+    /// First epoch (from 0) with questions; captions alone teach the vocabulary.
     pub questions_from_epoch: usize,
     /// Dropout on the residual branches.
     pub dropout: f32,
     /// Label smoothing.
     pub label_smoothing: f32,
-    /// Ways in which an image is shown, 1 to 4: as it is, mirrored, a part of it, that part
-    /// mirrored.
+    /// Number of views per image, 1 to 4: whole, mirrored, crop, mirrored crop.
     pub views: usize,
-    /// Seed of everything random.
+    /// Seed of all random generators.
     pub seed: u64,
     /// Steps between checkpoints.
     pub checkpoint_every: usize,
     /// Steps between evaluations on the development split.
     pub eval_every: usize,
-    /// Worker threads; 0 takes every core.
+    /// Worker threads; 0 uses all cores.
     pub workers: usize,
-    /// The optimiser.
+    /// Optimizer.
     pub optim: OptimConfig,
 }
 
 const PHRASE_REPEATS: usize = 50;
 
-/// A training that is ready to run, or to go on.
+/// Supervised training run, ready to start or resume.
 pub struct Sft {
     config: SftConfig,
     run: RunDir,
@@ -104,11 +103,11 @@ pub struct Sft {
 }
 
 impl Sft {
-    /// Reads the data, trains the tokenizer and encodes the photographs (all but the first only
-    /// when the run directory does not have them yet).
+    /// Reads the data, trains the tokenizer and encodes the images; tokenizer and features are
+    /// reused from the run directory if it has them.
     ///
     /// # Errors
-    /// When the configuration, the data or the run directory is not usable.
+    /// When the configuration, the data or the run directory is invalid.
     pub fn prepare(config: SftConfig, out: &Path, resume: bool) -> Result<Self, TrainError> {
         if !(1..=VIEWS).contains(&config.views) {
             return Err(TrainError::Run(format!(
@@ -161,14 +160,14 @@ impl Sft {
         })
     }
 
-    /// Trains to the end and writes `RUNDIR/policy.safetensors` (averaged weights, without the
-    /// tower), `RUNDIR/loss.svg` and `RUNDIR/bundle`, which has no scorer yet.
+    /// Trains to the end and writes `RUNDIR/policy.safetensors` (averaged weights without the
+    /// tower), `RUNDIR/loss.svg` and `RUNDIR/bundle`, which has no scorer.
     ///
     /// # Errors
-    /// When a step fails or the loss is no number; the last checkpoint stays.
+    /// When a step fails or the loss is not finite; the last checkpoint remains.
     pub fn train(&self, name: &str, version: &str) -> Result<(), TrainError> {
         let vars = initial_weights(&self.model, self.config.seed)?;
-        self.standardise(&vars)?;
+        self.standardize(&vars)?;
         let mut optim = AdamW::new(&vars, self.config.optim)?;
         let mut done = 0;
         if let Some((step, state)) = self.run.load()? {
@@ -193,7 +192,10 @@ impl Sft {
             if (step + 1) % self.config.eval_every == 0 || step + 1 == total {
                 let dev = self.dev_loss(&optim)?;
                 bar.suspend(|| {
-                    crate::train::tell(format_args!("step {}: development loss {dev:.4}", step + 1))
+                    crate::train::report_progress(format_args!(
+                        "step {}: development loss {dev:.4}",
+                        step + 1
+                    ))
                 });
                 self.run.log(&LossPoint {
                     step: step + 1,
@@ -229,16 +231,16 @@ impl Sft {
         )
     }
 
-    /// Lets the projector's norm begin with every feature at mean 0 and scale 1 over some training
-    /// images: those of the tower's inner map are ten times larger than those of its last, and
-    /// would drown them.
-    fn standardise(&self, vars: &VarMap) -> Result<(), TrainError> {
+    /// Initializes the projector's norm so that every feature has mean 0 and scale 1 over some
+    /// training images. Features of the tower's inner map are ten times larger than those of the
+    /// last and would otherwise dominate.
+    fn standardize(&self, vars: &VarMap) -> Result<(), TrainError> {
         let views: Vec<(usize, usize)> = (0..self.data.train.len().min(256))
             .map(|i| (i, 0))
             .collect();
         let x = self.train_features.batch(&views)?.flatten_to(1)?;
-        let centred = x.broadcast_sub(&x.mean_keepdim(1)?)?;
-        let normal = centred.broadcast_div(&(centred.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?)?;
+        let centered = x.broadcast_sub(&x.mean_keepdim(1)?)?;
+        let normal = centered.broadcast_div(&(centered.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?)?;
         let mean = normal.mean(0)?;
         let gain = (normal.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-3)?
             .sqrt()?
@@ -261,12 +263,12 @@ impl Sft {
         per_epoch: usize,
         total: usize,
     ) -> Result<f64, TrainError> {
-        let (epoch, at) = (step / per_epoch, step % per_epoch);
+        let (epoch, batch_index) = (step / per_epoch, step % per_epoch);
         let mut order: Vec<usize> = (0..self.data.train.len()).collect();
         order.shuffle(&mut SmallRng::seed_from_u64(
             self.config.seed ^ (epoch as u64 + 1) << 20,
         ));
-        let first = at * self.config.batch_images;
+        let first = batch_index * self.config.batch_images;
         let batch = &order[first..(first + self.config.batch_images).min(order.len())];
         let mut rng = SmallRng::seed_from_u64(self.config.seed ^ (step as u64 + 1) << 40);
         let views: Vec<(usize, usize)> = batch
@@ -292,7 +294,7 @@ impl Sft {
             )
             .map_err(candle_core::Error::wrap)
         })?;
-        let learnt: usize = shards.iter().map(|s| s.batch.targets.len()).sum();
+        let learned: usize = shards.iter().map(|s| s.batch.targets.len()).sum();
         let (loss, gradients) = self.workers.gradients(&shards, &optim.vars(), |shard| {
             let vb = VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu);
             let model = PrefixDecoder::load(&self.model.language, vb)?;
@@ -300,7 +302,7 @@ impl Sft {
                 dropout: self.config.dropout,
                 seed: shard.seed,
             };
-            shard.loss(&model, learnt, self.config.label_smoothing, regular)
+            shard.loss(&model, learned, self.config.label_smoothing, regular)
         })?;
         optim.step(gradients, step, total)?;
         Ok(loss)
@@ -316,13 +318,19 @@ impl Sft {
         let mut shards = Vec::new();
         for chunk in images.chunks(self.config.batch_images.max(1)) {
             let views: Vec<(usize, usize)> = chunk.iter().map(|&i| (i, 0)).collect();
-            let of: Vec<&Image> = chunk.iter().map(|&i| &self.data.dev[i]).collect();
+            let batch_images: Vec<&Image> = chunk.iter().map(|&i| &self.data.dev[i]).collect();
             let seeds: Vec<u64> = chunk.iter().map(|&i| i as u64).collect();
-            shards.push((views, of, seeds));
+            shards.push((views, batch_images, seeds));
         }
-        let parts = self.workers.map(&shards, |(views, of, seeds)| {
-            let shard = Shard::new(self, of, seeds, self.dev_features.batch(views)?, 0)
-                .map_err(candle_core::Error::wrap)?;
+        let parts = self.workers.map(&shards, |(views, batch_images, seeds)| {
+            let shard = Shard::new(
+                self,
+                batch_images,
+                seeds,
+                self.dev_features.batch(views)?,
+                0,
+            )
+            .map_err(candle_core::Error::wrap)?;
             let loss = shard
                 .loss(&model, 1, 0.0, Regular::default())?
                 .to_scalar::<f32>()?;
@@ -364,11 +372,11 @@ impl Shard {
         })
     }
 
-    /// Cross-entropy over the learnt tokens, divided by `learnt`.
+    /// Cross-entropy over the learned tokens, divided by `learned`.
     fn loss(
         &self,
         model: &PrefixDecoder,
-        learnt: usize,
+        learned: usize,
         smoothing: f32,
         regular: Regular,
     ) -> candle_core::Result<Tensor> {
@@ -384,7 +392,7 @@ impl Shard {
             candle_core::bail!("the decoder has no layers")
         };
         let hidden = last.index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu)?, 0)?;
-        let weights = vec![1.0 / learnt as f32; batch.targets.len()];
+        let weights = vec![1.0 / learned as f32; batch.targets.len()];
         ops::cross_entropy(
             &model.llama().logits(&hidden)?,
             &batch.targets,
@@ -401,9 +409,7 @@ impl SftConfig {
         tower: &EfficientNetLite,
         vocab_size: usize,
     ) -> LlavaConfig {
-        use crate::vlm::{
-            connector::mlp::MlpConfig, decoder::llama::LlamaConfig, llava::PrefixDecoderConfig,
-        };
+        use crate::vlm::{decoder::LlamaConfig, llava::PrefixDecoderConfig, projector::MlpConfig};
         LlavaConfig {
             vision: vision.clone(),
             language: PrefixDecoderConfig {
@@ -429,8 +435,8 @@ impl SftConfig {
     }
 }
 
-/// The run's tokenizer: trained on first use on the training split's captions and the prompts'
-/// phrases, then read back.
+/// Tokenizer of the run: trained on first use on the captions of the training split and common
+/// prompt phrases, then read from its file.
 fn tokenizer(
     config: &SftConfig,
     run: &RunDir,
@@ -443,7 +449,7 @@ fn tokenizer(
             .iter()
             .flat_map(|i| i.captions.iter().map(|c| normalize_caption(c)))
             .collect();
-        // Often enough that the fixed phrases of prompts and questions become whole tokens.
+        // Repeated often enough to make common phrases of prompts and questions whole tokens.
         lines.extend((0..PHRASE_REPEATS).flat_map(|_| prompt_phrases().map(str::to_owned)));
         let tokenizer = train_tokenizer(&lines, config.vocab_size)?;
         tokenizer
@@ -455,7 +461,7 @@ fn tokenizer(
         .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))
 }
 
-/// Fresh weights, a function of the seed alone: candle's own CPU initialisers cannot be seeded.
+/// Initial weights, deterministic in the seed: candle's own initializers cannot be seeded.
 pub fn initial_weights(model: &LlavaConfig, seed: u64) -> Result<VarMap, TrainError> {
     let vars = VarMap::new();
     PrefixDecoder::load(
@@ -475,7 +481,7 @@ pub fn initial_weights(model: &LlavaConfig, seed: u64) -> Result<VarMap, TrainEr
             _ => fan_in.powf(-0.5),
         };
         let normal = (0..var.elem_count()).map(|_| {
-            // Box and Muller: a normal deviate from two uniform ones.
+            // Box-Muller transform of two uniform deviates.
             let (a, b) = (1.0 - rng.random::<f32>(), rng.random::<f32>());
             scale * (-2.0 * a.ln()).sqrt() * (std::f32::consts::TAU * b).cos()
         });

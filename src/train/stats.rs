@@ -1,4 +1,4 @@
-//! What the captions of a training split name, how often, and with what.
+//! Noun statistics of the captions of a training split.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use crate::lexicon::{
     ConceptId, Lexicon, ReferenceTexts, Support, indefinite_article, is_always_plural,
 };
 
-/// Seldom-named nouns are no good for questions and replacements.
+/// Rarer nouns make poor questions and replacements.
 const MIN_IMAGES: usize = 8;
 
 /// Counts of one noun.
@@ -15,20 +15,20 @@ const MIN_IMAGES: usize = 8;
 struct Noun {
     /// Images that name it.
     images: usize,
-    /// Singular uses with and without an article that counts.
+    /// Singular uses with an article or number, and without any determiner.
     counted: usize,
     bare: usize,
     plural: usize,
     /// Singular uses with `the`.
     definite: usize,
-    /// Of the other captions of an image that names it, how many name it too.
+    /// Other captions of the same image, and how many of them name the noun too.
     echoed: usize,
     echoes: usize,
-    /// Colour words and how often they stand before it.
-    colours: BTreeMap<String, usize>,
+    /// Color words before it, with counts.
+    colors: BTreeMap<String, usize>,
 }
 
-/// Statistics over the images of a split; every answer is deterministic.
+/// Noun statistics of a split.
 #[derive(Debug)]
 pub struct CaptionStats {
     images: usize,
@@ -37,7 +37,7 @@ pub struct CaptionStats {
 }
 
 impl CaptionStats {
-    /// Counts over `images`.
+    /// Computes the statistics of `images`.
     pub fn new(images: &[Image], lexicon: &Lexicon) -> Self {
         let mut this = Self {
             images: images.len(),
@@ -73,10 +73,10 @@ impl CaptionStats {
                     Some("the") => noun.definite += 1,
                     Some(_) => {}
                 }
-                for colour in &phrase.colors {
+                for color in &phrase.colors {
                     *noun
-                        .colours
-                        .entry(caption[colour.range.clone()].to_lowercase())
+                        .colors
+                        .entry(caption[color.range.clone()].to_lowercase())
                         .or_default() += 1;
                 }
                 let others = references.iter().enumerate().filter(|&(j, _)| j != i);
@@ -95,17 +95,17 @@ impl CaptionStats {
         }
     }
 
-    /// The nouns that enough images name, in alphabetical order.
+    /// Nouns that at least `MIN_IMAGES` images name, in alphabetical order.
     pub fn nouns(&self) -> impl Iterator<Item = &'static str> {
         self.nouns.keys().copied()
     }
 
-    /// Returns how many images name a noun; 0 for seldom-named ones.
+    /// Number of images that name a noun; 0 for rare nouns.
     pub fn images_with(&self, noun: &str) -> usize {
         self.nouns.get(noun).map_or(0, |n| n.images)
     }
 
-    /// Returns how many images name both.
+    /// Number of images that name both nouns.
     pub fn images_with_both(&self, a: &'static str, b: &'static str) -> usize {
         self.pairs
             .get(&if a < b { (a, b) } else { (b, a) })
@@ -113,38 +113,36 @@ impl CaptionStats {
             .unwrap_or(0)
     }
 
-    /// Returns how much likelier `noun` is where `other` is named: 1 when the two have nothing to
-    /// do with each other.
+    /// Smoothed lift of `noun` given `other`: 1 if the two are independent.
     pub fn lift(&self, noun: &'static str, other: &'static str) -> f64 {
         let expected = self.images_with(noun) as f64 * self.images_with(other) as f64
             / self.images.max(1) as f64;
         (self.images_with_both(noun, other) as f64 + 1.0) / (expected + 1.0)
     }
 
-    /// Returns how likely one more person is to name a thing that one has named: low for things in
-    /// the background.
+    /// Probability that another annotator names a noun that one has named; low for background
+    /// objects.
     pub fn salience(&self, noun: &str) -> f64 {
         self.nouns
             .get(noun)
             .map_or(0.0, |n| n.echoed as f64 / n.echoes.max(1) as f64)
     }
 
-    /// Returns `true` if a noun is used without an article in the singular (`snow`).
+    /// Returns `true` if a noun is mostly used without an article in the singular (`snow`).
     pub fn is_mass(&self, noun: &str) -> bool {
         self.nouns
             .get(noun)
             .is_some_and(|n| n.bare > 2 * n.counted && n.bare > n.plural)
     }
 
-    /// Returns `true` if a noun is seen with `a`, so that `a dog` is right.
+    /// Returns `true` if a noun is mostly used with an indefinite article (`a dog`).
     pub fn is_countable(&self, noun: &str) -> bool {
         self.nouns
             .get(noun)
             .is_some_and(|n| n.counted > n.bare && n.counted > n.definite / 4)
     }
 
-    /// A noun in the singular with the article that goes with it where it is first named: `a dog`,
-    /// `snow`, `the ocean`.
+    /// Noun in the singular with the article of a first mention: `a dog`, `snow`, `the ocean`.
     pub fn with_article(&self, noun: &str) -> String {
         if is_always_plural(noun) || self.is_mass(noun) {
             noun.to_owned()
@@ -159,14 +157,14 @@ impl CaptionStats {
         }
     }
 
-    /// Colour words that stand before a noun, with counts.
-    pub fn colours(&self, noun: &str) -> Vec<(&str, usize)> {
+    /// Color words before a noun, with counts.
+    pub fn colors(&self, noun: &str) -> Vec<(&str, usize)> {
         self.nouns.get(noun).map_or_else(Vec::new, |n| {
-            n.colours.iter().map(|(w, &c)| (w.as_str(), c)).collect()
+            n.colors.iter().map(|(w, &c)| (w.as_str(), c)).collect()
         })
     }
 
-    /// The noun by which the captions mostly call a concept.
+    /// Most frequent noun of a concept.
     pub fn usual_noun(&self, lexicon: &Lexicon, concept: ConceptId) -> Option<&'static str> {
         let synonyms = lexicon
             .synonyms(concept)
@@ -177,16 +175,16 @@ impl CaptionStats {
     }
 }
 
-/// Picks an index with probability proportional to its weight; `None` when all are zero.
+/// Samples an index with probability proportional to its weight; `None` if all are zero.
 pub(crate) fn weighted(weights: &[f64], rng: &mut impl rand::Rng) -> Option<usize> {
     let total: f64 = weights.iter().sum();
     if total <= 0.0 {
         return None;
     }
-    let mut left = rng.random_range(0.0..total);
+    let mut remaining = rng.random_range(0.0..total);
     let hit = weights.iter().position(|&w| {
-        left -= w;
-        left < 0.0
+        remaining -= w;
+        remaining < 0.0
     });
     hit.or_else(|| weights.iter().rposition(|&w| w > 0.0))
 }
@@ -204,7 +202,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn counts() {
+    fn counts_dogs_and_cats_match_the_captions() {
         let dog = image(&["A black dog in snow .", "Dog with a frisbee ."]);
         let cat = image(&["A cat on the snow .", "A cat on a table ."]);
         let images: Vec<Image> = (0..10).flat_map(|_| [dog.clone(), cat.clone()]).collect();
@@ -227,11 +225,11 @@ pub(crate) mod tests {
         assert!(stats.lift("frisbee", "dog") > 1.0 && stats.lift("frisbee", "cat") < 1.0);
         assert!(stats.is_mass("snow") && !stats.is_mass("cat") && stats.is_countable("cat"));
         assert!(stats.salience("dog") > 0.99 && stats.salience("frisbee") < 0.01);
-        assert_eq!(stats.colours("dog"), [("black", 10)]);
+        assert_eq!(stats.colors("dog"), [("black", 10)]);
     }
 
     #[test]
-    fn weighted_choice_follows_weights() {
+    fn weighted_choice_is_proportional_to_weights() {
         use rand::SeedableRng;
         let mut rng = rand::rngs::SmallRng::seed_from_u64(1);
         let mut hits = [0; 3];

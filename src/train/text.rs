@@ -1,20 +1,20 @@
-//! Captions as people typed them, made into sentences.
+//! Normalization of raw captions into sentences.
 
-/// Words that are written to the one before them.
+/// Suffixes that attach to the preceding word.
 const CLITICS: [&str; 6] = ["'s", "n't", "'re", "'ve", "'ll", "'d"];
 
-/// Returns `true` if a token is punctuation that follows a word.
+/// Returns `true` if a token consists of punctuation that attaches to the preceding word.
 fn is_punctuation(token: &str) -> bool {
     token.chars().all(|c| ",.!?;:".contains(c))
 }
 
-/// Writes a tokenised caption as a sentence:
+/// Normalizes a tokenized caption into a sentence:
 /// `A black dog is running after a white dog in the snow .` becomes
 /// `A black dog is running after a white dog in the snow.`
 ///
-/// White space collapses; punctuation, clitics (`'s`), quotes and brackets lose the spaces that the
-/// tokeniser put around them, and quotes and brackets without a partner are dropped; everything is
-/// lower case but the first letter; one period ends it. The result of nothing is nothing.
+/// White space collapses; punctuation, clitics (`'s`), quotes and brackets lose the tokenizer's
+/// spaces; unpaired quotes and brackets are dropped; everything but the first letter is
+/// lower-cased; one period ends the text. An empty caption stays empty.
 pub fn normalize_caption(caption: &str) -> String {
     let lower = caption
         .to_lowercase()
@@ -29,7 +29,7 @@ pub fn normalize_caption(caption: &str) -> String {
     capitalized(&ended(&joined(&tokens)))
 }
 
-/// Upper-cases the first letter.
+/// Capitalizes the first letter or digit.
 pub fn capitalized(text: &str) -> String {
     match text.char_indices().find(|(_, c)| c.is_alphanumeric()) {
         Some((at, c)) => format!(
@@ -42,7 +42,7 @@ pub fn capitalized(text: &str) -> String {
     }
 }
 
-/// Joins tokens, each with the space that it wants before it.
+/// Joins tokens with the spacing that each needs.
 fn joined(tokens: &[&str]) -> String {
     let count = |mark: &str| tokens.iter().filter(|&&t| t == mark).count();
     let paired_brackets = count("(") == count(")");
@@ -85,13 +85,13 @@ fn joined(tokens: &[&str]) -> String {
     out
 }
 
-/// Returns `true` if the text ends in a word of one letter, as in `t - shirt`.
+/// Returns `true` if the text ends in a one-letter word, as in `t - shirt`.
 fn ends_in_lone_letter(text: &str) -> bool {
     let mut last = text.chars().rev();
     last.next().is_some_and(char::is_alphabetic) && last.next().is_none_or(char::is_whitespace)
 }
 
-/// Replaces whatever punctuation ends the text, inside a closing quote too, by one period.
+/// Replaces the final punctuation, also inside a closing quote, with one period.
 fn ended(text: &str) -> String {
     let is_end =
         |c: char| matches!(c, '.' | ',' | ';' | ':' | '!' | '?' | '-' | '#') || c.is_whitespace();
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_sentences() {
+    fn normalize_caption_examples_become_sentences() {
         for (raw, want) in [
             (
                 "A black dog is running after a white dog in the snow .",
@@ -176,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_idempotent_and_ends_once(
+        fn normalize_caption_any_text_is_idempotent_and_ends_once(
             tokens in prop::collection::vec(prop::sample::select(TOKENS.to_vec()), 0..12),
         ) {
             let raw = tokens.join(" ");

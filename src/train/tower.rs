@@ -1,4 +1,4 @@
-//! The frozen vision tower of a training.
+//! Frozen vision tower of a training run.
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -7,25 +7,25 @@ use sha2::{Digest, Sha256};
 use super::{Tensors, TrainError};
 use crate::vlm::vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig};
 
-/// A vision tower, and a digest of its weights: what features computed by it belong to.
+/// Vision tower with a digest of its weights, which identifies features computed by it.
 pub struct Tower {
-    /// The network.
+    /// Network.
     pub net: EfficientNetLite,
     /// SHA-256 of names and weights.
     pub digest: [u8; 32],
 }
 
 impl Tower {
-    /// Where a bundle keeps the tower.
+    /// Prefix of the tower's tensors in a bundle.
     pub const PREFIX: &'static str = "vision.";
 
-    /// Loads the tower of a bundle's weights, or from weights of its own without the prefix.
+    /// Loads the tower from a bundle's weights, or from a file without the prefix.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(config: &EfficientNetLiteConfig, weights: Tensors) -> Result<Self, TrainError> {
         let in_bundle = weights.keys().any(|k| k.starts_with(Self::PREFIX));
-        let of_tower = |name: String| {
+        let tower_name = |name: String| {
             if in_bundle {
                 name.strip_prefix(Self::PREFIX).map(str::to_owned)
             } else {
@@ -34,7 +34,7 @@ impl Tower {
         };
         let weights = weights
             .into_iter()
-            .filter_map(|(k, t)| Some((of_tower(k)?, t.to_dtype(DType::F32))));
+            .filter_map(|(k, t)| Some((tower_name(k)?, t.to_dtype(DType::F32))));
         let weights: Tensors = weights
             .map(|(k, t)| Ok((k, t?)))
             .collect::<candle_core::Result<_>>()?;

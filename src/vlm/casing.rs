@@ -1,29 +1,29 @@
-//! How a model writes, and what others wrote brought into that form without moving a byte.
+//! Letter case of a model's text, and conversion of other texts to it without moving a byte.
 
 use serde::{Deserialize, Serialize};
 
-/// Which letters a model writes.
+/// Letter case that a model writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Casing {
-    /// Upper and lower case, as people do.
+    /// Upper and lower case, as people write.
     #[default]
     Mixed,
-    /// One sentence of lower case but for its first letter, on one line. Other capitals are letters
-    /// that the model never saw: candor-mini's scorer tells captions of a photograph from another's
-    /// with an AUROC of .889 when it is shown them so, .715 When Every Word Has One.
+    /// A single lower-case line with a capital first letter. Other capitals are unfamiliar input:
+    /// candor-mini's scorer separates captions of a photograph from those of another with an AUROC
+    /// of .889 in this form, but .715 When Every Word Is Capitalized.
     Sentence,
 }
 
 impl Casing {
-    /// Returns `true` if it is the one that a bundle need not name.
+    /// Returns `true` for the default casing, which a bundle need not name.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `text` as the model would have written it. Every character keeps its place and its length in
-    /// UTF-8, so that offsets into one are offsets into the other; a character whose other case has
-    /// another length stays as it is.
+    /// Converts a text to this casing. Every character keeps its position and its length in UTF-8,
+    /// so that byte offsets stay valid; a character whose other case has a different length is
+    /// kept.
     pub fn apply(self, text: &str) -> String {
         if self == Self::Mixed {
             return text.to_owned();
@@ -43,7 +43,7 @@ impl Casing {
     }
 }
 
-/// The one character that `c` maps to, where it is one and as long; else `c`.
+/// Returns the mapped character if it is a single one of the same UTF-8 length, else `c`.
 fn same_length(c: char, mut mapped: impl Iterator<Item = char>) -> char {
     match (mapped.next(), mapped.next()) {
         (Some(to), None) if to.len_utf8() == c.len_utf8() => to,
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_capitals_and_line_breaks_go() {
+    fn apply_sentence_lowers_capitals_and_joins_lines() {
         for (text, want) in [
             (
                 "two dogs near the Eiffel Tower\nin Paris.",
@@ -66,7 +66,7 @@ mod tests {
             ),
             ("\"HELLO\" on a T-Shirt", "\"Hello\" on a t-shirt"),
             ("Ärger ÜBER Ölwechsel", "Ärger über ölwechsel"),
-            // Lower case of other lengths in UTF-8, or of two characters.
+            // Lower case of a different UTF-8 length, or of two characters.
             (
                 "A \u{212A}elvin, a STRAẞE, İzmir",
                 "A \u{212A}elvin, a straẞe, İzmir",
@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_character_moves(text in "\\PC{0,12}[ \\n\\tA-Zİẞß\u{212A}é]{0,8}\\PC{0,12}") {
+        fn apply_keeps_byte_offsets(text in "\\PC{0,12}[ \\n\\tA-Zİẞß\u{212A}é]{0,8}\\PC{0,12}") {
             let mapped = Casing::Sentence.apply(&text);
             let starts = |s: &str| s.char_indices().map(|(i, _)| i).collect::<Vec<_>>();
             prop_assert_eq!(starts(&mapped), starts(&text));

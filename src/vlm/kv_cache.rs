@@ -1,4 +1,4 @@
-//! Keys and values of many sequences, outside the model.
+//! Key/value cache of many sequences, kept outside the model.
 
 use std::collections::VecDeque;
 
@@ -8,9 +8,9 @@ use super::Row;
 
 /// Preallocated key/value storage for `slots` independent sequences of up to `capacity` positions.
 ///
-/// Each layer holds two tensors `(slots * capacity, kv_width)`; position `p` of slot `s` is line
-/// `s * capacity + p`. Lines are overwritten in place, so rolling back is only a shorter length:
-/// what lies behind it is never read.
+/// Each layer holds two tensors `(slots * capacity, kv_width)`; position `p` of slot `s` is row
+/// `s * capacity + p`. Rows are overwritten in place, so a rollback only shortens the length: rows
+/// beyond it are never read.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
@@ -20,13 +20,13 @@ pub struct KvCache {
     images: Images,
 }
 
-/// Keys and values of the images that sequences lately began with. What stands before all text
-/// depends on the image alone.
+/// Cached keys and values of recently used images. An image precedes all text, so they depend on
+/// the image alone.
 #[derive(Debug, Default)]
 struct Images {
-    most: usize,
-    /// Last used last; a layer's keys and values are `(image_tokens, kv_width)`.
-    known: VecDeque<(TensorId, Vec<(Tensor, Tensor)>)>,
+    limit: usize,
+    /// Images in order of last use; a layer's keys and values are `(image_tokens, kv_width)`.
+    recent: VecDeque<(TensorId, Vec<(Tensor, Tensor)>)>,
 }
 
 impl KvCache {
@@ -52,30 +52,30 @@ impl KvCache {
         })
     }
 
-    /// Also remembers the last `most` images, so that a sequence that begins with one of them need
-    /// not read it again. An image is known by its tensor: clones are the same image, equal tensors
+    /// Enables caching of the last `most` images, so that a sequence beginning with one of them
+    /// skips its prefill. Images are identified by tensor: clones are the same image, equal tensors
     /// are not.
-    pub fn remembering(mut self, most: usize) -> Self {
-        self.images.most = most;
+    pub fn remembering(mut self, limit: usize) -> Self {
+        self.images.limit = limit;
         self
     }
 
-    /// Returns how many sequences fit.
+    /// Number of sequences that fit.
     pub fn slots(&self) -> usize {
         self.lens.len()
     }
 
-    /// Returns how many positions a sequence can have.
+    /// Maximum positions of a sequence.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Positions in use in `slot`.
+    /// Number of positions in use in `slot`.
     pub fn len(&self, slot: usize) -> usize {
         self.lens[slot]
     }
 
-    /// Leading positions of `slot` that see each other (the image).
+    /// Number of leading positions of `slot` that attend to each other (the image).
     pub fn prefix(&self, slot: usize) -> usize {
         self.prefixes[slot]
     }
@@ -85,8 +85,7 @@ impl KvCache {
         self.lens.iter().sum::<usize>() as f64 / (self.lens.len() * self.capacity).max(1) as f64
     }
 
-    /// Shortens `slot` to `len` positions, as if the later ones had never been. `0` frees it. A
-    /// longer `len` changes nothing.
+    /// Rolls `slot` back to `len` positions; `0` frees it. A longer `len` changes nothing.
     pub fn truncate(&mut self, slot: usize, len: usize) {
         self.lens[slot] = self.lens[slot].min(len);
         if len < self.prefixes[slot] {
@@ -95,13 +94,13 @@ impl KvCache {
         }
     }
 
-    /// Makes `to` a copy of the first `len` positions of `from` (fewer, where it has fewer).
+    /// Copies the first `len` positions of `from` (or all, if fewer) to `to`.
     pub fn fork(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
         let len = self.lens[from].min(len);
         if from != to && len > 0 {
             for (k, v) in &self.layers {
                 for t in [k, v] {
-                    // Tensor::copy would copy the whole storage, all slots of it.
+                    // `Tensor::copy` would copy the whole storage with all slots.
                     let lines = t.narrow(0, from * self.capacity, len)?.force_contiguous()?;
                     t.slice_set(&lines, 0, to * self.capacity)?;
                 }
@@ -118,11 +117,11 @@ impl KvCache {
         (k, v)
     }
 
-    /// Checks that every row continues its slot and fits, before anything is written.
+    /// Checks that every row continues its slot and fits, before any write.
     pub(crate) fn check(&self, rows: &[Row<'_>], image_tokens: usize) -> Result<()> {
-        let mut seen = vec![false; self.slots()];
+        let mut used = vec![false; self.slots()];
         for row in rows {
-            if row.slot >= self.slots() || std::mem::replace(&mut seen[row.slot], true) {
+            if row.slot >= self.slots() || std::mem::replace(&mut used[row.slot], true) {
                 bail!(
                     "slot {} does not exist or is named twice in one step",
                     row.slot
@@ -152,37 +151,37 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes one row's keys or values `(n, kv_width)` of `layer` behind the slot's present length.
+    /// Writes one row's keys and values `(n, kv_width)` of `layer` after the slot's current length.
     pub(crate) fn write(&self, layer: usize, slot: usize, k: &Tensor, v: &Tensor) -> Result<()> {
         let line = slot * self.capacity + self.lens[slot];
         self.layers[layer].0.slice_set(k, 0, line)?;
         self.layers[layer].1.slice_set(v, 0, line)
     }
 
-    /// Begins `slot` with an image that is remembered; false when it is not.
+    /// Copies a cached image to the start of `slot`; returns `false` if it is not cached.
     pub(crate) fn recall(&mut self, slot: usize, image: TensorId) -> Result<bool> {
-        let Some(at) = self.images.known.iter().position(|(id, _)| *id == image) else {
+        let Some(index) = self.images.recent.iter().position(|(id, _)| *id == image) else {
             return Ok(false);
         };
-        let Some(known) = self.images.known.remove(at) else {
+        let Some(recent) = self.images.recent.remove(index) else {
             return Ok(false);
         };
         let mut len = 0;
-        for (layer, (k, v)) in known.1.iter().enumerate() {
+        for (layer, (k, v)) in recent.1.iter().enumerate() {
             self.write(layer, slot, k, v)?;
             len = k.dim(0)?;
         }
-        self.images.known.push_back(known);
+        self.images.recent.push_back(recent);
         self.advance(slot, len, len);
         Ok(true)
     }
 
-    /// Remembers the image that `slot` began with.
+    /// Caches the image at the start of `slot`.
     pub(crate) fn remember(&mut self, slot: usize, image: TensorId) -> Result<()> {
-        if self.images.most == 0 || self.images.known.iter().any(|(id, _)| *id == image) {
+        if self.images.limit == 0 || self.images.recent.iter().any(|(id, _)| *id == image) {
             return Ok(());
         }
-        // Tensor::copy would keep a copy of the whole storage, all slots of it, for each image.
+        // `Tensor::copy` would keep a copy of the whole storage with all slots for each image.
         let lines = |t: &Tensor| {
             t.narrow(0, slot * self.capacity, self.prefixes[slot])?
                 .force_contiguous()
@@ -192,19 +191,19 @@ impl KvCache {
             .iter()
             .map(|(k, v)| Ok((lines(k)?, lines(v)?)))
             .collect::<Result<_>>()?;
-        if self.images.known.len() == self.images.most {
-            self.images.known.pop_front();
+        if self.images.recent.len() == self.images.limit {
+            self.images.recent.pop_front();
         }
-        self.images.known.push_back((image, layers));
+        self.images.recent.push_back((image, layers));
         Ok(())
     }
 
-    /// Accounts for positions written by every layer.
-    pub(crate) fn advance(&mut self, slot: usize, by: usize, prefix: usize) {
+    /// Advances the length of `slot` after every layer has been written.
+    pub(crate) fn advance(&mut self, slot: usize, count: usize, prefix: usize) {
         if self.lens[slot] == 0 {
             self.prefixes[slot] = prefix;
         }
-        self.lens[slot] += by;
+        self.lens[slot] += count;
     }
 }
 
@@ -213,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remembered_image_takes_its_own_lines_alone() {
+    fn remember_stores_only_the_lines_of_the_image() {
         let mut cache = KvCache::new(1, 4, 32, 8, DType::F32, &Device::Cpu)
             .unwrap()
             .remembering(2);
@@ -221,7 +220,7 @@ mod tests {
         cache
             .remember(3, Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().id())
             .unwrap();
-        let (keys, _) = &cache.images.known[0].1[0];
+        let (keys, _) = &cache.images.recent[0].1[0];
         let (storage, layout) = keys.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else {
             panic!("not on the CPU")

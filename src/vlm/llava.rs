@@ -1,4 +1,4 @@
-//! LLaVA's shape (Liu et al., 2023, <https://arxiv.org/abs/2304.08485>): a vision tower, a
+//! LLaVA architecture (Liu et al., 2023, <https://arxiv.org/abs/2304.08485>): a vision tower, a
 //! projector and a LLaMA decoder that reads the image as a prefix of its text.
 
 use candle_core::{DType, Result, Tensor, bail};
@@ -7,30 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     KvCache, Row, Spec, StepOutput, Vlm, Want,
-    connector::mlp::{Mlp, MlpConfig},
-    decoder::llama::{Llama, LlamaConfig, Regular},
+    decoder::{Llama, LlamaConfig, Regular},
     ops::{Ragged, RaggedRow},
+    projector::{Mlp, MlpConfig},
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
 
-/// What is subtracted from each channel (0 to 255) of a photograph for the tower:
-/// EfficientNet-Lite's own normalisation.
+/// Mean subtracted from each channel (0 to 255): EfficientNet-Lite's own normalization.
 pub const PIXEL_MEAN: [f32; 3] = [127.0; 3];
 
-/// What each channel is then divided by.
+/// Divisor of each channel after that.
 pub const PIXEL_STD: [f32; 3] = [128.0; 3];
 
-/// Sizes of the part behind the vision tower.
+/// Sizes of projector and decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrefixDecoderConfig {
-    /// The projector.
+    /// Projector.
     pub connector: MlpConfig,
-    /// The decoder.
+    /// Decoder.
     pub decoder: LlamaConfig,
 }
 
-/// Projector and decoder: image features and tokens in, hidden states out. The policy has one; so
-/// has a detached scorer.
+/// Projector and decoder: image features and tokens in, hidden states out. The policy has one, and
+/// so has a standalone scorer.
 pub struct PrefixDecoder {
     connector: Mlp,
     llama: Llama,
@@ -51,12 +50,12 @@ impl PrefixDecoder {
         })
     }
 
-    /// The decoder.
+    /// Decoder.
     pub fn llama(&self) -> &Llama {
         &self.llama
     }
 
-    /// A cache that fits the decoder.
+    /// Creates a cache with the sizes of the decoder.
     pub fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
         let config = self.llama.config();
         let device = self.llama.embed(&[0])?.device().clone();
@@ -71,18 +70,18 @@ impl PrefixDecoder {
     }
 
     /// Appends `rows` to the cache. Returns every layer's hidden states of the **text** tokens
-    /// alone, `(text tokens, hidden_size)` each.
+    /// only, `(text tokens, hidden_size)` each.
     ///
     /// # Errors
     /// When the rows do not fit the cache; its lengths are then unchanged.
     pub fn step(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Tensor>> {
         cache.check(rows, self.image_tokens)?;
-        let mut left = rows.to_vec();
+        let mut remaining = rows.to_vec();
         let stepped = self
-            .recall(&mut left, cache)
-            .and_then(|()| self.extend(&left, cache));
+            .recall(&mut remaining, cache)
+            .and_then(|()| self.extend(&remaining, cache));
         match &stepped {
-            Ok(_) => left.iter().try_for_each(|row| {
+            Ok(_) => remaining.iter().try_for_each(|row| {
                 row.image
                     .map_or(Ok(()), |image| cache.remember(row.slot, image.id()))
             })?,
@@ -93,7 +92,7 @@ impl PrefixDecoder {
         stepped
     }
 
-    /// Takes the images that the cache remembers out of `rows`.
+    /// Replaces images in `rows` that the cache holds by their cached positions.
     fn recall(&self, rows: &mut [Row<'_>], cache: &mut KvCache) -> Result<()> {
         for row in rows {
             if let Some(image) = row.image
@@ -167,9 +166,9 @@ impl PrefixDecoder {
         states.iter().map(|s| s.index_select(&lines, 0)).collect()
     }
 
-    /// Runs whole padded sequences, differentiably: images `(batch, image_tokens, channels)` stand
-    /// before `tokens`, `batch` lines of `length` ids each. `positions` and `mask` cover
-    /// `image_tokens + length` (see [`Llama::whole`]); so do the returned states, flat over the
+    /// Runs whole padded sequences, differentiably: images `(batch, image_tokens, channels)`
+    /// precede `tokens`, `batch` rows of equal length. `positions` and `mask` cover `image_tokens +
+    /// length` (see [`Llama::whole`]), and so do the returned hidden states, flattened over the
     /// batch.
     pub fn whole(
         &self,
@@ -195,14 +194,14 @@ impl PrefixDecoder {
 /// Sizes of the whole model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LlavaConfig {
-    /// The vision tower.
+    /// Vision tower.
     pub vision: EfficientNetLiteConfig,
-    /// What comes behind it.
+    /// Projector and decoder.
     #[serde(flatten)]
     pub language: PrefixDecoderConfig,
 }
 
-/// The whole model.
+/// LLaVA model: vision tower, projector and decoder.
 pub struct Llava {
     vision: EfficientNetLite,
     language: PrefixDecoder,
@@ -217,7 +216,7 @@ impl Llava {
         if (vision.tokens(), vision.channels()) != (connector.tokens, connector.in_features)
             || connector.width != decoder.hidden_size
         {
-            bail!("the vision tower, the projector and the decoder do not fit one another");
+            bail!("sizes of vision tower, projector and decoder do not match");
         }
         let spec = Spec {
             image_tokens: vision.tokens(),
@@ -575,7 +574,7 @@ mod tests {
         };
         let mut plain = model.new_cache(2, 16).unwrap();
         let want = logits(&model, &[row(0, 0), row(1, 1)], &mut plain);
-        // Room for one: the images drive each other out and come back.
+        // With room for one, the images evict each other and come back.
         let mut cache = model.new_cache(3, 16).unwrap().remembering(1);
         for image in [0, 0, 1, 1, 0] {
             let got = logits(&model, &[row(2, image)], &mut cache);
@@ -607,7 +606,7 @@ mod tests {
             plain.truncate(image, 5);
             cache.truncate(2, 0);
         }
-        // A known image and a new one in one step.
+        // A cached image and a new one in one step.
         let got = logits(&model, &[row(1, 0), row(2, 1)], &mut cache);
         got.iter().zip(&want).for_each(|(a, b)| assert_close(a, b));
     }

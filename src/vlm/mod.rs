@@ -1,17 +1,18 @@
-//! The networks, and nothing about serving them.
+//! Vision-language models: networks, tokenizer, chat template and image preprocessing, without
+//! serving.
 //!
-//! A [`Vlm`] is a vision tower, a connector and a decoder behind one trait. Its state is outside
-//! it: the [`KvCache`] is an argument, so that one model serves many sequences, and a step takes a
-//! ragged batch ([`Row`]s of different lengths at different positions).
+//! A [`Vlm`] is a vision tower, a projector and a decoder behind one trait. Its state is external:
+//! the [`KvCache`] is an argument, so one model serves many sequences, and a step takes a ragged
+//! batch ([`Row`]s of different lengths at different positions).
 
 pub mod casing;
-pub mod connector;
 pub mod convert;
 pub mod decoder;
 mod kv_cache;
 pub mod llava;
 pub mod ops;
 pub mod preprocess;
+pub mod projector;
 pub mod template;
 pub mod tokenizer;
 pub mod vision;
@@ -20,50 +21,51 @@ pub use kv_cache::KvCache;
 
 use candle_core::{Result, Tensor};
 
-/// One sequence's part of a step: the tokens to append to `slot`, beginning at position `start`.
+/// Part of a step that belongs to one sequence: tokens to append to `slot` from position `start`.
 ///
-/// `start` must equal the slot's present length. An image, where there is one, stands before the
-/// tokens and only at position 0; its positions see each other, text sees the image and the text
+/// `start` must equal the slot's current length. An image precedes the tokens and is allowed only
+/// at position 0; its positions attend to each other, text attends to the image and to earlier
+/// text.
 /// before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
-    /// Which sequence of the cache this row extends.
+    /// Slot of the cache that the row extends.
     pub slot: usize,
     /// Position of the row's first element in its sequence.
     pub start: usize,
-    /// Output of [`Vlm::encode_images`] for one image, `(image_tokens, channels)`: only with
-    /// `start == 0`.
+    /// Output of [`Vlm::encode_images`] for one image, `(image_tokens, channels)`; requires `start
+    /// == 0`.
     pub image: Option<&'a Tensor>,
-    /// Text tokens, after the image. May not be empty.
+    /// Text tokens after the image; not empty.
     pub tokens: &'a [u32],
 }
 
-/// For which text tokens of a step the logits are wanted.
+/// Text tokens of a step whose logits are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
-    /// The last token of each row: what decoding needs.
+    /// Last token of each row, for decoding.
     Last,
-    /// Every text token of each row: what scoring a given text needs.
+    /// Every text token of each row, for scoring a given text.
     All,
-    /// None: the scorer's own networks need hidden states alone.
+    /// None, for scorers that only need hidden states.
     Hidden,
 }
 
-/// What a step computed.
+/// Outputs of a step.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// `(rows, vocabulary)` for [`Want::Last`], `(text tokens, vocabulary)` for [`Want::All`],
-    /// `None` for [`Want::Hidden`].
+    /// Logits: `(rows, vocabulary)` for [`Want::Last`], `(text tokens, vocabulary)` for
+    /// [`Want::All`], `None` for [`Want::Hidden`].
     pub logits: Option<Tensor>,
-    /// Hidden states for a scorer, one line a text token in the rows' order:
-    /// `(text tokens, hidden_features)`.
+    /// Hidden states of all layers for a scorer, one row per text token in the rows' order: `(text
+    /// tokens, hidden_features)`.
     pub hidden: Tensor,
 }
 
-/// The sizes that callers of a [`Vlm`] need.
+/// Sizes of a [`Vlm`] that its callers need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
-    /// Positions that an image takes in a sequence.
+    /// Number of positions that an image takes in a sequence.
     pub image_tokens: usize,
     /// Side of the square input image in pixels.
     pub image_size: usize,
@@ -75,19 +77,19 @@ pub struct Spec {
     pub hidden_features: usize,
 }
 
-/// A vision-language model: image encoder, connector and autoregressive decoder.
+/// Vision-language model: vision tower, projector and autoregressive decoder.
 pub trait Vlm: Send + Sync {
-    /// The model's sizes.
+    /// Sizes of the model.
     fn spec(&self) -> Spec;
 
-    /// Encodes normalised images `(batch, 3, size, size)` into `(batch, image_tokens, channels)`.
-    /// Depends on the pixels alone, so that the result can be cached by the image's content.
+    /// Encodes normalized images `(batch, 3, size, size)` into `(batch, image_tokens, channels)`.
+    /// Depends on the pixels only, so results can be cached by image content.
     fn encode_images(&self, pixels: &Tensor) -> Result<Tensor>;
 
-    /// An empty cache for `slots` sequences of up to `capacity` positions each.
+    /// Creates an empty cache for `slots` sequences of up to `capacity` positions each.
     fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache>;
 
-    /// Appends every row to its sequence and returns logits and hidden states. Rows must name
+    /// Appends every row to its sequence and returns logits and hidden states. Rows must have
     /// distinct slots.
     ///
     /// # Errors

@@ -1,33 +1,33 @@
-//! Byte-level BPE with the bytes of every token at hand.
+//! Byte-level BPE tokenizer that knows the bytes of every token.
 
 use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-/// A tokenizer file that could not be used.
+/// Error in loading or using a tokenizer.
 #[derive(Debug, thiserror::Error)]
 #[error("tokenizer: {0}")]
 pub struct TokenizerError(String);
 
-/// A vocabulary, and for every token the exact bytes that it writes: the concatenation of the bytes
-/// of an answer's tokens is the answer.
+/// Tokenizer with the exact bytes of every token: the concatenated bytes of an answer's tokens are
+/// the answer.
 #[derive(Debug)]
 pub struct TextTokenizer {
     inner: Tokenizer,
     bytes: Vec<Vec<u8>>,
-    /// How special tokens are written out.
+    /// Text of the special tokens.
     special: Vec<String>,
     eos: u32,
     digest: String,
 }
 
 impl TextTokenizer {
-    /// Reads a `tokenizer.json` with a byte-level BPE. `eos` is the token that ends an answer;
-    /// special tokens write no bytes.
+    /// Loads a `tokenizer.json` with a byte-level BPE. `eos` is the token that ends an answer;
+    /// special tokens have no bytes.
     ///
     /// # Errors
-    /// When the file is no tokenizer, or `eos` is not in it.
+    /// When the file is not a tokenizer, or does not contain `eos`.
     pub fn from_bytes(json: &[u8], eos: &str) -> Result<Self, TokenizerError> {
         let inner = Tokenizer::from_bytes(json).map_err(|e| TokenizerError(e.to_string()))?;
         Self::new(inner, eos)
@@ -67,10 +67,10 @@ impl TextTokenizer {
         })
     }
 
-    /// Token ids of `text`; special tokens written out in it (`<|user|>`) become themselves.
+    /// Token ids of `text`; special tokens written in it (`<|user|>`) are encoded as such.
     ///
     /// # Errors
-    /// When the tokenizer's own rules fail on the text.
+    /// When the tokenizer fails on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         Ok(self
             .inner
@@ -80,11 +80,11 @@ impl TextTokenizer {
             .to_vec())
     }
 
-    /// Token ids of `text` as mere text: a special token written out in it is spelt, and the bytes
-    /// of the tokens together are the text's.
+    /// Token ids of `text` as plain text: special tokens written in it are spelled out, and the
+    /// bytes of the tokens together equal the text.
     ///
     /// # Errors
-    /// When the tokenizer's own rules fail on the text, or its vocabulary cannot spell it.
+    /// When the tokenizer fails on the text, or its vocabulary cannot spell it.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let begins_special = |&(at, _): &(usize, char)| {
             self.special
@@ -92,7 +92,7 @@ impl TextTokenizer {
                 .any(|special| text[at..].starts_with(special.as_str()))
         };
         let (mut ids, mut from) = (Vec::new(), 0);
-        // Cut behind its first character, a special token is none.
+        // Cut after its first character, a special token is no longer recognized.
         for (at, first) in text.char_indices().filter(begins_special) {
             let cut = at + first.len_utf8();
             ids.extend(self.encode(&text[from..cut])?);
@@ -120,17 +120,17 @@ impl TextTokenizer {
         &self.digest
     }
 
-    /// The id of a special token or word piece.
+    /// Id of a special token or word piece.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The bytes that `id` writes; none for special and unknown tokens.
+    /// Bytes of token `id`; empty for special and unknown tokens.
     pub fn bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
+    /// Text of `ids`; invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids
             .iter()
@@ -139,7 +139,7 @@ impl TextTokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The token that ends an answer.
+    /// Token that ends an answer.
     pub fn eos(&self) -> u32 {
         self.eos
     }
@@ -164,7 +164,7 @@ fn vocabulary_digest(tokenizer: &Tokenizer, eos: u32) -> String {
         .collect()
 }
 
-/// The inverse of GPT-2's printable stand-ins for the 256 bytes (`encoder.py` of openai/gpt-2).
+/// Inverse of GPT-2's printable stand-ins for the 256 bytes (`encoder.py` of openai/gpt-2).
 fn byte_of_char() -> HashMap<char, u8> {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 256u32;
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mere_text_has_no_special_tokens() {
+    fn encode_text_has_no_special_tokens() {
         let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
         let tokenizer = TextTokenizer::from_bytes(bundled, "<|end|>").unwrap();
         for text in [
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_has_one_stand_in() {
+    fn byte_of_char_covers_every_byte_once() {
         let map = byte_of_char();
         let mut bytes: Vec<u8> = map.values().copied().collect();
         bytes.sort_unstable();

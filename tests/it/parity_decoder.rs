@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candor::vlm::{
     Row,
-    connector::mlp::{Mlp, MlpConfig},
-    decoder::llama::{LlamaConfig, Regular},
+    decoder::{LlamaConfig, Regular},
     llava::{PrefixDecoder, PrefixDecoderConfig},
+    projector::{Mlp, MlpConfig},
 };
 
 use crate::parity::{assert_close, fixture};

@@ -13,9 +13,9 @@ use candor::{
     reward::TokenReward,
     vlm::{
         KvCache, Row, Vlm,
-        connector::mlp::MlpConfig,
-        decoder::llama::LlamaConfig,
+        decoder::LlamaConfig,
         llava::{Llava, LlavaConfig, PrefixDecoderConfig},
+        projector::MlpConfig,
         tokenizer::TextTokenizer,
         vision::efficientnet_lite::{EfficientNetLiteConfig, Stage},
     },

@@ -1,4 +1,4 @@
-"""The numbers of src/train/gae.rs and src/train/losses as TRL computes them: tests/fixtures/alignment_losses.json.
+"""The numbers of src/train/losses as TRL computes them: tests/fixtures/alignment_losses.json.
 
 pip install trl==0.11.4 transformers==4.45.2 datasets==3.0.1 torch; python tests/reference/alignment_losses.py > tests/fixtures/alignment_losses.json
 

@@ -63,8 +63,8 @@ impl Part {
     fn has(self, image: usize) -> bool {
         match self {
             Self::All => true,
-            Self::Report => DevelopmentHalf::of(image) == DevelopmentHalf::Report,
-            Self::Tune => DevelopmentHalf::of(image) == DevelopmentHalf::Tune,
+            Self::Report => DevelopmentHalf::for_image(image) == DevelopmentHalf::Report,
+            Self::Tune => DevelopmentHalf::for_image(image) == DevelopmentHalf::Tune,
         }
     }
 }

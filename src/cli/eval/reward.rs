@@ -101,7 +101,7 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
             bytes: contenders[chosen].bytes,
         });
     }
-    let mut judged = ScoredSplit::of_dev(&setup, &features, &contenders, args.seed)?;
+    let mut judged = ScoredSplit::from_development(&setup, &features, &contenders, args.seed)?;
     let mut calibrations = calibrate::fit(&judged, &contenders)?;
     // The bundle's scorers are measured with the calibration it serves.
     for (kind, calibration) in compared_scorers::calibrations(policy)? {
@@ -128,8 +128,8 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
     )?;
     let evidence = RewardReportInputs {
         images: &setup.data.dev,
-        judged: &judged,
-        contenders: &contenders,
+        split: &judged,
+        scorers: &contenders,
         calibrations: &calibrations,
         costs: &costs,
         chosen,
@@ -163,9 +163,9 @@ fn measure(args: &EvalRewardArgs) -> Result<EvaluationReport, TrainError> {
 /// Baselines, the bundle's scorers, and those of the runs.
 fn gather(args: &EvalRewardArgs, setup: &Setup) -> Result<Vec<ComparedScorer>, TrainError> {
     let mut all: Vec<ComparedScorer> = compared_scorers::baselines().into();
-    all.extend(compared_scorers::of_bundle(&setup.policy)?);
+    all.extend(compared_scorers::from_bundle(&setup.policy)?);
     for run in &args.run {
-        for contender in compared_scorers::of_run(run, &setup.policy)? {
+        for contender in compared_scorers::from_run(run, &setup.policy)? {
             let taken = all.iter().any(|c| c.name == contender.name);
             let name = if taken {
                 format!("{} ({})", contender.name, run.display())

@@ -1,4 +1,4 @@
-//! Answers of a policy to many images, and how they are laid out for a pass.
+//! Sampled answers to a batch of images, and their layout for a forward pass.
 
 use std::ops::Range;
 
@@ -14,29 +14,29 @@ use crate::{
         rollout::{RolloutConfig, samples},
         rows::{ResponseBranch, RowBatch, TextRow},
     },
-    vlm::{decoder::llama::Regular, llava::PrefixDecoder, ops},
+    vlm::{decoder::Regular, llava::PrefixDecoder, ops},
 };
 
-/// Images that one worker reads at once.
+/// Images per chunk of one worker.
 pub(super) const AT_ONCE: usize = 16;
 
-/// An image as it is seen, what was asked about it, and what was answered.
+/// An image view, its prompt and the answers sampled for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AnswerGroup {
-    /// Number of the image in its split.
+    /// Index of the image in its split.
     pub(super) image: usize,
-    /// How it is seen.
+    /// Index of the view (crop or flip) of the image.
     pub(super) view: usize,
-    /// The image tokens that the policy does not see, in order.
+    /// Image tokens that are masked for the policy, ascending.
     pub(super) hidden: Vec<usize>,
-    /// The prompt's tokens.
+    /// Prompt tokens.
     pub(super) prompt: Vec<u32>,
-    /// The answers' tokens, the end included where an answer came to it.
+    /// Tokens of each answer, with the end token unless the answer was cut off.
     pub(super) answers: Vec<Vec<u32>>,
 }
 
 impl AnswerGroup {
-    /// Tokens of all answers.
+    /// Number of tokens in all answers.
     pub(super) fn len(&self) -> usize {
         self.answers.iter().map(Vec::len).sum()
     }
@@ -54,22 +54,22 @@ impl AnswerGroup {
     }
 }
 
-/// How to draw answers.
+/// Sampling parameters of answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnswerSampling {
-    /// Answers an image.
+    /// Answers per image.
     pub(super) each: usize,
-    /// 0 is greedy.
+    /// Sampling temperature; 0 is greedy.
     pub(super) temperature: f32,
-    /// Longest answer.
+    /// Longest answer in tokens.
     pub(super) max_tokens: usize,
-    /// Seed.
+    /// Seed of the sampler.
     pub(super) seed: u64,
 }
 
-/// Images of an iteration, each seen in a random way, a share of its tokens hidden, and asked for a
-/// description in random words; a function of the seed.
-pub(super) fn ask(
+/// Builds one group without answers per image: a random view, randomly masked image tokens and a
+/// randomly worded request for a description. Deterministic in `seed`.
+pub(super) fn prompt_groups(
     policy: &Policy,
     images: &[usize],
     views: usize,
@@ -99,33 +99,33 @@ pub(super) fn ask(
     images.iter().map(group).collect()
 }
 
-/// Lets a policy answer some groups; their answers are replaced.
-pub(super) fn draw(
+/// Samples `sampling.each` answers per group and returns the groups with those answers.
+pub(super) fn sample_answers(
     model: &PrefixDecoder,
     features: &Features,
     eos: u32,
     groups: &[AnswerGroup],
-    draw: AnswerSampling,
+    sampling: AnswerSampling,
 ) -> Result<Vec<AnswerGroup>> {
     let all: Vec<&AnswerGroup> = groups.iter().collect();
     let prompts: Vec<Vec<u32>> = groups.iter().map(|g| g.prompt.clone()).collect();
     let config = RolloutConfig {
-        temperature: draw.temperature,
-        seed: draw.seed,
-        max_tokens: draw.max_tokens,
+        temperature: sampling.temperature,
+        seed: sampling.seed,
+        max_tokens: sampling.max_tokens,
         eos,
     };
-    let mut drawn = samples(
+    let mut sampled = samples(
         model,
-        &seen(&clear(features, &all)?, &all)?,
+        &masked_features(&clear(features, &all)?, &all)?,
         &prompts,
-        draw.each,
+        sampling.each,
         config,
     )?
     .into_iter();
     let mut ended = |mut tokens: Vec<u32>| {
-        // An answer of the longest length was cut off.
-        if tokens.len() < draw.max_tokens {
+        // Only an answer of the maximum length is cut off.
+        if tokens.len() < sampling.max_tokens {
             tokens.push(eos);
         }
         tokens
@@ -133,15 +133,19 @@ pub(super) fn draw(
     Ok(groups
         .iter()
         .map(|g| AnswerGroup {
-            answers: drawn.by_ref().take(draw.each).map(&mut ended).collect(),
+            answers: sampled
+                .by_ref()
+                .take(sampling.each)
+                .map(&mut ended)
+                .collect(),
             ..g.clone()
         })
         .collect())
 }
 
-/// What the policy sees of the groups' images, `(groups, image_tokens, channels)`: in the place of
-/// a hidden token stands the mean of the image's tokens.
-fn seen(clear: &Tensor, groups: &[&AnswerGroup]) -> Result<Tensor> {
+/// Masked image features as the policy sees them, `(groups, image_tokens, channels)`: a masked
+/// token is replaced by the mean of the image's tokens.
+fn masked_features(clear: &Tensor, groups: &[&AnswerGroup]) -> Result<Tensor> {
     if groups.iter().all(|g| g.hidden.is_empty()) {
         return Ok(clear.clone());
     }
@@ -163,27 +167,27 @@ fn seen(clear: &Tensor, groups: &[&AnswerGroup]) -> Result<Tensor> {
     )
 }
 
-/// The groups' images as they are, in their views.
+/// Unmasked features of the groups' views, `(groups, image_tokens, channels)`.
 fn clear(features: &Features, groups: &[&AnswerGroup]) -> Result<Tensor> {
     features.batch(&groups.iter().map(|g| (g.image, g.view)).collect::<Vec<_>>())
 }
 
-/// Groups, and what people wrote beside them, laid out for a pass.
+/// Groups and reference texts of the same images, laid out for one forward pass.
 pub(super) struct AnswerShard {
-    /// What the policy sees: image features `(groups, image_tokens, channels)`.
+    /// Image features that the policy sees, `(groups, image_tokens, channels)`.
     pub(super) images: Tensor,
-    /// What the scorer sees.
+    /// Unmasked image features, which the scorer sees; same shape.
     pub(super) clear: Tensor,
-    /// The rows.
+    /// Packed token rows.
     pub(super) batch: RowBatch,
-    /// The learnt tokens that belong to answers, group by group.
+    /// Indices of the learned tokens that belong to sampled answers, group by group.
     pub(super) own: Vec<u32>,
-    /// Those that belong to what people wrote.
+    /// Indices of the learned tokens that belong to human texts.
     pub(super) human: Vec<u32>,
 }
 
 impl AnswerShard {
-    /// Lays groups out; `human` holds what people wrote, a list a group, or nothing at all.
+    /// Lays out `groups`; `human` holds one list of human texts per group, or is empty.
     pub(super) fn new(
         features: &Features,
         groups: &[&AnswerGroup],
@@ -197,10 +201,10 @@ impl AnswerShard {
             .map(|(i, g)| g.row(human.get(i).unwrap_or(&none)))
             .collect();
         let batch = RowBatch::new(&rows, image_tokens)?;
-        let (mut own, mut people, mut at) = (Vec::new(), Vec::new(), 0u32);
+        let (mut own, mut people, mut offset) = (Vec::new(), Vec::new(), 0u32);
         let mut next = |n: usize| -> Range<u32> {
-            at += n as u32;
-            at - n as u32..at
+            offset += n as u32;
+            offset - n as u32..offset
         };
         for (i, group) in groups.iter().enumerate() {
             own.extend(next(group.len()));
@@ -210,7 +214,7 @@ impl AnswerShard {
         }
         let clear = clear(features, groups)?;
         Ok(Self {
-            images: seen(&clear, groups)?,
+            images: masked_features(&clear, groups)?,
             clear,
             batch,
             own,
@@ -218,7 +222,7 @@ impl AnswerShard {
         })
     }
 
-    /// The policy's last states where they predict the learnt tokens, `(learnt, width)`.
+    /// Final hidden states at the positions that predict the learned tokens, `(learned, width)`.
     pub(super) fn states(&self, model: &PrefixDecoder, regular: Regular) -> Result<Tensor> {
         let batch = &self.batch;
         let states = model.whole(
@@ -234,7 +238,7 @@ impl AnswerShard {
         last.index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu)?, 0)
     }
 
-    /// Log-probabilities of some of the learnt tokens under the policy at a temperature: `(which)`.
+    /// Log-probabilities of the learned tokens `which` at a temperature, `(which)`.
     pub(super) fn log_probs(
         &self,
         model: &PrefixDecoder,
@@ -258,8 +262,12 @@ impl AnswerShard {
     }
 }
 
-/// A row's answers to questions, and `n` of its captions.
-pub(super) fn choose(row: TextRow, n: usize, rng: &mut impl Rng) -> Vec<ResponseBranch> {
+/// Keeps a row's answers to questions and `n` of its captions, chosen at random.
+pub(super) fn subsample_captions(
+    row: TextRow,
+    n: usize,
+    rng: &mut impl Rng,
+) -> Vec<ResponseBranch> {
     let (mut captions, answers): (Vec<ResponseBranch>, Vec<ResponseBranch>) = row
         .branches
         .into_iter()

@@ -1,4 +1,4 @@
-//! `config/align.toml`: one configuration for every method, so that they are compared on the same
+//! `config/align.toml`: one configuration for all methods, so that they are compared on the same
 //! data and budget.
 
 use std::path::PathBuf;
@@ -10,133 +10,133 @@ use crate::{
     train::{losses::kl::AdaptiveKl, optim::OptimConfig},
 };
 
-/// `candor train ppo|sequence-ppo|dpo|ddpo|spin|rest --config FILE`.
+/// Configuration of `candor train ppo|sequence-ppo|dpo|ddpo|spin|rest --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlignConfig {
-    /// Folder in Flickr8k's layout: the training split alone is learnt from; the tuning half of the
-    /// development split is watched.
+    /// Folder in Flickr8k's layout. Training uses the training split; the watch uses the tuning
+    /// half of the development split.
     pub data: PathBuf,
-    /// The bundle whose policy is aligned, and whose detached scorer rewards: its directory, or the
-    /// name of an embedded one. It is the reference, too.
+    /// Bundle (directory or embedded name) whose policy is aligned and whose standalone scorer
+    /// gives the rewards. The policy is also the KL reference.
     pub policy: String,
-    /// Folder for the photographs' features, which several runs can share.
+    /// Folder of cached image features; runs can share it.
     pub features: PathBuf,
-    /// Images an iteration.
+    /// Images per iteration.
     pub batch_images: usize,
-    /// Iterations, without those of [`CorrectionConfig::iterations`].
+    /// Iterations, not counting [`CorrectionConfig::iterations`].
     pub iterations: usize,
-    /// Answers an image, where the method draws some.
+    /// Sampled answers per image, for methods that sample.
     pub samples: usize,
-    /// Temperature of the policy that is optimised.
+    /// Sampling temperature of the policy.
     pub temperature: f32,
     /// Longest answer in tokens.
     pub max_tokens: usize,
-    /// Share of the image's tokens that the policy does not see while it answers, 0 to 1; the
-    /// scorer sees all. It is less sure of a training image that way, as it is of one that it never
-    /// learnt from.
+    /// Share of the image tokens masked for the policy while it answers, 0 to 1; the scorer sees
+    /// all of them. Masking makes the policy as uncertain about training images as it is about
+    /// unseen ones.
     #[serde(default)]
     pub hidden_tokens: f32,
-    /// Weight of the cross-entropy on what people wrote about the same images beside the method's
-    /// own loss (InstructGPT's PPO-ptx).
+    /// Weight of the cross-entropy on human texts of the same images, added to the method's loss
+    /// (PPO-ptx in InstructGPT).
     pub human_weight: f32,
-    /// Captions of people an image for it.
+    /// Human captions per image in that loss.
     pub human_captions: usize,
-    /// Most answers to questions derived from them: what is not practised is unlearnt.
+    /// Maximum question-answer pairs per image in that loss, which keep the policy from forgetting
+    /// questions.
     pub human_answers: usize,
-    /// Seed of everything random.
+    /// Seed of all random generators.
     pub seed: u64,
-    /// Worker threads; 0 takes every core.
+    /// Worker threads; 0 uses all cores.
     pub workers: usize,
-    /// What is learnt from.
+    /// Corrections to learn from.
     pub corrections: CorrectionConfig,
-    /// What answers earn.
+    /// Reward of an answer.
     pub reward: RewardShape,
-    /// Proximal policy optimisation, token by token or a sequence at a time.
+    /// Proximal policy optimization, token-wise or sequence-level.
     pub ppo: PpoConfig,
     /// DPO, dense DPO and SPIN.
     pub preference: PreferenceConfig,
     /// ReST.
     pub rest: RestConfig,
-    /// What is watched, and when the run stops.
+    /// Evaluation during the run, and its stopping bounds.
     pub watch: WatchConfig,
-    /// The optimiser of the steps on corrections and of PPO.
+    /// Optimizer of PPO and of the supervised steps on corrections.
     pub optim: OptimConfig,
 }
 
-/// Corrections, people's or an annotator's that is simulated, of the policy's own captions of
-/// training images; and supervised steps on them before anything else.
+/// Corrections of the policy's captions of training images, by people or by a simulated annotator,
+/// and the supervised steps on them that precede the method's own iterations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorrectionConfig {
-    /// A snapshot of people's corrections (see [`crate::train::snapshot`]) in the place of the
-    /// annotator's; the fields below then say nothing but [`Self::limit`] and [`Self::iterations`].
+    /// Snapshot of people's corrections (see [`crate::train::snapshot`]), used instead of the
+    /// simulated annotator; of the fields below only [`Self::limit`] and [`Self::iterations`] then
+    /// apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-    /// How much of a caption is judged.
+    /// Part of a caption that the annotator corrects.
     pub scope: JudgedPart,
-    /// Share of captions in which the annotator marks something else than what is wrong, 0 to 1.
+    /// Share of captions in which the annotator marks something that is not wrong, 0 to 1.
     pub wrong_labels: f64,
-    /// Captions an image: the first greedy, the others drawn.
+    /// Captions per image: the first greedy, the others sampled.
     pub captions: usize,
-    /// Temperature of the others.
+    /// Sampling temperature of those others.
     pub temperature: f32,
-    /// Most corrected captions in all; 0 for no limit.
+    /// Maximum number of corrected captions; 0 is unlimited.
     pub limit: usize,
-    /// Supervised iterations on them before the method's own.
+    /// Supervised iterations on corrections before the method's own.
     pub iterations: usize,
 }
 
-/// What an answer earns, in rewards of its scorer (0 to 1) unless said otherwise.
+/// Reward of an answer, in units of the scorer's reward (0 to 1) unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardShape {
-    /// What a thing, colour or number earns is its reward less this; the mean over the batch where
-    /// absent. It weighs naming something against leaving it out.
+    /// Baseline subtracted from the reward of an object mention, color or number; the batch mean if
+    /// absent. It trades naming something against omitting it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub center: Option<f32>,
-    /// Factor on what colours and numbers earn.
+    /// Factor on the reward of colors and numbers.
     pub attributes: f32,
-    /// At the end: weight of the share of the nouns that two people named which the answer
-    /// supports.
+    /// Terminal reward: weight of the share of nouns named by two people that the answer supports.
     pub completeness: f32,
-    /// At the end: weight of the answer's CIDEr-D (0 to 10) against what people wrote.
+    /// Terminal reward: weight of the answer's CIDEr-D (0 to 10) against the human captions.
     pub consensus: f32,
-    /// At the end: what an answer loses for each share of people's usual length, in words, that it
-    /// lacks.
+    /// Terminal penalty per unit of missing length, as a share of the mean human length in words.
     #[serde(default)]
     pub brevity: f32,
-    /// At the end: what an answer loses that does not come to its end within the longest length.
+    /// Terminal penalty of an answer that is cut off at the maximum length.
     pub missing_end: f32,
 }
 
-/// Proximal policy optimisation.
+/// Proximal policy optimization.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PpoConfig {
     /// Passes over an iteration's answers.
     pub epochs: usize,
-    /// Optimiser steps a pass.
+    /// Optimizer steps per pass.
     pub minibatches: usize,
-    /// Clip of the probability ratio.
+    /// Clip range `ε` of the probability ratio.
     pub clip: f64,
-    /// Clip of the value.
+    /// Clip range of the value.
     pub value_clip: f64,
-    /// Largest logarithm of a ratio.
+    /// Maximum absolute logarithm of a probability ratio.
     pub log_ratio: f64,
-    /// Weight of the value's loss.
+    /// Weight of the value loss.
     pub value_weight: f64,
-    /// Width inside the value head.
+    /// Width of the value head's hidden layer.
     pub value_hidden: usize,
-    /// Discount.
+    /// Discount `γ`.
     pub gamma: f32,
-    /// Trace decay.
+    /// Trace decay `λ` of GAE.
     pub lambda: f32,
-    /// The price of distance from the reference.
+    /// KL penalty against the reference.
     pub kl: AdaptiveKl,
 }
 
-/// Losses on pairs.
+/// Preference losses on pairs of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceConfig {
@@ -144,11 +144,11 @@ pub struct PreferenceConfig {
     pub dpo_beta: f64,
     /// Dense DPO's `β`.
     pub ddpo_beta: f64,
-    /// Dense DPO's weight of changed tokens.
+    /// Weight `γ` of changed tokens in dense DPO.
     pub ddpo_gamma: f32,
     /// SPIN's `λ`.
     pub spin_lambda: f64,
-    /// Rounds of SPIN: each begins with a new opponent, the policy as it then is.
+    /// Rounds of SPIN; each takes the current policy as the new opponent.
     pub spin_rounds: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
@@ -158,33 +158,33 @@ pub struct PreferenceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestConfig {
-    /// Rounds: each draws from the policy as it then is.
+    /// Rounds; each samples from the policy at its beginning.
     pub rounds: usize,
-    /// Share of the answers below the bar in the first round.
+    /// Share of the answers rejected in the first round.
     pub first_share: f64,
-    /// In the last one.
+    /// Share of the answers rejected in the last round.
     pub last_share: f64,
     /// Peak learning rate.
     pub learning_rate: f64,
 }
 
-/// What is watched on the tuning half of the development split, and when the run stops. The bounds
-/// compare with the policy that the run began with.
+/// Evaluation on the tuning half of the development split, and the bounds that stop a run, relative
+/// to the initial policy.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchConfig {
-    /// Iterations between looks; a checkpoint follows each that is passed.
+    /// Iterations between evaluations; a checkpoint follows each evaluation within bounds.
     pub every: usize,
-    /// Images looked at.
+    /// Number of images captioned.
     pub images: usize,
-    /// Most nats an answer from the reference.
+    /// Maximum KL from the reference, in nats per answer.
     pub max_kl: f64,
-    /// Least length, as a share of the first one.
+    /// Minimum mean length, as a share of the initial one.
     pub min_words: f64,
-    /// Largest fall of recall, in shares of 1.
+    /// Maximum loss of recall, absolute.
     pub max_recall_loss: f64,
-    /// Largest fall of CIDEr-D, as a share of the first one.
+    /// Maximum loss of CIDEr-D, as a share of the initial one.
     pub max_cider_loss: f64,
-    /// Least share of answers that come to their end.
+    /// Minimum share of answers that are not cut off.
     pub min_ended: f64,
 }

@@ -1,5 +1,5 @@
-//! The corrections of a run: people's, out of a snapshot, or the policy's own captions of training
-//! images, judged by the simulated annotator.
+//! Corrections that a run learns from: people's, read from a snapshot, or a simulated annotator's
+//! of the policy's captions of training images.
 
 use std::fs;
 
@@ -26,20 +26,20 @@ use crate::{
     vlm::tokenizer::TokenizerError,
 };
 
-/// A correction in tokens.
+/// Tokenized correction.
 pub(super) struct CorrectionTokens {
-    /// Number of the image among those of training.
+    /// Index of the image in the training split.
     pub(super) image: usize,
-    /// What was asked, in tokens; `None` for a description, which is asked for in many words.
+    /// Prompt tokens; `None` for a description, whose request is worded at random.
     pub(super) prompt: Option<Vec<u32>>,
-    /// How the answer should read, its end included where it should end there.
+    /// Tokens of the corrected answer, with the end token if the answer is complete.
     pub(super) better: Vec<u32>,
-    /// What the policy wrote, as far as it was judged; `None` where all was right.
+    /// Tokens of the policy's answer up to where it was judged; `None` if nothing was wrong.
     pub(super) worse: Option<Vec<u32>>,
 }
 
 impl CorrectionTokens {
-    /// The two answers behind a prompt, the better one first.
+    /// Returns `asked` with the two answers as its own, the better one first.
     pub(super) fn group(&self, asked: &AnswerGroup) -> AnswerGroup {
         let answers = std::iter::once(&self.better)
             .chain(&self.worse)
@@ -55,7 +55,7 @@ impl CorrectionTokens {
     }
 }
 
-/// Everything that decides what the policy says, as a name for a file of it.
+/// Digest of all settings and weights that determine the policy's captions; names their cache file.
 fn key(config: &AlignConfig, policy: &Policy) -> Result<String, TrainError> {
     let CorrectionConfig {
         captions,
@@ -86,8 +86,8 @@ fn key(config: &AlignConfig, policy: &Policy) -> Result<String, TrainError> {
         .collect())
 }
 
-/// The policy's own captions of the training images, once greedy and otherwise drawn: kept beside
-/// the features, for runs that differ in how they are corrected.
+/// The policy's captions of the training images, the first per image greedy and the others sampled;
+/// cached beside the features for runs that differ only in the annotator.
 fn captions(
     setup: &Setup,
     features: &Features,
@@ -101,7 +101,7 @@ fn captions(
         return serde_json::from_slice(&json)
             .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())));
     }
-    crate::train::tell("the policy captions the training images, for the annotator");
+    crate::train::report_progress("the policy captions the training images, for the annotator");
     let mut all = Vec::new();
     for i in 0..config.corrections.captions {
         let temperature = if i == 0 {
@@ -126,8 +126,7 @@ fn caption_seed(config: &AlignConfig, caption: usize) -> u64 {
     config.seed.wrapping_add(1_000_003 * (caption as u64 + 1))
 }
 
-/// The corrections of a run, in the order in which they are counted: those of the snapshot, or the
-/// annotator's.
+/// Corrections of a run in a deterministic order: the snapshot's, or the simulated annotator's.
 pub(super) fn corrections(
     setup: &Setup,
     features: &Features,
@@ -141,8 +140,7 @@ pub(super) fn corrections(
     all.shuffle(&mut SmallRng::seed_from_u64(config.seed));
     let limit = config.corrections.limit;
     if limit > 0 {
-        // Captions that need no correction cost an annotator a glance; what is counted is
-        // corrections.
+        // The limit counts corrections: a caption without an error costs an annotator a glance.
         let mut bad = 0;
         let last = all.iter().position(|c| {
             bad += usize::from(!c.errors.is_empty());
@@ -153,7 +151,7 @@ pub(super) fn corrections(
     Ok(all)
 }
 
-/// Lets the annotator judge what the policy says of the training images.
+/// Lets the simulated annotator correct the policy's captions of the training images.
 fn simulated(
     setup: &Setup,
     features: &Features,
@@ -189,7 +187,7 @@ fn simulated(
     Ok(all)
 }
 
-/// Corrections in tokens.
+/// Tokenizes corrections.
 pub(super) fn corrected(
     setup: &Setup,
     corrections: &[CorrectedAnswer],
@@ -225,7 +223,7 @@ pub(super) fn corrected(
             worse,
         })
     };
-    // Nobody said how an answer should read that is wrong from its first word on.
+    // An answer that is wrong from its first word on has no corrected text to learn.
     corrections
         .iter()
         .filter(|c| !c.corrected.is_empty())

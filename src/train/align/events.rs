@@ -1,8 +1,8 @@
-//! TensorBoard's event files: scalars in `tf.Event` messages, framed as TFRecords.
+//! TensorBoard event files: scalars in `tf.Event` messages, framed as TFRecords.
 //!
-//! The frame is the length, a checksum of it, the message and a checksum of that
-//! (`tensorflow/core/lib/io/record_writer.h`); the few fields that scalars need are written by hand
-//! (`event.proto`, `summary.proto`).
+//! A record is the length, its checksum, the message and its checksum
+//! (`tensorflow/core/lib/io/record_writer.h`). The few protobuf fields that scalars need are
+//! encoded by hand (`event.proto`, `summary.proto`).
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,13 +10,13 @@ use std::{
     path::Path,
 };
 
-/// A file of scalars that TensorBoard shows.
+/// TensorBoard event file of scalars.
 pub(super) struct EventFile {
     file: File,
 }
 
 impl EventFile {
-    /// Begins a file; what was there is replaced.
+    /// Creates the file, replacing an existing one.
     pub(super) fn create(path: &Path, wall_time: f64) -> io::Result<Self> {
         let mut this = Self {
             file: OpenOptions::new()
@@ -32,7 +32,7 @@ impl EventFile {
         Ok(this)
     }
 
-    /// Adds scalars of one step.
+    /// Appends the scalars of one step.
     pub(super) fn scalars<'a>(
         &mut self,
         step: usize,
@@ -41,11 +41,11 @@ impl EventFile {
     ) -> io::Result<()> {
         let mut summary = Vec::new();
         for (tag, value) in values {
-            let mut inner = Vec::new();
-            bytes(&mut inner, 1, tag.as_bytes());
-            inner.push(2 << 3 | 5);
-            inner.extend((*value as f32).to_le_bytes());
-            bytes(&mut summary, 1, &inner);
+            let mut value_message = Vec::new();
+            bytes(&mut value_message, 1, tag.as_bytes());
+            value_message.push(2 << 3 | 5);
+            value_message.extend((*value as f32).to_le_bytes());
+            bytes(&mut summary, 1, &value_message);
         }
         let mut event = Vec::new();
         double(&mut event, 1, wall_time);
@@ -85,7 +85,7 @@ fn double(out: &mut Vec<u8>, field: u8, value: f64) {
     out.extend(value.to_le_bytes());
 }
 
-/// CRC-32C (Castagnoli), bit by bit: a few hundred bytes an iteration.
+/// CRC-32C (Castagnoli), bit by bit: fast enough for a few hundred bytes per iteration.
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -98,7 +98,7 @@ fn crc32c(data: &[u8]) -> u32 {
     })
 }
 
-/// TFRecord's mask: so that a checksum of data with checksums in it is no weaker.
+/// TFRecord's mask, which keeps a checksum strong over data that itself holds checksums.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
@@ -110,13 +110,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_are_castagnolis() {
+    fn crc32c_check_string_is_castagnolis_value() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
     }
 
     #[test]
-    fn records_are_framed_as_tensorboard_reads_them() {
+    fn scalars_are_framed_as_tfrecords() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("events.out.tfevents.0.candor");
         let mut events = EventFile::create(&file, 1.0).unwrap();

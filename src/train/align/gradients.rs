@@ -1,5 +1,5 @@
-//! Every variable of policy and value head gets the gradient of PPO's whole loss that differences
-//! give: an operation without a backward would cut it silently.
+//! Gradient test: every variable of policy and value head gets the gradient of PPO's whole loss
+//! that finite differences give. An operation without a backward pass would silently cut it.
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
@@ -12,10 +12,10 @@ use crate::{
         rows::{ResponseBranch, RowBatch, TextRow},
     },
     vlm::{
-        connector::mlp::MlpConfig,
-        decoder::llama::{LlamaConfig, Regular},
+        decoder::{LlamaConfig, Regular},
         llava::{PrefixDecoder, PrefixDecoderConfig},
         ops::{self, tests::check_gradients},
+        projector::MlpConfig,
     },
 };
 
@@ -42,7 +42,7 @@ fn config() -> PrefixDecoderConfig {
 }
 
 #[test]
-fn of_every_variable_agree_with_differences() {
+fn ppo_loss_gradients_agree_with_finite_differences() {
     let vars = VarMap::new();
     let load = || {
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
@@ -78,7 +78,7 @@ fn of_every_variable_agree_with_differences() {
         &Device::Cpu,
     )
     .unwrap();
-    // Ratios and values inside their clips, where the loss has one slope.
+    // Inside the clips, where the loss is differentiable.
     let clip = Clip {
         ratio: 1e3,
         value: 1e3,
@@ -114,24 +114,24 @@ fn of_every_variable_agree_with_differences() {
         returns: vec![0.5, 1.0, -1.0, 0.0, 2.0, -0.5],
         weights: vec![1.0 / 6.0; 6],
     };
-    let (of_value, of_policy): (Vec<_>, Vec<_>) = named_vars(&vars)
+    let (value_vars, policy_vars): (Vec<_>, Vec<_>) = named_vars(&vars)
         .into_iter()
         .partition(|(name, _)| name.starts_with("value."));
-    assert_eq!(of_value.len(), 4);
+    assert_eq!(value_vars.len(), 4);
     let only = |vars: Vec<(String, Var)>| vars.into_iter().map(|(_, var)| var).collect::<Vec<_>>();
-    check_gradients(&only(of_policy), || {
+    check_gradients(&only(policy_vars), || {
         policy_loss(&now(&load()).0, &written, &clip)
             .unwrap()
             .reshape(1)
             .unwrap()
     });
-    check_gradients(&only(of_value), || {
+    check_gradients(&only(value_vars), || {
         value_loss(&now(&load()).1, &written, &clip)
             .unwrap()
             .reshape(1)
             .unwrap()
     });
-    let bent = value_loss(&now(&load()).1, &written, &clip)
+    let value_gradients = value_loss(&now(&load()).1, &written, &clip)
         .unwrap()
         .backward()
         .unwrap();
@@ -139,7 +139,9 @@ fn of_every_variable_agree_with_differences() {
         .into_iter()
         .filter(|(name, _)| !name.starts_with("value."));
     assert!(
-        policy.into_iter().all(|(_, var)| bent.get(&var).is_none()),
-        "the value does not bend the policy"
+        policy
+            .into_iter()
+            .all(|(_, var)| value_gradients.get(&var).is_none()),
+        "the value loss has no gradient in the policy"
     );
 }

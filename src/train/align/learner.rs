@@ -1,4 +1,4 @@
-//! The policy that is being aligned, and its optimiser.
+//! The policy under training and its optimizer.
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -16,22 +16,22 @@ use crate::{
 
 const VALUE: &str = "value";
 
-/// Variables (the policy's, and a value head's where there is one), their optimiser, and how far it
-/// is.
+/// Trainable variables of the policy and, for PPO, of a value head, with their optimizer and step
+/// count.
 pub(super) struct Learner {
     config: PrefixDecoderConfig,
     value_hidden: usize,
     vars: VarMap,
-    /// The optimiser.
+    /// Optimizer.
     pub(super) optim: AdamW,
-    /// Optimiser steps done.
+    /// Optimizer steps done.
     pub(super) step: usize,
-    /// Optimiser steps of the whole run.
+    /// Optimizer steps of the whole run, for the learning-rate schedule.
     pub(super) total: usize,
 }
 
 impl Learner {
-    /// Begins as a copy of the policy; `value_hidden` 0 is no value head.
+    /// Copies the policy's weights; `value_hidden` 0 means no value head.
     pub(super) fn new(
         policy: &Policy,
         optim: OptimConfig,
@@ -49,7 +49,7 @@ impl Learner {
         for (name, var) in named_vars(&vars) {
             match policy.weights.get(&name) {
                 Some(weight) => var.set(weight)?,
-                // candle's own first weights are not a function of a seed.
+                // candle's own initialization cannot be seeded.
                 None if var.rank() == 2 && var.dim(0)? > 1 => {
                     let bound = (3.0 / var.dim(1)? as f32).sqrt();
                     let values: Vec<f32> = (0..var.elem_count())
@@ -70,7 +70,7 @@ impl Learner {
         })
     }
 
-    /// The policy with its variables, differentiable.
+    /// The policy on its variables, differentiable.
     pub(super) fn model(&self) -> CandleResult<PrefixDecoder> {
         PrefixDecoder::load(
             &self.config,
@@ -78,7 +78,7 @@ impl Learner {
         )
     }
 
-    /// The value head.
+    /// The value head on its variables, differentiable.
     pub(super) fn value(&self) -> CandleResult<ValueHead> {
         let vb = VarBuilder::from_varmap(&self.vars, DType::F32, &Device::Cpu);
         ValueHead::load(
@@ -88,7 +88,7 @@ impl Learner {
         )
     }
 
-    /// The policy's present weights by name, copied.
+    /// Copies of the policy's current weights by name.
     pub(super) fn weights(&self) -> CandleResult<Tensors> {
         let own = named_vars(&self.vars)
             .into_iter()
@@ -107,7 +107,7 @@ impl Learner {
             .collect())
     }
 
-    /// A policy without gradients.
+    /// Policy on fixed weights, without gradients.
     pub(super) fn frozen(&self, weights: Tensors) -> CandleResult<PrefixDecoder> {
         PrefixDecoder::load(
             &self.config,
@@ -115,7 +115,7 @@ impl Learner {
         )
     }
 
-    /// One optimiser step; returns the gradient's norm.
+    /// Applies one optimizer step and returns the gradient norm before clipping.
     pub(super) fn apply(&mut self, gradients: Vec<Vec<f32>>) -> CandleResult<f64> {
         let norm = self.optim.step(gradients, self.step, self.total)?;
         self.step += 1;

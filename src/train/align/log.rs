@@ -1,5 +1,4 @@
-//! What a run writes while it goes on: `metrics.jsonl`, an event file for TensorBoard, and
-//! `metrics.svg`.
+//! Training log: `metrics.jsonl`, a TensorBoard event file and `metrics.svg`.
 
 use std::{collections::BTreeMap, fs, io::Write, path::PathBuf};
 
@@ -13,19 +12,19 @@ use crate::train::{
     export::now,
 };
 
-/// Figures by name.
+/// Metrics by name.
 pub(super) type RunMetrics = BTreeMap<String, f64>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Line {
     iteration: usize,
-    /// Unix time.
+    /// Unix time in seconds.
     time: u64,
     #[serde(flatten)]
     metrics: RunMetrics,
 }
 
-/// The log of a run.
+/// Metrics log of a run.
 pub(super) struct RunLog {
     jsonl: PathBuf,
     svg: PathBuf,
@@ -35,8 +34,8 @@ pub(super) struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run that has done so many iterations; what was logged behind them is
-    /// forgotten, and a line torn by a crash left out.
+    /// Opens the log of a run after `done` iterations. Lines of later iterations and a line torn by
+    /// a crash are dropped.
     pub(super) fn open(run: &RunDir, done: usize) -> Result<Self, TrainError> {
         let (jsonl, path) = (
             run.file("metrics.jsonl"),
@@ -52,12 +51,12 @@ impl RunLog {
             .filter_map(|l| serde_json::from_str(l).ok())
             .filter(|l: &Line| l.iteration <= done)
             .collect();
-        let kept: String = lines
+        let retained: String = lines
             .iter()
             .filter_map(|l| serde_json::to_string(l).ok())
             .map(|l| l + "\n")
             .collect();
-        write_atomically(&jsonl, kept.as_bytes())?;
+        write_atomically(&jsonl, retained.as_bytes())?;
         let mut events =
             EventFile::create(&path, lines.first().map_or_else(now, |l| l.time) as f64)
                 .map_err(TrainError::io(&path))?;
@@ -75,14 +74,14 @@ impl RunLog {
         })
     }
 
-    /// The first value of a figure.
+    /// First logged value of a metric.
     pub(super) fn first(&self, name: &str) -> Option<f64> {
         self.lines
             .iter()
             .find_map(|line| line.metrics.get(name).copied())
     }
 
-    /// Logs what is known after `iteration` iterations.
+    /// Appends the metrics after `iteration` iterations.
     pub(super) fn write(
         &mut self,
         iteration: usize,
@@ -107,7 +106,7 @@ impl RunLog {
         Ok(())
     }
 
-    /// Draws every figure over the iterations, a small chart each.
+    /// Plots each metric over the iterations into `metrics.svg`.
     pub(super) fn draw(&self) -> Result<(), TrainError> {
         let mut series: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
         for line in &self.lines {
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_goes_on_where_its_run_does() {
+    fn open_after_resume_drops_later_and_torn_lines() {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::open(dir.path(), &1, false).unwrap();
         let metrics = |x: f64| RunMetrics::from([("kl".to_owned(), x)]);

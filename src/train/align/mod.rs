@@ -1,10 +1,10 @@
-//! Alignment: a policy that hallucinates less, by token-wise PPO and by the methods that it is
-//! compared with (`candor train ppo|sequence-ppo|dpo|ddpo|spin|rest`).
+//! Alignment: reduces hallucination by token-wise PPO and by the baselines it is compared with
+//! (`candor train ppo|sequence-ppo|dpo|ddpo|spin|rest`).
 //!
-//! All of them begin at the same policy, see the same photographs and corrections, and are run,
-//! watched and stopped by the same loop ([`Alignment`]). What differs is one iteration: `ppo`
-//! rewards words by a frozen scorer (or the whole answer by their sum), `pairs` prefers one answer
-//! to another, `rest` imitates its own best answers.
+//! All methods start from the same policy, images and corrections, and share one loop
+//! ([`Alignment`]) that runs, evaluates and stops them. They differ in one iteration: `ppo` rewards
+//! words (or the whole answer by their sum) with a frozen scorer, `pairs` prefers one answer to
+//! another, `rest` imitates the policy's best answers.
 
 mod answers;
 mod config;
@@ -31,27 +31,26 @@ pub use run::Alignment;
 
 use serde::{Deserialize, Serialize};
 
-/// How a policy is aligned.
+/// Alignment method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Proximal policy optimisation with a reward a token.
+    /// Token-wise proximal policy optimization.
     Ppo,
-    /// The same with the sum of the rewards at the end of the answer (InstructGPT, Ouyang et al.,
-    /// 2022).
+    /// PPO with the sum of the rewards at the end of the answer (InstructGPT, Ouyang et al., 2022).
     SequencePpo,
-    /// Direct preference optimisation on corrected answers.
+    /// Direct preference optimization on corrected answers.
     Dpo,
-    /// The same with more weight on what was corrected (RLHF-V).
+    /// DPO with more weight on corrected tokens (RLHF-V).
     Ddpo,
-    /// Self-play: a person's answer against the policy's own.
+    /// Self-play: a human caption against the policy's own.
     Spin,
-    /// Imitation of the own answers that score high.
+    /// Imitation of the policy's high-scoring answers.
     Rest,
 }
 
 impl Method {
-    /// Its name on the command line.
+    /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ppo => "ppo",

@@ -1,11 +1,11 @@
-//! Preference of one answer to another: DPO and dense DPO on corrected answers, SPIN on what people
-//! wrote against what the policy did.
+//! Preference optimization: DPO and dense DPO on corrected answers, SPIN on human captions against
+//! the policy's own.
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use super::{
-    answers::{AnswerGroup, AnswerShard, ask},
+    answers::{AnswerGroup, AnswerShard, prompt_groups},
     learner::Learner,
     log::RunMetrics,
     run::Alignment,
@@ -17,10 +17,10 @@ use crate::{
         losses::preference::{TokenWeighting, answer_log_probs, dpo},
         text::normalize_caption,
     },
-    vlm::{decoder::llama::Regular, llava::PrefixDecoder},
+    vlm::{decoder::Regular, llava::PrefixDecoder},
 };
 
-/// A shard of groups with two answers each, the better one first.
+/// Shard of groups with two answers each, the better one first.
 struct Pairs {
     shard: AnswerShard,
     weights: Vec<f32>,
@@ -28,15 +28,15 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn new(shard: AnswerShard, groups: &[&AnswerGroup], weighing: TokenWeighting) -> Self {
+    fn new(shard: AnswerShard, groups: &[&AnswerGroup], weighting: TokenWeighting) -> Self {
         let (mut weights, mut lengths) = (Vec::new(), Vec::new());
         for group in groups {
             let [better, worse] = &group.answers[..] else {
                 continue;
             };
-            let (of_better, of_worse) = changed(better, worse);
-            weights.extend(weighing.weights(&of_better));
-            weights.extend(weighing.weights(&of_worse));
+            let (changed_better, changed_worse) = changed(better, worse);
+            weights.extend(weighting.weights(&changed_better));
+            weights.extend(weighting.weights(&changed_worse));
             lengths.extend([better.len(), worse.len()]);
         }
         Self {
@@ -61,13 +61,13 @@ impl Pairs {
 }
 
 impl Alignment {
-    /// One step of DPO's loss on groups of two answers.
+    /// Takes one optimizer step on the DPO loss of groups with two answers.
     fn prefer(
         &self,
         learner: &mut Learner,
         reference: &PrefixDecoder,
         groups: &[AnswerGroup],
-        weighing: TokenWeighting,
+        weighting: TokenWeighting,
         beta: f64,
         seed: u64,
     ) -> Result<RunMetrics, TrainError> {
@@ -78,10 +78,10 @@ impl Alignment {
             .into_iter()
             .zip(chosen.chunks(part));
         let pairs: Vec<Pairs> = shards
-            .map(|(shard, groups)| Pairs::new(shard, groups, weighing))
+            .map(|(shard, groups)| Pairs::new(shard, groups, weighting))
             .collect();
         let human = pairs.iter().map(|p| p.shard.human.len()).sum();
-        let seen = std::sync::Mutex::new(Vec::new());
+        let margins = std::sync::Mutex::new(Vec::new());
         let (loss, gradients) =
             self.setup
                 .workers
@@ -95,11 +95,13 @@ impl Alignment {
                     )?;
                     let (reference_better, reference_worse) =
                         (reference_better.detach(), reference_worse.detach());
-                    let margins = ((&better - &worse)? - (&reference_better - &reference_worse)?)?
+                    let shard_margins = ((&better - &worse)?
+                        - (&reference_better - &reference_worse)?)?
                         .to_vec1::<f32>()?;
-                    seen.lock()
+                    margins
+                        .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .extend(margins);
+                        .extend(shard_margins);
                     let loss = (dpo(&better, &worse, &reference_better, &reference_worse, beta)?
                         .sum_all()?
                         * (1.0 / groups.len().max(1) as f64))?;
@@ -109,12 +111,12 @@ impl Alignment {
                     }
                 })?;
         let norm = learner.apply(gradients)?;
-        let mut margins = seen
+        let mut margins = margins
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         margins.sort_by(f32::total_cmp);
         let n = margins.len().max(1) as f64;
-        let named = [
+        let metrics = [
             ("loss", loss),
             ("gradient_norm", norm),
             (
@@ -126,14 +128,14 @@ impl Alignment {
                 margins.iter().filter(|m| **m > 0.0).count() as f64 / n,
             ),
         ];
-        Ok(named
+        Ok(metrics
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect())
     }
 
-    /// One step on some of the corrections that mark an error; with `dense`, what was corrected
-    /// weighs more.
+    /// Takes one step on a batch of corrections that mark an error; `dense` weighs changed tokens
+    /// more.
     pub(super) fn dpo(
         &self,
         learner: &mut Learner,
@@ -142,7 +144,7 @@ impl Alignment {
         dense: bool,
     ) -> Result<RunMetrics, TrainError> {
         let config = &self.config.preference;
-        let (weighing, beta) = match dense {
+        let (weighting, beta) = match dense {
             true => (
                 TokenWeighting::Dense {
                     gamma: config.ddpo_gamma,
@@ -159,13 +161,13 @@ impl Alignment {
             learner,
             &self.setup.policy.model,
             &groups,
-            weighing,
+            weighting,
             beta,
             seed,
         )
     }
 
-    /// One step of self-play: the opponent answers, a person's caption is to be preferred.
+    /// Takes one step of self-play: human captions are preferred to the opponent's answers.
     pub(super) fn spin(
         &self,
         learner: &mut Learner,
@@ -174,7 +176,7 @@ impl Alignment {
         seed: u64,
     ) -> Result<RunMetrics, TrainError> {
         let policy = &self.setup.policy;
-        let drawn = self.answers(learner, opponent.clone(), images, seed, 1)?;
+        let sampled = self.answers(learner, opponent.clone(), images, seed, 1)?;
         let mut rng = SmallRng::seed_from_u64(seed);
         let pair = |group: AnswerGroup| {
             let human = self.setup.data.train[group.image]
@@ -192,7 +194,7 @@ impl Alignment {
                 ..group
             })
         };
-        let groups: Vec<AnswerGroup> = drawn
+        let groups: Vec<AnswerGroup> = sampled
             .into_iter()
             .map(pair)
             .collect::<Result<_, TrainError>>()?;
@@ -206,8 +208,8 @@ impl Alignment {
         )
     }
 
-    /// The corrections of an iteration among those that `which` names, each behind its image; a
-    /// batch of them an iteration, shuffled anew every pass.
+    /// Groups of the corrections `which` for one iteration: a batch, in a new random order each
+    /// pass.
     pub(super) fn corrected_groups(
         &self,
         which: &[usize],
@@ -219,7 +221,7 @@ impl Alignment {
             .iter()
             .map(|&i| self.corrected[which[i]].image)
             .collect();
-        let asked = ask(
+        let prompted = prompt_groups(
             &self.setup.policy,
             &images,
             self.train_features.views(),
@@ -228,8 +230,8 @@ impl Alignment {
         )?;
         Ok(chosen
             .iter()
-            .zip(&asked)
-            .map(|(&i, asked)| self.corrected[which[i]].group(asked))
+            .zip(&prompted)
+            .map(|(&i, prompted)| self.corrected[which[i]].group(prompted))
             .collect())
     }
 }

@@ -1,5 +1,5 @@
-//! Proximal policy optimisation: the policy answers, a frozen scorer rewards its words, and a few
-//! clipped steps follow (RLHF as in Ouyang et al., 2022, with a reward a token as in Wu et al.,
+//! Proximal policy optimization: the policy answers, a frozen scorer rewards its words, and a few
+//! clipped steps follow (RLHF as in Ouyang et al., 2022, with token rewards as in Wu et al.,
 //! "Fine-grained human feedback", 2023).
 
 use std::time::Instant;
@@ -8,36 +8,36 @@ use candle_core::{Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
 use super::{
-    answers::{AT_ONCE, AnswerGroup, AnswerSampling, AnswerShard, ask, draw},
+    answers::{AT_ONCE, AnswerGroup, AnswerSampling, AnswerShard, prompt_groups, sample_answers},
     config::PpoConfig,
     learner::Learner,
     log::RunMetrics,
-    reward::{self, ScoredClaim, at_the_end, claims, scored},
+    reward::{self, ScoredClaim, add_terminal, claims, scored_claims},
     run::Alignment,
 };
 use crate::{
     train::{
         TrainError,
-        gae::{Gae, whiten},
         labels::LabeledText,
         losses::{
+            gae::{Gae, whiten},
             kl::{AdaptiveKl, Estimator},
             policy::{Clip, PolicyTokens, clipped_share, policy_loss, ratios, value_loss},
         },
     },
-    vlm::decoder::llama::Regular,
+    vlm::decoder::Regular,
 };
 
-/// An answer with everything that is known about it before a step.
+/// Sampled answer with its log-probabilities, values and rewards, fixed before the update.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ScoredAnswer {
-    /// Under the policy that wrote it, a token each; empty where that was not asked for.
+    /// Log-probabilities under the policy that wrote it, one per token; empty unless requested.
     log_probs: Vec<f32>,
-    /// What was expected before each token; empty where that was not asked for.
+    /// Value estimates before each token; empty unless requested.
     values: Vec<f32>,
-    /// Under the reference.
+    /// Log-probabilities under the reference, one per token.
     reference: Vec<f32>,
-    /// Its claims and what the scorer makes of them.
+    /// Claims with the scorer's rewards.
     pub(super) claims: Vec<ScoredClaim>,
     text: String,
     image: usize,
@@ -45,19 +45,19 @@ pub(super) struct ScoredAnswer {
     ended: bool,
 }
 
-/// What an iteration's answers earned.
+/// Rewards of an iteration's answers.
 pub(super) struct IterationRewards {
-    /// By their claims, a token each.
+    /// Token rewards of each answer, from its claims.
     pub(super) claims: Vec<Vec<f32>>,
-    /// As a whole.
+    /// Terminal reward of each answer.
     pub(super) whole: Vec<f32>,
     metrics: RunMetrics,
 }
 
-/// What a step learns from: a shard's groups, and what was true of their tokens.
+/// Minibatch shard: groups and the rollout data of their tokens.
 struct Part {
     shard: AnswerShard,
-    written: PolicyTokens,
+    rollout: PolicyTokens,
 }
 
 fn mean(values: impl Iterator<Item = f32>) -> f64 {
@@ -66,7 +66,7 @@ fn mean(values: impl Iterator<Item = f32>) -> f64 {
 }
 
 impl Alignment {
-    /// Draws answers to an iteration's images from the present policy, or from `weights`.
+    /// Samples answers to an iteration's images from a policy with `weights`.
     pub(super) fn answers(
         &self,
         learner: &Learner,
@@ -75,19 +75,19 @@ impl Alignment {
         seed: u64,
         each: usize,
     ) -> Result<Vec<AnswerGroup>, TrainError> {
-        let asked = ask(
+        let prompted = prompt_groups(
             &self.setup.policy,
             images,
             self.train_features.views(),
             self.config.hidden_tokens,
             seed,
         )?;
-        let chunks: Vec<(usize, &[AnswerGroup])> = asked.chunks(AT_ONCE).enumerate().collect();
+        let chunks: Vec<(usize, &[AnswerGroup])> = prompted.chunks(AT_ONCE).enumerate().collect();
         let (model, eos) = (learner.frozen(weights)?, self.setup.policy.tokenizer.eos());
         let (temperature, max_tokens) = (self.config.temperature, self.config.max_tokens);
-        let drawn = self.setup.workers.map(&chunks, |(i, chunk)| {
+        let sampled = self.setup.workers.map(&chunks, |(i, chunk)| {
             let seed = seed.wrapping_add((i * AT_ONCE * each) as u64);
-            draw(
+            sample_answers(
                 &model,
                 &self.train_features,
                 eos,
@@ -100,11 +100,11 @@ impl Alignment {
                 },
             )
         })?;
-        Ok(drawn.into_iter().flatten().collect())
+        Ok(sampled.into_iter().flatten().collect())
     }
 
-    /// Returns what is known about answers, in the groups' order; with `own`, also under the policy
-    /// that wrote them.
+    /// Scores answers in the groups' order; with `own`, also computes log-probabilities and values
+    /// under the learner.
     pub(super) fn assess(
         &self,
         groups: &[AnswerGroup],
@@ -124,7 +124,7 @@ impl Alignment {
                 &[],
                 image_tokens,
             )?;
-            let judged = self.judge.judge(policy, &shard, temperature)?;
+            let frozen = self.judge.judge(policy, &shard, temperature)?;
             let (mut log_probs, mut values) = (Vec::new(), Vec::new());
             if let Some(value) = &value {
                 let states = shard.states(&model, Regular::default())?;
@@ -138,24 +138,25 @@ impl Alignment {
             for (i, group) in chunk.iter().enumerate() {
                 let finisher = self.judge.finisher(&shard.clear.get(i)?)?;
                 for tokens in &group.answers {
-                    let at = first..first + tokens.len();
-                    first = at.end;
+                    let range = first..first + tokens.len();
+                    first = range.end;
                     let text = policy.tokenizer.decode(tokens);
-                    let labelled = LabeledText::all_good(text.clone());
-                    let places: Vec<_> = labelled.token_ranges(&policy.tokenizer, tokens).collect();
+                    let labeled = LabeledText::all_good(text.clone());
+                    let token_ranges: Vec<_> =
+                        labeled.token_ranges(&policy.tokenizer, tokens).collect();
                     let rewards =
-                        judged.rewards(at.clone(), tokens, &policy.tokenizer, finisher.as_ref());
-                    let of = |values: &[f32]| {
+                        frozen.rewards(range.clone(), tokens, &policy.tokenizer, finisher.as_ref());
+                    let slice = |values: &[f32]| {
                         values
-                            .get(at.clone())
+                            .get(range.clone())
                             .map(<[f32]>::to_vec)
                             .unwrap_or_default()
                     };
                     out.push(ScoredAnswer {
-                        log_probs: of(&log_probs),
-                        values: of(&values),
-                        reference: of(&judged.reference),
-                        claims: scored(&claims(&text), &places, &rewards),
+                        log_probs: slice(&log_probs),
+                        values: slice(&values),
+                        reference: slice(&frozen.reference),
+                        claims: scored_claims(&claims(&text), &token_ranges, &rewards),
                         text,
                         image: group.image,
                         tokens: tokens.len(),
@@ -168,29 +169,30 @@ impl Alignment {
         Ok(assessed.into_iter().flatten().collect())
     }
 
-    /// Returns what answers earn.
+    /// Computes the token rewards and the terminal reward of each answer.
     pub(super) fn earn(&self, answers: &[ScoredAnswer]) -> IterationRewards {
         let shape = &self.config.reward;
-        let things = || {
+        let object_rewards = || {
             answers
                 .iter()
                 .flat_map(|a| &a.claims)
-                .filter(|c| c.thing)
+                .filter(|c| c.object)
                 .map(|c| c.reward)
         };
-        let center = shape.center.unwrap_or_else(|| {
+        let baseline = shape.center.unwrap_or_else(|| {
             mean(answers.iter().flat_map(|a| &a.claims).map(|c| c.reward)) as f32
         });
         let complete: Vec<f32> = answers
             .iter()
             .map(|a| reward::completeness(&a.text, &self.readings[a.image]))
             .collect();
-        let said: Vec<(usize, &str)> = answers.iter().map(|a| (a.image, a.text.as_str())).collect();
+        let texts: Vec<(usize, &str)> =
+            answers.iter().map(|a| (a.image, a.text.as_str())).collect();
         let consensus = self
             .consensus
             .as_ref()
-            .map_or_else(|| vec![0.0; said.len()], |c| c.cider_d(&said));
-        let written = |image: usize| {
+            .map_or_else(|| vec![0.0; texts.len()], |c| c.cider_d(&texts));
+        let references = |image: usize| {
             self.setup.data.train[image]
                 .captions
                 .iter()
@@ -198,19 +200,19 @@ impl Alignment {
         };
         let short: Vec<f32> = answers
             .iter()
-            .map(|a| reward::shortness(&a.text, written(a.image)))
+            .map(|a| reward::shortness(&a.text, references(a.image)))
             .collect();
         let parts = answers
             .iter()
             .zip(complete.iter().zip(&consensus).zip(&short));
         let n = answers.len().max(1) as f64;
-        let named = [
-            ("reward", mean(things())),
+        let metrics = [
+            ("reward", mean(object_rewards())),
             ("completeness", mean(complete.iter().copied())),
             ("consensus", consensus.iter().sum::<f64>() / n),
             ("shortness", mean(short.iter().copied())),
             ("tokens", mean(answers.iter().map(|a| a.tokens as f32))),
-            ("things", things().count() as f64 / n),
+            ("things", object_rewards().count() as f64 / n),
             (
                 "ended",
                 answers.iter().filter(|a| a.ended).count() as f64 / n,
@@ -219,19 +221,19 @@ impl Alignment {
         IterationRewards {
             claims: answers
                 .iter()
-                .map(|a| shape.of_claims(&a.claims, center, a.tokens))
+                .map(|a| shape.token_rewards(&a.claims, baseline, a.tokens))
                 .collect(),
             whole: parts
-                .map(|(a, ((c, d), short))| shape.of_answer(*c, *d as f32, *short, a.ended))
+                .map(|(a, ((c, d), short))| shape.terminal(*c, *d as f32, *short, a.ended))
                 .collect(),
-            metrics: named
+            metrics: metrics
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
         }
     }
 
-    /// One iteration; with `sequence`, what the claims earn is paid as a sum at the end.
+    /// Runs one PPO iteration; `sequence` pays the sum of the token rewards at the end.
     pub(super) fn ppo(
         &self,
         learner: &mut Learner,
@@ -240,7 +242,7 @@ impl Alignment {
         seed: u64,
         sequence: bool,
     ) -> Result<RunMetrics, TrainError> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let groups = self.answers(
             learner,
             learner.weights()?,
@@ -248,18 +250,18 @@ impl Alignment {
             seed,
             self.config.samples,
         )?;
-        let drawn = begun.elapsed().as_secs_f64();
+        let rollout_seconds = start.elapsed().as_secs_f64();
         let answers = self.assess(&groups, learner, true)?;
         let earned = self.earn(&answers);
         let mut metrics = earned.metrics.clone();
         metrics.extend([
-            ("rollout_seconds".to_owned(), drawn),
+            ("rollout_seconds".to_owned(), rollout_seconds),
             (
                 "assess_seconds".to_owned(),
-                begun.elapsed().as_secs_f64() - drawn,
+                start.elapsed().as_secs_f64() - rollout_seconds,
             ),
         ]);
-        let written = written(
+        let rollouts = rollouts(
             &answers,
             &earned,
             &self.config.ppo,
@@ -267,20 +269,23 @@ impl Alignment {
             sequence,
             self.config.samples,
         );
-        let distance = |estimator: Estimator| {
+        let kl_per_answer = |estimator: Estimator| {
             let tokens = answers
                 .iter()
                 .flat_map(|a| a.log_probs.iter().zip(&a.reference));
             tokens
-                .map(|(own, reference)| f64::from(estimator.of(*own, *reference)))
+                .map(|(own, reference)| f64::from(estimator.estimate(*own, *reference)))
                 .sum::<f64>()
                 / answers.len().max(1) as f64
         };
-        // In the mean over so many tokens the estimate is steady enough; K3 explodes on a single
-        // token that the reference all but excludes.
-        let nats = distance(Estimator::K1);
-        metrics.extend([("kl".to_owned(), nats), ("kl_beta".to_owned(), kl.beta)]);
-        kl.update(nats, answers.len());
+        // K1, because its mean over so many tokens is steady, while one token that the reference
+        // all but excludes makes K3 explode.
+        let kl_estimate = kl_per_answer(Estimator::K1);
+        metrics.extend([
+            ("kl".to_owned(), kl_estimate),
+            ("kl_beta".to_owned(), kl.beta),
+        ]);
+        kl.update(kl_estimate, answers.len());
         let mut order: Vec<usize> = (0..groups.len()).collect();
         let mut steps: Vec<RunMetrics> = Vec::new();
         for epoch in 0..self.config.ppo.epochs {
@@ -291,7 +296,7 @@ impl Alignment {
                 steps.push(self.ppo_step(
                     learner,
                     &groups,
-                    &written,
+                    &rollouts,
                     batch,
                     seed ^ steps.len() as u64,
                 )?);
@@ -306,12 +311,12 @@ impl Alignment {
         Ok(metrics)
     }
 
-    /// One optimiser step on some of the groups, whose answers are written down in their order.
+    /// Takes one optimizer step on the groups `batch`.
     fn ppo_step(
         &self,
         learner: &mut Learner,
         groups: &[AnswerGroup],
-        written: &[PolicyTokens],
+        rollouts: &[PolicyTokens],
         batch: &[usize],
         seed: u64,
     ) -> Result<RunMetrics, TrainError> {
@@ -327,11 +332,13 @@ impl Alignment {
             .zip(batch.chunks(part))
             .map(|(shard, groups)| {
                 let mut all = PolicyTokens::default();
-                groups.iter().for_each(|&group| all.extend(&written[group]));
+                groups
+                    .iter()
+                    .for_each(|&group| all.extend(&rollouts[group]));
                 all.weights = vec![1.0 / total.max(1) as f32; all.log_probs.len()];
                 Part {
                     shard,
-                    written: all,
+                    rollout: all,
                 }
             })
             .collect();
@@ -341,7 +348,7 @@ impl Alignment {
             value: config.value_clip,
             log_ratio: config.log_ratio,
         };
-        let seen = std::sync::Mutex::new(Vec::new());
+        let figures = std::sync::Mutex::new(Vec::new());
         let (loss, gradients) =
             self.setup
                 .workers
@@ -354,22 +361,23 @@ impl Alignment {
                         &part.shard.own,
                         self.config.temperature,
                     )?;
-                    let policy = policy_loss(&own, &part.written, &clip)?;
+                    let policy = policy_loss(&own, &part.rollout, &clip)?;
                     let values = select(&learner.value()?.values(&states)?, &part.shard.own)?;
-                    let value = value_loss(&values, &part.written, &clip)?;
+                    let value = value_loss(&values, &part.rollout, &clip)?;
                     let share = clipped_share(
-                        &ratios(&own, &part.written, &clip)?.to_vec1::<f32>()?,
-                        &part.written.weights,
+                        &ratios(&own, &part.rollout, &clip)?.to_vec1::<f32>()?,
+                        &part.rollout.weights,
                         &clip,
                     );
-                    let figures = (
+                    let shard_figures = (
                         f64::from(policy.to_scalar::<f32>()?),
                         f64::from(value.to_scalar::<f32>()?),
                         share,
                     );
-                    seen.lock()
+                    figures
+                        .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .push(figures);
+                        .push(shard_figures);
                     let loss = (policy + (value * config.value_weight)?)?;
                     match self.human_loss(&part.shard, &model, &states, human)? {
                         Some(human) => loss + human,
@@ -377,20 +385,20 @@ impl Alignment {
                     }
                 })?;
         let norm = learner.apply(gradients)?;
-        let mut seen = seen
+        let mut figures = figures
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // The workers end in any order, and sums of floats depend on theirs.
-        seen.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let sum = |of: fn(&(f64, f64, f64)) -> f64| seen.iter().map(of).sum::<f64>();
-        let named = [
+        // Workers finish in any order, and a floating-point sum depends on it.
+        figures.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let sum = |part: fn(&(f64, f64, f64)) -> f64| figures.iter().map(part).sum::<f64>();
+        let metrics = [
             ("loss", loss),
             ("policy_loss", sum(|f| f.0)),
             ("value_loss", sum(|f| f.1)),
-            ("clipped", sum(|f| f.2) / seen.len().max(1) as f64),
+            ("clipped", sum(|f| f.2) / figures.len().max(1) as f64),
             ("gradient_norm", norm),
         ];
-        Ok(named
+        Ok(metrics
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect())
@@ -401,9 +409,9 @@ fn select(values: &Tensor, which: &[u32]) -> CandleResult<Tensor> {
     values.index_select(&Tensor::new(which, values.device())?, 0)
 }
 
-/// Rewards, advantages (whitened over all tokens) and returns of every group's answers, `each` a
-/// group, behind one another.
-fn written(
+/// Rollout tokens of each group (`each` answers a group): rewards with KL penalty, advantages
+/// (whitened over all tokens) and returns.
+fn rollouts(
     answers: &[ScoredAnswer],
     earned: &IterationRewards,
     config: &PpoConfig,
@@ -421,12 +429,14 @@ fn written(
             true => (vec![0.0; claims.len()], claims.iter().sum::<f32>() + whole),
             false => (claims.clone(), *whole),
         };
-        at_the_end(&mut rewards, end);
-        let charged = answer.log_probs.iter().zip(&answer.reference);
+        add_terminal(&mut rewards, end);
+        let log_prob_pairs = answer.log_probs.iter().zip(&answer.reference);
         rewards
             .iter_mut()
-            .zip(charged)
-            .for_each(|(r, (own, reference))| *r -= beta * Estimator::K1.of(*own, *reference));
+            .zip(log_prob_pairs)
+            .for_each(|(r, (own, reference))| {
+                *r -= beta * Estimator::K1.estimate(*own, *reference)
+            });
         let (advantages, returns) = gae.advantages(&rewards, &answer.values);
         all.push(PolicyTokens {
             log_probs: answer.log_probs.clone(),
@@ -443,9 +453,9 @@ fn written(
     let mask = vec![true; flat.len()];
     whiten(&mut flat, &mask);
     let mut rest = flat.as_slice();
-    for written in &mut all {
-        let (own, after) = rest.split_at(written.advantages.len());
-        written.advantages.copy_from_slice(own);
+    for rollout in &mut all {
+        let (own, after) = rest.split_at(rollout.advantages.len());
+        rollout.advantages.copy_from_slice(own);
         rest = after;
     }
     let group = |answers: &[PolicyTokens]| {
@@ -461,7 +471,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_score_of_an_answer_is_paid_on_its_end_and_distance_on_every_token() {
+    fn rollouts_sequence_pays_claims_at_the_end_and_kl_on_every_token() {
         let config = PpoConfig {
             epochs: 1,
             minibatches: 1,
@@ -491,15 +501,15 @@ mod tests {
             whole: vec![2.0, 7.0],
             metrics: RunMetrics::new(),
         };
-        // Distance costs .25 a token.
-        let tokens = written(&answers, &earned, &config, 0.5, false, 2);
+        // The KL penalty is .25 per token.
+        let tokens = rollouts(&answers, &earned, &config, 0.5, false, 2);
         assert_eq!(tokens.len(), 1, "both answers belong to one image");
         assert_eq!(
             tokens[0].returns,
             [2.25, 2.5, 1.75, 6.5, 6.75],
             "the second token earned one, the last one two, and the second answer its own"
         );
-        let whole = written(&answers, &earned, &config, 0.5, true, 2);
+        let whole = rollouts(&answers, &earned, &config, 0.5, true, 2);
         assert_eq!(
             whole[0].returns,
             [2.25, 2.5, 2.75, 6.5, 6.75],

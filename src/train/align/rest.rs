@@ -1,14 +1,12 @@
-//! ReST: the policy draws, the answers above a rising bar are imitated.
+//! ReST (Gulcehre et al., 2023, <https://arxiv.org/abs/2308.08998>): the policy imitates its own
+//! answers that score above a rising threshold.
 
 use super::{answers::AnswerGroup, learner::Learner, log::RunMetrics, run::Alignment};
-use crate::train::{
-    Tensors, TrainError,
-    losses::filter::{above_quantile, rising},
-};
+use crate::train::{Tensors, TrainError};
 
 impl Alignment {
-    /// One step on the best of the answers that `grown`, the policy at the beginning of the round,
-    /// draws.
+    /// Takes one step on the best of the answers sampled from `grown`, the policy at the beginning
+    /// of the round.
     pub(super) fn rest(
         &self,
         learner: &mut Learner,
@@ -26,18 +24,18 @@ impl Alignment {
             .map(|(claims, whole)| claims.iter().sum::<f32>() + whole)
             .collect();
         let config = &self.config.rest;
-        let kept = above_quantile(
+        let mask = above_quantile(
             &scores,
-            rising(config.first_share, config.last_share, round, config.rounds),
+            rejected_share(config.first_share, config.last_share, round, config.rounds),
         );
-        let mut kept = kept.into_iter();
+        let mut mask = mask.into_iter();
         let best: Vec<AnswerGroup> = groups
             .into_iter()
             .map(|group| AnswerGroup {
                 answers: group
                     .answers
                     .into_iter()
-                    .filter(|_| kept.next() == Some(true))
+                    .filter(|_| mask.next() == Some(true))
                     .collect(),
                 ..group
             })
@@ -49,5 +47,53 @@ impl Alignment {
             scores.iter().map(|s| f64::from(*s)).sum::<f64>() / scores.len().max(1) as f64,
         );
         Ok(metrics)
+    }
+}
+
+/// Mask of the scores at or above the quantile `share`; a share of 0 keeps all.
+fn above_quantile(scores: &[f32], share: f64) -> Vec<bool> {
+    let mut sorted = scores.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let threshold = sorted
+        .get(((share * scores.len() as f64) as usize).min(scores.len().saturating_sub(1)))
+        .copied();
+    scores
+        .iter()
+        .map(|score| threshold.is_some_and(|threshold| *score >= threshold))
+        .collect()
+}
+
+/// Rejected share in round `round` of `rounds`, rising from `first` to `last` in equal steps.
+fn rejected_share(first: f64, last: f64, round: usize, rounds: usize) -> f64 {
+    let progress = if rounds > 1 {
+        round.min(rounds - 1) as f64 / (rounds - 1) as f64
+    } else {
+        1.0
+    };
+    first + (last - first) * progress
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn above_quantile_half_keeps_the_best_half() {
+        assert_eq!(
+            above_quantile(&[0.1, 0.9, 0.5, 0.7], 0.5),
+            [false, true, false, true]
+        );
+        assert_eq!(above_quantile(&[0.1, 0.9], 0.0), [true, true]);
+        assert_eq!(above_quantile(&[0.5, 0.5], 1.0), [true, true], "ties stay");
+        assert!(above_quantile(&[], 0.5).is_empty());
+    }
+
+    #[test]
+    fn rejected_share_rises_in_equal_steps() {
+        assert_eq!(
+            [0, 1, 2].map(|round| rejected_share(0.5, 0.9, round, 3)),
+            [0.5, 0.7, 0.9]
+        );
+        assert_eq!(rejected_share(0.5, 0.9, 0, 1), 0.9);
     }
 }

@@ -1,5 +1,5 @@
-//! What answers earn: rewards of a frozen scorer on the words that claim something, and what an
-//! answer earns as a whole.
+//! Rewards of answers: a frozen scorer's token rewards on claims (object mentions, colors,
+//! numbers), and the terminal reward.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -22,45 +22,46 @@ use crate::{
         policy::Policy,
         scorers::{Net, ScorerInput},
     },
-    vlm::{decoder::llama::Regular, ops, tokenizer::TextTokenizer},
+    vlm::{decoder::Regular, ops, tokenizer::TextTokenizer},
 };
 
-/// The frozen side of a run: the reference policy, and the scorer, which never learns.
+/// Frozen models of a run: the standalone scorer with its calibration and evidence. The reference
+/// policy is the run's own.
 pub(super) struct FrozenModels {
     net: Net,
     calibration: Calibration,
     evidence: Option<Arc<Evidence>>,
 }
 
-/// What the frozen side says of some tokens.
+/// Outputs of the frozen models for some tokens.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FrozenOutputs {
-    /// Rewards of the scorer, 0 to 1.
+    /// Calibrated rewards of the scorer, 0 to 1.
     rewards: Vec<f32>,
-    /// Log-probabilities under the reference at the policy's temperature.
+    /// Log-probabilities under the reference at the policy's sampling temperature.
     pub(super) reference: Vec<f32>,
-    /// Log-probabilities under the reference itself, which the rewards know.
+    /// Log-probabilities under the reference at temperature 1, an input of the calibration.
     plain: Vec<f32>,
 }
 
 impl FrozenOutputs {
-    /// The rewards of one answer, whose tokens are `at` of all: those that a server would give.
+    /// Final rewards of one answer, whose tokens are at `range`, as a server computes them.
     pub(super) fn rewards(
         &self,
-        at: Range<usize>,
+        range: Range<usize>,
         tokens: &[u32],
         tokenizer: &TextTokenizer,
         finisher: Option<&Finisher>,
     ) -> Vec<f32> {
-        let of = |values: &[f32]| {
+        let slice = |values: &[f32]| {
             values
-                .get(at.clone())
+                .get(range.clone())
                 .map(<[f32]>::to_vec)
                 .unwrap_or_default()
         };
         let mut scored = scorer::TextRewards {
-            rewards: of(&self.rewards),
-            log_probabilities: of(&self.plain),
+            rewards: slice(&self.rewards),
+            log_probabilities: slice(&self.plain),
         };
         if let Some(finisher) = finisher {
             finisher.finish_scored(tokens.iter().map(|&id| tokenizer.bytes(id)), &mut scored);
@@ -70,19 +71,19 @@ impl FrozenOutputs {
 }
 
 impl FrozenModels {
-    /// The detached scorer of the policy's bundle: it shares no weight with the policy, so that it
-    /// cannot be bent by what it judges.
+    /// Opens the standalone scorer of the policy's bundle. It shares no weights with the policy, so
+    /// training cannot move it.
     pub(super) fn open(policy: &Policy) -> Result<Self, TrainError> {
         let missing = || {
             TrainError::Run(format!(
-                "bundle {}: there is no detached scorer to learn from",
+                "bundle {}: no standalone scorer (detached) to take rewards from",
                 policy.name
             ))
         };
         let calibration = compared_scorers::calibrations(policy)?
             .remove(&RewardKind::Detached)
             .ok_or_else(missing)?;
-        let scorer = compared_scorers::of_bundle(policy)?
+        let scorer = compared_scorers::from_bundle(policy)?
             .into_iter()
             .find(|c| c.name == RewardKind::Detached.name())
             .ok_or_else(missing)?;
@@ -101,20 +102,20 @@ impl FrozenModels {
         }
     }
 
-    /// Returns what finishes the rewards of answers about an image, `(image_tokens, channels)`,
-    /// where the bundle has evidence of what images show.
+    /// Finisher of rewards about an image `(image_tokens, channels)`; `None` if the bundle has no
+    /// evidence model.
     pub(super) fn finisher(&self, image: &Tensor) -> CandleResult<Option<Finisher>> {
-        let of = |evidence: &Arc<Evidence>| {
+        let finisher = |evidence: &Arc<Evidence>| {
             Ok(Finisher::new(
                 Arc::clone(evidence),
                 evidence.evaluate(image)?,
                 WrittenBy::Policy,
             ))
         };
-        self.evidence.as_ref().map(of).transpose()
+        self.evidence.as_ref().map(finisher).transpose()
     }
 
-    /// Judges the answers of a shard, token by token.
+    /// Scores the answers of a shard, token by token.
     pub(super) fn judge(
         &self,
         policy: &Policy,
@@ -139,11 +140,11 @@ impl FrozenModels {
         };
         let scores = self
             .net
-            .score(&pass.seeing(&shard.clear), Regular::default())?
+            .score(&pass.with_images(&shard.clear), Regular::default())?
             .logits
             .index_select(&own, 0)?;
-        // The scorer is helped by the reference's log-probability, not by the policy's: being sure
-        // of itself must not pay.
+        // The calibration reads the reference's log-probability, not the policy's: growing
+        // confident must not raise rewards.
         Ok(FrozenOutputs {
             rewards: scores
                 .to_vec1::<f32>()?
@@ -157,19 +158,18 @@ impl FrozenModels {
     }
 }
 
-/// A word of an answer that claims something.
+/// Word of an answer that makes a checkable claim.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Claim {
-    /// Its bytes.
+    /// Byte range of the word.
     pub(super) range: Range<usize>,
-    /// The thing that it names; `None` for a colour or a number.
-    pub(super) thing: Option<ConceptId>,
-    /// Indicates whether the answer named the same thing before.
+    /// Object that the word names; `None` for a color or number.
+    pub(super) object: Option<ConceptId>,
+    /// `true` if the answer named the same object before.
     pub(super) again: bool,
 }
 
-/// The words of a text that claim something, in order: things, colours and numbers. All others earn
-/// nothing.
+/// Object mentions, colors and numbers of a text, in order. All other words earn nothing.
 pub(super) fn claims(text: &str) -> Vec<Claim> {
     let lexicon = Lexicon::shared();
     let mut seen = BTreeSet::new();
@@ -177,14 +177,14 @@ pub(super) fn claims(text: &str) -> Vec<Claim> {
     for phrase in lexicon.phrases(text) {
         let attributes = phrase.colors.iter().chain(&phrase.count).map(|a| Claim {
             range: a.range.clone(),
-            thing: None,
+            object: None,
             again: false,
         });
         out.extend(attributes);
         let concept = phrase.mention.concept;
         out.push(Claim {
             range: phrase.mention.range,
-            thing: Some(concept),
+            object: Some(concept),
             again: !seen.insert(concept),
         });
     }
@@ -192,28 +192,28 @@ pub(super) fn claims(text: &str) -> Vec<Claim> {
     out
 }
 
-/// A claim with what the scorer makes of it.
+/// Claim with its reward.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ScoredClaim {
-    /// The token that completes the word: what the word earns, it earns there.
+    /// Index of the last token of the word, which receives the reward.
     pub(super) token: usize,
-    /// The lowest reward of its tokens.
+    /// Lowest reward of the word's tokens.
     pub(super) reward: f32,
-    /// Indicates whether it names a thing.
-    pub(super) thing: bool,
-    /// Indicates whether that thing was named before.
+    /// `true` for an object mention.
+    pub(super) object: bool,
+    /// `true` if the object was named before.
     pub(super) again: bool,
 }
 
-/// Scores claims by the rewards of the answer's tokens, whose bytes are `places`.
-pub(super) fn scored(
+/// Scores claims by the rewards of the answer's tokens, given the tokens' byte ranges.
+pub(super) fn scored_claims(
     claims: &[Claim],
-    places: &[Range<usize>],
+    token_ranges: &[Range<usize>],
     rewards: &[f32],
 ) -> Vec<ScoredClaim> {
-    let of = |claim: &Claim| {
+    let score = |claim: &Claim| {
         let hits = || {
-            places.iter().enumerate().filter(|(_, p)| {
+            token_ranges.iter().enumerate().filter(|(_, p)| {
                 !p.is_empty() && p.start < claim.range.end && claim.range.start < p.end
             })
         };
@@ -223,44 +223,48 @@ pub(super) fn scored(
         Some(ScoredClaim {
             token: hits().next_back()?.0,
             reward,
-            thing: claim.thing.is_some(),
+            object: claim.object.is_some(),
             again: claim.again,
         })
     };
-    claims.iter().filter_map(of).collect()
+    claims.iter().filter_map(score).collect()
 }
 
 impl RewardShape {
-    /// Returns what each of an answer's `tokens` earns by its claims. Naming a thing once more
-    /// earns nothing, and may cost.
-    pub(super) fn of_claims(&self, claims: &[ScoredClaim], center: f32, tokens: usize) -> Vec<f32> {
+    /// Reward of each of the answer's `tokens` from its claims. A repeated object mention earns
+    /// nothing and may cost.
+    pub(super) fn token_rewards(
+        &self,
+        claims: &[ScoredClaim],
+        baseline: f32,
+        tokens: usize,
+    ) -> Vec<f32> {
         let mut out = vec![0.0; tokens];
         for claim in claims {
-            let earned = (claim.reward - center) * if claim.thing { 1.0 } else { self.attributes };
+            let earned =
+                (claim.reward - baseline) * if claim.object { 1.0 } else { self.attributes };
             out[claim.token] += if claim.again { earned.min(0.0) } else { earned };
         }
         out
     }
 
-    /// What an answer earns as a whole, at its last token: `complete` is the share of what people
-    /// agree on that it names, `consensus` its CIDEr-D, `short` the share of people's length that
-    /// it lacks.
-    pub(super) fn of_answer(&self, complete: f32, consensus: f32, short: f32, ended: bool) -> f32 {
+    /// Terminal reward of an answer: `complete` is the share of commonly named nouns that it
+    /// supports, `consensus` its CIDEr-D, `short` the missing share of the human length.
+    pub(super) fn terminal(&self, complete: f32, consensus: f32, short: f32, ended: bool) -> f32 {
         let lost = self.brevity * short + if ended { 0.0 } else { self.missing_end };
         self.completeness * complete + self.consensus * consensus - lost
     }
 }
 
-/// Puts what an answer earns as a whole on its last token, its end where it has one: never behind
-/// it, where nothing is learnt.
-pub(super) fn at_the_end(rewards: &mut [f32], earned: f32) {
+/// Adds the terminal reward to the last token, the end token if the answer has one.
+pub(super) fn add_terminal(rewards: &mut [f32], earned: f32) {
     if let Some(last) = rewards.last_mut() {
         *last += earned;
     }
 }
 
-/// The share of the references' mean length in words that a text lacks; 0 where it is as long, or
-/// there are none.
+/// Missing share of the references' mean length in words; 0 if the text is as long or there are no
+/// references.
 pub(super) fn shortness<'a>(text: &str, references: impl ExactSizeIterator<Item = &'a str>) -> f32 {
     let words = |text: &str| {
         text.split_whitespace()
@@ -276,19 +280,19 @@ pub(super) fn shortness<'a>(text: &str, references: impl ExactSizeIterator<Item 
     }
 }
 
-/// The share of the nouns that two people named which a text supports; 1 where there are none.
+/// Share of the nouns named by two people that a text supports; 1 if there are none.
 pub(super) fn completeness(text: &str, references: &[Reading]) -> f32 {
     let lexicon = Lexicon::shared();
-    let asked = objects::often_named(&references.iter().collect::<Vec<_>>());
-    if asked.is_empty() {
+    let named = objects::often_named(&references.iter().collect::<Vec<_>>());
+    if named.is_empty() {
         return 1.0;
     }
-    let said = Reading::new(lexicon, text);
-    asked
+    let reading = Reading::new(lexicon, text);
+    named
         .iter()
-        .filter(|&&concept| said.support(lexicon, concept) == Support::Named)
+        .filter(|&&concept| reading.support(lexicon, concept) == Support::Named)
         .count() as f32
-        / asked.len() as f32
+        / named.len() as f32
 }
 
 #[cfg(test)]
@@ -305,21 +309,25 @@ mod tests {
     };
 
     #[test]
-    fn words_that_claim_earn_at_their_last_token_and_others_nothing() {
+    fn token_rewards_claims_earn_at_their_last_token() {
         // "A| red| fris|bee| .|<end>"
         let text = "A red frisbee.";
-        let places = [0..1, 2..5, 6..10, 10..13, 13..14, 14..14];
-        let claims = scored(&claims(text), &places, &[0.9, 0.3, 0.8, 0.2, 0.9, 0.9]);
+        let token_ranges = [0..1, 2..5, 6..10, 10..13, 13..14, 14..14];
+        let claims = scored_claims(
+            &claims(text),
+            &token_ranges,
+            &[0.9, 0.3, 0.8, 0.2, 0.9, 0.9],
+        );
         let found: Vec<(usize, f32, bool)> = claims
             .iter()
-            .map(|c| (c.token, c.reward, c.thing))
+            .map(|c| (c.token, c.reward, c.object))
             .collect();
         assert_eq!(
             found,
             [(1, 0.3, false), (3, 0.2, true)],
             "a word is worth its worst token"
         );
-        let earned = SHAPE.of_claims(&claims, 0.5, 6);
+        let earned = SHAPE.token_rewards(&claims, 0.5, 6);
         let want = [0.0, -0.1, 0.0, -0.3, 0.0, 0.0];
         earned
             .iter()
@@ -328,28 +336,29 @@ mod tests {
     }
 
     #[test]
-    fn saying_it_twice_does_not_pay_twice() {
+    fn token_rewards_repeated_mention_earns_nothing_but_costs() {
         let text = "A dog and a dog.";
-        let places = [0..1, 2..5, 6..9, 10..11, 12..15, 15..16];
-        let claims = scored(&claims(text), &places, &[0.9; 6]);
-        let earned = SHAPE.of_claims(&claims, 0.5, 6);
+        let token_ranges = [0..1, 2..5, 6..9, 10..11, 12..15, 15..16];
+        let claims = scored_claims(&claims(text), &token_ranges, &[0.9; 6]);
+        let earned = SHAPE.token_rewards(&claims, 0.5, 6);
         assert!(
             (earned.iter().sum::<f32>() - 0.4).abs() < 1e-6 && earned[4] == 0.0,
             "{earned:?}"
         );
-        let doubted = scored(&self::claims(text), &places, &[0.1; 6]);
+        let low = scored_claims(&self::claims(text), &token_ranges, &[0.1; 6]);
         assert!(
-            (SHAPE.of_claims(&doubted, 0.5, 6).iter().sum::<f32>() + 0.8).abs() < 1e-6,
+            (SHAPE.token_rewards(&low, 0.5, 6).iter().sum::<f32>() + 0.8).abs() < 1e-6,
             "but it costs twice"
         );
     }
 
     #[test]
-    fn what_an_answer_earns_lands_on_its_end_and_never_behind_it() {
+    fn add_terminal_lands_on_the_end_token() {
         let eos = 3u32;
         let answers = [vec![7, 8, eos], vec![9, eos]];
         let mut flat: Vec<Vec<f32>> = answers.iter().map(|a| vec![0.0; a.len()]).collect();
-        flat.iter_mut().for_each(|rewards| at_the_end(rewards, 5.0));
+        flat.iter_mut()
+            .for_each(|rewards| add_terminal(rewards, 5.0));
         for (tokens, rewards) in answers.iter().zip(&flat) {
             let paid: Vec<u32> = tokens
                 .iter()
@@ -360,23 +369,23 @@ mod tests {
             assert_eq!(
                 (paid, rewards.len()),
                 (vec![eos], tokens.len()),
-                "nothing but tokens of the answer exists to be paid"
+                "no reward outside the answer"
             );
         }
-        assert_eq!(SHAPE.of_answer(0.5, 2.0, 0.0, true), 1.2);
-        assert!((SHAPE.of_answer(0.5, 2.0, 0.25, false) + 0.3).abs() < 1e-6);
+        assert_eq!(SHAPE.terminal(0.5, 2.0, 0.0, true), 1.2);
+        assert!((SHAPE.terminal(0.5, 2.0, 0.25, false) + 0.3).abs() < 1e-6);
     }
 
     #[test]
-    fn an_answer_is_short_by_what_it_lacks_of_the_usual_length() {
+    fn shortness_is_the_missing_share_of_the_mean_length() {
         let people = ["A dog runs in deep snow .", "A dog ."];
-        let of = |text: &str| shortness(text, people.iter().copied());
+        let short = |text: &str| shortness(text, people.iter().copied());
         assert_eq!(
             (
-                of(""),
-                of("A dog"),
-                of("A dog in the snow"),
-                of("A dog in the snow on a hill")
+                short(""),
+                short("A dog"),
+                short("A dog in the snow"),
+                short("A dog in the snow on a hill")
             ),
             (1.0, 0.5, 0.0, 0.0)
         );
@@ -384,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn completeness_asks_for_what_two_people_named() {
+    fn completeness_counts_nouns_named_by_two_people() {
         let lexicon = Lexicon::shared();
         let references: Vec<Reading> = [
             "A dog in the snow.",

@@ -1,5 +1,5 @@
-//! The loop that all methods share: iterations, a look at what comes of them, a checkpoint after
-//! each look that is passed, a bundle in the end.
+//! Training loop shared by all methods: iterations, periodic evaluation, a checkpoint after each
+//! evaluation within bounds, and a bundle at the end.
 
 use std::{fs, path::Path};
 
@@ -39,7 +39,7 @@ use crate::{
     },
 };
 
-/// An alignment that is ready to run, or to go on.
+/// Alignment run, ready to start or resume.
 pub struct Alignment {
     pub(super) method: Method,
     pub(super) config: AlignConfig,
@@ -50,28 +50,28 @@ pub struct Alignment {
     pub(super) judge: FrozenModels,
     pub(super) stats: CaptionStats,
     pub(super) corrected: Vec<CorrectionTokens>,
-    /// The training images of which people said what they show.
+    /// Training images with human captions.
     described: Vec<usize>,
-    /// What people named, by training image.
+    /// Parsed human captions by training image.
     pub(super) readings: Vec<Vec<Reading>>,
-    /// What people wrote about training images, where it is rewarded.
+    /// CIDEr-D statistics of the training captions, if they are rewarded.
     pub(super) consensus: Option<Consensus>,
 }
 
-/// What a run's directory says of how it began; a run that goes on must have begun the same way.
+/// Settings that a run directory records; a resumed run must match them.
 #[derive(Serialize)]
-struct Begun<'a> {
+struct RunRecord<'a> {
     version: &'static str,
     method: Method,
     config: &'a AlignConfig,
-    /// SHA-256 of what was learnt from.
+    /// SHA-256 of the training data and weights.
     hashes: std::collections::BTreeMap<String, String>,
 }
 
-/// What an iteration changes beside the learner.
+/// State besides the learner that an iteration changes.
 struct State {
     kl: AdaptiveKl,
-    /// The policy at the beginning of the round, for methods that have rounds.
+    /// Policy at the beginning of the round, for methods with rounds.
     opponent: Tensors,
 }
 
@@ -80,10 +80,10 @@ const BETA: &str = "kl_beta";
 const STEPS: &str = "optimiser_steps";
 
 impl Alignment {
-    /// Reads policy, data and corrections (which the first run with the same settings makes).
+    /// Reads policy, data and corrections; the first run with the same settings computes them.
     ///
     /// # Errors
-    /// When the configuration, the data, the policy or the run directory is not usable.
+    /// When the configuration, the data, the policy or the run directory is invalid.
     pub fn prepare(
         method: Method,
         config: AlignConfig,
@@ -139,7 +139,7 @@ impl Alignment {
         );
         let run = RunDir::open(
             out,
-            &Begun {
+            &RunRecord {
                 version: env!("CARGO_PKG_VERSION"),
                 method,
                 config: &config,
@@ -166,8 +166,7 @@ impl Alignment {
             .collect();
         let consensus = (config.reward.consensus != 0.0).then(|| Consensus::new(&references));
         let stats = CaptionStats::new(train, lexicon);
-        // Of an image whose answers people only began to correct there is nothing to measure an
-        // answer by.
+        // An image without captions has no references to measure an answer by.
         let described = (0..train.len())
             .filter(|&i| !train[i].captions.is_empty())
             .collect();
@@ -187,12 +186,12 @@ impl Alignment {
         })
     }
 
-    /// Runs to the end, or until something breaks, and writes `RUNDIR/bundle`: the averaged policy
-    /// with the detached scorer of the bundle that it began with.
+    /// Trains to the end, or until a metric leaves its bounds, and writes `RUNDIR/bundle`: the
+    /// averaged policy with the standalone scorer of the initial bundle.
     ///
     /// # Errors
-    /// When an iteration fails, or a figure leaves its bounds: the error says which;
-    /// `RUNDIR/bundle` then holds the last policy that passed.
+    /// When an iteration fails or a metric leaves its bounds; the error names it, and
+    /// `RUNDIR/bundle` holds the last policy within bounds.
     pub fn train(&self, name: &str, version: &str) -> Result<(), TrainError> {
         let mut learner = self.learner()?;
         let mut state = State {
@@ -213,15 +212,15 @@ impl Alignment {
             max_tokens: self.config.max_tokens,
         };
         if log.first("watch/recall").is_none() {
-            log.write(0, watch.look(&self.setup.policy.model)?)?;
+            log.write(0, watch.evaluate(&self.setup.policy.model)?)?;
         }
         let total = self.config.corrections.iterations + self.config.iterations;
         let bar = progress(total, done);
         let mut recent = RunMetrics::new();
         for iteration in done..total {
-            let begun = std::time::Instant::now();
+            let start = std::time::Instant::now();
             let mut metrics = self.iterate(&mut learner, &mut state, iteration)?;
-            metrics.insert("seconds".into(), begun.elapsed().as_secs_f64());
+            metrics.insert("seconds".into(), start.elapsed().as_secs_f64());
             metrics.extend(peak_memory_mib().map(|mib| ("peak_memory_mib".to_owned(), mib)));
             if let Some((figure, value)) = metrics.iter().find(|(_, value)| !value.is_finite()) {
                 return self.stop(
@@ -240,11 +239,18 @@ impl Alignment {
             );
             recent.extend(metrics.clone());
             if (iteration + 1) % self.config.watch.every == 0 || iteration + 1 == total {
-                metrics.extend(watch.look(&learner.frozen(learner.averages()?)?)?);
+                metrics.extend(watch.evaluate(&learner.frozen(learner.averages()?)?)?);
                 recent.extend(metrics.clone());
-                let broken = self.config.watch.broken(|name| log.first(name), &recent);
+                let broken = self
+                    .config
+                    .watch
+                    .violated_bound(|name| log.first(name), &recent);
                 bar.suspend(|| {
-                    crate::train::tell(format_args!("{}: {}", iteration + 1, shown(&metrics)))
+                    crate::train::report_progress(format_args!(
+                        "{}: {}",
+                        iteration + 1,
+                        summary(&metrics)
+                    ))
                 });
                 log.write(iteration + 1, metrics)?;
                 log.draw()?;
@@ -301,7 +307,7 @@ impl Alignment {
         let Some(own) = iteration.checked_sub(config.corrections.iterations) else {
             let all: Vec<usize> = (0..self.corrected.len()).collect();
             let mut groups = self.corrected_groups(&all, iteration, seed)?;
-            // The better answer alone: what was wrong is not to be imitated.
+            // Only the better answer: errors are not imitated.
             groups
                 .iter_mut()
                 .for_each(|group| group.answers.truncate(1));
@@ -335,23 +341,22 @@ impl Alignment {
         }
     }
 
-    /// Which of `n` things an iteration is about: a batch of them, all of them once a pass,
-    /// shuffled anew every pass.
+    /// Indices of an iteration's batch out of `n` items, in a new random order each pass.
     pub(super) fn batch(&self, n: usize, iteration: usize, salt: u64) -> Vec<usize> {
         if n == 0 {
             return Vec::new();
         }
         let size = self.config.batch_images.min(n);
         let per_pass = n / size;
-        let (pass, at) = (iteration / per_pass, iteration % per_pass);
+        let (pass, batch) = (iteration / per_pass, iteration % per_pass);
         let mut order: Vec<usize> = (0..n).collect();
         order.shuffle(&mut SmallRng::seed_from_u64(
             self.config.seed ^ salt ^ (pass as u64 + 1) << 20,
         ));
-        order[at * size..(at + 1) * size].to_vec()
+        order[batch * size..(batch + 1) * size].to_vec()
     }
 
-    /// Ends a run that broke.
+    /// Ends a run whose metric left its bounds, and writes the last checkpoint's policy.
     fn stop(
         &self,
         iteration: usize,
@@ -359,7 +364,7 @@ impl Alignment {
         name: &str,
         version: &str,
     ) -> Result<(), TrainError> {
-        let kept = match self.run.load()? {
+        let outcome = match self.run.load()? {
             Some((last, tensors)) => {
                 let average = |(k, t): (String, Tensor)| {
                     Some((
@@ -375,21 +380,21 @@ impl Alignment {
                     version,
                 )?;
                 format!(
-                    "{} holds the policy after {last}",
+                    "{} holds the policy of iteration {last}",
                     self.run.file("bundle").display()
                 )
             }
-            None => "nothing had passed before".into(),
+            None => "no earlier policy was within bounds".into(),
         };
         Err(TrainError::Stopped {
             iteration,
             why: why.to_owned(),
-            kept,
+            kept: outcome,
         })
     }
 
-    /// The aligned policy as a bundle, with the scorer that it learnt from: the probe, which reads
-    /// the states of another policy, is left out.
+    /// Writes the aligned policy with its standalone scorer. The probe is left out: it reads the
+    /// hidden states of another policy.
     fn write_bundle(&self, weights: Tensors, name: &str, version: &str) -> Result<(), TrainError> {
         let (dir, policy) = (self.run.file("bundle"), &self.setup.policy);
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
@@ -476,7 +481,7 @@ fn check(config: &AlignConfig) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The most memory that this process has held, in MiB, where the system says.
+/// Peak resident memory of this process in MiB, where the system reports it.
 fn peak_memory_mib() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kib = status
@@ -492,7 +497,7 @@ fn peak_memory_mib() -> Option<f64> {
     )
 }
 
-/// Everything that the next iteration depends on.
+/// Checkpoint tensors: optimizer, opponent, KL coefficient and step count.
 fn saved(learner: &Learner, state: &State) -> Result<Tensors, TrainError> {
     let mut tensors = learner.optim.state()?;
     tensors.extend(
@@ -525,7 +530,7 @@ fn restore(learner: &mut Learner, state: &mut State, tensors: &Tensors) -> Resul
     Ok(())
 }
 
-fn shown(metrics: &RunMetrics) -> String {
+fn summary(metrics: &RunMetrics) -> String {
     metrics
         .iter()
         .map(|(name, value)| format!("{} {value:.3}", name.trim_start_matches("watch/")))

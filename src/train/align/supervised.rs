@@ -1,10 +1,10 @@
-//! Imitation: the cross-entropy of given answers, and of what people wrote.
+//! Imitation: cross-entropy on given answers and on human texts.
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
-    answers::{AnswerGroup, AnswerShard, choose},
+    answers::{AnswerGroup, AnswerShard, subsample_captions},
     learner::Learner,
     log::RunMetrics,
     run::Alignment,
@@ -12,12 +12,12 @@ use super::{
 use crate::{
     lexicon::Lexicon,
     train::{TrainError, corpus::Corpus, qa::QaBuilder, rows::ResponseBranch},
-    vlm::{decoder::llama::Regular, llava::PrefixDecoder, ops},
+    vlm::{decoder::Regular, llava::PrefixDecoder, ops},
 };
 
 impl Alignment {
-    /// Returns what people wrote about the groups' images, to be learnt beside the method's own
-    /// answers; a function of the seed.
+    /// Human captions and question-answer pairs of the groups' images, for the loss beside the
+    /// method's own; deterministic in `seed`.
     pub(super) fn human(
         &self,
         groups: &[&AnswerGroup],
@@ -37,18 +37,22 @@ impl Alignment {
             self.config.human_answers,
         );
         let mut rng = SmallRng::seed_from_u64(seed);
-        let of = |group: &&AnswerGroup| {
+        let branches = |group: &&AnswerGroup| {
             let row = corpus.row(
                 &self.setup.data.train[group.image],
                 seed ^ group.image as u64,
             )?;
-            Ok(choose(row, self.config.human_captions, &mut rng))
+            Ok(subsample_captions(
+                row,
+                self.config.human_captions,
+                &mut rng,
+            ))
         };
-        groups.iter().map(of).collect()
+        groups.iter().map(branches).collect()
     }
 
-    /// `human_weight` times the mean cross-entropy of what people wrote, a part of `total` such
-    /// tokens; `None` where there is none.
+    /// Weighted cross-entropy on the shard's human texts, normalized by `total` such tokens of the
+    /// batch; `None` if the shard has none.
     pub(super) fn human_loss(
         &self,
         shard: &AnswerShard,
@@ -62,7 +66,7 @@ impl Alignment {
             .transpose()
     }
 
-    /// One step of imitation of all answers of the groups.
+    /// Takes one cross-entropy step on all answers of the groups.
     pub(super) fn imitate(
         &self,
         learner: &mut Learner,
@@ -94,7 +98,7 @@ impl Alignment {
         ]))
     }
 
-    /// Groups with what people wrote, dealt out to the workers.
+    /// Splits groups and their human texts into one shard per worker.
     pub(super) fn shards(
         &self,
         groups: &[&AnswerGroup],
@@ -103,7 +107,7 @@ impl Alignment {
         let human = self.human(groups, seed)?;
         let part = groups.len().div_ceil(self.setup.workers.count()).max(1);
         let image_tokens = self.setup.policy.config.model.language.connector.tokens;
-        let of = |(i, groups): (usize, &[&AnswerGroup])| {
+        let shard = |(i, groups): (usize, &[&AnswerGroup])| {
             let human = human
                 .get(i * part..(i * part + groups.len()).min(human.len()))
                 .unwrap_or_default();
@@ -114,7 +118,7 @@ impl Alignment {
                 image_tokens,
             )?)
         };
-        groups.chunks(part).enumerate().map(of).collect()
+        groups.chunks(part).enumerate().map(shard).collect()
     }
 }
 

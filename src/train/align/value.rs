@@ -1,18 +1,17 @@
-//! The value head: what an answer will still earn, read off the policy's last state before each
-//! token.
+//! Value head: expected return, predicted from the policy's last hidden state before each token.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-/// A perceptron with one hidden layer. Its input carries no gradient: the value is learnt beside
-/// the policy and does not bend it.
+/// Perceptron with one hidden layer. Its input is detached: the value loss does not change the
+/// policy.
 pub(super) struct ValueHead {
     inner: (Tensor, Tensor),
     outer: (Tensor, Tensor),
 }
 
 impl ValueHead {
-    /// Loads `value.inner` and `value.outer`; a new one expects 0 everywhere.
+    /// Loads `value.inner` and `value.outer`; a new head predicts 0.
     pub(super) fn load(width: usize, hidden: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let init = Init::Randn {
             mean: 0.0,
@@ -31,7 +30,7 @@ impl ValueHead {
         })
     }
 
-    /// Values of states: `(n, width)` to `(n)`.
+    /// Values of hidden states, `(n, width)` to `(n)`.
     pub(super) fn values(&self, states: &Tensor) -> Result<Tensor> {
         let inner = states
             .detach()

@@ -1,11 +1,11 @@
-//! What a run is watched by: its averaged policy's greedy captions of the tuning half of the
-//! development split, and when that is reason enough to stop.
+//! Evaluation during a run: greedy captions of the tuning half of the development split by the
+//! averaged policy, and the bounds that stop the run.
 
 use super::{
-    answers::{AT_ONCE, AnswerGroup, AnswerSampling, AnswerShard, draw},
+    answers::{AT_ONCE, AnswerGroup, AnswerSampling, AnswerShard, sample_answers},
     config::WatchConfig,
     log::RunMetrics,
-    reward::{FrozenModels, claims, scored},
+    reward::{FrozenModels, claims, scored_claims},
 };
 use crate::{
     eval::{
@@ -20,7 +20,7 @@ use crate::{
     vlm::llava::PrefixDecoder,
 };
 
-/// What a look needs.
+/// Inputs of an evaluation.
 pub(super) struct WatchInputs<'a> {
     pub(super) setup: &'a Setup,
     pub(super) features: &'a Features,
@@ -29,25 +29,25 @@ pub(super) struct WatchInputs<'a> {
     pub(super) max_tokens: usize,
 }
 
-/// An answer, whether it came to its end, and the scorer's rewards of the things that it names.
-struct Seen {
+/// Greedy caption, with the rewards of its object mentions.
+struct WatchedCaption {
     text: String,
     ended: bool,
     rewards: Vec<f32>,
 }
 
 impl WatchInputs<'_> {
-    /// Captions the images and measures the captions.
-    pub(super) fn look(&self, model: &PrefixDecoder) -> Result<RunMetrics, TrainError> {
+    /// Captions the images and computes the metrics.
+    pub(super) fn evaluate(&self, model: &PrefixDecoder) -> Result<RunMetrics, TrainError> {
         let images: Vec<usize> = (0..self.setup.data.dev.len())
-            .filter(|&i| DevelopmentHalf::of(i) == DevelopmentHalf::Tune)
+            .filter(|&i| DevelopmentHalf::for_image(i) == DevelopmentHalf::Tune)
             .take(self.config.images)
             .collect();
         let policy = &self.setup.policy;
         let prompt = Corpus::prompt(&policy.tokenizer, &policy.template, "")?;
         let chunks: Vec<&[usize]> = images.chunks(AT_ONCE).collect();
-        let seen = self.setup.workers.map(&chunks, |chunk| {
-            let asked: Vec<AnswerGroup> = chunk
+        let captions = self.setup.workers.map(&chunks, |chunk| {
+            let prompted: Vec<AnswerGroup> = chunk
                 .iter()
                 .map(|&image| AnswerGroup {
                     image,
@@ -63,69 +63,79 @@ impl WatchInputs<'_> {
                 max_tokens: self.max_tokens,
                 seed: 0,
             };
-            let groups = draw(model, self.features, policy.tokenizer.eos(), &asked, greedy)?;
+            let groups = sample_answers(
+                model,
+                self.features,
+                policy.tokenizer.eos(),
+                &prompted,
+                greedy,
+            )?;
             let shard = AnswerShard::new(
                 self.features,
                 &groups.iter().collect::<Vec<_>>(),
                 &[],
                 policy.config.model.language.connector.tokens,
             )?;
-            let judged = self.judge.judge(policy, &shard, 1.0)?;
+            let frozen = self.judge.judge(policy, &shard, 1.0)?;
             let mut first = 0;
-            let seen = groups.iter().enumerate().map(|(i, group)| {
-                let at = first..first + group.len();
-                first = at.end;
+            let captions = groups.iter().enumerate().map(|(i, group)| {
+                let range = first..first + group.len();
+                first = range.end;
                 let tokens = &group.answers[0];
                 let text = policy.tokenizer.decode(tokens);
-                let labelled = LabeledText::all_good(text.clone());
-                let places: Vec<_> = labelled.token_ranges(&policy.tokenizer, tokens).collect();
+                let labeled = LabeledText::all_good(text.clone());
+                let token_ranges: Vec<_> =
+                    labeled.token_ranges(&policy.tokenizer, tokens).collect();
                 let finisher = self.judge.finisher(&shard.clear.get(i)?)?;
-                let rewards = judged.rewards(at, tokens, &policy.tokenizer, finisher.as_ref());
-                let things = scored(&claims(&text), &places, &rewards)
+                let rewards = frozen.rewards(range, tokens, &policy.tokenizer, finisher.as_ref());
+                let objects = scored_claims(&claims(&text), &token_ranges, &rewards)
                     .into_iter()
-                    .filter(|c| c.thing);
-                Ok(Seen {
-                    rewards: things.map(|c| c.reward).collect(),
+                    .filter(|c| c.object);
+                Ok(WatchedCaption {
+                    rewards: objects.map(|c| c.reward).collect(),
                     ended: tokens.last() == Some(&policy.tokenizer.eos()),
                     text,
                 })
             });
-            seen.collect::<candle_core::Result<Vec<_>>>()
+            captions.collect::<candle_core::Result<Vec<_>>>()
         })?;
-        Ok(self.metrics(&images, &seen.into_iter().flatten().collect::<Vec<_>>()))
+        Ok(self.metrics(&images, &captions.into_iter().flatten().collect::<Vec<_>>()))
     }
 
-    fn metrics(&self, images: &[usize], seen: &[Seen]) -> RunMetrics {
+    fn metrics(&self, images: &[usize], captions: &[WatchedCaption]) -> RunMetrics {
         let dev = &self.setup.data.dev;
         let pairs: Vec<(&str, &[String])> = images
             .iter()
-            .zip(seen)
+            .zip(captions)
             .map(|(&i, s)| (s.text.as_str(), dev[i].captions.as_slice()))
             .collect();
         let objects = ObjectScores::judge_all(Lexicon::shared(), pairs.iter().copied());
         let figures = TextMetrics::from_scores(&text::score(&pairs));
-        let n = seen.len().max(1) as f64;
-        let rewards: Vec<f32> = seen
+        let n = captions.len().max(1) as f64;
+        let rewards: Vec<f32> = captions
             .iter()
             .flat_map(|s| s.rewards.iter().copied())
             .collect();
         let reward =
             rewards.iter().map(|r| f64::from(*r)).sum::<f64>() / rewards.len().max(1) as f64;
         let chair_i = objects.chair_i().unwrap_or(0.0);
-        let named = [
+        let metrics = [
             ("chair_i", chair_i),
             ("chair_s", objects.chair_s().unwrap_or(0.0)),
             ("recall", objects.recall().unwrap_or(0.0)),
             ("cider_d", figures.cider_d),
             ("bleu_4", figures.bleu[3]),
             ("words", objects.mean_words().unwrap_or(0.0)),
-            ("ended", seen.iter().filter(|s| s.ended).count() as f64 / n),
+            (
+                "ended",
+                captions.iter().filter(|s| s.ended).count() as f64 / n,
+            ),
             ("reward", reward),
-            // What the scorer believes and people do not say: it grows when the policy learns to
-            // please the scorer.
+            // Reward that the references do not bear out: it grows when the policy exploits the
+            // scorer.
             ("reward_gap", reward - (1.0 - chair_i)),
         ];
-        named
+        metrics
             .into_iter()
             .map(|(name, value)| (format!("watch/{name}"), value))
             .collect()
@@ -133,28 +143,29 @@ impl WatchInputs<'_> {
 }
 
 impl WatchConfig {
-    /// Why a run should stop, by what was seen first and what is seen now.
-    pub(super) fn broken(
+    /// Describes the bound that is violated, comparing the initial and the current metrics; `None`
+    /// if all hold.
+    pub(super) fn violated_bound(
         &self,
         first: impl Fn(&str) -> Option<f64>,
         now: &RunMetrics,
     ) -> Option<String> {
-        let of = |name: &str| now.get(name).copied();
-        let was = |name: &str| first(name).unwrap_or(f64::NAN);
+        let current = |name: &str| now.get(name).copied();
+        let initial = |name: &str| first(name).unwrap_or(f64::NAN);
         let floors = [
             (
                 "watch/words",
-                self.min_words * was("watch/words"),
+                self.min_words * initial("watch/words"),
                 "the answers' length collapses",
             ),
             (
                 "watch/recall",
-                was("watch/recall") - self.max_recall_loss,
+                initial("watch/recall") - self.max_recall_loss,
                 "recall collapses",
             ),
             (
                 "watch/cider_d",
-                (1.0 - self.max_cider_loss) * was("watch/cider_d"),
+                (1.0 - self.max_cider_loss) * initial("watch/cider_d"),
                 "the answers describe less",
             ),
             (
@@ -164,14 +175,14 @@ impl WatchConfig {
             ),
         ];
         let below = floors.into_iter().find_map(|(name, floor, why)| {
-            let value = of(name)?;
-            // A bound that is no number bounds nothing; a figure that is none breaks every bound.
+            let value = current(name)?;
+            // A NaN bound bounds nothing; a NaN metric violates every bound.
             (value.is_nan() || value < floor)
                 .then(|| format!("{why}: {name} is {value:.3}, below {floor:.3}"))
         });
         let far = |kl: &f64| kl.is_nan() || *kl > self.max_kl;
         below.or_else(|| {
-            let kl = of("kl").filter(far)?;
+            let kl = current("kl").filter(far)?;
             Some(format!(
                 "the policy runs away from its reference: {kl:.1} nats an answer, above {:.1}",
                 self.max_kl
@@ -194,7 +205,7 @@ mod tests {
         min_ended: 0.9,
     };
 
-    fn broken(change: &[(&str, f64)]) -> Option<String> {
+    fn violated_bound(change: &[(&str, f64)]) -> Option<String> {
         let first = RunMetrics::from(
             [
                 ("watch/words", 10.0),
@@ -207,20 +218,20 @@ mod tests {
         );
         let mut now = first.clone();
         now.extend(change.iter().map(|(k, v)| ((*k).to_owned(), *v)));
-        CONFIG.broken(|name| first.get(name).copied(), &now)
+        CONFIG.violated_bound(|name| first.get(name).copied(), &now)
     }
 
     #[test]
-    fn a_run_goes_on_while_nothing_breaks() {
-        assert_eq!(broken(&[]), None);
+    fn violated_bound_within_bounds_is_none() {
+        assert_eq!(violated_bound(&[]), None);
         assert_eq!(
-            broken(&[("watch/words", 7.0), ("watch/recall", 0.45), ("kl", 29.0)]),
+            violated_bound(&[("watch/words", 7.0), ("watch/recall", 0.45), ("kl", 29.0)]),
             None
         );
     }
 
     #[test]
-    fn each_collapse_is_named() {
+    fn violated_bound_names_each_collapse() {
         for (name, value, word) in [
             ("watch/words", 5.0, "length"),
             ("watch/recall", 0.39, "recall"),
@@ -230,7 +241,7 @@ mod tests {
             ("watch/words", f64::NAN, "length"),
             ("kl", f64::NAN, "runs away"),
         ] {
-            let why = broken(&[(name, value)]).unwrap_or_default();
+            let why = violated_bound(&[(name, value)]).unwrap_or_default();
             assert!(why.contains(word), "{name} {value}: {why}");
         }
     }

@@ -1,4 +1,4 @@
-//! What a cycle begins with.
+//! Base version of a cycle.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,8 +13,7 @@ use crate::{
     train::TrainError,
 };
 
-/// Returns how the rewards of a bundle's default scorer were distributed when it was calibrated,
-/// where it says so.
+/// Reward histogram of a bundle's default scorer from its calibration, if it has one.
 pub(super) fn reference(bundle: &str) -> Result<Option<Histogram>, TrainError> {
     let failed = |e: &dyn std::fmt::Display| TrainError::Run(format!("{bundle}: {e}"));
     let config = Bundle::describe(bundle).map_err(|e| failed(&e))?;
@@ -29,20 +28,20 @@ pub(super) fn reference(bundle: &str) -> Result<Option<Histogram>, TrainError> {
         .and_then(|calibration| calibration.rewards))
 }
 
-/// The version to begin with: the promoted one or, where none is, the model of the configuration,
-/// which is then registered as an ancestor.
-pub(super) fn base(place: &CycleContext<'_>) -> Result<BaseVersion, TrainError> {
-    let promoted = place.registry.state().map_err(registry)?.promoted;
+/// Base version: the promoted one or else the configured model, which is then registered as an
+/// ancestor.
+pub(super) fn base(context: &CycleContext<'_>) -> Result<BaseVersion, TrainError> {
+    let promoted = context.registry.state().map_err(registry)?.promoted;
     let version = match &promoted {
-        Some(id) => place.registry.get(id).map_err(registry)?,
+        Some(id) => context.registry.get(id).map_err(registry)?,
         None => {
-            // A model that is not there is the user's mistake, not the registry's.
-            Bundle::describe(place.model).map_err(|e| TrainError::Run(e.to_string()))?;
-            let reasons = vec!["the model that a first cycle began with".to_owned()];
-            place
+            // Checked first, since a missing model is the user's mistake and not the registry's.
+            Bundle::describe(context.model).map_err(|e| TrainError::Run(e.to_string()))?;
+            let reasons = vec!["base model of the first cycle".to_owned()];
+            context
                 .registry
                 .register(
-                    Path::new(place.model),
+                    Path::new(context.model),
                     VersionFacts {
                         reasons,
                         ..VersionFacts::default()
@@ -51,8 +50,8 @@ pub(super) fn base(place: &CycleContext<'_>) -> Result<BaseVersion, TrainError> 
                 .map_err(registry)?
         }
     };
-    place.registry.verify(&version).map_err(registry)?;
-    let bundle = place.registry.bundle_dir(&version);
+    context.registry.verify(&version).map_err(registry)?;
+    let bundle = context.registry.bundle_dir(&version);
     let bundle = bundle.canonicalize().map_err(TrainError::io(&bundle))?;
     Ok(BaseVersion {
         id: version.id,

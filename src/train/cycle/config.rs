@@ -1,4 +1,4 @@
-//! `config/cycle.toml`: what a cycle does, and how much of it.
+//! `config/cycle.toml`: steps and budgets of a cycle.
 
 use std::path::{Path, PathBuf};
 
@@ -18,78 +18,78 @@ use crate::{
     },
 };
 
-/// `candor cycle --recipe FILE`.
+/// Configuration of `candor cycle --recipe FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe<A = AlignConfig, R = RewardTrainingConfig> {
-    /// How policies are aligned: data, features, rewards, bounds. In a file, the name of the file
-    /// that says it; `policy` and budgets come from here.
+    /// Alignment settings: data, features, rewards, bounds. In a file, the path of an alignment
+    /// configuration, whose policy and budgets are replaced by the recipe's.
     pub align: A,
-    /// How scorers are trained: likewise.
+    /// Settings of scorer training, given likewise.
     pub reward: R,
-    /// What is taken from the store.
+    /// Selection of records from the store.
     pub snapshot: TakeConfig,
-    /// The reward model's fine-tuning.
+    /// Fine-tuning of the scorers.
     pub scorer: ScorerStep,
-    /// The policy's.
+    /// Alignment of the policy.
     pub policy: PolicyStep,
-    /// The scorers' re-fit on the new policy.
+    /// Re-fitting of the scorers to the new policy.
     pub refit: ScorerStep,
-    /// What both versions are measured on.
+    /// Data that both versions are evaluated on.
     pub evaluation: EvaluationConfig,
-    /// What a candidate must hold.
+    /// Conditions that a candidate must meet.
     #[serde(default)]
     pub gate: GateConfig,
 }
 
-/// Budget of a training of scorers, which begins at the present ones.
+/// Budget of a fine-tuning of the scorers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScorerStep {
-    /// Optimiser steps.
+    /// Optimizer steps.
     pub steps: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch_images: usize,
-    /// Images of the training split that fill the batches up.
+    /// Images of the training split that fill up the batches.
     pub images: usize,
-    /// Most of a step's images that people corrected, as a share.
+    /// Maximum share of a step's images with corrections.
     pub human_share: f64,
-    /// Most passes over those.
+    /// Maximum passes over the images with corrections.
     pub human_passes: usize,
     /// Factor on the recipe's learning rates.
     pub learning_rate: f64,
 }
 
-/// Budget of an alignment.
+/// Budget of the alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyStep {
-    /// Which.
+    /// Alignment method.
     pub method: Method,
-    /// Iterations that imitate corrections.
+    /// Supervised iterations on corrections.
     pub supervised: usize,
-    /// Iterations of the method's own.
+    /// Iterations of the method.
     pub iterations: usize,
 }
 
-/// What is measured.
+/// Selection of the evaluation data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Which half of the development split: the other one is for reports.
+    /// Half of the development split; the other half is for reports.
     pub half: DevelopmentHalf,
-    /// Most images of it; 0 for all.
+    /// Maximum images; 0 for all.
     pub images: usize,
-    /// Most questions an image.
+    /// Maximum questions per image.
     pub questions: usize,
 }
 
 impl Recipe<PathBuf, PathBuf> {
-    /// Reads a recipe and the two files that it names, relative to the working directory. Keys
-    /// under an older name are accepted, and `warn` gets a message about each.
+    /// Reads a recipe and the two files it names, relative to the working directory. `warn`
+    /// gets a message about each key under an older name, which is accepted.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
+    /// When a file is missing or invalid; the error names it.
     pub fn read(file: &Path, warn: &mut dyn FnMut(String)) -> Result<Recipe, TrainError> {
         let Self {
             align,
@@ -103,7 +103,7 @@ impl Recipe<PathBuf, PathBuf> {
         } = toml(file, warn)?;
         let (mut align, mut reward): (AlignConfig, RewardTrainingConfig) =
             (toml(&align, warn)?, toml(&reward, warn)?);
-        // A cycle goes on wherever the program is started.
+        // Absolute paths let a cycle resume from any working directory.
         let origins = reward.origins.iter_mut().map(|origins| &mut origins.data);
         for path in [
             &mut align.data,
@@ -165,9 +165,7 @@ impl Recipe {
             }
         }
         if !self.reward.scorers.contains_key("detached") {
-            return Err(
-                "reward: there is no scorer named detached, which policies are rewarded by".into(),
-            );
+            return Err("reward: no scorer named detached, which alignment needs".into());
         }
         if (&self.align.data, &self.align.features) != (&self.reward.data, &self.reward.features) {
             return Err("align and reward name different data or features".into());
@@ -175,13 +173,13 @@ impl Recipe {
         Ok(())
     }
 
-    /// The reward model's training on a snapshot, from the scorers of `base`.
+    /// Configuration that fine-tunes the scorers of `base` on a snapshot.
     pub(super) fn scorers(&self, base: &str, snapshot: &Path, number: u64) -> RewardTrainingConfig {
         self.fine_tuning(&self.scorer, base, base, snapshot, number)
     }
 
-    /// The re-fit on a policy: the detached scorer, which reads no policy's states, stays as it is,
-    /// and all are calibrated anew.
+    /// Configuration that re-fits the scorers to a policy. The standalone scorer, which reads no
+    /// hidden states, is frozen; all are calibrated anew.
     pub(super) fn refit(
         &self,
         policy: &str,
@@ -233,7 +231,7 @@ impl Recipe {
         }
     }
 
-    /// The policy's alignment, rewarded by the scorer of `rewarded`.
+    /// Configuration that aligns the policy with rewards from the scorer of the bundle `rewarded`.
     pub(super) fn alignment(&self, rewarded: &str, snapshot: &Path, number: u64) -> AlignConfig {
         let mut config = self.align.clone();
         config.policy = rewarded.to_owned();

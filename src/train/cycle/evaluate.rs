@@ -1,5 +1,5 @@
-//! What a version is worth: greedy captions and answers about a half of the development split, and
-//! its scorer on corrections that nothing was trained on.
+//! Evaluation of a version: greedy captions and answers on a half of the development split, and its
+//! scorer on held-out corrections.
 
 use std::path::Path;
 
@@ -31,22 +31,21 @@ use crate::{
     },
 };
 
-/// Seed of questions and of the bootstrap: the same for all versions, so that they are compared on
-/// the same.
+/// Seed of questions and bootstrap, fixed so that all versions are compared on the same.
 const SEED: u64 = 1;
 
-/// What a version wrote about the images that it is measured on.
+/// Outputs of a version on the evaluation images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct VersionOutputs {
     /// Names of the images.
     images: Vec<String>,
-    /// Its captions of them.
+    /// Captions of the images.
     captions: Vec<String>,
-    /// Whether its answers to questions about them are right.
+    /// Correctness of each answer to the questions.
     right: Vec<bool>,
 }
 
-/// A version that is measured.
+/// Loaded version to evaluate.
 pub(super) struct VersionMeasurement<'a> {
     pub(super) setup: Setup,
     features: Features,
@@ -54,7 +53,7 @@ pub(super) struct VersionMeasurement<'a> {
 }
 
 impl<'a> VersionMeasurement<'a> {
-    /// Loads a bundle; features are kept in `cache`.
+    /// Loads a bundle; image features are cached in `cache`.
     pub(super) fn open(
         data: &Path,
         bundle: &str,
@@ -77,7 +76,7 @@ impl<'a> VersionMeasurement<'a> {
             config.images
         };
         (0..self.setup.data.dev.len())
-            .filter(|&i| DevelopmentHalf::of(i) == config.half)
+            .filter(|&i| DevelopmentHalf::for_image(i) == config.half)
             .take(most)
             .collect()
     }
@@ -92,12 +91,12 @@ impl<'a> VersionMeasurement<'a> {
             .map(|(_, text)| text.text)
             .collect();
         let stats = CaptionStats::new(&setup.data.train, Lexicon::shared());
-        let ask = QuestionForm {
+        let form = QuestionForm {
             n: config.questions,
             temperature: 0.0,
             seed: SEED,
         };
-        let answered = own_answers(setup, &images, &features, &stats, ask)?;
+        let answered = own_answers(setup, &images, &features, &stats, form)?;
         let right = answered
             .iter()
             .flatten()
@@ -110,8 +109,7 @@ impl<'a> VersionMeasurement<'a> {
         })
     }
 
-    /// The rewards that are served of every word that claims something in the held-out corrections
-    /// of a snapshot.
+    /// Served rewards of the labeled content words in a snapshot's held-out corrections.
     pub(super) fn words(&self, snapshot: &Snapshot) -> Result<Vec<ScoredToken>, TrainError> {
         let policy = &self.setup.policy;
         let Some(reward) = &policy.config.reward else {
@@ -123,15 +121,13 @@ impl<'a> VersionMeasurement<'a> {
         }
         let [_, cache] = snapshot.features(self.cache);
         let features = self.setup.features(&images, 1, &cache)?;
-        let contenders = compared_scorers::of_bundle(policy)?;
+        let scorers = compared_scorers::from_bundle(policy)?;
         let calibrations = compared_scorers::calibrations(policy)?;
-        let chosen = contenders
-            .iter()
-            .position(|c| c.name == reward.default.name());
+        let chosen = scorers.iter().position(|c| c.name == reward.default.name());
         let (Some(chosen), Some(calibration)) = (chosen, calibrations.get(&reward.default)) else {
             return Ok(Vec::new());
         };
-        let of = |image: &Image| -> scored_split::ImageStatements {
+        let statements = |image: &Image| -> scored_split::ImageStatements {
             let own = snapshot.held_out.iter().filter(|c| c.image == image.name);
             own.map(|c| {
                 let question = (!asks_for_description(&c.prompt)).then(|| c.prompt.clone());
@@ -146,9 +142,9 @@ impl<'a> VersionMeasurement<'a> {
             })
             .collect()
         };
-        let texts: Vec<scored_split::ImageStatements> = images.iter().map(of).collect();
+        let texts: Vec<scored_split::ImageStatements> = images.iter().map(statements).collect();
         let finishers = Finishers::open(policy, &features)?;
-        let mut scored = scored_split::score(&self.setup, &features, &contenders, &texts)?;
+        let mut scored = scored_split::score(&self.setup, &features, &scorers, &texts)?;
         for text in &mut scored {
             let answers = text.is_yes_or_no(0);
             for (i, (score, lp)) in text.scores[chosen]
@@ -176,8 +172,8 @@ impl<'a> VersionMeasurement<'a> {
     }
 }
 
-/// Both versions' figures from what they wrote and how they scored.
-pub(super) fn evaluated(
+/// Compares two versions by their outputs and scored words.
+pub(super) fn compare_versions(
     dev: &[Image],
     baseline: (&VersionOutputs, &[ScoredToken]),
     candidate: (&VersionOutputs, &[ScoredToken]),
@@ -196,8 +192,8 @@ pub(super) fn evaluated(
             ..AnnotatedImage::default()
         })
         .collect();
-    let said = |written: &VersionOutputs| -> Vec<Hypothesis> {
-        let of = |(image, caption): (&String, &String)| Hypothesis {
+    let hypotheses = |written: &VersionOutputs| -> Vec<Hypothesis> {
+        let hypothesis = |(image, caption): (&String, &String)| Hypothesis {
             image: image.clone(),
             caption: caption.clone(),
             objects: None,
@@ -207,7 +203,7 @@ pub(super) fn evaluated(
             .images
             .iter()
             .zip(&written.captions)
-            .map(of)
+            .map(hypothesis)
             .collect()
     };
     let measures = Measures {
@@ -215,7 +211,7 @@ pub(super) fn evaluated(
         closed: None,
         description: true,
     };
-    let (first, second) = (said(baseline.0), said(candidate.0));
+    let (first, second) = (hypotheses(baseline.0), hypotheses(candidate.0));
     let first = Evaluation::new(&annotated.iter().zip(&first).collect::<Vec<_>>(), measures);
     let second = Evaluation::new(&annotated.iter().zip(&second).collect::<Vec<_>>(), measures);
     let chair = compare(&first, &second, SEED)
@@ -230,12 +226,12 @@ pub(super) fn evaluated(
     })
 }
 
-/// A version's figures; those that there is nothing to measure by are left out.
+/// Metrics of a version; undefined ones are left out.
 fn all(
     evaluation: &Evaluation<'_>,
     (written, words): (&VersionOutputs, &[ScoredToken]),
 ) -> MetricValues {
-    const OF_CAPTIONS: [(FigureGroup, &str, &str); 6] = [
+    const CAPTION_METRICS: [(FigureGroup, &str, &str); 6] = [
         (FigureGroup::Open, "CHAIR_i", "chair_i"),
         (FigureGroup::Open, "CHAIR_s", "chair_s"),
         (FigureGroup::Open, "recall", "recall"),
@@ -244,11 +240,11 @@ fn all(
         (FigureGroup::Description, "BLEU-4", "bleu_4"),
     ];
     let named = figures(evaluation);
-    let of = |(group, figure, name): &(FigureGroup, &str, &str)| {
+    let metric = |(group, figure, name): &(FigureGroup, &str, &str)| {
         let found = named.iter().find(|((g, n), _)| g == group && n == figure)?;
         Some(((*name).to_owned(), found.1))
     };
-    let mut out: MetricValues = OF_CAPTIONS.iter().filter_map(of).collect();
+    let mut out: MetricValues = CAPTION_METRICS.iter().filter_map(metric).collect();
     let right = written.right.iter().filter(|right| **right).count() as f64;
     out.insert("vqa_accuracy".into(), right / written.right.len() as f64);
     let scorer = Ranking::new(words.to_vec()).metrics(0.5);

@@ -1,11 +1,9 @@
-//! A cycle: Candor learns from the corrections in its store, and what it has learnt is served only
-//! if it is better.
+//! Cycle: learns from the corrections in the store and promotes the result only if it is better.
 //!
 //! Snapshot → reward → policy → re-fit of the scorers → evaluation → gate → registry → promotion.
-//! Every step is a line in the cycle's `state.json` ([`state`]) and is either done or goes on where
-//! it died: the trainings by their own checkpoints, all others by beginning anew. [`config`] says
-//! what is done and how much of it, [`evaluate`] what a version is worth,
-//! [`gate`](crate::registry::gate) whether that is enough.
+//! Each step is an entry of the cycle's `state.json` ([`state`]). An interrupted training resumes
+//! from its checkpoint, any other step starts over. [`config`] holds the budgets, [`evaluate`]
+//! measures a version, and [`gate`](crate::registry::gate) decides.
 
 mod base;
 pub mod config;

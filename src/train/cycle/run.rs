@@ -1,4 +1,4 @@
-//! One cycle from its beginning, or from where it died, to its end.
+//! Execution of a cycle, from its first or its interrupted step.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     base::{base, reference},
     config::Recipe,
-    evaluate::{VersionMeasurement, VersionOutputs, evaluated},
+    evaluate::{VersionMeasurement, VersionOutputs, compare_versions},
     state::{
         BaseVersion, CycleDirectory, CycleEvaluation, CycleOutcome, CycleState, CycleStep,
         LastCycle, StepOutcome,
@@ -40,31 +40,31 @@ use crate::{
     },
 };
 
-/// Times that a cycle's steps may fail before it is given up.
+/// Failed steps after which a cycle ends as failed.
 const PATIENCE: usize = 3;
 
-/// Where in a cycle's directory its snapshot is.
+/// Directory of a cycle's snapshot.
 const SNAPSHOT: &str = "snapshot";
 
-/// What a cycle works with.
+/// Resources that a cycle works with.
 pub struct CycleContext<'a> {
-    /// The directory of cycles.
+    /// Directory of all cycles.
     pub cycles: &'a CycleDirectory,
-    /// The store.
+    /// Feedback store.
     pub store: &'a dyn Store,
-    /// Its images.
+    /// Images of the feedback.
     pub images: &'a ImageStore,
-    /// The versions.
+    /// Registry of versions.
     pub registry: &'a Registry,
-    /// The model that is served where none is promoted.
+    /// Configured model, the base if none is promoted.
     pub model: &'a str,
-    /// For what is asynchronous.
+    /// Runtime for asynchronous calls to the store.
     pub runtime: &'a tokio::runtime::Runtime,
 }
 
-/// A cycle that runs.
+/// Cycle in progress.
 pub struct CycleRun<'a> {
-    place: CycleContext<'a>,
+    context: CycleContext<'a>,
     state: CycleState,
     dir: PathBuf,
 }
@@ -79,46 +79,48 @@ pub(super) fn registry(error: RegistryError) -> TrainError {
 
 fn text(path: &Path) -> Result<&str, TrainError> {
     path.to_str()
-        .ok_or_else(|| TrainError::Run(format!("{} is no path in Unicode", path.display())))
+        .ok_or_else(|| TrainError::Run(format!("{} is not a Unicode path", path.display())))
 }
 
-/// Returns how many records have come since the last cycle's snapshot, and whether a cycle is under
-/// way that has to be finished first.
+/// Returns the number of records since the last cycle's snapshot, and `true` if an unfinished cycle
+/// has to be resumed first.
 ///
 /// # Errors
 /// When the store or a state cannot be read.
-pub fn waiting(place: &CycleContext<'_>) -> Result<(usize, bool), TrainError> {
-    let stats = place
+pub fn waiting(context: &CycleContext<'_>) -> Result<(usize, bool), TrainError> {
+    let stats = context
         .runtime
-        .block_on(place.store.stats(&Owners::All))
+        .block_on(context.store.stats(&Owners::All))
         .map_err(store)?;
     let total: u64 = stats.feedback.values().sum();
-    let under_way = place
+    let under_way = context
         .cycles
         .newest()?
         .is_some_and(|state| state.outcome.is_none());
     Ok((
-        (total as usize).saturating_sub(LastCycle::read(place.cycles.dir())?.records),
+        (total as usize).saturating_sub(LastCycle::read(context.cycles.dir())?.records),
         under_way,
     ))
 }
 
 impl<'a> CycleRun<'a> {
-    /// The cycle that is under way, or a new one.
+    /// Opens the unfinished cycle, or begins a new one.
     ///
     /// # Errors
-    /// When a state cannot be read or written, or there is no model to begin with.
+    /// When a state cannot be read or written, or there is no base model.
     pub fn open(
-        place: CycleContext<'a>,
+        context: CycleContext<'a>,
         recipe: impl FnOnce() -> Result<Recipe, TrainError>,
     ) -> Result<Self, TrainError> {
-        let newest = place.cycles.newest()?;
+        let newest = context.cycles.newest()?;
         let state = match newest {
             Some(state) if state.outcome.is_none() => state,
             before => {
-                let (recipe, base) = (recipe()?, base(&place)?);
+                let (recipe, base) = (recipe()?, base(&context)?);
                 if let Some(before) = &before {
-                    Snapshot::remove_photographs(&place.cycles.of(before.number).join(SNAPSHOT))?;
+                    Snapshot::remove_photographs(
+                        &context.cycles.cycle_dir(before.number).join(SNAPSHOT),
+                    )?;
                 }
                 CycleState {
                     format: 1,
@@ -136,50 +138,50 @@ impl<'a> CycleRun<'a> {
                 }
             }
         };
-        place.cycles.keep(&state)?;
+        context.cycles.keep(&state)?;
         Ok(Self {
-            dir: place.cycles.of(state.number),
-            place,
+            dir: context.cycles.cycle_dir(state.number),
+            context,
             state,
         })
     }
 
-    /// Returns what is known of it.
+    /// State of the cycle.
     pub fn state(&self) -> &CycleState {
         &self.state
     }
 
-    /// Returns where it is.
+    /// Directory of the cycle.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Runs what is not done yet. `tell` hears of every step that is done.
+    /// Runs the remaining steps and passes each completed one to `tell`.
     ///
     /// # Errors
-    /// What went wrong in a step; the next run begins with it, and after some times gives the cycle
-    /// up.
+    /// When a step fails; the next run repeats it, and after repeated failures the cycle ends as
+    /// failed.
     pub fn run(
         &mut self,
         mut tell: impl FnMut(CycleStep, &StepOutcome),
     ) -> Result<CycleOutcome, TrainError> {
         while let Some(step) = self.state.next() {
-            let begun = Instant::now();
+            let start = Instant::now();
             match self.step(step) {
                 Ok(gave) => {
                     let done = StepOutcome {
-                        seconds: begun.elapsed().as_secs_f64(),
+                        seconds: start.elapsed().as_secs_f64(),
                         gave,
                     };
                     tell(step, &done);
                     self.state.steps.insert(step, done);
-                    self.place.cycles.keep(&self.state)?;
+                    self.context.cycles.keep(&self.state)?;
                 }
                 Err(error) => {
                     self.state
                         .failures
                         .push(format!("{}: {error}", step.name()));
-                    self.place.cycles.keep(&self.state)?;
+                    self.context.cycles.keep(&self.state)?;
                     if self.state.failures.len() >= PATIENCE {
                         self.end(CycleOutcome::Failed)?;
                     }
@@ -197,17 +199,17 @@ impl<'a> CycleRun<'a> {
         Ok(outcome)
     }
 
-    /// Gives the cycle up.
+    /// Ends the cycle as failed.
     ///
     /// # Errors
-    /// When its end cannot be written down.
+    /// When the state cannot be written.
     pub fn abandon(&mut self) -> Result<(), TrainError> {
-        self.state.failures.push("given up on request".to_owned());
+        self.state.failures.push("abandoned on request".to_owned());
         self.end(CycleOutcome::Failed)
     }
 
     fn end(&mut self, outcome: CycleOutcome) -> Result<(), TrainError> {
-        // Of a cycle that failed the corrections still wait.
+        // The corrections of a failed cycle still count as waiting.
         let taken = self
             .state
             .steps
@@ -215,14 +217,14 @@ impl<'a> CycleRun<'a> {
             .filter(|_| outcome != CycleOutcome::Failed);
         let records = match taken.and_then(|done| done.gave["records"].as_u64()) {
             Some(records) => records as usize,
-            None => LastCycle::read(self.place.cycles.dir())?.records,
+            None => LastCycle::read(self.context.cycles.dir())?.records,
         };
         self.clear();
-        self.place.cycles.end(&mut self.state, outcome, records)
+        self.context.cycles.end(&mut self.state, outcome, records)
     }
 
-    /// Removes what only goes on with a cycle: features and checkpoints take a gigabyte. What
-    /// cannot be removed does no harm.
+    /// Removes features and checkpoints, about a gigabyte that is useless after a cycle. Errors are
+    /// ignored.
     fn clear(&self) {
         let runs = ["reward", "policy", "refit"]
             .map(|run| self.dir.join(run).join("checkpoint.safetensors"));
@@ -268,7 +270,7 @@ impl<'a> CycleRun<'a> {
             images,
             runtime,
             ..
-        } = self.place;
+        } = self.context;
         let taken = runtime.block_on(Snapshot::take(
             store,
             images,
@@ -277,9 +279,7 @@ impl<'a> CycleRun<'a> {
             &never,
         ))?;
         if taken.learnt.is_empty() {
-            return Err(TrainError::Run(
-                "there is no correction to learn from".into(),
-            ));
+            return Err(TrainError::Run("no corrections to learn from".into()));
         }
         serde_json::to_value(&taken.facts).map_err(|e| TrainError::Run(e.to_string()))
     }
@@ -318,8 +318,8 @@ impl<'a> CycleRun<'a> {
         Ok(json!({ "bundle": self.bundle(name) }))
     }
 
-    /// A policy that left its bounds is still a candidate where a look was passed before: the gate
-    /// judges it.
+    /// Aligns the policy. A policy that left its bounds is still a candidate if it passed an
+    /// earlier evaluation; the gate decides.
     fn policy(&self) -> Result<Value, TrainError> {
         let CycleState {
             recipe,
@@ -361,39 +361,39 @@ impl<'a> CycleRun<'a> {
         write_json(&self.dir.join("candidate.json"), &written)?;
         let measuring = VersionMeasurement::open(data, text(&base.bundle)?, cache, workers)?;
         let before = self.written_by_base(&measuring)?;
-        let found = evaluated(
+        let found = compare_versions(
             &dev,
             (&before, &measuring.words(&snapshot)?),
             (&written, &words),
         )?;
         let traffic = self.traffic()?;
         let found = CycleEvaluation { traffic, ..found };
-        let gave = serde_json::to_value(&found).map_err(|e| TrainError::Run(e.to_string()))?;
+        let result = serde_json::to_value(&found).map_err(|e| TrainError::Run(e.to_string()))?;
         self.state.evaluated = Some(found);
-        Ok(gave)
+        Ok(result)
     }
 
-    /// Returns what the version that the cycle began with writes: kept by its id and what it is
-    /// asked, for later cycles.
+    /// Outputs of the base version, cached for later cycles by version, evaluation settings and
+    /// data.
     fn written_by_base(
         &self,
         measuring: &VersionMeasurement<'_>,
     ) -> Result<VersionOutputs, TrainError> {
         let recipe = &self.state.recipe;
-        let dir = self.place.cycles.dir().join("evaluations");
+        let dir = self.context.cycles.dir().join("evaluations");
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
         let mut hash = Sha256::new();
         hash.update(
             serde_json::to_vec(&recipe.evaluation).map_err(|e| TrainError::Run(e.to_string()))?,
         );
         hash.update(serde_json::to_vec(&self.data()?).map_err(|e| TrainError::Run(e.to_string()))?);
-        let asked: String = hash
+        let key: String = hash
             .finalize()
             .iter()
             .take(6)
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let file = dir.join(format!("{}-{asked}.json", self.state.base.id));
+        let file = dir.join(format!("{}-{key}.json", self.state.base.id));
         if let Ok(json) = fs::read(&file)
             && let Ok(written) = serde_json::from_slice(&json)
         {
@@ -404,24 +404,24 @@ impl<'a> CycleRun<'a> {
         Ok(written)
     }
 
-    /// Returns what recent answers and corrections say of the version that the cycle began with.
+    /// Metrics of recent answers and corrections for the base version.
     fn traffic(&self) -> Result<gate::MetricValues, TrainError> {
         let reference = reference(text(&self.state.base.bundle)?)?;
-        // As receipts have it: the registry's id of what was promoted, else what the bundle calls
-        // itself.
+        // Receipts name a promoted version by its registry id, other models by the bundle's
+        // version.
         let BaseVersion {
             id,
             version,
             promoted,
             ..
         } = &self.state.base;
-        let look = monitor::measure(
-            self.place.store,
+        let summary = monitor::measure(
+            self.context.store,
             if *promoted { id } else { version },
             reference.as_ref(),
         );
-        let seen = self.place.runtime.block_on(look).map_err(store)?;
-        Ok(seen.figures())
+        let traffic = self.context.runtime.block_on(summary).map_err(store)?;
+        Ok(traffic.figures())
     }
 
     fn gate(&mut self) -> Result<Value, TrainError> {
@@ -429,17 +429,17 @@ impl<'a> CycleRun<'a> {
             .state
             .evaluated
             .clone()
-            .ok_or_else(|| TrainError::Run("nothing was measured".into()))?;
-        let evidence = GateInputs {
+            .ok_or_else(|| TrainError::Run("no evaluation to judge".into()))?;
+        let inputs = GateInputs {
             baseline: found.baseline,
             candidate: found.candidate,
             chair_interval: found.chair_interval,
             psi: found.traffic.get("reward_drift_psi").copied(),
         };
-        let verdict = gate::judge(&evidence, &self.state.recipe.gate);
-        let gave = serde_json::to_value(&verdict).map_err(|e| TrainError::Run(e.to_string()))?;
+        let verdict = gate::judge(&inputs, &self.state.recipe.gate);
+        let result = serde_json::to_value(&verdict).map_err(|e| TrainError::Run(e.to_string()))?;
         self.state.verdict = Some(verdict);
-        Ok(gave)
+        Ok(result)
     }
 
     fn register(&mut self) -> Result<Value, TrainError> {
@@ -451,7 +451,9 @@ impl<'a> CycleRun<'a> {
             ..
         } = &self.state;
         let (Some(found), Some(verdict)) = (evaluated, verdict) else {
-            return Err(TrainError::Run("there is no verdict".into()));
+            return Err(TrainError::Run(
+                "no evaluation or verdict to register".into(),
+            ));
         };
         let mut data = self.data()?;
         data.insert(
@@ -485,7 +487,7 @@ impl<'a> CycleRun<'a> {
             rejected: !verdict.passed,
         };
         let version = self
-            .place
+            .context
             .registry
             .register(&self.bundle("refit"), facts)
             .map_err(registry)?;
@@ -501,18 +503,18 @@ impl<'a> CycleRun<'a> {
             ..
         } = &self.state;
         let (Some(verdict), Some(version)) = (verdict, version) else {
-            return Err(TrainError::Run("nothing is registered".into()));
+            return Err(TrainError::Run("no registered version to promote".into()));
         };
         if !verdict.passed {
             return Ok(json!({ "outcome": CycleOutcome::Rejected }));
         }
-        let promoted = self.place.registry.state().map_err(registry)?.promoted;
-        // A cycle that died behind the promotion finds itself promoted.
+        let promoted = self.context.registry.state().map_err(registry)?.promoted;
+        // A cycle interrupted after the promotion finds its version promoted already.
         if promoted.as_ref() != Some(version) {
             if promoted.as_ref() != base.promoted.then_some(&base.id) {
                 return Ok(json!({ "outcome": CycleOutcome::Outdated, "promoted": promoted }));
             }
-            self.place
+            self.context
                 .registry
                 .promote(version, false)
                 .map_err(registry)?;
@@ -520,9 +522,9 @@ impl<'a> CycleRun<'a> {
         Ok(json!({ "outcome": CycleOutcome::Promoted, "version": version }))
     }
 
-    /// SHA-256 of the files that say what is trained and measured on.
+    /// SHA-256 of the files that define training and evaluation data.
     fn data(&self) -> Result<BTreeMap<String, String>, TrainError> {
-        let of = |name: &str| {
+        let hash_of = |name: &str| {
             let file = self.state.recipe.align.data.join(name);
             let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
             Ok((
@@ -535,7 +537,7 @@ impl<'a> CycleRun<'a> {
         };
         ["captions.tsv", "train.txt", "dev.txt"]
             .into_iter()
-            .map(of)
+            .map(hash_of)
             .collect()
     }
 
@@ -543,18 +545,18 @@ impl<'a> CycleRun<'a> {
         self.dir.join(SNAPSHOT)
     }
 
-    /// A training's directory, and whether it goes on.
+    /// Directory of a training run, and whether to resume it.
     fn run_dir(&self, name: &str) -> (PathBuf, bool) {
         let dir = self.dir.join(name);
-        let begun = dir.join("config.json").exists();
-        (dir, begun)
+        let resume = dir.join("config.json").exists();
+        (dir, resume)
     }
 
     fn bundle(&self, name: &str) -> PathBuf {
         self.dir.join(name).join("bundle")
     }
 
-    /// Returns what the candidate calls its version: the base's, and the number of the cycle.
+    /// Version of the candidate: the base's version and the cycle's number.
     fn version(&self) -> String {
         let own = self
             .state

@@ -1,5 +1,5 @@
-//! Where a cycle stands: `NNNN/state.json` in the cycles' directory, `last.json` for those who
-//! watch, and the lock that lets one run at a time.
+//! Persistent state of cycles: `NNNN/state.json` in the cycles' directory, `last.json` for
+//! monitoring, and the lock that allows one run at a time.
 
 use std::{
     collections::BTreeMap,
@@ -18,30 +18,30 @@ use crate::{
     train::{TrainError, export::now},
 };
 
-/// What a cycle does, in its order.
+/// Step of a cycle; the variants are in order of execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CycleStep {
-    /// Takes what people corrected out of the store.
+    /// Exports corrections from the store.
     Snapshot,
-    /// Fine-tunes the scorers on it.
+    /// Fine-tunes the scorers on them.
     Reward,
     /// Aligns the policy.
     Policy,
-    /// Fits the scorers to the new policy.
+    /// Re-fits the scorers to the new policy.
     Refit,
-    /// Measures both versions.
+    /// Evaluates both versions.
     Evaluate,
     /// Judges the candidate.
     Gate,
-    /// Keeps it in the registry.
+    /// Registers the candidate.
     Register,
-    /// Has it served, if it passed.
+    /// Promotes the candidate if it passed.
     Promote,
 }
 
 impl CycleStep {
-    /// All of them.
+    /// All steps in order.
     pub const ALL: [Self; 8] = [
         Self::Snapshot,
         Self::Reward,
@@ -53,7 +53,7 @@ impl CycleStep {
         Self::Promote,
     ];
 
-    /// Its name in files and messages.
+    /// Name in files and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
@@ -68,26 +68,25 @@ impl CycleStep {
     }
 }
 
-/// How a cycle ended.
+/// Outcome of a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CycleOutcome {
-    /// The candidate is served.
+    /// The candidate was promoted.
     Promoted,
-    /// It failed the gate, and is kept with the reasons.
+    /// The candidate failed the gate and is kept with the reasons.
     Rejected,
-    /// It passed, but another version was promoted meanwhile than the one that it was compared
-    /// with.
+    /// The candidate passed, but another version than its base was promoted meanwhile.
     Outdated,
-    /// A step failed again and again, or somebody gave the cycle up.
+    /// Steps failed repeatedly, or the cycle was abandoned.
     Failed,
 }
 
 impl CycleOutcome {
-    /// All of them: the values of a metric's label.
+    /// All outcomes, the values of a metric's label.
     pub const ALL: [Self; 4] = [Self::Promoted, Self::Rejected, Self::Outdated, Self::Failed];
 
-    /// Its name in files and metrics.
+    /// Name in files and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Promoted => "promoted",
@@ -98,71 +97,71 @@ impl CycleOutcome {
     }
 }
 
-/// The version that a cycle began with.
+/// Version that a cycle began with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseVersion {
-    /// Its id in the registry.
+    /// Id in the registry.
     pub id: String,
-    /// Its bundle.
+    /// Directory of the bundle.
     pub bundle: PathBuf,
     /// Name of the model.
     pub name: String,
-    /// What the bundle calls its version.
+    /// Version that the bundle states.
     pub version: String,
-    /// Indicates whether it was promoted; otherwise it is the model of the configuration.
+    /// `true` if the version was promoted, `false` for the configured model.
     pub promoted: bool,
 }
 
-/// What came of a step.
+/// Result of a completed step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepOutcome {
-    /// Seconds that it took; of a step that died and went on, since then.
+    /// Duration in seconds; of a resumed step, since it was resumed.
     pub seconds: f64,
-    /// What it gave.
+    /// Result of the step.
     pub gave: Value,
 }
 
-/// Both versions' figures, and what is known of the traffic.
+/// Metrics of both versions, and of recent traffic.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CycleEvaluation {
-    /// Of the version that the cycle began with.
+    /// Metrics of the base version.
     pub baseline: MetricValues,
-    /// Of the candidate.
+    /// Metrics of the candidate.
     pub candidate: MetricValues,
-    /// The 95 % interval of the difference of CHAIR_i.
+    /// 95 % confidence interval of the difference in CHAIR_i.
     pub chair_interval: Option<(f64, f64)>,
-    /// Figures of recent traffic: `reward_drift_psi` and the like.
+    /// Metrics of recent traffic, such as `reward_drift_psi`.
     pub traffic: MetricValues,
 }
 
-/// `state.json`: everything that the next step depends on.
+/// Contents of `state.json`, on which the next step depends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CycleState {
-    /// Version of this format.
+    /// Version of the format.
     pub format: u32,
-    /// The cycle's number, from 1.
+    /// Number of the cycle, from 1.
     pub number: u64,
     /// Unix time of its beginning.
     pub begun: u64,
-    /// What it does; a cycle goes on as it began.
+    /// Recipe, fixed when the cycle began.
     pub recipe: Recipe,
-    /// What it began with.
+    /// Base version.
     pub base: BaseVersion,
-    /// The steps that are done.
+    /// Completed steps.
     pub steps: BTreeMap<CycleStep, StepOutcome>,
-    /// What went wrong, the last time last.
+    /// Errors, oldest first.
     #[serde(default)]
     pub failures: Vec<String>,
-    /// What both versions are worth.
+    /// Evaluation of both versions.
     #[serde(default)]
     pub evaluated: Option<CycleEvaluation>,
-    /// What the gate said.
+    /// Verdict of the gate.
     #[serde(default)]
     pub verdict: Option<GateVerdict>,
-    /// The candidate's id in the registry.
+    /// Id of the candidate in the registry.
     #[serde(default)]
     pub version: Option<String>,
-    /// How it ended; absent while it goes on.
+    /// Outcome; absent while the cycle is unfinished.
     #[serde(default)]
     pub outcome: Option<CycleOutcome>,
     /// Unix time of its end.
@@ -171,7 +170,7 @@ pub struct CycleState {
 }
 
 impl CycleState {
-    /// The first step that is not done.
+    /// First step that is not completed.
     pub fn next(&self) -> Option<CycleStep> {
         CycleStep::ALL
             .into_iter()
@@ -179,26 +178,26 @@ impl CycleState {
     }
 }
 
-/// `last.json`: the last cycle that ended, and how many ended how.
+/// Contents of `last.json`: the last ended cycle, and counts by outcome.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastCycle {
-    /// Its number.
+    /// Number of the last ended cycle.
     pub number: u64,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Option<CycleOutcome>,
     /// Unix time of its end.
     pub finished: u64,
-    /// Records in the store when its snapshot was taken.
+    /// Records in the store at its snapshot.
     pub records: usize,
-    /// Unix time at which a cycle last came to its end, whatever the gate said.
+    /// Unix time at which a cycle last ended without failing, whatever the gate's verdict.
     pub last_success: Option<u64>,
-    /// Cycles by outcome.
+    /// Number of cycles by outcome.
     pub outcomes: BTreeMap<CycleOutcome, u64>,
 }
 
 impl LastCycle {
-    /// Reads it; what no cycle has written yet is empty.
+    /// Reads `last.json`; empty if no cycle has ended.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -207,32 +206,32 @@ impl LastCycle {
     }
 }
 
-/// The directory of all cycles, held by this process.
+/// Directory of all cycles, locked by this process.
 pub struct CycleDirectory {
     dir: PathBuf,
     _lock: File,
 }
 
 impl CycleDirectory {
-    /// Takes the directory, which is made where it is missing.
+    /// Locks the directory, creating it if missing.
     ///
     /// # Errors
-    /// When another process holds it: the error says which.
+    /// When another process holds the lock; the error names it.
     pub fn hold(dir: &Path) -> Result<Self, TrainError> {
         private_files::create_dir(dir).map_err(TrainError::io(dir))?;
-        // Snapshots in it have photographs and what people said of them.
+        // Snapshots contain users' photographs and corrections.
         match private_files::narrow(dir) {
             Ok(false) => {}
             Ok(true) => {
-                tracing::info!(dir = %dir.display(), "other users could read the folder, and \
-                    cannot any more")
+                tracing::info!(dir = %dir.display(), "other users could read the \
+                    folder; its mode is now restricted")
             }
             Err(error) => {
-                tracing::warn!(dir = %dir.display(), %error, "other users can read the folder, and \
-                    its mode cannot be changed")
+                tracing::warn!(dir = %dir.display(), %error, "other users can read the folder, \
+                    and its mode cannot be changed")
             }
         }
-        // Trainings name files in it, and a cycle goes on wherever the program is started.
+        // Training runs store paths in it, and a cycle must resume from any working directory.
         let dir = dir.canonicalize().map_err(TrainError::io(dir))?;
         let file = dir.join("lock");
         let mut lock = OpenOptions::new()
@@ -255,28 +254,28 @@ impl CycleDirectory {
             }
             Err(TryLockError::Error(error)) => return Err(TrainError::io(&file)(error)),
         }
-        let said = format!(
+        let holder_text = format!(
             "process {} since {}\n",
             std::process::id(),
             humantime::format_rfc3339_seconds(std::time::SystemTime::now())
         );
         lock.set_len(0)
-            .and_then(|()| lock.write_all(said.as_bytes()))
+            .and_then(|()| lock.write_all(holder_text.as_bytes()))
             .map_err(TrainError::io(&file))?;
         Ok(Self { dir, _lock: lock })
     }
 
-    /// Returns where it is.
+    /// Path of the directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The directory of a cycle.
-    pub fn of(&self, number: u64) -> PathBuf {
+    /// Directory of cycle `number`.
+    pub fn cycle_dir(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:04}"))
     }
 
-    /// The newest cycle.
+    /// State of the newest cycle.
     ///
     /// # Errors
     /// When its state cannot be read.
@@ -286,26 +285,26 @@ impl CycleDirectory {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
         let mut numbers: Vec<u64> = numbers.collect();
         numbers.sort_unstable();
-        // A directory without a state is one that died before it had any.
+        // A cycle interrupted before its first save has a directory without a state.
         for number in numbers.into_iter().rev() {
-            if let Some(state) = read(&self.of(number).join("state.json"))? {
+            if let Some(state) = read(&self.cycle_dir(number).join("state.json"))? {
                 return Ok(Some(state));
             }
         }
         Ok(None)
     }
 
-    /// Keeps a cycle's state, durably.
+    /// Writes a cycle's state durably.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn keep(&self, state: &CycleState) -> Result<(), TrainError> {
-        let dir = self.of(state.number);
+        let dir = self.cycle_dir(state.number);
         fs::create_dir_all(&dir).map_err(TrainError::io(&dir))?;
         replace(&dir.join("state.json"), state)
     }
 
-    /// Ends a cycle, for all to see.
+    /// Records the end of a cycle in its state and in `last.json`.
     ///
     /// # Errors
     /// When a file cannot be written.
@@ -318,7 +317,7 @@ impl CycleDirectory {
         let before = LastCycle::read(&self.dir)?;
         state.outcome = Some(outcome);
         state.finished = Some(now());
-        // A process that died between the two files counts a cycle once.
+        // Counts a cycle once even if the process died between the two writes.
         if before.number < state.number {
             let mut outcomes = before.outcomes;
             *outcomes.entry(outcome).or_default() += 1;
@@ -351,15 +350,15 @@ fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>, TrainE
     }
 }
 
-/// Writes a file so that a crash of the machine leaves the old content or the new one.
+/// Writes a file atomically and durably.
 fn replace(file: &Path, value: &impl Serialize) -> Result<(), TrainError> {
     let json = serde_json::to_vec_pretty(value)
         .map_err(|e| TrainError::Run(format!("{}: {e}", file.display())))?;
-    let fresh = file.with_extension("new");
-    let written =
-        File::create(&fresh).and_then(|mut out| out.write_all(&json).and_then(|()| out.sync_all()));
+    let temporary = file.with_extension("new");
+    let written = File::create(&temporary)
+        .and_then(|mut out| out.write_all(&json).and_then(|()| out.sync_all()));
     written
-        .and_then(|()| fs::rename(&fresh, file))
+        .and_then(|()| fs::rename(&temporary, file))
         .map_err(TrainError::io(file))
 }
 
@@ -368,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_process_holds_the_cycles_and_another_is_told_which() {
+    fn hold_second_process_is_told_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let held = CycleDirectory::hold(dir.path()).unwrap();
         let refused = CycleDirectory::hold(dir.path()).err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! Short answers of the policy, right and wrong, and what calibrations read of them.
+//! Short answers of the policy to questions, and the features that calibrate them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,78 +38,78 @@ use crate::{
     },
 };
 
-/// Questions of people about a photograph.
+/// Maximum of people's questions per photograph.
 const PER_PHOTOGRAPH: usize = 3;
 
-/// Questions that captions settle about a photograph: as many as `candor eval vqa` asks.
+/// Maximum of questions derived from captions per photograph, as in `candor eval vqa`.
 const DERIVED_PER_PHOTOGRAPH: usize = 4;
 
-/// Answers written at once.
+/// Answers sampled per batch.
 const AT_ONCE: usize = 16;
 
-/// How often a kind of question must have a kind of answer for the pair to be a feature.
-const LEAST_PAIRS: usize = 10;
+/// Minimum count of a pair of question kind and answer kind to become a feature.
+const MIN_PAIRS: usize = 10;
 
-/// How many answers to a kind of question there must be for features of its own.
-const LEAST_OF_KIND: usize = 30;
+/// Minimum number of answers to a kind of question for it to get features of its own.
+const MIN_OF_KIND: usize = 30;
 
-/// A question with its right answers.
+/// Question about a photograph with its right answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EvidenceQuestion {
-    /// Number of the photograph.
+    /// Index of the photograph.
     pub(super) photograph: usize,
     pub(super) question: String,
     pub(super) right: Vec<String>,
 }
 
-/// What the policy answered.
+/// The policy's answer to a question.
 pub(super) struct PolicyAnswer {
-    pub(super) asked: EvidenceQuestion,
+    pub(super) question: EvidenceQuestion,
     pub(super) answer: String,
-    /// The bundle's raw scores of its tokens, and the policy's log-probabilities.
+    /// Raw scores of the bundle's scorer and log-probabilities of the policy, per token.
     scored: ComparedText,
 }
 
 impl PolicyAnswer {
-    /// Returns what the question asks for.
+    /// Kind of the question.
     pub(super) fn kind(&self) -> QuestionKind {
-        question::kind(&self.asked.question)
+        question::kind(&self.question.question)
     }
 
-    /// Returns `true` if it is right and may be given. None about a radiograph may: what is right
-    /// there is a guess.
+    /// Returns `true` if the answer is right and may be given. No answer about a radiograph may,
+    /// since a right one is a guess.
     pub(super) fn is_right(&self, origin: PhotographOrigin) -> bool {
-        origin != PhotographOrigin::VqaRad && is_right(&self.answer, &self.asked.right)
+        origin != PhotographOrigin::VqaRad && is_right(&self.answer, &self.question.right)
     }
 }
 
 impl MentionScorer<'_> {
-    /// Questions about photographs behind the training split: those that captions and COCO's
-    /// objects settle, and people's.
+    /// Questions about photographs outside Flickr8k's training split: derived from captions,
+    /// derived from COCO's objects, and people's.
     pub(super) fn questions(&self, seed: u64) -> Vec<EvidenceQuestion> {
         let photographs = self.photographs;
-        let mut asked = Vec::new();
+        let mut questions = Vec::new();
         let stats = CaptionStats::new(&self.setup.data.train, Lexicon::shared());
         let builder = QaBuilder::new(&stats, Lexicon::shared());
-        for i in photographs.of(PhotographOrigin::Flickr8k) {
+        for i in photographs.indices_of(PhotographOrigin::Flickr8k) {
             let pairs = builder.pairs(
                 &photographs.all[i].image,
                 &mut SmallRng::seed_from_u64(seed ^ (i as u64 + 1)),
                 DERIVED_PER_PHOTOGRAPH,
             );
             let closed = pairs.into_iter().filter(|qa| qa.kind.is_closed());
-            asked.extend(closed.map(|qa| EvidenceQuestion {
+            questions.extend(closed.map(|qa| EvidenceQuestion {
                 photograph: i,
                 question: qa.question,
                 right: vec![qa.answer],
             }));
         }
         let numbers: BTreeMap<&str, usize> = photographs
-            .of(PhotographOrigin::CocoMini)
+            .indices_of(PhotographOrigin::CocoMini)
             .map(|i| (photographs.all[i].image.name.as_str(), i))
             .collect();
         let objects: Vec<(&str, &BTreeSet<String>)> = photographs
-            .of(PhotographOrigin::CocoMini)
+            .indices_of(PhotographOrigin::CocoMini)
             .filter_map(|i| {
                 Some((
                     photographs.all[i].image.name.as_str(),
@@ -117,61 +117,61 @@ impl MentionScorer<'_> {
                 ))
             })
             .collect();
-        for built in pope::build(&objects, pope::Setting::Random, 1, seed) {
+        for item in pope::build(&objects, pope::Setting::Random, 1, seed) {
             let (Some(&photograph), Some(object)) =
-                (numbers.get(built.image.as_str()), &built.object)
+                (numbers.get(item.image.as_str()), &item.object)
             else {
                 continue;
             };
-            let right = vec![if built.present { "yes" } else { "no" }.to_owned()];
-            asked.push(EvidenceQuestion {
+            let right = vec![if item.present { "yes" } else { "no" }.to_owned()];
+            questions.push(EvidenceQuestion {
                 photograph,
                 question: consistency::questions(object).plain,
                 right,
             });
         }
-        let mut of_people: BTreeMap<usize, Vec<EvidenceQuestion>> = BTreeMap::new();
+        let mut human_questions: BTreeMap<usize, Vec<EvidenceQuestion>> = BTreeMap::new();
         for (photograph, question) in &photographs.questions {
             let one = EvidenceQuestion {
                 photograph: *photograph,
                 question: question.question.clone(),
                 right: question.answers.clone(),
             };
-            of_people.entry(*photograph).or_default().push(one);
+            human_questions.entry(*photograph).or_default().push(one);
         }
-        for (photograph, mut questions) in of_people {
-            questions.shuffle(&mut SmallRng::seed_from_u64(seed ^ (photograph as u64 + 1)));
-            asked.extend(questions.into_iter().take(PER_PHOTOGRAPH));
+        for (photograph, mut asked) in human_questions {
+            asked.shuffle(&mut SmallRng::seed_from_u64(seed ^ (photograph as u64 + 1)));
+            questions.extend(asked.into_iter().take(PER_PHOTOGRAPH));
         }
-        asked.retain(|asked| question::kind(&asked.question) != QuestionKind::Caption);
-        asked.sort_by_key(|asked| asked.photograph);
-        asked
+        questions.retain(|item| question::kind(&item.question) != QuestionKind::Caption);
+        questions.sort_by_key(|item| item.photograph);
+        questions
     }
 
-    /// Lets the policy answer, and scores the answers; those that are too long to be withheld are
-    /// left out.
+    /// Samples the policy's greedy answers and scores them. Answers too long to be withheld are
+    /// dropped.
     ///
     /// # Errors
     /// When a tensor operation fails.
     pub(super) fn answers(
         &self,
-        asked: &[EvidenceQuestion],
+        questions: &[EvidenceQuestion],
     ) -> Result<Vec<PolicyAnswer>, TrainError> {
         let (policy, train) = (&self.setup.policy, self.photographs.train);
-        let chunks: Vec<&[EvidenceQuestion]> = asked.chunks(AT_ONCE).collect();
+        let chunks: Vec<&[EvidenceQuestion]> = questions.chunks(AT_ONCE).collect();
         let config = RolloutConfig {
             temperature: 0.0,
             seed: 0,
             max_tokens: SHORT_ANSWER + 1,
             eos: policy.tokenizer.eos(),
         };
-        let written = self.setup.workers.map(&chunks, |chunk| {
+        let sampled = self.setup.workers.map(&chunks, |chunk| {
             let views: Vec<(usize, usize)> = chunk
                 .iter()
-                .map(|asked| (asked.photograph - train, 0))
+                .map(|question| (question.photograph - train, 0))
                 .collect();
-            let prompt = |asked: &EvidenceQuestion| {
-                Corpus::prompt(&policy.tokenizer, &policy.template, &asked.question)
+            let prompt = |question: &EvidenceQuestion| {
+                Corpus::prompt(&policy.tokenizer, &policy.template, &question.question)
                     .map_err(candle_core::Error::wrap)
             };
             let prompts = chunk
@@ -188,17 +188,18 @@ impl MentionScorer<'_> {
         })?;
         let mut by_photograph: Vec<Vec<(&EvidenceQuestion, String)>> =
             vec![Vec::new(); self.photographs.all.len() - train];
-        let written = asked
+        let written = questions
             .iter()
-            .zip(written.into_iter().flatten())
+            .zip(sampled.into_iter().flatten())
             .filter(|(_, tokens)| (1..=SHORT_ANSWER).contains(&tokens.len()));
-        written.for_each(|(asked, tokens)| {
-            by_photograph[asked.photograph - train].push((asked, policy.tokenizer.decode(&tokens)))
+        written.for_each(|(question, tokens)| {
+            by_photograph[question.photograph - train]
+                .push((question, policy.tokenizer.decode(&tokens)))
         });
-        let said: Vec<Vec<_>> = by_photograph
+        let statements: Vec<Vec<_>> = by_photograph
             .iter()
-            .map(|of| {
-                let bare = |(asked, answer): &(&EvidenceQuestion, String)| {
+            .map(|answers| {
+                let statement = |(question, answer): &(&EvidenceQuestion, String)| {
                     let text = LabeledText {
                         text: answer.clone(),
                         ranges: Vec::new(),
@@ -207,24 +208,25 @@ impl MentionScorer<'_> {
                     };
                     (
                         ImageStatement {
-                            question: Some(asked.question.clone()),
+                            question: Some(question.question.clone()),
                             text,
                             ends: false,
                         },
                         None,
                     )
                 };
-                of.iter().map(bare).collect()
+                answers.iter().map(statement).collect()
             })
             .collect();
-        let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
-        let answered = |(scored, (asked, answer)): (ComparedText, &(&EvidenceQuestion, String))| {
-            PolicyAnswer {
-                asked: (*asked).clone(),
-                answer: answer.clone(),
-                scored,
-            }
-        };
+        let scored = score(self.setup, self.features, &self.scorer.scorer, &statements)?;
+        let answered =
+            |(scored, (question, answer)): (ComparedText, &(&EvidenceQuestion, String))| {
+                PolicyAnswer {
+                    question: (*question).clone(),
+                    answer: answer.clone(),
+                    scored,
+                }
+            };
         Ok(scored
             .into_iter()
             .zip(by_photograph.iter().flatten())
@@ -232,7 +234,7 @@ impl MentionScorer<'_> {
             .collect())
     }
 
-    /// The lowest reward of an answer's tokens by the scorer alone.
+    /// Lowest reward of an answer's tokens from the scorer alone, without evidence.
     pub(super) fn lowest(&self, answered: &PolicyAnswer) -> f32 {
         self.rewards(&answered.scored)
             .rewards
@@ -241,10 +243,10 @@ impl MentionScorer<'_> {
             .unwrap_or(0.0)
     }
 
-    /// Returns what a calibration reads of an answer, as it is served.
+    /// Calibration features of an answer, as in serving.
     ///
     /// # Errors
-    /// When the answer cannot be cut into tokens.
+    /// When the answer cannot be tokenized.
     pub(super) fn answer_features(
         &self,
         answered: &PolicyAnswer,
@@ -264,17 +266,16 @@ impl MentionScorer<'_> {
         Ok(AnswerFeatures::new(
             evidence,
             image,
-            &answered.asked.question,
+            &answered.question.question,
             &written,
         ))
     }
 }
 
-/// Names of the features of answers: those that always are; what yes and no claim by kind of
-/// question, and how familiar the photograph is by each other kind; and the pairs of a kind of
-/// question and a kind of answer. Of these there are those that occur often enough. All features
-/// share one ridge, so that a kind has weights of its own as far as its answers ask for them, and
-/// else those of all kinds.
+/// Names of the features of answers: common ones; yes/no claims (or familiarity) by kind of
+/// question; and pairs of question kind and answer kind. Kinds and pairs are included if frequent
+/// enough. All features share one ridge penalty, so a kind gets weights of its own only as far as
+/// its answers support them.
 pub(super) fn names<'a>(
     answered: impl IntoIterator<Item = (QuestionKind, &'a str)>,
 ) -> Vec<String> {
@@ -290,11 +291,11 @@ pub(super) fn names<'a>(
             ))
             .or_default() += 1;
     }
-    let own = kinds
+    let frequent_kinds = kinds
         .into_iter()
-        .filter(|&(_, count)| count >= LEAST_OF_KIND)
+        .filter(|&(_, count)| count >= MIN_OF_KIND)
         .map(|(kind, _)| kind);
-    let claims = own.flat_map(|kind| {
+    let claims = frequent_kinds.flat_map(|kind| {
         let features: &[&str] = if kind.is_yes_no() {
             &AnswerFeatures::CLAIMS
         } else {
@@ -304,15 +305,15 @@ pub(super) fn names<'a>(
             .iter()
             .map(move |name| format!("{}:{name}", kind.name()))
     });
-    let often = pairs
+    let frequent = pairs
         .into_iter()
-        .filter(|&(_, count)| count >= LEAST_PAIRS)
+        .filter(|&(_, count)| count >= MIN_PAIRS)
         .map(|(pair, _)| pair);
     AnswerFeatures::NAMES
         .into_iter()
         .map(str::to_owned)
         .chain(claims)
-        .chain(often)
+        .chain(frequent)
         .collect()
 }
 
@@ -321,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_that_occur_often_have_features_of_their_own() {
+    fn names_frequent_kinds_get_their_own_features() {
         let times = |n: usize, kind, answer| std::iter::repeat_n((kind, answer), n);
         let answered = times(30, QuestionKind::Presence, "Yes.")
             .chain(times(29, QuestionKind::YesNo, "No."))

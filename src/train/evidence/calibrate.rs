@@ -1,5 +1,4 @@
-//! Calibrations on named features: logistic regressions whose figures and thresholds are out of
-//! fold.
+//! Calibrations on named features: logistic regressions evaluated and thresholded out of fold.
 
 use std::collections::BTreeMap;
 
@@ -18,71 +17,71 @@ use crate::{
     },
 };
 
-/// False-positive rates whose thresholds are stored.
+/// False-positive rates with stored thresholds.
 const RATES: [f64; 7] = [0.005, 0.01, 0.02, 0.05, 0.10, 0.20, 0.30];
 
-/// What is flagged where nothing else is said: what is rather wrong than right.
+/// Default threshold: flags what is likelier wrong than right.
 pub(super) const DEFAULT_THRESHOLD: f32 = 0.5;
 
-/// Ranges of familiarity that have thresholds of their own.
+/// Number of familiarity ranges with thresholds of their own.
 const RANGES: usize = 3;
 
-/// Right rows of each without which there are none.
-const FEWEST_IN_RANGE: usize = 50;
+/// Minimum number of right rows per familiarity range.
+const MIN_IN_RANGE: usize = 50;
 
-/// Added to every standard deviation.
-const LEAST_SCALE: f64 = 1e-6;
+/// Floor added to every standard deviation.
+const MIN_SCALE: f64 = 1e-6;
 
-/// How calibrations are fitted.
+/// Settings of the calibrations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationConfig {
-    /// Factor on half the squared norm of the weights.
+    /// L2 penalty: factor on half the squared norm of the weights.
     pub ridge: f64,
-    /// The threshold for the policy's own texts that is served where nothing else is asked for.
+    /// Default serving threshold for the policy's own texts.
     pub default_threshold: f32,
-    /// How much each origin counts, however many rows it has; by its name.
+    /// Total weight of each origin by name, regardless of its number of rows.
     pub origins: BTreeMap<String, f64>,
-    /// The same of short answers.
+    /// Total weights of the origins for short answers.
     pub answer_origins: BTreeMap<String, f64>,
 }
 
-/// Something that was scored and is right or wrong.
+/// Scored item with features and truth.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CalibrationRow {
     pub(super) origin: PhotographOrigin,
-    /// Number of the photograph.
+    /// Index of the photograph.
     pub(super) photograph: usize,
-    /// Its part.
+    /// Fold of the photograph.
     pub(super) fold: usize,
-    /// Indicates whether calibrations may be fitted on it; of other rows there are figures alone.
+    /// `true` if calibrations may be fitted on the row; other rows are only evaluated.
     pub(super) is_tuning: bool,
-    /// Indicates whether a calibration that is shipped may be fitted on it.
+    /// `true` if the shipped calibration may be fitted on the row.
     pub(super) is_shipped: bool,
     pub(super) features: Vec<f64>,
     pub(super) is_right: bool,
 }
 
-/// A calibration with the probability that each row has from one that was fitted without its part.
+/// Fitted calibration with out-of-fold probabilities of all rows.
 #[derive(Debug, Clone)]
 pub(super) struct FittedCalibration {
     pub(super) calibration: FeatureCalibration,
-    /// Those that were fitted without each part.
+    /// Calibrations fitted without each fold.
     pub(super) parts: Vec<FeatureCalibration>,
     pub(super) out_of_fold: Vec<f64>,
 }
 
-/// Fits a calibration on the rows that it may be fitted on.
+/// Fits a calibration on the shipped rows, and one without each fold for evaluation.
 ///
 /// # Errors
-/// When there are not both right and wrong ones in every part's complement.
+/// When a fit lacks right or wrong rows.
 pub(super) fn fit(
     rows: &[CalibrationRow],
     names: &[&str],
     config: &CalibrationConfig,
     fitted_on: &str,
 ) -> Result<FittedCalibration, TrainError> {
-    let of = |chosen: &dyn Fn(&CalibrationRow) -> bool| {
+    let fit = |chosen: &dyn Fn(&CalibrationRow) -> bool| {
         let chosen: Vec<&CalibrationRow> = rows.iter().filter(|row| chosen(row)).collect();
         regression(&chosen, names, config, fitted_on).ok_or_else(|| {
             TrainError::Run(format!(
@@ -91,13 +90,13 @@ pub(super) fn fit(
         })
     };
     let parts: Vec<FeatureCalibration> = (0..FOLDS)
-        .map(|fold| of(&|row: &CalibrationRow| row.is_tuning && row.fold != fold))
+        .map(|fold| fit(&|row: &CalibrationRow| row.is_tuning && row.fold != fold))
         .collect::<Result<_, _>>()?;
     let out_of_fold: Vec<f64> = rows
         .iter()
         .map(|row| probability(&parts[row.fold], &row.features))
         .collect();
-    let mut calibration = of(&|row: &CalibrationRow| row.is_shipped)?;
+    let mut calibration = fit(&|row: &CalibrationRow| row.is_shipped)?;
     let shipped: Vec<(&CalibrationRow, f64)> = rows
         .iter()
         .zip(out_of_fold.iter().copied())
@@ -114,7 +113,7 @@ pub(super) fn fit(
     })
 }
 
-/// The thresholds of [`RATES`] on rows with their probabilities.
+/// Thresholds at [`RATES`] for rows with their probabilities.
 fn thresholds<'r>(rows: impl Iterator<Item = (&'r CalibrationRow, f64)>) -> Vec<FprThreshold> {
     let scored: Vec<ScoredToken> = rows
         .map(|(row, p)| ScoredToken {
@@ -131,17 +130,17 @@ fn thresholds<'r>(rows: impl Iterator<Item = (&'r CalibrationRow, f64)>) -> Vec<
         .to_vec()
 }
 
-/// The thresholds within ranges of familiarity, which is in this column of features. Each range has
-/// as many right rows; none where these are too few.
+/// Thresholds within ranges of familiarity, read from the feature `column`. Ranges hold equally
+/// many right rows; empty if these are too few.
 fn by_familiarity(rows: &[(&CalibrationRow, f64)], column: usize) -> Vec<FamiliarityThresholds> {
-    let of = |row: &CalibrationRow| row.features[column] as f32;
+    let familiarity = |row: &CalibrationRow| row.features[column] as f32;
     let mut right: Vec<f32> = rows
         .iter()
         .filter(|(row, _)| row.is_right)
-        .map(|(row, _)| of(row))
+        .map(|(row, _)| familiarity(row))
         .collect();
     right.sort_by(f32::total_cmp);
-    if right.len() < RANGES * FEWEST_IN_RANGE {
+    if right.len() < RANGES * MIN_IN_RANGE {
         return Vec::new();
     }
     let mut ends: Vec<f32> = (1..RANGES)
@@ -161,7 +160,7 @@ fn by_familiarity(rows: &[(&CalibrationRow, f64)], column: usize) -> Vec<Familia
         let within = rows
             .iter()
             .copied()
-            .filter(|(row, _)| of(row) >= from && (is_last || of(row) < below));
+            .filter(|(row, _)| familiarity(row) >= from && (is_last || familiarity(row) < below));
         FamiliarityThresholds {
             below,
             by_fpr: thresholds(within),
@@ -170,14 +169,14 @@ fn by_familiarity(rows: &[(&CalibrationRow, f64)], column: usize) -> Vec<Familia
     ends.iter().enumerate().map(range).collect()
 }
 
-/// The probability of features in the calibration's order.
+/// Calibrated probability of features given in the calibration's order.
 pub(super) fn probability(calibration: &FeatureCalibration, features: &[f64]) -> f64 {
-    let place = |name: &str| calibration.features.iter().position(|own| own == name);
-    f64::from(calibration.probability(|name| features.get(place(name)?).copied()))
+    let index = |name: &str| calibration.features.iter().position(|own| own == name);
+    f64::from(calibration.probability(|name| features.get(index(name)?).copied()))
 }
 
-/// Weights of the standardized features, for the reader.
-pub(super) fn described(calibration: &FeatureCalibration) -> String {
+/// Description of a calibration's weights, offset and threshold for reports.
+pub(super) fn description(calibration: &FeatureCalibration) -> String {
     let weight = |(name, weight): (&String, &f64)| format!("{name} {weight:+.2}");
     let weights: Vec<String> = calibration
         .features
@@ -209,7 +208,7 @@ fn regression(
         .map(|j| column(j).sum::<f64>() / n)
         .collect();
     let deviation = |(j, mean): (usize, &f64)| {
-        (column(j).map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt() + LEAST_SCALE
+        (column(j).map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt() + MIN_SCALE
     };
     let scale: Vec<f64> = mean.iter().enumerate().map(deviation).collect();
     let standardized: Vec<Vec<f64>> = rows
@@ -244,8 +243,8 @@ fn regression(
     })
 }
 
-/// Returns how much each row counts: an origin as much as the configuration says, all rows together
-/// as much as they are.
+/// Weights of rows: each origin's total follows the configuration, and all sum to the number of
+/// rows.
 pub(super) fn importance(rows: &[&CalibrationRow], config: &CalibrationConfig) -> Vec<f64> {
     let mut counts: BTreeMap<PhotographOrigin, usize> = BTreeMap::new();
     rows.iter()
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_count_as_much_as_they_are_given() {
+    fn importance_follows_configured_origin_weights() {
         let rows: Vec<CalibrationRow> = (0..10)
             .map(|i| {
                 row(
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn rises_with_what_tells_right_from_wrong_and_ignores_what_never_changes() {
+    fn fit_uses_informative_features_and_ignores_constant_ones() {
         let fitted = fit(&rows(), &["evidence", "constant"], &config(), "test").unwrap();
         let FeatureCalibration {
             weights,
@@ -362,8 +361,8 @@ mod tests {
     }
 
     #[test]
-    fn rates_hold_within_ranges_of_familiarity() {
-        // The less familiar, the lower the probabilities of right rows.
+    fn by_familiarity_rates_hold_within_ranges() {
+        // Right rows get lower probabilities the less familiar they are.
         let rows: Vec<CalibrationRow> = (0..900)
             .map(|i| {
                 row(
@@ -413,10 +412,10 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_its_probability_from_the_other_parts_and_only_shipped_ones_are_shipped() {
+    fn fit_probabilities_are_out_of_fold_and_only_shipped_rows_ship() {
         let mut all = rows();
         let before = fit(&all, &["evidence", "constant"], &config(), "test").unwrap();
-        // Whatever is wrong in a part changes nothing about its own rows.
+        // Errors within a fold do not change the probabilities of its own rows.
         all.iter_mut().filter(|row| row.fold == 2).for_each(|row| {
             row.is_right = !row.is_right;
             row.is_shipped = false;
@@ -428,7 +427,7 @@ mod tests {
         {
             assert_eq!(row.fold == 2, old == new, "part {}", row.fold);
         }
-        // A part without rows is fitted all the same.
+        // A fold without rows is fitted all the same.
         let kept: Vec<CalibrationRow> = rows().into_iter().filter(|row| row.fold != 2).collect();
         let alone = fit(&kept, &["evidence", "constant"], &config(), "test").unwrap();
         assert_eq!(alone.calibration.weights, after.calibration.weights);

@@ -1,5 +1,4 @@
-//! What a run concludes from its networks: the scale of familiarity, the calibration of short
-//! answers, and the report.
+//! Final steps of a run: familiarity scale, calibration of short answers, scope, and the report.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,10 +9,10 @@ use super::{
         TrainError,
         checkpoint::write_atomically,
         export::write_json,
+        report_progress,
         scored_split::{ComparedText, DevelopmentHalf},
-        tell,
     },
-    EvidenceTraining, Seen, UNFITTED,
+    EvidenceTraining, HeldOutOutputs, UNFITTED,
     answers::{self, PolicyAnswer},
     calibrate::{self, CalibrationConfig, CalibrationRow, FittedCalibration},
     figures::{self, OutOfFoldScore},
@@ -35,19 +34,19 @@ use crate::{
     },
 };
 
-/// Resamples of the report's intervals.
+/// Bootstrap resamples for the report's intervals.
 const REPEATS: usize = 300;
 
-/// What that of short answers is fitted on.
+/// Description of the data behind the calibration of short answers, recorded with it.
 const ANSWERS_FITTED_ON: &str = "the policy's own short answers to questions about photographs of \
                                  all origins, with evidence out of fold";
 
-/// What a reader of figures must know.
+/// Note beside metrics of the report.
 pub(super) const NOTE: &str = "Out of fold; of Flickr8k the reporting half of the development \
                                split. What is below the threshold is flagged: .5 where nothing \
                                else is said.";
 
-/// Returns `true` if photographs of an origin are of everyday life, as what people ask about is.
+/// Returns `true` for origins with everyday photographs, the kind that people ask about.
 fn is_everyday(origin: PhotographOrigin) -> bool {
     matches!(
         origin,
@@ -55,7 +54,7 @@ fn is_everyday(origin: PhotographOrigin) -> bool {
     )
 }
 
-/// Weights that add up to 1, those of each origin to the same.
+/// Weights that sum to 1, with the same total for each origin.
 fn equal_shares(origins: impl Iterator<Item = PhotographOrigin> + Clone) -> Vec<f64> {
     let mut counts: BTreeMap<PhotographOrigin, usize> = BTreeMap::new();
     origins
@@ -65,17 +64,17 @@ fn equal_shares(origins: impl Iterator<Item = PhotographOrigin> + Clone) -> Vec<
         .map(|origin| 1.0 / (counts.len() * counts[&origin]) as f64)
         .collect()
 }
-/// What a reader of figures of answers must know beside it.
+/// Additional note beside metrics of answers.
 const RADIOGRAPHS: &str = "No answer about a radiograph counts as right.";
 
-/// Returns `true` if figures are of a row: of Flickr8k's only those that nothing was fitted on.
+/// Returns `true` if a row counts in the report: of Flickr8k only rows that nothing was fitted on.
 pub(super) fn is_reported(row: &CalibrationRow) -> bool {
     row.origin != PhotographOrigin::Flickr8k || !row.is_tuning
 }
 
 impl EvidenceTraining {
-    /// From cosines and the evidence of people to the probability that the policy's likeliest
-    /// caption invents nothing.
+    /// Fits the familiarity scale: the probability, from the reference cosine and the evidence of
+    /// people, that the policy's greedy caption hallucinates nothing.
     pub(super) fn familiarity(
         &self,
         own: &[JudgedMention],
@@ -87,13 +86,13 @@ impl EvidenceTraining {
             .iter()
             .filter(|mention| mention.author == TextSource::Greedy)
         {
-            let place = &mut honest[mention.photograph - self.photographs.train];
-            *place = mention
+            let current = &mut honest[mention.photograph - self.photographs.train];
+            *current = mention
                 .truth
-                .map_or(*place, |right| Some(place.unwrap_or(true) && right));
+                .map_or(*current, |right| Some(current.unwrap_or(true) && right));
         }
-        let known = honest.iter().zip(cosines.iter().zip(people)).enumerate();
-        let rows: Vec<CalibrationRow> = known
+        let labeled = honest.iter().zip(cosines.iter().zip(people)).enumerate();
+        let rows: Vec<CalibrationRow> = labeled
             .filter_map(|(i, (honest, (&cosine, &people)))| {
                 Some(self.row(
                     self.photographs.train + i,
@@ -124,8 +123,8 @@ impl EvidenceTraining {
                 offset,
             },
             _ => {
-                tell(
-                    "captions of familiar photographs are no more often right: familiarity stays \
+                report_progress(
+                    "captions of familiar photographs are not right more often: familiarity stays \
                      on the scale of cosines",
                 );
                 UNFITTED
@@ -133,17 +132,17 @@ impl EvidenceTraining {
         }
     }
 
-    /// Calibrates short answers, where the policy gave some, with the finished calibrations of
-    /// words.
+    /// Calibrates the policy's short answers, given the finished calibrations of words; `None` if
+    /// there are no answers.
     pub(super) fn answers(
         &self,
-        judge: &MentionScorer<'_>,
+        scorer: &MentionScorer<'_>,
         evidence: &[Arc<Evidence>],
-        seen: &Seen,
+        outputs: &HeldOutOutputs,
         config: &mut EvidenceConfig,
     ) -> Result<Option<Section>, TrainError> {
-        tell("the policy answers questions, and the answers are scored");
-        let answered = judge.answers(&judge.questions(self.recipe.seed))?;
+        report_progress("sampling and scoring the policy's answers");
+        let answered = scorer.answers(&scorer.questions(self.recipe.seed))?;
         if answered.is_empty() {
             return Ok(None);
         }
@@ -154,16 +153,16 @@ impl EvidenceTraining {
         );
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let row = |answered: &PolicyAnswer| {
-            let photograph = answered.asked.photograph;
+            let photograph = answered.question.photograph;
             let fold = self.photographs.all[photograph].fold;
-            let known = judge.answer_features(
+            let features = scorer.answer_features(
                 answered,
                 &evidence[fold],
-                &seen.images[photograph - self.photographs.train],
+                &outputs.images[photograph - self.photographs.train],
             )?;
             let features = names
                 .iter()
-                .map(|name| known.value(name).unwrap_or(0.0))
+                .map(|name| features.value(name).unwrap_or(0.0))
                 .collect();
             Ok(self.row(
                 photograph,
@@ -180,25 +179,25 @@ impl EvidenceTraining {
             ..self.recipe.calibration.clone()
         };
         let fitted = calibrate::fit(&rows, &names, &own, ANSWERS_FITTED_ON)?;
-        let of = rows
+        let reported = rows
             .iter()
             .zip(&answered)
             .zip(&fitted.out_of_fold)
             .filter(|((row, _), _)| is_reported(row));
-        let (kinds, judged): (Vec<QuestionKind>, Vec<OutOfFoldScore>) = of
+        let (kinds, scores): (Vec<QuestionKind>, Vec<OutOfFoldScore>) = reported
             .map(|((row, answered), &score)| {
                 let outcome = ScoredOutcome {
                     photograph: row.photograph,
                     score,
                     is_right: row.is_right,
                 };
-                let scorer = f64::from(judge.lowest(answered));
+                let lowest = f64::from(scorer.lowest(answered));
                 (
                     answered.kind(),
                     OutOfFoldScore {
                         origin: row.origin,
                         outcome,
-                        scorer,
+                        scorer: lowest,
                         is_person: false,
                     },
                 )
@@ -209,13 +208,13 @@ impl EvidenceTraining {
             figures::figures(
                 "Answers",
                 &format!("{NOTE} {RADIOGRAPHS}"),
-                &judged,
+                &scores,
                 threshold,
                 self.resampling(),
             ),
-            figures::answers_by_kind(&kinds, &judged, threshold, self.resampling()),
+            figures::answers_by_kind(&kinds, &scores, threshold, self.resampling()),
         ];
-        let text = vec![calibrate::described(&fitted.calibration)];
+        let text = vec![calibrate::description(&fitted.calibration)];
         config.calibration.answers = Some(fitted.calibration);
         Ok(Some(Section {
             title: "Short answers".into(),
@@ -225,21 +224,21 @@ impl EvidenceTraining {
         }))
     }
 
-    /// Returns how the rewards of the policy's likeliest captions of the development split's tuning
-    /// half are distributed, as they are served.
+    /// Distribution of served rewards in the policy's greedy captions of the tuning half of the
+    /// development split.
     pub(super) fn rewards(
         &self,
-        judge: &MentionScorer<'_>,
+        scorer: &MentionScorer<'_>,
         captions: &[(PhotographText, ComparedText)],
         evidence: &[Arc<Evidence>],
-        seen: &Seen,
+        outputs: &HeldOutOutputs,
     ) -> Result<Histogram, TrainError> {
         let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
         let is_tuning = |written: &PhotographText| {
             written.photograph < train + dev
-                && DevelopmentHalf::of(written.photograph - train) == DevelopmentHalf::Tune
+                && DevelopmentHalf::for_image(written.photograph - train) == DevelopmentHalf::Tune
         };
         let rewards = captions
             .iter()
@@ -247,9 +246,9 @@ impl EvidenceTraining {
             .map(|(written, scored)| {
                 let (evidence, image) = (
                     &evidence[all[written.photograph].fold],
-                    &seen.images[written.photograph - train],
+                    &outputs.images[written.photograph - train],
                 );
-                judge
+                scorer
                     .served(scored, evidence, image)
                     .map(|(_, scored)| scored.rewards)
             });
@@ -258,9 +257,8 @@ impl EvidenceTraining {
         ))
     }
 
-    /// The photographs of all origins, in equal parts: of Flickr8k's training split some, of the
-    /// others those that the shipped network learns from. What holds nothing of everyday life is
-    /// none of them.
+    /// Fits the scope reference on everyday photographs of all origins with equal weight: a sample
+    /// of Flickr8k's training split and the shipped folds of the others.
     pub(super) fn scope(
         &self,
         pooled: &[Vec<f32>],
@@ -291,32 +289,32 @@ impl EvidenceTraining {
         )?)
     }
 
-    /// The line below which lies the configured share of held-out photographs of everyday life,
-    /// whose origins count alike.
-    pub(super) fn out_of_scope(&self, seen: &Seen) -> Option<f32> {
+    /// Cosine below which lies the configured share of held-out everyday photographs, with equal
+    /// weight of origins; `None` if no photograph has a cosine.
+    pub(super) fn out_of_scope(&self, outputs: &HeldOutOutputs) -> Option<f32> {
         let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
         let is_held_out = |i: usize| match all[i].origin {
             PhotographOrigin::Flickr8k => {
-                i < train + dev && DevelopmentHalf::of(i - train) == DevelopmentHalf::Tune
+                i < train + dev && DevelopmentHalf::for_image(i - train) == DevelopmentHalf::Tune
             }
             origin => is_everyday(origin) && !self.recipe.parts.contains(&all[i].fold),
         };
         let held_out: Vec<usize> = (*train..all.len()).filter(|&i| is_held_out(i)).collect();
         let shares = equal_shares(held_out.iter().map(|&i| all[i].origin));
-        let mut known: Vec<(f32, f64)> = held_out
+        let mut cosines: Vec<(f32, f64)> = held_out
             .iter()
             .zip(shares)
-            .filter_map(|(&i, share)| Some((seen.images[i - train].scope?, share)))
+            .filter_map(|(&i, share)| Some((outputs.images[i - train].scope?, share)))
             .collect();
-        known.sort_by(|a, b| a.0.total_cmp(&b.0));
+        cosines.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut below = 0.0;
-        let at = known.iter().find(|(_, share)| {
+        let threshold = cosines.iter().find(|(_, share)| {
             below += share;
             below > self.recipe.scope.unanswered_share
         });
-        at.map(|(cosine, _)| *cosine)
+        threshold.map(|(cosine, _)| *cosine)
     }
 
     pub(super) fn resampling(&self) -> Resampling {
@@ -326,20 +324,20 @@ impl EvidenceTraining {
         }
     }
 
-    /// Figures of mentions that no calibration was fitted on, or none of their part.
+    /// Section on out-of-fold probabilities of mentions.
     pub(super) fn section(
         &self,
         title: &str,
         mentions: &[(JudgedMention, CalibrationRow)],
         fitted: &FittedCalibration,
     ) -> Section {
-        let judged = |(mention, row): &(JudgedMention, CalibrationRow),
-                      score: f64,
-                      is_right: bool| OutOfFoldScore {
+        let score = |(mention, row): &(JudgedMention, CalibrationRow),
+                     probability: f64,
+                     is_right: bool| OutOfFoldScore {
             origin: row.origin,
             outcome: ScoredOutcome {
                 photograph: row.photograph,
-                score,
+                score: probability,
                 is_right,
             },
             scorer: f64::from(mention.reward),
@@ -354,10 +352,12 @@ impl EvidenceTraining {
                 })
         };
         let open: Vec<OutOfFoldScore> = reported()
-            .map(|(mention, &score)| judged(mention, score, mention.1.is_right))
+            .map(|(mention, &probability)| score(mention, probability, mention.1.is_right))
             .collect();
         let coco: Vec<OutOfFoldScore> = reported()
-            .filter_map(|(mention, &score)| Some(judged(mention, score, mention.0.coco?)))
+            .filter_map(|(mention, &probability)| {
+                Some(score(mention, probability, mention.0.coco?))
+            })
             .collect();
         let threshold = f64::from(fitted.calibration.thresholds.default);
         let classes: Vec<_> = mentions
@@ -366,7 +366,7 @@ impl EvidenceTraining {
             .collect();
         Section {
             title: title.into(),
-            text: vec![calibrate::described(&fitted.calibration)],
+            text: vec![calibrate::description(&fitted.calibration)],
             tables: vec![
                 figures::figures("Things", NOTE, &open, threshold, self.resampling()),
                 figures::figures("COCO's objects", NOTE, &coco, threshold, self.resampling()),
@@ -383,8 +383,12 @@ impl EvidenceTraining {
     ) -> Result<EvaluationReport, TrainError> {
         let policy = &self.setup.policy;
         let parts: Vec<String> = self.recipe.parts.iter().map(usize::to_string).collect();
-        let of = |origin: PhotographOrigin| {
-            format!("{} {}", self.photographs.of(origin).count(), origin.name())
+        let count = |origin: PhotographOrigin| {
+            format!(
+                "{} {}",
+                self.photographs.indices_of(origin).count(),
+                origin.name()
+            )
         };
         let facts = [
             ("bundle", policy.name.clone()),
@@ -394,7 +398,7 @@ impl EvidenceTraining {
                     "{} to learn from, {} held out of flickr8k; {}",
                     self.photographs.train,
                     self.photographs.dev,
-                    OTHERS.map(of).join(", ")
+                    OTHERS.map(count).join(", ")
                 ),
             ),
             (

@@ -1,5 +1,5 @@
-//! Crops of photographs whose objects have boxes: which there are, and what they show. The few
-//! photographs of coco-mini become thousands of examples, with and without people.
+//! Crops of photographs with object boxes, and the labels that follow from the boxes. They turn the
+//! few photographs of coco-mini into thousands of examples, with and without people.
 
 use std::collections::BTreeMap;
 
@@ -18,37 +18,38 @@ use crate::{
     train::features::Crop,
 };
 
-/// Share of a box inside a crop from which on its object is shown.
+/// Share of a box inside a crop above which its object counts as shown.
 const SHOWN: f64 = 0.5;
 
-/// Share of a box inside a crop, and of the crop in the box, from which on its object is shown too:
-/// a large one is cut by every small crop.
-const SHOWN_LARGE: f64 = 0.25;
+/// The same threshold for large objects, which every small crop cuts: on the share of the box
+/// inside the crop and on the share of the crop inside the box.
+const MIN_SHARE_LARGE: f64 = 0.25;
 
-/// Shares of the same below which it is absent.
+/// Thresholds on these two shares below which the object counts as absent.
 const ABSENT: (f64, f64) = (0.1, 0.03);
 
-/// Smallest width and height of a crop.
-const LEAST: f64 = 0.25;
+/// Minimum width and height of a crop.
+const MIN_SIDE: f64 = 0.25;
 
-/// How many crops the one with the least of some objects is chosen among.
+/// Number of candidates for a crop that avoids objects.
 const TRIES: usize = 30;
 
-/// The crops of the annotated photographs.
+/// Crops of the annotated photographs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Crops {
-    /// Numbers of the photographs.
+    /// Indices of the photographs.
     pub(super) photographs: Vec<usize>,
-    /// The crops of each of them, as many of one as of another.
-    pub(super) of_each: Vec<Vec<Crop>>,
+    /// Crops of each photograph, equally many.
+    pub(super) crops: Vec<Vec<Crop>>,
 }
 
 impl Crops {
-    /// Draws `each` crops of every photograph all of whose objects have boxes; a function of the
-    /// seed.
+    /// Draws `each` crops of every photograph whose objects all have boxes; deterministic in
+    /// `seed`.
     pub(super) fn draw(photographs: &AllPhotographs, each: usize, seed: u64) -> Self {
         let has_boxes = |photograph: &LabeledPhotograph| {
-            let has_box = |object: &String| photograph.boxes.iter().any(|of| of.object == *object);
+            let has_box =
+                |object: &String| photograph.boxes.iter().any(|item| item.object == *object);
             photograph
                 .objects
                 .as_ref()
@@ -56,32 +57,32 @@ impl Crops {
         };
         let is_drawn = |&i: &usize| each > 0 && has_boxes(&photographs.all[i]);
         let numbers: Vec<usize> = photographs
-            .of(PhotographOrigin::CocoMini)
+            .indices_of(PhotographOrigin::CocoMini)
             .filter(is_drawn)
             .collect();
-        let of_each = numbers.iter().map(|&i| {
+        let crops = numbers.iter().map(|&i| {
             let mut rng = SmallRng::seed_from_u64(seed.wrapping_add(i as u64));
             (0..each)
                 .map(|number| crop(&photographs.all[i].boxes, number, &mut rng))
                 .collect()
         });
         Self {
-            of_each: of_each.collect(),
+            crops: crops.collect(),
             photographs: numbers,
         }
     }
 
-    /// Every crop with the number of its photograph.
+    /// Every crop with the index of its photograph.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Crop)> {
         self.photographs
             .iter()
-            .zip(&self.of_each)
+            .zip(&self.crops)
             .flat_map(|(&photograph, crops)| crops.iter().map(move |crop| (photograph, crop)))
     }
 }
 
-/// A random crop, in every second case mirrored. By turns a large one, a small one, one around an
-/// object, and one with little of people or, where there are none, of anything.
+/// Random crop, mirrored half of the time: in turn a large one, a small one, one around an object,
+/// and one that avoids people or, without people, all objects.
 fn crop(boxes: &[ObjectBox], number: usize, rng: &mut SmallRng) -> Crop {
     let rect = match number % 4 {
         0 => random_rect(0.5..1.0, rng),
@@ -95,15 +96,15 @@ fn crop(boxes: &[ObjectBox], number: usize, rng: &mut SmallRng) -> Crop {
     }
 }
 
-/// A crop of about a share of width and height.
+/// Crop whose sides are about `share` of the photograph's.
 fn random_rect(share: std::ops::Range<f64>, rng: &mut SmallRng) -> Rect {
     let (share, stretch) = (
         rng.random_range(share),
         rng.random_range(-0.3f64..0.3).exp(),
     );
     let (width, height) = (
-        (share * stretch).clamp(LEAST, 1.0),
-        (share / stretch).clamp(LEAST, 1.0),
+        (share * stretch).clamp(MIN_SIDE, 1.0),
+        (share / stretch).clamp(MIN_SIDE, 1.0),
     );
     Rect {
         left: rng.random_range(0.0..=1.0 - width),
@@ -113,37 +114,40 @@ fn random_rect(share: std::ops::Range<f64>, rng: &mut SmallRng) -> Rect {
     }
 }
 
-/// A crop with one of the objects near its middle.
+/// Crop with a random object near its middle.
 fn object_rect(boxes: &[ObjectBox], rng: &mut SmallRng) -> Option<Rect> {
-    let of = (!boxes.is_empty()).then(|| &boxes[rng.random_range(0..boxes.len())].rect)?;
+    let object = (!boxes.is_empty()).then(|| &boxes[rng.random_range(0..boxes.len())].rect)?;
     let zoom = rng.random_range(1.1..3.0);
     let (width, height) = (
-        (of.width * zoom).clamp(LEAST, 1.0),
-        (of.height * zoom).clamp(LEAST, 1.0),
+        (object.width * zoom).clamp(MIN_SIDE, 1.0),
+        (object.height * zoom).clamp(MIN_SIDE, 1.0),
     );
     let mut begin = |first: f64, length: f64, crop: f64| {
         let middle = first + length / 2.0 + rng.random_range(-0.2..0.2) * crop;
         (middle - crop / 2.0).clamp(0.0, 1.0 - crop)
     };
     Some(Rect {
-        left: begin(of.left, of.width, width),
-        top: begin(of.top, of.height, height),
+        left: begin(object.left, object.width, width),
+        top: begin(object.top, object.height, height),
         width,
         height,
     })
 }
 
-/// Of some crops, the one with the least of people, or else of all objects; a larger one may have a
-/// little more.
+/// The one of some random crops with the least of people, or without people of all objects; larger
+/// crops are allowed slightly more.
 fn rect_without(boxes: &[ObjectBox], rng: &mut SmallRng) -> Rect {
-    let people: Vec<&ObjectBox> = boxes.iter().filter(|of| of.object == "person").collect();
+    let people: Vec<&ObjectBox> = boxes
+        .iter()
+        .filter(|item| item.object == "person")
+        .collect();
     let avoided = if people.is_empty() {
         boxes.iter().collect()
     } else {
         people
     };
     let cost = |rect: &Rect| {
-        let shares = avoided.iter().map(|of| shares(rect, &of.rect));
+        let shares = avoided.iter().map(|item| shares(rect, &item.rect));
         shares
             .map(|(inside, covered)| inside.max(covered))
             .sum::<f64>()
@@ -159,17 +163,17 @@ fn rect_without(boxes: &[ObjectBox], rng: &mut SmallRng) -> Rect {
     best
 }
 
-/// The share of a box that is inside a crop, and the share of the crop that is inside the box.
-fn shares(crop: &Rect, of: &Rect) -> (f64, f64) {
-    let common = crop.overlap(of);
-    (common / of.area(), common / crop.area())
+/// Share of the box inside the crop, and share of the crop inside the box.
+fn shares(crop: &Rect, object: &Rect) -> (f64, f64) {
+    let common = crop.overlap(object);
+    (common / object.area(), common / crop.area())
 }
 
-/// What boxes say of the outputs.
+/// Labels of outputs derived from object boxes.
 pub(super) struct BoxLabels<'a> {
     concepts: &'a [ConceptId],
-    /// For every output, those of COCO's objects that are the same or more general: where all of
-    /// them are absent, it is.
+    /// For every output, those of COCO's objects that equal or generalize it; if all of them are
+    /// absent, so is the output.
     above: Vec<Vec<ConceptId>>,
 }
 
@@ -188,10 +192,10 @@ impl<'a> BoxLabels<'a> {
         }
     }
 
-    /// Labels and weights of a crop's outputs from those of the whole photograph. What is absent
-    /// from the whole is absent from a crop; objects are shown or absent as their boxes are inside
-    /// or outside, with everything above them or, where absent, below them; anything else is
-    /// unknown (weight 0), as are objects that the crop cuts, and those that captions alone name.
+    /// Labels and weights of a crop's outputs, given those of the whole photograph. Outputs absent
+    /// from the whole are absent from the crop. Objects are shown or absent by their boxes, which
+    /// also shows their hypernyms and makes hyponyms absent. The rest is unknown (weight 0): cut
+    /// objects and those that only captions name.
     pub(super) fn crop_labels(
         &self,
         crop: &Rect,
@@ -200,22 +204,22 @@ impl<'a> BoxLabels<'a> {
         weights: &[f32],
     ) -> (Vec<f32>, Vec<f32>) {
         let lexicon = Lexicon::shared();
-        // Whether each object with a box is shown, or cut; those that are absent are left out of
-        // `seen`.
-        let (mut boxed, mut seen) = (Vec::new(), BTreeMap::<ConceptId, bool>::new());
-        for (concept, of) in boxes
+        // Maps each boxed object to whether it is shown (`true`) or cut (`false`); absent ones are
+        // left out.
+        let (mut boxed, mut visible) = (Vec::new(), BTreeMap::<ConceptId, bool>::new());
+        for (concept, object) in boxes
             .iter()
-            .filter_map(|of| Some((object_concept(lexicon, &of.object)?, of)))
+            .filter_map(|object| Some((object_concept(lexicon, &object.object)?, object)))
         {
             boxed.push(concept);
-            let (inside, covered) = shares(crop, &of.rect);
-            let is_shown = (inside >= SHOWN && !of.is_crowd)
-                || (inside >= SHOWN_LARGE && covered >= SHOWN_LARGE);
+            let (inside, covered) = shares(crop, &object.rect);
+            let is_shown = (inside >= SHOWN && !object.is_crowd)
+                || (inside >= MIN_SHARE_LARGE && covered >= MIN_SHARE_LARGE);
             if is_shown || inside >= ABSENT.0 || covered >= ABSENT.1 {
-                *seen.entry(concept).or_default() |= is_shown;
+                *visible.entry(concept).or_default() |= is_shown;
             }
         }
-        let shown: Vec<ConceptId> = seen
+        let shown: Vec<ConceptId> = visible
             .iter()
             .filter(|(_, is_shown)| **is_shown)
             .map(|(&concept, _)| concept)
@@ -232,7 +236,7 @@ impl<'a> BoxLabels<'a> {
                 labels[j] > 0.0 && !above.iter().any(|object| boxed.contains(object));
             let is_unknown = above.is_empty()
                 || is_named_alone
-                || above.iter().any(|object| seen.contains_key(object));
+                || above.iter().any(|object| visible.contains_key(object));
             (0.0, if is_unknown { 0.0 } else { 1.0 })
         };
         self.concepts.iter().enumerate().map(label).unzip()
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_shown_cut_or_absent_as_their_boxes_are() {
+    fn crop_labels_follow_the_visible_share_of_boxes() {
         let left = rect(0.0, 0.0, 0.5, 1.0);
         let person = |box_left: f64, width: f64, height: f64| {
             let boxes = [boxed("person", rect(box_left, 0.0, width, height))];
@@ -296,8 +300,8 @@ mod tests {
         assert_eq!(person(0.42, 0.2, 0.2), UNKNOWN, "two fifths of it");
         assert_eq!(person(0.49, 0.2, 0.2), ABSENT, "a twentieth of it");
         assert_eq!(person(0.6, 0.2, 0.2), ABSENT, "outside");
-        // Two fifths of a large one, which fill two fifths of the crop; a twentieth, which fills a
-        // twentieth.
+        // Two fifths of a large object, which fill two fifths of the crop; a twentieth, which fills
+        // a twentieth.
         assert_eq!(person(0.3, 0.5, 1.0), SHOWN);
         assert_eq!(person(0.475, 0.5, 1.0), UNKNOWN);
         let mut crowd = boxed("person", rect(0.0, 0.0, 0.5, 0.2));
@@ -320,14 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crop_shows_follows_from_its_boxes_and_from_the_whole() {
+    fn crop_labels_combine_boxes_with_the_whole_photograph() {
         let boxes = [
             boxed("dog", rect(0.0, 0.0, 0.2, 0.2)),
             boxed("car", rect(0.8, 0.0, 0.2, 0.2)),
         ];
         let left = rect(0.0, 0.0, 0.5, 1.0);
-        // The captions of the whole name a jeep, a beach and a pizza, which has no box; nobody
-        // knows of a lake.
+        // The captions of the whole name a jeep, a beach and a pizza, which has no box; nothing is
+        // known about a lake.
         let whole = [
             ("dog", SHOWN),
             ("animal", SHOWN),
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn photographs_are_cropped_whose_objects_have_boxes() {
+    fn draw_skips_photographs_with_unboxed_objects() {
         let photograph = |origin, objects: Option<&[&str]>, boxes: &[&str]| LabeledPhotograph {
             origin,
             image: Image {
@@ -408,13 +412,13 @@ mod tests {
                 .collect::<Vec<_>>(),
             [2, 2, 2, 4, 4, 4]
         );
-        assert_ne!(crops.of_each[0], crops.of_each[1]);
-        assert_eq!(Crops::draw(&photographs, 3, 1).of_each, crops.of_each);
+        assert_ne!(crops.crops[0], crops.crops[1]);
+        assert_eq!(Crops::draw(&photographs, 3, 1).crops, crops.crops);
         assert_eq!(Crops::draw(&photographs, 0, 1).iter().count(), 0);
     }
 
     #[test]
-    fn crops_lie_inside_and_some_are_without_people() {
+    fn draw_crops_lie_inside_and_some_avoid_people() {
         let boxes = [
             boxed("person", rect(0.3, 0.2, 0.15, 0.4)),
             boxed("dog", rect(0.7, 0.6, 0.1, 0.2)),
@@ -428,7 +432,10 @@ mod tests {
         let crops = drawn(&boxes);
         for Crop { rect, .. } in crops.iter().chain(&drawn(&[])) {
             assert!(
-                rect.left >= 0.0 && rect.top >= 0.0 && rect.width >= LEAST && rect.height >= LEAST,
+                rect.left >= 0.0
+                    && rect.top >= 0.0
+                    && rect.width >= MIN_SIDE
+                    && rect.height >= MIN_SIDE,
                 "{rect:?}"
             );
             assert!(

@@ -1,4 +1,4 @@
-//! What the report of a run says.
+//! Tables of the report.
 
 use std::collections::BTreeMap;
 
@@ -18,33 +18,33 @@ use crate::{
 /// Classes of words that have outputs.
 const CLASSES: [WordClass; 3] = [WordClass::Person, WordClass::Animal, WordClass::Object];
 
-/// How often things of a class are shown, and absent.
+/// Counts of positive and negative labels of a class.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct LabelCounts {
     pub(super) shown: usize,
     pub(super) absent: usize,
 }
 
-/// Counts by class of word and origin.
+/// Label counts by class of word and origin.
 pub(super) type Counts = BTreeMap<(WordClass, PhotographOrigin), LabelCounts>;
 
-/// Counts labels that weigh something in numbered rows of origins.
+/// Counts the labels with positive weight in the given rows (index and origin).
 pub(super) fn label_counts(
-    of: impl Iterator<Item = (usize, PhotographOrigin)>,
+    indices: impl Iterator<Item = (usize, PhotographOrigin)>,
     rows: &TrainingRows,
     concepts: &[ConceptId],
 ) -> Counts {
     let mut counts = Counts::new();
     let classes: Vec<WordClass> = concepts.iter().map(|&concept| class_of(concept)).collect();
-    for (i, origin) in of {
-        // A row that stays empty is seen.
+    for (i, origin) in indices {
+        // Creates entries with zero counts, so that the table shows them.
         CLASSES
             .iter()
             .for_each(|&class| _ = counts.entry((class, origin)).or_default());
-        let of = classes
+        let labels = classes
             .iter()
             .zip(rows.labels[i].iter().zip(&rows.weights[i]));
-        for (&class, (&label, _)) in of.filter(|(_, (_, weight))| **weight > 0.0) {
+        for (&class, (&label, _)) in labels.filter(|(_, (_, weight))| **weight > 0.0) {
             let count = counts.entry((class, origin)).or_default();
             *(if label > 0.5 {
                 &mut count.shown
@@ -56,7 +56,7 @@ pub(super) fn label_counts(
     counts
 }
 
-/// The class of words without a negative, where there is one.
+/// Returns a class of words without negative labels, if there is one.
 pub(super) fn class_without_negatives(counts: &Counts) -> Option<WordClass> {
     let absent = |class: WordClass| {
         counts
@@ -68,7 +68,7 @@ pub(super) fn class_without_negatives(counts: &Counts) -> Option<WordClass> {
     CLASSES.into_iter().find(|&class| absent(class) == 0)
 }
 
-/// The tables of label counts, of whole photographs and, where there are some, of crops.
+/// Tables of label counts of whole photographs and, if there are any, of crops.
 pub(super) fn label_tables(photographs: &Counts, crops: &Counts) -> Vec<ReportTable> {
     let whole = label_table(
         "Labels by class of word",
@@ -103,7 +103,7 @@ fn label_table(title: &str, note: &str, counts: &Counts) -> ReportTable {
     }
 }
 
-/// A table of mentions by class of word: right and wrong ones that a calibration was fitted on.
+/// Table of the right and wrong mentions that a calibration was fitted on, by class of word.
 pub(super) fn mention_table(title: &str, rows: &[(WordClass, &CalibrationRow)]) -> ReportTable {
     let mut counts: BTreeMap<(WordClass, PhotographOrigin), [usize; 2]> = BTreeMap::new();
     for (class, row) in rows.iter().filter(|(_, row)| row.is_shipped) {
@@ -129,18 +129,18 @@ pub(super) fn mention_table(title: &str, rows: &[(WordClass, &CalibrationRow)]) 
     }
 }
 
-/// Something with its probability out of fold.
+/// Out-of-fold probability of an item, with its truth.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OutOfFoldScore {
     pub(super) origin: PhotographOrigin,
     pub(super) outcome: ScoredOutcome,
-    /// The same with what the scorer alone says.
+    /// Reward from the scorer alone.
     pub(super) scorer: f64,
-    /// Indicates whether it names people.
+    /// `true` if the item names people.
     pub(super) is_person: bool,
 }
 
-/// A table of figures by origin, with words below `threshold` flagged.
+/// Table of metrics by origin, with words below `threshold` flagged.
 pub(super) fn figures(
     title: &str,
     note: &str,
@@ -159,12 +159,12 @@ pub(super) fn figures(
             .filter(|judged| judged.is_person)
             .copied()
             .collect();
-        for (name, of) in [
+        for (name, scores) in [
             (origin.name().to_owned(), own),
             (format!("{}: people", origin.name()), people),
         ] {
-            if !of.is_empty() {
-                rows.push(TableRow::new(name, cells(&of, threshold, resampling)));
+            if !scores.is_empty() {
+                rows.push(TableRow::new(name, cells(&scores, threshold, resampling)));
             }
         }
     }
@@ -176,8 +176,8 @@ pub(super) fn figures(
     }
 }
 
-/// Which column says what the scorer alone would do.
-const BY_SCORER: usize = 3;
+/// Index of the column of the scorer alone.
+const SCORER_COLUMN: usize = 3;
 
 fn columns() -> Vec<Column> {
     let percent = |name: &str| Column::new(name, NumberFormat::Percent);
@@ -197,10 +197,10 @@ fn columns() -> Vec<Column> {
     ]
 }
 
-/// A word without an output: its class, its photograph's origin, and its probability out of fold.
+/// Word without an output: class, origin of its photograph, and out-of-fold outcome.
 pub(super) type JudgedClass = (WordClass, PhotographOrigin, ScoredOutcome);
 
-/// A table of figures by class of word and origin, with words below `threshold` flagged.
+/// Table of metrics by class of word and origin, with words below `threshold` flagged.
 pub(super) fn class_table(
     judged: &[JudgedClass],
     threshold: f64,
@@ -219,13 +219,14 @@ pub(super) fn class_table(
                 is_person: false,
             });
     }
-    let row = |((class, origin), of): (&(WordClass, PhotographOrigin), &Vec<OutOfFoldScore>)| {
-        let mut cells = cells(&of.iter().collect::<Vec<_>>(), threshold, resampling);
-        cells.remove(BY_SCORER);
-        TableRow::new(format!("{class}, {}", origin.name()), cells)
-    };
+    let row =
+        |((class, origin), scores): (&(WordClass, PhotographOrigin), &Vec<OutOfFoldScore>)| {
+            let mut cells = cells(&scores.iter().collect::<Vec<_>>(), threshold, resampling);
+            cells.remove(SCORER_COLUMN);
+            TableRow::new(format!("{class}, {}", origin.name()), cells)
+        };
     let mut columns = columns();
-    columns.remove(BY_SCORER);
+    columns.remove(SCORER_COLUMN);
     let note = "Out of fold; of Flickr8k the reporting half of the development split.".into();
     ReportTable {
         title: "Words by class".into(),
@@ -246,8 +247,8 @@ fn cells(judged: &[&OutOfFoldScore], threshold: f64, resampling: Resampling) -> 
         .collect();
     let is_flagged = |outcome: &ScoredOutcome| outcome.score < threshold;
     let flagged = |right: bool| {
-        let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
-        let rows: Vec<(usize, bool)> = of
+        let matching = outcomes.iter().filter(|outcome| outcome.is_right == right);
+        let rows: Vec<(usize, bool)> = matching
             .map(|outcome| (outcome.photograph, is_flagged(outcome)))
             .collect();
         TableCell::from(share(&rows, resampling))
@@ -277,8 +278,8 @@ fn cells(judged: &[&OutOfFoldScore], threshold: f64, resampling: Resampling) -> 
     ]
 }
 
-/// A table of answers by origin and, within it, by kind of question; `kinds` are those of `judged`.
-/// Answers from `threshold` on are given.
+/// Table of answers by origin and kind of question; `kinds` runs parallel to `judged`. Answers at
+/// or above `threshold` are given.
 pub(super) fn answers_by_kind(
     kinds: &[QuestionKind],
     judged: &[OutOfFoldScore],
@@ -288,7 +289,7 @@ pub(super) fn answers_by_kind(
     let mut groups: BTreeMap<(PhotographOrigin, Option<QuestionKind>), Vec<ScoredOutcome>> =
         BTreeMap::new();
     for (&kind, judged) in kinds.iter().zip(judged) {
-        // All kinds come first.
+        // `None` sorts first: all kinds together.
         [None, Some(kind)].into_iter().for_each(|kind| {
             groups
                 .entry((judged.origin, kind))
@@ -335,11 +336,11 @@ fn answer_cells(
     resampling: Resampling,
 ) -> Vec<TableCell> {
     let is_given = |outcome: &ScoredOutcome| outcome.score >= threshold;
-    let shares = |among: &dyn Fn(&ScoredOutcome) -> bool,
+    let shares = |condition: &dyn Fn(&ScoredOutcome) -> bool,
                   holds: &dyn Fn(&ScoredOutcome) -> bool| {
         let rows: Vec<(usize, bool)> = outcomes
             .iter()
-            .filter(|o| among(o))
+            .filter(|o| condition(o))
             .map(|o| (o.photograph, holds(o)))
             .collect();
         TableCell::from(share(&rows, resampling))
@@ -359,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_that_is_never_absent_is_found() {
+    fn class_without_negatives_finds_class_never_absent() {
         let count = |absent| LabelCounts { shown: 3, absent };
         let mut counts = BTreeMap::from([
             ((WordClass::Person, PhotographOrigin::Flickr8k), count(0)),
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_by_origin_and_of_people_apart() {
+    fn figures_list_origins_and_people_separately() {
         let judged = |origin, photograph, score, is_right, is_person| OutOfFoldScore {
             origin,
             outcome: ScoredOutcome {
@@ -407,7 +408,7 @@ mod tests {
             TableCell::Value(estimate) => estimate.value,
             other => panic!("{other:?}"),
         };
-        // Of four pairs, .9 is above both wrong ones and .4 above one.
+        // Of four pairs, .9 ranks above both wrong ones and .4 above one.
         assert_eq!(
             (value(0, 0), value(0, 1), value(0, 2), value(0, 3)),
             (4.0, 0.5, 0.75, 0.25)
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_have_risk_and_coverage_by_kind_of_question() {
+    fn answers_by_kind_lists_risk_and_coverage() {
         let judged = |origin, photograph, score, is_right| OutOfFoldScore {
             origin,
             outcome: ScoredOutcome {
@@ -467,7 +468,7 @@ mod tests {
                 .map(value)
                 .collect::<Vec<f64>>()
         };
-        // Given are .9, .8 and the wrong .5; of three pairs .4 alone lies below the wrong one.
+        // Given are .9, .8 and the wrong .5; of three pairs only .4 ranks below the wrong one.
         let flickr = values(0);
         let want = [4.0, 0.75, 2.0 / 3.0, 0.75, 1.0 / 3.0, 2.0 / 3.0];
         assert!(
@@ -478,7 +479,7 @@ mod tests {
             "{flickr:?}"
         );
         assert_eq!(values(1), [2.0, 0.5, 0.0, 0.5, 1.0, 0.0]);
-        // Nothing is given: there is no risk to speak of.
+        // No answer is given, so risk is undefined.
         let daquar = values(4);
         assert!(
             daquar[3] == 0.0 && daquar[4].is_nan() && daquar[5].is_nan(),

@@ -1,4 +1,4 @@
-//! The two files of a bundle: what [`Evidence`] reads.
+//! Writing of a bundle's two evidence files, which [`Evidence`] reads.
 
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::reward::evidence::{CONFIG_FILE, Evidence, EvidenceConfig, WEIGHTS_FILE};
 
-/// An array of a file.
+/// Array of a safetensors file.
 struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -66,18 +66,18 @@ impl View for &Stored {
     }
 }
 
-/// What all networks of a run share.
+/// Parts of the evidence model shared by all networks of a run.
 pub(super) struct SharedFit {
     pub(super) standard: Standardization,
-    /// Log-odds of every output in the training captions.
+    /// Log-odds of every output in the training labels.
     pub(super) prior: Vec<f32>,
     pub(super) reference: StoredReference,
-    /// The photographs of all origins.
+    /// Scope reference from photographs of all origins.
     pub(super) scope: Option<StoredReference>,
 }
 
 impl SharedFit {
-    /// The contents of `evidence.safetensors` with the weights of the networks.
+    /// Serializes `evidence.safetensors` with the weights of the networks.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -134,10 +134,10 @@ impl SharedFit {
             .map_err(|e| TrainError::Run(format!("{WEIGHTS_FILE}: {e}")))
     }
 
-    /// Networks as they are served.
+    /// Builds the evidence model as it is served.
     ///
     /// # Errors
-    /// When the parts do not fit.
+    /// When the parts do not match.
     pub(super) fn served(
         &self,
         networks: &Tensors,
@@ -146,10 +146,10 @@ impl SharedFit {
         let json = serde_json::to_vec(config).map_err(|e| TrainError::Run(e.to_string()))?;
         let read = Evidence::from_files(Some(&json), Some(&self.weights_file(networks)?))
             .map_err(|e| TrainError::Run(e.to_string()))?;
-        read.ok_or_else(|| TrainError::Run("there is no evidence in its own files".into()))
+        read.ok_or_else(|| TrainError::Run("evidence files are empty".into()))
     }
 
-    /// Writes both files.
+    /// Writes both files into `dir`.
     ///
     /// # Errors
     /// When one of them cannot be written.
@@ -179,7 +179,7 @@ mod tests {
     use crate::{lexicon::Lexicon, train::optim::named_vars};
 
     #[test]
-    fn what_is_written_is_read_and_gives_the_cosines_of_numpy() {
+    fn served_files_round_trip_and_match_numpy_cosines() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let reference = StoredReference::fit(
@@ -193,7 +193,7 @@ mod tests {
         )
         .unwrap();
         let common = SharedFit {
-            standard: Standardization::of(&rows),
+            standard: Standardization::from_rows(&rows),
             prior: vec![-1.0],
             reference,
             scope: None,

@@ -1,35 +1,35 @@
-//! The network that gives evidence for words: two layers over a photograph's mean features.
+//! Network that gives evidence for words: a two-layer perceptron over a photograph's mean features.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 
-use super::super::{Tensors, losses::binary::binary_cross_entropy};
+use super::super::{Tensors, losses::binary_cross_entropy};
 use crate::vlm::ops::dropout;
 
-/// Largest standardized feature, to both sides.
-const MOST: f32 = 6.0;
+/// Bound of the absolute standardized features.
+const BOUND: f32 = 6.0;
 
-/// Added to every standard deviation.
-const LEAST_SCALE: f32 = 1e-3;
+/// Floor added to every standard deviation.
+const MIN_SCALE: f32 = 1e-3;
 
-/// How much smaller than usual the second layer begins: the first predictions are the prior.
-const QUIET: f32 = 0.1;
+/// Scale of the second layer's initial weights: first predictions are the prior.
+const SECOND_LAYER_SCALE: f32 = 0.1;
 
 /// Size and regularization of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
-    /// Width between its two layers.
+    /// Width of the hidden layer.
     pub hidden: usize,
-    /// Share of the inputs that a training step leaves out.
+    /// Dropout probability of the inputs.
     pub input_dropout: f32,
-    /// The same of the hidden units.
+    /// Dropout probability of the hidden units.
     pub hidden_dropout: f32,
 }
 
-/// Mean and deviation of features.
+/// Mean and standard deviation of features.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Standardization {
     pub(super) mean: Vec<f32>,
@@ -37,8 +37,8 @@ pub(super) struct Standardization {
 }
 
 impl Standardization {
-    /// Those of some rows.
-    pub(super) fn of(rows: &[&[f32]]) -> Self {
+    /// Computes mean and standard deviation of `rows`.
+    pub(super) fn from_rows(rows: &[&[f32]]) -> Self {
         let (n, width) = (
             rows.len().max(1) as f64,
             rows.first().map_or(0, |row| row.len()),
@@ -59,7 +59,7 @@ impl Standardization {
         }
         let scale = variance
             .iter()
-            .map(|v| v.sqrt() as f32 + LEAST_SCALE)
+            .map(|v| v.sqrt() as f32 + MIN_SCALE)
             .collect();
         Self {
             mean: mean.into_iter().map(|m| m as f32).collect(),
@@ -67,17 +67,17 @@ impl Standardization {
         }
     }
 
-    /// A row standardized, and held within bounds.
+    /// Standardizes and clamps a row.
     pub(super) fn apply(&self, row: &[f32]) -> Vec<f32> {
         row.iter()
             .zip(&self.mean)
             .zip(&self.scale)
-            .map(|((x, mean), scale)| ((x - mean) / scale).clamp(-MOST, MOST))
+            .map(|((x, mean), scale)| ((x - mean) / scale).clamp(-BOUND, BOUND))
             .collect()
     }
 }
 
-/// Fresh weights, a function of the seed: the second layer's biases are the prior log-odds.
+/// Initial weights, deterministic in `seed`; the second layer's biases are the prior log-odds.
 ///
 /// # Errors
 /// When a tensor operation fails.
@@ -95,7 +95,7 @@ pub(super) fn initial(inputs: usize, hidden: usize, prior: &[f32], seed: u64) ->
         ("fc1.bias", uniform(&[hidden], outer)?),
         (
             "fc2.weight",
-            uniform(&[prior.len(), hidden], QUIET * inner)?,
+            uniform(&[prior.len(), hidden], SECOND_LAYER_SCALE * inner)?,
         ),
         ("fc2.bias", Var::new(prior, &Device::Cpu)?),
     ];
@@ -109,10 +109,10 @@ pub(super) fn initial(inputs: usize, hidden: usize, prior: &[f32], seed: u64) ->
     Ok(vars)
 }
 
-/// The network whose logits are the mean of those of others: their hidden units beside each other.
+/// Network whose logits are the mean of those of `networks`: their hidden units concatenated.
 ///
 /// # Errors
-/// Names a weight that is missing from one of them.
+/// When one of them lacks a weight; the error names it.
 pub(super) fn average(networks: &[Tensors]) -> Result<Tensors> {
     let all = |name: &str| {
         let get = |weights: &Tensors| {
@@ -124,11 +124,14 @@ pub(super) fn average(networks: &[Tensors]) -> Result<Tensors> {
         networks.iter().map(get).collect::<Result<Vec<Tensor>>>()
     };
     let share = 1.0 / networks.len() as f64;
-    let beside = |name: &str, dim: usize| Tensor::cat(&all(name)?, dim);
+    let concatenated = |name: &str, dim: usize| Tensor::cat(&all(name)?, dim);
     Ok(Tensors::from([
-        ("fc1.weight".to_owned(), beside("fc1.weight", 0)?),
-        ("fc1.bias".to_owned(), beside("fc1.bias", 0)?),
-        ("fc2.weight".to_owned(), (beside("fc2.weight", 1)? * share)?),
+        ("fc1.weight".to_owned(), concatenated("fc1.weight", 0)?),
+        ("fc1.bias".to_owned(), concatenated("fc1.bias", 0)?),
+        (
+            "fc2.weight".to_owned(),
+            (concatenated("fc2.weight", 1)? * share)?,
+        ),
         (
             "fc2.bias".to_owned(),
             Tensor::stack(&all("fc2.bias")?, 0)?.mean(0)?,
@@ -136,7 +139,7 @@ pub(super) fn average(networks: &[Tensors]) -> Result<Tensors> {
     ]))
 }
 
-/// The network with some weights.
+/// Network on given weights.
 #[derive(Debug, Clone)]
 pub(super) struct EvidenceHead {
     first: (Tensor, Tensor),
@@ -144,11 +147,11 @@ pub(super) struct EvidenceHead {
 }
 
 impl EvidenceHead {
-    /// With the weights of those names.
+    /// Creates the network from weights by name.
     ///
     /// # Errors
-    /// Names a weight that is missing.
-    pub(super) fn of(weights: &Tensors) -> Result<Self> {
+    /// When a weight is missing; the error names it.
+    pub(super) fn from_weights(weights: &Tensors) -> Result<Self> {
         let get = |name: &str| {
             weights.get(name).map_or_else(
                 || candle_core::bail!("there is no {name}"),
@@ -167,8 +170,8 @@ impl EvidenceHead {
         })
     }
 
-    /// Logits `(n, outputs)` of standardized features `(n, inputs)`; with a seed, some inputs and
-    /// hidden units are left out.
+    /// Logits `(n, outputs)` of standardized features `(n, inputs)`; with a seed, dropout is
+    /// applied.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -193,8 +196,7 @@ fn linear(x: &Tensor, (weight, bias): &(Tensor, Tensor)) -> Result<Tensor> {
     x.matmul(&weight.t()?)?.broadcast_add(bias)
 }
 
-/// Photographs of a training step: standardized features, labels and weights, each a row a
-/// photograph.
+/// Batch of photographs: standardized features, labels and weights, one row per photograph.
 #[derive(Debug, Clone)]
 pub(super) struct HeadBatch {
     pub(super) inputs: Tensor,
@@ -204,7 +206,7 @@ pub(super) struct HeadBatch {
 }
 
 impl HeadBatch {
-    /// The cross-entropy, summed over outputs and divided by `photographs`.
+    /// Weighted cross-entropy, summed over outputs and divided by `photographs`.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() {
+    fn loss_gradients_agree_with_finite_differences() {
         let vars = initial(4, CONFIG.hidden, &[-1.0, 0.5, 2.0], 7).unwrap();
         let batch = HeadBatch {
             inputs: tensor(6, 4, |i| (i as f32 * 1.3).sin() * 2.0),
@@ -276,7 +278,11 @@ mod tests {
         };
         let loss = || {
             batch
-                .loss(&EvidenceHead::of(&weights(&vars)).unwrap(), CONFIG, 6)
+                .loss(
+                    &EvidenceHead::from_weights(&weights(&vars)).unwrap(),
+                    CONFIG,
+                    6,
+                )
                 .unwrap()
         };
         let mut gradients = loss().backward().unwrap();
@@ -310,9 +316,10 @@ mod tests {
     }
 
     #[test]
-    fn begins_near_the_prior_and_without_dropout_is_the_same_each_time() {
+    fn initial_predicts_near_the_prior_and_is_deterministic() {
         let prior = [-3.0f32, 0.25];
-        let head = EvidenceHead::of(&weights(&initial(8, 16, &prior, 1).unwrap())).unwrap();
+        let head =
+            EvidenceHead::from_weights(&weights(&initial(8, 16, &prior, 1).unwrap())).unwrap();
         let rows: Vec<Vec<f32>> = (0..3)
             .map(|i| (0..8).map(|j| ((i * 8 + j) as f32).cos()).collect())
             .collect();
@@ -330,13 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mean_of_networks_says_the_mean_of_what_they_say() {
+    fn average_logits_are_the_mean_of_the_networks_logits() {
         let networks: Vec<Tensors> = (1..4)
             .map(|seed| weights(&initial(8, 5, &[-1.0, seed as f32], seed).unwrap()))
             .collect();
         let row: Vec<f32> = (0..8).map(|i| (i as f32).cos() * 3.0).collect();
         let logits = |weights: &Tensors| {
-            EvidenceHead::of(weights)
+            EvidenceHead::from_weights(weights)
                 .unwrap()
                 .evidence(&[&row])
                 .unwrap()
@@ -353,9 +360,9 @@ mod tests {
     }
 
     #[test]
-    fn features_are_standardized_within_bounds() {
+    fn apply_standardizes_and_clamps() {
         let rows: [&[f32]; 2] = [&[0.0, 5.0], &[2.0, 5.0]];
-        let standard = Standardization::of(&rows);
+        let standard = Standardization::from_rows(&rows);
         assert_eq!(standard.mean, [1.0, 5.0]);
         assert!(
             (standard.scale[0] - 1.001).abs() < 1e-6 && (standard.scale[1] - 0.001).abs() < 1e-6

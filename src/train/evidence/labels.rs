@@ -1,5 +1,5 @@
-//! Which things photographs show, and how sure that is: the labels of the outputs and the truth of
-//! mentions.
+//! Labels of the outputs, and the truth of mentions: objects that photographs show, and how certain
+//! their absence is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,31 +12,31 @@ use crate::{
     lexicon::{ConceptId, ConceptKind, Lexicon, Mention, ReferenceTexts, Support, WordClass},
 };
 
-/// In how many photographs of an origin a thing must be named for an output of its own.
+/// Minimum number of photographs of an origin that must name an object for it to get an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct VocabularyConfig {
-    /// In the captions of Flickr8k's training split.
+    /// Minimum in the captions of Flickr8k's training split.
     pub flickr8k: usize,
-    /// In coco-mini's captions and objects; COCO's 80 objects have outputs anyway.
+    /// Minimum in coco-mini's captions and objects; COCO's 80 objects always have outputs.
     pub coco_mini: usize,
-    /// In DAQUAR's questions and answers.
+    /// Minimum in DAQUAR's questions and answers.
     pub daquar: usize,
 }
 
-/// Weight of an absent thing that nobody was asked about.
-const UNASKED: f32 = 0.15;
+/// Weight of the absence of an object that nobody was asked about.
+const UNASKED_WEIGHT: f32 = 0.15;
 
-/// Nature that no room shows; what lies below counts too.
+/// Natural objects that no indoor photograph shows, hyponyms included.
 const NATURE: [&str; 18] = [
     "mountain", "snow", "beach", "sea", "ocean", "field", "street", "hill", "sky", "grass",
     "river", "lake", "sand", "rock", "tree", "wave", "cliff", "forest",
 ];
 
-/// Vehicles that no room shows.
+/// Vehicles that no indoor photograph shows.
 const VEHICLES: [&str; 3] = ["vehicle", "boat", "car"];
 
-/// What origins are sure of where nobody names a thing.
+/// Objects whose absence an origin guarantees when no text names them.
 pub(in crate::train) struct KnownAbsences {
     coco: BTreeSet<ConceptId>,
     outdoors: BTreeSet<ConceptId>,
@@ -58,7 +58,7 @@ impl KnownAbsences {
         }
     }
 
-    /// Returns how much the absence of a thing that no text of a photograph names counts, 0 to 1.
+    /// Certainty, 0 to 1, that an object which no text of a photograph names is absent.
     pub(super) fn weight(
         &self,
         lexicon: &Lexicon,
@@ -72,12 +72,12 @@ impl KnownAbsences {
                 f32::from(u8::from(below(&self.coco)))
             }
             PhotographOrigin::Daquar => {
-                let lives =
+                let is_animate =
                     Some(concept) == self.person || lexicon.kind(concept) == ConceptKind::Animal;
-                if lives || below(&self.outdoors) {
+                if is_animate || below(&self.outdoors) {
                     1.0
                 } else {
-                    UNASKED
+                    UNASKED_WEIGHT
                 }
             }
             _ => 1.0,
@@ -85,7 +85,7 @@ impl KnownAbsences {
     }
 }
 
-/// The class of words that name a concept.
+/// Class of the words that name a concept.
 pub(super) fn class_of(concept: ConceptId) -> WordClass {
     match Lexicon::shared().kind(concept) {
         ConceptKind::Person => WordClass::Person,
@@ -94,8 +94,7 @@ pub(super) fn class_of(concept: ConceptId) -> WordClass {
     }
 }
 
-/// The concept of one of COCO's objects: what the parser takes it for, or else the noun or its last
-/// word as it stands.
+/// Concept of one of COCO's objects: the parser's reading, or else the noun or its last word.
 pub(super) fn object_concept(lexicon: &Lexicon, object: &str) -> Option<ConceptId> {
     let parsed = lexicon
         .all_mentions(&object_text(object))
@@ -109,7 +108,7 @@ pub(super) fn object_concept(lexicon: &Lexicon, object: &str) -> Option<ConceptI
     parsed.or_else(|| lexicon.concept(object)).or_else(last)
 }
 
-/// The concepts of COCO's 80 objects.
+/// Concepts of COCO's 80 objects.
 pub(super) fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
     ChairVocabulary::coco80()
         .names()
@@ -118,7 +117,7 @@ pub(super) fn coco_concepts(lexicon: &Lexicon) -> BTreeSet<ConceptId> {
         .collect()
 }
 
-/// The things that a photograph's texts name and its objects are, with everything above them.
+/// Objects that a photograph's texts and annotations name, with their hypernyms.
 fn shown(lexicon: &Lexicon, photograph: &LabeledPhotograph) -> BTreeSet<ConceptId> {
     let named = photograph
         .texts
@@ -136,7 +135,7 @@ fn shown(lexicon: &Lexicon, photograph: &LabeledPhotograph) -> BTreeSet<ConceptI
         .collect()
 }
 
-/// Returns what every photograph's texts name.
+/// Objects of every photograph, with their hypernyms.
 pub(super) fn all_shown(photographs: &AllPhotographs) -> Vec<BTreeSet<ConceptId>> {
     photographs
         .all
@@ -145,12 +144,12 @@ pub(super) fn all_shown(photographs: &AllPhotographs) -> Vec<BTreeSet<ConceptId>
         .collect()
 }
 
-/// Of the photographs that show a thing, the share that must have it called by its own names, so
-/// that it is named: who shows a cup shows a container, and nobody says so.
-const OWN_NAME: f64 = 0.15;
+/// Minimum share of the photographs showing an object that must name it directly: a cup is also a
+/// container, but nobody says so.
+const MIN_NAMED_SHARE: f64 = 0.15;
 
-/// Those of the outputs whose names people use: COCO's objects, people, and what texts call by a
-/// name of its own, and not mostly by those of its kinds. Flickr8k's development split has no say.
+/// Outputs whose names people use: COCO's objects, people, and objects that texts name directly
+/// often enough. Flickr8k's development split does not count.
 pub(super) fn named(
     photographs: &AllPhotographs,
     shown: &[BTreeSet<ConceptId>],
@@ -178,19 +177,20 @@ pub(super) fn named(
             .iter()
             .for_each(|&concept| *all.entry(concept).or_default() += 1);
     }
-    let count = |of: &BTreeMap<ConceptId, usize>, concept: &ConceptId| {
-        of.get(concept).copied().unwrap_or_default() as f64
+    let count = |counts: &BTreeMap<ConceptId, usize>, concept: &ConceptId| {
+        counts.get(concept).copied().unwrap_or_default() as f64
     };
     let is_named = |concept: &ConceptId| {
-        let often = count(&called, concept) >= OWN_NAME * count(&all, concept).max(1.0);
-        often || coco.contains(concept) || lexicon.kind(*concept) == ConceptKind::Person
+        let is_frequent =
+            count(&called, concept) >= MIN_NAMED_SHARE * count(&all, concept).max(1.0);
+        is_frequent || coco.contains(concept) || lexicon.kind(*concept) == ConceptKind::Person
     };
     outputs.iter().copied().filter(is_named).collect()
 }
 
-/// Chooses the outputs: what is named often enough, and COCO's objects. Flickr8k's development
-/// split has no say.
-pub(super) fn choose(
+/// Selects the outputs: objects named often enough, and COCO's objects. Flickr8k's development
+/// split does not count.
+pub(super) fn select_outputs(
     photographs: &AllPhotographs,
     shown: &[BTreeSet<ConceptId>],
     config: VocabularyConfig,
@@ -222,9 +222,9 @@ pub(super) fn choose(
     chosen.into_iter().collect()
 }
 
-/// Labels of a photograph's outputs, 1 or 0, and their weights: a thing that the texts name, and
-/// everything above it, is there; one that is more special than what they name, or to be expected,
-/// is unknown (weight 0); any other is absent, as surely as the origin knows.
+/// Labels (1 or 0) and weights of a photograph's outputs. Named objects and their hypernyms are
+/// present; hyponyms of named objects and expected ones are unknown (weight 0); others are absent
+/// with the certainty that the origin gives.
 pub(super) fn labels(
     photograph: &LabeledPhotograph,
     shown: &BTreeSet<ConceptId>,
@@ -250,7 +250,7 @@ pub(super) fn labels(
     concepts.iter().map(label).unzip()
 }
 
-/// Log-odds of every output in the rows of labels and weights, within those of .0001 and .9999.
+/// Log-odds of every output in weighted labels, clamped to probabilities from .0001 to .9999.
 pub(super) fn prior(labels: &[Vec<f32>], weights: &[Vec<f32>]) -> Vec<f32> {
     let outputs = labels.first().map_or(0, Vec::len);
     let log_odds = |j: usize| {
@@ -266,7 +266,8 @@ pub(super) fn prior(labels: &[Vec<f32>], weights: &[Vec<f32>]) -> Vec<f32> {
     (0..outputs).map(log_odds).collect()
 }
 
-/// Returns whether a photograph shows what a text mentions, where that is known for certain.
+/// Returns `true` if a photograph shows the object of a mention, `false` if it surely does not,
+/// `None` if unknown.
 pub(in crate::train) fn truth(
     photograph: &LabeledPhotograph,
     references: &ReferenceTexts<'_>,
@@ -322,7 +323,7 @@ mod tests {
     }
 
     /// Label and weight of each word's output.
-    fn labelled(photograph: &LabeledPhotograph, words: &[&str]) -> Vec<(f32, f32)> {
+    fn labeled(photograph: &LabeledPhotograph, words: &[&str]) -> Vec<(f32, f32)> {
         let lexicon = Lexicon::shared();
         let (shown, absence) = (shown(lexicon, photograph), KnownAbsences::new(lexicon));
         let of = |word: &&str| {
@@ -337,7 +338,7 @@ mod tests {
     const UNKNOWN: (f32, f32) = (0.0, 0.0);
 
     #[test]
-    fn captions_and_boxes_are_united_and_unnamed_objects_are_absent() {
+    fn labels_unite_captions_and_boxes() {
         let captions = ["A dog on a bench."];
         let both = photograph(
             PhotographOrigin::CocoMini,
@@ -348,7 +349,7 @@ mod tests {
             PRESENT, PRESENT, PRESENT, PRESENT, UNKNOWN, ABSENT, ABSENT, ABSENT,
         ];
         assert_eq!(
-            labelled(
+            labeled(
                 &both,
                 &[
                     "dog",
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn without_captions_only_objects_that_were_looked_for_are_absent() {
+    fn labels_without_captions_only_annotated_objects_are_absent() {
         let objects = BTreeSet::from([
             "pizza".to_owned(),
             "potted plant".to_owned(),
@@ -376,32 +377,32 @@ mod tests {
             objects: Some(objects),
             ..photograph(PhotographOrigin::CocoMini, &[], &["the pizza"])
         };
-        assert_eq!(labelled(&boxes, &["plant", "ski"]), [PRESENT, PRESENT]);
-        // A jeep is a car, which COCO's annotators would have marked; nobody looked for lakes.
+        assert_eq!(labeled(&boxes, &["plant", "ski"]), [PRESENT, PRESENT]);
+        // A jeep is a car, which COCO's annotators would have marked; lakes were not annotated.
         assert_eq!(
-            labelled(&boxes, &["pizza", "cat", "person", "jeep", "lake"]),
+            labeled(&boxes, &["pizza", "cat", "person", "jeep", "lake"]),
             [PRESENT, ABSENT, ABSENT, ABSENT, UNKNOWN]
         );
     }
 
     #[test]
-    fn rooms_have_no_people_and_no_nature_and_radiographs_have_nothing() {
+    fn labels_rooms_lack_people_and_nature_and_radiographs_everything() {
         let room = photograph(
             PhotographOrigin::Daquar,
             &[],
             &["What is on the table?", "the lamp"],
         );
-        let unasked = (0.0, UNASKED);
+        let unasked = (0.0, UNASKED_WEIGHT);
         let words = [
             "lamp", "table", "person", "dog", "mountain", "car", "pillow",
         ];
         assert_eq!(
-            labelled(&room, &words),
+            labeled(&room, &words),
             [PRESENT, PRESENT, ABSENT, ABSENT, ABSENT, ABSENT, unasked]
         );
         let radiograph = photograph(PhotographOrigin::VqaRad, &[], &[]);
         assert_eq!(
-            labelled(&radiograph, &["person", "pillow", "dog"]),
+            labeled(&radiograph, &["person", "pillow", "dog"]),
             [ABSENT; 3]
         );
         let flickr = photograph(
@@ -410,13 +411,13 @@ mod tests {
             &["A skier on a hill."],
         );
         assert_eq!(
-            labelled(&flickr, &["person", "hill", "ski", "dog"]),
+            labeled(&flickr, &["person", "hill", "ski", "dog"]),
             [PRESENT, PRESENT, UNKNOWN, ABSENT]
         );
     }
 
     #[test]
-    fn the_prior_counts_what_is_known() {
+    fn prior_counts_weighted_labels() {
         let labels = [
             vec![1.0, 0.0],
             vec![0.0, 0.0],
@@ -441,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn mentions_are_true_wrong_or_unknown() {
+    fn truth_is_true_false_or_unknown() {
         let lexicon = Lexicon::shared();
         let absence = KnownAbsences::new(lexicon);
         let judged = |photograph: &LabeledPhotograph, text: &str| {
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_are_what_is_named_often_and_the_objects_of_coco() {
+    fn select_outputs_takes_frequent_and_coco_objects() {
         let dogs = (0..3).map(|_| {
             photograph(
                 PhotographOrigin::Flickr8k,
@@ -487,7 +488,7 @@ mod tests {
         };
         let shown = all_shown(&photographs);
         let outputs = |flickr8k| {
-            choose(
+            select_outputs(
                 &photographs,
                 &shown,
                 VocabularyConfig {
@@ -497,7 +498,7 @@ mod tests {
                 },
             )
         };
-        let often = outputs(2);
+        let is_frequent = outputs(2);
         for word in [
             "poodle",
             "dog",
@@ -507,12 +508,12 @@ mod tests {
             "toothbrush",
             "person",
         ] {
-            assert!(often.contains(&concept(word)), "{word}");
+            assert!(is_frequent.contains(&concept(word)), "{word}");
         }
         assert!(
             !outputs(3).contains(&concept("fountain")),
             "two of them are learned from"
         );
-        assert!(!often.contains(&concept("lamp")));
+        assert!(!is_frequent.contains(&concept("lamp")));
     }
 }

@@ -1,4 +1,4 @@
-//! The stages in which networks learn: first from Flickr8k alone, then from all origins.
+//! Training stages of the networks: first on Flickr8k alone, then on all origins.
 
 use std::collections::BTreeMap;
 
@@ -18,31 +18,30 @@ use super::{
     origins::{TrainingSource, source_named},
 };
 
-/// Photographs of a shard: the sum of gradients depends on it, not on the number of cores.
+/// Photographs per shard; fixed, so that sums of gradients do not depend on the number of cores.
 const SHARD: usize = 96;
 
-/// A stage of the training.
+/// Training stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageConfig {
-    /// Steps.
+    /// Optimizer steps.
     pub steps: usize,
-    /// Photographs a step.
+    /// Photographs per step.
     pub batch: usize,
-    /// Share of each origin, and of `coco-mini-crops`, in a step; those of what is not there are
-    /// left out.
+    /// Share of each origin, and of `coco-mini-crops`, in a step; missing sources are skipped.
     pub shares: BTreeMap<String, f64>,
-    /// The optimizer.
+    /// Optimizer.
     pub optim: OptimConfig,
 }
 
-/// Everything that networks learn from: a row a photograph, then a row a crop.
+/// Training data of the networks: one row per photograph, then one per crop.
 pub(super) struct TrainingRows {
     /// Standardized features.
     pub(super) inputs: Vec<Vec<f32>>,
     /// Labels of the outputs.
     pub(super) labels: Vec<Vec<f32>>,
-    /// Their weights.
+    /// Weights of the labels.
     pub(super) weights: Vec<Vec<f32>>,
 }
 
@@ -65,19 +64,19 @@ impl TrainingRows {
     }
 }
 
-/// Returns how many rows of each source a step has, with the numbers of those that it may have.
+/// Rows of each source (their indices) with the number that a step draws of them.
 pub(super) fn shares(
     stage: &StageConfig,
-    of: impl Fn(TrainingSource) -> Vec<usize>,
+    rows_of: impl Fn(TrainingSource) -> Vec<usize>,
 ) -> Result<Vec<(Vec<usize>, usize)>, TrainError> {
     let mut all = Vec::new();
     for (name, &share) in &stage.shares {
         if !(share > 0.0 && share.is_finite()) {
             return Err(TrainError::Run(format!(
-                "shares: {name} has {share}, which is no share"
+                "shares: {name} has {share}, not a positive number"
             )));
         }
-        let photographs = of(source_named("shares", name)?);
+        let photographs = rows_of(source_named("shares", name)?);
         if !photographs.is_empty() {
             all.push((photographs, share));
         }
@@ -85,7 +84,7 @@ pub(super) fn shares(
     let total: f64 = all.iter().map(|(_, share)| share).sum();
     if all.is_empty() || stage.batch == 0 {
         return Err(TrainError::Run(
-            "shares: there is no photograph to learn from".into(),
+            "shares: no photographs to learn from".into(),
         ));
     }
     let count = |share: f64| ((stage.batch as f64 * share / total).round() as usize).max(1);
@@ -95,10 +94,11 @@ pub(super) fn shares(
         .collect())
 }
 
-/// Trains the network of `vars` for a stage; a function of the seed. `shares` says what a step has.
+/// Trains the network of `vars` for a stage; deterministic in the seed. `shares` holds the rows to
+/// draw from and their number per step.
 ///
 /// # Errors
-/// When the loss stops being a number.
+/// When the loss is not finite.
 pub(super) fn train(
     vars: &VarMap,
     rows: &TrainingRows,
@@ -114,7 +114,7 @@ pub(super) fn train(
             .wrapping_mul(0x9E37_79B9_7F4A_7C15)
             .wrapping_add(step as u64);
         let mut rng = SmallRng::seed_from_u64(seed);
-        let drawn: Vec<usize> = shares
+        let batch: Vec<usize> = shares
             .iter()
             .flat_map(|(photographs, count)| {
                 (0..*count)
@@ -122,7 +122,7 @@ pub(super) fn train(
                     .collect::<Vec<_>>()
             })
             .collect();
-        let shards: Vec<HeadBatch> = drawn
+        let shards: Vec<HeadBatch> = batch
             .chunks(SHARD)
             .map(|shard| rows.batch(shard, rng.random()))
             .collect::<candle_core::Result<_>>()?;
@@ -131,7 +131,7 @@ pub(super) fn train(
                 .iter()
                 .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
                 .collect();
-            shard.loss(&EvidenceHead::of(&weights)?, head, drawn.len())
+            shard.loss(&EvidenceHead::from_weights(&weights)?, head, batch.len())
         })?;
         if !loss.is_finite() {
             return Err(TrainError::Diverged { step, loss });
@@ -143,7 +143,7 @@ pub(super) fn train(
     Ok(())
 }
 
-/// The weights of a network by name.
+/// Weights of a network by name.
 pub(super) fn weights_of(vars: &VarMap) -> candle_core::Result<Tensors> {
     named_vars(vars)
         .into_iter()
@@ -152,7 +152,7 @@ pub(super) fn weights_of(vars: &VarMap) -> candle_core::Result<Tensors> {
 }
 
 /// Sets a network's weights.
-pub(super) fn set(vars: &VarMap, weights: &Tensors) -> candle_core::Result<()> {
+pub(super) fn set_weights(vars: &VarMap, weights: &Tensors) -> candle_core::Result<()> {
     for (name, var) in named_vars(vars) {
         match weights.get(&name) {
             Some(weight) => var.set(weight)?,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_has_each_origin_by_its_share() {
+    fn shares_divide_a_step_by_origin() {
         let of = |source: TrainingSource| match source {
             TrainingSource::Photographs(PhotographOrigin::Flickr8k) => vec![1, 2, 3],
             TrainingSource::Photographs(PhotographOrigin::Daquar) => vec![7],
@@ -198,7 +198,7 @@ mod tests {
             TrainingSource::Crops => vec![8, 9],
         };
         let all = [("flickr8k", 0.5), ("coco-mini", 0.3), ("daquar", 0.2)];
-        // Without coco-mini, five and two of seven parts of forty.
+        // Without coco-mini, five and two sevenths of forty.
         assert_eq!(
             shares(&stage(&all, 1), of).unwrap(),
             [(vec![7], 11), (vec![1, 2, 3], 29)]
@@ -220,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn learns_what_can_be_learned_and_repeats_itself_on_any_number_of_cores() {
-        // The first channel says whether the first thing is there; the second thing is labelled
-        // wrongly, with a weight of 0.
+    fn train_learns_and_is_deterministic_on_any_number_of_cores() {
+        // The first channel determines the first object; the second object is labeled wrongly, with
+        // weight 0.
         let inputs: Vec<Vec<f32>> = (0..50)
             .map(|i| {
                 vec![
@@ -257,7 +257,7 @@ mod tests {
                 (&Workers::new(cores).unwrap(), "test"),
             )
             .unwrap();
-            let found = EvidenceHead::of(&weights_of(&vars).unwrap()).unwrap();
+            let found = EvidenceHead::from_weights(&weights_of(&vars).unwrap()).unwrap();
             found
                 .evidence(&rows.inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())
                 .unwrap()

@@ -1,5 +1,5 @@
-//! Two networks that learn which captions are of which photograph: in a batch of pairs, each is to
-//! have a higher cosine than any other pairing (InfoNCE).
+//! Text-image matching: two networks trained contrastively (InfoNCE), so that in a batch the cosine
+//! of each caption and its photograph exceeds that of any other pairing.
 
 use std::collections::BTreeMap;
 
@@ -28,69 +28,68 @@ use crate::{
     vlm::ops::cross_entropy,
 };
 
-/// Logarithm of the factor on cosines that training begins with.
+/// Initial logarithm of the factor on cosines.
 const TEMPERATURE: f32 = 2.5;
 
-/// Bound of the vectors that training begins with.
+/// Bound of the initial word vectors.
 const SPREAD: f32 = 0.5;
 
-/// Added to squared lengths.
-const LEAST_LENGTH: f64 = 1e-12;
+/// Floor added to squared lengths.
+const MIN_LENGTH: f64 = 1e-12;
 
-/// The networks that compare texts with photographs.
+/// Settings of the matching networks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatchingConfig {
-    /// In how many of Flickr8k's training captions a word must stand for a vector of its own.
+    /// Minimum number of Flickr8k's training captions that contain a word for it to get a vector.
     pub least: usize,
-    /// How many pairs of networks are trained, which differ in what was drawn; the mean of their
-    /// cosines counts.
+    /// Number of network pairs, trained on different samples; their cosines are averaged.
     pub members: usize,
-    /// Length of the vectors.
+    /// Length of the embeddings.
     pub width: usize,
-    /// Share of the right captions that the default threshold for texts by others may flag, on each
-    /// origin; at .5 where that flags fewer.
+    /// Maximum share of right captions flagged at the default threshold for texts by others, on
+    /// each origin; the threshold is at most .5.
     pub right_flagged: f64,
-    /// The photographs' network.
+    /// Image network.
     pub head: HeadConfig,
-    /// Flickr8k's training split alone.
+    /// First stage, on Flickr8k's training split alone.
     pub first: StageConfig,
-    /// Then with the origins that have captions or objects.
+    /// Second stage, with the origins that have captions or objects.
     pub second: StageConfig,
 }
 
-/// The words with vectors, the networks of the parts, which did not learn from their part, and the
-/// shipped ones.
+/// Trained matching model: vocabulary, networks trained without each fold, and the shipped
+/// networks.
 pub(super) struct TextMatching {
     pub(super) words: Vec<String>,
     pub(super) parts: Vec<Tensors>,
     pub(super) shipped: Tensors,
 }
 
-/// Everything that is learned from: a row a photograph.
+/// Training data: one row per photograph.
 struct Pairs {
     /// Standardized features.
     inputs: Vec<Vec<f32>>,
-    /// The vectors of each of its texts.
+    /// Vector indices of each of its texts.
     texts: Vec<Vec<Vec<u32>>>,
 }
 
-/// Photographs and a text of each.
+/// Photographs with one text each.
 struct Batch {
     inputs: Tensor,
-    /// Vectors of all texts behind one another, and the text that each is of.
+    /// Vector indices of all texts, concatenated, and the text that each belongs to.
     entries: (Tensor, Tensor),
     seed: u64,
 }
 
 impl Pairs {
-    /// Draws photographs, none of them twice, and a text of each.
+    /// Draws distinct photographs and one text of each.
     fn draw(&self, shares: &[(Vec<usize>, usize)], rng: &mut SmallRng) -> CandleResult<Batch> {
         let (mut inputs, mut entries, mut owners, mut count) =
             (Vec::new(), Vec::new(), Vec::new(), 0);
         for (photographs, wanted) in shares {
-            for place in index::sample(rng, photographs.len(), (*wanted).min(photographs.len())) {
-                let photograph = photographs[place];
+            for index in index::sample(rng, photographs.len(), (*wanted).min(photographs.len())) {
+                let photograph = photographs[index];
                 let text =
                     &self.texts[photograph][rng.random_range(0..self.texts[photograph].len())];
                 inputs.extend_from_slice(&self.inputs[photograph]);
@@ -113,8 +112,7 @@ impl Pairs {
 }
 
 impl Batch {
-    /// The mean cross-entropy of finding the text of each photograph and the photograph of each
-    /// text.
+    /// Mean cross-entropy of matching texts to photographs and photographs to texts.
     fn loss(&self, weights: &Tensors, head: HeadConfig) -> CandleResult<Tensor> {
         let get = |name: &str| {
             weights.get(name).map_or_else(
@@ -122,8 +120,9 @@ impl Batch {
                 |weight| Ok(weight.clone()),
             )
         };
-        let photographs =
-            normalized(&EvidenceHead::of(weights)?.logits(&self.inputs, Some((head, self.seed)))?)?;
+        let photographs = normalized(
+            &EvidenceHead::from_weights(weights)?.logits(&self.inputs, Some((head, self.seed)))?,
+        )?;
         let (entries, owners) = &self.entries;
         let gates = get("gates")?
             .index_select(entries, 0)?
@@ -146,10 +145,10 @@ impl Batch {
 }
 
 fn normalized(rows: &Tensor) -> CandleResult<Tensor> {
-    rows.broadcast_div(&(rows.sqr()?.sum_keepdim(D::Minus1)? + LEAST_LENGTH)?.sqrt()?)
+    rows.broadcast_div(&(rows.sqr()?.sum_keepdim(D::Minus1)? + MIN_LENGTH)?.sqrt()?)
 }
 
-/// Fresh weights, a function of the seed.
+/// Initial weights, deterministic in `seed`.
 fn initial(
     inputs: usize,
     entries: usize,
@@ -187,8 +186,8 @@ fn initial(
     Ok(vars)
 }
 
-/// Trains the networks of `vars` for a stage; a function of the seed. `shares` says what a step
-/// has.
+/// Trains the networks of `vars` for a stage; deterministic in the seed. `shares` holds the rows to
+/// draw from and their number per step.
 fn train(
     vars: &VarMap,
     pairs: &Pairs,
@@ -204,7 +203,7 @@ fn train(
             seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)
                 .wrapping_add(step as u64),
         );
-        // Every pair is compared with every other: a batch is one shard.
+        // The loss compares every pair with every other, so a batch is one shard.
         let batch = [pairs.draw(shares, &mut rng)?];
         let (loss, gradients) = workers.gradients(&batch, &optim.vars(), |batch| {
             let weights: Tensors = named
@@ -223,8 +222,8 @@ fn train(
     Ok(())
 }
 
-/// The words, in their base form, of at least `least` of these captions.
-fn often<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<String> {
+/// Words, in base form, that at least `least` captions contain.
+fn frequent_words<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<String> {
     let lexicon = Lexicon::shared();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for caption in captions {
@@ -244,7 +243,7 @@ fn often<'c>(captions: impl Iterator<Item = &'c String>, least: usize) -> Vec<St
         .collect()
 }
 
-/// Returns what a photograph is compared with: people's captions of it, or else its objects.
+/// Texts of a photograph: its captions or, without captions, its objects.
 fn texts(photograph: &LabeledPhotograph) -> Vec<String> {
     let objects: Vec<String> = photograph
         .objects
@@ -259,8 +258,7 @@ fn texts(photograph: &LabeledPhotograph) -> Vec<String> {
     }
 }
 
-/// Weights of a member by the names that bundles give them, those that only training needs left
-/// out.
+/// Weights of a member under their names in bundles, without those that only training needs.
 fn stored(member: usize, weights: Tensors) -> impl Iterator<Item = (String, Tensor)> {
     weights
         .into_iter()
@@ -269,7 +267,7 @@ fn stored(member: usize, weights: Tensors) -> impl Iterator<Item = (String, Tens
 }
 
 impl EvidenceTraining {
-    /// Trains the networks that compare texts with photographs.
+    /// Trains the matching networks.
     pub(super) fn matching(
         &self,
         pooled: &[Vec<f32>],
@@ -278,7 +276,7 @@ impl EvidenceTraining {
     ) -> Result<TextMatching, TrainError> {
         let (config, seed) = (&self.recipe.matching, self.recipe.seed.wrapping_add(200));
         let (all, learned_from) = (&self.photographs.all, self.photographs.train);
-        let words = often(
+        let words = frequent_words(
             all[..learned_from]
                 .iter()
                 .flat_map(|photograph| &photograph.image.captions),
@@ -299,7 +297,7 @@ impl EvidenceTraining {
                 .map(|entry| entry as u32)
                 .collect::<Vec<_>>()
         };
-        let of = |photograph: &LabeledPhotograph| {
+        let vectors = |photograph: &LabeledPhotograph| {
             texts(photograph)
                 .iter()
                 .map(entries)
@@ -308,7 +306,7 @@ impl EvidenceTraining {
         };
         let pairs = Pairs {
             inputs: pooled.iter().map(|row| standard.apply(row)).collect(),
-            texts: all.par_iter().map(of).collect(),
+            texts: all.par_iter().map(vectors).collect(),
         };
         let mut matching = TextMatching {
             words,
@@ -323,45 +321,45 @@ impl EvidenceTraining {
                          begin: Option<&Tensors>,
                          stage: &StageConfig,
                          seed: u64,
-                         takes: &dyn Fn(usize) -> bool| {
+                         includes: &dyn Fn(usize) -> bool| {
                 let name = format!("match-{member}-{name}");
                 self.saved(&name, || {
-                    begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
+                    begin.map_or(Ok(()), |weights| learn::set_weights(&vars, weights))?;
                     let learned = |source: TrainingSource| -> Vec<usize> {
-                        let known = |i: &usize| !pairs.texts[*i].is_empty();
+                        let has_text = |i: &usize| !pairs.texts[*i].is_empty();
                         match source {
                             TrainingSource::Photographs(PhotographOrigin::Flickr8k) => {
-                                (0..learned_from).filter(known).collect()
+                                (0..learned_from).filter(has_text).collect()
                             }
                             TrainingSource::Photographs(origin) => self
                                 .photographs
-                                .of(origin)
-                                .filter(|&i| takes(all[i].fold))
-                                .filter(known)
+                                .indices_of(origin)
+                                .filter(|&i| includes(all[i].fold))
+                                .filter(has_text)
                                 .collect(),
-                            // What somebody wrote of the whole does not hold of its parts.
+                            // A text about the whole photograph need not hold for a crop.
                             TrainingSource::Crops => Vec::new(),
                         }
                     };
-                    let by = (&self.setup.workers, name.as_str());
+                    let context = (&self.setup.workers, name.as_str());
                     train(
                         &vars,
                         &pairs,
                         &learn::shares(stage, learned)?,
                         (stage, config.head, seed),
-                        by,
+                        context,
                     )?;
                     Ok(learn::weights_of(&vars)?)
                 })
             };
-            let begun = stage("first", None, &config.first, seed, &|_| false)?;
+            let first_stage = stage("first", None, &config.first, seed, &|_| false)?;
             for (part, weights) in matching.parts.iter_mut().enumerate() {
                 let seed = seed.wrapping_add(1 + part as u64);
                 weights.extend(stored(
                     member,
                     stage(
                         &format!("part-{part}"),
-                        Some(&begun),
+                        Some(&first_stage),
                         &config.second,
                         seed,
                         &|fold| fold != part,
@@ -371,7 +369,7 @@ impl EvidenceTraining {
             let is_shipped = |fold: usize| self.recipe.parts.contains(&fold);
             let weights = stage(
                 "shipped",
-                Some(&begun),
+                Some(&first_stage),
                 &config.second,
                 seed.wrapping_add(100),
                 &is_shipped,
@@ -419,8 +417,7 @@ mod tests {
         }
     }
 
-    /// Photographs of four kinds, of which texts speak with one word and one that stands
-    /// everywhere.
+    /// Photographs of four kinds; a text has one word of its kind and one that all share.
     fn pairs() -> Pairs {
         let inputs = (0..8)
             .map(|i| {
@@ -445,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_finite_differences() {
+    fn loss_gradients_agree_with_finite_differences() {
         let config = config(1);
         let vars = initial(4, 5, &config, 3).unwrap();
         let batch = pairs()
@@ -483,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_find_their_photographs_whatever_the_cores() {
+    fn train_matches_texts_on_any_number_of_cores() {
         let (config, pairs) = (config(200), pairs());
         // One photograph of each kind a step.
         let shares: Vec<(Vec<usize>, usize)> =
@@ -508,14 +505,14 @@ mod tests {
                 .unwrap()
         };
         let loss = learned(1);
-        // By chance it is the logarithm of four.
+        // Chance level is log 4.
         assert!(loss < 0.2, "{loss}");
         assert_eq!(learned(2), loss);
     }
 
     #[test]
-    fn words_that_stand_often_enough_have_vectors_in_their_base_form() {
+    fn frequent_words_are_in_base_form() {
         let captions = ["A dog runs.", "Dogs running, dogs!", "A cat."].map(str::to_owned);
-        assert_eq!(often(captions.iter(), 2), ["a", "dog", "run"]);
+        assert_eq!(frequent_words(captions.iter(), 2), ["a", "dog", "run"]);
     }
 }

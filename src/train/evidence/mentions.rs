@@ -1,5 +1,4 @@
-//! Things that texts mention, with their rewards and whether they are there: what calibrations are
-//! fitted on.
+//! Object mentions in texts, with rewards and truth: the data that calibrations are fitted on.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -36,69 +35,70 @@ use crate::{
     },
 };
 
-/// Origins with people's captions; how many of a photograph are scored, and as many of another's.
-const PEOPLES: [(PhotographOrigin, usize); 2] = [
+/// Origins with human captions, and the number of captions scored per photograph (and as many of
+/// another one).
+const CAPTIONED: [(PhotographOrigin, usize); 2] = [
     (PhotographOrigin::Flickr8k, 2),
     (PhotographOrigin::CocoMini, 5),
 ];
 
-/// Most tokens of a text of several captions.
-const MOST_TOKENS: usize = 64;
+/// Maximum tokens of a text of several captions.
+const MAX_TOKENS: usize = 64;
 
-/// Who wrote a text.
+/// Author of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextSource {
-    /// The policy: its likeliest caption.
+    /// The policy's greedy caption.
     Greedy,
-    /// The policy: a sample.
+    /// Sampled caption of the policy.
     Sampled,
-    /// A person.
+    /// Human text.
     Person,
 }
 
-/// A thing that a text mentions.
+/// Object mention in a text, with reward and truth.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct JudgedMention {
-    /// Number of the photograph.
+    /// Index of the photograph.
     pub(super) photograph: usize,
     pub(super) author: TextSource,
     pub(super) concept: ConceptId,
-    /// Whether it is there, where that is known.
+    /// `true` if the object is present, `false` if absent, `None` if unknown.
     pub(super) truth: Option<bool>,
-    /// The same by COCO's objects, where it names one and they are known.
+    /// Truth by COCO's annotations, if the mention names one of COCO's objects and they are known.
     pub(super) coco: Option<bool>,
     /// Lowest reward of its tokens.
     pub(super) reward: f32,
     /// Sum of the policy's log-probabilities of its tokens.
     pub(super) log_probability: f32,
-    /// The sentence that it is in.
+    /// Sentence around the mention.
     pub(super) sentence: String,
 }
 
 impl JudgedMention {
-    /// Returns `true` if it names people.
+    /// Returns `true` if the mention names people.
     pub(super) fn is_person(&self) -> bool {
         Evidence::is_person(self.concept)
     }
 }
 
-/// A text about a photograph.
+/// Text about a photograph.
 pub(super) struct PhotographText {
     pub(super) photograph: usize,
-    /// Number of the photograph that it was written of.
+    /// Index of the photograph that it was written about.
     pub(super) source: usize,
     pub(super) author: TextSource,
     pub(super) text: String,
 }
 
-/// The bundle's scorer, and what its numbers mean.
+/// Default scorer of a bundle with its calibration.
 pub(super) struct BundleScorer {
-    pub(super) contender: [ComparedScorer; 1],
+    pub(super) scorer: [ComparedScorer; 1],
     pub(super) calibration: Calibration,
 }
 
 impl BundleScorer {
-    /// That which a bundle serves by default.
+    /// Opens the scorer that a bundle serves by default.
     ///
     /// # Errors
     /// When it has none.
@@ -111,7 +111,7 @@ impl BundleScorer {
             ))
         };
         let kind = policy.config.reward.as_ref().ok_or_else(missing)?.default;
-        let contender = compared_scorers::of_bundle(policy)?
+        let scorer = compared_scorers::from_bundle(policy)?
             .into_iter()
             .find(|c| c.name == kind.name())
             .ok_or_else(missing)?;
@@ -119,24 +119,23 @@ impl BundleScorer {
             .remove(&kind)
             .ok_or_else(missing)?;
         Ok(Self {
-            contender: [contender],
+            scorer: [scorer],
             calibration,
         })
     }
 }
 
-/// Photographs that nobody learned from, their features as they are, and who judges what is said of
-/// them.
+/// Scorer of texts about photographs outside the training split.
 pub(super) struct MentionScorer<'a> {
     pub(super) setup: &'a Setup,
     pub(super) photographs: &'a AllPhotographs,
-    /// Of all photographs behind the training split.
+    /// Features of all photographs after the training split.
     pub(super) features: &'a Features,
     pub(super) scorer: &'a BundleScorer,
 }
 
 impl MentionScorer<'_> {
-    /// Lets the policy caption photographs, by their numbers.
+    /// Samples the policy's captions of photographs given by index.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -150,11 +149,11 @@ impl MentionScorer<'_> {
             .iter()
             .map(|&i| self.photographs.all[i].image.clone())
             .collect();
-        let places: Vec<usize> = numbers.iter().map(|i| i - self.photographs.train).collect();
+        let indices: Vec<usize> = numbers.iter().map(|i| i - self.photographs.train).collect();
         let texts = own_captions(
             self.setup,
             &images,
-            &self.features.plain(&places),
+            &self.features.plain(&indices),
             temperature,
             seed,
         )?;
@@ -175,19 +174,19 @@ impl MentionScorer<'_> {
             .collect())
     }
 
-    /// Photographs of an origin with captions, each with the next one, whose captions are wrong
-    /// about it.
+    /// Photographs of an origin with captions, each paired with the next one, whose captions are
+    /// wrong about it.
     fn captioned(&self, numbers: &[usize], origin: PhotographOrigin) -> Vec<(usize, usize)> {
-        let of = |i: &usize| {
+        let has_captions = |i: &usize| {
             self.photographs.all[*i].origin == origin
                 && !self.photographs.all[*i].image.captions.is_empty()
         };
-        let captioned: Vec<usize> = numbers.iter().copied().filter(of).collect();
+        let captioned: Vec<usize> = numbers.iter().copied().filter(has_captions).collect();
         let next = captioned.iter().copied().cycle().skip(1);
         captioned.iter().copied().zip(next).collect()
     }
 
-    /// A photograph's first captions as they are scored.
+    /// First normalized captions of a photograph, at most `most`.
     fn captions_of(&self, photograph: usize, most: usize) -> Vec<String> {
         let captions = self.photographs.all[photograph]
             .image
@@ -200,10 +199,10 @@ impl MentionScorer<'_> {
             .collect()
     }
 
-    /// People's captions of photographs, and those of the next photograph of the same origin.
-    pub(super) fn peoples(&self, numbers: &[usize]) -> Vec<PhotographText> {
+    /// Human captions of photographs, and of the next photograph of the same origin.
+    pub(super) fn human_captions(&self, numbers: &[usize]) -> Vec<PhotographText> {
         let mut written = Vec::new();
-        for (origin, most) in PEOPLES {
+        for (origin, most) in CAPTIONED {
             for (photograph, other) in self.captioned(numbers, origin) {
                 let sources = if other == photograph {
                     vec![photograph]
@@ -224,17 +223,17 @@ impl MentionScorer<'_> {
         written
     }
 
-    /// Texts of several captions of a photograph, one of which is of another; each with its
-    /// photograph. Those that are too long to be scored at once are left out.
+    /// Texts that join several captions of a photograph with one of another, by photograph; those
+    /// too long to be scored at once are dropped.
     ///
     /// # Errors
-    /// When a text cannot be cut into tokens.
+    /// When a text cannot be tokenized.
     pub(super) fn mixed(
         &self,
         numbers: &[usize],
     ) -> Result<BTreeMap<usize, MixedText>, TrainError> {
         let mut found = BTreeMap::new();
-        for (origin, _) in PEOPLES {
+        for (origin, _) in CAPTIONED {
             for (turn, (photograph, other)) in
                 self.captioned(numbers, origin).into_iter().enumerate()
             {
@@ -242,7 +241,7 @@ impl MentionScorer<'_> {
                     self.captions_of(photograph, usize::MAX),
                     self.captions_of(other, usize::MAX),
                 );
-                // The last ones: those that calibrations are fitted on are the first.
+                // The last caption, since calibrations are fitted on the first ones.
                 let text = others.last().filter(|_| other != photograph);
                 let Some(text) = text.and_then(|wrong| {
                     mixed(&own[own.len().saturating_sub(SENTENCES - 1)..], wrong, turn)
@@ -255,7 +254,7 @@ impl MentionScorer<'_> {
                     .tokenizer
                     .encode(&text.text)
                     .map_err(|e| TrainError::Run(e.to_string()))?;
-                if tokens.len() <= MOST_TOKENS {
+                if tokens.len() <= MAX_TOKENS {
                     found.insert(photograph, text);
                 }
             }
@@ -263,7 +262,7 @@ impl MentionScorer<'_> {
         Ok(found)
     }
 
-    /// Scores texts that say something; those of a photograph stand behind one another then.
+    /// Scores nonempty texts, sorted by photograph.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -273,7 +272,7 @@ impl MentionScorer<'_> {
     ) -> Result<Vec<(PhotographText, ComparedText)>, TrainError> {
         texts.retain(|written| !written.text.is_empty());
         texts.sort_by_key(|written| written.photograph);
-        let mut said = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
+        let mut statements = vec![Vec::new(); self.photographs.all.len() - self.photographs.train];
         for written in &texts {
             let text = LabeledText {
                 text: written.text.clone(),
@@ -281,14 +280,14 @@ impl MentionScorer<'_> {
                 rest: None,
                 recorded: None,
             };
-            said[written.photograph - self.photographs.train]
+            statements[written.photograph - self.photographs.train]
                 .push((ImageStatement::from(text), None));
         }
-        let scored = score(self.setup, self.features, &self.scorer.contender, &said)?;
+        let scored = score(self.setup, self.features, &self.scorer.scorer, &statements)?;
         Ok(texts.into_iter().zip(scored).collect())
     }
 
-    /// Judges what texts mention, with rewards by `calibration`.
+    /// Labels the object mentions in texts, with rewards from `calibration`.
     pub(super) fn mentions(
         &self,
         texts: &[(PhotographText, ComparedText)],
@@ -321,8 +320,8 @@ impl MentionScorer<'_> {
         found
     }
 
-    /// Rewards of a text's tokens by the scorer, a yes or no that answers by the calibration of its
-    /// own.
+    /// Rewards of a text's tokens by the scorer; a yes or no that answers a question uses its own
+    /// calibration.
     pub(super) fn rewards(&self, text: &ComparedText) -> TextRewards {
         self.rewards_by(text, &self.scorer.calibration)
     }
@@ -346,11 +345,10 @@ impl MentionScorer<'_> {
         }
     }
 
-    /// The rewards of a text of the policy as they are served: words that name things have those
-    /// that evidence gives them.
+    /// Served rewards of a text by the policy: words with an output have rewards from evidence.
     ///
     /// # Errors
-    /// When the text cannot be cut into tokens.
+    /// When the text cannot be tokenized.
     pub(super) fn served(
         &self,
         text: &ComparedText,
@@ -360,7 +358,7 @@ impl MentionScorer<'_> {
         self.served_by(WrittenBy::Policy, text, evidence, image)
     }
 
-    /// The same of a text of `writer`.
+    /// Served rewards of a text by `writer`.
     ///
     /// # Errors
     /// As [`Self::served`].
@@ -389,7 +387,7 @@ impl MentionScorer<'_> {
     }
 }
 
-/// The lowest reward of the tokens of a range, and the sum of their log-probabilities.
+/// Lowest reward of the tokens in a range, and the sum of their log-probabilities.
 pub(super) fn rewards(
     scored: &ComparedText,
     range: &Range<usize>,
@@ -411,8 +409,7 @@ pub(super) fn rewards(
     Some((lowest, rewards.iter().map(|(_, lp)| lp).sum()))
 }
 
-/// Returns whether a photograph with COCO's objects shows the one that a mention names: it was
-/// marked, or a person's caption names it.
+/// Truth of a mention by COCO's objects: present if annotated or named by a human caption.
 fn coco_truth(photograph: &LabeledPhotograph, text: &str, mention: &Mention) -> Option<bool> {
     photograph.objects.as_ref()?;
     let vocabulary = ChairVocabulary::coco80();
@@ -442,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_there_where_they_were_marked_or_named() {
+    fn coco_truth_is_annotated_or_named() {
         let marked = |objects: Option<&[&str]>, captions: &[&str]| LabeledPhotograph {
             origin: PhotographOrigin::CocoMini,
             image: Image {
@@ -482,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mention_has_the_lowest_reward_and_all_log_probabilities_of_its_tokens() {
+    fn rewards_are_the_lowest_reward_and_summed_log_probabilities() {
         let text = LabeledText {
             text: "A fire hydrant.".into(),
             ranges: Vec::new(),

@@ -1,11 +1,10 @@
-//! Training of the evidence for words (`candor train evidence`): a small network over the tower's
-//! features, the reference of familiarity, and what evidence and rewards together mean.
+//! Training of the evidence model (`candor train evidence`): a small network on the vision tower's
+//! features, the reference for familiarity, and calibrations that combine evidence with rewards.
 //!
-//! Networks first learn from Flickr8k alone, then from all origins. Of the second stage there are a
-//! network for each of the [five parts](crate::eval::honesty::fold_index), which learns from the
-//! others, and one that learns from the parts that the configuration names and is shipped.
-//! Calibrations are fitted on evidence of networks that did not see the photograph: a network is
-//! surer of its own.
+//! Networks first learn from Flickr8k alone, then from all origins. The second stage trains one
+//! network per [fold](crate::eval::honesty::fold_index) on the other folds, and one on the configured
+//! folds, which is shipped. Calibrations are fitted on evidence of networks that did not see the
+//! photograph, since a network is overconfident on its training data.
 
 mod answers;
 mod calibrate;
@@ -49,7 +48,9 @@ use self::{
     origins::{AllPhotographs, origin_named, source_named},
     reference::StoredReference,
 };
-use super::{TrainError, checkpoint::RunDir, scored_split::DevelopmentHalf, setup::Setup, tell};
+use super::{
+    TrainError, checkpoint::RunDir, report_progress, scored_split::DevelopmentHalf, setup::Setup,
+};
 use crate::{
     eval::{
         honesty::{FOLDS, PhotographOrigin, texts::MixedText},
@@ -66,50 +67,49 @@ use crate::{
     },
 };
 
-/// Temperature of the captions beside the likeliest ones.
+/// Temperature of the sampled captions beside the greedy ones.
 const TEMPERATURE: f32 = 1.0;
 
-/// `candor train evidence --config FILE`.
+/// Configuration of `candor train evidence --config FILE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceRecipe {
-    /// Folder with the origins: `flickr8k`, and those of `coco-mini`, `daquar` and `vqa-rad` that
-    /// there are.
+    /// Folder with the origins: `flickr8k` and optionally `coco-mini`, `daquar` and `vqa-rad`.
     pub data: PathBuf,
-    /// The bundle with the policy and the scorer: its directory, or the name of an embedded one.
+    /// Bundle (directory or embedded name) with the policy and the scorer.
     pub policy: String,
-    /// Folder for the photographs' features, which several runs can share.
+    /// Folder of cached image features; runs can share it.
     pub features: PathBuf,
-    /// Parts of the small origins that the shipped network and its calibrations learn from, 0 to 4.
+    /// Folds of the small origins that the shipped network and its calibrations learn from, 0 to 4.
     pub parts: Vec<usize>,
-    /// Seed of everything that is drawn.
+    /// Seed of all random generators.
     pub seed: u64,
-    /// Worker threads; 0 takes every core.
+    /// Worker threads; 0 uses all cores.
     pub workers: usize,
-    /// Which things have outputs.
+    /// Selection of the outputs.
     pub vocabulary: VocabularyConfig,
-    /// Crops of each of coco-mini's photographs.
+    /// Crops per photograph of coco-mini.
     pub crops: usize,
-    /// Networks that are trained apart; what is shipped is their mean.
+    /// Number of independently trained networks, whose logits are averaged.
     pub networks: usize,
-    /// Each of these networks.
+    /// Size and regularization of each network.
     pub head: HeadConfig,
-    /// The first stage.
+    /// First stage.
     pub first: StageConfig,
-    /// The second stage.
+    /// Second stage.
     pub second: StageConfig,
-    /// The networks that compare texts with photographs.
+    /// Text-image matching networks.
     #[serde(rename = "match")]
     pub matching: MatchingConfig,
-    /// The photographs that familiarity compares with.
+    /// Reference photographs for familiarity.
     pub reference: ReferenceConfig,
-    /// The photographs that tell which kinds no question is answered about.
+    /// Reference photographs for the scope outside which no question is answered.
     pub scope: ScopeRecipe,
-    /// The calibrations.
+    /// Calibrations.
     pub calibration: CalibrationConfig,
 }
 
-/// A training of evidence that is ready to run, or to go on.
+/// Evidence training run, ready to start or resume.
 pub struct EvidenceTraining {
     recipe: EvidenceRecipe,
     run: RunDir,
@@ -118,10 +118,10 @@ pub struct EvidenceTraining {
     crops: Crops,
 }
 
-/// A trained network's answer for every photograph behind the training split.
-struct Seen {
+/// Outputs for every photograph after the training split, from networks that did not train on it.
+struct HeldOutOutputs {
     images: Vec<ImageEvidence>,
-    /// Mean cosine of the nearest reference photographs.
+    /// Mean cosine to the nearest reference photographs.
     cosines: Vec<f64>,
 }
 
@@ -129,7 +129,7 @@ impl EvidenceTraining {
     /// Reads policy and data.
     ///
     /// # Errors
-    /// When the configuration, the data, the policy or the run directory is not usable.
+    /// When the configuration, the data, the policy or the run directory is invalid.
     pub fn prepare(recipe: EvidenceRecipe, out: &Path, resume: bool) -> Result<Self, TrainError> {
         if recipe.parts.is_empty() || recipe.parts.iter().any(|&part| part >= FOLDS) {
             return Err(TrainError::Run(format!(
@@ -181,7 +181,7 @@ impl EvidenceTraining {
                 .keys()
                 .try_for_each(|name| source_named(key, name).map(drop))?;
         }
-        let of_origins = [
+        let shares = [
             ("match.first.shares", &recipe.matching.first.shares),
             ("match.second.shares", &recipe.matching.second.shares),
             ("calibration.origins", &recipe.calibration.origins),
@@ -190,8 +190,9 @@ impl EvidenceTraining {
                 &recipe.calibration.answer_origins,
             ),
         ];
-        for (key, of) in of_origins {
-            of.keys()
+        for (key, shares) in shares {
+            shares
+                .keys()
                 .try_for_each(|name| origin_named(key, name).map(drop))?;
         }
         let setup = Setup::open(
@@ -212,22 +213,22 @@ impl EvidenceTraining {
     }
 
     /// Trains, calibrates and writes `evidence.safetensors`, `evidence.json`, `report.json` and
-    /// `report.html` into the run directory. Stages that an earlier run finished are not repeated.
+    /// `report.html` into the run directory. Stages finished by an earlier run are not repeated.
     ///
     /// # Errors
-    /// When the loss stops being a number, there is nothing to calibrate on, or a file cannot be
-    /// written.
+    /// When the loss is not finite, there is nothing to calibrate on, or a file cannot be written.
     pub fn train(&self) -> Result<EvaluationReport, TrainError> {
         let scorer = BundleScorer::open(&self.setup)?;
         let (pooled, features) = self.features()?;
         let (train, all) = (self.photographs.train, &self.photographs.all);
-        let of_train: Vec<&[f32]> = pooled[..train].iter().map(Vec::as_slice).collect();
-        let standard = Standardization::of(&of_train);
+        let train_rows: Vec<&[f32]> = pooled[..train].iter().map(Vec::as_slice).collect();
+        let standard = Standardization::from_rows(&train_rows);
         let (concepts, rows) = self.rows(&pooled, &standard);
         let (counts, crop_counts) = self.label_counts(&rows, &concepts);
         if let Some(class) = figures::class_without_negatives(&counts) {
             return Err(TrainError::Run(format!(
-                "no photograph is known to lack any {class}: the network could not learn it"
+                "no photograph is known to lack any {class}, so the network \
+                 cannot learn its absence"
             )));
         }
         let prior = labels::prior(&rows.labels[..train], &rows.weights[..train]);
@@ -239,7 +240,7 @@ impl EvidenceTraining {
             .for_each(|(part, weights)| part.extend(weights));
         shipped.extend(matching.shipped);
         let channels = self.setup.policy.config.model.vision.head;
-        let heads: Vec<&[f32]> = of_train
+        let heads: Vec<&[f32]> = train_rows
             .iter()
             .map(|row| &row[..channels.min(row.len())])
             .collect();
@@ -284,14 +285,14 @@ impl EvidenceTraining {
             .map(|head| common.served(head, &config))
             .collect::<Result<Vec<_>, _>>()?;
 
-        let judge = MentionScorer {
+        let scorer_of_texts = MentionScorer {
             setup: &self.setup,
             photographs: &self.photographs,
             features: &features,
             scorer: &scorer,
         };
-        let everyone: Vec<usize> = (train..all.len()).collect();
-        let often: Vec<usize> = everyone
+        let held_out: Vec<usize> = (train..all.len()).collect();
+        let sampled_photographs: Vec<usize> = held_out
             .iter()
             .copied()
             .filter(|&i| {
@@ -301,52 +302,59 @@ impl EvidenceTraining {
                 )
             })
             .collect();
-        tell("the policy writes captions, and they are scored");
-        let greedy = judge.scored(judge.captions(&everyone, 0.0, self.recipe.seed)?)?;
-        let sampled = judge.scored(judge.captions(
-            &often,
+        report_progress("sampling and scoring the policy's captions");
+        let greedy = scorer_of_texts.scored(scorer_of_texts.captions(
+            &held_out,
+            0.0,
+            self.recipe.seed,
+        )?)?;
+        let sampled = scorer_of_texts.scored(scorer_of_texts.captions(
+            &sampled_photographs,
             TEMPERATURE,
             self.recipe.seed.wrapping_add(1_000_003),
         )?)?;
-        let peoples = judge.scored(judge.peoples(&everyone))?;
-        let reported: Vec<usize> = everyone
+        let human = scorer_of_texts.scored(scorer_of_texts.human_captions(&held_out))?;
+        let reported: Vec<usize> = held_out
             .iter()
             .copied()
             .filter(|&i| {
                 all[i].origin != PhotographOrigin::Flickr8k
-                    || DevelopmentHalf::of(i - train) == DevelopmentHalf::Report
+                    || DevelopmentHalf::for_image(i - train) == DevelopmentHalf::Report
             })
             .collect();
-        let mixed = judge.mixed(&reported)?;
+        let mixed = scorer_of_texts.mixed(&reported)?;
         let written = |(&photograph, text): (&usize, &MixedText)| PhotographText {
             photograph,
             source: photograph,
             author: TextSource::Person,
             text: text.text.clone(),
         };
-        let texts = judge.scored(mixed.iter().map(written).collect())?;
-        let (calibration, of_others) = (&scorer.calibration, scorer.calibration.for_others());
+        let texts = scorer_of_texts.scored(mixed.iter().map(written).collect())?;
+        let (calibration, others_calibration) =
+            (&scorer.calibration, scorer.calibration.for_others());
         let own = [
-            judge.mentions(&greedy, calibration),
-            judge.mentions(&sampled, calibration),
+            scorer_of_texts.mentions(&greedy, calibration),
+            scorer_of_texts.mentions(&sampled, calibration),
         ]
         .concat();
         let others = [
-            judge.mentions(&peoples, of_others),
-            judge.mentions(&greedy, of_others),
+            scorer_of_texts.mentions(&human, others_calibration),
+            scorer_of_texts.mentions(&greedy, others_calibration),
         ]
         .concat();
 
-        let mut seen = Seen {
+        let mut outputs = HeldOutOutputs {
             images: Vec::new(),
             cosines: Vec::new(),
         };
-        for &i in &everyone {
+        for &i in &held_out {
             let row = Tensor::from_slice(&pooled[i], (1, pooled[i].len()), &Device::Cpu)?;
             let image = evidence[all[i].fold].evaluate(&row)?;
             let familiarity = f64::from(image.familiarity);
-            seen.cosines.push((familiarity / (1.0 - familiarity)).ln());
-            seen.images.push(image);
+            outputs
+                .cosines
+                .push((familiarity / (1.0 - familiarity)).ln());
+            outputs.images.push(image);
         }
         let person = Lexicon::shared()
             .concept("person")
@@ -357,48 +365,48 @@ impl EvidenceTraining {
                 .copied()
                 .map_or(0.0, f64::from)
         };
-        let seen_people: Vec<f64> = seen.images.iter().map(people).collect();
-        config.familiarity = self.familiarity(&own, &seen.cosines, &seen_people);
-        for ((image, &cosine), &people) in
-            seen.images.iter_mut().zip(&seen.cosines).zip(&seen_people)
+        let people_logits: Vec<f64> = outputs.images.iter().map(people).collect();
+        config.familiarity = self.familiarity(&own, &outputs.cosines, &people_logits);
+        for ((image, &cosine), &people) in outputs
+            .images
+            .iter_mut()
+            .zip(&outputs.cosines)
+            .zip(&people_logits)
         {
             image.familiarity = config.familiarity.familiarity(cosine, people);
         }
 
         let first = evidence
             .first()
-            .ok_or_else(|| TrainError::Run("there is no network".into()))?;
-        let rows_of =
+            .ok_or_else(|| TrainError::Run("no network was trained".into()))?;
+        let calibration_rows =
             |mentions: &[JudgedMention], names: &[&str]| -> Vec<(JudgedMention, CalibrationRow)> {
-                let row = |mention: &JudgedMention| {
-                    let (image, evidence) = (
-                        &seen.images[mention.photograph - train],
-                        &evidence[all[mention.photograph].fold],
-                    );
-                    let (output, is_person) =
-                        (evidence.output_for(mention.concept)?, mention.is_person());
-                    let known = MentionFeatures::new(
-                        evidence,
-                        image,
-                        output,
-                        mention.reward,
-                        mention.log_probability,
-                        is_person,
-                    )?
-                    .with_sentence(SentenceFeatures::new(
-                        evidence,
-                        image,
-                        &mention.sentence,
-                    ));
-                    let features = names
-                        .iter()
-                        .map(|name| known.value(name))
-                        .collect::<Option<_>>()?;
-                    Some((
-                        mention.clone(),
-                        self.row(mention.photograph, features, mention.truth?),
-                    ))
-                };
+                let row =
+                    |mention: &JudgedMention| {
+                        let (image, evidence) = (
+                            &outputs.images[mention.photograph - train],
+                            &evidence[all[mention.photograph].fold],
+                        );
+                        let (output, is_person) =
+                            (evidence.output_for(mention.concept)?, mention.is_person());
+                        let values = MentionFeatures::new(
+                            evidence,
+                            image,
+                            output,
+                            mention.reward,
+                            mention.log_probability,
+                            is_person,
+                        )?
+                        .with_sentence(SentenceFeatures::new(evidence, image, &mention.sentence));
+                        let features = names
+                            .iter()
+                            .map(|name| values.value(name))
+                            .collect::<Option<_>>()?;
+                        Some((
+                            mention.clone(),
+                            self.row(mention.photograph, features, mention.truth?),
+                        ))
+                    };
                 mentions.iter().filter_map(row).collect()
             };
         let without_policy = MentionFeatures::NAMES
@@ -414,7 +422,7 @@ impl EvidenceTraining {
                               mentions: &[JudgedMention],
                               names: &[&str],
                               (threshold, fitted_on): (f32, &str)| {
-            let mentions = rows_of(mentions, names);
+            let mentions = calibration_rows(mentions, names);
             let rows: Vec<CalibrationRow> = mentions.iter().map(|(_, row)| row.clone()).collect();
             let mut fitted = calibrate::fit(&rows, names, &self.recipe.calibration, fitted_on)?;
             fitted.calibration.thresholds.default = threshold;
@@ -436,15 +444,20 @@ impl EvidenceTraining {
         )?;
 
         let has_output = |concept| first.output_for(concept).is_some();
-        // What the policy says of rooms and radiographs is nearly all wrong: it would tell of the
-        // photograph, not of the word.
-        let other_words = judge.words(&peoples, of_others, has_output);
-        let by = (&evidence[..], &seen);
+        // The policy's words about rooms and radiographs are nearly all wrong: a calibration on
+        // them would learn the kind of photograph instead of the word.
+        let other_words = scorer_of_texts.words(&human, others_calibration, has_output);
+        let held_out_evidence = (&evidence[..], &outputs);
         let other_words = self
-            .word_calibration(&other_words, WrittenBy::Others, by, OTHER_WORDS)?
+            .word_calibration(
+                &other_words,
+                WrittenBy::Others,
+                held_out_evidence,
+                OTHER_WORDS,
+            )?
             .unzip();
         sections.extend(other_words.1);
-        let without = |part: usize| {
+        let without_fold = |part: usize| {
             let mut config = config.clone();
             config.calibration.others = others.parts[part].clone();
             config.calibration.other_words = other_words
@@ -453,14 +466,16 @@ impl EvidenceTraining {
                 .map(|words| words.parts[part].clone());
             common.served(&parts[part], &config).map(Arc::new)
         };
-        let without = (0..FOLDS).map(without).collect::<Result<Vec<_>, _>>()?;
-        let captions = self.scored_captions(&judge, &peoples, (&without, &seen))?;
+        let without_fold = (0..FOLDS)
+            .map(without_fold)
+            .collect::<Result<Vec<_>, _>>()?;
+        let captions = self.scored_captions(&scorer_of_texts, &human, (&without_fold, &outputs))?;
         let threshold = self.text_threshold(&captions);
         sections.push(self.texts(
-            &judge,
+            &scorer_of_texts,
             &captions,
             (&mixed, &texts),
-            (&without, &seen),
+            (&without_fold, &outputs),
             threshold.into(),
         )?);
         others.calibration.thresholds.default = threshold;
@@ -471,24 +486,28 @@ impl EvidenceTraining {
             .iter()
             .map(|head| common.served(head, &config).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
-        config.calibration.own.rewards = Some(self.rewards(&judge, &greedy, &finished, &seen)?);
-        sections.extend(self.answers(&judge, &finished, &seen, &mut config)?);
-        config.scope = self.out_of_scope(&seen).map(|abstain_below| ScopeConfig {
-            k: nearest,
-            abstain_below,
-        });
+        config.calibration.own.rewards =
+            Some(self.rewards(&scorer_of_texts, &greedy, &finished, &outputs)?);
+        sections.extend(self.answers(&scorer_of_texts, &finished, &outputs, &mut config)?);
+        config.scope = self
+            .out_of_scope(&outputs)
+            .map(|abstain_below| ScopeConfig {
+                k: nearest,
+                abstain_below,
+            });
         common.write(&self.run.file(""), &shipped, &config)?;
         self.report(sections, &config)
     }
 
-    /// A row for a calibration about a photograph behind the training split.
+    /// Calibration row of a photograph after the training split.
     fn row(&self, photograph: usize, features: Vec<f64>, is_right: bool) -> CalibrationRow {
         let AllPhotographs {
             all, train, dev, ..
         } = &self.photographs;
         let fold = all[photograph].fold;
         let is_dev = photograph < train + dev;
-        let is_tuning = !is_dev || DevelopmentHalf::of(photograph - train) == DevelopmentHalf::Tune;
+        let is_tuning =
+            !is_dev || DevelopmentHalf::for_image(photograph - train) == DevelopmentHalf::Tune;
         let is_shipped = is_tuning && (is_dev || self.recipe.parts.contains(&fold));
         CalibrationRow {
             origin: all[photograph].origin,
@@ -502,31 +521,31 @@ impl EvidenceTraining {
     }
 }
 
-/// What the calibration of the policy's own texts is fitted on, in words.
+/// Description of the data behind the calibration of the policy's texts, recorded with it.
 const OWN: &str = "things named in the policy's own captions of photographs of all origins, with \
                    evidence out of fold";
 
-/// What that of texts by others is fitted on.
+/// The same for texts by others.
 const OTHERS_FITTED_ON: &str = "things named in people's captions of their photographs and of \
                                 others, and in the policy's own, with evidence out of fold";
 
-/// What that of such words in texts by others is fitted on.
+/// The same for words without an output in texts by others.
 const OTHER_WORDS: &str =
     "words without an output in people's captions of their photographs and of others";
 
-/// A scale on which familiarity stands for the cosine itself.
+/// Familiarity scale before fitting: familiarity is the sigmoid of the cosine.
 const UNFITTED: FamiliarityScale = FamiliarityScale {
     slope: 1.0,
     people: 0.0,
     offset: 0.0,
 };
 
-/// Returns what `evidence.json` calls an output.
+/// Name of an output in `evidence.json`.
 fn output_name(concept: ConceptId) -> String {
     format!("{}.n", Lexicon::shared().name(concept))
 }
 
-/// A configuration before anything is calibrated.
+/// Configuration without calibrations.
 fn unfitted(concepts: &[ConceptId], nearest: usize) -> EvidenceConfig {
     let nothing = || FeatureCalibration {
         features: Vec::new(),
@@ -561,7 +580,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_recipe_can_be_read_and_names_origins_that_there_are() {
+    fn recipe_parses_and_its_origins_are_valid() {
         let recipe: EvidenceRecipe =
             toml::from_str(include_str!("../../../config/evidence.toml")).unwrap();
         let MatchingConfig { first, second, .. } = &recipe.matching;
@@ -569,10 +588,10 @@ mod tests {
             .into_iter()
             .flat_map(|stage| stage.shares.keys());
         stages.for_each(|name| _ = source_named("shares", name).unwrap());
-        let of_origins = [&first.shares, &second.shares, &recipe.calibration.origins]
+        let shares = [&first.shares, &second.shares, &recipe.calibration.origins]
             .into_iter()
-            .flat_map(|of| of.keys());
-        of_origins.for_each(|name| _ = origin_named("origins", name).unwrap());
+            .flat_map(|shares| shares.keys());
+        shares.for_each(|name| _ = origin_named("origins", name).unwrap());
         assert!(recipe.parts.iter().all(|&part| part < FOLDS));
         let error = origin_named("first.shares", "flickr")
             .unwrap_err()
@@ -586,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_the_recipe_is_named_before_anything_is_read() {
+    fn prepare_invalid_recipe_is_named_before_data_is_read() {
         let text = include_str!("../../../config/evidence.toml");
         for (from, to, want) in [
             ("parts = [0, 1, 2]", "parts = [5]", "parts"),

@@ -1,4 +1,4 @@
-//! The data of a run as networks see them, and the networks.
+//! Features, labels and trained networks of a run.
 
 use rayon::prelude::*;
 
@@ -22,12 +22,12 @@ use crate::{
     lexicon::{ConceptId, Lexicon},
 };
 
-/// Photographs whose features are read at once.
+/// Images whose features are read per chunk.
 const AT_ONCE: usize = 64;
 
 impl EvidenceTraining {
-    /// Pooled features of all photographs and then of all crops, and the features of the
-    /// photographs behind the training split.
+    /// Mean features of all photographs followed by all crops, and the full features of the
+    /// photographs after the training split.
     pub(super) fn features(&self) -> Result<(Vec<Vec<f32>>, Features), TrainError> {
         let (setup, folder) = (&self.setup, &self.recipe.features);
         let train = setup.features(&setup.data.train, 1, &folder.join("train-plain.f16"))?;
@@ -35,7 +35,7 @@ impl EvidenceTraining {
         for origin in OTHERS {
             let images: Vec<Image> = self
                 .photographs
-                .of(origin)
+                .indices_of(origin)
                 .map(|i| self.photographs.all[i].image.clone())
                 .collect();
             if !images.is_empty() {
@@ -54,7 +54,7 @@ impl EvidenceTraining {
             .collect();
         let crops = Features::compute_crops(
             &annotated,
-            &self.crops.of_each,
+            &self.crops.crops,
             &setup.policy.tower,
             &setup.workers,
             &folder.join(format!("{}-crops.f16", PhotographOrigin::CocoMini.name())),
@@ -74,7 +74,7 @@ impl EvidenceTraining {
         Ok((pooled, rest))
     }
 
-    /// Counts of the labels of photographs that are learned from, and of crops.
+    /// Label counts of the training photographs and of the crops.
     pub(super) fn label_counts(
         &self,
         rows: &TrainingRows,
@@ -97,16 +97,16 @@ impl EvidenceTraining {
         )
     }
 
-    /// The outputs, and what networks learn from.
+    /// Outputs and training rows.
     pub(super) fn rows(
         &self,
         pooled: &[Vec<f32>],
         standard: &Standardization,
     ) -> (Vec<ConceptId>, TrainingRows) {
         let shown = labels::all_shown(&self.photographs);
-        let concepts = labels::choose(&self.photographs, &shown, self.recipe.vocabulary);
+        let concepts = labels::select_outputs(&self.photographs, &shown, self.recipe.vocabulary);
         let absence = KnownAbsences::new(Lexicon::shared());
-        let mut labelled: Vec<(Vec<f32>, Vec<f32>)> = self
+        let mut labeled: Vec<(Vec<f32>, Vec<f32>)> = self
             .photographs
             .all
             .par_iter()
@@ -115,8 +115,8 @@ impl EvidenceTraining {
             .collect();
         let boxes = BoxLabels::new(&concepts);
         let crops: Vec<_> = self.crops.iter().collect();
-        let of_crops = crops.par_iter().map(|&(photograph, crop)| {
-            let (labels, weights) = &labelled[photograph];
+        let crop_labels = crops.par_iter().map(|&(photograph, crop)| {
+            let (labels, weights) = &labeled[photograph];
             boxes.crop_labels(
                 &crop.rect,
                 &self.photographs.all[photograph].boxes,
@@ -124,9 +124,9 @@ impl EvidenceTraining {
                 weights,
             )
         });
-        let of_crops: Vec<_> = of_crops.collect();
-        labelled.extend(of_crops);
-        let (labels, weights) = labelled.into_iter().unzip();
+        let crop_labels: Vec<_> = crop_labels.collect();
+        labeled.extend(crop_labels);
+        let (labels, weights) = labeled.into_iter().unzip();
         (
             concepts,
             TrainingRows {
@@ -137,8 +137,7 @@ impl EvidenceTraining {
         )
     }
 
-    /// The weights of a stage: those that an earlier run left, or else what `train` gives, which is
-    /// kept for the next.
+    /// Weights of a stage: loaded from an earlier run's file, or trained and saved.
     pub(super) fn saved(
         &self,
         name: &str,
@@ -149,14 +148,13 @@ impl EvidenceTraining {
             return read_weights(&file);
         }
         let weights = train()?;
-        let fresh = self.run.file(&format!("{name}.new"));
-        candle_core::safetensors::save(&weights, &fresh)?;
-        std::fs::rename(&fresh, &file).map_err(TrainError::io(&file))?;
+        let temporary = self.run.file(&format!("{name}.new"));
+        candle_core::safetensors::save(&weights, &temporary)?;
+        std::fs::rename(&temporary, &file).map_err(TrainError::io(&file))?;
         Ok(weights)
     }
 
-    /// The networks of the five parts, each of which did not learn from its part, and the shipped
-    /// one; each is the mean of several.
+    /// Networks trained without each fold, and the shipped one; each averages several.
     pub(super) fn networks(
         &self,
         rows: &TrainingRows,
@@ -171,21 +169,23 @@ impl EvidenceTraining {
             ..
         } = &self.recipe;
         let inputs = rows.inputs.first().map_or(0, Vec::len);
-        let learned = |source: TrainingSource, takes: &dyn Fn(usize) -> bool| -> Vec<usize> {
-            let takes = |photograph: usize| takes(self.photographs.all[photograph].fold);
+        let learned = |source: TrainingSource, includes: &dyn Fn(usize) -> bool| -> Vec<usize> {
+            let includes = |photograph: usize| includes(self.photographs.all[photograph].fold);
             match source {
                 TrainingSource::Photographs(PhotographOrigin::Flickr8k) => {
                     (0..self.photographs.train).collect()
                 }
-                TrainingSource::Photographs(origin) => {
-                    self.photographs.of(origin).filter(|&i| takes(i)).collect()
-                }
+                TrainingSource::Photographs(origin) => self
+                    .photographs
+                    .indices_of(origin)
+                    .filter(|&i| includes(i))
+                    .collect(),
                 TrainingSource::Crops => {
                     let crops = self
                         .crops
                         .iter()
                         .enumerate()
-                        .filter(|(_, (photograph, _))| takes(*photograph));
+                        .filter(|(_, (photograph, _))| includes(*photograph));
                     crops.map(|(j, _)| self.photographs.all.len() + j).collect()
                 }
             }
@@ -194,10 +194,10 @@ impl EvidenceTraining {
                      name: &str,
                      config: &StageConfig,
                      seed: u64,
-                     takes: &dyn Fn(usize) -> bool| {
+                     includes: &dyn Fn(usize) -> bool| {
             let vars = head::initial(inputs, head.hidden, prior, seed)?;
-            begin.map_or(Ok(()), |weights| learn::set(&vars, weights))?;
-            let shares = learn::shares(config, |source| learned(source, takes))?;
+            begin.map_or(Ok(()), |weights| learn::set_weights(&vars, weights))?;
+            let shares = learn::shares(config, |source| learned(source, includes))?;
             learn::train(
                 &vars,
                 rows,
@@ -208,18 +208,20 @@ impl EvidenceTraining {
             Ok::<_, TrainError>(learn::weights_of(&vars)?)
         };
         let seed_of = |network: usize| seed.wrapping_add(1000 * network as u64);
-        let begin = |network: usize| {
+        let first_stage = |network: usize| {
             let name = format!("first-{network}");
             self.saved(&name, || {
                 train(None, &name, first, seed_of(network), &|_| false)
             })
         };
-        let begun = (0..*networks).map(begin).collect::<Result<Vec<_>, _>>()?;
-        let mean = |name: &str, number: u64, takes: &dyn Fn(usize) -> bool| {
+        let first_stages = (0..*networks)
+            .map(first_stage)
+            .collect::<Result<Vec<_>, _>>()?;
+        let mean = |name: &str, number: u64, includes: &dyn Fn(usize) -> bool| {
             self.saved(name, || {
-                let each = begun.iter().enumerate().map(|(i, weights)| {
+                let each = first_stages.iter().enumerate().map(|(i, weights)| {
                     let seed = seed_of(i).wrapping_add(number);
-                    train(Some(weights), name, second, seed, takes)
+                    train(Some(weights), name, second, seed, includes)
                 });
                 Ok(head::average(&each.collect::<Result<Vec<_>, _>>()?)?)
             })

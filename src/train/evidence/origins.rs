@@ -1,4 +1,4 @@
-//! Photographs of every origin, and what is known of them.
+//! Labeled photographs of all origins.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::super::{TrainError, tell, text::normalize_caption};
+use super::super::{TrainError, report_progress, text::normalize_caption};
 use crate::eval::{
     data::{
         ObjectBox, ReferenceSet,
@@ -16,14 +16,14 @@ use crate::eval::{
     honesty::{PhotographOrigin, fold_index, photograph_digest},
 };
 
-/// The origins beside Flickr8k, in the order of features and tables.
+/// Origins other than Flickr8k, in the order of features and tables.
 pub(in crate::train) const OTHERS: [PhotographOrigin; 3] = [
     PhotographOrigin::CocoMini,
     PhotographOrigin::Daquar,
     PhotographOrigin::VqaRad,
 ];
 
-/// COCO's names of objects that mean another thing, or nothing, in the lexicon.
+/// Replacements for COCO's object names that the lexicon reads differently or not at all.
 const OTHER_NAMES: [(&str, &str); 4] = [
     ("microwave", "microwave oven"),
     ("mouse", "computer mouse"),
@@ -31,22 +31,22 @@ const OTHER_NAMES: [(&str, &str); 4] = [
     ("toaster", "toaster oven"),
 ];
 
-/// The name of coco-mini's crops among the shares of a step.
+/// Configuration name of coco-mini's crops.
 const CROPS: &str = "coco-mini-crops";
 
-/// What a training step can learn from.
+/// Source of training rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TrainingSource {
-    /// Whole photographs.
+    /// Whole photographs of an origin.
     Photographs(PhotographOrigin),
-    /// Crops of those with boxes.
+    /// Crops of photographs with boxes.
     Crops,
 }
 
-/// The origin of a name in the configuration; `key` is where it stands.
+/// Parses the name of an origin with photographs; `key` is its place in the configuration.
 ///
 /// # Errors
-/// Where no origin with photographs has that name.
+/// When no origin with photographs has that name.
 pub(in crate::train) fn origin_named(
     key: &str,
     name: &str,
@@ -56,21 +56,21 @@ pub(in crate::train) fn origin_named(
         .ok_or_else(|| {
             let names: Vec<&str> = with_photographs().map(PhotographOrigin::name).collect();
             TrainError::Run(format!(
-                "{key}: there is no origin '{name}', only {}",
+                "{key}: unknown origin '{name}', expected one of {}",
                 names.join(", ")
             ))
         })
 }
 
-/// The origins with photographs.
+/// Origins with photographs.
 fn with_photographs() -> impl Iterator<Item = PhotographOrigin> {
     std::iter::once(PhotographOrigin::Flickr8k).chain(OTHERS)
 }
 
-/// The same of what steps learn from, which has coco-mini's crops beside the origins.
+/// Parses the name of a training source: an origin or coco-mini's crops.
 ///
 /// # Errors
-/// Where nothing has that name.
+/// When no source has that name.
 pub(super) fn source_named(key: &str, name: &str) -> Result<TrainingSource, TrainError> {
     match name {
         CROPS => Ok(TrainingSource::Crops),
@@ -80,38 +80,38 @@ pub(super) fn source_named(key: &str, name: &str) -> Result<TrainingSource, Trai
     }
 }
 
-/// A photograph with what is known of it.
+/// Photograph with its labels.
 #[derive(Debug, Clone)]
 pub(in crate::train) struct LabeledPhotograph {
     pub(in crate::train) origin: PhotographOrigin,
-    /// Its file, and people's captions of it.
+    /// Image file with its human captions.
     pub(in crate::train) image: Image,
-    /// Texts whose things it shows: captions, objects, questions with their answers.
+    /// Texts whose objects the photograph shows: captions, object names, questions with answers.
     pub(in crate::train) texts: Vec<String>,
-    /// Names of COCO's objects on it, where somebody looked for them.
+    /// Names of COCO's objects in the photograph, if annotated.
     pub(in crate::train) objects: Option<BTreeSet<String>>,
-    /// Their boxes.
+    /// Boxes of the objects.
     pub(in crate::train) boxes: Vec<ObjectBox>,
-    /// Its part of the five.
+    /// Fold of the photograph, 0 to 4.
     pub(in crate::train) fold: usize,
 }
 
-/// The photographs of all origins in one list: Flickr8k's training split, its development split,
-/// then the [others](OTHERS).
+/// Photographs of all origins in one list: Flickr8k's training split, its development split, then
+/// [the others](OTHERS).
 #[derive(Debug, Clone)]
 pub(in crate::train) struct AllPhotographs {
     pub(in crate::train) all: Vec<LabeledPhotograph>,
-    /// How many the training split has.
+    /// Number of photographs in the training split.
     pub(super) train: usize,
-    /// How many the development split has.
+    /// Number of photographs in the development split.
     pub(super) dev: usize,
-    /// People's questions with the numbers of their photographs.
+    /// People's questions, with the indices of their photographs.
     pub(in crate::train) questions: Vec<(usize, AnnotatedQuestion)>,
 }
 
 impl AllPhotographs {
-    /// Reads the folders `coco-mini`, `daquar` and `vqa-rad` in `data`, and takes Flickr8k's. One
-    /// that is not there is left out.
+    /// Reads the folders `coco-mini`, `daquar` and `vqa-rad` in `data` and adds Flickr8k's splits;
+    /// missing folders are skipped.
     ///
     /// # Errors
     /// When a folder cannot be read or a photograph is missing.
@@ -139,19 +139,19 @@ impl AllPhotographs {
         for origin in OTHERS {
             let folder = data.join(origin.name());
             match origin {
-                _ if !folder.is_dir() => tell(format_args!(
-                    "there is no folder {}: nothing is learned from it",
+                _ if !folder.is_dir() => report_progress(format_args!(
+                    "skipping {}: no such folder",
                     folder.display()
                 )),
                 PhotographOrigin::CocoMini => this.add_annotated(&folder)?,
-                _ => this.add_asked(origin, &folder)?,
+                _ => this.add_questions(origin, &folder)?,
             }
         }
         Ok(this)
     }
 
-    /// The numbers of the photographs of an origin; of Flickr8k, those of the development split.
-    pub(super) fn of(&self, origin: PhotographOrigin) -> impl Iterator<Item = usize> {
+    /// Indices of an origin's photographs after the training split.
+    pub(super) fn indices_of(&self, origin: PhotographOrigin) -> impl Iterator<Item = usize> {
         (self.train..self.all.len()).filter(move |&i| self.all[i].origin == origin)
     }
 
@@ -160,7 +160,7 @@ impl AllPhotographs {
         for annotated in references.images() {
             let missing = || {
                 TrainError::Run(format!(
-                    "{}: there is no photograph for '{}'",
+                    "{}: no photograph named '{}'",
                     folder.display(),
                     annotated.name()
                 ))
@@ -192,9 +192,8 @@ impl AllPhotographs {
         Ok(())
     }
 
-    fn add_asked(&mut self, origin: PhotographOrigin, folder: &Path) -> Result<(), TrainError> {
-        let missing =
-            || TrainError::Run(format!("{}: there is no questions.jsonl", folder.display()));
+    fn add_questions(&mut self, origin: PhotographOrigin, folder: &Path) -> Result<(), TrainError> {
+        let missing = || TrainError::Run(format!("{}: no questions.jsonl", folder.display()));
         let questions =
             read_questions(&questions_file(folder).ok_or_else(missing)?).map_err(unusable)?;
         let mut by_image: BTreeMap<String, Vec<AnnotatedQuestion>> = BTreeMap::new();
@@ -209,7 +208,7 @@ impl AllPhotographs {
                 continue;
             };
             let texts = if origin == PhotographOrigin::Daquar {
-                questions.iter().flat_map(asked_texts).collect()
+                questions.iter().flat_map(question_texts).collect()
             } else {
                 Vec::new()
             };
@@ -247,7 +246,7 @@ fn unusable(error: impl std::fmt::Display) -> TrainError {
     TrainError::Run(error.to_string())
 }
 
-/// An annotated object as a text that names it.
+/// Phrase that names an annotated object.
 pub(super) fn object_text(object: &str) -> String {
     let name = OTHER_NAMES
         .iter()
@@ -256,8 +255,8 @@ pub(super) fn object_text(object: &str) -> String {
     format!("the {name}")
 }
 
-/// A question and its answers as texts: what they name is there.
-fn asked_texts(question: &AnnotatedQuestion) -> Vec<String> {
+/// Question and answers as texts whose objects are present.
+fn question_texts(question: &AnnotatedQuestion) -> Vec<String> {
     let answers = question
         .answers
         .iter()

@@ -1,62 +1,62 @@
-//! The photographs that familiarity compares with: few coordinates of each, along the principal
-//! components of the tower's head.
+//! Reference photographs for familiarity: their coordinates along the principal components of the
+//! vision tower's head.
 
 use candle_core::{Device, Result, Tensor};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
-/// Components that are sought beside those that are wanted: the last ones are found sooner.
+/// Surplus components of the iteration, which speed up convergence of the last wanted ones.
 const MORE: usize = 16;
 
-/// Rounds of the search for components.
+/// Iterations of the eigenvector search.
 const ROUNDS: usize = 50;
 
-/// Largest coordinate as it is stored.
+/// Largest stored coordinate.
 const LARGEST: f32 = 127.0;
 
-/// Size of the reference.
+/// Size of the familiarity reference.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceConfig {
-    /// Principal components.
+    /// Number of principal components.
     pub components: usize,
-    /// Photographs, drawn from the training split by the seed.
+    /// Number of photographs, drawn from the training split.
     pub photographs: usize,
-    /// How many of the nearest are averaged.
+    /// Number of nearest photographs averaged.
     pub nearest: usize,
 }
 
-/// The photographs of all origins that tell which kinds no question is answered about.
+/// Settings of the scope reference, from photographs of all origins, outside which no question is
+/// answered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScopeRecipe {
-    /// Of Flickr8k's training split, drawn by the seed; of the other origins all that the shipped
-    /// network learns from.
+    /// Number of photographs of Flickr8k's training split, drawn by the seed; of the other origins
+    /// all in the shipped folds.
     pub photographs: usize,
-    /// How many of the nearest are averaged.
+    /// Number of nearest photographs averaged.
     pub nearest: usize,
-    /// Share of held-out photographs below the line under which no question is answered; origins
-    /// count alike.
+    /// Share of held-out photographs, with equal weight of origins, for which questions stay
+    /// unanswered.
     pub unanswered_share: f64,
 }
 
-/// The reference as a bundle stores it.
+/// Reference as stored in a bundle.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredReference {
     /// Mean of the photographs' channels.
     pub(super) center: Vec<f32>,
-    /// The components, a row each.
+    /// Principal components, one per row.
     pub(super) basis: Vec<Vec<f32>>,
-    /// Coordinates of photographs, a row each, each divided by the norm of the photograph's
-    /// centered channels, in units of `scale`.
+    /// Coordinates of photographs, one per row, divided by the norm of the photograph's centered
+    /// channels and quantized in units of `scale`.
     pub(super) points: Vec<Vec<i8>>,
-    /// A unit a component.
+    /// Quantization unit of each component.
     pub(super) scale: Vec<f32>,
 }
 
 impl StoredReference {
-    /// Finds the components of the rows, a photograph each, and the coordinates of some; a function
-    /// of the seed.
+    /// Fits the reference to `rows`, one per photograph; deterministic in `seed`.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -65,8 +65,7 @@ impl StoredReference {
         Self::weighted(rows, &weights, config.components, config.photographs, seed)
     }
 
-    /// The same with rows that count by `weights`, which add up to 1, for the mean and the
-    /// components.
+    /// Fits the reference with weights that sum to 1, used for the mean and the components.
     ///
     /// # Errors
     /// When a tensor operation fails.
@@ -140,30 +139,29 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The first eigenvectors of a symmetric matrix, those of the largest eigenvalues first, by
-/// orthogonal iteration.
+/// Leading eigenvectors of a symmetric matrix by orthogonal iteration, largest eigenvalues first.
 fn principal_components(
     matrix: &Tensor,
     components: usize,
     rng: &mut impl Rng,
 ) -> Result<Vec<Vec<f32>>> {
     let width = matrix.dim(0)?;
-    let sought = (components + MORE).min(width);
-    let mut found: Vec<Vec<f32>> = (0..sought)
+    let count = (components + MORE).min(width);
+    let mut vectors: Vec<Vec<f32>> = (0..count)
         .map(|_| (0..width).map(|_| rng.random_range(-1.0..1.0)).collect())
         .collect();
     for _ in 0..ROUNDS {
-        orthonormalize(&mut found);
-        let rows = Tensor::from_vec(found.concat(), (sought, width), &Device::Cpu)?;
-        // The matrix is symmetric: rows times it are it times columns.
-        found = rows.matmul(matrix)?.to_vec2()?;
+        orthonormalize(&mut vectors);
+        let rows = Tensor::from_vec(vectors.concat(), (count, width), &Device::Cpu)?;
+        // By symmetry, rows times the matrix equal the matrix times columns.
+        vectors = rows.matmul(matrix)?.to_vec2()?;
     }
-    orthonormalize(&mut found);
-    found.truncate(components);
-    Ok(found)
+    orthonormalize(&mut vectors);
+    vectors.truncate(components);
+    Ok(vectors)
 }
 
-/// Makes rows orthonormal in their order, twice over, for the first pass leaves rounding errors.
+/// Orthonormalizes rows in their order, in two passes against rounding errors.
 fn orthonormalize(rows: &mut [Vec<f32>]) {
     for i in 0..rows.len() {
         let (before, rest) = rows.split_at_mut(i);
@@ -183,7 +181,7 @@ fn orthonormalize(rows: &mut [Vec<f32>]) {
 pub(super) mod tests {
     use super::*;
 
-    /// Twelve photographs of five channels.
+    /// Twelve photographs with five channels.
     pub(in crate::train::evidence) fn photographs() -> Vec<Vec<f32>> {
         let channel = |i: f64, j: f64| (1.7 * i + 0.9 * j * j + 0.3 * i * j).sin() * (5.0 - j);
         (0..12)
@@ -196,7 +194,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn components_are_those_of_numpy() {
+    fn fit_components_agree_with_numpy() {
         let rows = photographs();
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let config = ReferenceConfig {

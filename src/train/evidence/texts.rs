@@ -1,11 +1,11 @@
-//! Texts by others: the calibrations of words without an output, which make their scores whole, and
-//! how well these tell right texts from wrong ones.
+//! Texts by others: calibration of words without an output, and how well scores separate right
+//! texts from wrong ones.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     super::{TrainError, scored_split::ComparedText},
-    EvidenceTraining, Seen,
+    EvidenceTraining, HeldOutOutputs,
     calibrate::{self, CalibrationRow, FittedCalibration},
     conclude::{NOTE, is_reported},
     figures,
@@ -29,30 +29,30 @@ use crate::{
     },
 };
 
-/// A caption that a person wrote, as it is served.
+/// Human caption with its served score.
 pub(super) struct PeopleCaption {
-    /// Its row, right where it was written of the photograph.
+    /// Calibration row, right if the caption was written about the photograph.
     row: CalibrationRow,
-    /// The lowest reward of its words.
+    /// Lowest reward of its words.
     score: f64,
 }
 
 impl EvidenceTraining {
-    /// Calibrates words without an output, of the classes of which enough is known; `None` where
-    /// there is no such class.
+    /// Calibrates words without an output in classes with enough labeled words; `None` if there is
+    /// no such class.
     pub(super) fn word_calibration(
         &self,
         words: &[LabeledWord],
         writer: WrittenBy,
-        (evidence, seen): (&[Evidence], &Seen),
+        (evidence, outputs): (&[Evidence], &HeldOutOutputs),
         fitted_on: &str,
     ) -> Result<Option<(FittedCalibration, Section)>, TrainError> {
-        let known: Vec<(&LabeledWord, CalibrationRow)> = words
+        let labeled: Vec<(&LabeledWord, CalibrationRow)> = words
             .iter()
             .filter_map(|word| Some((word, self.row(word.photograph, Vec::new(), word.truth?))))
             .collect();
         let classes = calibrated_classes(
-            known
+            labeled
                 .iter()
                 .filter(|(_, row)| row.is_shipped)
                 .map(|(word, row)| (*word, row.is_right)),
@@ -61,12 +61,12 @@ impl EvidenceTraining {
             return Ok(None);
         }
         let sentence = SentenceFeatures::NAMES;
-        let of_writer: &[&str] = match writer {
+        let common: &[&str] = match writer {
             WrittenBy::Policy => &WordFeatures::NAMES,
             WrittenBy::Others => &["familiarity", "reward_logit", sentence[0], sentence[1]],
         };
         let names = [
-            of_writer,
+            common,
             &classes
                 .iter()
                 .map(|&class| WordFeatures::class_feature(class))
@@ -74,9 +74,9 @@ impl EvidenceTraining {
         ]
         .concat();
         let with_features = |(word, row): (&LabeledWord, CalibrationRow)| {
-            let image = &seen.images[word.photograph - self.photographs.train];
+            let image = &outputs.images[word.photograph - self.photographs.train];
             let sentence = SentenceFeatures::new(&evidence[row.fold], image, &word.sentence);
-            let known = WordFeatures::new(
+            let values = WordFeatures::new(
                 word.class,
                 image,
                 word.reward,
@@ -85,21 +85,21 @@ impl EvidenceTraining {
             );
             let features = names
                 .iter()
-                .map(|name| known.value(name))
+                .map(|name| values.value(name))
                 .collect::<Option<_>>()?;
             Some((word.class, CalibrationRow { features, ..row }))
         };
-        let of_classes = known
+        let in_classes = labeled
             .into_iter()
             .filter(|(word, _)| classes.contains(&word.class));
         let (classes, rows): (Vec<_>, Vec<CalibrationRow>) =
-            of_classes.filter_map(with_features).unzip();
+            in_classes.filter_map(with_features).unzip();
         let fitted = calibrate::fit(&rows, &names, &self.recipe.calibration, fitted_on)?;
         let title = match writer {
             WrittenBy::Policy => "Words without an output in the policy's own captions",
             WrittenBy::Others => "Words without an output in captions by others",
         };
-        let judged: Vec<figures::JudgedClass> = classes
+        let scored: Vec<figures::JudgedClass> = classes
             .into_iter()
             .zip(rows.iter().zip(&fitted.out_of_fold))
             .filter(|(_, (row, _))| is_reported(row))
@@ -116,11 +116,11 @@ impl EvidenceTraining {
             })
             .collect();
         let table = figures::class_table(
-            &judged,
+            &scored,
             f64::from(fitted.calibration.thresholds.default),
             self.resampling(),
         );
-        let text = vec![calibrate::described(&fitted.calibration)];
+        let text = vec![calibrate::description(&fitted.calibration)];
         Ok(Some((
             fitted,
             Section {
@@ -132,12 +132,12 @@ impl EvidenceTraining {
         )))
     }
 
-    /// Scores people's captions as they are served.
+    /// Scores human captions as in serving.
     pub(super) fn scored_captions(
         &self,
-        judge: &MentionScorer<'_>,
+        scorer: &MentionScorer<'_>,
         captions: &[(PhotographText, ComparedText)],
-        (evidence, seen): (&[Arc<Evidence>], &Seen),
+        (evidence, outputs): (&[Arc<Evidence>], &HeldOutOutputs),
     ) -> Result<Vec<PeopleCaption>, TrainError> {
         let mut found = Vec::new();
         for (written, scored) in captions {
@@ -146,10 +146,10 @@ impl EvidenceTraining {
                 Vec::new(),
                 written.source == written.photograph,
             );
-            let image = &seen.images[written.photograph - self.photographs.train];
+            let image = &outputs.images[written.photograph - self.photographs.train];
             let score = policy::judge(
                 Mode::Score,
-                &judge.words_by_others(scored, &evidence[row.fold], image)?,
+                &scorer.words_by_others(scored, &evidence[row.fold], image)?,
                 true,
             )
             .1;
@@ -161,8 +161,8 @@ impl EvidenceTraining {
         Ok(found)
     }
 
-    /// The threshold for texts by others: the highest, to .5, below which no more of the right
-    /// captions of an origin have a word than the configuration allows.
+    /// Threshold for texts by others: the highest, up to .5, at which no origin has a larger share
+    /// of right captions flagged than configured.
     pub(super) fn text_threshold(&self, captions: &[PeopleCaption]) -> f32 {
         let mut right: BTreeMap<PhotographOrigin, Vec<ScoredToken>> = BTreeMap::new();
         for PeopleCaption { row, score } in captions
@@ -181,17 +181,16 @@ impl EvidenceTraining {
         thresholds.fold(calibrate::DEFAULT_THRESHOLD, f32::min)
     }
 
-    /// Returns how well scores tell right captions from wrong ones, and find the wrong sentence in
-    /// a text.
+    /// Section on the detection of wrong captions and of the wrong sentence in a mixed text.
     pub(super) fn texts(
         &self,
-        judge: &MentionScorer<'_>,
+        scorer: &MentionScorer<'_>,
         captions: &[PeopleCaption],
         (mixed, texts): (
             &BTreeMap<usize, MixedText>,
             &[(PhotographText, ComparedText)],
         ),
-        (evidence, seen): (&[Arc<Evidence>], &Seen),
+        (evidence, outputs): (&[Arc<Evidence>], &HeldOutOutputs),
         threshold: f64,
     ) -> Result<Section, TrainError> {
         let mut found: Vec<(CalibrationRow, bool)> = Vec::new();
@@ -200,8 +199,8 @@ impl EvidenceTraining {
                 continue;
             };
             let row = self.row(written.photograph, Vec::new(), false);
-            let image = &seen.images[written.photograph - self.photographs.train];
-            let words = judge.words_by_others(scored, &evidence[row.fold], image)?;
+            let image = &outputs.images[written.photograph - self.photographs.train];
+            let words = scorer.words_by_others(scored, &evidence[row.fold], image)?;
             let claims = words.iter().filter(|word| !word.function);
             let scores = claims
                 .filter_map(|word| Some((word.bytes.clone(), word.score?)))
@@ -232,9 +231,10 @@ impl EvidenceTraining {
             };
             let outcomes: Vec<ScoredOutcome> = own.iter().map(|caption| outcome(caption)).collect();
             let flagged = |right: bool| {
-                let of = outcomes.iter().filter(|outcome| outcome.is_right == right);
+                let matching = outcomes.iter().filter(|outcome| outcome.is_right == right);
                 share(
-                    &of.map(|outcome| (outcome.photograph, outcome.score < threshold))
+                    &matching
+                        .map(|outcome| (outcome.photograph, outcome.score < threshold))
                         .collect::<Vec<_>>(),
                     resampling,
                 )
@@ -281,7 +281,7 @@ impl EvidenceTraining {
 }
 
 impl MentionScorer<'_> {
-    /// The words of a text by others, with the rewards that they are served with.
+    /// Words of a text by others with their served rewards.
     fn words_by_others(
         &self,
         text: &ComparedText,

@@ -1,5 +1,5 @@
-//! Words that claim something and name nothing that has an output, with their rewards and whether
-//! they are right: what calibrations of words are fitted on.
+//! Content words without an output, with rewards and truth: the data that calibrations of words are
+//! fitted on.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -15,33 +15,33 @@ use crate::{
     reward::{calibration::Calibration, finish::sentence_around},
 };
 
-/// How many right and how many wrong words a class must have to be calibrated.
-const LEAST: usize = 30;
+/// Minimum number of right and of wrong words of a class for it to be calibrated.
+const MIN_WORDS: usize = 30;
 
-/// A word without an output.
+/// Content word without an output.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct LabeledWord {
-    /// Number of the photograph.
+    /// Index of the photograph.
     pub(super) photograph: usize,
     pub(super) author: TextSource,
     pub(super) class: WordClass,
-    /// Whether it is right, where that is known.
+    /// `true` if the word is right, `false` if wrong, `None` if unknown.
     pub(super) truth: Option<bool>,
     /// Lowest reward of its tokens.
     pub(super) reward: f32,
     /// Sum of the policy's log-probabilities of its tokens.
     pub(super) log_probability: f32,
-    /// The sentence that it is in.
+    /// Sentence around the word.
     pub(super) sentence: String,
 }
 
-/// What is known of a photograph that a text is about.
-struct Known<'a> {
+/// Labels of a text about a photograph.
+struct TextLabels<'a> {
     lexicon: &'a Lexicon,
     references: &'a ReferenceTexts<'a>,
-    /// Whether the things that the text mentions are there.
+    /// Object mentions in the text with their truth.
     mentions: Vec<(Option<bool>, Mention)>,
-    /// Its colors and counts of which the captions say whether they are right.
+    /// Colors and counts in the text that the captions confirm (`true`) or contradict.
     properties: Vec<(Range<usize>, bool)>,
 }
 
@@ -49,8 +49,8 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-impl Known<'_> {
-    /// The truth of a mention that a range is part of.
+impl TextLabels<'_> {
+    /// Truth of the mention that a range overlaps, if there is one.
     fn mentioned(&self, range: &Range<usize>) -> Option<Option<bool>> {
         self.mentions
             .iter()
@@ -58,22 +58,22 @@ impl Known<'_> {
             .map(|(truth, _)| *truth)
     }
 
-    /// Returns whether the captions have a word in some form.
+    /// Returns `true` if the captions contain a form of the word.
     fn has(&self, word: &str) -> bool {
         self.references
             .has_word(self.lexicon.base_form(&word.to_lowercase()))
     }
 
-    /// Of a word in a caption of another photograph: wrong unless this one's captions have it too.
-    fn in_foreign(&self, range: &Range<usize>, word: &str) -> Option<bool> {
+    /// Truth of a word in a caption of another photograph: wrong unless this one's captions contain
+    /// it.
+    fn truth_in_foreign(&self, range: &Range<usize>, word: &str) -> Option<bool> {
         self.mentioned(range)
             .unwrap_or_else(|| Some(self.has(word)))
     }
 
-    /// Of a word in what the policy wrote. What is said of a thing that is not there is wrong; of
-    /// other words only those that the captions have, and the colors and counts of which they
-    /// speak, are known.
-    fn in_own(&self, range: &Range<usize>, word: &str, class: WordClass) -> Option<bool> {
+    /// Truth of a word in the policy's text. Words about an absent object are wrong; otherwise only
+    /// words that the captions contain, and colors and counts that they mention, are known.
+    fn truth_in_own(&self, range: &Range<usize>, word: &str, class: WordClass) -> Option<bool> {
         if let Some(truth) = self.mentioned(range) {
             return truth;
         }
@@ -99,8 +99,8 @@ impl Known<'_> {
 }
 
 impl MentionScorer<'_> {
-    /// Judges the words of texts that claim something, with rewards by `calibration`; those that
-    /// name something for which `has_output` are left out.
+    /// Labels the content words of texts, with rewards from `calibration`; words with an output are
+    /// left out.
     pub(super) fn words(
         &self,
         texts: &[(PhotographText, ComparedText)],
@@ -120,20 +120,20 @@ impl MentionScorer<'_> {
             scored,
         ) in texts
         {
-            let about = &self.photographs.all[*photograph];
-            let references = ReferenceTexts::new(lexicon, &about.texts);
-            let judged =
-                |mention: Mention| (truth(about, &references, &mention, &absence), mention);
-            let properties = judge(lexicon, text, &about.image.captions);
-            let known = Known {
+            let described = &self.photographs.all[*photograph];
+            let references = ReferenceTexts::new(lexicon, &described.texts);
+            let labeled =
+                |mention: Mention| (truth(described, &references, &mention, &absence), mention);
+            let properties = judge(lexicon, text, &described.image.captions);
+            let labels = TextLabels {
                 lexicon,
                 references: &references,
-                mentions: lexicon.mentions(text).into_iter().map(judged).collect(),
+                mentions: lexicon.mentions(text).into_iter().map(labeled).collect(),
                 properties: [properties.colors, properties.counts].concat(),
             };
             for (range, class) in lexicon.word_classes(text) {
                 let word = &text[range.clone()];
-                let has_evidence = known
+                let has_evidence = labels
                     .mentions
                     .iter()
                     .any(|(_, m)| overlap(&m.range, &range) && has_output(m.concept));
@@ -148,8 +148,10 @@ impl MentionScorer<'_> {
                 };
                 let truth = match author {
                     TextSource::Person if source == photograph => Some(true),
-                    TextSource::Person => known.in_foreign(&range, word),
-                    TextSource::Greedy | TextSource::Sampled => known.in_own(&range, word, class),
+                    TextSource::Person => labels.truth_in_foreign(&range, word),
+                    TextSource::Greedy | TextSource::Sampled => {
+                        labels.truth_in_own(&range, word, class)
+                    }
                 };
                 let sentence = text[sentence_around(text, range.start)].to_owned();
                 found.push(LabeledWord {
@@ -167,8 +169,7 @@ impl MentionScorer<'_> {
     }
 }
 
-/// The classes that have enough words of which `counts` says that they are right, and that they are
-/// wrong.
+/// Classes with enough right and enough wrong words.
 pub(super) fn calibrated_classes<'w>(
     counts: impl Iterator<Item = (&'w LabeledWord, bool)>,
 ) -> Vec<WordClass> {
@@ -178,7 +179,7 @@ pub(super) fn calibrated_classes<'w>(
     });
     by_class
         .into_iter()
-        .filter(|(_, counts)| counts.iter().all(|&count| count >= LEAST))
+        .filter(|(_, counts)| counts.iter().all(|&count| count >= MIN_WORDS))
         .map(|(class, _)| class)
         .collect()
 }
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
     use crate::lexicon::Support;
 
-    /// Every word of a text that claims something, with what captions say of it.
+    /// Content words of a text with their truth.
     fn judged(text: &str, is_own: bool) -> Vec<(String, Option<bool>)> {
         let captions = ["A man in a red shirt is riding a bike.", "Somebody rides."];
         let lexicon = Lexicon::shared();
@@ -200,7 +201,7 @@ mod tests {
                 mention,
             )
         });
-        let known = Known {
+        let labels = TextLabels {
             lexicon,
             references: &references,
             mentions: mentions.collect(),
@@ -213,16 +214,16 @@ mod tests {
         let truth = |(range, class): (Range<usize>, WordClass)| {
             let word = &text[range.clone()];
             let truth = if is_own {
-                known.in_own(&range, word, class)
+                labels.truth_in_own(&range, word, class)
             } else {
-                known.in_foreign(&range, word)
+                labels.truth_in_foreign(&range, word)
             };
             (word.to_owned(), truth)
         };
         claims.map(truth).collect()
     }
 
-    fn said(words: &[(&str, Option<bool>)]) -> Vec<(String, Option<bool>)> {
+    fn expected(words: &[(&str, Option<bool>)]) -> Vec<(String, Option<bool>)> {
         words
             .iter()
             .map(|&(word, truth)| (word.to_owned(), truth))
@@ -230,49 +231,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_absent_things_is_wrong_and_much_is_unknown() {
+    fn truth_in_own_words_about_absent_objects_are_wrong() {
         let (right, wrong) = (Some(true), Some(false));
         assert_eq!(
             judged("A man rides.", true),
-            said(&[("man", right), ("rides", right)])
+            expected(&[("man", right), ("rides", right)])
         );
         assert_eq!(
             judged("A man jumps.", true),
-            said(&[("man", right), ("jumps", None)])
+            expected(&[("man", right), ("jumps", None)])
         );
         assert_eq!(
             judged("A dog jumps.", true),
-            said(&[("dog", wrong), ("jumps", wrong)])
+            expected(&[("dog", wrong), ("jumps", wrong)])
         );
         assert_eq!(
             judged("A blue shirt.", true),
-            said(&[("blue", wrong), ("shirt", right)])
+            expected(&[("blue", wrong), ("shirt", right)])
         );
         assert_eq!(
             judged("A red bike.", true),
-            said(&[("red", None), ("bike", right)])
+            expected(&[("red", None), ("bike", right)])
         );
         assert_eq!(
             judged("Three dogs.", true),
-            said(&[("Three", wrong), ("dogs", wrong)])
+            expected(&[("Three", wrong), ("dogs", wrong)])
         );
     }
 
     #[test]
-    fn captions_of_another_photograph_are_wrong_but_for_words_that_fit_too() {
+    fn truth_in_foreign_words_are_wrong_unless_captions_have_them() {
         let (right, wrong) = (Some(true), Some(false));
         assert_eq!(
             judged("A man jumps.", false),
-            said(&[("man", right), ("jumps", wrong)])
+            expected(&[("man", right), ("jumps", wrong)])
         );
         assert_eq!(
             judged("A red dog rides.", false),
-            said(&[("red", right), ("dog", wrong), ("rides", right)])
+            expected(&[("red", right), ("dog", wrong), ("rides", right)])
         );
     }
 
     #[test]
-    fn classes_need_right_and_wrong_words() {
+    fn calibrated_classes_need_right_and_wrong_words() {
         let word = |class| LabeledWord {
             photograph: 0,
             author: TextSource::Person,
@@ -283,7 +284,7 @@ mod tests {
             sentence: String::new(),
         };
         let (action, count) = (word(WordClass::Action), word(WordClass::Count));
-        let all = (0..2 * LEAST).flat_map(|i| [(&action, i % 2 == 0), (&count, i > 0)]);
+        let all = (0..2 * MIN_WORDS).flat_map(|i| [(&action, i % 2 == 0), (&count, i > 0)]);
         assert_eq!(calibrated_classes(all), [WordClass::Action]);
     }
 }

@@ -1,22 +1,22 @@
-//! How far a policy has moved from its reference.
+//! KL divergence of a policy from its reference.
 
 use serde::{Deserialize, Serialize};
 
-/// Estimators of `KL(π ‖ π_ref)` from one token that `π` drew, by `d = log π - log π_ref`
+/// Estimators of `KL(π ‖ π_ref)` from one token sampled from `π`, with `d = log π - log π_ref`
 /// (Schulman, 2020, "Approximating KL divergence").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Estimator {
-    /// `d`: unbiased, of either sign. What a token's reward is charged with.
+    /// `d`: unbiased, of either sign. The penalty in token rewards.
     K1,
     /// `d² / 2`: biased, never negative.
     K2,
-    /// `e^-d - 1 + d`: unbiased and never negative. What is reported.
+    /// `e^-d - 1 + d`: unbiased, never negative.
     K3,
 }
 
 impl Estimator {
-    /// The estimate of one token.
-    pub fn of(self, log_prob: f32, reference: f32) -> f32 {
+    /// Estimates the KL divergence from one token.
+    pub fn estimate(self, log_prob: f32, reference: f32) -> f32 {
         let d = log_prob - reference;
         match self {
             Self::K1 => d,
@@ -26,21 +26,21 @@ impl Estimator {
     }
 }
 
-/// Raises the price of distance while the policy is further from its reference than wanted, and
-/// lowers it while it is nearer (Ziegler et al., 2019, <https://arxiv.org/abs/1909.08593>).
+/// KL coefficient that rises while the policy is further from its reference than the target and
+/// falls while it is nearer (Ziegler et al., 2019, <https://arxiv.org/abs/1909.08593>).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdaptiveKl {
-    /// The price `β` of one nat a token.
+    /// Coefficient `β`, in reward per nat.
     pub beta: f64,
-    /// Wanted distance in nats an answer; 0 keeps the price as it is.
+    /// Target KL in nats per answer; 0 keeps `β` constant.
     pub target: f64,
-    /// Answers after which a price that is always raised has grown by about `e^0.2`.
+    /// Number of answers over which `β`, always raised, grows by about `e^0.2`.
     pub horizon: f64,
 }
 
 impl AdaptiveKl {
-    /// Adapts the price to the distance of `answers` answers, `kl` nats each in the mean.
+    /// Adapts `β` to the mean KL `kl`, in nats per answer, of `answers` answers.
     pub fn update(&mut self, kl: f64, answers: usize) {
         if self.target > 0.0 {
             let error = (kl / self.target - 1.0).clamp(-0.2, 0.2);
@@ -55,7 +55,7 @@ mod tests {
     use crate::train::losses::tests::reference;
 
     #[test]
-    fn estimators_agree_in_expectation() {
+    fn estimate_in_expectation_is_the_divergence() {
         // Two tokens: π = (.7, .3), reference = (.4, .6).
         let (p, q) = ([0.7f32, 0.3], [0.4f32, 0.6]);
         let expected: f32 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
@@ -63,23 +63,23 @@ mod tests {
             let mean: f32 = p
                 .iter()
                 .zip(&q)
-                .map(|(p, q)| p * estimator.of(p.ln(), q.ln()))
+                .map(|(p, q)| p * estimator.estimate(p.ln(), q.ln()))
                 .sum();
             assert!((mean - expected).abs() < 1e-6, "{estimator:?}");
         }
         assert!(
-            Estimator::K3.of(-1.0, -0.2) > 0.0
-                && Estimator::K2.of(-1.0, -0.2) > 0.0
-                && Estimator::K1.of(-1.0, -0.2) < 0.0
+            Estimator::K3.estimate(-1.0, -0.2) > 0.0
+                && Estimator::K2.estimate(-1.0, -0.2) > 0.0
+                && Estimator::K1.estimate(-1.0, -0.2) < 0.0
         );
     }
 
     #[test]
-    fn agrees_with_trl() {
-        let found = reference();
+    fn estimators_and_controller_agree_with_trl() {
+        let reference_values = reference();
         let (ours, theirs) = (
-            found.flat("old_log_probs"),
-            found.flat("reference_log_probs"),
+            reference_values.flat("old_log_probs"),
+            reference_values.flat("reference_log_probs"),
         );
         for (name, estimator) in [
             ("k1", Estimator::K1),
@@ -89,18 +89,18 @@ mod tests {
             let all: Vec<f32> = ours
                 .iter()
                 .zip(&theirs)
-                .map(|(a, b)| estimator.of(*a, *b))
+                .map(|(a, b)| estimator.estimate(*a, *b))
                 .collect();
-            found.assert_close(name, &all);
+            reference_values.assert_close(name, &all);
         }
-        let part = found.part("controller");
+        let part = reference_values.part("controller");
         let mut kl = AdaptiveKl {
             beta: 0.2,
             target: 6.0,
             horizon: 10_000.0,
         };
         let betas: Vec<f32> = part
-            .of("kl")
+            .values("kl")
             .iter()
             .map(|k| {
                 kl.update(f64::from(*k), 256);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_target_the_price_stays() {
+    fn update_without_target_keeps_beta() {
         let mut kl = AdaptiveKl {
             beta: 0.1,
             target: 0.0,

@@ -1,20 +1,34 @@
-//! The objectives of trainings: those that policies are aligned with, as functions of the
-//! log-probabilities of tokens, and that of labels.
+//! Training losses: alignment objectives as functions of token log-probabilities, and the binary
+//! cross-entropy of labels.
 //!
-//! Tokens of many answers lie flat behind one another, without padding; a weight of 0 leaves a
-//! token out.
+//! Tokens of many answers are concatenated without padding; a weight of 0 masks a token.
 
-pub mod binary;
-pub mod filter;
+pub mod gae;
 pub mod kl;
 pub mod policy;
 pub mod preference;
 
+use candle_core::{Result, Tensor};
+
+/// Weighted binary cross-entropy with logits, summed over all elements of three tensors of one
+/// shape.
+///
+/// # Errors
+/// When shapes differ or a tensor operation fails.
+pub fn binary_cross_entropy(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    // softplus(x) - x·y, with softplus in its stable form.
+    let softplus = (logits.relu()? + (logits.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+    ((softplus - (logits * labels)?)? * weights)?.sum_all()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
+    use candle_core::Device;
     use serde_json::Value;
 
-    /// Numbers that TRL computed (`tests/reference/alignment_losses.py`).
+    use super::*;
+
+    /// Values computed by TRL (`tests/reference/alignment_losses.py`).
     pub(in crate::train) struct TrlReference(Value);
 
     pub(in crate::train) fn reference() -> TrlReference {
@@ -41,20 +55,23 @@ pub(super) mod tests {
                 .collect()
         }
 
-        pub(in crate::train) fn of(&self, name: &str) -> Vec<f32> {
+        pub(in crate::train) fn values(&self, name: &str) -> Vec<f32> {
             match &self.0[name] {
                 Value::Array(values) => values.iter().map(|v| v.as_f64().unwrap() as f32).collect(),
                 value => vec![value.as_f64().unwrap_or_else(|| panic!("no {name}")) as f32],
             }
         }
 
-        /// The sequences' values behind one another.
+        /// Values of all sequences, concatenated.
         pub(in crate::train) fn flat(&self, name: &str) -> Vec<f32> {
-            self.sequences().iter().flat_map(|s| s.of(name)).collect()
+            self.sequences()
+                .iter()
+                .flat_map(|s| s.values(name))
+                .collect()
         }
 
         pub(in crate::train) fn assert_close(&self, name: &str, ours: &[f32]) {
-            let theirs = self.of(name);
+            let theirs = self.values(name);
             assert_eq!(ours.len(), theirs.len(), "{name}");
             for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
                 assert!(
@@ -63,5 +80,18 @@ pub(super) mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn binary_cross_entropy_is_the_weighted_sum_of_negative_log_likelihoods() {
+        let tensor = |values: &[f32; 3]| Tensor::new(values, &Device::Cpu).unwrap();
+        let loss = binary_cross_entropy(
+            &tensor(&[2.0, -1.0, 50.0]),
+            &tensor(&[1.0, 0.0, 0.0]),
+            &tensor(&[1.0, 0.5, 0.0]),
+        )
+        .unwrap();
+        let want = (1.0 + (-2.0f32).exp()).ln() + 0.5 * (1.0 + (-1.0f32).exp()).ln();
+        assert!((loss.to_scalar::<f32>().unwrap() - want).abs() < 1e-5);
     }
 }

@@ -3,40 +3,40 @@
 //! <https://arxiv.org/abs/2312.00849>) and SPIN (Chen et al., ICML 2024,
 //! <https://arxiv.org/abs/2401.01335>).
 //!
-//! All three are DPO's loss. SPIN's better answer is a person's and its worse one the model's own,
-//! drawn from the reference; dense DPO's log-probability of an answer weighs the tokens in which
-//! the two answers differ.
+//! All three use DPO's loss. In SPIN the better answer is human and the worse one sampled from the
+//! reference, which is the opponent; dense DPO weighs the tokens in which the two answers differ.
 
 use candle_core::{Device, Result, Tensor};
 
-/// What each token counts towards the log-probability of its answer.
+/// Weights of tokens in the log-probability of their answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TokenWeighting {
-    /// All the same: the log-probability of the answer.
+    /// Unweighted sum: the log-probability of the answer.
     Sum,
     /// `(Σ_unchanged + γ Σ_changed) / (|unchanged| + γ |changed|)`.
     Dense {
-        /// The weight `γ` of changed tokens.
+        /// Weight `γ` of changed tokens.
         gamma: f32,
     },
 }
 
 impl TokenWeighting {
-    /// Weights of the tokens of one answer, `changed` where the other answer has something else.
+    /// Weights of one answer's tokens, where `changed` marks those that the other answer does not
+    /// have.
     pub fn weights(self, changed: &[bool]) -> Vec<f32> {
         match self {
             Self::Sum => vec![1.0; changed.len()],
             Self::Dense { gamma } => {
-                let of = |changed: bool| if changed { gamma } else { 1.0 };
-                let total: f32 = changed.iter().map(|&c| of(c)).sum();
-                changed.iter().map(|&c| of(c) / total).collect()
+                let weight = |changed: bool| if changed { gamma } else { 1.0 };
+                let total: f32 = changed.iter().map(|&c| weight(c)).sum();
+                changed.iter().map(|&c| weight(c) / total).collect()
             }
         }
     }
 }
 
-/// Weighted sums over the tokens of each answer: `log_probs` `(n)` and `n` weights in answers of
-/// the given lengths, to `(answers)`.
+/// Weighted sums of token log-probabilities per answer: `log_probs` `(n)` and `n` weights, in
+/// answers of the given lengths, to `(answers)`.
 ///
 /// # Errors
 /// When the lengths do not add up to `n`.
@@ -60,8 +60,8 @@ pub fn answer_log_probs(log_probs: &Tensor, weights: &[f32], lengths: &[usize]) 
         .squeeze(1)
 }
 
-/// `-log σ(β ((log π_w - log ref_w) - (log π_l - log ref_l)))` of every pair, `(pairs)`; all
-/// arguments are `(pairs)`.
+/// DPO loss `-log σ(β ((log π_w - log ref_w) - (log π_l - log ref_l)))` of each pair; arguments and
+/// result are `(pairs)`.
 ///
 /// # Errors
 /// When lengths differ.
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_is_its_reference_loses_the_logarithm_of_two() {
+    fn dpo_policy_equal_to_reference_is_log_two() {
         let (w, l) = (tensor(&[-3.0, -50.0]), tensor(&[-9.0, -1.0]));
         for loss in dpo(&w, &l, &w, &l, 0.1).unwrap().to_vec1::<f32>().unwrap() {
             assert!((loss - 2f32.ln()).abs() < 1e-6);
@@ -97,15 +97,15 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_trl() {
+    fn dpo_and_spin_agree_with_trl() {
         let found = reference().part("pairs");
-        let of = |name: &str| tensor(&found.of(name));
-        let [w, l, rw, rl] = ["better", "worse", "reference_better", "reference_worse"].map(of);
+        let values = |name: &str| tensor(&found.values(name));
+        let [w, l, rw, rl] = ["better", "worse", "reference_better", "reference_worse"].map(values);
         found.assert_close(
             "dpo",
             &dpo(&w, &l, &rw, &rl, 0.1).unwrap().to_vec1().unwrap(),
         );
-        // SPIN's logistic loss with λ in the place of β.
+        // SPIN's logistic loss is DPO's with λ for β.
         found.assert_close(
             "spin",
             &dpo(&w, &l, &rw, &rl, 5.0).unwrap().to_vec1().unwrap(),
@@ -113,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn dense_log_probabilities_agree_with_rlhf_v() {
+    fn answer_log_probs_dense_agree_with_rlhf_v() {
         let found = reference();
         let changed: Vec<Vec<bool>> = found
             .sequences()
             .iter()
-            .map(|s| s.of("changed").iter().map(|&c| c > 0.0).collect())
+            .map(|s| s.values("changed").iter().map(|&c| c > 0.0).collect())
             .collect();
         let weights: Vec<f32> = changed
             .iter()
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn dense_weights_of_a_whole_that_changed_are_a_mean() {
+    fn weights_dense_all_changed_is_a_mean() {
         assert_eq!(
             TokenWeighting::Dense { gamma: 5.0 }.weights(&[true, true]),
             [0.5, 0.5]
@@ -151,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn dpo_gradients_agree_with_finite_differences() {
         let x = Var::new(&[-1.0f32, -2.0, -0.5, -0.7], &Device::Cpu).unwrap();
         let lengths = [1, 3];
         check_gradients(std::slice::from_ref(&x), || {
             let sums = answer_log_probs(&x, &[1.0, 0.5, 0.2, 0.3], &lengths).unwrap();
-            let at = |i: usize| sums.narrow(0, i, 1).unwrap();
-            dpo(&at(0), &at(1), &tensor(&[-1.2]), &tensor(&[-2.0]), 0.5).unwrap()
+            let row = |i: usize| sums.narrow(0, i, 1).unwrap();
+            dpo(&row(0), &row(1), &tensor(&[-1.2]), &tensor(&[-2.0]), 0.5).unwrap()
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Edits that turn out to say what people said in other words.
+//! Detection of edits that turn out to be paraphrases.
 
 use super::{PerturbationKind, Perturbed, Source};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     lexicon::{Lexicon, Support},
 };
 
-/// Whether what an edit wrote is supported by a caption of the image after all: a synonym or a more
-/// general word, the same colour or number of the same thing, or the very sentence.
+/// Returns `true` if a caption of the image supports the edit after all: by a synonym or hypernym,
+/// by the same color or number of the same object, or by an identical sentence.
 pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &Source<'_>) -> bool {
     let text = perturbed.text.as_str();
     let wrong = |range: &std::ops::Range<usize>| {
@@ -28,14 +28,14 @@ pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &S
         | PerturbationKind::SmallObject
         | PerturbationKind::Phrase
         | PerturbationKind::Person => {
-            let mut things = lexicon
+            let mut mentions = lexicon
                 .mentions(text)
                 .into_iter()
                 .filter(|m| wrong(&m.range))
                 .peekable();
-            // A replacement that is not read as a thing any more is no wrong thing.
-            things.peek().is_none()
-                || things.any(|m| source.references.supports(&m) != Support::None)
+            // A replacement that does not parse as an object mention is no wrong object.
+            mentions.peek().is_none()
+                || mentions.any(|m| source.references.supports(&m) != Support::None)
         }
         PerturbationKind::Attribute | PerturbationKind::Count | PerturbationKind::Binding => {
             let judgment = objects::judge(lexicon, text, source.texts);
@@ -45,7 +45,7 @@ pub(super) fn is_paraphrase(lexicon: &Lexicon, perturbed: &Perturbed, source: &S
                 .chain(&judgment.counts)
                 .any(|(range, right)| *right && wrong(range))
         }
-        // Drawn among what no caption says of the thing.
+        // Drawn from what no caption says about the object.
         PerturbationKind::Action | PerturbationKind::Relation => false,
     }
 }

@@ -1,15 +1,15 @@
-//! Minimal-edit perturbations of true captions: one fact is made wrong, everything else stays, and
-//! the text stays fluent.
+//! Minimal-edit perturbations of true captions: one fact is made wrong, the rest stays, and the
+//! text stays fluent.
 //!
-//! The kinds follow TLDR (Fu et al., ICLR 2025). Replacements are drawn by how they occur with the
-//! words around them in the training captions, so that language alone does not give them away, and
-//! never among things that another caption of the image supports.
+//! The kinds follow TLDR (Fu et al., ICLR 2025). Replacements are drawn by their co-occurrence with
+//! the surrounding words in the training captions, so that language alone does not give them away,
+//! and never from what another caption of the image supports.
 
 mod check;
+mod objects;
 mod people;
 mod properties;
 mod scenes;
-mod things;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,33 +28,33 @@ use super::{
 };
 use crate::eval::data::flickr8k::Image;
 use crate::lexicon::{self, Lexicon, Phrase, ReferenceTexts, VerbForm, indefinite_article};
+use objects::Donors;
 use scenes::relation_before;
-use things::Donors;
 
-/// What kind of fact is made wrong.
+/// Kind of fact that a perturbation makes wrong.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum PerturbationKind {
-    /// A thing: dog to cat.
+    /// Object: dog to cat.
     Object,
-    /// A small thing, worn or held or lying about: hat to ball.
+    /// Small object, worn or held or lying about: hat to ball.
     SmallObject,
-    /// A whole phrase in the place of one that people wrote behind the same words of another
-    /// caption: `in the snow` to `in a shallow pool`.
+    /// Whole phrase, replaced with one from another caption behind the same words: `in the snow` to
+    /// `in a shallow pool`.
     Phrase,
-    /// A colour or size: red to blue.
+    /// Color or size: red to blue.
     Attribute,
-    /// A number: two to three.
+    /// Number: two to three.
     Count,
-    /// An action: runs to swims.
+    /// Action: runs to swims.
     Action,
-    /// A spatial relation: in front of to behind.
+    /// Spatial relation: in front of to behind.
     Relation,
-    /// Whose attribute it is: two colours swapped.
+    /// Attribute binding: the colors of two objects swapped.
     Binding,
-    /// A person where nobody is, or something else in the place of one.
+    /// Person: added where there is none, or replaced by another object.
     Person,
 }
 
@@ -72,7 +72,7 @@ impl PerturbationKind {
         Self::Person,
     ];
 
-    /// Its name in tables and files.
+    /// Name in tables and files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Object => "object",
@@ -88,18 +88,18 @@ impl PerturbationKind {
     }
 }
 
-/// A caption with something wrong in it.
+/// Caption with one wrong fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Perturbed {
-    /// The perturbed text.
+    /// Perturbed text.
     pub text: String,
-    /// The true caption that it was made of, normalised.
+    /// Normalized true caption.
     pub original: String,
-    /// What was made wrong.
+    /// Kind of the wrong fact.
     pub kind: PerturbationKind,
-    /// Bytes of `text` that are wrong.
+    /// Wrong byte ranges of `text`.
     pub bad: Vec<Range<usize>>,
-    /// Bytes of `text` that were written anew; what of them is not wrong is unknown.
+    /// Replaced byte ranges of `text`; the part of them that is not wrong is unknown.
     pub replaced: Vec<Range<usize>>,
 }
 
@@ -117,17 +117,17 @@ impl From<Perturbed> for LabeledText {
     }
 }
 
-/// A replacement of some bytes.
+/// Replacement of a byte range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Edit {
     range: Range<usize>,
     replacement: String,
-    /// Bytes of the replacement that are wrong.
+    /// Wrong bytes of the replacement.
     bad: Range<usize>,
 }
 
 impl Edit {
-    /// A replacement that is wrong as a whole.
+    /// Edit whose replacement is wrong throughout.
     fn wrong(range: Range<usize>, replacement: impl Into<String>) -> Self {
         let replacement = replacement.into();
         Self {
@@ -138,21 +138,21 @@ impl Edit {
     }
 }
 
-/// How often people are tried before any other kind, where a caption names some and where none
-/// does: what a policy invents on photographs that it does not know are people, and photographs
-/// without any are few.
+/// Probability of trying people before any other kind, for captions that name some and that name
+/// none. On unfamiliar photographs a policy mostly hallucinates people, and photographs without
+/// people are rare.
 const PEOPLE_FIRST: [f64; 2] = [0.15, 0.5];
 
-/// A caption to be made wrong, and what is known of its image.
+/// Caption to perturb, with what is known of its image.
 struct Source<'a> {
     text: &'a str,
     phrases: Vec<Phrase>,
-    /// All captions of the image, and whatever else is known of it.
+    /// All captions of the image, and other texts about it.
     texts: &'a [String],
     references: ReferenceTexts<'a>,
 }
 
-/// How often each kind was made, and how often it said what people had said in other words.
+/// Number of perturbations and of dropped paraphrases, by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PerturbationCounts {
     /// Perturbations made.
@@ -161,13 +161,13 @@ pub struct PerturbationCounts {
     pub paraphrases: BTreeMap<PerturbationKind, usize>,
 }
 
-/// Makes perturbations in the manner of a training split.
+/// Generator of perturbations in the style of a training split.
 #[derive(Debug)]
 pub struct Perturber {
     stats: CaptionStats,
     lexicon: &'static Lexicon,
     nouns: BTreeMap<lexicon::ConceptKind, Vec<&'static str>>,
-    /// Form and following word to verbs with counts.
+    /// Verbs with counts, by form and following word.
     verbs: HashMap<(VerbForm, String), BTreeMap<&'static str, usize>>,
     /// Relations seen before a noun.
     relations: HashSet<(&'static str, &'static str)>,
@@ -175,7 +175,7 @@ pub struct Perturber {
 }
 
 impl Perturber {
-    /// Learns from the captions of `images` how words go together.
+    /// Collects word statistics from the captions of `images`.
     pub fn new(images: &[Image]) -> Self {
         let lexicon = Lexicon::shared();
         let stats = CaptionStats::new(images, lexicon);
@@ -199,7 +199,7 @@ impl Perturber {
         this
     }
 
-    /// The statistics of those captions.
+    /// Noun statistics of those captions.
     pub fn stats(&self) -> &CaptionStats {
         &self.stats
     }
@@ -225,9 +225,9 @@ impl Perturber {
         }
     }
 
-    /// One perturbation of a random caption of the image, of a random kind that its captions allow;
-    /// `None` when none is found. The same generator state gives the same perturbation. `shown` are
-    /// texts that name what else the image shows; `tally` is added to.
+    /// Perturbs a random caption of the image with a random kind that the captions allow; `None` if
+    /// there is none. Deterministic in the state of `rng`. `shown` are texts that name further
+    /// objects in the image; counts are added to `tally`.
     pub fn perturb(
         &self,
         image: &Image,
@@ -267,7 +267,7 @@ impl Perturber {
         })
     }
 
-    /// A perturbation of one kind, where the caption allows it.
+    /// Perturbation of one kind, if the caption allows it.
     fn make_wrong(
         &self,
         kind: PerturbationKind,
@@ -295,8 +295,8 @@ impl Perturber {
         })
     }
 
-    /// Returns where a text names the thing that `phrase` names.
-    fn same_thing(&self, text: &str, phrase: &Phrase) -> impl Iterator<Item = Phrase> {
+    /// Phrases of a text about the same object as `phrase`.
+    fn phrases_about(&self, text: &str, phrase: &Phrase) -> impl Iterator<Item = Phrase> {
         let concept = phrase.mention.concept;
         self.lexicon
             .phrases(text)
@@ -305,8 +305,8 @@ impl Perturber {
     }
 }
 
-/// Applies edits in the text's order and puts the article before each right. Returns the text, what
-/// of it is wrong, and what was written anew.
+/// Applies edits in text order and corrects the article before each. Returns the text, its wrong
+/// ranges and its replaced ranges.
 fn apply(text: &str, mut edits: Vec<Edit>) -> (String, Vec<Range<usize>>, Vec<Range<usize>>) {
     edits.sort_by_key(|edit| edit.range.start);
     let (mut out, mut bad, mut replaced, mut from) = (String::new(), Vec::new(), Vec::new(), 0);
@@ -337,7 +337,7 @@ fn apply(text: &str, mut edits: Vec<Edit>) -> (String, Vec<Range<usize>>, Vec<Ra
         from = range.end;
     }
     out.push_str(&text[from..]);
-    // A capital of a letter that captions begin with is as long as the letter.
+    // Capitalizing the first letter of a caption keeps its length in bytes.
     (capitalized(&out), bad, replaced)
 }
 
@@ -349,7 +349,7 @@ mod tests {
     use crate::train::stats::tests::image;
 
     #[test]
-    fn edits_keep_the_article_right() {
+    fn apply_corrects_the_article() {
         let edits = vec![
             Edit::wrong(14..19, "banana"),
             Edit {
@@ -372,7 +372,7 @@ mod tests {
         );
     }
 
-    /// Images that say the same in different words, so that there is something to learn from.
+    /// Images whose captions agree in different words, so that there are statistics to learn.
     pub(super) fn images() -> Vec<Image> {
         let scenes = [
             [
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_made_and_what_is_wrong_is_nowhere_said() {
+    fn perturb_makes_every_kind_and_only_unsupported_facts() {
         let images = images();
         let perturber = Perturber::new(&images);
         let (mut rng, mut tally) = (SmallRng::seed_from_u64(3), PerturbationCounts::default());
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides() {
+    fn perturb_same_seed_gives_same_result() {
         let images = images();
         let perturber = Perturber::new(&images);
         let run = |seed| {

@@ -1,5 +1,5 @@
-//! Wrong people: where nobody is named, somebody stands in the place of a thing or beside it; where
-//! people are named, something else stands in theirs.
+//! Wrong people: added to or substituted in captions without people, and replaced with other
+//! objects in captions with people.
 
 use std::ops::Range;
 
@@ -11,15 +11,13 @@ use rand::{
 use super::{Edit, Perturber, Source};
 use crate::lexicon::{self, Phrase, Support, is_always_plural};
 
-/// People as captions name them. Where the lexicon has a word for several of its own, that is one
-/// of [`PEOPLE`].
+/// Nouns for a person; the lexicon's own plurals are in [`PEOPLE`].
 const PERSON: [&str; 6] = ["man", "woman", "boy", "girl", "child", "person"];
 
-/// Several of them.
+/// Nouns for several people.
 const PEOPLE: [&str; 6] = ["men", "women", "boys", "girls", "children", "people"];
 
-/// Words that let people be expected where none is named: somebody holds the leash that the dog is
-/// on.
+/// Words that imply a person where none is named: somebody holds the leash of the dog.
 const TRACES: [&str; 13] = [
     "someone",
     "somebody",
@@ -36,19 +34,19 @@ const TRACES: [&str; 13] = [
     "shoulder",
 ];
 
-/// What somebody does who comes in at the end.
-const BESIDE: [&str; 4] = ["with", "near", "next to", "behind"];
+/// Connectives of a person appended to a caption.
+const CONNECTIVES: [&str; 4] = ["with", "near", "next to", "behind"];
 
-/// Words for one thing before a noun that looks the same in the plural.
+/// Determiners of one object, before a noun with identical singular and plural.
 const ONE: [&str; 6] = ["a", "an", "another", "each", "every", "this"];
 
-/// Words for many people whose verb may be singular or plural.
+/// Collective nouns, whose verb may be singular or plural.
 const COLLECTIVE: [&str; 7] = [
     "crowd", "audience", "police", "family", "team", "couple", "crew",
 ];
 
 impl Perturber {
-    /// Somebody where nobody is, or something else in the place of a person.
+    /// Adds a person to a caption without people, or replaces one.
     pub(super) fn person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         if !self.names_nobody(source) {
             return self.replace_person(source, rng);
@@ -57,8 +55,8 @@ impl Perturber {
             return None;
         }
         let mut ways: [fn(&Self, &Source<'_>, &mut _) -> Option<Edit>; 3] = [
-            Self::replace_thing,
-            Self::accompany_thing,
+            Self::replace_object,
+            Self::accompany_object,
             Self::append_person,
         ];
         ways.shuffle(rng);
@@ -74,7 +72,7 @@ impl Perturber {
             .is_some_and(|person| source.references.support(person) == Support::None)
     }
 
-    /// Something that nobody knows of in the place of a person.
+    /// Replaces a person with an unsupported object.
     fn replace_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let is_person = |p: &&Phrase| {
             self.lexicon.kind(p.mention.concept) == lexicon::ConceptKind::Person
@@ -103,28 +101,29 @@ impl Perturber {
         Some(vec![Edit::wrong(described_noun(source.text, phrase), noun)])
     }
 
-    /// A person in the place of an animal, or of what a caption begins with.
-    fn replace_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
+    /// Replaces an animal, or the first object of the caption, with a person.
+    fn replace_object(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
         let is_alive =
             |p: &&Phrase| self.lexicon.kind(p.mention.concept) == lexicon::ConceptKind::Animal;
         let alive: Vec<&Phrase> = source.phrases.iter().filter(is_alive).collect();
         let phrase = match alive.choose(rng) {
             Some(phrase) => *phrase,
-            // Without an article it may be a substance, which nobody stands for.
+            // Without an article it may be a substance, which a person cannot replace.
             None => source
                 .phrases
                 .first()
                 .filter(|p| p.start == 0 && (p.determiner.is_some() || p.mention.plural))?,
         };
-        let person = somebody(self.is_plural(phrase)?, rng)?;
+        let person = person_noun(self.is_plural(phrase)?, rng)?;
         Some(Edit::wrong(described_noun(source.text, phrase), person))
     }
 
-    /// A person who is with what a caption begins with, as many as that is: the verb stays right.
-    fn accompany_thing(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
+    /// Adds people next to the first object of the caption, in its number, so that the verb still
+    /// agrees.
+    fn accompany_object(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
         let phrase = source.phrases.first().filter(|p| p.start == 0)?;
         let plural = self.is_plural(phrase)?;
-        let (article, person) = (if plural { "" } else { "a " }, somebody(plural, rng)?);
+        let (article, person) = (if plural { "" } else { "a " }, person_noun(plural, rng)?);
         let joint = if plural && rng.random_bool(0.5) {
             "and"
         } else {
@@ -139,7 +138,7 @@ impl Perturber {
         })
     }
 
-    /// A person behind the last word.
+    /// Appends a person to the end of the caption.
     fn append_person(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Edit> {
         let body = source
             .text
@@ -148,8 +147,8 @@ impl Perturber {
         let plural = rng.random_bool(0.3);
         let (article, person, beside) = (
             if plural { "" } else { "a " },
-            somebody(plural, rng)?,
-            BESIDE.choose(rng)?,
+            person_noun(plural, rng)?,
+            CONNECTIVES.choose(rng)?,
         );
         let before = format!(" {beside} {article}");
         let bad = before.len()..before.len() + person.len();
@@ -160,8 +159,8 @@ impl Perturber {
         })
     }
 
-    /// Returns whether a phrase is about several; `None` where that cannot be told, and of what is
-    /// said not to be there.
+    /// Returns `true` if a phrase denotes several objects, `false` for one; `None` if ambiguous or
+    /// negated.
     fn is_plural(&self, phrase: &Phrase) -> Option<bool> {
         let (lemma, determiner) = (phrase.mention.lemma, phrase.determiner.as_deref());
         let one = determiner.is_some_and(|word| ONE.contains(&word))
@@ -182,12 +181,12 @@ impl Perturber {
     }
 }
 
-fn somebody(plural: bool, rng: &mut impl Rng) -> Option<&'static str> {
+fn person_noun(plural: bool, rng: &mut impl Rng) -> Option<&'static str> {
     let words = if plural { PEOPLE } else { PERSON };
     words.choose(rng).copied()
 }
 
-/// The noun of a phrase with what describes it: all but its article and its number.
+/// Range of a phrase's noun with its adjectives, without article and number.
 fn described_noun(text: &str, phrase: &Phrase) -> Range<usize> {
     let article = phrase
         .determiner
@@ -246,7 +245,7 @@ mod tests {
         "An Asian child holds a cup .",
     ];
 
-    /// Returns what is made of the one caption of an image, by many seeds.
+    /// Perturbations of the one caption of an image, by many seeds.
     fn made(perturber: &Perturber, of: &Image, shown: &[String]) -> Vec<Perturbed> {
         let perturb = |seed| {
             perturber.perturb(
@@ -262,12 +261,12 @@ mod tests {
             .collect()
     }
 
-    /// Returns whether the first thing that a text names is in the plural.
+    /// Returns `true` if the first object mention of a text is plural.
     fn begins_with_several(text: &str) -> bool {
         Lexicon::shared().phrases(text)[0].mention.plural
     }
 
-    /// What holds of every perturbation of people.
+    /// Asserts the properties of every perturbation of people.
     fn holds(found: &Perturbed, tokenizer: &TextTokenizer) {
         let (text, original) = (&found.text, &found.original);
         assert!(
@@ -299,9 +298,9 @@ mod tests {
             original.ends_with(&text[replaced.end..]),
             "nothing behind it changes: {found:?}"
         );
-        let labelled = LabeledText::from(found.clone());
+        let labeled = LabeledText::from(found.clone());
         let tokens = tokenizer.encode(text).unwrap();
-        let labels = labelled.token_labels(tokenizer, &tokens);
+        let labels = labeled.token_labels(tokenizer, &tokens);
         let wrong: Vec<u32> = tokens
             .iter()
             .zip(&labels)
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_is_somebody_comes_in_the_right_number() {
+    fn person_without_people_adds_one_in_the_right_number() {
         let (perturber, tokenizer) = (Perturber::new(&images()), tokenizer());
         let mut people = BTreeSet::new();
         for caption in NOBODY {
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_place_of_a_person_comes_what_no_caption_knows_of() {
+    fn person_is_replaced_by_an_unsupported_object() {
         let (perturber, tokenizer, lexicon) =
             (Perturber::new(&images()), tokenizer(), Lexicon::shared());
         for caption in SOMEBODY {
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_described_goes_with_the_noun_and_its_number_stays() {
+    fn person_replacement_drops_adjectives_and_keeps_number() {
         for (text, want) in [
             ("A black and white dog runs.", "black and white dog"),
             ("The two small dogs run.", "small dogs"),
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_comes_where_somebody_may_be() {
+    fn person_is_not_added_where_people_are_implied() {
         let perturber = Perturber::new(&images());
         for caption in [
             "A dog licks the hand .",
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_is_known_to_be_there_is_never_wrong() {
+    fn person_known_objects_are_never_wrong() {
         let perturber = Perturber::new(&images());
         let found = made(
             &perturber,

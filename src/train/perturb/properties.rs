@@ -24,21 +24,21 @@ const SIZES: [(&str, &str); 10] = [
 impl Perturber {
     pub(super) fn attribute(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let references = &source.references;
-        let coloured: Vec<&Phrase> = source
+        let described: Vec<&Phrase> = source
             .phrases
             .iter()
             .filter(|p| p.colors.len() == 1 || !p.sizes.is_empty())
             .collect();
-        let phrase = coloured.choose(rng)?;
-        if let ([colour], true) = (
+        let phrase = described.choose(rng)?;
+        if let ([color], true) = (
             phrase.colors.as_slice(),
             phrase.sizes.is_empty() || rng.random_bool(0.8),
         ) {
-            let usual = self.stats.colours(phrase.mention.lemma);
+            let usual = self.stats.colors(phrase.mention.lemma);
             let classes = self.lexicon.classes();
-            let said = |group: Option<usize>| {
+            let is_named = |group: Option<usize>| {
                 group.is_none_or(|g| {
-                    g == colour.group
+                    g == color.group
                         || classes
                             .groups("color")
                             .get(g)
@@ -47,10 +47,10 @@ impl Perturber {
             };
             let others: Vec<(&str, usize)> = usual
                 .into_iter()
-                .filter(|(word, _)| !said(classes.color(word)))
+                .filter(|(word, _)| !is_named(classes.color(word)))
                 .collect();
             let word = others.choose_weighted(rng, |o| o.1 as f64).ok()?.0;
-            return Some(vec![Edit::wrong(colour.range.clone(), word)]);
+            return Some(vec![Edit::wrong(color.range.clone(), word)]);
         }
         let size = phrase.sizes.first()?;
         let word = source.text[size.range.clone()].to_lowercase();
@@ -78,7 +78,7 @@ impl Perturber {
         };
         let others: Vec<_> = near.iter().filter(fits).collect();
         let word = others.choose(rng)?.0;
-        // "both" and "the two" do not count in a way that another number could.
+        // Replacing "both" or "the two" would not yield a natural count.
         (source.text[count.range.clone()].to_lowercase() != "both")
             .then(|| vec![Edit::wrong(count.range.clone(), word)])
     }
@@ -92,13 +92,14 @@ impl Perturber {
         single.windows(2).find_map(|pair| {
             let (a, b) = (&pair[0].colors[0], &pair[1].colors[0]);
             let word = |r: &Range<usize>| source.text[r.clone()].to_lowercase();
-            let said = |phrase: &Phrase, group: usize| {
+            let is_named = |phrase: &Phrase, group: usize| {
                 source.texts.iter().any(|t| {
-                    self.same_thing(t, phrase)
+                    self.phrases_about(t, phrase)
                         .any(|p| p.colors.iter().any(|c| c.group == group))
                 })
             };
-            let wrong = a.group != b.group && !said(pair[0], b.group) && !said(pair[1], a.group);
+            let wrong =
+                a.group != b.group && !is_named(pair[0], b.group) && !is_named(pair[1], a.group);
             wrong.then(|| {
                 vec![
                     Edit::wrong(a.range.clone(), word(&b.range)),

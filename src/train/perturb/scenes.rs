@@ -10,7 +10,7 @@ use rand::{
 use super::{Edit, Perturber, Source};
 use crate::lexicon::{self, Phrase, VerbForm};
 
-/// Actions that look alike: none replaces another of its line.
+/// Groups of similar actions, which do not replace each other.
 const ALIKE: [&[&str]; 14] = [
     &[
         "run", "race", "jog", "sprint", "chase", "play", "dash", "rush", "walk",
@@ -32,7 +32,7 @@ const ALIKE: [&[&str]; 14] = [
     &["wear", "dress"],
 ];
 
-/// Relations and what contradicts them.
+/// Relations with contradicting ones.
 const RELATIONS: [(&str, &[&str]); 20] = [
     ("in front of", &["behind", "under", "on top of", "inside"]),
     ("behind", &["in front of", "under", "on"]),
@@ -59,20 +59,20 @@ const RELATIONS: [(&str, &[&str]); 20] = [
 impl Perturber {
     pub(super) fn action(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
         let (words, references) = (lexicon::words(source.text), &source.references);
-        let mut at: Vec<usize> = (1..words.len().saturating_sub(1)).collect();
-        at.shuffle(rng);
-        at.into_iter().find_map(|i| {
+        let mut positions: Vec<usize> = (1..words.len().saturating_sub(1)).collect();
+        positions.shuffle(rng);
+        positions.into_iter().find_map(|i| {
             let (base, form) = self
                 .lexicon
                 .verbs()
                 .analyze(&words[i].text)
                 .filter(|(_, form)| *form != VerbForm::Base)?;
-            let alike = |a: &str, b: &str| {
+            let are_similar = |a: &str, b: &str| {
                 ALIKE
                     .iter()
                     .any(|group| group.contains(&a) && group.contains(&b))
             };
-            let said = |verb: &str| {
+            let is_named = |verb: &str| {
                 references.has_word(verb)
                     || ALIKE
                         .iter()
@@ -82,10 +82,10 @@ impl Perturber {
             let seen = self.verbs.get(&(form, words[i + 1].text.clone()))?;
             let others: Vec<(&&str, &usize)> = seen
                 .iter()
-                .filter(|(verb, _)| **verb != base && !alike(verb, base) && !said(verb))
+                .filter(|(verb, _)| **verb != base && !are_similar(verb, base) && !is_named(verb))
                 .collect();
             let verb = others.choose_weighted(rng, |o| *o.1 as f64).ok()?.0;
-            // Only what the captions do use as a verb here: its own count tells.
+            // Only words that the captions use as a verb here, judged by their count.
             (seen.get(base).copied().unwrap_or(0) > 1).then(|| {
                 vec![Edit::wrong(
                     words[i].range.clone(),
@@ -101,14 +101,14 @@ impl Perturber {
         phrases.into_iter().find_map(|phrase| {
             let (relation, range) = relation_before(source.text, phrase.start)?;
             let opposites = RELATIONS.iter().find(|(r, _)| *r == relation)?.1;
-            let said = |relation: &str| {
+            let is_named = |relation: &str| {
                 source.texts.iter().any(|t| {
-                    self.same_thing(t, phrase)
+                    self.phrases_about(t, phrase)
                         .any(|p| relation_before(t, p.start).is_some_and(|(r, _)| r == relation))
                 })
             };
             let fits =
-                |r: &&&str| self.relations.contains(&(**r, phrase.mention.lemma)) && !said(r);
+                |r: &&&str| self.relations.contains(&(**r, phrase.mention.lemma)) && !is_named(r);
             let seen: Vec<&&str> = opposites.iter().filter(fits).collect();
             seen.choose(rng)
                 .map(|word| vec![Edit::wrong(range, **word)])
@@ -116,7 +116,7 @@ impl Perturber {
     }
 }
 
-/// The relation that stands right before byte `at`, the longest where one is the end of another.
+/// Relation directly before byte `at`; the longest if one ends in another.
 pub(super) fn relation_before(text: &str, at: usize) -> Option<(&'static str, Range<usize>)> {
     let before = text[..at].trim_end();
     let ends = |relation: &str| {
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_relation_counts() {
+    fn relation_before_takes_the_longest() {
         let text = "A dog sits in front of the house.";
         let at = text.find("the house").unwrap();
         assert_eq!(relation_before(text, at).unwrap().0, "in front of");

@@ -1,26 +1,26 @@
-//! Who does what, where and wearing what: read off the first clause of a caption.
+//! Parsing of a caption's first clause into subject, activity, place and clothing.
 
 use crate::lexicon::{ConceptId, ConceptKind, Lexicon, Phrase, TextWord, VerbForm, words};
 
-/// Most words of an answer.
+/// Maximum words of an answer.
 const MAX_ANSWER: usize = 12;
-/// Longest phrase that may stand between a subject and its verb.
+/// Maximum words between a subject and its verb.
 const MAX_ATTACHED: usize = 6;
-/// Relations that say where something is, not where it goes.
+/// Prepositions of location, not of direction.
 const PLACES: [&str; 12] = [
     "in", "on", "at", "near", "by", "beside", "under", "inside", "outside", "behind", "against",
     "among",
 ];
-/// Verbs that are no answer to "What is he doing?".
+/// Verbs that do not answer "What is he doing?".
 const STATES: [&str; 5] = ["wear", "show", "get", "start", "try"];
 
-/// The first clause of a caption.
+/// First clause of a caption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Clause {
     /// `the black dog`
     pub(super) subject: String,
     pub(super) plural: bool,
-    /// The subject's concept.
+    /// Concept of the subject.
     pub(super) concept: ConceptId,
     /// `running through the grass`
     pub(super) doing: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct Clause {
     pub(super) wearing: Option<String>,
 }
 
-/// Reads the first clause of a caption in normal form.
+/// Parses the first clause of a normalized caption.
 pub(super) fn clause(lexicon: &Lexicon, caption: &str) -> Option<Clause> {
     let caption = caption.trim_end_matches('.').to_lowercase();
     let reader = Reader {
@@ -71,7 +71,7 @@ impl Reader<'_> {
         )
     }
 
-    /// The first word that begins at `byte` or later.
+    /// Index of the first word that begins at or after `byte`.
     fn word_at(&self, byte: usize) -> Option<usize> {
         let at = self.words.partition_point(|w| w.range.start < byte);
         (at < self.words.len()).then_some(at)
@@ -85,8 +85,8 @@ impl Reader<'_> {
         self.lexicon.verbs().analyze(self.text(at))
     }
 
-    /// Returns where the predicate begins (`is running` or `running`) and at which word its verb
-    /// stands, from the word after the subject on.
+    /// Index where the predicate begins (`is running` or `running`) and index of its verb,
+    /// searching from the word after the subject.
     fn verb_after(&self, after: usize, plural: bool) -> Option<(usize, usize)> {
         let be = if plural { "are" } else { "is" };
         let agreeing = if plural {
@@ -103,7 +103,7 @@ impl Reader<'_> {
         {
             return Some((after, after));
         }
-        // "A man in a red jacket is standing": nobody else and no other clause may come between.
+        // In "a man in a red jacket is standing" no other being and no other clause may intervene.
         let attached = ["in", "with", "on"].contains(&self.text(after));
         let reach = if attached {
             after + MAX_ATTACHED
@@ -127,7 +127,7 @@ impl Reader<'_> {
         (!others && plain && ing).then_some((from, from + 1))
     }
 
-    /// `the black dog` for `a black dog`.
+    /// Definite form of a phrase: `the black dog` for `a black dog`.
     fn definite(&self, phrase: &Phrase) -> Option<String> {
         let noun = &self.caption[phrase.start..phrase.mention.range.end];
         match phrase.determiner.as_deref() {
@@ -140,7 +140,7 @@ impl Reader<'_> {
         }
     }
 
-    /// One past the last word of the clause whose verb stands at `verb`.
+    /// Index after the last word of the clause whose verb is at `verb`.
     fn clause_end(&self, verb: usize) -> usize {
         let finite = |i: usize| match self.text(i) {
             "is" | "are" | "has" | "have" => true,
@@ -178,7 +178,7 @@ impl Reader<'_> {
         })
     }
 
-    /// The predicate as an answer to "What is he doing?".
+    /// Predicate as an answer to "What is he doing?".
     fn doing(&self, verb: usize) -> Option<String> {
         let (base, _) = self.verb(verb)?;
         let end = self.clause_end(verb);
@@ -203,7 +203,7 @@ impl Reader<'_> {
             || word == "at"
     }
 
-    /// The place that ends the clause: `in the snow`.
+    /// Place at the end of the clause: `in the snow`.
     fn place(&self, from: usize) -> Option<String> {
         let end = self.clause_end(from + 1);
         let last = self.words.get(end.checked_sub(1)?)?.range.end;
@@ -216,8 +216,8 @@ impl Reader<'_> {
             .checked_sub(1)
             .filter(|&i| i > from && PLACES.contains(&self.text(i)) && self.words[first].joined)?;
         let lexicon = self.lexicon;
-        // Scenery may be named before the place, and company before scenery; "plays a game on a
-        // screen" does not say where.
+        // Scenery may precede the place, and beings may precede scenery; "plays a game on a screen"
+        // gives no place.
         let is_scenery = |p: &Phrase| {
             matches!(
                 lexicon.kind(p.mention.concept),
@@ -247,9 +247,9 @@ impl Reader<'_> {
             ConceptKind::Artifact => !worn && phrase.determiner.is_some(),
             _ => false,
         };
-        // "surrounded by the trees"
+        // As in "surrounded by the trees".
         let passive = self.text(relation) == "by" && self.text(relation - 1).ends_with("ed");
-        // "looks at the water" says where the look goes.
+        // "Looks at the water" gives the target of the look.
         let goal = ["at", "on"].contains(&self.text(relation))
             && self.verb(relation - 1).is_some_and(|(base, _)| {
                 ["look", "stare", "point", "work", "gaze"].contains(&base)
@@ -258,7 +258,7 @@ impl Reader<'_> {
             .then(|| self.caption[self.words[relation].range.start..last].to_owned())
     }
 
-    /// Returns what stands after `wearing`: nouns with `and` or commas between.
+    /// Clothing after `wearing`: nouns joined by `and` or commas.
     fn wearing(&self, from: usize) -> Option<String> {
         let at =
             (from..from + 2).find(|&i| self.verb(i).is_some_and(|(base, _)| base == "wear"))?;
@@ -272,7 +272,7 @@ impl Reader<'_> {
         if self.text(at + 1) == "the" {
             return None;
         }
-        let things = self
+        let clothing = self
             .caption
             .get(self.words.get(at + 1)?.range.start..self.words[end - 1].range.end)?;
         let worn = |p: &Phrase| {
@@ -289,7 +289,7 @@ impl Reader<'_> {
                 && self.text(end) != "'s"
                 && self.text(end) != "of";
         (end > at + 1 && complete && self.phrases.iter().filter(inside).all(worn))
-            .then(|| things.to_owned())
+            .then(|| clothing.to_owned())
     }
 }
 
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_clauses() {
+    fn clause_examples_are_parsed() {
         for (caption, subject, doing, place) in [
             (
                 "A black dog is running after a white dog in the snow.",

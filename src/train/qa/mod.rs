@@ -1,11 +1,11 @@
-//! Questions and answers derived from the captions of one image.
+//! Question-answer pairs derived from the captions of an image.
 //!
-//! A question is asked only where the captions settle it: a colour on which all agree, a thing that
-//! nobody names and that would have been named. Things that are not there are drawn as often as
-//! things that are, in proportion to how common they are and how well they go with what is there.
+//! A question is asked only if the captions settle its answer: a color on which all agree, or an
+//! object that nobody names although it would have been named. Absent objects are asked about as
+//! often as present ones, weighted by frequency and by lift with the present ones.
 
 mod activity;
-mod things;
+mod objects;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use rand::{
     seq::{IndexedRandom, SliceRandom},
 };
 
-use self::{activity::clause, things::Scene};
+use self::{activity::clause, objects::Scene};
 use super::{
     stats::CaptionStats,
     text::{capitalized, normalize_caption},
@@ -22,25 +22,25 @@ use super::{
 use crate::eval::data::flickr8k::Image;
 use crate::lexicon::{self, Lexicon};
 
-/// What a question asks for.
+/// Kind of question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QaKind {
-    /// Is there a dog? Yes or no.
+    /// Presence of an object, yes or no: "Is there a dog?"
     Presence,
-    /// What color is the dog?
+    /// Color of an object: "What color is the dog?"
     Color,
-    /// Is the dog black? Yes or no.
+    /// Given color, yes or no: "Is the dog black?"
     IsColor,
-    /// How many dogs are there?
+    /// Number of objects: "How many dogs are there?"
     Count,
-    /// What is the dog doing?
+    /// Activity: "What is the dog doing?"
     Activity,
-    /// Where is the dog?
+    /// Place: "Where is the dog?"
     Place,
-    /// What is the man wearing?
+    /// Clothing: "What is the man wearing?"
     Clothing,
-    /// What is in the picture?
+    /// List of objects: "What is in the picture?"
     List,
 }
 
@@ -54,19 +54,19 @@ impl QaKind {
     }
 }
 
-/// A question with its answer.
+/// Question with its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Qa {
-    /// In natural case, with its question mark.
+    /// Question in sentence case, with a question mark.
     pub question: String,
-    /// Short, capitalised, with a final period.
+    /// Short answer, capitalized, with a final period.
     pub answer: String,
-    /// What it asks for.
+    /// Kind of question.
     pub kind: QaKind,
 }
 
 impl Qa {
-    /// Returns whether the answer is yes or no: which one, then.
+    /// Returns `true` for the answer yes, `false` for no, `None` for other answers.
     pub fn yes(&self) -> Option<bool> {
         match self.answer.as_str() {
             "Yes." => Some(true),
@@ -76,14 +76,14 @@ impl Qa {
     }
 }
 
-/// A question with the thing that it is about.
+/// Question with its topic.
 #[derive(Debug)]
-struct Draft {
+struct DraftQuestion {
     qa: Qa,
     topic: String,
 }
 
-impl Draft {
+impl DraftQuestion {
     fn new(kind: QaKind, topic: &str, question: String, answer: String) -> Self {
         Self {
             qa: Qa {
@@ -95,16 +95,15 @@ impl Draft {
         }
     }
 
-    /// Returns `true` if two questions ask for the same in other words, or one gives the other
-    /// away.
+    /// Returns `true` if two questions ask the same, or one gives the other's answer away.
     fn repeats(&self, other: &Self) -> bool {
-        let colour = |kind| matches!(kind, QaKind::Color | QaKind::IsColor);
+        let is_color = |kind| matches!(kind, QaKind::Color | QaKind::IsColor);
         self.topic == other.topic
-            && (self.qa.kind == other.qa.kind || colour(self.qa.kind) && colour(other.qa.kind))
+            && (self.qa.kind == other.qa.kind || is_color(self.qa.kind) && is_color(other.qa.kind))
     }
 }
 
-/// Makes questions about images of the kind that the statistics were taken from.
+/// Generator of questions in the style of the split that the statistics come from.
 #[derive(Debug)]
 pub struct QaBuilder<'a> {
     stats: &'a CaptionStats,
@@ -114,18 +113,18 @@ pub struct QaBuilder<'a> {
 }
 
 impl<'a> QaBuilder<'a> {
-    /// `stats` say which things are common and go together: take them from the training split.
+    /// Creates a generator from the noun statistics of a training split.
     pub fn new(stats: &'a CaptionStats, lexicon: &'a Lexicon) -> Self {
         Self {
             stats,
             lexicon,
             templates: Templates::parse(include_str!("templates.txt")),
-            askable: things::askable(lexicon, stats),
+            askable: objects::askable(lexicon, stats),
         }
     }
 
-    /// At most `max` different questions about an image, as many with the answer yes as with no.
-    /// The same generator state gives the same questions.
+    /// At most `max` different questions about an image, with equally many yes and no answers.
+    /// Deterministic in the state of `rng`.
     pub fn pairs(&self, image: &Image, rng: &mut impl Rng, max: usize) -> Vec<Qa> {
         let texts: Vec<String> = image
             .captions
@@ -133,12 +132,12 @@ impl<'a> QaBuilder<'a> {
             .map(|c| normalize_caption(c))
             .collect();
         let scene = Scene::new(self.lexicon, self.stats, &self.askable, &texts);
-        let mut open = scene.colours(&self.templates, rng);
+        let mut open = scene.colors(&self.templates, rng);
         open.extend(scene.counts(&self.templates, rng));
         open.extend(scene.list(&self.templates, rng));
         open.extend(self.activities(&texts, rng));
         open.shuffle(rng);
-        let (mut chosen, mut balance) = (Vec::<Draft>::new(), 0);
+        let (mut chosen, mut balance) = (Vec::<DraftQuestion>::new(), 0);
         let mut lean = rng.random_bool(0.5);
         let mut presence = rng.random_bool(0.5);
         let mut misses = 0;
@@ -155,7 +154,7 @@ impl<'a> QaBuilder<'a> {
                 open.pop()
             };
             presence = !presence;
-            let fits = |draft: &Draft| {
+            let fits = |draft: &DraftQuestion| {
                 !chosen.iter().any(|c| c.repeats(draft)) && (balance + sign(&draft.qa)).abs() <= 1
             };
             match next.filter(fits) {
@@ -167,7 +166,7 @@ impl<'a> QaBuilder<'a> {
                 None => misses += 1,
             }
         }
-        // The answer that is one ahead loses its last question.
+        // Drops the last question of the majority answer.
         if let Some(last) = chosen
             .iter()
             .rposition(|c| balance != 0 && sign(&c.qa) == balance)
@@ -177,8 +176,8 @@ impl<'a> QaBuilder<'a> {
         chosen.into_iter().map(|draft| draft.qa).collect()
     }
 
-    /// Returns what somebody does, where, and wearing what: each from one caption.
-    fn activities(&self, texts: &[String], rng: &mut impl Rng) -> Vec<Draft> {
+    /// Questions on activity, place and clothing, each from one caption.
+    fn activities(&self, texts: &[String], rng: &mut impl Rng) -> Vec<DraftQuestion> {
         let mut found = Vec::new();
         for text in texts {
             let Some(clause) = clause(self.lexicon, text) else {
@@ -200,13 +199,18 @@ impl<'a> QaBuilder<'a> {
                 let question =
                     self.templates
                         .fill(&format!("{class} {number}"), &clause.subject, "", rng);
-                found.push(Draft::new(kind, &clause.subject, question, answer(&text)));
+                found.push(DraftQuestion::new(
+                    kind,
+                    &clause.subject,
+                    question,
+                    answer(&text),
+                ));
             }
         }
-        // One of each kind: five people describe the same deed.
+        // One question of each kind: all captions describe the same activity.
         found.shuffle(rng);
         let mut kinds = Vec::new();
-        found.retain(|draft: &Draft| {
+        found.retain(|draft: &DraftQuestion| {
             !kinds.contains(&draft.qa.kind) && {
                 kinds.push(draft.qa.kind);
                 true
@@ -220,12 +224,12 @@ fn sign(qa: &Qa) -> i32 {
     qa.yes().map_or(0, |yes| if yes { 1 } else { -1 })
 }
 
-/// A fragment as an answer: capitalised, with a period.
+/// Text fragment as an answer: capitalized, with a period.
 fn answer(text: &str) -> String {
     format!("{}.", capitalized(text))
 }
 
-/// The phrasings of `templates.txt`.
+/// Question templates of `templates.txt`.
 #[derive(Debug)]
 struct Templates(HashMap<&'static str, Vec<&'static str>>);
 
@@ -245,15 +249,15 @@ impl Templates {
         Self(all)
     }
 
-    /// A phrasing with the blanks filled in.
-    fn fill(&self, class: &str, thing: &str, colour: &str, rng: &mut impl Rng) -> String {
+    /// Random template of a class with its blanks filled in.
+    fn fill(&self, class: &str, object: &str, color: &str, rng: &mut impl Rng) -> String {
         let template = self
             .0
             .get(class)
             .and_then(|lines| lines.choose(rng))
             .copied()
             .unwrap_or_default();
-        template.replace("{x}", thing).replace("{c}", colour)
+        template.replace("{x}", object).replace("{c}", color)
     }
 }
 
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_right() {
+    fn pairs_answers_are_right() {
         for qa in ask(0, 200) {
             let about = |noun: &str| {
                 Lexicon::shared()
@@ -360,14 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn yes_and_no_are_as_many() {
+    fn pairs_yes_and_no_are_balanced() {
         let sum: i32 = ask(0, 100).iter().map(sign).sum();
         assert_eq!(sum, 0);
         assert!(ask(0, 100).iter().any(|qa| qa.yes() == Some(false)));
     }
 
     #[test]
-    fn the_same_seed_asks_the_same() {
+    fn pairs_same_seed_gives_same_questions() {
         assert_eq!(ask(0, 3), ask(0, 3));
         let all = ask(0, 40);
         assert!(
@@ -377,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_of_an_image_without_captions() {
+    fn pairs_without_captions_are_empty() {
         let (images, lexicon) = (images(), Lexicon::shared());
         let stats = CaptionStats::new(&images, lexicon);
         let empty = image(&[]);

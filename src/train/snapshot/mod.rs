@@ -65,9 +65,9 @@ pub enum ExclusionReason {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotManifest {
-    /// Version of this format.
+    /// Version of the format.
     pub format: u32,
-    /// Records in the store.
+    /// Number of records in the store.
     pub records: usize,
     /// Id of the newest record.
     pub newest: Option<String>,
@@ -77,7 +77,7 @@ pub struct SnapshotManifest {
     pub held_out: usize,
     /// Share of the images that are held out, 0 to 1.
     pub held_out_share: f64,
-    /// Distinct images.
+    /// Number of distinct images.
     pub photographs: usize,
     /// Numbers of records left out, by reason.
     pub left_out: BTreeMap<ExclusionReason, usize>,
@@ -189,7 +189,7 @@ impl Snapshot {
     }
 }
 
-/// SHA-256 over both files of corrections, in hexadecimal.
+/// SHA-256 over both correction files, in hexadecimal.
 fn digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
     for name in [LEARNED, HELD_OUT] {

@@ -1,37 +1,38 @@
-//! Attention of a ragged batch of new tokens over each sequence's cached keys and values.
+//! Attention of a ragged batch of new tokens over the cached keys and values of each sequence.
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
 use super::{dot, elements, exp, fma, for_lines};
 
-/// Where one row's queries stand and what they may see.
+/// Queries of one row and the range of positions that they attend to.
 #[derive(Debug, Clone, Copy)]
 pub struct RaggedRow {
-    /// First line of the row's slot in the cache.
+    /// First row of the slot in the cache.
     pub line: usize,
     /// Position of the row's first query.
     pub start: usize,
     /// Number of queries.
     pub len: usize,
-    /// Leading positions of the sequence that every query sees, later ones included (the image).
+    /// Number of leading positions that all queries attend to, including later ones (the image).
     pub prefix: usize,
 }
 
-/// The geometry of one step: rows of queries, in the order of the flat query tensor, and the heads.
+/// Geometry of one step: rows of queries in the order of the flat query tensor, and the heads.
 #[derive(Debug, Clone)]
 pub struct Ragged {
-    /// One entry a sequence.
+    /// One entry per sequence.
     pub rows: Vec<RaggedRow>,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key/value heads; `heads / kv_heads` query heads share one (grouped-query attention).
+    /// Number of key/value heads; `heads / kv_heads` query heads share one (grouped-query
+    /// attention).
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
 }
 
 impl Ragged {
-    /// First line in the cache, and number of positions seen, for every query.
+    /// First cache row and number of attended positions of every query.
     fn views(&self) -> Vec<(usize, usize)> {
         self.rows
             .iter()
@@ -40,9 +41,9 @@ impl Ragged {
     }
 }
 
-/// `q`: `(tokens, heads * head_dim)`; `k`, `v`: `(lines, kv_heads * head_dim)`, the cache after
-/// this step's own keys and values were written. Returns `(tokens, heads * head_dim)`. No backward:
-/// training attends over whole sequences instead.
+/// Attention of `q` `(tokens, heads * head_dim)` over `k` and `v` `(lines, kv_heads * head_dim)`,
+/// the cache with this step's keys and values already written. Returns `(tokens, heads *
+/// head_dim)`. Has no backward pass: training attends over whole sequences instead.
 pub fn ragged_attention(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tensor> {
     let tokens = ragged.rows.iter().map(|r| r.len).sum::<usize>();
     if q.dims() != [tokens, ragged.heads * ragged.head_dim] {
@@ -91,16 +92,16 @@ impl CustomOp3 for Fused<'_> {
         for_lines(&mut out, d, |i, line| {
             let (first, seen) = views[i / heads];
             let offset = first * kv_width + (i % heads) / (heads / kv_heads) * d;
-            let at = |p: usize| offset + p * kv_width..offset + p * kv_width + d;
+            let range = |p: usize| offset + p * kv_width..offset + p * kv_width + d;
             let q = &q[i * d..(i + 1) * d];
-            let mut scores: Vec<f32> = (0..seen).map(|p| dot(q, &k[at(p)]) * scale).collect();
+            let mut scores: Vec<f32> = (0..seen).map(|p| dot(q, &k[range(p)]) * scale).collect();
             let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().for_each(|s| *s = exp(*s - max));
             let norm = 1.0 / scores.iter().sum::<f32>();
             for (p, s) in scores.iter().enumerate() {
                 let share = s * norm;
                 line.iter_mut()
-                    .zip(&v[at(p)])
+                    .zip(&v[range(p)])
                     .for_each(|(o, v)| *o = fma(share, *v, *o));
             }
         });
@@ -108,7 +109,7 @@ impl CustomOp3 for Fused<'_> {
     }
 }
 
-/// The same from candle's basic operations, padded to the longest row: for other devices.
+/// Composition of candle's basic operations for other devices, padded to the longest row.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tensor> {
     let Ragged {
         rows,
@@ -117,8 +118,8 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tenso
         head_dim: d,
     } = ragged;
     let (n, device) = (rows.len(), q.device());
-    let most = |f: fn(&RaggedRow) -> usize| rows.iter().map(f).max().unwrap_or(0);
-    let (queries, keys) = (most(|r| r.len), most(|r| r.start + r.len));
+    let max_over = |f: fn(&RaggedRow) -> usize| rows.iter().map(f).max().unwrap_or(0);
+    let (queries, keys) = (max_over(|r| r.len), max_over(|r| r.start + r.len));
     let mut gather_q = vec![0u32; n * queries];
     let mut gather_kv = vec![0u32; n * keys];
     let mut mask = vec![f32::NEG_INFINITY; n * queries * keys];
@@ -182,7 +183,7 @@ mod tests {
     use crate::vlm::ops::tests::var;
 
     #[test]
-    fn fused_and_composed_agree_on_a_ragged_batch() {
+    fn ragged_attention_fused_equals_composed() {
         let ragged = Ragged {
             rows: vec![
                 RaggedRow {

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::{elements, exp, for_lines, with_elements};
 
-/// `Σ_i weight_i · CE(logits_i, target_i)`, a scalar. `logits`: `(n, vocabulary)`; the target
-/// distribution is `1 - smoothing` on the target and `smoothing / vocabulary` on every token. The
-/// weights carry the normalisation (`1 / n` for a mean). On the CPU only.
+/// Weighted cross-entropy `Σ_i weight_i · CE(logits_i, target_i)`, a scalar. `logits` are `(n,
+/// vocabulary)`; the target distribution is `1 - smoothing` on the target plus `smoothing /
+/// vocabulary` on every token. Weights include the normalization (`1 / n` for a mean). CPU only.
 pub fn cross_entropy(
     logits: &Tensor,
     targets: &[u32],
@@ -35,7 +35,7 @@ struct CrossEntropy {
     smoothing: f32,
 }
 
-/// `ln Σ exp(x)`.
+/// Numerically stable `ln Σ exp(x)`.
 pub(crate) fn log_sum_exp(x: &[f32]) -> f32 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sums = [0f32; 16];
@@ -101,7 +101,7 @@ mod tests {
     use crate::vlm::ops::tests::{check_gradients, var};
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn cross_entropy_gradients_agree_with_finite_differences() {
         let x = var(60, (3, 20), 1);
         check_gradients(std::slice::from_ref(&x), || {
             cross_entropy(&x, &[1, 19, 0], &[0.5, 1.0, 0.25], 0.1)
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_logits_cost_the_logarithm_of_the_vocabulary() {
+    fn cross_entropy_uniform_logits_is_log_vocabulary() {
         let x = Tensor::zeros((2, 20), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         let loss = cross_entropy(&x, &[3, 4], &[0.5, 0.5], 0.1)
             .unwrap()
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_outside_the_vocabulary_is_an_error() {
+    fn cross_entropy_target_outside_vocabulary_is_an_error() {
         let x = Tensor::zeros((1, 4), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         assert!(cross_entropy(&x, &[4], &[1.0], 0.0).is_err());
     }

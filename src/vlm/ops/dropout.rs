@@ -1,11 +1,11 @@
-//! Dropout whose mask is a function of a seed, so that a resumed training repeats itself exactly.
+//! Dropout whose mask is a function of a seed, so that a resumed training run is reproducible.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{elements, for_lines, with_elements};
 
-/// Zeroes a share `p` of the elements and scales the rest by `1 / (1 - p)`. `p == 0` is the
-/// identity. On the CPU only.
+/// Zeroes a share `p` of the elements and scales the others by `1 / (1 - p)`; the identity for `p
+/// == 0`. CPU only.
 pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
     if p == 0.0 {
         Ok(x.clone())
@@ -28,13 +28,13 @@ impl Dropout {
         const LINE: usize = 1024;
         for_lines(&mut out, LINE, |i, line| {
             for (j, o) in line.iter_mut().enumerate() {
-                let at = i * LINE + j;
-                // The finaliser of lowbias32 (Wellons) over a counter.
-                let mut h = (at as u32).wrapping_add(base.wrapping_mul(0x9E37_79B9));
+                let index = i * LINE + j;
+                // Finalizer of lowbias32 (Wellons) over a counter.
+                let mut h = (index as u32).wrapping_add(base.wrapping_mul(0x9E37_79B9));
                 h = (h ^ (h >> 16)).wrapping_mul(0x21F0_AAAD);
                 h = (h ^ (h >> 15)).wrapping_mul(0x735A_2D97);
                 h ^= h >> 15;
-                *o = if h < bound { 0.0 } else { x[at] * keep };
+                *o = if h < bound { 0.0 } else { x[index] * keep };
             }
         });
         out
@@ -70,7 +70,7 @@ mod tests {
     use crate::vlm::ops::tests::{check_gradients, var};
 
     #[test]
-    fn drops_its_share_keeps_the_mean_and_repeats_under_a_seed() {
+    fn dropout_keeps_the_mean_and_is_deterministic() {
         let x = Tensor::ones(100_000, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         let y = dropout(&x, 0.1, 7).unwrap().to_vec1::<f32>().unwrap();
         let zeros = y.iter().filter(|v| **v == 0.0).count();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn dropout_gradients_agree_with_finite_differences() {
         let x = var(24, (2, 12), 1);
         check_gradients(std::slice::from_ref(&x), || dropout(&x, 0.3, 3).unwrap());
     }

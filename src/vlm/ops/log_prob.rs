@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use super::{cross_entropy::log_sum_exp, elements, exp, for_lines, with_elements};
 
-/// `log softmax(logits_i)[target_i]` of every line: `(n, vocabulary)` to `(n)`. On the CPU only.
+/// Log-probability `log softmax(logits_i)[target_i]` of every row: `(n, vocabulary)` to `(n)`. CPU
+/// only.
 pub fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (n, vocab) = logits.dims2()?;
     if targets.len() != n || targets.iter().any(|&t| t as usize >= vocab) {
@@ -44,7 +45,7 @@ impl CustomOp1 for LogProbs {
         with_elements(arg, |x| {
             let mut dx = vec![0f32; x.len()];
             for_lines(&mut dx, vocab, |i, line| {
-                // A token that counts for nothing: most of them, where few are learnt from.
+                // Tokens without gradient are skipped; often only a few tokens are learned.
                 if grad[i] == 0.0 {
                     return;
                 }
@@ -69,7 +70,7 @@ mod tests {
     };
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn log_probs_gradients_agree_with_finite_differences() {
         let x = var(60, (3, 20), 1);
         check_gradients(std::slice::from_ref(&x), || {
             log_probs(&x, &[1, 19, 0]).unwrap()
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn their_mean_is_the_cross_entropy() {
+    fn log_probs_mean_is_the_negative_cross_entropy() {
         let (x, targets) = (var(60, (3, 20), 2), [4, 0, 19]);
         let mean = -log_probs(&x, &targets)
             .unwrap()
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_outside_the_vocabulary_is_an_error() {
+    fn log_probs_target_outside_vocabulary_is_an_error() {
         let x = Tensor::zeros((1, 4), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         assert!(log_probs(&x, &[4]).is_err());
     }

@@ -1,8 +1,8 @@
-//! The operations that candle does slowly or without a backward, fused for the CPU.
+//! Tensor operations that candle runs slowly or without a backward pass, fused for the CPU.
 //!
-//! candle's own fused `rms_norm`, `rope` and `softmax_last_dim` have no backward and cut gradients
-//! silently. Each operation here has one, and on a device other than the CPU falls back to
-//! differentiable compositions of candle's basic operations. All are f32.
+//! candle's own fused `rms_norm`, `rope` and `softmax_last_dim` have no backward pass and silently
+//! cut gradients. The operations here that training uses have one, and fall back to differentiable
+//! compositions of candle's basic operations on other devices. All are f32.
 
 mod attention;
 mod cross_entropy;
@@ -26,10 +26,10 @@ pub use swiglu::silu_mul;
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
-/// Below this many elements a parallel loop costs more than it saves.
+/// Minimum number of elements for which a parallel loop pays off.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
 
-/// The contiguous f32 elements behind a storage and its layout.
+/// Contiguous f32 elements behind a storage and its layout.
 fn elements<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -37,7 +37,7 @@ fn elements<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> R
     }
 }
 
-/// Calls `f` with the tensor's elements, without a copy where it is contiguous.
+/// Calls `f` with a tensor's elements, without a copy if it is contiguous.
 fn with_elements<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -47,7 +47,7 @@ fn with_elements<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Res
     }
 }
 
-/// Fills `out` line by line (`width` elements each), in parallel when that pays.
+/// Fills `out` row by row (`width` elements each), in parallel if that pays off.
 fn for_lines(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() < PARALLEL_ELEMENTS {
         out.chunks_mut(width)
@@ -66,8 +66,8 @@ fn for_lines(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync
     }
 }
 
-/// `a * b + c`, fused where the target has the instruction (where it has not, `f32::mul_add` would
-/// be a slow library call).
+/// `a * b + c`, fused if the target has the instruction; otherwise `f32::mul_add` would be a slow
+/// library call.
 #[inline(always)]
 pub(crate) fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
@@ -77,7 +77,7 @@ pub(crate) fn fma(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
-/// `e^x` to 2 ulp without branches, so that the compiler vectorises loops over it (Cephes' `expf`:
+/// `e^x` to 2 ulp without branches, so that the compiler vectorizes loops over it (Cephes' `expf`:
 /// range reduction by ln 2, degree-5 polynomial).
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
@@ -94,7 +94,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     y * f32::from_bits((((n as i32) + 127) << 23) as u32)
 }
 
-/// Dot product with eight independent sums, so that it vectorises.
+/// Dot product with independent partial sums, so that it vectorizes.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 16];
@@ -119,8 +119,8 @@ pub(crate) mod tests {
 
     use super::exp;
 
-    /// Checks the gradient of `sum(f(vars) * weights)` with respect to every variable against
-    /// central differences.
+    /// Asserts that the gradient of `sum(f(vars) * weights)` for every variable agrees with central
+    /// differences.
     pub(crate) fn check_gradients(vars: &[Var], f: impl Fn() -> Tensor) {
         let out = f();
         let n = out.elem_count();
@@ -177,7 +177,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn exp_is_accurate_over_its_range() {
+    fn exp_in_range_is_accurate() {
         for i in -8600..8700 {
             let x = i as f32 / 100.0;
             let want = f64::from(x).exp();

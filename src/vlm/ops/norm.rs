@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{dot, elements, for_lines, with_elements};
 
-/// `x / sqrt(mean(x²) + eps) * weight` over the last dimension. `x`: `(..., width)`, `weight`:
-/// `(width)`.
+/// RMSNorm `x / sqrt(mean(x²) + eps) * weight` over the last dimension. `x`: `(..., width)`,
+/// `weight`: `(width)`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x
@@ -102,13 +102,13 @@ mod tests {
     use crate::vlm::ops::tests::{check_gradients, var};
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn rms_norm_gradients_agree_with_finite_differences() {
         let (x, w) = (var(24, (3, 8), 1), var(8, 8, 2));
         check_gradients(&[x.clone(), w.clone()], || rms_norm(&x, &w, 1e-5).unwrap());
     }
 
     #[test]
-    fn agrees_with_the_composed_form() {
+    fn rms_norm_fused_equals_composed() {
         let (x, w) = (var(24, (3, 8), 3), var(8, 8, 4));
         let scale = (x.sqr().unwrap().mean_keepdim(1).unwrap() + 1e-5)
             .unwrap()

@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{elements, for_lines, with_elements};
 
-/// Rotates every head of `x` `(tokens, heads * head_dim)` by its token's position. `positions` has
-/// one entry a token.
+/// Rotates every head of `x` `(tokens, heads * head_dim)` by its token's position; `positions` has
+/// one entry per token.
 pub fn rope(x: &Tensor, positions: &[u32], head_dim: usize, theta: f64) -> Result<Tensor> {
     let half = head_dim / 2;
     let angles = || {
@@ -25,8 +25,8 @@ pub fn rope(x: &Tensor, positions: &[u32], head_dim: usize, theta: f64) -> Resul
         return x.contiguous()?.apply_op1(Rope { head_dim, cos, sin });
     }
     let (tokens, width) = x.dims2()?;
-    let turn = |v: Vec<f32>| Tensor::from_vec(v, (tokens, 1, half), x.device());
-    let (cos, sin) = (turn(cos)?, turn(sin)?);
+    let rotate = |v: Vec<f32>| Tensor::from_vec(v, (tokens, 1, half), x.device());
+    let (cos, sin) = (rotate(cos)?, rotate(sin)?);
     let heads = x.reshape((tokens, width / head_dim, head_dim))?;
     let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
@@ -41,8 +41,8 @@ struct Rope {
 }
 
 impl Rope {
-    /// `sign` 1 turns forward, -1 back: the rotation's transpose.
-    fn turn(&self, x: &[f32], width: usize, sign: f32) -> Vec<f32> {
+    /// Rotates by the angles times `sign`; -1 is the inverse, which the backward pass needs.
+    fn rotate(&self, x: &[f32], width: usize, sign: f32) -> Vec<f32> {
         let half = self.head_dim / 2;
         let mut out = vec![0f32; x.len()];
         for_lines(&mut out, width, |t, line| {
@@ -74,7 +74,7 @@ impl CustomOp1 for Rope {
         let x = elements(storage, layout, self.name())?;
         let (_, width) = layout.shape().dims2()?;
         Ok((
-            CpuStorage::F32(self.turn(x, width, 1.0)),
+            CpuStorage::F32(self.rotate(x, width, 1.0)),
             layout.shape().clone(),
         ))
     }
@@ -83,7 +83,7 @@ impl CustomOp1 for Rope {
         let (_, width) = arg.dims2()?;
         with_elements(grad, |g| {
             Ok(Some(Tensor::from_vec(
-                self.turn(g, width, -1.0),
+                self.rotate(g, width, -1.0),
                 arg.shape(),
                 arg.device(),
             )?))
@@ -97,7 +97,7 @@ mod tests {
     use crate::vlm::ops::tests::{check_gradients, var};
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn rope_gradients_agree_with_finite_differences() {
         let x = var(32, (2, 16), 1);
         check_gradients(std::slice::from_ref(&x), || {
             rope(&x, &[3, 11], 8, 10_000.0).unwrap()
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_depend_on_the_distance_alone() {
+    fn rope_dot_products_depend_on_distance_only() {
         let (q, k) = (var(8, (1, 8), 1), var(8, (1, 8), 2));
         let score = |i: u32, j: u32| {
             let (q, k) = (

@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 
 use super::{elements, exp, for_lines, with_elements};
 
-/// `softmax(scores * scale + mask)` over the last dimension. `scores`:
-/// `(batch, heads, queries, keys)`; `mask`: `(batch, queries, keys)` of 0 and large negative
-/// numbers, a constant. A line whose keys are all masked is uniform, so that padding makes no NaN.
+/// Masked softmax `softmax(scores * scale + mask)` over the last dimension. `scores`: `(batch,
+/// heads, queries, keys)`; `mask`: `(batch, queries, keys)` of 0 and large negative numbers,
+/// constant. A fully masked row is uniform, so padding produces no NaN.
 pub fn masked_softmax(scores: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
     if scores.device().is_cpu() {
         let (_, heads, queries, _) = scores.dims4()?;
@@ -102,7 +102,7 @@ mod tests {
     use crate::vlm::ops::tests::{check_gradients, var};
 
     #[test]
-    fn gradients_agree_with_differences_and_masked_keys_get_nothing() {
+    fn masked_softmax_gradients_agree_and_masked_keys_are_zero() {
         let x = var(36, (1, 2, 3, 6), 1);
         let mask: Vec<f32> = (0..18)
             .map(|i| if i % 5 == 4 { -1e9 } else { 0.0 })

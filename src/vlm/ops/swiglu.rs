@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 use super::{elements, exp, for_lines, with_elements};
 
-/// `silu(gate) * up`, where `gate` and `up` are the first and second half of the last dimension:
+/// Gated activation `silu(gate) * up`, where `gate` and `up` are the halves of the last dimension:
 /// `(..., 2 * width)` to `(..., width)`.
 pub fn silu_mul(gate_up: &Tensor) -> Result<Tensor> {
     if gate_up.device().is_cpu() {
@@ -70,13 +70,13 @@ mod tests {
     use crate::vlm::ops::tests::{check_gradients, var};
 
     #[test]
-    fn gradients_agree_with_differences() {
+    fn silu_mul_gradients_agree_with_finite_differences() {
         let x = var(24, (2, 12), 1);
         check_gradients(std::slice::from_ref(&x), || silu_mul(&x).unwrap());
     }
 
     #[test]
-    fn agrees_with_the_composed_form() {
+    fn silu_mul_fused_equals_composed() {
         let x = var(24, (2, 12), 5);
         let halves = x.chunk(2, 1).unwrap();
         let want = (halves[0].silu().unwrap() * &halves[1])

@@ -1,7 +1,7 @@
-//! Files that nobody has vouched for, to upright RGB.
+//! Decoding of untrusted image files to upright RGB.
 //!
-//! All that decoding takes is known from the header and checked before anything is decoded; then
-//! rows are handed on as they come.
+//! Sizes and memory are checked from the header before anything is decoded; then rows are passed on
+//! as they are decoded.
 
 use std::borrow::Cow;
 
@@ -15,26 +15,27 @@ use super::{
     sniff::{READ, sniff},
 };
 
-/// Longest side of an image in pixels, whatever its format.
+/// Maximum side of an image in pixels, in any format.
 const MAX_SIDE: u32 = 65_535;
 
-/// Most times that a side may be as long as the other.
+/// Maximum ratio of the long side to the short one.
 const MAX_ASPECT: u32 = 200;
 
-/// How much an image may ask for.
+/// Limits on an image's size and on the memory to decode it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageLimits {
-    /// Size of the file in bytes.
+    /// Maximum file size in bytes.
     pub max_bytes: usize,
-    /// Width times height.
+    /// Maximum number of pixels.
     pub max_pixels: u64,
-    /// Memory in bytes that decoding and resizing may take, all buffers of the decoder counted.
+    /// Maximum memory in bytes for decoding and resizing, including all buffers of the decoder.
     pub max_alloc: u64,
 }
 
 impl Default for ImageLimits {
-    /// A photograph of 50 megapixels passes, as a progressive JPEG with halved colors too.
+    /// Limits that admit a photograph of 50 megapixels, also as a progressive JPEG with halved
+    /// colors.
     fn default() -> Self {
         Self {
             max_bytes: 20 << 20,
@@ -44,40 +45,40 @@ impl Default for ImageLimits {
     }
 }
 
-/// Why an image was refused, in words for whoever sent it.
+/// Reason to refuse an image, worded for its sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// The file is over [`ImageLimits::max_bytes`].
+    /// The file exceeds [`ImageLimits::max_bytes`].
     #[error("the image has {bytes} bytes, more than the {max} allowed")]
     TooManyBytes {
-        /// Size of the file.
+        /// File size.
         bytes: usize,
-        /// The limit.
+        /// Maximum.
         max: usize,
     },
-    /// Something else, described as far as it is known.
+    /// The file is not an image; it is described as far as recognized.
     #[error("the data is {0}, not an image; send {READ}")]
     NotAnImage(&'static str),
-    /// An image in a format, or a variant of one, that cannot be read.
+    /// Image format, or variant of one, that is not supported.
     #[error("{0} images are not supported; send {READ}")]
     Unsupported(String),
-    /// A side is longer than any format that is read, or the format itself, allows.
+    /// A side exceeds the limit of all formats, or of its own.
     #[error("a side of the image is longer than the {max} pixels allowed")]
     SideTooLong {
-        /// The limit.
+        /// Maximum.
         max: u32,
     },
-    /// The header announces more than [`ImageLimits::max_pixels`].
+    /// The header announces more pixels than [`ImageLimits::max_pixels`].
     #[error("the image is {width}x{height}, more than the {max} pixels allowed")]
     TooManyPixels {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// The limit.
+        /// Maximum.
         max: u64,
     },
-    /// A side is more than 200 times as long as the other.
+    /// One side is more than 200 times as long as the other.
     #[error(
         "the image is {width}x{height}: one side is more than {max} times as long as the other"
     )]
@@ -86,44 +87,44 @@ pub enum ImageError {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// The limit.
+        /// Maximum ratio.
         max: u32,
     },
-    /// Decoding would take more than [`ImageLimits::max_alloc`].
+    /// Decoding would exceed [`ImageLimits::max_alloc`].
     #[error("decoding the image takes more than the {max} bytes of memory allowed")]
     TooMuchMemory {
-        /// The limit.
+        /// Maximum.
         max: u64,
     },
-    /// Its pixels cannot be resized.
+    /// The pixels cannot be resized.
     #[error("the image cannot be resized: {0}")]
     Resize(String),
-    /// The file breaks off or contradicts itself.
+    /// The file is truncated or inconsistent.
     #[error("the {format} image is truncated or corrupt: {reason}")]
     Corrupt {
-        /// What it would have been.
+        /// Name of the format.
         format: &'static str,
-        /// What the decoder found.
+        /// Description of the damage.
         reason: String,
     },
 }
 
-/// What the header of an image says.
+/// Header of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageHeader {
-    /// The name of the format.
+    /// Name of the format.
     pub format: &'static str,
-    /// Width in pixels, upright.
+    /// Width in pixels, after orientation.
     pub width: u32,
-    /// Height in pixels, upright.
+    /// Height in pixels, after orientation.
     pub height: u32,
-    /// Bytes that the decoder takes.
+    /// Memory of the decoder in bytes.
     decoder: u64,
 }
 
 impl ImageHeader {
-    /// Returns the most bytes that decoding and resizing to `size` x `size` take together, the file
-    /// itself not counted.
+    /// Maximum memory in bytes of decoding and resizing to `size` x `size`, without the file
+    /// itself.
     pub fn memory(&self, size: u32) -> u64 {
         self.decoder
             + RowResizer::memory(
@@ -134,8 +135,8 @@ impl ImageHeader {
     }
 }
 
-/// Reads the header of an image and refuses what is over a limit. Nothing is decoded, and no memory
-/// is taken that depends on what the header says.
+/// Reads the header of an image and refuses it if it exceeds a limit. Nothing is decoded, and no
+/// memory is allocated that depends on the header.
 ///
 /// # Errors
 /// See [`ImageError`].
@@ -143,7 +144,7 @@ pub fn inspect(bytes: &[u8], limits: &ImageLimits) -> Result<ImageHeader, ImageE
     Ok(Source::open(bytes, limits)?.header())
 }
 
-/// Decodes the first frame and throws it away.
+/// Decodes the first frame and discards it.
 ///
 /// # Errors
 /// See [`ImageError`].
@@ -151,8 +152,8 @@ pub fn check(bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageError> {
     Source::open(bytes, limits)?.read(&mut |_| ())
 }
 
-/// Decodes the first frame to upright RGB with 8 bits a channel, transparency over white. The
-/// result takes 3 bytes a pixel, which come on top of [`ImageLimits::max_alloc`].
+/// Decodes the first frame to upright RGB with 8 bits per channel and transparency over white. The
+/// result takes 3 bytes per pixel, in addition to [`ImageLimits::max_alloc`].
 ///
 /// # Errors
 /// See [`ImageError`].
@@ -170,7 +171,7 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError
 }
 
 /// Decodes the first frame as [`decode`] does and resizes it to `size` x `size` as
-/// [`super::to_pixels`] does, without ever holding all of it.
+/// [`super::to_pixels`] does, without holding the whole image in memory.
 ///
 /// # Errors
 /// See [`ImageError`].
@@ -194,19 +195,19 @@ pub fn decode_resized(
     resizer.finish().map_err(ImageError::Resize)
 }
 
-/// An image as it is stored.
+/// Image before orientation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StoredImage {
-    /// Width in pixels as it is stored.
+    /// Stored width in pixels.
     pub(super) width: u32,
-    /// Height in pixels as it is stored.
+    /// Stored height in pixels.
     pub(super) height: u32,
     pub(super) turn: UprightMap,
-    /// Bytes that the decoder takes.
+    /// Memory of the decoder in bytes.
     pub(super) memory: u64,
 }
 
-/// A file whose header is read and within the limits.
+/// File with its header, checked against the limits.
 struct Source<'a> {
     bytes: Cow<'a, [u8]>,
     format: ImageFormat,
@@ -256,8 +257,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Hands out all rows as they are stored, in bands of whole rows, if no error says that some
-    /// are missing.
+    /// Passes all rows, as stored, to `take` in bands of whole rows; returns an error if rows are
+    /// missing.
     fn read(&self, take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
         match self.format {
             ImageFormat::Jpeg => jpeg::rows(&self.bytes, take),
@@ -267,8 +268,8 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Refuses an image by its width and height. Every format calls it before it takes memory that
-/// depends on them.
+/// Checks width and height against the limits. Every format calls it before it allocates memory
+/// that depends on them.
 pub(super) fn check_size(
     width: u32,
     height: u32,
@@ -312,12 +313,12 @@ fn check_memory(bytes: u64, limits: &ImageLimits) -> Result<(), ImageError> {
     }
 }
 
-/// The refusal of a side that the decoder itself finds too long.
+/// Error for a side that the decoder itself finds too long.
 pub(super) fn side_too_long() -> ImageError {
     ImageError::SideTooLong { max: MAX_SIDE }
 }
 
-/// Parts of what decoders say, and what that means for whoever sent the file.
+/// Fragments of decoders' messages, with the reason to give the sender.
 const REASONS: [(&str, &str); 8] = [
     ("CRC error", "a checksum is wrong"),
     (
@@ -333,7 +334,7 @@ const REASONS: [(&str, &str); 8] = [
 ];
 const BREAKS_OFF: &str = "its data break off";
 
-/// Returns what a decoder found, without its own types and numbers.
+/// Reason in plain words for a decoder's message.
 pub(super) fn reason(found: &str) -> &'static str {
     REASONS
         .iter()
@@ -346,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_in_plain_words() {
+    fn reason_decoder_messages_become_plain_words() {
         for (found, plain) in [
             (
                 "Format error decoding Png: CRC error: expected 0x8c6ff900 have 0x8c6ff975 while \
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn png_of_xcode_is_refused_by_name() {
+    fn sniff_xcode_png_is_refused_by_name() {
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI\x50\0\x20\x02";
         assert!(matches!(decode(png, &ImageLimits::default()),
                 Err(ImageError::Unsupported(what)) if what.contains("CgBI")));

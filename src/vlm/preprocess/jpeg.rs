@@ -1,9 +1,9 @@
-//! JPEG by libjpeg-turbo (in MozJPEG's edition), whose pixels are what browsers and Pillow show for
-//! every sampling and order of scans.
+//! JPEG decoding by libjpeg-turbo (in MozJPEG's edition), which gives the pixels of browsers and
+//! Pillow for every sampling and scan order.
 //!
-//! The library repairs what it can and says so in warnings. Those that cost nothing of the picture
-//! pass, as in browsers: bytes between segments, a missing end marker. Those that leave a part of
-//! the picture out are errors here, as a grey half is no photograph.
+//! The library repairs damage and reports it as warnings. Harmless warnings pass, as in browsers:
+//! bytes between segments, a missing end marker. Warnings that leave part of the picture out are
+//! errors here.
 
 use std::{
     ffi::c_int,
@@ -19,27 +19,27 @@ use super::{
     resize::{BAND_BYTES, band_rows},
 };
 
-/// Most scans of a file: progressive ones have about ten, and each costs a pass over the whole
+/// Maximum number of scans. Progressive files have about ten, and each costs a pass over the whole
 /// picture, however short it is.
 const MAX_SCANS: usize = 100;
 
-/// Most pixels that all scans together pass over: 16 scans of a picture of 50 megapixels, which
-/// take two seconds at worst.
+/// Maximum pixels in all scans together: 16 scans of 50 megapixels, which take two seconds at
+/// worst.
 const MAX_SCANNED_PIXELS: u64 = 800_000_000;
 
-/// The marker that ends an image.
+/// Marker at the end of an image.
 const END: u8 = 0xd9;
 
-/// Bytes of the coefficients of a block.
+/// Bytes of a block's coefficients.
 const BLOCK_BYTES: u64 = 128;
 
-/// Reads the header, and where the scans are.
+/// Reads the header and the structure of the scans.
 pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, ImageError> {
     let scans = scans(bytes)?;
     let (width, height, channels, blocks) = guarded(|| {
         let decoder = open(bytes)?;
         let (width, height) = (decoder.width() as u32, decoder.height() as u32);
-        // Rows and columns of blocks are filled up to whole units of all components.
+        // Rows and columns of blocks are padded to whole units of all components.
         let whole =
             |count: u32, factor: i32| u64::from(count.next_multiple_of(factor.max(1) as u32));
         let blocks: u64 = (decoder.components().iter())
@@ -58,14 +58,14 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, Im
             scans.count
         )));
     }
-    // Of several scans the library keeps all coefficients, as pixels come out with the last one.
+    // With several scans the library keeps all coefficients until the last one.
     let coefficients = if scans.several {
         BLOCK_BYTES * blocks
     } else {
         0
     };
     let line = u64::from(width) * channels.max(3);
-    // Two rows of units of at most 32 pixels in the library, and the band with its copy in RGB.
+    // Two rows of units of at most 32 pixels in the library, and the band with its RGB copy.
     let memory =
         coefficients + 64 * line + 2 * line.max(BAND_BYTES as u64).min(line * u64::from(height));
     Ok(StoredImage {
@@ -76,15 +76,15 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, Im
     })
 }
 
-/// Hands out the rows in bands.
+/// Passes the rows to `take` in bands.
 pub(super) fn rows(bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), ImageError> {
     guarded(|| {
         let decoder = open(bytes)?;
-        let four_inks = matches!(
+        let is_cmyk = matches!(
             decoder.color_space(),
             ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK
         );
-        let space = if four_inks {
+        let space = if is_cmyk {
             ColorSpace::JCS_CMYK
         } else {
             ColorSpace::JCS_RGB
@@ -93,7 +93,7 @@ pub(super) fn rows(bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), Imag
             .to_colorspace(space)
             .map_err(|_| corrupt("its data break off"))?;
         let (line, height) = (
-            decoder.width() * if four_inks { 4 } else { 3 },
+            decoder.width() * if is_cmyk { 4 } else { 3 },
             decoder.height(),
         );
         let rows = band_rows(line).min(height);
@@ -102,7 +102,7 @@ pub(super) fn rows(bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<(), Imag
         for first in (0..height).step_by(rows) {
             let band = &mut band[..line * rows.min(height - first)];
             read(&mut decoder, band)?;
-            if four_inks {
+            if is_cmyk {
                 colors.clear();
                 colors.extend(band.as_chunks::<4>().0.iter().flat_map(|inks| rgb(*inks)));
                 take(&colors);
@@ -128,8 +128,8 @@ fn read(decoder: &mut DecompressStarted<&[u8]>, rows: &mut [u8]) -> Result<(), I
         .map_err(|_| corrupt("its data break off"))
 }
 
-/// Returns what the error handlers below are called for unwinds through the library, which is built
-/// for that, up to here.
+/// Runs `work` and catches the unwinding by which the error handlers below stop the library, which
+/// is built to allow it.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
@@ -139,8 +139,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageEr
     }
 }
 
-/// The color of inverted inks, which is how Adobe and nearly all others write CMYK; Pillow's
-/// arithmetic.
+/// Color of inverted inks, in which Adobe and nearly all others write CMYK; Pillow's arithmetic.
 fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     [cyan, magenta, yellow].map(|ink| {
         let product = u32::from(255 - ink) * u32::from(black) + 128;
@@ -148,17 +147,16 @@ fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// What the library stopped at: its message code and the message's first parameter.
+/// Reason for a stop: the library's message code and the message's first parameter.
 struct Stop(J_MESSAGE_CODE, u32);
 
-/// Handlers that end decoding by unwinding. A warning that costs nothing of the picture goes
-/// unheard.
+/// Error handlers that end decoding by unwinding; harmless warnings are ignored.
 fn error_handlers() -> jpeg_error_mgr {
     extern "C-unwind" fn stop(info: &mut jpeg_common_struct) {
         resume_unwind(Box::new(message(info)));
     }
     extern "C-unwind" fn warn(info: &mut jpeg_common_struct, level: c_int) {
-        // Levels from 0 on are traces.
+        // Levels from 0 up are traces.
         if level < 0 && !is_harmless(message(info).0) {
             stop(info);
         }
@@ -182,12 +180,12 @@ fn error_handlers() -> jpeg_error_mgr {
     }
 }
 
-/// The one place with `unsafe` in this file: the library hands over the handlers as a pointer
-/// alone.
+/// Error message of the library. The only `unsafe` code in this file: the library passes the
+/// handlers as a pointer.
 #[allow(unsafe_code)]
 fn message(info: &jpeg_common_struct) -> Stop {
-    // SAFETY: it is the box that `Decompress` owns for as long as the library runs, and nothing
-    // refers to it meanwhile.
+    // SAFETY: the pointer is the box that `Decompress` owns while the library runs, and nothing
+    // else borrows it meanwhile.
     match unsafe { info.err.as_ref() } {
         Some(handlers) => Stop(
             handlers.msg_code as J_MESSAGE_CODE,
@@ -198,8 +196,8 @@ fn message(info: &jpeg_common_struct) -> Stop {
 }
 
 fn is_harmless(warning: J_MESSAGE_CODE) -> bool {
-    // `JWRN_JPEG_EOF` is the missing end marker: if data are missing too, other warnings or
-    // `check_scans` say so.
+    // `JWRN_JPEG_EOF` is the missing end marker; missing data also cause other warnings or an error
+    // from `scans`.
     matches!(
         warning,
         sys::JWRN_ADOBE_XFORM
@@ -222,7 +220,7 @@ fn error(Stop(code, parameter): Stop) -> ImageError {
     let unsupported = |what: &str| ImageError::Unsupported(format!("{what} JPEG"));
     match (code, parameter) {
         (sys::JERR_ARITH_NOTIMPL, _) => unsupported("arithmetic-coded"),
-        // The marker of the frame, or of its kind of file.
+        // The parameter is the marker of the frame or of the file's kind.
         (sys::JERR_SOF_UNSUPPORTED, 0xc3 | 0xcb) => unsupported("lossless"),
         (sys::JERR_SOF_UNSUPPORTED, _) | (sys::JERR_UNKNOWN_MARKER, 0xde) => {
             unsupported("hierarchical")
@@ -263,27 +261,27 @@ fn error(Stop(code, parameter): Stop) -> ImageError {
     }
 }
 
-/// What is known of the scans before they are decoded.
+/// Structure of the scans, known before decoding.
 struct Scans {
     count: usize,
-    /// Indicates whether there is more than one, so that coefficients are kept until all have come.
+    /// `true` if there may be more than one scan, so that coefficients are kept until the last.
     several: bool,
     orientation: Orientation,
 }
 
-/// Reads where the scans are, and refuses what the library shows without a word: a file whose last
-/// scans are missing altogether, or one of too many.
+/// Reads the structure of the scans and refuses files that the library would decode without a
+/// warning: those whose last scans are missing, and those with too many.
 ///
-/// The pixels of a component without a scan would be grey; those of a progressive file that stops
-/// early would be coarse, which is how it was meant only if an end marker says so.
+/// A component without a scan would be gray. A progressive file that stops early would be coarse,
+/// which is intended only if an end marker follows.
 fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
-    let (mut count, mut ended, mut orientation) = (0, false, None);
-    // By component: its id, and a bit for each of the 64 coefficients that came and for each that
-    // is complete.
+    let (mut count, mut has_end, mut orientation) = (0, false, None);
+    // Per component: its id, and one bit per coefficient (64) for received ones and for complete
+    // ones.
     let (mut components, mut progressive) = (Vec::<(u8, u64, u64)>::new(), false);
     for (_, segment) in segments(bytes) {
         match segment {
-            [_, END, ..] => ended = true,
+            [_, END, ..] => has_end = true,
             [_, kind @ 0xc0..=0xc2, _, _, _, _, _, _, _, _, ids @ ..] => {
                 progressive = *kind == 0xc2;
                 components = ids
@@ -303,7 +301,7 @@ fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
                 let (ids, band) = selected
                     .split_at_checked(2 * usize::from(*selected_count))
                     .unwrap_or_default();
-                let (came, complete) = match band {
+                let (received, complete) = match band {
                     [first @ 0..64, last @ 0..64, bits, ..] if progressive && first <= last => {
                         let band = (u64::MAX >> (63 - (last - first))) << first;
                         (band, if bits & 15 == 0 { band } else { 0 })
@@ -317,15 +315,15 @@ fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
                         .iter()
                         .any(|[selected, _]| selected == id)
                     {
-                        *seen |= came;
+                        *seen |= received;
                         *done |= complete;
                     }
                 }
-                // After a single scan with everything in it the library reads no further; after
-                // several it reads all that come.
-                let is_whole = usize::from(*selected_count) == components.len()
+                // After a single complete scan the library reads no further; with several it reads
+                // all of them.
+                let is_complete = usize::from(*selected_count) == components.len()
                     && components.iter().all(|(_, _, done)| *done == u64::MAX);
-                if !progressive && count == 1 && is_whole {
+                if !progressive && count == 1 && is_complete {
                     return Ok(Scans {
                         count,
                         several: false,
@@ -342,7 +340,7 @@ fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
         )));
     }
     let missing = |(_, seen, done): &(u8, u64, u64)| {
-        if ended {
+        if has_end {
             seen & 1 == 0
         } else {
             *done != u64::MAX
@@ -358,32 +356,32 @@ fn scans(bytes: &[u8]) -> Result<Scans, ImageError> {
     })
 }
 
-/// The segments of a file, each from its marker to its end, with its offset, up to the one that
-/// ends the image. What is compressed is passed over.
+/// Segments of a file with their offsets, each from its marker to its end, up to the end-of-image
+/// marker. Compressed data are skipped.
 fn segments(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut rest = bytes.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
-        // In compressed data 0xff is followed by 0; several 0xff are padding.
+        // In compressed data 0xff is followed by 0; repeated 0xff are padding.
         let at = rest
             .windows(2)
             .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff))?;
         rest = &rest[at..];
         let offset = bytes.len() - rest.len();
         let len = match rest {
-            // Markers that stand alone: start of image, restarts, end.
+            // Standalone markers: start of image, restarts, end.
             [_, 0x01 | 0xd0..=0xd9, ..] => 2,
             [_, _, high, low, ..] => {
                 (2 + usize::from(u16::from_be_bytes([*high, *low]))).min(rest.len())
             }
             _ => return None,
         };
-        let (segment, behind) = rest.split_at(len);
-        rest = if segment[1] == END { &[] } else { behind };
+        let (segment, following) = rest.split_at(len);
+        rest = if segment[1] == END { &[] } else { following };
         Some((offset, segment))
     })
 }
 
-/// Returns the number of bytes up to the end of the image, if it has one.
+/// Number of bytes up to the end of the image, if it is marked.
 pub(super) fn end(bytes: &[u8]) -> Option<usize> {
     segments(bytes)
         .last()

@@ -1,13 +1,13 @@
-//! What files say of their own structure, beside what decoders tell: where the image ends, and what
-//! takes memory while it is decoded.
+//! File structure beyond what decoders report: the end of the image, and memory taken while
+//! decoding.
 
 use image::ImageFormat;
 
 use super::{jpeg, lossless::table_memory, sniff::sniff};
 
-/// Returns the number of bytes of a file that are the image's own: behind the end that its format
-/// marks, programs leave video, depth, padding or whatever they like. All of them, where there is
-/// no end, or no image.
+/// Number of bytes that belong to the image: programs append video, depth maps, padding and other
+/// data after the end that its format marks. The whole length if no end is found or the file is no
+/// image.
 pub fn image_length(bytes: &[u8]) -> usize {
     let end = match sniff(bytes) {
         Ok((ImageFormat::Jpeg, _)) => jpeg::end(bytes),
@@ -33,14 +33,14 @@ fn png_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The number of two bytes at an offset of a GIF; 0 where there are none.
+/// Two-byte number at an offset of a GIF; 0 beyond the end.
 pub(super) fn gif_number(bytes: &[u8], at: usize) -> usize {
     bytes
         .get(at..at + 2)
         .map_or(0, |pair| usize::from(pair[0]) | usize::from(pair[1]) << 8)
 }
 
-/// A frame of a GIF.
+/// Frame of a GIF.
 pub(super) struct GifFrame {
     pub(super) x: usize,
     pub(super) y: usize,
@@ -49,7 +49,7 @@ pub(super) struct GifFrame {
 }
 
 impl GifFrame {
-    /// The first frame, if the file has one.
+    /// First frame, if the file has one.
     pub(super) fn first(bytes: &[u8]) -> Option<Self> {
         let at = gif_blocks(bytes)?;
         let number = |offset: usize| gif_number(bytes, at + offset);
@@ -62,7 +62,7 @@ impl GifFrame {
     }
 }
 
-/// Bytes of a GIF's palette, by the flags in front of it.
+/// Bytes of a GIF's palette, from the flags before it.
 fn gif_palette(flags: u8) -> usize {
     if flags & 0x80 == 0 {
         0
@@ -71,7 +71,7 @@ fn gif_palette(flags: u8) -> usize {
     }
 }
 
-/// Returns where the first block of a GIF stands that is no extension.
+/// Offset of a GIF's first block that is not an extension.
 fn gif_blocks(bytes: &[u8]) -> Option<usize> {
     let mut at = 13 + gif_palette(*bytes.get(10)?);
     while *bytes.get(at)? == 0x21 {
@@ -80,7 +80,7 @@ fn gif_blocks(bytes: &[u8]) -> Option<usize> {
     Some(at)
 }
 
-/// Behind sub-blocks that end with an empty one.
+/// Offset after a sequence of sub-blocks, which an empty one ends.
 fn gif_sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let len = usize::from(*bytes.get(at)?);
@@ -96,7 +96,7 @@ fn gif_end(bytes: &[u8]) -> Option<usize> {
     loop {
         at = match bytes.get(at)? {
             0x21 => gif_sub_blocks(bytes, at + 2)?,
-            // A frame: its palette, the width of its codes, its data.
+            // A frame: palette, code width, data.
             0x2c => gif_sub_blocks(bytes, at + 11 + gif_palette(*bytes.get(at + 9)?))?,
             0x3b => return Some(at + 1),
             _ => return None,
@@ -104,8 +104,8 @@ fn gif_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Returns the bytes that decoding a GIF takes beside the picture: the first frame, where it is not
-/// the whole picture, and notes in the file.
+/// Bytes that decoding a GIF takes beside the picture: the first frame, if it is not the whole
+/// picture, and metadata.
 pub(super) fn gif_memory(bytes: &[u8]) -> u64 {
     let frame =
         GifFrame::first(bytes).map_or(0, |frame| 4 * frame.width as u64 * frame.height as u64);
@@ -113,7 +113,7 @@ pub(super) fn gif_memory(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + if frame == screen { 0 } else { frame }
 }
 
-/// The chunks of a RIFF file from an offset on that are whole: their kinds and what is in them.
+/// Complete chunks of a RIFF file from an offset, as kind and content.
 fn chunks(bytes: &[u8], mut at: usize) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let [kind @ .., a, b, c, d] = bytes.get(at..at + 8)? else {
@@ -132,15 +132,15 @@ fn webp_end(bytes: &[u8]) -> Option<usize> {
     };
     let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
     let end = 8 + len + len % 2;
-    // Some programs write a wrong size: one that leaves the picture out says nothing.
+    // Some programs write a wrong size; one that excludes the picture is ignored.
     let is_picture = |kind: &[u8]| matches!(kind, b"VP8 " | b"VP8L" | b"ANMF");
     let has_picture =
         chunks(bytes.get(..end.min(bytes.len()))?, 12).any(|(kind, _)| is_picture(kind));
     has_picture.then_some(end)
 }
 
-/// Returns the bytes that decoding a WebP takes beside the picture in RGB or RGBA; `None` where it
-/// breaks off or contradicts itself.
+/// Bytes that decoding a WebP takes beside the picture in RGB or RGBA; `None` if the file is
+/// truncated or inconsistent.
 pub(super) fn webp_memory(bytes: &[u8]) -> Option<u64> {
     let number = |content: &[u8], at: usize| {
         content
@@ -177,18 +177,18 @@ pub(super) fn webp_memory(bytes: &[u8]) -> Option<u64> {
     };
     let pixels = |(width, height): (u64, u64)| width * height;
     let mut memory = 2 * bytes.len() as u64;
-    // An animation's frame is decoded by itself and drawn onto the canvas.
+    // A frame of an animation is decoded separately and drawn onto the canvas.
     if animated.is_some() {
         memory += 4 * pixels(canvas) + 4 * pixels(frame);
     }
-    // Each part has its own size, which the decoder compares with the canvas's or the frame's after
-    // decoding, or never.
+    // Each part has a size of its own, which the decoder compares with that of canvas or frame only
+    // after decoding, or never.
     if let Some(lossy) = part(b"VP8 ") {
         let (width, height) = (number(lossy, 6)? & 0x3fff, number(lossy, 8)? & 0x3fff);
-        // Planes of brightness and color, of whole blocks, and notes about each block.
+        // Luma and chroma planes of whole blocks, and data per block.
         memory += width.next_multiple_of(16) * height.next_multiple_of(16) * 7 / 4;
     }
-    // The picture with alpha, its green channel, transforms of a sixteenth.
+    // The picture with alpha, its green channel, and transforms of a sixteenth.
     if let Some(alpha) = part(b"ALPH") {
         memory += 5 * pixels(frame);
         if alpha.first()? & 3 == 1 {
@@ -209,7 +209,7 @@ fn bmp_end(bytes: &[u8]) -> Option<usize> {
             .get(at..at + 4)
             .map(|n| u32::from_le_bytes([n[0], n[1], n[2], n[3]]))
     };
-    let (told, offset) = (number(2)? as usize, number(10)? as usize);
+    let (declared, offset) = (number(2)? as usize, number(10)? as usize);
     let (width, height, bits, coding) = match number(14)? {
         12 => {
             let sides = number(18)?;
@@ -222,16 +222,16 @@ fn bmp_end(bytes: &[u8]) -> Option<usize> {
             number(30)?,
         ),
     };
-    // Run lengths alone hide how long the picture is.
+    // Run lengths hide the length of the picture.
     let rows = match coding {
         1 | 2 => 1,
         _ => (u64::from(width) * u64::from(bits)).div_ceil(32) * 4 * u64::from(height),
     };
-    let least = u64::try_from(offset).ok()?.checked_add(rows)?;
+    let min_end = u64::try_from(offset).ok()?.checked_add(rows)?;
     match coding {
-        1 | 2 => (told as u64 > least).then_some(told),
-        // A color profile may stand behind the rows.
-        _ => usize::try_from(least.max(told as u64)).ok(),
+        1 | 2 => (declared as u64 > min_end).then_some(declared),
+        // A color profile may follow the rows.
+        _ => usize::try_from(min_end.max(declared as u64)).ok(),
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_an_end_all_is_the_image() {
+    fn image_length_without_end_is_the_file_length() {
         for bytes in [
             &b""[..],
             b"text",
@@ -255,13 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_a_bmp_end_where_it_says() {
+    fn image_length_run_length_bmp_uses_the_declared_size() {
         let mut bmp =
             b"BM\x50\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x08\0\x01\0\0\0"
                 .to_vec();
         bmp.resize(100, 7);
         assert_eq!(image_length(&bmp), 0x50);
-        // A size that leaves the picture out says nothing.
+        // A size that excludes the picture is ignored.
         bmp[2] = 0x20;
         assert_eq!(image_length(&bmp), 100);
     }

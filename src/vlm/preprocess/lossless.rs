@@ -1,9 +1,9 @@
-//! The part of a lossless WebP that stands in front of its pixels: it says how many tables of codes
-//! the decoder makes, which a few bytes each can make four kilobytes large, 327,680 times.
+//! Header of a lossless WebP stream, parsed for the memory of its code tables: a few bytes each can
+//! make tables of four kilobytes, 327,680 times.
 
-/// Reads up to the pixels and returns the bytes that tables of codes take; `size` is the picture's
-/// where the stream does not begin with it. `None` where the stream breaks off or contradicts
-/// itself, at which the decoder stops as well.
+/// Parses up to the pixels and returns the bytes of the code tables. `size` is the picture's size
+/// if the stream does not begin with it. `None` if the stream is truncated or inconsistent, at
+/// which the decoder stops as well.
 pub(super) fn table_memory(stream: &[u8], size: Option<(u64, u64)>) -> Option<u64> {
     let mut reader = BitReader {
         bytes: stream,
@@ -31,13 +31,13 @@ pub(super) fn table_memory(stream: &[u8], size: Option<(u64, u64)>) -> Option<u6
             0 | 1 => {
                 reader.blocks(width, height)?;
             }
-            // Colors of a palette, several of which may share a pixel.
+            // Palette colors, several of which may share a pixel.
             3 => {
                 let colors = reader.bits(8)? + 1;
                 reader.small_picture(colors.into())?;
                 let shared = [(2, 8), (4, 4), (16, 2)]
                     .into_iter()
-                    .find(|(most, _)| colors <= *most)
+                    .find(|(limit, _)| colors <= *limit)
                     .map_or(1, |(_, pixels)| pixels);
                 width = width.div_ceil(shared);
             }
@@ -57,23 +57,23 @@ pub(super) fn table_memory(stream: &[u8], size: Option<(u64, u64)>) -> Option<u6
     Some(memory)
 }
 
-/// Bytes of a group of tables without what is in them; the list of them grows by doubling.
+/// Bytes of a group of tables without their contents; the list of groups grows by doubling.
 const GROUP_BYTES: u64 = 600;
 
-/// The order in which the lengths of the code stand that lengths of codes are written in.
+/// Order in which the lengths of the code-length code are stored.
 const ORDER: [usize; 19] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
 
-/// A prefix code: by length how many words it has, and their symbols in order.
+/// Prefix code: number of words by length, and symbols in order.
 struct Code {
     counts: [i32; 16],
     symbols: Vec<u16>,
 }
 
 impl Code {
-    /// The canonical code of lengths by symbol; 0 has none.
-    fn of_lengths(lengths: &[u8]) -> Option<Self> {
+    /// Builds the canonical code from lengths by symbol; a symbol of length 0 has no word.
+    fn from_lengths(lengths: &[u8]) -> Option<Self> {
         let mut counts = [0; 16];
         lengths
             .iter()
@@ -83,14 +83,15 @@ impl Code {
             .filter(|&symbol| lengths[usize::from(symbol)] > 0)
             .collect();
         symbols.sort_by_key(|&symbol| lengths[usize::from(symbol)]);
-        // Of several words every bit sequence has to be one.
+        // A code of several words must be complete.
         let free = counts[1..]
             .iter()
             .fold(1, |free: i32, count| 2 * free - count);
         (symbols.len() == 1 || (symbols.len() > 1 && free == 0)).then_some(Self { counts, symbols })
     }
 
-    /// Bytes of its table: up to ten bits are looked up, longer words have nodes of a tree.
+    /// Bytes of the decoder's table: words of up to ten bits are looked up, longer ones are tree
+    /// nodes.
     fn memory(&self) -> u64 {
         let longest = self
             .counts
@@ -108,7 +109,7 @@ impl Code {
 
 struct BitReader<'a> {
     bytes: &'a [u8],
-    /// Bits that are read.
+    /// Number of bits read.
     at: usize,
 }
 
@@ -156,23 +157,23 @@ impl BitReader<'_> {
         for symbol in ORDER.iter().take(4 + self.bits(4)? as usize) {
             lengths[*symbol] = self.bits(3)? as u8;
         }
-        let code = Code::of_lengths(&lengths)?;
-        let mut left = alphabet;
+        let code = Code::from_lengths(&lengths)?;
+        let mut remaining = alphabet;
         if self.bits(1)? == 1 {
             let bits = 2 + 2 * self.bits(3)?;
-            left = 2 + self.bits(bits)? as usize;
+            remaining = 2 + self.bits(bits)? as usize;
         }
-        let (mut lengths, mut before) = (Vec::with_capacity(alphabet), 8);
-        while lengths.len() < alphabet && left > 0 {
-            left -= 1;
+        let (mut lengths, mut previous) = (Vec::with_capacity(alphabet), 8);
+        while lengths.len() < alphabet && remaining > 0 {
+            remaining -= 1;
             match self.symbol(&code)? {
                 length @ 0..16 => {
                     lengths.push(length as u8);
-                    before = if length > 0 { length as u8 } else { before };
+                    previous = if length > 0 { length as u8 } else { previous };
                 }
                 repeat => {
                     let (least, bits, length) = match repeat {
-                        16 => (3, 2, before),
+                        16 => (3, 2, previous),
                         17 => (3, 3, 0),
                         _ => (11, 7, 0),
                     };
@@ -184,10 +185,11 @@ impl BitReader<'_> {
                 }
             }
         }
-        Code::of_lengths(&lengths)
+        Code::from_lengths(&lengths)
     }
 
-    /// The codes of green and lengths and cached colors, of red, blue and alpha, and of distances.
+    /// Reads the codes of green, lengths and cached colors, of red, blue and alpha, and of
+    /// distances.
     fn group(&mut self, cached: usize) -> Option<[Code; 5]> {
         Some([
             self.code(280 + cached)?,
@@ -208,38 +210,38 @@ impl BitReader<'_> {
         }
     }
 
-    /// A picture with a pixel for each block of another.
+    /// Reads a picture with one pixel per block of another picture.
     fn blocks(&mut self, width: u64, height: u64) -> Option<u32> {
         let side = 1 << (self.bits(3)? + 2);
         self.small_picture(width.div_ceil(side) * height.div_ceil(side))
     }
 
-    /// Reads a picture of so many pixels and returns the largest number that red and green of one
-    /// make. What is copied from another pixel, or from the cache, was there before.
+    /// Reads a picture of `pixels` pixels and returns the largest number that red and green of one
+    /// pixel form. Copied and cached pixels are no larger than their sources.
     fn small_picture(&mut self, pixels: u64) -> Option<u32> {
         let cached = self.cached_colors()?;
         let [green, red, blue, alpha, distance] = self.group(cached)?;
-        let (mut read, mut largest) = (0, 0);
-        while read < pixels {
+        let (mut count, mut largest) = (0, 0);
+        while count < pixels {
             match self.symbol(&green)? {
                 level @ 0..256 => {
                     largest = largest.max(u32::from(self.symbol(&red)?) << 8 | u32::from(level));
                     self.symbol(&blue)?;
                     self.symbol(&alpha)?;
-                    read += 1;
+                    count += 1;
                 }
                 length @ 256..280 => {
-                    read += self.extended(length - 256)?;
+                    count += self.extended(length - 256)?;
                     let distance = self.symbol(&distance)?;
                     self.extended(distance)?;
                 }
-                _ => read += 1,
+                _ => count += 1,
             }
         }
-        (read == pixels).then_some(largest)
+        (count == pixels).then_some(largest)
     }
 
-    /// The number that a symbol and the bits behind it make.
+    /// Reads the number that a symbol and its extra bits encode.
     fn extended(&mut self, symbol: u16) -> Option<u64> {
         if symbol < 4 {
             return Some(u64::from(symbol) + 1);
@@ -253,7 +255,7 @@ impl BitReader<'_> {
 mod tests {
     use super::*;
 
-    /// Returns what stands in a WebP behind the head of its chunk of this kind.
+    /// Content of a WebP's chunk of this kind.
     fn chunk(name: &str, kind: &[u8]) -> Vec<u8> {
         let file = std::fs::read(format!(
             "{}/tests/fixtures/images/{name}",
@@ -265,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_found_behind_transforms_and_groups() {
-        // Four groups behind three transforms; five behind a palette, in a stream without a size.
+    fn table_memory_counts_tables_after_transforms_and_groups() {
+        // Four groups after three transforms; five after a palette, in a stream without a size.
         // Tables have some kilobytes each.
         let colors = table_memory(&chunk("groups.webp", b"VP8L"), None).unwrap();
         assert!((45_000..60_000).contains(&colors), "{colors}");
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_breaks_off_before_its_tables_has_none() {
+    fn table_memory_truncated_stream_is_none() {
         let whole = chunk("rgba.webp", b"VP8L");
         let known = table_memory(&whole, None).unwrap();
         for len in 0..whole.len() {

@@ -1,10 +1,9 @@
-//! Photographs as they come in, to what a vision tower takes.
+//! Image preprocessing: from files to the input of a vision tower.
 //!
-//! [`decode_resized`] reads bytes that nobody has vouched for: sizes and memory are checked from
-//! the header before anything is decoded, and half a picture is an error. [`to_pixels`] resizes as
-//! Pillow's `Image.resize(..., BICUBIC)` does, to one level in 255. Neither ever holds a picture or
-//! one of the resize's passes whole, where the format does not force it to: what they hold is what
-//! [`ImageHeader::memory`] says.
+//! [`decode_resized`] reads untrusted bytes: sizes and memory are checked from the header before
+//! anything is decoded, and a partial picture is an error. [`to_pixels`] resizes as Pillow's
+//! `Image.resize(..., BICUBIC)` does, to one level in 255. Neither holds a whole picture or a whole
+//! resize pass unless the format requires it; [`ImageHeader::memory`] gives their memory.
 
 use candle_core::{Device, Error, Result as TensorResult, Tensor};
 use image::{RgbImage, metadata::Orientation::NoTransforms};
@@ -24,11 +23,12 @@ pub use layout::image_length;
 
 use resize::{RowResizer, band_rows};
 
-/// Resizes to `size` x `size` without keeping the aspect ratio, then `(level - mean) / std` with
-/// `mean` and `std` in levels (0 to 255) of red, green and blue: `(3, size, size)` in `f32`.
+/// Resizes to `size` x `size` without keeping the aspect ratio and normalizes to `(level - mean) /
+/// std`, with `mean` and `std` in levels (0 to 255) of red, green and blue: `(3, size, size)` in
+/// `f32`.
 ///
 /// # Errors
-/// When `size` or the image is empty, or the tensor cannot be made.
+/// When `size` or the image is empty, or the tensor cannot be created.
 pub fn to_pixels(
     image: &RgbImage,
     size: usize,
@@ -38,15 +38,15 @@ pub fn to_pixels(
 ) -> TensorResult<Tensor> {
     let resized = resize(image, size as u32)?;
     let (levels, _) = resized.as_chunks::<3>();
-    let normalised = (0..3).flat_map(|c| {
+    let normalized = (0..3).flat_map(|c| {
         levels
             .iter()
             .map(move |level| (f32::from(level[c]) - mean[c]) / std[c])
     });
-    Tensor::from_vec(normalised.collect::<Vec<_>>(), (3, size, size), device)
+    Tensor::from_vec(normalized.collect::<Vec<_>>(), (3, size, size), device)
 }
 
-/// Rows of RGB levels, `size * size * 3` of them.
+/// Resized image with `size * size * 3` levels.
 fn resize(image: &RgbImage, size: u32) -> TensorResult<RgbImage> {
     let (width, height) = image.dimensions();
     if size == 0 || width == 0 || height == 0 {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn normalisation_is_per_channel_and_channels_come_first() {
+    fn to_pixels_normalizes_per_channel_channels_first() {
         let image = RgbImage::from_pixel(5, 7, image::Rgb([127, 255, 0]));
         let pixels = to_pixels(&image, 2, [127., 127., 0.], [128., 64., 1.], &Device::Cpu).unwrap();
         assert_eq!(
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_no_size_is_an_error() {
+    fn to_pixels_empty_image_is_an_error() {
         assert!(to_pixels(&RgbImage::new(0, 4), 8, [0.; 3], [1.; 3], &Device::Cpu).is_err());
         assert!(to_pixels(&RgbImage::new(4, 4), 0, [0.; 3], [1.; 3], &Device::Cpu).is_err());
     }

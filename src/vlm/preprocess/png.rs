@@ -1,4 +1,4 @@
-//! PNG, a row at a time where rows come in order.
+//! PNG decoding, row by row unless interlaced.
 
 use std::io::Cursor;
 
@@ -18,19 +18,19 @@ use super::{
 
 const NAME: &str = "PNG";
 
-/// Bytes that unpacking takes beside what depends on the image: the window of 32 kB, tables and the
-/// buffers around them.
+/// Memory of decompression that does not depend on the image: the window of 32 kB, tables and
+/// buffers.
 const UNPACKING: u64 = 256 << 10;
 
-/// Times that a chunk may be in memory: in a buffer that grows by doubling, and as what was read
-/// from it.
+/// Number of copies of a chunk in memory: in a buffer that grows by doubling, and as the parsed
+/// content.
 const CHUNK_COPIES: usize = 3;
 
-/// Bytes of rows that the decoder may hold: at eight bytes a pixel and 65,535 of them a row takes
-/// half a megabyte.
+/// Bytes of rows that the decoder may hold: a row of 65,535 pixels of eight bytes takes half a
+/// megabyte.
 const ROWS: usize = 4 << 20;
 
-/// Reads all that stands before the picture.
+/// Reads everything before the picture.
 pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, ImageError> {
     let reader = open(bytes, limits)?;
     let (info, (width, height)) = (reader.info(), reader.info().size());
@@ -39,7 +39,7 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, Im
         .as_deref()
         .and_then(Orientation::from_exif_chunk);
     let line = line_bytes(&reader, limits)? as u64;
-    // An interlaced picture is whole only at its end.
+    // An interlaced picture is complete only at its end.
     let picture = if info.interlaced {
         line * u64::from(height)
     } else {
@@ -58,7 +58,7 @@ pub(super) fn head(bytes: &[u8], limits: &ImageLimits) -> Result<StoredImage, Im
     })
 }
 
-/// Hands out the rows in bands.
+/// Passes the rows to `take` in bands.
 pub(super) fn rows(
     bytes: &[u8],
     limits: &ImageLimits,
@@ -83,13 +83,13 @@ pub(super) fn rows(
             band.clear();
         }
     }
-    // The checksums of what stands behind the last row.
+    // Checks the checksums of the chunks after the last row.
     reader.next_row().map_err(refuse)?;
     Ok(())
 }
 
-/// The decoder, behind the header. Texts and color profiles, which may be packed a thousandfold,
-/// stay packed.
+/// Opens the decoder and reads the header. Texts and color profiles, which may be compressed a
+/// thousandfold, are not unpacked.
 fn open<'a>(bytes: &'a [u8], limits: &ImageLimits) -> Result<Reader<Cursor<&'a [u8]>>, ImageError> {
     let mut decoder = Decoder::new_with_limits(
         Cursor::new(bytes),

@@ -1,5 +1,5 @@
-//! Formats whose decoders give the whole picture at once: GIF, WebP and BMP; and other colors to
-//! RGB.
+//! Decoding of formats that give the whole picture at once (GIF, WebP, BMP), and conversion of
+//! colors to RGB.
 
 use std::io::Cursor;
 
@@ -43,7 +43,7 @@ pub(super) fn head(
     })
 }
 
-/// Hands out the rows in bands.
+/// Passes the rows to `take` in bands.
 pub(super) fn rows(
     bytes: &[u8],
     format: ImageFormat,
@@ -101,30 +101,30 @@ fn refusal(error: image::ImageError, name: &'static str, limits: &ImageLimits) -
     }
 }
 
-/// Takes an alpha channel that hides the whole image for one that was never filled, as browsers do:
-/// pictures from clipboards have such.
+/// Ignores an alpha channel that hides the whole image, as browsers do: clipboard images often
+/// leave it unfilled.
 fn make_opaque(rgba: &mut [u8]) {
     if rgba.chunks_exact(4).all(|pixel| pixel[3] == 0) {
         rgba.chunks_exact_mut(4).for_each(|pixel| pixel[3] = 255);
     }
 }
 
-/// How decoders write pixels.
+/// Sample format of a decoder.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Samples {
     pub(super) color: ColorType,
-    /// Of samples of 16 bits: the high byte stands first; else they are as the machine has them.
+    /// Byte order of 16-bit samples: big-endian if `true`, native otherwise.
     pub(super) big_endian: bool,
 }
 
-/// Returns the most bytes that [`hand_out`] takes for rows of so many bytes.
+/// Maximum bytes that [`hand_out`] allocates for rows of `line` bytes.
 pub(super) fn conversion_memory(line: u64, height: u32) -> u64 {
-    // The band's samples, with alpha, and in RGB, of which the last two may be four and three times
-    // as much as the first.
+    // The band's samples, with alpha, and in RGB; the last two may be four and three times as large
+    // as the first.
     8 * line.max(BAND_BYTES as u64).min(line * u64::from(height))
 }
 
-/// Hands out rows of any color as bands of RGB, transparency over white.
+/// Passes rows of any color to `take` as bands of RGB, transparency over white.
 pub(super) fn hand_out(
     rows: &[u8],
     samples: Samples,
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transparency_shows_white() {
+    fn over_white_transparent_pixels_are_white() {
         let mut image = image::RgbaImage::from_pixel(3, 1, image::Rgba([0, 100, 255, 0]));
         image.get_pixel_mut(1, 0).0[3] = 255;
         image.get_pixel_mut(2, 0).0[3] = 51;

@@ -1,5 +1,5 @@
-//! Files whose picture is whole while the format around it is not, made such that the decoders take
-//! them as browsers do.
+//! Repair of files whose picture is intact but whose container is not, so that decoders accept them
+//! as browsers do.
 
 use std::borrow::Cow;
 
@@ -7,12 +7,12 @@ use image::ImageFormat;
 
 use super::layout::{GifFrame, gif_number};
 
-/// The file, with an end where a PNG has none, with the right size where a WebP has a wrong one,
-/// and with a screen that holds the first frame of a GIF.
+/// Repairs a file: ends a PNG without an end, corrects the size of a WebP, and widens the screen of
+/// a GIF to its first frame.
 ///
 /// # Errors
-/// The reason, where the picture of a WebP breaks off, or where a BMP says that its picture begins
-/// inside its header.
+/// When the picture of a WebP is truncated, or a BMP declares that its picture begins inside its
+/// header; gives the reason.
 pub(super) fn repair(bytes: &[u8], format: ImageFormat) -> Result<Cow<'_, [u8]>, &'static str> {
     match format {
         ImageFormat::Png => Ok(end_png(bytes)),
@@ -23,30 +23,30 @@ pub(super) fn repair(bytes: &[u8], format: ImageFormat) -> Result<Cow<'_, [u8]>,
     }
 }
 
-/// Ends the file behind its last whole chunk, if it has no `IEND`.
+/// Ends the file after its last complete chunk if it has no `IEND`.
 fn end_png(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut at = 8;
-    while let Some([a, b, c, d, kind @ ..]) = bytes.get(at..at + 8) {
-        let next = at + 12 + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+    let mut offset = 8;
+    while let Some([a, b, c, d, kind @ ..]) = bytes.get(offset..offset + 8) {
+        let next = offset + 12 + u32::from_be_bytes([*a, *b, *c, *d]) as usize;
         if next > bytes.len() {
             break;
         }
         if kind == b"IEND" {
             return Cow::Borrowed(bytes);
         }
-        at = next;
+        offset = next;
     }
-    let whole = bytes.get(..at).unwrap_or(bytes);
+    let whole = bytes.get(..offset).unwrap_or(bytes);
     Cow::Owned([whole, b"\0\0\0\0IEND\xaeB`\x82"].concat())
 }
 
-/// Writes the size of all chunks into the file's head, if they do not end where it says.
+/// Corrects the size in the file's header if it differs from that of the chunks.
 fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
-    let (mut at, mut frames) = (12, 0);
-    while let Some([kind @ .., a, b, c, d]) = bytes.get(at..at + 8) {
+    let (mut offset, mut frames) = (12, 0);
+    while let Some([kind @ .., a, b, c, d]) = bytes.get(offset..offset + 8) {
         let len = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-        // A byte of padding may be missing at the end.
-        let next = at + 8 + len;
+        // The padding byte may be missing at the end.
+        let next = offset + 8 + len;
         let is_picture =
             matches!(kind, b"VP8 " | b"VP8L" | b"ALPH") || (kind == b"ANMF" && frames == 0);
         if next > bytes.len() {
@@ -56,10 +56,10 @@ fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
             break;
         }
         frames += usize::from(is_picture);
-        at = (next + len % 2).min(bytes.len());
+        offset = (next + len % 2).min(bytes.len());
     }
-    let size = (at.saturating_sub(8) as u32).to_le_bytes();
-    if at == 12 || bytes.get(4..8) == Some(&size) {
+    let size = (offset.saturating_sub(8) as u32).to_le_bytes();
+    if offset == 12 || bytes.get(4..8) == Some(&size) {
         return Ok(Cow::Borrowed(bytes));
     }
     let mut sized = bytes.to_vec();
@@ -67,7 +67,7 @@ fn size_webp(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     Ok(Cow::Owned(sized))
 }
 
-/// Widens the screen to its first frame, which browsers show whole.
+/// Widens the screen to the first frame, which browsers show whole.
 fn widen_gif(bytes: &[u8]) -> Cow<'_, [u8]> {
     let (width, height) = (gif_number(bytes, 6), gif_number(bytes, 8));
     let Some(frame) = GifFrame::first(bytes) else {
@@ -91,7 +91,7 @@ fn widen_gif(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(wide)
 }
 
-/// Returns `true` if a BMP's pixels would be read from its header: noise that nobody would notice.
+/// Returns `true` if a BMP's pixels would be read from its header, as unnoticed noise.
 fn begins_in_header(bytes: &[u8]) -> bool {
     let number = |at: usize| {
         bytes
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_of_a_gif_holds_its_first_frame() {
+    fn repair_gif_screen_holds_first_frame() {
         for (screen, shown) in [
             ((0, 0), (4, 6)),
             ((4, 3), (4, 6)),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_of_a_bmp_do_not_begin_in_its_header() {
+    fn repair_bmp_pixels_in_header_is_an_error() {
         let bmp =
             |offset: u8| [&b"BM\0\0\0\0\0\0\0\0"[..], &[offset, 0, 0, 0, 40, 0, 0, 0]].concat();
         for (offset, reads) in [

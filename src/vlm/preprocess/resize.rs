@@ -1,10 +1,10 @@
-//! Pillow's `Image.resize(..., BICUBIC)` on rows as they are decoded, so that neither the picture
-//! nor one of its passes is ever whole in memory.
+//! Streaming equivalent of Pillow's `Image.resize(..., BICUBIC)`, which never holds the whole
+//! picture or a whole pass in memory.
 //!
-//! Pillow resizes the rows first, clips to 8 bits, then resizes the columns. The rows are resized a
-//! band at a time; of the columns only those sums are kept that rows still to come add to. Sums are
-//! of whole numbers, so the order in which rows come changes nothing: a picture that lies on its
-//! side or stands on its head gives what it gives when it is turned first.
+//! Pillow resizes the rows first, clips to 8 bits, then resizes the columns. Here rows are resized
+//! in bands, and of the columns only the sums are kept that later rows still contribute to. Sums
+//! are integers, so the order of rows does not matter: a rotated or flipped picture gives the same
+//! result as if it were turned upright first.
 
 use fast_image_resize::{
     FilterType, ResizeAlg, ResizeOptions, Resizer as Convolution,
@@ -13,16 +13,16 @@ use fast_image_resize::{
 };
 use image::{RgbImage, metadata::Orientation};
 
-/// Bytes of a band of rows, where a single row has not more.
+/// Bytes of a band of rows, unless a single row is larger.
 pub(super) const BAND_BYTES: usize = 1 << 20;
 
-/// Returns the number of rows of a band, of rows with so many bytes.
+/// Number of rows in a band, for rows of `row_bytes` bytes.
 pub(super) fn band_rows(row_bytes: usize) -> usize {
     (BAND_BYTES / row_bytes.max(1)).max(1)
 }
 
-/// The way from a picture as it is stored to the upright one: first, perhaps, `x` and `y` are
-/// swapped, then `x` or `y` counted from the other end.
+/// Transformation from the stored picture to the upright one: an optional swap of `x` and `y`, then
+/// optional reversals of either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct UprightMap {
     /// Rows of the stored picture are columns of the upright one.
@@ -54,7 +54,7 @@ impl From<Orientation> for UprightMap {
 }
 
 impl UprightMap {
-    /// Returns the width and height of the upright picture.
+    /// Width and height of the upright picture.
     pub(super) fn upright(self, width: u32, height: u32) -> (u32, u32) {
         if self.swapped {
             (height, width)
@@ -75,15 +75,15 @@ impl UprightMap {
     }
 }
 
-/// Resizes a picture to a square whose rows come from the first to the last, as they are stored.
+/// Resizes a picture to a square from its stored rows in order.
 pub(super) struct RowResizer {
     size: usize,
     width: usize,
     turn: UprightMap,
     rows: RowPass,
     columns: ColumnPass,
-    /// Rows that have left the column pass and wait for the row pass, one after the other, and the
-    /// upright column that each becomes. Swapped pictures alone have them.
+    /// Rows that have left the column pass and wait for the row pass, concatenated, and the upright
+    /// column of each. Only swapped pictures have them.
     waiting: Vec<u8>,
     waiting_columns: Vec<usize>,
     out: Vec<u8>,
@@ -91,10 +91,10 @@ pub(super) struct RowResizer {
 }
 
 impl RowResizer {
-    /// Of a picture that has stored `width` x `height` pixels to `size` x `size`, none of them 0.
+    /// Creates a resizer from stored `width` x `height` pixels to `size` x `size`, all nonzero.
     pub(super) fn new(width: u32, height: u32, turn: UprightMap, size: u32) -> Self {
-        // Stored rows are added up along the stored columns, which are the upright picture's rows
-        // where it is swapped.
+        // The column pass sums stored rows along the stored columns, which are the upright rows of
+        // a swapped picture.
         let reversed = if turn.swapped {
             turn.x_reversed
         } else {
@@ -113,20 +113,20 @@ impl RowResizer {
         }
     }
 
-    /// Returns the most bytes that such a resizer takes.
+    /// Maximum memory of such a resizer in bytes.
     pub(super) fn memory(width: u32, height: u32, size: u32) -> u64 {
         let (width, height, size) = (u64::from(width), u64::from(height), u64::from(size));
         let row = 3 * width.max(size);
-        // A band, its copy that runs the other way, and what becomes of it.
+        // A band, its reversed copy, and the resized band.
         let bands = 3 * (BAND_BYTES as u64).max(row) + 2 * row;
-        // A stored row is a part of at most five rows to be where the picture shrinks and, where it
-        // grows, of five rows' worth of enlargement.
+        // A stored row contributes to at most five resized rows when shrinking and, when enlarging,
+        // to five times the enlargement.
         let sums = 4 * row * (5 * size.div_ceil(height.max(1)) + 2);
         let weights = 16 * (5 * (width + height) + 16 * size);
         bands + sums + weights + 3 * size * size
     }
 
-    /// Takes whole rows, as they are stored.
+    /// Takes whole rows, as stored.
     pub(super) fn push(&mut self, band: &[u8]) {
         if self.failed.is_none() {
             let pushed = if self.turn.swapped {
@@ -162,7 +162,7 @@ impl RowResizer {
         Ok(())
     }
 
-    /// Resizes the waiting rows and writes them down as columns.
+    /// Resizes the waiting rows and writes them as columns.
     fn flush(&mut self) -> Result<(), String> {
         let (size, out) = (self.size, &mut self.out);
         let mut columns = self.waiting_columns.drain(..);
@@ -177,10 +177,10 @@ impl RowResizer {
         Ok(())
     }
 
-    /// Returns the resized picture, when all rows have come.
+    /// Returns the resized picture after all rows have been pushed.
     ///
     /// # Errors
-    /// What went wrong with the rows.
+    /// When resizing the rows failed.
     pub(super) fn finish(mut self) -> Result<RgbImage, String> {
         self.failed.take().map_or(Ok(()), Err)?;
         self.flush()?;
@@ -189,7 +189,7 @@ impl RowResizer {
     }
 }
 
-/// Resizes rows to another width.
+/// Pass that resizes rows to another width.
 struct RowPass {
     width: u32,
     size: u32,
@@ -214,7 +214,7 @@ impl RowPass {
         }
     }
 
-    /// Hands out the resized rows, of which each is read from its end where they are `reversed`.
+    /// Passes the resized rows to `take`, each read from its end if `reversed`.
     fn run(
         &mut self,
         rows: &[u8],
@@ -245,7 +245,7 @@ impl RowPass {
                 .map_err(|e| e.to_string())?;
             let mut to = TypedImage::<U8x3>::from_buffer(self.size, height, &mut self.resized)
                 .map_err(|e| e.to_string())?;
-            // Typed: the untyped call would compile the kernels of all types of pixels.
+            // The untyped call would compile the kernels of all pixel types.
             self.inner
                 .resize_typed(&from, &mut to, &self.options)
                 .map_err(|e| e.to_string())?;
@@ -255,35 +255,35 @@ impl RowPass {
     }
 }
 
-/// Resizes columns to another height, a row at a time.
+/// Pass that resizes columns to another height, row by row.
 ///
-/// Weights and sums are those of `fast_image_resize`, which does the rows: weights of 16 bits with
-/// as many behind the point as the largest allows.
+/// Weights and sums are those of `fast_image_resize`, which does the rows: 16-bit fixed-point
+/// weights with as many fractional bits as the largest weight allows.
 struct ColumnPass {
-    /// By their first row.
+    /// Windows by their first row.
     windows: Vec<Window>,
     precision: u8,
-    /// Rows that have come.
+    /// Number of rows pushed.
     row: usize,
-    /// Windows that have begun.
-    begun: usize,
-    /// Windows that have begun and not ended, with their sums.
+    /// Number of windows begun.
+    started: usize,
+    /// Indices of the windows begun but not completed, with their sums.
     open: Vec<(usize, Vec<i32>)>,
     spare: Vec<Vec<i32>>,
     clipped: Vec<u8>,
 }
 
-/// The rows that a resized row is made of.
+/// Range of input rows that contribute to a resized row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Window {
-    /// The resized row.
+    /// Index of the resized row.
     out: usize,
     first: usize,
     weights: Vec<i16>,
 }
 
 impl ColumnPass {
-    /// From `height` rows to `size`; `reversed` where they come from the last to the first.
+    /// Creates a pass from `height` rows to `size`; `reversed` if rows come from last to first.
     fn new(height: u32, size: u32, reversed: bool) -> Self {
         let (mut windows, precision) = windows(height, size);
         if reversed {
@@ -297,25 +297,25 @@ impl ColumnPass {
             windows,
             precision,
             row: 0,
-            begun: 0,
+            started: 0,
             open: Vec::new(),
             spare: Vec::new(),
             clipped: Vec::new(),
         }
     }
 
-    /// Takes the next row and hands out those that are complete with it.
+    /// Takes the next row and passes the rows that it completes to `complete`.
     fn push(&mut self, row: &[u8], mut complete: impl FnMut(usize, &[u8])) {
-        while let Some(window) = self.windows.get(self.begun)
+        while let Some(window) = self.windows.get(self.started)
             && window.first <= self.row
         {
             let mut sums = self.spare.pop().unwrap_or_default();
             sums.clear();
             sums.resize(row.len(), 1 << (self.precision - 1));
-            self.open.push((self.begun, sums));
-            self.begun += 1;
+            self.open.push((self.started, sums));
+            self.started += 1;
         }
-        let (here, precision) = (self.row, self.precision);
+        let (current, precision) = (self.row, self.precision);
         let (windows, spare, clipped) = (&self.windows, &mut self.spare, &mut self.clipped);
         self.open.retain_mut(|(index, sums)| {
             let Window {
@@ -323,14 +323,14 @@ impl ColumnPass {
                 first,
                 weights,
             } = &windows[*index];
-            if let Some(weight) = weights.get(here - first) {
+            if let Some(weight) = weights.get(current - first) {
                 let weight = i32::from(*weight);
                 sums.iter_mut()
                     .zip(row)
                     .for_each(|(sum, level)| *sum += weight * i32::from(*level));
             }
-            let goes_on = here + 1 < first + weights.len();
-            if !goes_on {
+            let is_open = current + 1 < first + weights.len();
+            if !is_open {
                 clipped.clear();
                 clipped.extend(
                     sums.iter()
@@ -339,14 +339,13 @@ impl ColumnPass {
                 complete(*out, clipped);
                 spare.push(std::mem::take(sums));
             }
-            goes_on
+            is_open
         });
         self.row += 1;
     }
 }
 
-/// The windows of `size` resized rows over `height` rows, and the bits behind the point of their
-/// weights.
+/// Windows of `size` resized rows over `height` rows, and the fractional bits of their weights.
 fn windows(height: u32, size: u32) -> (Vec<Window>, u8) {
     let scale = f64::from(height) / f64::from(size);
     let filter_scale = scale.max(1.0);
@@ -377,7 +376,7 @@ fn windows(height: u32, size: u32) -> (Vec<Window>, u8) {
         .flat_map(|(_, weights)| weights)
         .fold(0.0, |a: f64, b| a.max(*b));
     let fits = |bits: &u8| ((largest * f64::from(1u32 << (bits + 1))).round() as i32) < 1 << 15;
-    // 22 bits are what 32 have left beside 8 of a level and 2 for sums below 0 and above 1.
+    // 22 bits remain of 32 beside 8 of a level and 2 for sums below 0 and above 1.
     let precision = (0..22).find(|bits| !fits(bits)).unwrap_or(21);
     let one = f64::from(1u32 << precision);
     let window = |(out, (first, weights)): (usize, (usize, Vec<f64>))| {
@@ -424,7 +423,7 @@ mod tests {
         RgbImage::from_raw(width, height, levels).unwrap()
     }
 
-    /// Both passes by `fast_image_resize`, each of the whole picture.
+    /// Both passes by `fast_image_resize`, each on the whole picture.
     fn whole(image: &RgbImage, size: u32) -> Vec<u8> {
         let source = images::ImageRef::new(
             image.width(),
@@ -459,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn bands_give_what_the_whole_picture_gives() {
+    fn resizer_in_bands_equals_whole_picture() {
         let shapes = [
             (1, 1),
             (1, 200),
@@ -487,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_more_than_a_band_is_the_same() {
+    fn resizer_several_bands_equals_whole_picture() {
         // Several bands of rows, and columns that wait for theirs.
         let image = noise(2500, 1200, 8);
         for exif in [1, 6] {
@@ -501,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_land_where_the_orientation_has_them() {
+    fn place_rows_follow_the_orientation() {
         let image = noise(5, 3, 9);
         for exif in 1..=8 {
             let orientation = Orientation::from_exif(exif).unwrap();
@@ -521,7 +520,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
         #[test]
-        fn any_shape_is_resized_as_the_whole_picture_is(
+        fn resizer_any_shape_equals_whole_picture(
             (width, height, size) in (1u32..300, 1u32..300, 1u32..100), exif in 1u8..=8,
             rows in 1usize..40, seed: u64,
         ) {
@@ -532,7 +531,7 @@ mod tests {
         }
 
         #[test]
-        fn no_more_sums_are_kept_than_counted((height, size) in (1u32..3000, 1u32..600),
+        fn memory_bounds_the_open_sums((height, size) in (1u32..3000, 1u32..600),
             reversed: bool) {
             let mut columns = ColumnPass::new(height, size, reversed);
             let mut complete = vec![false; size as usize];

@@ -1,13 +1,14 @@
-//! Which format a file has, by its first bytes; and what it is, if it is none that is read.
+//! Detection of file formats by their first bytes, with a description of files that are not
+//! supported.
 
 use image::ImageFormat;
 
 use super::decode::ImageError;
 
-/// The formats that are read, for messages.
+/// Supported formats, for messages.
 pub(super) const READ: &str = "JPEG, PNG, GIF, WebP or BMP";
 
-/// First bytes of images that are not read.
+/// First bytes of unsupported image formats.
 const FOREIGN: [(&[u8], &str); 22] = [
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
@@ -33,7 +34,7 @@ const FOREIGN: [(&[u8], &str); 22] = [
     (b"gimp xcf", "GIMP (XCF)"),
 ];
 
-/// First bytes of files that are no images.
+/// First bytes of files that are not images.
 const OTHER: [(&[u8], &str); 10] = [
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive or an office document"),
@@ -47,10 +48,10 @@ const OTHER: [(&[u8], &str); 10] = [
     (b"iVBORw0KGgo", "base64 text (it was encoded twice)"),
 ];
 
-/// The format, if it is read, and its name.
+/// Detects a supported format and its name.
 ///
 /// # Errors
-/// [`ImageError::Unsupported`] for other images, [`ImageError::NotAnImage`] for all else.
+/// [`ImageError::Unsupported`] for other images, [`ImageError::NotAnImage`] for anything else.
 pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     let unsupported = |name: &str| Err(ImageError::Unsupported(name.to_owned()));
     let begins = |table: &[(&[u8], &'static str)]| {
@@ -110,8 +111,8 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageEr
     }
 }
 
-/// Of a file of ISO media: what phones write by default, and the like. `brands`: the major one, a
-/// version, and those that it is compatible with.
+/// Error for a file of ISO media, such as phones write by default. `brands`: the major brand, a
+/// version, and the compatible brands.
 fn iso_media(brands: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     let brands: Vec<[u8; 4]> = brands.as_chunks::<4>().0.iter().copied().take(16).collect();
     let has = |names: &[&[u8; 4]]| brands.iter().any(|brand| names.contains(&brand));
@@ -129,8 +130,8 @@ fn iso_media(brands: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     Err(ImageError::Unsupported(name.to_owned()))
 }
 
-/// Of a file without a mark: SVG, what servers and programs send in place of an image, or nothing
-/// known.
+/// Error for a file without a signature: SVG, text that servers and programs send in place of an
+/// image, or unknown data.
 fn text(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     let head = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let head = head[..head.len().min(1024)].trim_ascii_start();
@@ -158,7 +159,7 @@ fn text(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
     Err(ImageError::NotAnImage(what))
 }
 
-/// Returns `true` if it is UTF-8, but for a character that the cut behind it may have split.
+/// Returns `true` for UTF-8, except for a character that the cut may have split.
 fn is_utf8(head: &[u8]) -> bool {
     std::str::from_utf8(head)
         .err()

@@ -1,11 +1,10 @@
-//! The layers of a mobile network for `f32` on the CPU.
+//! Layers of a mobile network for `f32` on the CPU, in a blocked layout.
 //!
-//! A map lies in blocks of 16 channels: `(batch, blocks, side, side, 16)`, channels beyond the last
-//! filled with zeros; packed weights are `(blocks, lines, 16)`. So a depthwise convolution is 16
-//! lanes wide everywhere, a pointwise one reads its input in order, and one task widens and
-//! convolves one block of channels by itself: the wide map, six times the size of the narrow ones,
-//! never leaves the core's cache. The inner loops are plain arrays that the compiler turns into
-//! vector registers.
+//! A map is stored in blocks of 16 channels: `(batch, blocks, side, side, 16)`, padded with zero
+//! channels; packed weights are `(blocks, lines, 16)`. A depthwise convolution is thus 16 lanes
+//! wide everywhere, a pointwise one reads its input in order, and one task expands and convolves a
+//! block of channels by itself: the expanded map, six times the size of the narrow ones, never
+//! leaves the core's cache. The inner loops are plain arrays that the compiler vectorizes.
 
 use std::cell::RefCell;
 
@@ -20,22 +19,22 @@ use crate::vlm::ops::fma;
 const LANES: usize = 16;
 type Lanes = [f32; LANES];
 
-/// Pixels that the pointwise kernel keeps in registers: with 16 lanes each, 12 of the 16 registers
-/// of AVX2.
+/// Pixels that the pointwise kernel keeps in registers: with 16 lanes each, 12 of AVX2's 16
+/// registers.
 const TILE: usize = 6;
-/// Pixels of one parallel task of a pointwise convolution.
+/// Pixels per parallel task of a pointwise convolution.
 const GRAIN: usize = 32 * TILE;
-/// Pixels of the wide map that are made ahead of the depthwise kernel.
+/// Pixels of the expanded map computed ahead of the depthwise kernel.
 const STRIP: usize = 240;
-/// Neighbouring pixels that the depthwise kernel computes together.
+/// Adjacent pixels that the depthwise kernel computes together.
 const RUN: usize = 4;
 
 thread_local! {
-    /// One block of the wide map, kept from one call to the next.
+    /// Buffer for one block of the expanded map, reused between calls.
     static WIDE: RefCell<Vec<Lanes>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module.
+/// Kernels in the blocked layout; see the module documentation.
 #[derive(Debug)]
 pub(super) struct Blocked;
 
@@ -90,7 +89,7 @@ impl Kernels for Blocked {
     }
 }
 
-/// The contiguous lanes behind a tensor.
+/// Contiguous lanes of a tensor.
 fn lanes<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [Lanes]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(storage.as_slice::<f32>()?[from..to].as_chunks().0),
@@ -98,7 +97,7 @@ fn lanes<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [Lanes]> {
     }
 }
 
-/// A map of several images as the kernels see it.
+/// Map of several images in the blocked layout.
 #[derive(Clone, Copy)]
 struct Map<'a> {
     data: &'a [Lanes],
@@ -127,7 +126,7 @@ impl<'a> Map<'a> {
     }
 }
 
-/// Packed weights: one slice of lines for each block of channels.
+/// Packed weights: one slice of lines per block of channels.
 #[derive(Clone, Copy)]
 struct Packed<'a> {
     data: &'a [Lanes],
@@ -150,9 +149,9 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Makes a map, every block of channels of every image by itself and in parallel:
-/// `fill(image, block, pixels of the block)`.
-fn make(
+/// Builds a map in parallel, one block of channels of one image per task: `fill(image, block,
+/// pixels of the block)`.
+fn build_map(
     batch: usize,
     blocks: usize,
     side: usize,
@@ -171,7 +170,7 @@ fn make(
     )
 }
 
-/// See [`Kernels::pointwise`].
+/// Operation behind [`Kernels::pointwise`].
 struct Pointwise {
     relu6: bool,
 }
@@ -216,7 +215,7 @@ impl CustomOp3 for Pointwise {
 
 impl Pointwise {
     fn run(&self, x: Map<'_>, w: Packed<'_>, add: Option<Map<'_>>) -> (CpuStorage, Shape) {
-        make(x.batch, w.blocks, x.side, |image, block, out| {
+        build_map(x.batch, w.blocks, x.side, |image, block, out| {
             out.par_chunks_mut(GRAIN).enumerate().for_each(|(i, out)| {
                 matmul(
                     w.block(block),
@@ -237,7 +236,7 @@ impl Pointwise {
     }
 }
 
-/// One block of output channels for the pixels from `from` on, as many as `out` has. `x` are all
+/// Computes one block of output channels for `out.len()` pixels from `from` on. `x` holds all
 /// blocks of an image.
 fn matmul(w: &[Lanes], x: &[Lanes], pixels: usize, from: usize, relu6: bool, out: &mut [Lanes]) {
     let Some((bias, w)) = w.split_last() else {
@@ -257,7 +256,7 @@ fn matmul(w: &[Lanes], x: &[Lanes], pixels: usize, from: usize, relu6: bool, out
     }
 }
 
-/// `N` pixels, the first ones of `x`, whose blocks are `stride` apart.
+/// Computes the first `N` pixels of `x`, whose blocks are `stride` apart.
 fn tile<const N: usize>(
     w: &[Lanes],
     bias: Lanes,
@@ -293,7 +292,7 @@ fn multiply_add(sum: &mut Lanes, x: f32, w: &Lanes) {
     }
 }
 
-/// See [`Kernels::widen`].
+/// Operation behind [`Kernels::widen`].
 struct Widen(SameWindow);
 
 impl CustomOp2 for Widen {
@@ -310,7 +309,7 @@ impl CustomOp2 for Widen {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (Map::new(x, xl)?, Packed::new(w, wl)?);
         let (side, _) = self.0.output(x.side);
-        Ok(make(x.batch, w.blocks, side, |image, block, out| {
+        Ok(build_map(x.batch, w.blocks, side, |image, block, out| {
             let x = &x.image(image)[block * x.pixels()..][..x.pixels()];
             out.chunks_mut(side)
                 .enumerate()
@@ -339,25 +338,24 @@ impl CustomOp3 for Widen {
             Packed::new(w, wl)?,
         );
         let (side, pad) = self.0.output(x.side);
-        Ok(make(x.batch, w.blocks, side, |image, block, out| {
-            // Taken out, not borrowed: a thread that waits inside may run another task of this
-            // kind.
+        Ok(build_map(x.batch, w.blocks, side, |image, block, out| {
+            // Taken instead of borrowed, since a waiting thread may run another task of this kind.
             let mut wide = WIDE.take();
             wide.resize(wide.len().max(x.pixels()), [0.; LANES]);
-            let mut made = 0;
+            let mut expanded = 0;
             for (y, out) in out.chunks_mut(side).enumerate() {
                 let (_, top, rows) = self.0.taps(y, x.side, pad);
-                while made < (top + rows) * x.side {
-                    let next = (made + STRIP.next_multiple_of(x.side)).min(x.pixels());
+                while expanded < (top + rows) * x.side {
+                    let next = (expanded + STRIP.next_multiple_of(x.side)).min(x.pixels());
                     matmul(
                         expand.block(block),
                         x.image(image),
                         x.pixels(),
-                        made,
+                        expanded,
                         true,
-                        &mut wide[made..next],
+                        &mut wide[expanded..next],
                     );
-                    made = next;
+                    expanded = next;
                 }
                 self.row(&wide[..x.pixels()], w.block(block), y, out);
             }
@@ -407,7 +405,7 @@ impl Widen {
     }
 }
 
-/// One output pixel from the taps that lie inside the map, row by row.
+/// One output pixel from the taps inside the map, row by row.
 fn pixel<'a>(
     rows: impl Iterator<Item = impl Iterator<Item = (&'a Lanes, &'a Lanes)>>,
     bias: Lanes,
@@ -419,8 +417,8 @@ fn pixel<'a>(
     sum.map(|v| v.clamp(0., 6.))
 }
 
-/// `RUN` output pixels beside each other whose windows lie inside the map. Each row of `x` begins
-/// at the first one's first tap.
+/// `RUN` adjacent output pixels whose windows lie inside the map. Each row of `x` begins at the
+/// first tap of the first pixel.
 #[inline(always)]
 fn run<'a, const K: usize, const STRIDE: usize>(
     rows: impl Iterator<Item = (&'a [Lanes], &'a [Lanes])>,
@@ -448,7 +446,7 @@ fn multiply_add_lanes(sum: &mut Lanes, x: &Lanes, w: &Lanes) {
     }
 }
 
-/// See [`Kernels::patches`].
+/// Operation behind [`Kernels::patches`].
 struct Patches(SameWindow);
 
 impl CustomOp1 for Patches {
@@ -465,7 +463,7 @@ impl CustomOp1 for Patches {
         let SameWindow { kernel, stride } = self.0;
         let (out_side, pad) = self.0.output(side);
         let blocks = (kernel * kernel * channels).div_ceil(LANES);
-        Ok(make(batch, blocks, out_side, |image, block, out| {
+        Ok(build_map(batch, blocks, out_side, |image, block, out| {
             let image = &x[image * channels * side * side..][..channels * side * side];
             let taps = (block * LANES..(kernel * kernel * channels).min((block + 1) * LANES))
                 .map(|i| (i / channels, i % channels));
@@ -473,8 +471,8 @@ impl CustomOp1 for Patches {
                 .enumerate()
                 .for_each(|(oy, out)| {
                     for (lane, (tap, channel)) in taps.clone().enumerate() {
-                        // What lies before the first line or element wraps to a huge number, and is
-                        // as far outside as what lies behind the last.
+                        // Positions before the first row or element wrap to huge numbers, which are
+                        // outside like those after the last.
                         let y = (oy * stride + tap / kernel).wrapping_sub(pad);
                         let Some(line) = image[channel * side * side..][..side * side]
                             .chunks_exact(side)

@@ -1,11 +1,11 @@
-//! EfficientNet-Lite: a convolutional network without squeeze-and-excitation, with relu6 in place
-//! of swish.
+//! EfficientNet-Lite vision tower: a convolutional network without squeeze-and-excitation, with
+//! relu6 in place of swish.
 //!
 //! "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", Tan and Le 2019,
 //! <https://arxiv.org/abs/1905.11946>; the Lite variants are those of TensorFlow's
-//! `tpu/models/official/efficientnet/lite`. Batch normalisation is folded into the convolutions
-//! when a checkpoint is converted ([`crate::vlm::convert`]), so that a layer is a weight and a
-//! bias. Inference only.
+//! `tpu/models/official/efficientnet/lite`. Batch normalization is folded into the convolutions
+//! when a checkpoint is converted ([`crate::vlm::convert`]), so a layer is a weight and a bias.
+//! Inference only.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -18,7 +18,7 @@ const STEM: SameWindow = SameWindow {
     stride: 2,
 };
 
-/// Blocks of one width: the first has the stride, the others keep the size and add their input.
+/// Blocks of one width: the first has the stride, the others keep the size and have a residual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
@@ -28,8 +28,7 @@ pub struct Stage {
     pub kernel: usize,
     /// Stride of the first block.
     pub stride: usize,
-    /// By how much a block widens its input for the depthwise convolution; 1 leaves the widening
-    /// out.
+    /// Expansion factor of the channels for the depthwise convolution; 1 omits the expansion.
     pub expand: usize,
     /// Output channels.
     pub channels: usize,
@@ -43,12 +42,12 @@ pub struct EfficientNetLiteConfig {
     pub image_size: usize,
     /// Channels of the first convolution.
     pub stem: usize,
-    /// The stages, in order.
+    /// Stages in order.
     pub stages: Vec<Stage>,
     /// Channels of the last convolution.
     pub head: usize,
-    /// Indicates whether the last map of twice the final resolution is given out too, its 2x2 cells
-    /// beside each other in one token.
+    /// `true` to also output the last map of twice the final resolution, with its 2x2 cells
+    /// concatenated into one token.
     pub mid_tap: bool,
 }
 
@@ -80,10 +79,10 @@ impl Default for EfficientNetLiteConfig {
 }
 
 impl EfficientNetLiteConfig {
-    /// The side of the final map.
+    /// Side of the final map.
     ///
     /// # Errors
-    /// When a size is zero, or the image is no multiple of the strides' product.
+    /// When a size is zero, or the image size is not a multiple of the strides' product.
     fn side(&self) -> Result<usize> {
         let zero = |s: &Stage| [s.blocks, s.kernel, s.stride, s.expand, s.channels].contains(&0);
         if self.stages.is_empty()
@@ -105,7 +104,7 @@ impl EfficientNetLiteConfig {
         Ok(self.image_size / strides)
     }
 
-    /// The stage after which the map has twice the final side.
+    /// Index of the stage whose output has twice the final side, if it is tapped.
     fn tapped_stage(&self) -> Result<Option<usize>> {
         if !self.mid_tap {
             return Ok(None);
@@ -120,10 +119,10 @@ impl EfficientNetLiteConfig {
     }
 }
 
-/// A convolution, stored `(channels, ...)` with a bias, as the kernels want it.
+/// Convolution `(channels, ...)` with bias, packed for the kernels.
 fn conv(shape: &[usize], vb: VarBuilder<'_>, kernels: &dyn Kernels) -> Result<Tensor> {
     let weight = vb.get(shape, "weight")?;
-    // Taps before input channels, in the stem alone both are there.
+    // Taps come before input channels; only the stem has both.
     let weight = if weight.rank() == 4 {
         weight.permute((0, 2, 3, 1))?.contiguous()?
     } else {
@@ -136,7 +135,7 @@ fn conv(shape: &[usize], vb: VarBuilder<'_>, kernels: &dyn Kernels) -> Result<Te
     )?)
 }
 
-/// Inverted bottleneck: widen, convolve each channel by itself, narrow.
+/// Inverted bottleneck: expand, depthwise convolution, project.
 #[derive(Debug)]
 struct Block {
     expand: Option<Tensor>,
@@ -186,14 +185,14 @@ impl Block {
     }
 }
 
-/// The network up to and with its last convolution; pooling and classifier are left out.
+/// EfficientNet-Lite up to and including its last convolution, without pooling and classifier.
 #[derive(Debug)]
 pub struct EfficientNetLite {
     config: EfficientNetLiteConfig,
     kernels: &'static dyn Kernels,
     dtype: DType,
     stem: Tensor,
-    /// One list a stage.
+    /// One list of blocks per stage.
     stages: Vec<Vec<Block>>,
     head: Tensor,
     tapped_stage: Option<usize>,
@@ -202,10 +201,10 @@ pub struct EfficientNetLite {
 
 impl EfficientNetLite {
     /// Loads `stem`, `blocks.N.{expand,depthwise,project}` and `head`, each with `weight` and
-    /// `bias`, as [`crate::vlm::convert`] writes them.
+    /// `bias`, as written by [`crate::vlm::convert`].
     ///
     /// # Errors
-    /// When the configuration contradicts itself, or a tensor is missing or has another shape.
+    /// When the configuration is inconsistent, or a tensor is missing or has another shape.
     pub fn load(config: &EfficientNetLiteConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let side = config.side()?;
         let tapped_stage = config.tapped_stage()?;
@@ -248,12 +247,12 @@ impl EfficientNetLite {
         self.config.image_size
     }
 
-    /// Image tokens: the cells of the final map, row by row.
+    /// Number of image tokens: cells of the final map, row by row.
     pub fn tokens(&self) -> usize {
         self.side * self.side
     }
 
-    /// Features of an image token: those of the head, then, with `mid_tap`, those of the four finer
+    /// Features per image token: those of the head and, with `mid_tap`, those of the four finer
     /// cells under it (upper left, upper right, lower left, lower right).
     pub fn channels(&self) -> usize {
         self.config.head
@@ -262,11 +261,11 @@ impl EfficientNetLite {
                 .map_or(0, |stage| 4 * self.config.stages[stage].channels)
     }
 
-    /// Encodes normalised pixels `(batch, 3, image_size, image_size)` into
-    /// `(batch, tokens, channels)`.
+    /// Encodes normalized pixels `(batch, 3, image_size, image_size)` into `(batch, tokens,
+    /// channels)`.
     ///
     /// # Errors
-    /// When the shape is another one, or a tensor operation fails.
+    /// When the shape differs or a tensor operation fails.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let (batch, size) = (pixels.dim(0)?, self.config.image_size);
         if pixels.dims() != [batch, 3, size, size] {
@@ -279,7 +278,7 @@ impl EfficientNetLite {
         if !pixels.device().is_cpu() {
             return self.encode(&pixels);
         }
-        // One image at a time: its maps then fit into the caches.
+        // One image at a time, so that its maps fit into the caches.
         let images = (0..batch)
             .map(|i| self.encode(&pixels.narrow(0, i, 1)?))
             .collect::<Result<Vec<_>>>()?;
@@ -311,7 +310,7 @@ impl EfficientNetLite {
         }
     }
 
-    /// `(batch, 2 side, 2 side, c)` to `(batch, side * side, 4 c)`.
+    /// Rearranges `(batch, 2 side, 2 side, c)` to `(batch, side * side, 4 c)`.
     fn space_to_depth(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, _, _, c) = x.dims4()?;
         let cells = x
@@ -363,7 +362,7 @@ mod tests {
         }
     }
 
-    /// The same random weights in two types: `f32` takes the blocked kernels, `f64` the plain ones.
+    /// The same random weights in two types: `f32` uses the blocked kernels, `f64` the plain ones.
     fn both(config: &EfficientNetLiteConfig) -> (EfficientNetLite, EfficientNetLite) {
         let vars = VarMap::new();
         EfficientNetLite::load(
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn blocked_and_plain_networks_agree() {
+    fn forward_blocked_equals_plain() {
         let (fast, plain) = both(&tiny(true));
         let pixels = Tensor::randn(0f32, 1., (3, 3, 32, 32), &Device::Cpu).unwrap();
         let (a, b) = (
@@ -424,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_equals_its_single_runs() {
+    fn forward_batch_equals_single_runs() {
         let (net, _) = both(&tiny(false));
         let pixels = Tensor::randn(0f32, 1., (2, 3, 32, 32), &Device::Cpu).unwrap();
         let batch = net.forward(&pixels).unwrap();
@@ -447,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tap_puts_the_four_finer_cells_in_reading_order() {
+    fn space_to_depth_keeps_reading_order() {
         let (net, _) = both(&tiny(true));
         // Cell (y, x) of the finer map holds 10 y + x.
         let cells: Vec<f32> = (0..64).map(|i| (i / 8 * 10 + i % 8) as f32).collect();
@@ -464,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_sizes_are_refused_by_name() {
+    fn load_inconsistent_sizes_are_refused_by_name() {
         let vars = VarMap::new();
         let load = |config: &EfficientNetLiteConfig| {
             let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
@@ -495,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_image_size_is_an_error() {
+    fn forward_wrong_image_size_is_an_error() {
         let (net, _) = both(&tiny(false));
         let pixels = Tensor::zeros((1, 3, 64, 64), DType::F32, &Device::Cpu).unwrap();
         assert!(

@@ -1,30 +1,30 @@
-//! The convolutions of a mobile network, behind one trait with two forms.
+//! Convolutions of a mobile network, one trait with two implementations.
 //!
-//! [`Plain`] is made of ordinary tensor operations and runs on every device and type.
-//! [`Blocked`](super::blocked::Blocked) is written for `f32` on the CPU; tests hold the two equal.
+//! [`Plain`] consists of ordinary tensor operations and runs on every device and type.
+//! [`Blocked`](super::blocked::Blocked) is written for `f32` on the CPU; tests compare the two.
 //! (candle runs a grouped convolution as one convolution per group, which for a depthwise layer is
-//! hundreds.) Inference only: neither form is meant to be differentiated.
+//! hundreds.) Inference only: neither is differentiable.
 //!
-//! A convolution's weights are lines of output channels: `(n + 1, channels)`, one line for each
-//! input channel (pointwise) or tap of the window in reading order (depthwise), and the bias as the
+//! A convolution's weights are lines of output channels `(n + 1, channels)`: one line per input
+//! channel (pointwise) or per tap of the window in reading order (depthwise), and the bias as the
 //! last line.
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use super::blocked::Blocked;
 
-/// What follows a pointwise convolution.
+/// Operation after a pointwise convolution.
 #[derive(Clone, Copy)]
 pub(super) enum PointwiseActivation<'a> {
     /// `min(max(x, 0), 6)`.
     Relu6,
-    /// Nothing.
+    /// None.
     Linear,
-    /// This map, the block's input, is added.
+    /// Addition of this map, the block's input.
     Add(&'a Tensor),
 }
 
-/// A square window that pads as TensorFlow's `SAME` does: what is odd goes to the right and below.
+/// Square window with the padding of TensorFlow's `SAME`: odd padding goes to the right and below.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SameWindow {
     /// Side of the kernel.
@@ -41,8 +41,8 @@ impl SameWindow {
         (out, total / 2)
     }
 
-    /// The taps of output position `o` that fall inside an input of length `len`:
-    /// `(first tap, its input position, number of taps)`.
+    /// Taps of output position `o` that fall inside an input of length `len`: `(first tap, its
+    /// input position, number of taps)`.
     pub(super) fn taps(self, o: usize, len: usize, pad: usize) -> (usize, usize, usize) {
         let first = pad.saturating_sub(o * self.stride);
         let at = o * self.stride + first - pad;
@@ -50,21 +50,22 @@ impl SameWindow {
     }
 }
 
-/// The layers of the network. How a map and packed weights lie in memory is each implementation's
-/// own affair.
+/// Layers of the network. The memory layout of maps and packed weights is private to each
+/// implementation.
 pub(super) trait Kernels: std::fmt::Debug + Send + Sync {
-    /// Lays out a convolution's lines `(n + 1, channels)` for the other methods.
+    /// Packs a convolution's lines `(n + 1, channels)` for the other methods.
     fn pack(&self, lines: &Tensor) -> Result<Tensor>;
 
-    /// Every window of `pixels (batch, channels, side, side)` as one pixel of a map: taps in
-    /// reading order, channels fastest.
+    /// Extracts every window of `pixels (batch, channels, side, side)` as one pixel of a map: taps
+    /// in reading order, channels fastest.
     fn patches(&self, pixels: &Tensor, window: SameWindow) -> Result<Tensor>;
 
     /// 1x1 convolution.
     fn pointwise(&self, x: &Tensor, conv: &Tensor, then: PointwiseActivation<'_>)
     -> Result<Tensor>;
 
-    /// 1x1 convolution and relu6, where there is one, then depthwise convolution and relu6.
+    /// Expands with a 1x1 convolution and relu6, if given, then applies a depthwise convolution and
+    /// relu6.
     fn widen(
         &self,
         x: &Tensor,
@@ -73,11 +74,11 @@ pub(super) trait Kernels: std::fmt::Debug + Send + Sync {
         window: SameWindow,
     ) -> Result<Tensor>;
 
-    /// The first `channels` channels of a map: `(batch, side, side, channels)`.
+    /// First `channels` channels of a map: `(batch, side, side, channels)`.
     fn cells(&self, map: &Tensor, channels: usize) -> Result<Tensor>;
 }
 
-/// The fastest form for a device and type.
+/// Fastest implementation for a device and type.
 pub(super) fn kernels(device: &Device, dtype: DType) -> &'static dyn Kernels {
     if device.is_cpu() && dtype == DType::F32 {
         &Blocked
@@ -145,8 +146,8 @@ impl Kernels for Plain {
     }
 }
 
-/// For every tap of the window, in reading order, the value under that tap at every output
-/// position: `(batch, out, out, channels)` each.
+/// Values under each tap of the window, in reading order, at all output positions: `(batch, out,
+/// out, channels)` each.
 fn shifts(x: &Tensor, window: SameWindow) -> Result<Vec<Tensor>> {
     let SameWindow { kernel, stride } = window;
     let (batch, side, width, c) = x.dims4()?;
@@ -154,11 +155,11 @@ fn shifts(x: &Tensor, window: SameWindow) -> Result<Vec<Tensor>> {
         bail!("expected a square map, got {:?}", x.shape());
     }
     let (out, pad) = window.output(side);
-    // Enough behind the end that every shift is a whole number of strides long.
-    let behind = out * stride + kernel - side;
+    // Padded so that every shift is a whole number of strides long.
+    let trailing = out * stride + kernel - side;
     let x = x
-        .pad_with_zeros(1, pad, behind)?
-        .pad_with_zeros(2, pad, behind)?;
+        .pad_with_zeros(1, pad, trailing)?
+        .pad_with_zeros(2, pad, trailing)?;
     let shift = |tap: usize| {
         let part = x
             .narrow(1, tap / kernel, out * stride)?
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_depthwise_equals_a_grouped_convolution() {
+    fn plain_depthwise_equals_grouped_convolution() {
         let (x, lines) = (random(&[2, 6, 6, 4]), random(&[10, 4]));
         let ours = Plain
             .widen(
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn blocked_widening_equals_the_plain_one() {
+    fn blocked_widen_equals_plain() {
         // Odd and even sides, both strides, kernels wider than the map, channels that do not fill a
         // block, maps of several strips.
         let cases = [
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn blocked_depthwise_alone_equals_the_plain_one() {
+    fn blocked_depthwise_equals_plain() {
         let window = SameWindow {
             kernel: 3,
             stride: 2,
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn blocked_patches_equal_the_plain_ones() {
+    fn blocked_patches_equal_plain() {
         for (kernel, stride, side) in [(3, 2, 8), (3, 2, 7), (3, 1, 4), (1, 1, 5)] {
             let (x, window) = (random(&[2, 3, side, side]), SameWindow { kernel, stride });
             let fast = Blocked.patches(&x, window).unwrap();
@@ -322,8 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn blocked_pointwise_equals_the_plain_one() {
-        // Numbers of pixels that leave every remainder of the kernel's tile.
+    fn blocked_pointwise_equals_plain() {
+        // Numbers of pixels with every remainder of the kernel's tile.
         for side in [1, 2, 3, 4, 5, 7, 11, 33] {
             let (x, conv, other) = (
                 random(&[2, side, side, 20]),

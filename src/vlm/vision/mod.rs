@@ -1,4 +1,4 @@
-//! Vision towers: normalised pixels in, one line of features per image token out.
+//! Vision towers: normalized pixels in, one vector of features per image token out.
 
 mod blocked;
 pub mod efficientnet_lite;

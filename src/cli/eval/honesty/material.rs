@@ -259,7 +259,7 @@ impl HonestyMaterial {
         let DerivedQuestions { images, questions } =
             derived_questions(data, args.per_image, args.seed)?;
         let reporting: Vec<usize> = (0..images.len())
-            .filter(|&i| DevelopmentHalf::of(i) == DevelopmentHalf::Report)
+            .filter(|&i| DevelopmentHalf::for_image(i) == DevelopmentHalf::Report)
             .collect();
         let mut numbers: HashMap<usize, usize> = HashMap::new();
         for i in chosen(reporting.len(), args) {

@@ -1,27 +1,27 @@
-//! Two-layer perceptron between vision tower and decoder, as in "Improved Baselines with Visual
-//! Instruction Tuning" (LLaVA-1.5), Liu et al. 2023, <https://arxiv.org/abs/2310.03744>, with a
-//! layer norm before it and a learned position for every image token.
+//! Projector between vision tower and decoder: a two-layer perceptron as in LLaVA-1.5 ("Improved
+//! Baselines with Visual Instruction Tuning", Liu et al. 2023, <https://arxiv.org/abs/2310.03744>),
+//! with a layer norm before it and a learned position for every image token.
 
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-/// PyTorch's default for `LayerNorm`.
+/// Epsilon of the layer norm, PyTorch's default.
 const EPS: f64 = 1e-5;
 
 /// Sizes of the projector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MlpConfig {
-    /// Features of an image token from the vision tower.
+    /// Features per image token from the vision tower.
     pub in_features: usize,
-    /// Width of the decoder.
+    /// Hidden size of the decoder.
     pub width: usize,
-    /// Image tokens.
+    /// Number of image tokens.
     pub tokens: usize,
 }
 
-/// `pos + fc2(gelu(fc1(norm(x))))`, differentiable in all its parts.
+/// Projector `pos + fc2(gelu(fc1(norm(x))))`, differentiable throughout.
 #[derive(Debug)]
 pub struct Mlp {
     norm: (Tensor, Tensor),
@@ -31,8 +31,8 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Loads `norm`, `fc1`, `fc2` (each `weight` and `bias`) and `pos (tokens, width)`; from a
-    /// `VarMap` new variables are initialised.
+    /// Loads `norm`, `fc1`, `fc2` (each `weight` and `bias`) and `pos (tokens, width)`; variables
+    /// missing from a `VarMap` are initialized.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -61,10 +61,10 @@ impl Mlp {
         })
     }
 
-    /// `(batch, tokens, in_features)` to `(batch, tokens, width)`.
+    /// Projects `(batch, tokens, in_features)` to `(batch, tokens, width)`.
     ///
     /// # Errors
-    /// When the shape is another one, or a tensor operation fails.
+    /// When the shape differs or a tensor operation fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, features) = x.dims3()?;
         if (tokens, features) != (self.pos.dim(0)?, self.norm.0.dim(0)?) {
@@ -84,7 +84,7 @@ impl Mlp {
     }
 }
 
-/// Weight `(output, input)` with variance 1 / input, bias 0.
+/// Linear layer with weight `(output, input)` of variance 1 / input and bias 0.
 fn linear(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<(Tensor, Tensor)> {
     let init = Init::Randn {
         mean: 0.,
@@ -100,11 +100,12 @@ fn affine(x: &Tensor, (w, b): &(Tensor, Tensor)) -> Result<Tensor> {
     x.matmul(&w.t()?)?.broadcast_add(b)
 }
 
-/// Over the last dimension, from operations that have gradients: candle's fused form has none.
+/// Layer norm over the last dimension from differentiable operations: candle's fused form has no
+/// backward pass.
 fn layer_norm(x: &Tensor, (w, b): &(Tensor, Tensor)) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred
+    let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
+    centered
         .broadcast_div(&(variance + EPS)?.sqrt()?)?
         .broadcast_mul(w)?
         .broadcast_add(b)
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_gets_the_gradient_of_finite_differences() {
+    fn forward_gradients_agree_with_finite_differences() {
         let (vars, mlp) = fresh();
         let x = Tensor::randn(0f64, 1., (2, 3, 6), &Device::Cpu).unwrap();
         let target = Tensor::randn(0f64, 1., (2, 3, 4), &Device::Cpu).unwrap();
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_told_apart_by_position_alone() {
+    fn forward_equal_tokens_differ_by_position() {
         let (_, mlp) = fresh();
         let y = mlp
             .forward(&Tensor::ones((1, 3, 6), DType::F64, &Device::Cpu).unwrap())
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_shape_is_an_error_that_names_the_right_one() {
+    fn forward_wrong_shape_is_an_error_naming_the_expected_one() {
         let (_, mlp) = fresh();
         let err = mlp
             .forward(&Tensor::ones((1, 2, 6), DType::F64, &Device::Cpu).unwrap())

@@ -1,4 +1,4 @@
-//! Wrong things.
+//! Wrong objects.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -8,8 +8,8 @@ use super::{Edit, Perturber, Source, scenes::relation_before};
 use crate::lexicon::{self, Lexicon, Phrase, Support};
 
 impl Perturber {
-    /// Another thing of the same sort; with `small`, small ones alone change, otherwise all the
-    /// others.
+    /// Replaces an object with another one of its kind; `small` selects small objects, otherwise
+    /// all others.
     pub(super) fn object(
         &self,
         source: &Source<'_>,
@@ -35,12 +35,12 @@ impl Perturber {
                 phrase.determiner.is_some() || self.stats.is_mass(noun)
             }
         };
-        // What stands behind "on" must be something that things are on.
-        let place = relation_before(source.text, phrase.start);
+        // The replacement must occur behind the relation: things do not lie "on" everything.
+        let relation = relation_before(source.text, phrase.start);
         let fits = |noun: &str| {
             is_small(noun) == small
                 && fits(noun)
-                && place
+                && relation
                     .as_ref()
                     .is_none_or(|(r, _)| self.relations.contains(&(*r, noun)))
         };
@@ -53,8 +53,8 @@ impl Perturber {
         Some(vec![Edit::wrong(mention.range.clone(), noun)])
     }
 
-    /// A noun of a kind that nothing about the image supports, for the place of `phrase`: drawn by
-    /// how common it is beside what else the caption names.
+    /// Draws an unsupported noun of a kind as a replacement in `phrase`, weighted by frequency and
+    /// by lift with the caption's other nouns.
     pub(super) fn unsupported(
         &self,
         kind: lexicon::ConceptKind,
@@ -97,15 +97,15 @@ impl Perturber {
         Some(candidates.choose_weighted(rng, |c| c.1).ok()?.0)
     }
 
-    /// A phrase that someone wrote behind the same thing and the same word: its own noun is wrong,
-    /// the rest of it unknown.
+    /// Replaces a phrase with one from another caption behind the same object and word: its noun is
+    /// wrong, the rest unknown.
     pub(super) fn phrase(&self, source: &Source<'_>, rng: &mut impl Rng) -> Option<Vec<Edit>> {
-        let places: Vec<(&Phrase, &[Donor])> = places(source.text, &source.phrases)
+        let slots: Vec<(&Phrase, &[Donor])> = exchangeable(source.text, &source.phrases)
             .filter_map(|(key, phrase)| Some((phrase, self.donors.0.get(&key)?.as_slice())))
             .collect();
-        let &(phrase, donors) = places.choose(rng)?;
+        let &(phrase, donors) = slots.choose(rng)?;
         let old = phrase.mention.concept;
-        // A few draws: most donors fit, and a search through all of them would favour nothing.
+        // A few random draws instead of a search, which would favor the first donors.
         (0..8).find_map(|_| {
             let donor = donors.choose(rng)?;
             let noun = self.lexicon.mentions(&donor.text).into_iter().next_back()?;
@@ -122,22 +122,22 @@ impl Perturber {
     }
 }
 
-/// A phrase of a caption, from its article to its noun.
+/// Phrase of a caption, from its article to its noun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Donor {
     text: String,
-    /// Bytes of the noun.
+    /// Byte range of the noun.
     noun: Range<usize>,
 }
 
-/// Phrases by the thing that is named before them and the word right before them.
+/// Phrases by the object named before them and the word directly before them.
 #[derive(Debug, Default)]
 pub(super) struct Donors(HashMap<(&'static str, String), Vec<Donor>>);
 
 impl Donors {
-    /// Remembers the phrases of a caption.
+    /// Adds the phrases of a caption.
     pub(super) fn learn(&mut self, text: &str, phrases: &[Phrase]) {
-        for (key, phrase) in places(text, phrases) {
+        for (key, phrase) in exchangeable(text, phrases) {
             let noun = &phrase.mention.range;
             let donor = Donor {
                 text: text[phrase.start..noun.end].to_owned(),
@@ -148,9 +148,8 @@ impl Donors {
     }
 }
 
-/// The phrases that may be exchanged for another one: things (people are left where they are)
-/// behind another thing.
-fn places<'a>(
+/// Replaceable phrases: objects other than people that follow another object.
+fn exchangeable<'a>(
     text: &'a str,
     phrases: &'a [Phrase],
 ) -> impl Iterator<Item = ((&'static str, String), &'a Phrase)> {
@@ -162,7 +161,7 @@ fn places<'a>(
         {
             return None;
         }
-        // "A dog's bowl": the second phrase begins inside the first.
+        // In "a dog's bowl" the second phrase begins inside the first.
         let between = text.get(before.mention.range.end..phrase.start)?;
         let word = lexicon::words(between)
             .pop()

@@ -1,18 +1,18 @@
-//! Generalised advantage estimation (Schulman et al., ICLR 2016,
-//! <https://arxiv.org/abs/1506.02438>) and whitening, over the tokens of one answer.
+//! Generalized advantage estimation (Schulman et al., ICLR 2016,
+//! <https://arxiv.org/abs/1506.02438>) over the tokens of one answer, and whitening.
 
-/// Discount and trace decay.
+/// Parameters of generalized advantage estimation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gae {
-    /// Discount `γ`; 1 where an answer is short.
+    /// Discount `γ`; 1 for short answers.
     pub gamma: f32,
-    /// Trace decay `λ`: 1 is the whole return minus the value, 0 one step's temporal difference.
+    /// Trace decay `λ`: 1 gives the return minus the value, 0 the one-step temporal difference.
     pub lambda: f32,
 }
 
 impl Gae {
-    /// Advantages and returns of one answer, a token each: `rewards[t]` is what token `t` earned,
-    /// `values[t]` what was expected before it was written. Nothing follows the last token.
+    /// Advantages and returns of one answer, one per token: `rewards[t]` is the reward of token
+    /// `t`, `values[t]` the value estimate before it. The value after the last token is 0.
     ///
     /// `δ_t = r_t + γ V_{t+1} - V_t`, `A_t = δ_t + γ λ A_{t+1}`, and the return is `A_t + V_t`.
     pub fn advantages(&self, rewards: &[f32], values: &[f32]) -> (Vec<f32>, Vec<f32>) {
@@ -28,10 +28,10 @@ impl Gae {
     }
 }
 
-/// Gives the values under the mask mean 0 and variance 1 (unbiased, as TRL's `masked_whiten`); the
-/// others become 0. Fewer than two stay as they are.
+/// Normalizes the masked values to mean 0 and variance 1 (unbiased, as TRL's `masked_whiten`) and
+/// sets the others to 0. Fewer than two masked values are left unchanged.
 pub fn whiten(values: &mut [f32], mask: &[bool]) {
-    let taken = |values: &[f32]| -> Vec<f64> {
+    let select = |values: &[f32]| -> Vec<f64> {
         values
             .iter()
             .zip(mask)
@@ -39,12 +39,13 @@ pub fn whiten(values: &mut [f32], mask: &[bool]) {
             .map(|(v, _)| f64::from(*v))
             .collect()
     };
-    let of = taken(values);
-    if of.len() < 2 {
+    let masked = select(values);
+    if masked.len() < 2 {
         return;
     }
-    let mean = of.iter().sum::<f64>() / of.len() as f64;
-    let variance = of.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (of.len() - 1) as f64;
+    let mean = masked.iter().sum::<f64>() / masked.len() as f64;
+    let variance =
+        masked.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (masked.len() - 1) as f64;
     let scale = (variance + 1e-8).sqrt().recip();
     for (value, &taken) in values.iter_mut().zip(mask) {
         *value = if taken {
@@ -66,7 +67,7 @@ mod tests {
     };
 
     #[test]
-    fn without_decay_the_advantage_is_the_return_minus_the_value() {
+    fn advantages_lambda_one_is_return_minus_value() {
         let (rewards, values) = ([0.0, 1.0, 0.0, -2.0], [0.5, 0.25, -1.0, 3.0]);
         let (advantages, returns) = Gae {
             gamma: 1.0,
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn with_full_decay_it_is_one_steps_temporal_difference() {
+    fn advantages_lambda_zero_is_temporal_difference() {
         let (advantages, _) = Gae {
             gamma: 0.5,
             lambda: 0.0,
@@ -88,22 +89,22 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_trl() {
-        let found = reference();
+    fn advantages_and_returns_agree_with_trl() {
+        let reference_values = reference();
         let mut all = Vec::new();
-        for sequence in found.sequences() {
+        for sequence in reference_values.sequences() {
             let (advantages, returns) =
-                GAE.advantages(&sequence.of("rewards"), &sequence.of("values"));
+                GAE.advantages(&sequence.values("rewards"), &sequence.values("values"));
             sequence.assert_close("returns", &returns);
             all.extend(advantages);
         }
         let mask = vec![true; all.len()];
         whiten(&mut all, &mask);
-        found.assert_close("advantages", &all);
+        reference_values.assert_close("advantages", &all);
     }
 
     #[test]
-    fn whitens_what_the_mask_takes() {
+    fn whiten_normalizes_masked_values_only() {
         let mut values = [1.0, 100.0, 3.0];
         whiten(&mut values, &[true, false, true]);
         let want = 0.5f32.sqrt();

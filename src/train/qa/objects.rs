@@ -1,27 +1,27 @@
-//! Questions about things: whether they are there, their colour, their number.
+//! Questions about objects: presence, color, number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng, seq::IndexedRandom};
 
-use super::{Draft, QaKind, Templates, answer};
+use super::{DraftQuestion, QaKind, Templates, answer};
 use crate::{
     lexicon::{self, Lexicon, Phrase, ReferenceTexts, Support},
     train::stats::{CaptionStats, weighted},
 };
 
-/// Below this chance that one more person names it, an unnamed thing may well be in the picture.
+/// Minimum salience (probability that another annotator names it) to take an unnamed object as
+/// absent.
 const MIN_SALIENCE: f64 = 0.45;
-/// Lift of a plausible thing is bounded, so that chance company does not decide.
+/// Bounds of the lift, so that rare co-occurrences do not dominate.
 const LIFT: std::ops::RangeInclusive<f64> = 0.1..=8.0;
-/// How sure a thing that one caption alone names is.
+/// Weight of an object that a single caption names.
 const LONE_MENTION: f64 = 0.3;
 
-/// People are in most pictures: asking for them as often as for other things would leave little
-/// else.
+/// Weight of people, who are in most images and would otherwise dominate the questions.
 const PERSON_WEIGHT: f64 = 0.4;
 
-/// General nouns that one may ask about where a special one is named.
+/// General nouns to ask about when a hyponym is named.
 const GENERAL: [&str; 10] = [
     "animal",
     "dog",
@@ -35,7 +35,7 @@ const GENERAL: [&str; 10] = [
     "water",
 ];
 
-/// Nouns for people, and which of man, woman, boy and girl each may mean (as bits).
+/// Nouns for people with a bit mask of the meanings man (1), woman (2), boy (4) and girl (8).
 const PEOPLE: [(&str, u8); 15] = [
     ("man", 1),
     ("guy", 5),
@@ -53,24 +53,24 @@ const PEOPLE: [(&str, u8); 15] = [
     ("infant", 12),
     ("adult", 3),
 ];
-/// Words that betray people who are not named.
+/// Words that imply people.
 const PERSON_WORDS: [&str; 11] = [
     "someone", "somebody", "his", "her", "their", "he", "she", "they", "one", "group", "hand",
 ];
 
-/// What the captions of one image name.
+/// Named objects of an image's captions.
 pub(super) struct Scene<'a> {
     pub(super) lexicon: &'a Lexicon,
     pub(super) stats: &'a CaptionStats,
     pub(super) captions: Vec<Vec<Phrase>>,
     pub(super) texts: &'a [String],
-    /// Nouns to ask the presence of.
+    /// Nouns whose presence may be asked.
     pub(super) askable: &'a BTreeSet<&'static str>,
     pub(super) references: ReferenceTexts<'a>,
 }
 
 impl<'a> Scene<'a> {
-    /// `texts` are captions in normal form.
+    /// Parses normalized captions.
     pub(super) fn new(
         lexicon: &'a Lexicon,
         stats: &'a CaptionStats,
@@ -88,9 +88,9 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The phrases about exactly this noun, caption by caption where it is named.
-    fn about(&self, lemma: &str) -> Vec<Vec<(usize, &Phrase)>> {
-        let of_caption = |i: usize| {
+    /// Phrases with exactly this noun, by caption.
+    fn phrases_of(&self, lemma: &str) -> Vec<Vec<(usize, &Phrase)>> {
+        let in_caption = |i: usize| {
             self.captions[i]
                 .iter()
                 .filter(|p| p.mention.lemma == lemma)
@@ -98,12 +98,12 @@ impl<'a> Scene<'a> {
                 .collect::<Vec<_>>()
         };
         (0..self.captions.len())
-            .map(of_caption)
+            .map(in_caption)
             .filter(|found| !found.is_empty())
             .collect()
     }
 
-    /// Nouns and how many captions name each.
+    /// Nouns with the number of captions that name each.
     pub(super) fn nouns(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
         for caption in &self.captions {
@@ -118,10 +118,10 @@ impl<'a> Scene<'a> {
         counts
     }
 
-    /// Returns `true` if most captions that name it do so in the plural.
+    /// Returns `true` if most mentions of a noun are plural.
     fn is_plural(&self, lemma: &str) -> bool {
         let uses: Vec<bool> = self
-            .about(lemma)
+            .phrases_of(lemma)
             .iter()
             .flatten()
             .map(|(_, p)| p.mention.plural)
@@ -129,7 +129,7 @@ impl<'a> Scene<'a> {
         2 * uses.iter().filter(|&&plural| plural).count() > uses.len()
     }
 
-    /// A question whether `lemma` is there.
+    /// Question on the presence of `lemma`.
     fn ask_presence(
         &self,
         lemma: &str,
@@ -137,25 +137,29 @@ impl<'a> Scene<'a> {
         yes: bool,
         templates: &Templates,
         rng: &mut impl Rng,
-    ) -> Draft {
-        let (mut class, thing) = match () {
+    ) -> DraftQuestion {
+        let (mut class, object) = match () {
             () if lexicon_plural(lemma) => ("are there", lemma.to_owned()),
             () if plural && !self.stats.is_mass(lemma) => ("are there", self.lexicon.plural(lemma)),
             () => ("is there", self.stats.with_article(lemma)),
         };
-        if thing.starts_with("the ") {
+        if object.starts_with("the ") {
             class = "see";
         }
-        Draft::new(
+        DraftQuestion::new(
             QaKind::Presence,
             lemma,
-            templates.fill(class, &thing, "", rng),
+            templates.fill(class, &object, "", rng),
             yes_no(yes),
         )
     }
 
-    /// Things that are there.
-    pub(super) fn present(&self, templates: &Templates, rng: &mut impl Rng) -> Option<Draft> {
+    /// Question about an object that is present.
+    pub(super) fn present(
+        &self,
+        templates: &Templates,
+        rng: &mut impl Rng,
+    ) -> Option<DraftQuestion> {
         let named: Vec<(&str, usize)> = self
             .nouns()
             .into_iter()
@@ -192,7 +196,7 @@ impl<'a> Scene<'a> {
         Some(self.ask_presence(lemma, self.is_plural(lemma), true, templates, rng))
     }
 
-    /// A general noun above `lemma`.
+    /// Random general noun above `lemma`.
     fn more_general(&self, lemma: &str, rng: &mut impl Rng) -> Option<&'static str> {
         let concept = self.lexicon.concept(lemma)?;
         let above = |other: &&'static str| {
@@ -209,8 +213,12 @@ impl<'a> Scene<'a> {
             .copied()
     }
 
-    /// Things that are not there but might be.
-    pub(super) fn absent(&self, templates: &Templates, rng: &mut impl Rng) -> Option<Draft> {
+    /// Question about a plausible object that is absent.
+    pub(super) fn absent(
+        &self,
+        templates: &Templates,
+        rng: &mut impl Rng,
+    ) -> Option<DraftQuestion> {
         let named: Vec<&'static str> = self
             .nouns()
             .into_keys()
@@ -238,8 +246,7 @@ impl<'a> Scene<'a> {
         Some(self.ask_presence(lemma, plural, false, templates, rng))
     }
 
-    /// Returns `true` if no caption names a noun, anything like it, or anything that lets one
-    /// expect it.
+    /// Returns `true` if no caption names a noun, anything related, or anything that implies it.
     fn is_absent(&self, lemma: &str) -> bool {
         let Some(concept) = self.lexicon.concept(lemma) else {
             return false;
@@ -250,8 +257,8 @@ impl<'a> Scene<'a> {
         self.references.support(concept) == Support::None && !self.references.has_word(lemma)
     }
 
-    /// People are one thing; men, women, boys and girls are told apart only where every caption
-    /// does.
+    /// Returns `true` if a noun for people is absent. Men, women, boys and girls count as different
+    /// only if enough captions distinguish them.
     fn is_absent_person(&self, lemma: &str) -> bool {
         let people: Vec<&Phrase> = self
             .captions
@@ -273,22 +280,22 @@ impl<'a> Scene<'a> {
         let seen = people
             .iter()
             .fold(0, |seen, p| seen | bits(p.mention.lemma));
-        let told = self
+        let distinguishing = self
             .captions
             .iter()
             .filter(|c| c.iter().any(|p| bits(p.mention.lemma) != 15))
             .count();
-        told >= 3 && seen & bits(lemma) == 0
+        distinguishing >= 3 && seen & bits(lemma) == 0
     }
 
-    /// Returns what colour a thing is, and whether it is another colour.
-    pub(super) fn colours(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<Draft> {
+    /// Questions on the color of an object, and on whether it has a given color.
+    pub(super) fn colors(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<DraftQuestion> {
         let mut found = Vec::new();
         for lemma in self.nouns().into_keys() {
-            let Some((colours, agreeing, plural)) = self.agreed_colours(lemma) else {
+            let Some((colors, agreeing, plural)) = self.agreed_colors(lemma) else {
                 continue;
             };
-            let thing = format!(
+            let object = format!(
                 "the {}",
                 if plural && !lexicon_plural(lemma) {
                     self.lexicon.plural(lemma)
@@ -301,30 +308,35 @@ impl<'a> Scene<'a> {
             } else {
                 "what color is"
             };
-            found.push(Draft::new(
+            found.push(DraftQuestion::new(
                 QaKind::Color,
                 lemma,
-                templates.fill(class, &thing, "", rng),
-                answer(&colours),
+                templates.fill(class, &object, "", rng),
+                answer(&colors),
             ));
-            // Yes is said only where no could have been said.
-            if let Some(other) = self.other_colour(lemma, rng).filter(|_| agreeing > 1) {
+            // Asked only where "no" could have been the answer, too.
+            if let Some(other) = self.other_color(lemma, rng).filter(|_| agreeing > 1) {
                 let yes = rng.random_bool(0.5);
                 let class = if plural { "are they" } else { "is it" };
                 let question =
-                    templates.fill(class, &thing, if yes { &colours } else { &other }, rng);
-                found.push(Draft::new(QaKind::IsColor, lemma, question, yes_no(yes)));
+                    templates.fill(class, &object, if yes { &colors } else { &other }, rng);
+                found.push(DraftQuestion::new(
+                    QaKind::IsColor,
+                    lemma,
+                    question,
+                    yes_no(yes),
+                ));
             }
         }
         found
     }
 
-    /// The colours of a thing on which all captions agree that give any, how many do, and whether
-    /// it is plural.
-    fn agreed_colours(&self, lemma: &str) -> Option<(String, usize, bool)> {
-        let about = self.about(lemma);
-        let alone = about.iter().all(|c| c.len() == 1);
-        let concept = about.first()?[0].1.mention.concept;
+    /// Colors of an object on which all captions that give any agree, the number of these captions,
+    /// and `true` if it is plural.
+    fn agreed_colors(&self, lemma: &str) -> Option<(String, usize, bool)> {
+        let phrases = self.phrases_of(lemma);
+        let alone = phrases.iter().all(|c| c.len() == 1);
+        let concept = phrases.first()?[0].1.mention.concept;
         if !alone
             || self.stats.images_with(lemma) == 0
             || self.lexicon.kind(concept) == lexicon::ConceptKind::Person
@@ -332,16 +344,16 @@ impl<'a> Scene<'a> {
         {
             return None;
         }
-        let uses: Vec<(usize, &Phrase)> = about.into_iter().flatten().collect();
-        let coloured: Vec<&(usize, &Phrase)> =
+        let uses: Vec<(usize, &Phrase)> = phrases.into_iter().flatten().collect();
+        let colored: Vec<&(usize, &Phrase)> =
             uses.iter().filter(|(_, p)| !p.colors.is_empty()).collect();
-        let &&(caption, phrase) = coloured.first()?;
+        let &&(caption, phrase) = colored.first()?;
         let plural = phrase.mention.plural;
-        let agree = coloured
+        let agree = colored
             .iter()
             .all(|(_, p)| p.color_groups() == phrase.color_groups())
             && uses.iter().all(|(_, p)| p.mention.plural == plural);
-        // "navy blue" is blue.
+        // "Navy blue" is one color, blue.
         let shades = |i: usize| {
             phrase
                 .colors
@@ -358,32 +370,32 @@ impl<'a> Scene<'a> {
             .map(|range| self.texts[caption][range].to_lowercase())
             .collect();
         let last = words.pop()?;
-        // A hyphenated word ("black-and-white") stands for all of its colours at once.
+        // A hyphenated word ("black-and-white") holds all of its colors.
         let joined = if words.is_empty() || last.contains('-') {
             last.replace('-', " ")
         } else {
             format!("{} and {last}", words.join(", "))
         };
-        agree.then_some((joined, coloured.len(), plural))
+        agree.then_some((joined, colored.len(), plural))
     }
 
-    /// Returns `true` if a caption names a related thing by another noun, so that "the dog" may be
-    /// the other one.
+    /// Returns `true` if a caption names a related object by another noun, so that "the dog" is
+    /// ambiguous.
     fn has_another(&self, lemma: &str, concept: lexicon::ConceptId) -> bool {
         let both = |c: &Vec<Phrase>| {
-            let of = |same: bool| {
+            let any = |same: bool| {
                 c.iter().any(|p| {
                     (p.mention.lemma == lemma) == same
                         && self.lexicon.related(p.mention.concept, concept)
                 })
             };
-            of(true) && of(false)
+            any(true) && any(false)
         };
         self.captions.iter().any(both)
     }
 
-    /// A colour that such things often have and no caption gives to one.
-    fn other_colour(&self, lemma: &str, rng: &mut impl Rng) -> Option<String> {
+    /// Color that is common for the object and given to no related object.
+    fn other_color(&self, lemma: &str, rng: &mut impl Rng) -> Option<String> {
         let classes = self.lexicon.classes();
         let concept = self.lexicon.concept(lemma)?;
         let related = |p: &&Phrase| self.lexicon.related(p.mention.concept, concept);
@@ -402,7 +414,7 @@ impl<'a> Scene<'a> {
         };
         let others: Vec<(&str, usize)> = self
             .stats
-            .colours(lemma)
+            .colors(lemma)
             .into_iter()
             .filter(|(word, _)| plain(word))
             .collect();
@@ -410,15 +422,14 @@ impl<'a> Scene<'a> {
         weighted(&weights, rng).map(|i| others[i].0.to_owned())
     }
 
-    /// Returns how many there are, where the captions that count agree.
-    pub(super) fn counts(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<Draft> {
+    /// Questions on the number of objects, if the captions that count agree.
+    pub(super) fn counts(&self, templates: &Templates, rng: &mut impl Rng) -> Vec<DraftQuestion> {
         let mut found = Vec::new();
         for lemma in self.nouns().into_keys() {
             let Some(number) = self.agreed_number(lemma) else {
                 continue;
             };
-            // Most things are alone: asked as often as they are, the answer would be known without
-            // looking.
+            // Most objects are alone; asked at that rate, the answer would be predictable.
             if number == 1 && (!self.is_worth_counting(lemma) || rng.random_bool(0.6)) {
                 continue;
             }
@@ -429,12 +440,17 @@ impl<'a> Scene<'a> {
                 .groups("count")
                 .get(number - 1)
                 .map_or("", |words| words[0]);
-            found.push(Draft::new(QaKind::Count, lemma, question, answer(word)));
+            found.push(DraftQuestion::new(
+                QaKind::Count,
+                lemma,
+                question,
+                answer(word),
+            ));
         }
         found
     }
 
-    /// Returns `true` if one expects that there may be several of a thing.
+    /// Returns `true` if several of an object may be expected.
     fn is_worth_counting(&self, lemma: &str) -> bool {
         let Some(concept) = self.lexicon.concept(lemma) else {
             return false;
@@ -451,8 +467,8 @@ impl<'a> Scene<'a> {
     }
 
     fn agreed_number(&self, lemma: &str) -> Option<usize> {
-        let about = self.about(lemma);
-        let concept = about.first()?[0].1.mention.concept;
+        let phrases = self.phrases_of(lemma);
+        let concept = phrases.first()?[0].1.mention.concept;
         if lexicon_plural(lemma) && lemma != "people" || self.stats.is_mass(lemma) {
             return None;
         }
@@ -476,14 +492,14 @@ impl<'a> Scene<'a> {
         };
         let agree = (1..=10).contains(&first) && uses.iter().all(fits);
         let enough = numbers.len() >= if first == 1 { 3 } else { 2 };
-        // "How many men?" is sure only where everybody says man.
-        let same_word = !person || about.len() == uses.len();
+        // "How many men?" is settled only if every caption says man.
+        let same_word = !person || phrases.len() == uses.len();
         (agree && enough && same_word && self.stats.salience(lemma) >= MIN_SALIENCE)
             .then_some(first)
     }
 
-    /// "A dog, a frisbee and grass." of what at least two captions name.
-    pub(super) fn list(&self, templates: &Templates, rng: &mut impl Rng) -> Option<Draft> {
+    /// Question for a list of what at least two captions name: "A dog, a frisbee and grass."
+    pub(super) fn list(&self, templates: &Templates, rng: &mut impl Rng) -> Option<DraftQuestion> {
         let mut nouns: Vec<(&'static str, usize)> = self
             .nouns()
             .into_iter()
@@ -511,7 +527,7 @@ impl<'a> Scene<'a> {
             named[..named.len() - 1].join(", "),
             named[named.len() - 1]
         );
-        Some(Draft::new(
+        Some(DraftQuestion::new(
             QaKind::List,
             "",
             templates.fill("list", "", "", rng),
@@ -519,7 +535,7 @@ impl<'a> Scene<'a> {
         ))
     }
 
-    /// `a dog`, `two dogs`, `dogs`, `snow`.
+    /// Indefinite form: `a dog`, `two dogs`, `dogs`, `snow`.
     fn indefinite(&self, lemma: &str) -> String {
         if self.stats.is_mass(lemma) || lexicon_plural(lemma) {
             return lemma.to_owned();
@@ -535,17 +551,17 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Returns `true` if most captions that name a thing name more than one.
+    /// Returns `true` if most captions that name an object name several of it.
     fn is_several(&self, lemma: &str) -> bool {
-        let about = self.about(lemma);
+        let phrases = self.phrases_of(lemma);
         let several = |uses: &&Vec<(usize, &Phrase)>| {
             uses.len() > 1 || uses.iter().any(|(_, p)| p.mention.plural)
         };
-        2 * about.iter().filter(several).count() > about.len()
+        2 * phrases.iter().filter(several).count() > phrases.len()
     }
 }
 
-/// The nouns about which no can be said as surely as yes: they would have been named.
+/// Nouns whose absence is certain if unnamed, since they would have been named.
 pub(super) fn askable(lexicon: &Lexicon, stats: &CaptionStats) -> BTreeSet<&'static str> {
     let clothing = lexicon.concept("clothing");
     let sure = |lemma: &&'static str| {

@@ -1,8 +1,8 @@
-//! LLaMA (Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>): RMSNorm, rotary positions,
-//! SwiGLU, grouped-query attention.
+//! LLaMA decoder (Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>): RMSNorm, rotary
+//! positions, SwiGLU, grouped-query attention.
 //!
-//! Checkpoint keys are Hugging Face's (`modeling_llama.py`). One set of layers serves both uses:
-//! [`Llama::step`] appends a ragged batch to a [`KvCache`], [`Llama::whole`] runs padded whole
+//! Checkpoint keys are Hugging Face's (`modeling_llama.py`). The same layers serve two uses:
+//! [`Llama::step`] appends a ragged batch to a [`KvCache`]; [`Llama::whole`] runs padded whole
 //! sequences under a mask and is differentiable.
 
 use candle_core::{Result, Tensor};
@@ -14,22 +14,22 @@ use crate::vlm::{
     ops::{self, Ragged},
 };
 
-/// Sizes, under the names of Hugging Face's `LlamaConfig`.
+/// Sizes of the decoder, named as in Hugging Face's `LlamaConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
     /// Size of the vocabulary.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside the feed-forward layers.
+    /// Width of the feed-forward layers.
     pub intermediate_size: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key/value heads.
+    /// Number of key/value heads.
     pub num_key_value_heads: usize,
-    /// Longest sequence.
+    /// Longest sequence in positions.
     pub max_position_embeddings: usize,
     /// Base of the rotary angles.
     #[serde(default = "default_theta")]
@@ -37,7 +37,7 @@ pub struct LlamaConfig {
     /// Epsilon of RMSNorm.
     #[serde(default = "default_eps")]
     pub rms_norm_eps: f64,
-    /// Indicates whether the output matrix is the input embedding.
+    /// `true` if the output matrix is the input embedding.
     #[serde(default)]
     pub tie_word_embeddings: bool,
 }
@@ -56,18 +56,18 @@ impl LlamaConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// Width of a layer's keys (and of its values).
+    /// Width of a layer's keys, equal to that of its values.
     pub fn kv_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim()
     }
 }
 
-/// What regularises a training pass; [`Regular::default`] is none.
+/// Regularization of a training pass; [`Regular::default`] has none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Regular {
-    /// Dropout on each block's two outputs and on the input.
+    /// Dropout probability on the input and on the outputs of both halves of each block.
     pub dropout: f32,
-    /// Seed of the masks.
+    /// Seed of the dropout masks.
     pub seed: u64,
 }
 
@@ -80,8 +80,7 @@ struct Layer {
     down: Tensor,
 }
 
-/// The decoder. Weights are `(out, in)`; projections that read the same input are stacked into one
-/// product.
+/// LLaMA decoder. Weights are `(out, in)`; projections of the same input are stacked into one.
 pub struct Llama {
     config: LlamaConfig,
     embed: Tensor,
@@ -153,7 +152,7 @@ impl Llama {
         })
     }
 
-    /// The sizes.
+    /// Sizes of the decoder.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
@@ -169,8 +168,8 @@ impl Llama {
         linear(hidden, &self.head)
     }
 
-    /// Appends `x` `(tokens, hidden_size)` to the cache, whose rows' spans are `ragged`, and
-    /// returns the residual stream after every layer with the final norm applied to the last:
+    /// Appends `x` `(tokens, hidden_size)`, laid out by `ragged`, to the cache and returns the
+    /// residual stream after every layer, with the final norm applied to the last:
     /// `num_hidden_layers` tensors `(tokens, hidden_size)`. The caller advances the cache.
     pub fn step(
         &self,
@@ -202,8 +201,8 @@ impl Llama {
 
     /// Runs whole padded sequences, differentiably. `x`: `(batch, length, hidden_size)`;
     /// `positions`: `batch * length` rotary positions; `mask`: `(batch, length, length)`, 0 where a
-    /// query sees a key and a large negative number elsewhere. Returns what [`Self::step`] does,
-    /// with `batch * length` lines.
+    /// query attends to a key and a large negative number elsewhere. Returns hidden states like
+    /// [`Self::step`], with `batch * length` rows.
     pub fn whole(
         &self,
         x: &Tensor,

@@ -1,3 +1,0 @@
-//! Decoders.
-
-pub mod llama;
