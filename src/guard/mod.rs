@@ -66,13 +66,26 @@ pub enum OnExhausted {
 impl OnExhausted {
     /// Returns the style in which the answer is rendered anew and the action that its spans then
     /// have; `None` if the answer stays as written.
-    pub fn rewrites(self) -> Option<(render::RenderStyle, Action)> {
+    pub fn rewrites(self) -> Option<(RenderStyle, Action)> {
         match self {
             Self::Flag => None,
-            Self::Hedge => Some((render::RenderStyle::Hedged, Action::Hedged)),
-            Self::Omit => Some((render::RenderStyle::Omitted, Action::Omitted)),
+            Self::Hedge => Some((RenderStyle::Hedged, Action::Hedged)),
+            Self::Omit => Some((RenderStyle::Omitted, Action::Omitted)),
         }
     }
+}
+
+/// Rendering of an answer's flagged spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RenderStyle {
+    /// As generated.
+    Plain,
+    /// Hedged: "what may be a frisbee".
+    #[default]
+    Hedged,
+    /// Left out, or replaced by "something" where the sentence requires a noun.
+    Omitted,
 }
 
 /// Verdict of the guard on an answer.

@@ -10,15 +10,11 @@ mod lemma;
 mod mentions;
 mod phrase;
 mod support;
+mod tables;
 mod verbs;
 mod words;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::LazyLock,
-};
-
-use foldhash::fast::FixedState;
+use std::{collections::HashSet, sync::LazyLock};
 
 pub use class::WordClass;
 pub use lemma::{indefinite_article, is_always_plural};
@@ -28,9 +24,7 @@ pub use support::{Reading, ReferenceTexts, Support};
 pub use verbs::{VerbForm, VerbTable};
 pub use words::{Classes, TextWord, words};
 
-/// The tables are read for every word of every text and have trusted keys: a fast hash suffices.
-type Map<K, V> = HashMap<K, V, FixedState>;
-type Set<K> = HashSet<K, FixedState>;
+use tables::{Map, Set};
 
 /// Concept: a set of synonyms in `nouns.tsv`. All people are one concept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,7 +172,7 @@ impl Lexicon {
             classes,
             verbs,
         };
-        lexicon.entails = support::parse_entailments(include_str!("entails.txt"), &lexicon);
+        lexicon.entails = parse_entailments(include_str!("entails.txt"), &lexicon);
         lexicon
     }
 
@@ -284,6 +278,24 @@ fn ancestors(concept: ConceptId, parents: &[Vec<ConceptId>]) -> Vec<ConceptId> {
     let mut found: Vec<ConceptId> = found.into_iter().collect();
     found.sort_unstable();
     found
+}
+
+/// Parses `entails.txt`: words, and the concepts that each implies.
+fn parse_entailments(text: &'static str, lexicon: &Lexicon) -> Map<&'static str, Vec<ConceptId>> {
+    let mut table: Map<&str, Vec<ConceptId>> = Map::default();
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let Some((words, concepts)) = line.split_once(':') else {
+            continue;
+        };
+        let concepts: Vec<ConceptId> = concepts
+            .split_whitespace()
+            .filter_map(|noun| lexicon.concept(noun))
+            .collect();
+        for word in words.split_whitespace() {
+            table.entry(word).or_default().extend(&concepts);
+        }
+    }
+    table
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{ConceptId, Lexicon, Map, Mention, Phrase, words};
+use super::{ConceptId, Lexicon, Mention, Phrase, words};
 
 /// Degree to which references support a concept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,27 +94,6 @@ impl Reading {
             Support::None
         }
     }
-}
-
-/// Parses `entails.txt`: words, and the concepts that each implies.
-pub(super) fn parse_entailments(
-    text: &'static str,
-    lexicon: &Lexicon,
-) -> Map<&'static str, Vec<ConceptId>> {
-    let mut table: Map<&str, Vec<ConceptId>> = Map::default();
-    for line in text.lines().filter(|l| !l.starts_with('#')) {
-        let Some((words, concepts)) = line.split_once(':') else {
-            continue;
-        };
-        let concepts: Vec<ConceptId> = concepts
-            .split_whitespace()
-            .filter_map(|noun| lexicon.concept(noun))
-            .collect();
-        for word in words.split_whitespace() {
-            table.entry(word).or_default().extend(&concepts);
-        }
-    }
-    table
 }
 
 /// Reference texts about one image.

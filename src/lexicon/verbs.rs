@@ -1,6 +1,6 @@
 //! Verbs of action and their regular inflection.
 
-use super::{Map, Set};
+use super::tables::{Map, Set};
 
 /// Inflected form of a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Map, Set};
+use super::tables::{Map, Set};
 
 /// Word of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,84 +3,18 @@
 
 use std::sync::Arc;
 
-use super::evidence::{Evidence, ImageEvidence};
+pub use super::evidence::AnswerKind;
+use super::evidence::{
+    Evidence, ImageEvidence,
+    names::{self, kinds, scoped, yes_or_no},
+};
 use crate::{
     guard::{
         abstain::{AnswerGate, WrittenAnswer},
         question::{self, QuestionKind},
     },
-    lexicon::{Lexicon, words},
+    lexicon::Lexicon,
 };
-
-/// Kind of a short answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerKind {
-    /// Yes or no.
-    YesNo,
-    /// A number.
-    Count,
-    /// A color.
-    Color,
-    /// An object or a person.
-    Object,
-    /// Anything else.
-    Other,
-}
-
-impl AnswerKind {
-    /// All kinds.
-    pub const ALL: [Self; 5] = [
-        Self::YesNo,
-        Self::Count,
-        Self::Color,
-        Self::Object,
-        Self::Other,
-    ];
-
-    /// Returns its name in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::YesNo => "yes_no",
-            Self::Count => "count",
-            Self::Color => "color",
-            Self::Object => "thing",
-            Self::Other => "other",
-        }
-    }
-
-    /// Classifies an answer by its decisive words: yes or no, else an object mention, else a color
-    /// or number.
-    pub fn classify(answer: &str) -> Self {
-        let (lexicon, words) = (Lexicon::shared(), words(answer));
-        if yes_or_no(answer).is_some() {
-            return Self::YesNo;
-        }
-        if !lexicon.mentions(answer).is_empty() {
-            return Self::Object;
-        }
-        let has = |is: &dyn Fn(&str) -> bool| words.iter().any(|word| is(&word.text));
-        match () {
-            () if has(&|word| lexicon.classes().color(word).is_some()) => Self::Color,
-            () if has(&|word| {
-                lexicon.classes().count(word).is_some()
-                    || word.bytes().all(|byte| byte.is_ascii_digit())
-            }) =>
-            {
-                Self::Count
-            }
-            () => Self::Other,
-        }
-    }
-}
-
-/// Returns the reply of an answer to a yes-or-no question: `true` for yes.
-fn yes_or_no(answer: &str) -> Option<bool> {
-    match words(answer).first()?.text.as_str() {
-        "yes" => Some(true),
-        "no" => Some(false),
-        _ => None,
-    }
-}
 
 /// Evidence of an object: its logit, and the logit minus the log-odds of the object in the training
 /// captions.
@@ -135,19 +69,7 @@ impl AnswerFeatures {
     /// Names of the basic features. Derived ones are `kind:feature` (`presence:claim`), a basic
     /// feature that is 0 unless the question is of that kind, and `kind>kind` (`count>thing`),
     /// which is 1 if question and answer are of these kinds, else 0.
-    pub const NAMES: [&str; 11] = [
-        "asked_evidence",
-        "asked_evidence_claimed",
-        "asked_evidence_minus_prior_claimed",
-        "asked_unknown",
-        "claim",
-        "answered_evidence",
-        "answered_evidence_minus_prior",
-        "answered_unknown",
-        "familiarity",
-        "reward_logit",
-        "log_probability",
-    ];
+    pub const NAMES: [&str; 11] = names::ANSWER;
 
     /// Features of the claim of a yes-or-no answer. Their meaning depends on the kind of question:
     /// evidence of a dog indicates its presence, not whether it is black.
@@ -224,33 +146,8 @@ impl AnswerFeatures {
 
     /// Returns `true` if a feature of that name exists.
     pub fn is_known(name: &str) -> bool {
-        Self::NAMES.contains(&name) || kinds(name).is_some() || scoped(name).is_some()
+        names::is_answer_feature(name)
     }
-}
-
-/// Parses a name such as `presence:claim` into kind of question and feature.
-fn scoped(name: &str) -> Option<(QuestionKind, &str)> {
-    let (kind, feature) = name.split_once(':')?;
-    let kind = QuestionKind::ALL
-        .into_iter()
-        .find(|own| own.name() == kind)?;
-    AnswerFeatures::NAMES
-        .contains(&feature)
-        .then_some((kind, feature))
-}
-
-/// Parses a name such as `count>thing` into kinds of question and answer.
-fn kinds(name: &str) -> Option<(QuestionKind, AnswerKind)> {
-    let (question, answer) = name.split_once('>')?;
-    let question = QuestionKind::ALL
-        .into_iter()
-        .find(|kind| kind.name() == question)?;
-    Some((
-        question,
-        AnswerKind::ALL
-            .into_iter()
-            .find(|kind| kind.name() == answer)?,
-    ))
 }
 
 /// Returns the gate for short answers to `question` about a photograph, which withholds answers

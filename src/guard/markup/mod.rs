@@ -7,30 +7,17 @@
 
 mod inline;
 mod json;
+mod kind;
 mod line;
 mod run;
 
 use std::{collections::VecDeque, ops::Range};
 
-use self::json::JsonLevel;
+pub use self::kind::MarkupKind;
+use self::{json::JsonLevel, kind::Match};
 
 /// Maximum length in bytes of a tag, a link or a code span.
 const REACH: usize = 1024;
-
-/// Kind of markup, by its effect on the text around it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkupKind {
-    /// Separates two independent texts: a list marker, the bar of a table, the punctuation and keys
-    /// of JSON, `<td>`.
-    Structure,
-    /// Within a sentence that continues as if it were absent: `**`, `<b>`,
-    /// `](https://example.org)`, `&amp;`.
-    Inline,
-    /// In the place of a word: `https://example.org`, `photo.jpg`, `#dog`, a code span.
-    Atom,
-    /// A number or Boolean in JSON: a word that can be scored, where no other word is valid.
-    Literal,
-}
 
 /// Piece of markup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,28 +26,6 @@ pub struct Markup {
     pub bytes: Range<usize>,
     /// Kind.
     pub kind: MarkupKind,
-}
-
-/// Result of matching the beginning of a text with a kind of markup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Match {
-    /// Undecided: more text is needed.
-    Open,
-    No,
-    /// A match, with its length in bytes.
-    Len(usize),
-}
-
-impl Match {
-    /// Returns the result for a text that ends too early.
-    fn incomplete(whole: bool) -> Self {
-        if whole { Self::No } else { Self::Open }
-    }
-
-    /// Returns this result, or that of `other` if it does not match.
-    fn or_else(self, other: impl FnOnce() -> Self) -> Self {
-        if self == Self::No { other() } else { self }
-    }
 }
 
 /// Length and kind of the next piece of a text; `None` for text that is not markup.

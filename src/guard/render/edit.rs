@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Rendered, english,
+    english,
     parse::{Document, ParseToken, WordTag},
 };
 
@@ -272,5 +272,40 @@ impl Writer {
             spans,
             moved: self.moved,
         }
+    }
+}
+
+/// Rendered text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The rendered text.
+    pub text: String,
+    /// Range of each input span in the rendered text, in Unicode code points, its hedge included;
+    /// empty if it was left out.
+    pub spans: Vec<Range<usize>>,
+    /// Old and new range of each word, in order; empty if nothing changed.
+    pub(super) moved: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Rendered {
+    /// Returns the range in the rendered text of what had these code points; empty if it was left
+    /// out.
+    pub fn new_range(&self, range: Range<usize>) -> Range<usize> {
+        let moved = |at: usize, is_end: bool| {
+            let before = self.moved.partition_point(|(old, _)| {
+                if is_end {
+                    old.start < at
+                } else {
+                    old.start <= at
+                }
+            });
+            match before.checked_sub(1).map(|i| &self.moved[i]) {
+                Some((old, new)) if at >= old.end && is_end => new.end,
+                Some((old, new)) => (new.start + at - old.start).min(new.end),
+                None => at,
+            }
+        };
+        let start = moved(range.start, false);
+        start..moved(range.end, true).max(start)
     }
 }

@@ -17,29 +17,16 @@ mod whole;
 
 use std::{fmt::Write, ops::Range};
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 use self::{edit::Edits, parse::Document};
-pub use self::{statement::statement, unfamiliar::unfamiliar_statement, whole::is_whole};
+pub use self::{
+    edit::Rendered, statement::statement, unfamiliar::unfamiliar_statement, whole::is_whole,
+};
+pub use super::RenderStyle;
 use super::{
     Action, Span,
     markup::{Markup, MarkupKind, markup},
     spans::pieces,
 };
-
-/// Rendering of an answer's flagged spans.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RenderStyle {
-    /// As generated.
-    Plain,
-    /// Hedged: "what may be a frisbee".
-    #[default]
-    Hedged,
-    /// Left out, or replaced by "something" where the sentence requires a noun.
-    Omitted,
-}
 
 /// Marks every span as `[text?score]`, or as `[before → now]` if it was rewritten (`[before →
 /// now?score]` if it is still low-reward): `A dog catches a [frisbee?0.23].`
@@ -124,41 +111,6 @@ fn marked(
         }
     }
     out + &piece(at..chars.len())
-}
-
-/// Rendered text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// The rendered text.
-    pub text: String,
-    /// Range of each input span in the rendered text, in Unicode code points, its hedge included;
-    /// empty if it was left out.
-    pub spans: Vec<Range<usize>>,
-    /// Old and new range of each word, in order; empty if nothing changed.
-    moved: Vec<(Range<usize>, Range<usize>)>,
-}
-
-impl Rendered {
-    /// Returns the range in the rendered text of what had these code points; empty if it was left
-    /// out.
-    pub fn new_range(&self, range: Range<usize>) -> Range<usize> {
-        let moved = |at: usize, is_end: bool| {
-            let before = self.moved.partition_point(|(old, _)| {
-                if is_end {
-                    old.start < at
-                } else {
-                    old.start <= at
-                }
-            });
-            match before.checked_sub(1).map(|i| &self.moved[i]) {
-                Some((old, new)) if at >= old.end && is_end => new.end,
-                Some((old, new)) => (new.start + at - old.start).min(new.end),
-                None => at,
-            }
-        };
-        let start = moved(range.start, false);
-        start..moved(range.end, true).max(start)
-    }
 }
 
 /// Renders an answer for screen readers. Spans that are empty, overlap or lie outside the text are

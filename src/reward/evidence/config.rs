@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CONFIG_FILE, FORMAT,
     calibration::FeatureCalibration,
     familiarity::FamiliarityScale,
-    features::{MentionFeatures, SentenceFeatures, WordFeatures},
+    files::EvidenceError,
     matching::MatchConfig,
+    names::{self, is_answer_feature},
 };
-use crate::{
-    lexicon::{ConceptId, Lexicon},
-    reward::answers::AnswerFeatures,
-};
+use crate::lexicon::{ConceptId, Lexicon};
+
+/// Version of [`EvidenceConfig`] that is read and written.
+pub const FORMAT: u32 = 1;
 
 /// `evidence.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,36 +72,6 @@ pub struct EvidenceCalibrations {
     /// The same for texts by others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_words: Option<FeatureCalibration>,
-}
-
-/// Error about an evidence file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{}{message}", prefix(.key))]
-pub struct EvidenceError {
-    /// File.
-    pub file: &'static str,
-    /// Key in it; empty if the error concerns the file as a whole.
-    pub key: String,
-    /// Description of the fault.
-    pub message: String,
-}
-
-fn prefix(key: &str) -> String {
-    if key.is_empty() {
-        String::new()
-    } else {
-        format!("{key}: ")
-    }
-}
-
-impl EvidenceError {
-    pub(super) fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            file: CONFIG_FILE,
-            key: key.into(),
-            message: message.into(),
-        }
-    }
 }
 
 impl EvidenceConfig {
@@ -173,8 +143,8 @@ impl EvidenceConfig {
                 .map_or(Ok(()), FeatureCalibration::validate)
                 .map_err(|(field, message)| EvidenceError::config(key(field), message))?;
         }
-        let mentions = [&MentionFeatures::NAMES[..], &SentenceFeatures::NAMES].concat();
-        let words: Vec<&str> = WordFeatures::names().collect();
+        let mentions = [&names::MENTION[..], &names::SENTENCE].concat();
+        let words: Vec<&str> = names::word_features().collect();
         for (name, calibration, unit, known) in [
             ("own", Some(own), "a mention", &mentions),
             ("others", Some(others), "a mention", &mentions),
@@ -198,9 +168,9 @@ impl EvidenceConfig {
         let features = answers.iter().flat_map(|answers| &answers.features);
         if let Some(unknown) = features
             .into_iter()
-            .find(|feature| !AnswerFeatures::is_known(feature))
+            .find(|feature| !is_answer_feature(feature))
         {
-            let known = AnswerFeatures::NAMES.join(", ");
+            let known = names::ANSWER.join(", ");
             let message = format!(
                 "'{unknown}' is not a feature of an answer; known features: {known}, those of one \
                  kind of question such as presence:claim, and pairs of kinds such as count>thing"

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvidenceError, tensor_file::TensorFile};
+use super::{files::EvidenceError, tensor_file::TensorFile};
 
 /// Logistic function from the mean cosine of the nearest references and the evidence of people to
 /// familiarity.

@@ -1,7 +1,7 @@
 //! Features from which calibrations compute rewards: the evidence of a mention, the sentence of a
 //! word, and the class of a word without evidence.
 
-use super::{Evidence, ImageEvidence};
+use super::{Evidence, ImageEvidence, names};
 use crate::lexicon::{Lexicon, WordClass};
 
 /// Features of an object mention.
@@ -18,16 +18,7 @@ pub struct MentionFeatures {
 
 impl MentionFeatures {
     /// Names of the features, in the order of [`Self::value`].
-    pub const NAMES: [&str; 8] = [
-        "evidence",
-        "evidence_minus_prior",
-        "familiarity",
-        "reward_logit",
-        "log_probability",
-        "is_person",
-        "person_evidence",
-        "person_reward",
-    ];
+    pub const NAMES: [&str; 8] = names::MENTION;
 
     /// Computes the features of a mention with output `concept`. `reward` is the lowest reward of
     /// its tokens by the scorer's own calibration, `log_probability` the sum of theirs. `None` if
@@ -97,7 +88,7 @@ pub struct SentenceFeatures {
 
 impl SentenceFeatures {
     /// Names of the features, in the order of [`Self::value`].
-    pub const NAMES: [&str; 2] = ["match", "sentence_evidence"];
+    pub const NAMES: [&str; 2] = names::SENTENCE;
 
     /// Computes the features of a sentence about a photograph: its match, and the mean evidence,
     /// minus the prior, of the objects that it mentions.
@@ -139,7 +130,7 @@ pub struct WordFeatures {
 
 impl WordFeatures {
     /// Features of words of every class, beside [`SentenceFeatures::NAMES`].
-    pub const NAMES: [&str; 3] = ["familiarity", "reward_logit", "log_probability"];
+    pub const NAMES: [&str; 3] = names::WORD;
 
     /// Computes the features of a word. `reward` is the lowest reward of its tokens by the scorer's
     /// own calibration, `log_probability` the sum of theirs.
@@ -159,28 +150,10 @@ impl WordFeatures {
         }
     }
 
-    /// Returns all names: features of every class, features of sentences, and one feature per
-    /// class.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        Self::NAMES
-            .into_iter()
-            .chain(SentenceFeatures::NAMES)
-            .chain(WordClass::ALL.map(Self::class_feature))
-    }
-
     /// Returns the name of the feature that is 1 for words of a class and 0 for others. A
     /// calibration without it does not apply to the class.
     pub fn class_feature(class: WordClass) -> &'static str {
-        match class {
-            WordClass::Person => "is_person",
-            WordClass::Animal => "is_animal",
-            WordClass::Object => "is_thing",
-            WordClass::Attribute => "is_attribute",
-            WordClass::Count => "is_count",
-            WordClass::Action => "is_action",
-            WordClass::Relation => "is_relation",
-            WordClass::Other => "is_other",
-        }
+        names::class_feature(class)
     }
 
     /// Returns the value of a feature by name, if it is known.

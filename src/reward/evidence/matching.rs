@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{Device, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{EvidenceError, tensor_file::TensorFile};
+use super::{files::EvidenceError, tensor_file::TensorFile};
 use crate::lexicon::{ConceptId, Lexicon, words};
 
 /// Configuration of matching: `match` in `evidence.json`.

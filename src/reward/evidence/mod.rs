@@ -11,7 +11,9 @@ mod calibration;
 mod config;
 mod familiarity;
 mod features;
+mod files;
 mod matching;
+pub(super) mod names;
 mod tensor_file;
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
@@ -21,24 +23,17 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
 pub(crate) use self::matching::WordVectors;
 pub use self::{
     calibration::{EvidenceThresholds, FamiliarityThresholds, FeatureCalibration},
-    config::{EvidenceCalibrations, EvidenceConfig, EvidenceError, ScopeConfig},
+    config::{EvidenceCalibrations, EvidenceConfig, FORMAT, ScopeConfig},
     familiarity::FamiliarityScale,
     features::{MentionFeatures, SentenceFeatures, WordFeatures},
+    files::{CONFIG_FILE, EvidenceError, WEIGHTS_FILE},
     matching::MatchConfig,
+    names::AnswerKind,
 };
 use self::{
     config::outputs, familiarity::ReferencePhotographs, matching::Matcher, tensor_file::TensorFile,
 };
 use crate::lexicon::{ConceptId, ConceptKind, Lexicon};
-
-/// Name of the file with the weights.
-pub const WEIGHTS_FILE: &str = "evidence.safetensors";
-
-/// Name of the configuration file.
-pub const CONFIG_FILE: &str = "evidence.json";
-
-/// Version of [`EvidenceConfig`] that is read and written.
-pub const FORMAT: u32 = 1;
 
 /// Minimum probability of a likely object.
 pub const LIKELY_PROBABILITY: f32 = 0.85;

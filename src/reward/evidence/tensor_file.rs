@@ -4,7 +4,7 @@
 use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::EvidenceError;
+use super::files::EvidenceError;
 
 /// Opened safetensors file.
 pub(super) struct TensorFile<'a> {
