@@ -13,9 +13,9 @@ mod trl;
 
 use std::{fs::File, str::FromStr};
 
-pub use records::IncomingRecord;
+pub use records::{IncomingRecord, NumberedRow, NumberedRows, RecordWriter};
 
-use super::{record::Feedback, store::StoreError};
+use super::store::StoreError;
 
 /// File format of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -126,31 +126,4 @@ impl FromStr for InterchangeFormat {
             .find(|f| f.name() == name)
             .ok_or_else(|| format!("unknown format; known are {}", known()))
     }
-}
-
-/// Number of a row, with its items or the reason why it is invalid.
-pub type NumberedRow = (usize, Result<Vec<IncomingRecord>, String>);
-
-/// Rows of a file, up to the first that cannot be read.
-pub type NumberedRows = Box<dyn Iterator<Item = std::io::Result<NumberedRow>> + Send>;
-
-/// Writer of a file, piece by piece.
-pub trait RecordWriter: Send {
-    /// Writes a record and appends the bytes that are ready to `out`. `image` is set for formats
-    /// with images.
-    ///
-    /// # Errors
-    /// When the record cannot be written in this format.
-    fn record(
-        &mut self,
-        record: &Feedback,
-        image: Option<Vec<u8>>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), StoreError>;
-
-    /// Writes the end of the file.
-    ///
-    /// # Errors
-    /// When the end cannot be written.
-    fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError>;
 }

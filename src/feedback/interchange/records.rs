@@ -11,10 +11,7 @@ use parquet::record::Row;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    NumberedRow, NumberedRows, RecordWriter,
-    columns::{ColumnValue, field, image_value, required_text},
-};
+use super::columns::{ColumnValue, field, image_value, required_text};
 use crate::feedback::{
     record::{Feedback, FeedbackSource, ImageHash, JudgedPart},
     store::StoreError,
@@ -252,4 +249,31 @@ pub(super) fn read(row: &Row) -> Result<Vec<IncomingRecord>, String> {
         _ => None,
     };
     Ok(vec![IncomingRecord::Record(Box::new(record), file)])
+}
+
+/// Number of a row, with its items or the reason why it is invalid.
+pub type NumberedRow = (usize, Result<Vec<IncomingRecord>, String>);
+
+/// Rows of a file, up to the first that cannot be read.
+pub type NumberedRows = Box<dyn Iterator<Item = std::io::Result<NumberedRow>> + Send>;
+
+/// Writer of a file, piece by piece.
+pub trait RecordWriter: Send {
+    /// Writes a record and appends the bytes that are ready to `out`. `image` is set for formats
+    /// with images.
+    ///
+    /// # Errors
+    /// When the record cannot be written in this format.
+    fn record(
+        &mut self,
+        record: &Feedback,
+        image: Option<Vec<u8>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), StoreError>;
+
+    /// Writes the end of the file.
+    ///
+    /// # Errors
+    /// When the end cannot be written.
+    fn end(&mut self, out: &mut Vec<u8>) -> Result<(), StoreError>;
 }
