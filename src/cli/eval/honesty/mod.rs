@@ -1,5 +1,6 @@
 //! `candor eval honesty`
 
+mod args;
 mod captions;
 mod cards;
 mod material;
@@ -7,14 +8,11 @@ mod prompts;
 mod questions;
 mod scored;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::Value;
 
+pub(super) use self::args::EvalHonestyArgs;
 use self::{
     captions::CaptionResults,
     material::HonestyMaterial,
@@ -23,13 +21,8 @@ use self::{
 };
 use super::{Output, RunFacts, command};
 use crate::{
-    cli::{
-        Failure,
-        common::{ModelArgs, settle},
-        output::failed_at,
-    },
+    cli::{Failure, common::settle, output::failed_at},
     eval::{
-        bootstrap::REPEATS,
         honesty::{
             FOLDS, PhotographNumbers, PhotographOrigin, Resampling, ScoredOutcome,
             bars::{self, Finding, Measure, MeasuredValue},
@@ -42,89 +35,6 @@ use crate::{
         },
     },
 };
-
-/// Measure whether a model can be trusted on photographs of any kind: invented people, flags,
-/// repairs, answers, abstentions and calibration by origin
-///
-/// The data folder contains any of flickr8k, coco-mini, daquar and vqa-rad in the layouts that
-/// their READMEs describe; documents and drawings are generated. Every figure is shown beside its
-/// bar.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  candor eval honesty --data ../shared/data --report runs/honesty\n  \
-                  candor eval honesty --data ../shared/data --quick 20\n  \
-                  candor eval honesty --data ../shared/data --model runs/next/bundle --report \
-                  runs/next-honesty --against runs/honesty/report.json"
-)]
-pub(super) struct EvalHonestyArgs {
-    /// Folder with the origins flickr8k, coco-mini, daquar and vqa-rad; missing ones are skipped
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-
-    /// Only these origins: flickr8k, coco-mini, daquar, vqa-rad, documents, drawings, re-encoded
-    /// [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "NAME,...", value_parser = origin)]
-    origins: Vec<PhotographOrigin>,
-
-    /// Use at most N photographs of each origin, drawn by the seed, for a quick run
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    quick: Option<usize>,
-
-    /// Maximum number of questions per image
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    per_image: usize,
-
-    /// Number of documents, of drawings and of re-encoded photographs to generate
-    #[arg(long, value_name = "N", default_value_t = 60)]
-    made: usize,
-
-    /// Folder with bundles 0 to 4 to use instead of one model: each photograph is answered by the
-    /// bundle of its own fold, which was trained without it
-    #[arg(long, value_name = "DIR", conflicts_with = "model")]
-    folds: Option<PathBuf>,
-
-    /// Folder for a page with photographs (index.html), the figures (report.json) and every answer
-    /// (answers.jsonl); an interrupted run continues
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
-
-    /// Discard the answers in that folder
-    #[arg(long, requires = "report")]
-    overwrite: bool,
-
-    /// Figures (report.json) of an earlier run, to show beside these
-    #[arg(long, value_name = "FILE.json")]
-    against: Option<PathBuf>,
-
-    /// Also write the figures as JSON; `-` writes them to standard output instead of the tables
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-
-    /// Number of bootstrap resamples
-    #[arg(long, default_value_t = REPEATS)]
-    resamples: usize,
-
-    /// Seed of samples and bootstrap
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-
-    #[command(flatten)]
-    model: ModelArgs,
-}
-
-fn origin(name: &str) -> Result<PhotographOrigin, String> {
-    let names = || PhotographOrigin::ALL.map(PhotographOrigin::name).join(", ");
-    PhotographOrigin::ALL
-        .into_iter()
-        .find(|origin| origin.name() == name)
-        .ok_or_else(|| format!("expected one of {}", names()))
-}
-
-impl EvalHonestyArgs {
-    fn is_wanted(&self, origin: PhotographOrigin) -> bool {
-        self.origins.is_empty() || self.origins.contains(&origin)
-    }
-}
 
 pub(super) fn run(args: EvalHonestyArgs) -> Result<(), Failure> {
     // The process may re-execute itself, so nothing is written before.
