@@ -77,7 +77,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     // First, because a process that starts again loses its handlers of signals.
     settle(config.model.threads.value())?;
     // Outlives the runtime, whose end is logged too.
-    let (_log, level) = telemetry::init_logging(&config.log);
+    let (_log, level) = telemetry::init_logging(config.log.format, &config.log.level);
     let runtime = Runtime::new().map_err(Failure::failed)?;
     // Before the model is loaded, which takes a while: a terminal that goes must not end the server
     // then either.
