@@ -77,7 +77,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     // First, because re-executing the process loses its signal handlers.
     settle(config.model.threads.value())?;
     // Outlives the runtime, whose shutdown is logged too.
-    let (_log, level) = telemetry::init_logging(&config.log);
+    let (_log, level) = telemetry::init_logging(config.log.format, &config.log.level);
     let runtime = Runtime::new().map_err(Failure::failed)?;
     // Before the model is loaded, which takes a while: a closed terminal must not end the server
     // then either.

@@ -24,9 +24,9 @@ pub(crate) use load::nearest;
 pub use load::{ConfigFlag, ConfigProblem, ConfigProblems, load};
 pub use sections::{
     AdminSection, ClassThresholdsSection, CycleSection, EngineSection, FeedbackSection,
-    FetchSection, GenerationSection, GuardSection, ImagesSection, LimitsSection, LogFormat,
-    LogSection, MOST_ITEMS, MetricsSection, ModelSection, OnUnsupported, ReceiptsSection,
-    RegistrySection, ScoreSection, ServerSection, largest_image,
+    FetchSection, GenerationSection, GuardSection, ImagesSection, LimitsSection, LogSection,
+    MOST_ITEMS, MetricsSection, ModelSection, OnUnsupported, ReceiptsSection, RegistrySection,
+    ScoreSection, ServerSection, largest_image,
 };
 
 use crate::feedback::queue::QueueSettings;

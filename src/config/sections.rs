@@ -11,6 +11,7 @@ use crate::{
     engine::{GuardParams, OnError},
     guard::{self, Mode, OnExhausted, OnUnanswerable},
     registry::{self, RegistryError},
+    telemetry::LogFormat,
 };
 
 /// HTTP server.
@@ -497,14 +498,4 @@ impl Default for LogSection {
             level: "info".to_owned(),
         }
     }
-}
-
-/// Format of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// Plain text.
-    Text,
-    /// One JSON object a line.
-    Json,
 }

@@ -13,7 +13,7 @@ use prometheus::{Error, Histogram, IntCounter, IntCounterVec, Registry};
 
 use super::{
     Metrics,
-    metrics::{REWARDS, VERDICTS, counter, counters, histogram, verdict_name},
+    register::{REWARDS, VERDICTS, counter, counters, histogram, verdict_name},
 };
 use crate::{
     engine::{EngineError, FinishReason, GeneratedToken},

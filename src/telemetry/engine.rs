@@ -11,7 +11,7 @@ use std::{
 
 use prometheus::{Error, Gauge, Histogram, IntGauge, Registry};
 
-use super::metrics::{REWARDS, add, histogram};
+use super::register::{REWARDS, add, histogram};
 use crate::engine::Observer;
 
 const BETWEEN_TOKENS: [f64; 20] = [

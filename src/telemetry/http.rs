@@ -7,7 +7,7 @@ use prometheus::{
     Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::{Metrics, metrics::add};
+use super::{Metrics, register::add};
 
 /// Metrics of HTTP requests.
 pub(crate) struct HttpMetrics {

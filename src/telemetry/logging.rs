@@ -2,12 +2,11 @@
 
 use std::io::stderr;
 
+use serde::{Deserialize, Serialize};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
-
-use crate::config::{LogFormat, LogSection};
 
 /// Maximum number of buffered log lines; further ones are dropped.
 const MAX_BUFFERED_LINES: usize = 4096;
@@ -34,18 +33,18 @@ impl LogLevel {
 /// blocks the server: lines are dropped. A second call has no effect, because a process has one
 /// log.
 #[must_use = "dropping the guard flushes buffered lines"]
-pub fn init(log: &LogSection) -> (WorkerGuard, LogLevel) {
+pub fn init(format: LogFormat, level: &str) -> (WorkerGuard, LogLevel) {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(MAX_BUFFERED_LINES)
         .lossy(true)
         .finish(stderr());
     let (filter, handle) =
-        reload::Layer::new(log.level.parse().unwrap_or_else(|_| EnvFilter::new("info")));
+        reload::Layer::new(level.parse().unwrap_or_else(|_| EnvFilter::new("info")));
     let lines = fmt::layer()
         .with_writer(writer)
         .with_ansi(console::colors_enabled_stderr())
         .with_target(false);
-    let lines = match log.format {
+    let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines
             .json()
@@ -59,4 +58,14 @@ pub fn init(log: &LogSection) -> (WorkerGuard, LogLevel) {
         .with(lines)
         .try_init();
     (guard, LogLevel(handle))
+}
+
+/// Format of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Plain text.
+    Text,
+    /// One JSON object a line.
+    Json,
 }

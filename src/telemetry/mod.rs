@@ -7,10 +7,11 @@ mod logging;
 mod metrics;
 mod models;
 mod process;
+mod register;
 
 pub(crate) use answers::{AnswerEnd, AnswerMeter};
 pub(crate) use engine::EngineObserver;
 pub(crate) use http::{ConnectionEnd, ConnectionMetrics, HttpExchange};
-pub use logging::{LogLevel, init as init_logging};
+pub use logging::{LogFormat, LogLevel, init as init_logging};
 pub use metrics::Metrics;
-pub(crate) use metrics::verdict_name;
+pub(crate) use register::verdict_name;

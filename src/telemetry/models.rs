@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use prometheus::{Error, Gauge, GaugeVec, IntCounter, IntCounterVec, Opts, Registry};
 
-use super::metrics::{add, counter, counters};
+use super::register::{add, counter, counters};
 use crate::feedback::monitor::MonitorFigures;
 
 /// Metrics of version switches and the shadow.

@@ -8,7 +8,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::metrics::add;
+use super::register::add;
 
 /// Process metrics, in a registry without prefix.
 pub(super) struct ProcessMetrics {
