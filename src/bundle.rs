@@ -18,9 +18,8 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    feedback::tokens::PolicyVocabulary,
     reward::{
-        TokenReward,
+        RewardKind, TokenReward,
         calibration::Calibration,
         calibrator::Calibrator,
         detached::{Detached, DetachedNet},
@@ -35,6 +34,7 @@ use crate::{
         preprocess,
         template::{ChatTemplate, Message},
         tokenizer::TextTokenizer,
+        vocabulary::PolicyVocabulary,
     },
 };
 
@@ -75,26 +75,6 @@ pub struct ScorersConfig {
     /// Network of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detached: Option<PrefixDecoderConfig>,
-}
-
-/// Which scorer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RewardKind {
-    /// See [`crate::reward::probe`].
-    Probe,
-    /// See [`crate::reward::detached`].
-    Detached,
-}
-
-impl RewardKind {
-    /// Its name in files and configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Probe => "probe",
-            Self::Detached => "detached",
-        }
-    }
 }
 
 /// A bundle that cannot be loaded.

@@ -31,11 +31,11 @@ pub use load::{ConfigFlag, ConfigProblem, ConfigProblems, load};
 pub use registry::{AdminSection, RegistrySection};
 
 use crate::{
-    bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
     feedback::queue::QueueSettings,
     guard::{self, Mode, OnExhausted, OnUnanswerable},
+    reward::RewardKind,
 };
 
 /// The whole configuration.

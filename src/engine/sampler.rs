@@ -122,12 +122,6 @@ fn highest(logits: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Logarithm of the sum of the exponentials: what turns a logit into a log-probability.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = highest(logits);
-    max + logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln()
-}
-
 /// The `k` tokens with the highest logits, best first, without the `masked` ones. `masked` is
 /// sorted.
 pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
@@ -153,6 +147,7 @@ pub(crate) fn top(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vlm::ops::log_sum_exp;
     use proptest::prelude::*;
 
     fn draw(params: &Sampling, logits: &[f32], masked: &[u32], n: usize) -> Vec<u32> {

@@ -9,7 +9,7 @@ use super::{
     sampler::{self, Sampler},
     sequence::SamplingVocabulary,
 };
-use crate::vlm::Row;
+use crate::{vlm::Row, vlm::ops::log_sum_exp};
 
 /// Alternatives that are remembered at every place where a repair may begin.
 const MENU: usize = 32;
@@ -248,7 +248,7 @@ impl DecodingTrack {
         // Of the model's own distribution: before masks, penalties and temperature.
         let plain = logits.to_vec();
         let id = self.next_token(logits, vocabulary)?;
-        let total = sampler::log_sum_exp(&plain);
+        let total = log_sum_exp(&plain);
         let logprob = |id: u32| plain[id as usize] - total;
         let k = request.top_logprobs.unwrap_or(0);
         let likely = sampler::top(

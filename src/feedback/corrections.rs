@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::{
@@ -35,9 +35,12 @@ use super::{
         writer::StoreWriter,
     },
     submission::Submission,
-    tokens::{PolicyVocabulary, Vocabularies},
+    tokens::{Vocabularies, tokenize},
 };
-use crate::guard::question::Unanswerable;
+use crate::{
+    vlm::vocabulary::PolicyVocabulary,
+    {guard::question::Unanswerable, util::time::unix_seconds},
+};
 
 /// Receipts that may wait to be kept, and bytes of their images; of completions beyond that none is
 /// kept.
@@ -405,7 +408,7 @@ impl Corrections {
         }
         super::derive::check_notes(submission)?;
         let (vocabulary, text) = (self.vocabularies().of(None), response.clone());
-        let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
+        let tokens = spawn_blocking(move || tokenize(&vocabulary, &text))
             .await
             .map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| SubmissionRefusal::new("response", "invalid_value", e))?;
@@ -580,16 +583,9 @@ fn submitted(record: Option<Feedback>, inserted: InsertOutcome) -> Result<Submit
 fn stamp(annotator_owner: String) -> RecordStamp {
     RecordStamp {
         id: format!("fb_{}", Uuid::now_v7().simple()),
-        created: unix_time(),
+        created: unix_seconds(),
         annotator_owner,
     }
-}
-
-/// Seconds since 1970, by the clock.
-pub(super) fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
 }
 
 /// Of what was said: the same whatever the JSON looked like.

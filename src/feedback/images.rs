@@ -21,7 +21,7 @@ use url::Url;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
 use super::{record::ImageHash, store::StoreError};
-use crate::private_files;
+use crate::util::private_files;
 
 /// Images that are put and removed at the same time share this many locks.
 const LOCKS: usize = 64;

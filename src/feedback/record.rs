@@ -4,11 +4,13 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::fold::is_blank;
-use crate::guard::{Span, Verdict};
+use crate::{
+    guard::{Span, Verdict},
+    util::digest::sha256,
+};
 
 /// Punctuation that ends something.
 const STOPS: &str = ".,;:!?";
@@ -22,7 +24,7 @@ pub struct ImageHash([u8; 32]);
 impl ImageHash {
     /// The address of this file.
     pub fn of(file: &[u8]) -> Self {
-        Self(Sha256::digest(file).into())
+        Self(sha256(file))
     }
 
     /// The first byte: as good as random.

@@ -9,10 +9,10 @@ use std::sync::{
 use tokio::sync::Mutex;
 
 use super::{
-    corrections::unix_time,
     images::ImageStore,
     store::{AnnotatorTarget, OwnerBytes, RemovalCounts, RemovalTarget, Store, StoreError},
 };
+use crate::util::time::unix_seconds;
 
 /// Receipts or records that are removed in one transaction, and images that are looked at in one
 /// go.
@@ -64,7 +64,7 @@ impl Retention {
     /// Removes receipts that were made before this Unix time, and does again what was not finished
     /// before. Returns how many receipts that were.
     pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
-        self.store.redate_receipts(unix_time()).await?;
+        self.store.redate_receipts(unix_seconds()).await?;
         let removed = self
             .remove_rows(&RemovalTarget::ReceiptsBefore(before, PIECE))
             .await?;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{RegistryError, files::hex};
+use super::RegistryError;
+use crate::util::digest::hex;
 
 /// Digits of a hash in a version's id.
 const ID_DIGITS: usize = 12;

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{drift::Histogram, logistic::logistic_regression};
-use crate::eval::tokens::{ScoredToken, threshold_at_fpr};
+use super::{
+    drift::Histogram,
+    logistic::logistic_regression,
+    thresholds::{ScoredToken, threshold_at_fpr},
+};
 
 /// A threshold and the share of good tokens that fall below it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

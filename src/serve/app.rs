@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::{
@@ -287,13 +287,6 @@ fn show_served(metrics: &Metrics, guard: &GuardSection, served: &ServedVersion) 
             .map(|params| params.thresholds)
             .as_ref(),
     );
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
 }
 
 /// Runs what computes off the async threads, in the request's span. A panic in it is a 500.

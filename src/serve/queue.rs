@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    app::{App, unix_time},
+    app::App,
     auth::{self, Caller},
     body,
     error::{ApiError, ErrorBody},
@@ -20,13 +20,16 @@ use super::{
     openai::request::read,
     openapi::ErrorResponses,
 };
-use crate::feedback::{
-    derive::check_name,
-    queue::{QueueItem, ratings::Agreement},
-    store::{
-        Owners, StoreError,
-        queue::{AnnotatorId, AnnotatorProgress, ChoiceId, QueueLength},
+use crate::{
+    feedback::{
+        derive::check_name,
+        queue::{QueueItem, ratings::Agreement},
+        store::{
+            Owners, StoreError,
+            queue::{AnnotatorId, AnnotatorProgress, ChoiceId, QueueLength},
+        },
     },
+    util::time::unix_seconds,
 };
 
 /// How often the metrics of the queue are brought up to date.
@@ -91,7 +94,7 @@ pub(super) async fn length(
     caller: Caller,
     Parameters(query): Parameters<QueueQuery>,
 ) -> Result<Response, ApiError> {
-    let (corrections, now) = (corrections(&app)?, unix_time());
+    let (corrections, now) = (corrections(&app)?, unix_seconds());
     let annotator = match query.annotator {
         Some(annotator) => {
             check_name("annotator", &annotator)?;
@@ -127,7 +130,7 @@ pub(super) async fn next(
     let (caller, annotator) = who(&app, request).await?;
     let _place = app.admit()?;
     match corrections
-        .next(&annotator, &caller.owners(), unix_time())
+        .next(&annotator, &caller.owners(), unix_seconds())
         .await?
     {
         Some(item) => Ok(Json(item).into_response()),
@@ -222,8 +225,11 @@ pub(super) async fn watch(app: Arc<App>) {
     loop {
         times.tick().await;
         let told = async {
-            app.metrics
-                .queue(&corrections.queue_length(&Owners::All, unix_time()).await?);
+            app.metrics.queue(
+                &corrections
+                    .queue_length(&Owners::All, unix_seconds())
+                    .await?,
+            );
             app.metrics
                 .agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())

@@ -12,7 +12,7 @@ use tokio::{sync::MutexGuard, task::spawn_blocking};
 use utoipa::ToSchema;
 
 use super::{
-    app::{App, unix_time},
+    app::App,
     served::{InitialVersion, LoadError, RequestContext, ServedVersion, candidates},
     warm,
 };
@@ -22,6 +22,7 @@ use crate::{
     engine::Observer,
     registry::{Registry, RegistryState},
     telemetry::EngineMetrics,
+    util::time::unix_seconds,
 };
 
 /// How often the registry is looked at.
@@ -151,7 +152,7 @@ impl VersionSwitch {
         self.note(Some(RefusedVersion {
             id: id.map(str::to_owned),
             reason,
-            at: unix_time(),
+            at: unix_seconds(),
         }));
     }
 

@@ -1,9 +1,6 @@
 //! Every metric, declared once. A name, once shipped, stays.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
@@ -18,6 +15,7 @@ use crate::{
     engine::Observer,
     feedback::{queue::ratings::Agreement, record::JudgmentKind, store::queue::QueueLength},
     guard::{Thresholds, Verdict},
+    util::time::since_epoch,
 };
 
 /// All metrics, in a registry of their own. Names have the prefix `candor_`; where vLLM has a
@@ -76,11 +74,7 @@ impl Metrics {
                 "When counting began, in seconds since 1970",
             )?,
         )?;
-        start.set(
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0.0, |since| since.as_secs_f64()),
-        );
+        start.set(since_epoch().as_secs_f64());
         let build = add(
             r,
             GaugeVec::new(

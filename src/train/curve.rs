@@ -5,6 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::{TrainError, checkpoint::LossPoint};
+use crate::util::numbers::mean;
 
 /// Draws the training loss (a running mean over about 1 % of the steps) and the development loss.
 pub fn draw(points: &[LossPoint], title: &str, path: &Path) -> Result<(), TrainError> {
@@ -18,7 +19,7 @@ pub fn draw(points: &[LossPoint], title: &str, path: &Path) -> Result<(), TrainE
         .map(|c| {
             (
                 c[c.len() / 2].0,
-                c.iter().map(|p| p.1).sum::<f64>() / c.len() as f64,
+                mean(c.iter().map(|p| p.1)).unwrap_or_default(),
             )
         })
         .collect();

@@ -15,6 +15,7 @@ pub mod preprocess;
 pub mod template;
 pub mod tokenizer;
 pub mod vision;
+pub mod vocabulary;
 
 pub use kv_cache::KvCache;
 

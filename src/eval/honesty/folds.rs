@@ -3,7 +3,7 @@
 //! A photograph's part depends on its file alone, so that training and evaluation agree without a
 //! list, and a copy under another name stays in its part.
 
-use sha2::{Digest, Sha256};
+use crate::util::digest::sha256_u64;
 
 /// Number of parts.
 pub const FOLDS: usize = 5;
@@ -11,10 +11,7 @@ pub const FOLDS: usize = 5;
 /// Returns what a photograph is known by: the first eight bytes of its file's SHA-256, as a
 /// big-endian number.
 pub fn digest_of(file: &[u8]) -> u64 {
-    Sha256::digest(file)
-        .iter()
-        .take(8)
-        .fold(0, |number, &byte| number << 8 | u64::from(byte))
+    sha256_u64(file)
 }
 
 /// Returns the part of a photograph, from 0, by its [digest](digest_of).

@@ -8,9 +8,9 @@ use crate::{
     feedback::{
         fold::words,
         submission::{ErrorSpan, Judgment},
-        tokens::PolicyVocabulary,
+        tokens::tokenize,
     },
-    vlm::{casing::Casing, tokenizer::TextTokenizer},
+    vlm::{casing::Casing, tokenizer::TextTokenizer, vocabulary::PolicyVocabulary},
 };
 
 /// Of the embedded bundle, whatever letters it writes.
@@ -33,7 +33,7 @@ fn subject(response: &str) -> JudgedAnswer {
         image: ImageHash::of(b"image"),
         prompt: String::new(),
         response: response.to_owned(),
-        tokens: vocabulary().tokenize(response).unwrap(),
+        tokens: tokenize(vocabulary(), response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
         doubted: None,
@@ -650,12 +650,12 @@ fn what_makes_no_record_names_the_field() {
 
 #[test]
 fn special_tokens_are_mere_text() {
-    let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
+    let tokens = tokenize(vocabulary(), "A dog <|user|> here").unwrap();
     assert_eq!(
         tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
         "A dog <|user|> here"
     );
-    assert!(vocabulary().tokenize("").unwrap().is_empty());
+    assert!(tokenize(vocabulary(), "").unwrap().is_empty());
 }
 
 #[test]
@@ -664,7 +664,7 @@ fn texts_are_cut_in_the_policys_letters_and_kept_in_their_own() {
         casing: Casing::Sentence,
         ..vocabulary().clone()
     };
-    let tokens = vocabulary.tokenize("two Dogs.").unwrap();
+    let tokens = tokenize(&vocabulary, "two Dogs.").unwrap();
     assert_eq!(
         tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
         "two Dogs."
@@ -686,7 +686,7 @@ proptest! {
 
     #[test]
     fn tokens_are_in_their_places(text in TEXTS) {
-        let tokens = vocabulary().tokenize(&text).unwrap();
+        let tokens = tokenize(vocabulary(), &text).unwrap();
         let chars: Vec<char> = text.chars().collect();
         prop_assert_eq!(tokens.first().map(|t| t.start), Some(0));
         prop_assert_eq!(tokens.last().map(|t| t.end), Some(chars.len()));
@@ -817,7 +817,7 @@ fn a_record_is_the_owners_of_what_it_is_about() {
 fn an_abstention_is_not_judged() {
     let answer = |response: &str, verdict| RecordedChoice {
         response: response.to_owned(),
-        tokens: vocabulary().tokenize(response).unwrap(),
+        tokens: tokenize(vocabulary(), response).unwrap(),
         verdict,
         threshold: 0.5,
         spans: Vec::new(),

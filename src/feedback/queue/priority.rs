@@ -1,12 +1,12 @@
 //! Priority of an answer by what a correction of it would teach. Pure.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::words::{TokenWord, token_words};
 use crate::{
     feedback::record::RecordedChoice,
     lexicon::{ConceptId, Lexicon},
+    util::digest::sha256,
 };
 
 /// Weights of the parts of the order. Only their proportions matter.
@@ -99,7 +99,7 @@ pub(super) struct PseudoRandom {
 }
 
 pub(super) fn draws(completion: &str, choice: usize) -> PseudoRandom {
-    let digest = Sha256::digest(format!("annotation queue {completion} {choice}"));
+    let digest = sha256(format!("annotation queue {completion} {choice}"));
     let number = |at: usize| {
         digest[at..at + 4]
             .iter()

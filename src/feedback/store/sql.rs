@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     feedback::record::{Feedback, FeedbackSource, ImageHash, Receipt},
-    private_files,
+    util::private_files,
 };
 
 /// Migrations of the tables, version by version. A version, once shipped, stays as it is.

@@ -21,7 +21,7 @@ use self::query::{ExportQuery, ListQuery, PersonQuery};
 pub(super) use self::query::{Parameters, PathId};
 pub(super) use self::receipts::{CompletionSubject, ReceiptDraft};
 use super::{
-    app::{App, StartError, blocking, unix_time},
+    app::{App, StartError, blocking},
     auth::{self, Caller},
     body::{self, ReceivedBody},
     chat,
@@ -47,6 +47,7 @@ use crate::{
         store::{RemovalCounts, RemovalTarget, StoreError, sql::SqlStore},
         submission::Submission,
     },
+    util::time::unix_seconds,
     vlm::preprocess,
 };
 
@@ -103,7 +104,7 @@ pub(super) async fn sweep(app: Arc<App>) {
     loop {
         times.tick().await;
         match corrections
-            .sweep(unix_time().saturating_sub(retention.as_secs()))
+            .sweep(unix_seconds().saturating_sub(retention.as_secs()))
             .await
         {
             Ok(0) => {}

@@ -30,7 +30,7 @@ use self::{
     windows::{Refusal, ResponseTokenizer, ScoreWindows},
 };
 use super::{
-    app::{blocking, unix_time},
+    app::blocking,
     auth,
     body::{self, ReceivedBody},
     chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
@@ -60,6 +60,7 @@ use crate::{
         finish::WrittenBy,
         scorer::{TextRewards, TextWithImage},
     },
+    util::time::unix_seconds,
     vlm::template,
 };
 
@@ -331,7 +332,7 @@ async fn respond(
     let head = CompletionHead {
         id,
         object: "score",
-        created: unix_time(),
+        created: unix_seconds(),
         model,
         system_fingerprint,
     };

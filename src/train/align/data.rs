@@ -10,17 +10,20 @@ use super::{
     answers::AnswerGroup,
     config::{AlignConfig, CorrectionConfig},
 };
-use crate::train::{
-    TrainError,
-    corpus::{Corpus, asks_for_description},
-    corrections::{CorrectedAnswer, annotator::Annotator},
-    export::write_json,
-    features::Features,
-    policy::Policy,
-    reward_data::own_captions,
-    setup::Setup,
-    snapshot::Snapshot,
-    text::normalize_caption,
+use crate::{
+    train::{
+        TrainError,
+        corpus::{Corpus, asks_for_description},
+        corrections::{CorrectedAnswer, annotator::Annotator},
+        export::write_json,
+        features::Features,
+        policy::Policy,
+        reward_data::own_captions,
+        setup::Setup,
+        snapshot::Snapshot,
+        text::normalize_caption,
+    },
+    util::digest::hex,
 };
 
 /// A correction in tokens.
@@ -75,12 +78,7 @@ fn key(config: &AlignConfig, policy: &Policy) -> Result<String, TrainError> {
             .iter()
             .for_each(|x| hash.update(x.to_le_bytes()));
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()[..6]))
 }
 
 /// The policy's own captions of the training images, once greedy and otherwise drawn: kept beside

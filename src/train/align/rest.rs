@@ -1,9 +1,12 @@
 //! ReST: the policy draws, the answers above a rising bar are imitated.
 
 use super::{answers::AnswerGroup, learner::Learner, log::RunMetrics, run::Alignment};
-use crate::train::{
-    Tensors, TrainError,
-    losses::filter::{above_quantile, rising},
+use crate::{
+    train::{
+        Tensors, TrainError,
+        losses::filter::{above_quantile, rising},
+    },
+    util::numbers::mean,
 };
 
 impl Alignment {
@@ -46,7 +49,7 @@ impl Alignment {
         let mut metrics = self.imitate(learner, &best, seed)?;
         metrics.insert(
             "score".into(),
-            scores.iter().map(|s| f64::from(*s)).sum::<f64>() / scores.len().max(1) as f64,
+            mean(scores.iter().map(|s| f64::from(*s))).unwrap_or(0.0),
         );
         Ok(metrics)
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     TrainError, checkpoint::write_atomically, corpus::asks_for_description, labels::LabeledText,
 };
-use crate::vlm::casing::Casing;
+use crate::{util::jsonl, vlm::casing::Casing};
 
 /// How much of an answer was judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,14 +112,10 @@ pub fn write(file: &Path, corrections: &[CorrectedAnswer]) -> Result<(), TrainEr
 /// Names file and line.
 pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
-    let parse = |(i, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .map_err(|e| TrainError::Run(format!("{}:{}: {e}", file.display(), i + 1)))
-    };
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(parse)
+    jsonl::parse(&text)
+        .map(|(number, row)| {
+            row.map_err(|e| TrainError::Run(format!("{}:{number}: {e}", file.display())))
+        })
         .collect()
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     registry::gate::GateConfig,
+    reward::RewardKind,
     train::{
         TrainError,
         align::{AlignConfig, Method},
@@ -159,7 +160,11 @@ impl Recipe {
                 ));
             }
         }
-        if !self.reward.scorers.contains_key("detached") {
+        if !self
+            .reward
+            .scorers
+            .contains_key(RewardKind::Detached.name())
+        {
             return Err(
                 "reward: there is no scorer named detached, which policies are rewarded by".into(),
             );
@@ -185,7 +190,7 @@ impl Recipe {
         number: u64,
     ) -> RewardTrainingConfig {
         RewardTrainingConfig {
-            frozen: vec!["detached".into()],
+            frozen: vec![RewardKind::Detached.name().into()],
             ..self.fine_tuning(&self.refit, policy, scorers, snapshot, number)
         }
     }
@@ -201,7 +206,7 @@ impl Recipe {
         let mut config = self.reward.clone();
         config
             .scorers
-            .retain(|name, _| name == "probe" || name == "detached");
+            .retain(|name, _| RewardKind::ALL.iter().any(|kind| kind.name() == name));
         for scorer in config.scorers.values_mut() {
             let (ScorerConfig::Probe { optim, .. } | ScorerConfig::Detached { optim, .. }) = scorer;
             *optim = OptimConfig {

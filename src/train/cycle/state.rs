@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use super::config::Recipe;
 use crate::{
-    private_files,
     registry::gate::{GateVerdict, MetricValues},
-    train::{TrainError, export::now},
+    train::TrainError,
+    util::private_files,
+    util::time::unix_seconds,
 };
 
 /// What a cycle does, in its order.
@@ -317,7 +318,7 @@ impl CycleDirectory {
     ) -> Result<(), TrainError> {
         let before = LastCycle::read(&self.dir)?;
         state.outcome = Some(outcome);
-        state.finished = Some(now());
+        state.finished = Some(unix_seconds());
         // A process that died between the two files counts a cycle once.
         if before.number < state.number {
             let mut outcomes = before.outcomes;
@@ -330,7 +331,7 @@ impl CycleDirectory {
             let last = LastCycle {
                 number: state.number,
                 outcome: Some(outcome),
-                finished: now(),
+                finished: unix_seconds(),
                 records,
                 last_success,
                 outcomes,

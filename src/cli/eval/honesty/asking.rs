@@ -15,6 +15,7 @@ use crate::{
         output::note,
     },
     eval::honesty::folds::FOLDS,
+    util::digest::hex,
 };
 
 /// How something is asked.
@@ -292,10 +293,5 @@ fn weights(models: &[String]) -> Result<String, Failure> {
             hash.update(Bundle::file(model, &file).map_err(Failure::failed)?);
         }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()[..8]))
 }
