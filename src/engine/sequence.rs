@@ -6,17 +6,18 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::{
-    Alternative, EngineError, Event, FinishReason, Observer, Request,
+    EngineError, Event, FinishReason, Observer, Request,
     answer::{AnswerOutput, AnswerSummary, RepairCost},
     fair::PoolPermit,
     partial_answer::PartialAnswer,
     repair::{CacheFork, Repairs},
     stop::StopStrings,
     track::{DecodingContext, DecodingTrack, RowOutputs},
+    vocabulary::SamplingVocabulary,
 };
 use crate::{
     guard::{Verdict, policy, repair::RankingWeights},
-    vlm::{Row, tokenizer::TextTokenizer},
+    vlm::Row,
 };
 
 /// A request that was let in, and whom to tell.
@@ -57,42 +58,6 @@ impl AdmittedRequest {
 /// Photographs less familiar than this get statements of what there is where nothing else repairs a
 /// sentence.
 const UNFAMILIAR: f32 = 0.5;
-
-/// What sampling needs to know about the vocabulary.
-pub(crate) struct SamplingVocabulary {
-    pub(crate) tokenizer: std::sync::Arc<TextTokenizer>,
-    pub(crate) size: usize,
-    /// Tokens that write nothing and do not end the answer, sorted: never chosen.
-    pub(crate) masked: Vec<u32>,
-    /// Tokens with which an answer may end: the end-of-sequence token and full stops.
-    pub(crate) endings: Vec<u32>,
-}
-
-impl SamplingVocabulary {
-    pub(crate) fn new(tokenizer: std::sync::Arc<TextTokenizer>, size: usize) -> Self {
-        let ids = || 0..size as u32;
-        let masked = ids()
-            .filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty())
-            .collect();
-        let endings = ids()
-            .filter(|&id| id == tokenizer.eos() || matches!(tokenizer.bytes(id), b"." | b" ."))
-            .collect();
-        Self {
-            tokenizer,
-            size,
-            masked,
-            endings,
-        }
-    }
-
-    pub(crate) fn alternative(&self, id: u32, logprob: f32) -> Alternative {
-        Alternative {
-            id,
-            bytes: self.tokenizer.bytes(id).to_vec(),
-            logprob,
-        }
-    }
-}
 
 /// Whether a sequence goes on after a step.
 #[derive(Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::{
     Alternative, FinishReason, GeneratedToken, Request, Sampling,
     partial_answer::{PartialAnswer, TokenAlternatives},
     sampler::{self, Sampler},
-    sequence::SamplingVocabulary,
+    vocabulary::SamplingVocabulary,
 };
 use crate::{vlm::Row, vlm::ops::log_sum_exp};
 

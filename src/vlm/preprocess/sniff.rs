@@ -2,7 +2,7 @@
 
 use image::ImageFormat;
 
-use super::decode::ImageError;
+use super::limits::ImageError;
 
 /// The formats that are read, for messages.
 pub(super) const READ: &str = "JPEG, PNG, GIF, WebP or BMP";
