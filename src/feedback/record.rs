@@ -4,7 +4,6 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::fold::is_blank;
 use crate::{
@@ -16,9 +15,8 @@ use crate::{
 const STOPS: &str = ".,;:!?";
 
 /// The address of an image by its content: SHA-256 of the file, written in lower-case hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
 pub struct ImageHash([u8; 32]);
 
 impl ImageHash {
@@ -108,7 +106,7 @@ pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) 
 }
 
 /// Versions of the model, policy, adapter and scorer that wrote and scored an answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// The model's name; of answers that were written elsewhere, what the submitter calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,7 +123,7 @@ pub struct Versions {
 }
 
 /// A person's judgment of a token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenLabel {
     /// The image supports it.
@@ -138,7 +136,7 @@ pub enum TokenLabel {
 }
 
 /// A token of a response.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResponseToken {
     /// Vocabulary id.
     pub id: u32,
@@ -208,7 +206,7 @@ pub struct Receipt {
 }
 
 /// Kind of judgment that a record states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgmentKind {
     /// Something in the response is wrong.
@@ -231,7 +229,7 @@ impl JudgmentKind {
 }
 
 /// Part of the response that was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgedPart {
     /// Up to the first error and no further: what comes after it is unlabelled.
@@ -241,7 +239,7 @@ pub enum JudgedPart {
 }
 
 /// Origin of a record.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedbackSource {
     /// A person, through the API.
@@ -265,7 +263,7 @@ impl FeedbackSource {
 }
 
 /// An error and what should stand in its place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
     /// First code point; where something has only to be added, the place.
     pub start: usize,
@@ -290,7 +288,7 @@ pub struct Correction {
 }
 
 /// Code points of a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CharRange {
     /// The first.
     pub start: usize,
@@ -299,14 +297,14 @@ pub struct CharRange {
 }
 
 /// Details of an answer that was judged out of the annotation queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueDetails {
     /// Indicates whether another annotator judges it too.
     pub overlap: bool,
 }
 
 /// Feedback about a response: the tuple that rewards and policies are trained on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
     /// `fb_...`; ids grow with time.
     pub id: String,

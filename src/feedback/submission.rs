@@ -6,7 +6,6 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error, Unexpected, Visitor},
 };
-use utoipa::ToSchema;
 
 use super::record::{FeedbackSource, JudgedPart};
 
@@ -16,7 +15,7 @@ use super::record::{FeedbackSource, JudgedPart};
 /// It says one of four things: that all is right (`label: "good"`), where something is wrong
 /// (`error` or `errors`), how the whole text should read (`edit`), or what is left out (`missing`).
 /// A field that does not exist is an error: one that is misspelt would be lost in silence.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Submission {
     /// The completion.
@@ -76,7 +75,7 @@ pub struct Submission {
 }
 
 /// Right or wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgment {
     /// Right.
@@ -86,7 +85,7 @@ pub enum Judgment {
 }
 
 /// Place of an error and the text that should stand there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorSpan {
     /// First code point.

@@ -3,13 +3,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{GuardReport, Mode, Thresholds, Verdict, policy, question::Unanswerable};
 
 /// Treatment of questions that no photograph answers, and of answers that are more likely wrong
 /// than right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnanswerable {
     /// They are answered, or given, all the same.

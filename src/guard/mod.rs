@@ -23,13 +23,12 @@ pub mod words;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 pub use abstain::OnUnanswerable;
 pub use thresholds::{ClassThresholds, Thresholds};
 
 /// Mode of the guard: its treatment of low-reward words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing is scored.
@@ -47,7 +46,7 @@ pub enum Mode {
 
 /// Treatment of words whose reward stays low: because no attempt could repair them, or because the
 /// mode repairs nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
     /// They are marked.
@@ -74,7 +73,7 @@ impl OnExhausted {
 }
 
 /// Conclusion of the guard about an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Scored, and no word is below the threshold.
@@ -93,7 +92,7 @@ pub enum Verdict {
 }
 
 /// Action that was taken on one span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Marked and left as it was.
@@ -110,7 +109,7 @@ pub enum Action {
 
 /// A maximal run of low-reward words (function words in between join). Offsets count Unicode code
 /// points of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     /// First code point.
     pub start: usize,
@@ -131,7 +130,7 @@ pub struct Span {
 }
 
 /// A version of a span that was tried and not taken.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// As far as it was written.
     pub text: String,
@@ -167,7 +166,7 @@ impl Span {
 }
 
 /// The `guard` object of a response (design, section 5).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuardReport {
     /// The mode that was in force.
     pub mode: Mode,
@@ -194,7 +193,6 @@ pub struct GuardReport {
     /// Closeness of the photograph to those that the model learned from: 1 is familiar, 0 is not.
     /// Absent where the model cannot tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 0, maximum = 1)]
     pub familiarity: Option<f32>,
     /// The threshold that was in force.
     pub threshold: f32,

@@ -3,34 +3,28 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::words::Word;
 use crate::lexicon::{Lexicon, WordClass};
 
 /// Thresholds that differ from the common one, by class of words.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassThresholds {
     /// Words that name people, animals and things.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub object: Option<f32>,
     /// Colors, sizes, materials.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub attribute: Option<f32>,
     /// Numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub count: Option<f32>,
     /// Verbs of action.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub action: Option<f32>,
     /// Words that say where things are.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub relation: Option<f32>,
 }
 

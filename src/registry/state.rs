@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     Registry, RegistryError,
@@ -14,7 +13,7 @@ use super::{
 const MOST_PREVIOUS: usize = 64;
 
 /// Promoted version and those before it, as `state.json` says.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RegistryState {
     /// The version that is served; none: the model of the configuration.
@@ -26,7 +25,7 @@ pub struct RegistryState {
 }
 
 /// A version that answers a share of the requests too, for nobody to see but those who compare.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShadowVersion {
     /// The version.
     pub id: String,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 
 use super::RegistryError;
 use crate::util::digest::hex;
@@ -30,7 +29,7 @@ pub struct VersionFacts {
 }
 
 /// Decision on whether a version may be promoted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromotionDecision {
     /// It may.
@@ -40,7 +39,7 @@ pub enum PromotionDecision {
 }
 
 /// A file of a version's bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFacts {
     /// SHA-256 of its content in hexadecimal.
     pub sha256: String,
@@ -49,7 +48,7 @@ pub struct FileFacts {
 }
 
 /// A version: what its `manifest.json` says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     /// The model's name, and the beginning of a hash of its files and parents: the same files from
     /// the same parents are the same version.

@@ -19,7 +19,10 @@ use super::{
     shadow::Comparison,
     switch::RefusedVersion,
 };
-use crate::registry::{self, Registry, RegistryError, Version};
+use crate::{
+    registry::{self, Registry, RegistryError, Version},
+    serve::schema::registry::VersionSchema,
+};
 
 /// The registry, and what this server makes of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,6 +44,7 @@ pub(super) struct Models {
     #[schema(required)]
     shadow: Option<Comparison>,
     /// All versions, oldest first.
+    #[schema(value_type = Vec<VersionSchema>)]
     data: Vec<Version>,
 }
 

@@ -37,7 +37,7 @@ use super::{
     score::{self, response::ScoreResponse},
     ui,
 };
-use crate::guard::Verdict;
+use crate::serve::schema::guard::VerdictSchema;
 
 /// A small photograph, so that examples can be tried as they stand.
 const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
@@ -168,7 +168,7 @@ fn judged(description: &str, response: ResponseBuilder) -> BTreeMap<String, RefO
             "x-candor-verdict",
             header(
                 "The worst verdict of all answers.",
-                Ref::from_schema_name(Verdict::name()),
+                Ref::from_schema_name(VerdictSchema::name()),
             ),
         )
         .header(

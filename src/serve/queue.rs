@@ -23,11 +23,13 @@ use super::{
 use crate::{
     feedback::{
         derive::check_name,
-        queue::{QueueItem, ratings::Agreement},
         store::{
             Owners, StoreError,
             queue::{AnnotatorId, AnnotatorProgress, ChoiceId, QueueLength},
         },
+    },
+    serve::schema::queue::{
+        AgreementSchema, AnnotatorProgressSchema, QueueItemSchema, QueueLengthSchema,
     },
     util::time::unix_seconds,
 };
@@ -74,9 +76,11 @@ pub(super) struct QueueQuery {
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueState {
     #[serde(flatten)]
+    #[schema(value_type = QueueLengthSchema)]
     length: QueueLength,
     /// What the annotator has done; there where one is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AnnotatorProgressSchema>)]
     annotator: Option<AnnotatorProgress>,
 }
 
@@ -117,7 +121,7 @@ pub(super) async fn length(
 /// correction would teach most. `POST /v1/feedback` with the same `completion_id`, `choice` and
 /// `annotator` closes it.
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = QueueCaller, responses(
-    (status = 200, description = "The answer.", body = QueueItem),
+    (status = 200, description = "The answer.", body = QueueItemSchema),
     (status = 204, description = "There is none for this annotator."),
     ErrorResponses,
     (status = 507, description = "No space is left.", body = ErrorBody),
@@ -195,7 +199,7 @@ fn nothing() -> ApiError {
 /// How far annotators agree, by annotator and by kind of error, and the guard's recall by what was
 /// drawn by chance.
 #[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
-    (status = 200, description = "The figures.", body = Agreement),
+    (status = 200, description = "The figures.", body = AgreementSchema),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     (status = 401, description = "The server has keys, and the request has none of \
                                   them.", body = ErrorBody),

@@ -32,13 +32,26 @@ const ROOMS: [(&str, &[&str]); 16] = [
     (
         "config",
         &[
-            "device", "guard", "reward", "engine", "registry", "feedback", "telemetry",
+            "device",
+            "guard",
+            "reward",
+            "engine",
+            "registry",
+            "feedback",
+            "telemetry",
         ],
     ),
     (
         "serve",
         &[
-            "vlm", "guard", "reward", "bundle", "engine", "registry", "feedback", "telemetry",
+            "vlm",
+            "guard",
+            "reward",
+            "bundle",
+            "engine",
+            "registry",
+            "feedback",
+            "telemetry",
             "config",
         ],
     ),
@@ -51,8 +64,20 @@ const ROOMS: [(&str, &[&str]); 16] = [
     (
         "cli",
         &[
-            "device", "lexicon", "vlm", "guard", "reward", "bundle", "engine", "eval", "registry",
-            "feedback", "telemetry", "config", "serve", "train",
+            "device",
+            "lexicon",
+            "vlm",
+            "guard",
+            "reward",
+            "bundle",
+            "engine",
+            "eval",
+            "registry",
+            "feedback",
+            "telemetry",
+            "config",
+            "serve",
+            "train",
         ],
     ),
 ];
@@ -225,13 +250,19 @@ fn use_tree<'a>(
 /// Returns `true` if an attribute `cfg(test)` stands before the item whose keyword is at `at`.
 fn is_for_tests(tokens: &[&str], mut at: usize) -> bool {
     if at > 0 && tokens[at - 1] == ")" {
-        at = tokens[..at].iter().rposition(|token| *token == "(").unwrap();
+        at = tokens[..at]
+            .iter()
+            .rposition(|token| *token == "(")
+            .unwrap();
     }
     if at > 0 && tokens[at - 1] == "pub" {
         at -= 1;
     }
     while at > 0 && tokens[at - 1] == "]" {
-        let start = tokens[..at].iter().rposition(|token| *token == "#").unwrap();
+        let start = tokens[..at]
+            .iter()
+            .rposition(|token| *token == "#")
+            .unwrap();
         if tokens[start..at].starts_with(&["#", "[", "cfg", "(", "test"]) {
             return true;
         }
@@ -319,9 +350,9 @@ impl<'a> SourceFile<'a> {
 /// Returns `true` if the path whose last word is at `at` goes on with a word.
 fn follows_path(tokens: &[&str], at: usize) -> bool {
     tokens.get(at + 1) == Some(&"::")
-        && tokens.get(at + 2).is_some_and(|next| {
-            next.starts_with(|c: char| c.is_alphanumeric() || c == '_')
-        })
+        && tokens
+            .get(at + 2)
+            .is_some_and(|next| next.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
 /// The files of `src/` and their modules.
@@ -376,7 +407,10 @@ impl<'a> Sources<'a> {
             .iter()
             .take_while(|word| matches!(**word, "super" | "self"))
             .count();
-        let ups = path[..leading].iter().filter(|word| **word == "super").count();
+        let ups = path[..leading]
+            .iter()
+            .filter(|word| **word == "super")
+            .count();
         if path[0] == "crate" {
             return Some(path[1..].to_vec());
         }
@@ -422,7 +456,10 @@ impl<'a> Sources<'a> {
             }
             for reference in &file.references {
                 let is_unused_export = reference.import == Some(true)
-                    && !reference.path.last().is_some_and(|last| file.words.contains(last));
+                    && !reference
+                        .path
+                        .last()
+                        .is_some_and(|last| file.words.contains(last));
                 if is_unused_export || reference.in_tests && !with_tests {
                     continue;
                 }
@@ -481,7 +518,9 @@ fn rooms_use_only_rooms_below_them() {
     let order = |name: &str| ROOMS.iter().position(|room| room.0 == name);
     for (at, (name, may_use)) in ROOMS.iter().enumerate() {
         assert!(
-            may_use.iter().all(|used| order(used).is_some_and(|below| below < at)),
+            may_use
+                .iter()
+                .all(|used| order(used).is_some_and(|below| below < at)),
             "{name} may use a room that stands above it"
         );
     }
@@ -529,9 +568,7 @@ fn files_of_different_folders_do_not_use_each_other_in_a_circle() {
             .map(|file| file.rsplit_once('/').unwrap().0)
             .collect();
         let is_tangled = rooms.iter().all(|room| TANGLED.contains(room));
-        if rooms.len() > 1
-            || !is_tangled && (folders.len() > 1 || circle.len() > LONGEST_CIRCLE)
-        {
+        if rooms.len() > 1 || !is_tangled && (folders.len() > 1 || circle.len() > LONGEST_CIRCLE) {
             writeln!(problems, "{} files: {circle:?}", circle.len()).unwrap();
         }
     }
@@ -569,7 +606,12 @@ fn public_type_names_are_unique() {
 #[test]
 fn lines_have_at_most_100_columns() {
     let folders = [
-        "src", "tests", "examples", "benches", "fuzz/src", "fuzz/fuzz_targets",
+        "src",
+        "tests",
+        "examples",
+        "benches",
+        "fuzz/src",
+        "fuzz/fuzz_targets",
     ];
     let mut long = Vec::new();
     for (file, text) in folders.into_iter().flat_map(rust_files) {
@@ -584,7 +626,9 @@ fn lines_have_at_most_100_columns() {
 fn doc_comments_rarely_begin_with_a_question_word() {
     let doc = |line: &str| {
         let line = line.trim_start();
-        let text = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"))?;
+        let text = line
+            .strip_prefix("///")
+            .or_else(|| line.strip_prefix("//!"))?;
         Some(text.trim_start().to_owned())
     };
     let mut questions = Vec::new();
@@ -614,16 +658,26 @@ fn tokens_leave_out_comments_strings_and_lifetimes() {
     let text = "use a::B; // crate::x\nfn f<'a>(c: &'a str) { r#\"super::y\"#; b\"\\\"z\"; '\\'' }";
     let found = tokens(text);
     assert_eq!(found[..5], ["use", "a", "::", "B", ";"]);
-    assert!(!found.iter().any(|token| ["crate", "x", "super", "y", "z"].contains(token)));
+    assert!(
+        !found
+            .iter()
+            .any(|token| ["crate", "x", "super", "y", "z"].contains(token))
+    );
     assert_eq!(found.last(), Some(&"}"));
 }
 
 #[test]
 fn arrows_follow_re_exports_to_the_item() {
     let texts: Vec<(String, String)> = [
-        ("src/a/mod.rs", "mod low;\nmod high;\npub use low::Low;\npub struct Top;"),
+        (
+            "src/a/mod.rs",
+            "mod low;\nmod high;\npub use low::Low;\npub struct Top;",
+        ),
         ("src/a/low.rs", "pub struct Low;"),
-        ("src/a/high.rs", "use super::Low;\n#[cfg(test)]\nmod tests { use super::super::Top; }"),
+        (
+            "src/a/high.rs",
+            "use super::Low;\n#[cfg(test)]\nmod tests { use super::super::Top; }",
+        ),
         ("src/b.rs", "fn f() { crate::a::high::g(); }"),
     ]
     .map(|(name, text)| (name.to_owned(), text.to_owned()))

@@ -1,7 +1,6 @@
 //! Items that annotators are shown.
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::words::token_words;
 use crate::{
@@ -10,7 +9,7 @@ use crate::{
 };
 
 /// A word of the answer, to be pointed at. Offsets count Unicode code points of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueWord {
     /// First code point.
     pub start: usize,
@@ -28,8 +27,7 @@ pub struct QueueWord {
 
 /// An answer for an annotator to judge: by `POST /v1/feedback` with its `completion_id`, `choice`
 /// and `annotator`, which closes it.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = QueueItem)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueItem {
     /// The item's name in `/v1/queue/{id}/...`.
     pub id: String,

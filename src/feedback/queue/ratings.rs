@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{
     agreement::{AgreementFigures, figures, wilson},
@@ -28,7 +27,7 @@ pub const KINDS: [&str; 7] = [
 ];
 
 /// Agreement of annotators on answers that two of them got, and how many errors the guard finds.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Agreement {
     /// Answers that two annotators have judged.
     pub items: usize,
@@ -46,7 +45,7 @@ pub struct Agreement {
 }
 
 /// An annotator with all others.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnnotatorFigures {
     /// Who; `annotator 1` and so on where names are not asked for.
     pub annotator: String,
@@ -58,7 +57,7 @@ pub struct AnnotatorFigures {
 }
 
 /// Two annotators.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PairFigures {
     /// Who; `annotator 1` and so on where names are not asked for.
     pub annotators: [String; 2],
@@ -69,7 +68,7 @@ pub struct PairFigures {
 
 /// The share of all errors that the guard marks, from answers that were drawn by chance and shown
 /// without marks.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GuardRecall {
     /// Answers that were judged whole.
     pub answers: usize,

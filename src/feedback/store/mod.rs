@@ -14,7 +14,6 @@ use std::{collections::BTreeMap, error::Error, io, ops::AddAssign};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use self::queue::{QueueEntry, QueueStore};
 use super::record::{Feedback, FeedbackSource, ImageHash, JudgmentKind, Receipt};
@@ -177,7 +176,7 @@ pub struct AnnotatorTarget {
 }
 
 /// Result of a removal, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RemovalCounts {
     /// Records.
     pub feedback: u64,
@@ -205,7 +204,7 @@ pub struct OwnerBytes {
 }
 
 /// Numbers of records and receipts that are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StoreStats {
     /// Records by what they say.
     pub feedback: BTreeMap<String, u64>,

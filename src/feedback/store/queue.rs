@@ -3,7 +3,6 @@
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{Owners, StoreFuture};
 use crate::feedback::record::Feedback;
@@ -110,8 +109,7 @@ pub enum LeaseReturn {
 }
 
 /// Numbers of answers in the queue, by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = QueueLength)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct QueueLength {
     /// Waiting, or in work.
     pub open: u64,
@@ -127,7 +125,7 @@ pub struct QueueLength {
 }
 
 /// Progress of an annotator.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct AnnotatorProgress {
     /// Their records.
     pub total: u64,

@@ -19,7 +19,6 @@ mod whole;
 use std::{fmt::Write, ops::Range};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use self::{edit::Edits, parse::Document};
 pub use self::{statement::statement, unfamiliar::unfamiliar, whole::is_whole};
@@ -30,7 +29,7 @@ use super::{
 };
 
 /// Style in which an answer's flagged spans are said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RenderStyle {
     /// As they were written.

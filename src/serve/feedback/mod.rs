@@ -47,6 +47,7 @@ use crate::{
         store::{RemovalCounts, RemovalTarget, StoreError, sql::SqlStore},
         submission::Submission,
     },
+    serve::schema::feedback::{FeedbackSchema, RemovalCountsSchema, SubmissionSchema},
     util::time::unix_seconds,
     vlm::preprocess,
 };
@@ -177,11 +178,11 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
 }
 
 /// Says what is right or wrong in an answer; the record that is made of it comes back, and is kept.
-#[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = Submission,
+#[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = SubmissionSchema,
     params(("idempotency-key" = Option<String>, Header, description = "A name for the request: \
         sent again, it makes nothing new.", max_length = 255)),
     responses(
-        (status = 201, description = "The record.", body = Feedback,
+        (status = 201, description = "The record.", body = FeedbackSchema,
             headers(("idempotent-replayed" = bool, description = "There when an earlier request \
                 made the record."))),
         ErrorResponses,
@@ -271,6 +272,7 @@ struct FeedbackList {
     /// `list`
     object: &'static str,
     /// The records.
+    #[schema(value_type = Vec<FeedbackSchema>)]
     data: Vec<Feedback>,
     /// The id of the first.
     first_id: Option<String>,
@@ -316,7 +318,7 @@ pub(super) async fn list(
 /// A record.
 #[utoipa::path(get, path = "/v1/feedback/{id}", tag = "feedback",
     params(("id" = String, Path, description = "Its id."), query::OneQuery), responses(
-    (status = 200, description = "The record.", body = Feedback),
+    (status = 200, description = "The record.", body = FeedbackSchema),
     (status = 400, description = "A parameter is wrong.", body = ErrorBody),
     (status = 401, description = "The server has keys, and the request has none of \
                                   them.", body = ErrorBody),
@@ -350,6 +352,7 @@ struct Deleted {
     deleted: bool,
     /// How much.
     #[serde(flatten)]
+    #[schema(value_type = RemovalCountsSchema)]
     removed: RemovalCounts,
 }
 

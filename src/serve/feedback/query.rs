@@ -17,6 +17,7 @@ use crate::{
             AnnotatorTarget, Owners, RecordFilter, RecordPage, RemovalTarget, queue::AnnotatorId,
         },
     },
+    serve::schema::feedback::{FeedbackSourceSchema, JudgmentKindSchema},
     serve::{auth::Caller, error::ApiError, openai::wording::query_error},
 };
 
@@ -142,8 +143,10 @@ pub(crate) struct ListQuery {
     #[param(inline)]
     order: Option<SortOrder>,
     /// Only those that say this.
+    #[param(value_type = Option<JudgmentKindSchema>)]
     kind: Option<JudgmentKind>,
     /// Only those from there.
+    #[param(value_type = Option<FeedbackSourceSchema>)]
     source: Option<FeedbackSource>,
     /// Only those of this user.
     user: Option<String>,
@@ -277,8 +280,10 @@ pub(crate) struct ExportQuery {
     /// How it is written: `jsonl`, `parquet`, `rlhf-v`, `trl-dpo`, `trl-prm` or `label-studio`.
     pub(super) format: Option<String>,
     /// Only records that say this.
+    #[param(value_type = Option<JudgmentKindSchema>)]
     kind: Option<JudgmentKind>,
     /// Only those from there.
+    #[param(value_type = Option<FeedbackSourceSchema>)]
     source: Option<FeedbackSource>,
     /// Only those of this user.
     user: Option<String>,

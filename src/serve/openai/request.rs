@@ -19,6 +19,10 @@ use super::{
 use crate::{
     guard::{ClassThresholds, Mode, OnExhausted, OnUnanswerable, render::RenderStyle},
     serve::error::{ApiError, cut, excerpt},
+    serve::schema::guard::{
+        ClassThresholdsSchema, ModeSchema, OnExhaustedSchema, OnUnanswerableSchema,
+        RenderStyleSchema,
+    },
 };
 
 /// Most messages of a request.
@@ -195,6 +199,7 @@ pub(crate) struct StreamOptions {
 pub(crate) struct GuardRequest {
     /// What is done with low-reward words; the configuration has the default.
     #[serde(default, deserialize_with = "word")]
+    #[schema(value_type = Option<ModeSchema>)]
     pub(crate) mode: Option<Mode>,
     /// Words with a reward below it are flagged; not together with `target_fpr`.
     #[schema(minimum = 0, maximum = 1)]
@@ -211,10 +216,12 @@ pub(crate) struct GuardRequest {
     #[serde(default, deserialize_with = "integer")]
     pub(crate) window: Option<i64>,
     /// Thresholds of classes of words; the others have `threshold`.
+    #[schema(value_type = Option<ClassThresholdsSchema>)]
     pub(crate) thresholds: Option<ClassThresholds>,
     /// What is done about words whose reward stays low, where `mode` is `flag` or `regenerate`. An
     /// answer that may be written again is shown when it is complete, also in a stream.
     #[serde(default, deserialize_with = "word")]
+    #[schema(value_type = Option<OnExhaustedSchema>)]
     pub(crate) on_exhausted: Option<OnExhausted>,
     /// So many answers are written, and the one whose words have the highest mean reward is given.
     #[schema(minimum = 1, maximum = 16)]
@@ -224,11 +231,13 @@ pub(crate) struct GuardRequest {
     /// more likely wrong than right, where `mode` is `flag`, `regenerate` or `block`. A short
     /// answer is shown when it is complete, also in a stream, where it may be withheld.
     #[serde(default, deserialize_with = "word")]
+    #[schema(value_type = Option<OnUnanswerableSchema>)]
     pub(crate) on_unanswerable: Option<OnUnanswerable>,
     /// Whether `guard.withheld` has the answer that an abstention stands for.
     pub(crate) show_withheld: Option<bool>,
     /// How `guard.alt_text` says flagged words.
     #[serde(default, deserialize_with = "word")]
+    #[schema(value_type = Option<RenderStyleSchema>)]
     pub(crate) render: Option<RenderStyle>,
 }
 

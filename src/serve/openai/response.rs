@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     engine::{Alternative, FinishReason, GeneratedToken},
     guard::{GuardReport, Span},
+    serve::schema::guard::{ChunkGuardSchema, FinishReasonSchema, GuardReportSchema, SpanSchema},
 };
 
 /// A whole completion.
@@ -101,9 +102,10 @@ pub struct Choice {
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
     /// Why it ended.
-    #[schema(value_type = FinishReason)]
+    #[schema(value_type = FinishReasonSchema)]
     pub finish_reason: &'static str,
     /// What the guard says about it.
+    #[schema(value_type = GuardReportSchema)]
     pub guard: GuardReport,
 }
 
@@ -130,10 +132,11 @@ pub struct ChunkChoice {
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
     /// `null` until the end.
-    #[schema(value_type = Option<FinishReason>, required)]
+    #[schema(value_type = Option<FinishReasonSchema>, required)]
     pub finish_reason: Option<&'static str>,
     /// On chunks that close a span, and on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ChunkGuardSchema>)]
     pub guard: Option<ChunkGuard>,
 }
 
@@ -149,7 +152,7 @@ pub struct Delta {
 }
 
 /// What the guard says while an answer is written.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum ChunkGuard {
     /// On a chunk that closes spans: these alone.
@@ -163,6 +166,7 @@ pub enum ChunkGuard {
 #[serde(deny_unknown_fields)]
 pub struct ClosedSpans {
     /// The spans.
+    #[schema(value_type = Vec<SpanSchema>)]
     pub spans: Vec<Span>,
 }
 

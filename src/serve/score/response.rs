@@ -9,6 +9,7 @@ use crate::{
     guard::GuardReport,
     reward::scorer::TextRewards,
     serve::openai::response::{CompletionHead, Usage, Warning},
+    serve::schema::guard::GuardReportSchema,
 };
 
 /// All scores of a request.
@@ -36,6 +37,7 @@ pub(super) struct ItemScores {
     /// As it was given.
     pub(super) response: String,
     /// What the guard says about it.
+    #[schema(value_type = GuardReportSchema)]
     pub(super) guard: GuardReport,
     /// In how many windows it was read; absent where it fits into the model's context as a whole.
     /// Tokens of a later window see as many whole sentences before theirs as fit into the context,
