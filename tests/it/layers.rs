@@ -204,7 +204,7 @@ struct SourceFile<'a> {
     /// Its module's path.
     module: Vec<&'a str>,
     references: Vec<Reference<'a>>,
-    /// Words outside `use`, and not part of a path or behind a dot.
+    /// Words outside `use` and tests, and not part of a path or behind a dot.
     words: HashSet<&'a str>,
     /// Modules that it declares for tests alone.
     test_modules: Vec<&'a str>,
@@ -336,7 +336,7 @@ impl<'a> SourceFile<'a> {
                     }
                 }
                 word => {
-                    if !matches!(before(at, 1), "::" | ".") {
+                    if !in_tests && !matches!(before(at, 1), "::" | ".") {
                         file.words.insert(word);
                     }
                 }
@@ -447,7 +447,8 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Returns the arrows between files, those of tests too or not.
+    /// Returns the arrows between files: with those of tests and of re-exports, or those alone that
+    /// the code needs.
     fn arrows(&self, with_tests: bool) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
         let mut arrows: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (&name, file) in &self.files {
@@ -455,7 +456,8 @@ impl<'a> Sources<'a> {
                 continue;
             }
             for reference in &file.references {
-                let is_unused_export = reference.import == Some(true)
+                let is_unused_export = !with_tests
+                    && reference.import == Some(true)
                     && !reference
                         .path
                         .last()
