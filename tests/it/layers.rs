@@ -468,7 +468,8 @@ impl<'a> Sources<'a> {
                 let mut path = self.absolute(file, reference).unwrap_or_default();
                 path.pop_if(|last| *last == "*");
                 let target = self.defining_file(&path, 0);
-                if let Some(target) = target.filter(|target| *target != name && !path.is_empty()) {
+                let is_other = |target: &&str| *target != name && *target != "src/lib.rs";
+                if let Some(target) = target.filter(|target| !path.is_empty() && is_other(target)) {
                     arrows.entry(name).or_default().insert(target);
                 }
             }
