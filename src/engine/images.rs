@@ -102,8 +102,8 @@ impl DecodeMemory {
 /// Encodes images off the async threads, a few at a time and by fair shares, each once while it is
 /// remembered in its [`CacheScope`].
 ///
-/// Requests wait here for their turn without a bound of its own: hold an [`super::Reservation`] first,
-/// then the engine's bound holds here too.
+/// Requests wait here for their turn without a bound of its own: hold an [`super::Reservation`]
+/// first, then the engine's bound holds here too.
 #[derive(Clone)]
 pub struct ImageCache {
     vlm: Arc<dyn Vlm>,

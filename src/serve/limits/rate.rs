@@ -377,7 +377,8 @@ mod tests {
                             BucketTable { accounts: table.accounts.clone() });
                         prop_assert!(wait > Duration::ZERO && wait <= PERIOD);
                         let sooner = now + wait - Duration::from_nanos(1);
-                        prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, sooner).is_err());
+                        prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, sooner)
+                            .is_err());
                         prop_assert!(then.take(&who, rates, RateKind::Tokens, amount, now + wait)
                             .is_ok());
                     }

@@ -3,8 +3,9 @@
 //!
 //! `photographs/` holds the distinct images by their SHA-256, `corrections.jsonl` what may be
 //! learnt from, `held_out.jsonl` corrections of the images that scorers are measured on and nothing
-//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files ([`SnapshotManifest`]). Images
-//! are held out by their hash, so that one stays on its side from snapshot to snapshot.
+//! is trained on, and `snapshot.json` the counts and the SHA-256 of both files
+//! ([`SnapshotManifest`]). Images are held out by their hash, so that one stays on its side from
+//! snapshot to snapshot.
 //! [`take`](Snapshot::take) makes one of a store, [`judgment`] says what a record is worth.
 
 mod judgment;
