@@ -13,6 +13,7 @@ use candor::{
         derive::{JudgedAnswer, RecordStamp, derive},
         record::{ImageHash, TokenLabel, Versions},
         submission::{ErrorSpan, Submission},
+        tokens::tokenize,
     },
 };
 
@@ -43,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         image: ImageHash::digest(b"the bytes of the photograph's file"),
         prompt: String::new(),
         response: response.to_owned(),
-        tokens: vocabulary.tokenize(response)?,
+        tokens: tokenize(&vocabulary, response)?,
         versions: Versions::default(),
         unassisted: false,
         flagged: None,

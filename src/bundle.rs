@@ -18,9 +18,8 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    feedback::tokens::PolicyVocabulary,
     reward::{
-        TokenReward,
+        RewardKind, TokenReward,
         calibration::{Calibration, Calibrator},
         evidence::{self, Evidence, FeatureCalibration, ImageEvidence},
         finish::{Finisher, WrittenBy},
@@ -34,6 +33,7 @@ use crate::{
         preprocess,
         template::{ChatTemplate, Message},
         tokenizer::TextTokenizer,
+        vocabulary::PolicyVocabulary,
     },
 };
 
@@ -74,26 +74,6 @@ pub struct ScorersConfig {
     /// Standalone scorer, a network of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detached: Option<PrefixDecoderConfig>,
-}
-
-/// Kind of scorer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RewardKind {
-    /// Probe; see [`crate::reward::probe`].
-    Probe,
-    /// Standalone scorer; see [`crate::reward::standalone`].
-    Detached,
-}
-
-impl RewardKind {
-    /// Name in files and configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Probe => "probe",
-            Self::Detached => "detached",
-        }
-    }
 }
 
 /// Error of loading a bundle.

@@ -22,7 +22,6 @@ pub mod eval;
 pub mod feedback;
 pub mod guard;
 pub mod lexicon;
-pub mod private_files;
 pub mod registry;
 pub mod reward;
 pub mod serve;

@@ -3,10 +3,12 @@
 use std::{collections::BTreeSet, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{Auto, ClassThresholdsSection, GuardSection, sections::MAX_RATE};
-use crate::guard::{self, Mode, OnUnanswerable};
+use crate::{
+    guard::{self, Mode, OnUnanswerable},
+    util::digest::sha256_hex,
+};
 
 /// Largest [`ApiKey::weight`].
 const MAX_WEIGHT: u32 = 1000;
@@ -157,7 +159,7 @@ impl ApiKey {
     pub fn new(name: &str, secret: &str) -> Self {
         Self {
             name: name.to_owned(),
-            key_sha256: format!("{:x}", Sha256::digest(secret)),
+            key_sha256: sha256_hex(secret),
             ..Self::default()
         }
     }

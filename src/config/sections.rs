@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Auto, keys::digest};
 use crate::{
-    bundle::RewardKind,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
     guard::{self, Mode, OnExhausted, OnUnanswerable},
     registry::{self, RegistryError},
+    reward::RewardKind,
     telemetry::LogFormat,
 };
 

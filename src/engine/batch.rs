@@ -13,8 +13,9 @@ use super::{
     fair::{Ledger, Share},
     handle::Shared,
     repair::CacheFork,
-    sequence::{AdmittedRequest, SamplingVocabulary, Sequence, SequenceStatus},
+    sequence::{AdmittedRequest, Sequence, SequenceStatus},
     track::RowOutputs,
+    vocabulary::SamplingVocabulary,
 };
 use crate::{
     guard::repair::RankingWeights,

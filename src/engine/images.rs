@@ -13,6 +13,7 @@ use tokio::{
 use super::fair::{FairTurn, Share, Turns};
 use crate::{
     reward::evidence::{Evidence, ImageEvidence},
+    util::digest::sha256,
     vlm::Vlm,
 };
 
@@ -158,7 +159,7 @@ impl ImageCache {
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
-        let hash: [u8; 32] = Sha256::digest(file).into();
+        let hash = sha256(file);
         let entry = self
             .cache
             .entry(scope.key(&hash))
@@ -290,7 +291,7 @@ mod tests {
                         .unwrap();
                     (encoded.hit, encoded.hash)
                 });
-                let content = <[u8; 32]>::from(Sha256::digest(b"one"));
+                let content = sha256(b"one");
                 assert_eq!(
                     futures_util::future::join_all(found).await,
                     [(expected, content); 5]
@@ -328,7 +329,7 @@ mod tests {
             assert!(again.hit);
             for encoded in [a, b, again] {
                 assert_eq!(encoded.image.to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
-                assert_eq!(encoded.hash, <[u8; 32]>::from(Sha256::digest(b"one")));
+                assert_eq!(encoded.hash, sha256(b"one"));
             }
             let other = get(&cache, b"two", || pixels(2.0)).await.unwrap();
             assert_eq!(

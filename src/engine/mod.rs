@@ -29,6 +29,7 @@ mod tests;
 mod track;
 mod types;
 mod versions;
+mod vocabulary;
 
 use std::sync::Arc;
 

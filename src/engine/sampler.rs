@@ -121,12 +121,6 @@ fn highest(logits: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Returns `ln(Σ exp(logit))`, the normalizer of log-probabilities.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = highest(logits);
-    max + logits.iter().map(|l| (l - max).exp()).sum::<f32>().ln()
-}
-
 /// Returns the `k` tokens with the highest logits, best first, without `masked`, which is sorted.
 pub(crate) fn top_k(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
     if k == 0 {
@@ -151,6 +145,7 @@ pub(crate) fn top_k(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vlm::ops::log_sum_exp;
     use proptest::prelude::*;
 
     fn draw(params: &Sampling, logits: &[f32], masked: &[u32], n: usize) -> Vec<u32> {

@@ -18,7 +18,8 @@ use super::{
     batch::{Networks, RunningBatch},
     fair::{Ledger, Pool, SharedPool},
     handle::{Command, Shared},
-    sequence::{AdmittedRequest, SamplingVocabulary},
+    sequence::AdmittedRequest,
+    vocabulary::SamplingVocabulary,
 };
 use crate::{
     reward::TokenReward,

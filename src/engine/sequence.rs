@@ -5,17 +5,18 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::{
-    Alternative, EngineError, Event, FinishReason, Observer, Request,
+    EngineError, Event, FinishReason, Observer, Request,
     answer::{AnswerOutput, AnswerSummary, RepairCost},
     fair::PoolPermit,
     partial_answer::PartialAnswer,
     repair::{CacheFork, Repairs},
     stop::StopStrings,
     track::{DecodingContext, DecodingTrack, RowOutputs},
+    vocabulary::SamplingVocabulary,
 };
 use crate::{
     guard::{Verdict, policy, repair::RankingWeights},
-    vlm::{Row, tokenizer::TextTokenizer},
+    vlm::Row,
 };
 
 /// An admitted request and its event channel.
@@ -56,42 +57,6 @@ impl AdmittedRequest {
 /// Familiarity below which an unrepairable sentence is replaced by a statement of what the image
 /// shows.
 const UNFAMILIAR: f32 = 0.5;
-
-/// Vocabulary tables for sampling.
-pub(crate) struct SamplingVocabulary {
-    pub(crate) tokenizer: std::sync::Arc<TextTokenizer>,
-    pub(crate) size: usize,
-    /// Tokens without text that do not end the answer, sorted; never sampled.
-    pub(crate) masked: Vec<u32>,
-    /// Tokens that may end an answer: end of sequence and full stops.
-    pub(crate) endings: Vec<u32>,
-}
-
-impl SamplingVocabulary {
-    pub(crate) fn new(tokenizer: std::sync::Arc<TextTokenizer>, size: usize) -> Self {
-        let ids = || 0..size as u32;
-        let masked = ids()
-            .filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty())
-            .collect();
-        let endings = ids()
-            .filter(|&id| id == tokenizer.eos() || matches!(tokenizer.bytes(id), b"." | b" ."))
-            .collect();
-        Self {
-            tokenizer,
-            size,
-            masked,
-            endings,
-        }
-    }
-
-    pub(crate) fn alternative(&self, id: u32, logprob: f32) -> Alternative {
-        Alternative {
-            id,
-            bytes: self.tokenizer.bytes(id).to_vec(),
-            logprob,
-        }
-    }
-}
 
 /// Outcome of a step for one sequence.
 #[derive(Debug, PartialEq, Eq)]

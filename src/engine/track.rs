@@ -6,9 +6,9 @@ use super::{
     Alternative, FinishReason, GeneratedToken, Request, Sampling,
     partial_answer::{PartialAnswer, TokenAlternatives},
     sampler::{self, Sampler},
-    sequence::SamplingVocabulary,
+    vocabulary::SamplingVocabulary,
 };
-use crate::vlm::Row;
+use crate::{vlm::Row, vlm::ops::log_sum_exp};
 
 /// Alternatives recorded at each token where a repair may start.
 const ALTERNATIVES: usize = 32;
@@ -249,7 +249,7 @@ impl DecodingTrack {
         // Log-probabilities are the model's own: before masks, penalties and temperature.
         let plain = logits.to_vec();
         let id = self.take_next_token(logits, vocabulary)?;
-        let total = sampler::log_sum_exp(&plain);
+        let total = log_sum_exp(&plain);
         let logprob = |id: u32| plain[id as usize] - total;
         let k = request.top_logprobs.unwrap_or(0);
         let likely = sampler::top_k(

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use utoipa::ToSchema;
 
 use super::fair::Share;
 use crate::{
@@ -154,8 +153,7 @@ pub struct GeneratedToken {
 }
 
 /// Reason why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
     /// End of sequence or a stop string.
     Stop,

@@ -7,16 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A token with its reward and its truth.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ScoredToken {
-    /// Reward, or any score that increases with it.
-    pub reward: f32,
-    /// `true` if the token is grounded.
-    pub good: bool,
-    /// Index of its image.
-    pub image: u32,
-}
+pub use crate::reward::thresholds::ScoredToken;
 
 /// Bins of the calibration error and of the reliability diagram.
 pub const BINS: usize = 15;
@@ -261,24 +252,10 @@ fn metrics(groups: &[Group], threshold: f32) -> TokenMetrics {
     }
 }
 
-/// Highest threshold below which at most a share `fpr` of the grounded tokens falls (tokens with a
-/// reward **below** it are flagged).
-pub fn threshold_at_fpr(tokens: &[ScoredToken], fpr: f64) -> f32 {
-    let groups = Ranking::new(tokens.to_vec()).groups(|_| 1.0);
-    let allowed = fpr * totals(&groups).0 + 1e-9;
-    let mut flagged = 0.0;
-    for group in groups {
-        flagged += group.good;
-        if flagged > allowed {
-            return group.reward;
-        }
-    }
-    f32::INFINITY
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reward::thresholds::threshold_at_fpr;
     use proptest::prelude::*;
 
     fn tokens(rewards: &[(f32, bool)]) -> Vec<ScoredToken> {

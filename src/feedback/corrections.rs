@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -33,9 +33,12 @@ use super::{
         writer::StoreWriter,
     },
     submission::Submission,
-    tokens::{PolicyVocabulary, Vocabularies},
+    tokens::{Vocabularies, tokenize},
 };
-use crate::guard::question::Unanswerable;
+use crate::{
+    vlm::vocabulary::PolicyVocabulary,
+    {guard::question::Unanswerable, util::time::unix_seconds},
+};
 
 /// Receipts, and KiB of their images, that may wait for the store; completions beyond either leave
 /// no receipt.
@@ -404,7 +407,7 @@ impl Corrections {
         super::derive::check_notes(submission)?;
         let (vocabulary, text) = (self.vocabularies().served(), response.clone());
         let tokenizer = vocabulary.tokenizer.digest().to_owned();
-        let tokens = spawn_blocking(move || vocabulary.tokenize(&text))
+        let tokens = spawn_blocking(move || tokenize(&vocabulary, &text))
             .await
             .map_err(|e| StoreError::Failed(e.to_string()))?;
         let tokens = tokens.map_err(|e| SubmissionRefusal::new("response", "invalid_value", e))?;
@@ -509,16 +512,9 @@ fn submitted(record: Option<Feedback>, inserted: InsertOutcome) -> Result<Submit
 fn stamp(annotator_owner: String) -> RecordStamp {
     RecordStamp {
         id: format!("fb_{}", Uuid::now_v7().simple()),
-        created: unix_time(),
+        created: unix_seconds(),
         annotator_owner,
     }
-}
-
-/// Seconds since 1970, by the clock.
-pub(super) fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
 }
 
 /// Digest of a submission's content, whatever its JSON looked like.

@@ -21,7 +21,7 @@ use url::Url;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
 use super::{record::ImageHash, store::StoreError};
-use crate::private_files;
+use crate::util::private_files;
 
 /// Number of locks that concurrent writes and removals of images are spread over.
 const LOCKS: usize = 64;

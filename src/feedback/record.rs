@@ -4,28 +4,28 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 
 use super::fold::is_blank;
 use crate::{
     guard::{Span, Verdict},
-    util::offsets::{CharRange, TokenRange},
+    util::{
+        digest::sha256,
+        offsets::{CharRange, TokenRange},
+    },
 };
 
 /// Punctuation that ends a clause or sentence.
 const STOPS: &str = ".,;:!?";
 
 /// Content address of an image: SHA-256 of its file, written as lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
 pub struct ImageHash([u8; 32]);
 
 impl ImageHash {
     /// Computes the address of a file.
     pub fn digest(file: &[u8]) -> Self {
-        Self(Sha256::digest(file).into())
+        Self(sha256(file))
     }
 
     /// First byte, uniform over all images.
@@ -109,7 +109,7 @@ pub fn item_digest(owner: &str, image: ImageHash, prompt: &str, response: &str) 
 }
 
 /// Versions of the model, policy, adapter and scorer that wrote and scored an answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// Name of the model; of an answer of another server, the submitter's name for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +130,7 @@ pub struct Versions {
 }
 
 /// Label of a token by a person.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenLabel {
     /// The image supports it.
@@ -143,7 +143,7 @@ pub enum TokenLabel {
 }
 
 /// Token of a response.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResponseToken {
     /// Vocabulary id.
     pub id: u32,
@@ -220,7 +220,7 @@ pub struct Receipt {
 }
 
 /// Kind of a judgment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgmentKind {
     /// Part of the response is wrong.
@@ -243,7 +243,7 @@ impl JudgmentKind {
 }
 
 /// Part of the response that was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgedPart {
     /// Up to the first error; tokens after it are unlabeled.
@@ -253,7 +253,7 @@ pub enum JudgedPart {
 }
 
 /// Origin of a record.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeedbackSource {
     /// Person, through the API.
@@ -277,7 +277,7 @@ impl FeedbackSource {
 }
 
 /// Error in a response, and its correction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
     /// First code point; for an insertion, its position.
     pub start: usize,
@@ -314,14 +314,14 @@ impl Correction {
 }
 
 /// Details of an answer that the annotation queue gave out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueDetails {
     /// `true` if a second annotator judges it too.
     pub overlap: bool,
 }
 
 /// Record of feedback about a response, from which rewards and policies are trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Feedback {
     /// `fb_...`; ids grow with time.
     pub id: String,

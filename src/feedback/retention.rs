@@ -9,10 +9,10 @@ use std::sync::{
 use tokio::sync::Mutex;
 
 use super::{
-    corrections::unix_time,
     images::ImageStore,
     store::{AnnotatorTarget, OwnerBytes, RemovalCounts, RemovalTarget, Store, StoreError},
 };
+use crate::util::time::unix_seconds;
 
 /// Rows removed in a transaction, and images checked in a batch.
 pub(super) const PIECE: u32 = 512;
@@ -63,7 +63,7 @@ impl Retention {
     /// Removes receipts created before this Unix time, and finishes interrupted removals. Returns
     /// the number of receipts.
     pub(super) async fn expire(&self, before: u64) -> Result<u64, StoreError> {
-        self.store.redate_receipts(unix_time()).await?;
+        self.store.redate_receipts(unix_seconds()).await?;
         let removed = self
             .remove_rows(&RemovalTarget::ReceiptsBefore(before, PIECE))
             .await?;

@@ -6,7 +6,6 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{Error, Unexpected, Visitor},
 };
-use utoipa::ToSchema;
 
 use super::record::{FeedbackSource, JudgedPart};
 
@@ -16,7 +15,7 @@ use super::record::{FeedbackSource, JudgedPart};
 /// It states one of four judgments: all is right (`label: "good"`), parts are wrong (`error` or
 /// `errors`), the text should read differently (`edit`), or content is missing (`missing`). Unknown
 /// fields are errors, since a misspelled one would be ignored silently.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Submission {
     /// Completion id.
@@ -77,7 +76,7 @@ pub struct Submission {
 }
 
 /// Judgment of a whole answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgment {
     /// All of it is right.
@@ -87,7 +86,7 @@ pub enum Judgment {
 }
 
 /// Position of an error, and its correction.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorSpan {
     /// First code point.

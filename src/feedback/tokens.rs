@@ -1,12 +1,7 @@
 //! Tokens in their places.
 
-use std::sync::Arc;
-
 use super::record::{ResponseToken, TokenLabel, Versions};
-use crate::{
-    guard::words::Transcript,
-    vlm::{casing::Casing, tokenizer::TextTokenizer},
-};
+use crate::{guard::words::Transcript, vlm::vocabulary::PolicyVocabulary};
 
 /// A text that its tokens do not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,47 +52,27 @@ pub fn place<'a>(
     Ok(tokens)
 }
 
-/// The policy's tokens: what texts that others wrote are cut into.
-#[derive(Debug, Clone)]
-pub struct PolicyVocabulary {
-    /// Text to tokens and back.
-    pub tokenizer: Arc<TextTokenizer>,
-    /// Which letters the policy writes.
-    pub casing: Casing,
-}
-
-impl PolicyVocabulary {
-    /// The tokens that write a text which `begins` an answer, or goes on with it; `None` where none
-    /// do.
-    pub fn encode(&self, text: &str, begins: bool) -> Option<Vec<u32>> {
-        // Only a first letter is a capital in some casings: a letter before it makes it another.
-        let cased = if begins {
-            self.casing.apply(text)
-        } else {
-            self.casing.apply(&format!("x{text}")).split_off(1)
-        };
-        self.tokenizer.encode_text(&cased).ok()
-    }
-
-    /// The tokens of a text in their places.
-    ///
-    /// # Errors
-    /// When it cannot be written in them.
-    pub fn tokenize(&self, text: &str) -> Result<Vec<ResponseToken>, TokenMismatch> {
-        let ids = self.encode(text, true).ok_or(TokenMismatch)?;
-        // The policy's letters lie where the text's do.
-        let cased = self.casing.apply(text);
-        let mut tokens = place(
-            &cased,
-            ids.iter()
-                .map(|&id| (id, self.tokenizer.bytes(id), None, None)),
-        )?;
-        let chars: Vec<char> = text.chars().collect();
-        tokens
-            .iter_mut()
-            .for_each(|token| token.text = chars[token.start..token.end].iter().collect());
-        Ok(tokens)
-    }
+/// The tokens of a text in their places.
+///
+/// # Errors
+/// When it cannot be written in them.
+pub fn tokenize(
+    vocabulary: &PolicyVocabulary,
+    text: &str,
+) -> Result<Vec<ResponseToken>, TokenMismatch> {
+    let ids = vocabulary.encode(text, true).ok_or(TokenMismatch)?;
+    // The policy's letters lie where the text's do.
+    let cased = vocabulary.casing.apply(text);
+    let mut tokens = place(
+        &cased,
+        ids.iter()
+            .map(|&id| (id, vocabulary.tokenizer.bytes(id), None, None)),
+    )?;
+    let chars: Vec<char> = text.chars().collect();
+    tokens
+        .iter_mut()
+        .for_each(|token| token.text = chars[token.start..token.end].iter().collect());
+    Ok(tokens)
 }
 
 /// Number of versions whose vocabulary is kept.

@@ -24,14 +24,13 @@ pub mod words;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 pub use abstain::OnUnanswerable;
 pub use report::GuardReport;
 pub use thresholds::{ClassThresholds, Thresholds};
 
 /// Mode of the guard: its treatment of low-reward words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing is scored.
@@ -49,7 +48,7 @@ pub enum Mode {
 
 /// Treatment of words that stay low-reward because no attempt repaired them, or because the mode
 /// does not repair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
     /// They are flagged.
@@ -76,7 +75,7 @@ impl OnExhausted {
 }
 
 /// Rendering of an answer's flagged spans.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RenderStyle {
     /// As generated.
@@ -89,7 +88,7 @@ pub enum RenderStyle {
 }
 
 /// Verdict of the guard on an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Scored, and no word is below its threshold.
@@ -109,7 +108,7 @@ pub enum Verdict {
 }
 
 /// Action taken on a span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Marked, and left as written.
@@ -126,7 +125,7 @@ pub enum Action {
 
 /// Maximal run of low-reward words, joined across function words. Offsets count Unicode code points
 /// of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     /// Start, in code points.
     pub start: usize,
@@ -147,7 +146,7 @@ pub struct Span {
 }
 
 /// Version of a span, or of an answer, that was generated and not used.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Text, as far as it was generated.
     pub text: String,

@@ -1,7 +1,6 @@
 //! The guard's report on an answer, and its computation for a complete text.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     Candidate, ClassThresholds, Mode, Span, Thresholds, Verdict, policy,
@@ -12,7 +11,7 @@ use super::{
 };
 
 /// Report of the guard on an answer: the `guard` object of a response.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuardReport {
     /// Mode in force.
     pub mode: Mode,
@@ -39,7 +38,6 @@ pub struct GuardReport {
     /// Familiarity of the photograph: 1 if it resembles the training photographs, 0 if not. Absent
     /// if the model does not measure it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, minimum = 0, maximum = 1)]
     pub familiarity: Option<f32>,
     /// Threshold in force.
     pub threshold: f32,

@@ -3,34 +3,28 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::words::Word;
 use crate::lexicon::{Lexicon, WordClass};
 
 /// Thresholds of classes of words that differ from the common threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassThresholds {
     /// Words that name people, animals and objects.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub object: Option<f32>,
     /// Colors, sizes and materials.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub attribute: Option<f32>,
     /// Numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub count: Option<f32>,
     /// Verbs of action.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub action: Option<f32>,
     /// Spatial relations: `behind`, `next to`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 0, maximum = 1)]
     pub relation: Option<f32>,
 }
 

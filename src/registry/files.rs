@@ -6,25 +6,17 @@ use std::{
     path::Path,
 };
 
+use crate::util::digest::hex;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use super::RegistryError;
-
-/// Returns the SHA-256 in hexadecimal.
-pub(super) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
 
 /// Returns a file's SHA-256 in hexadecimal and its length in bytes.
 pub(super) fn digest_of(path: &Path) -> std::io::Result<(String, u64)> {
     let (mut file, mut hash) = (File::open(path)?, Sha256::new());
     let bytes = std::io::copy(&mut file, &mut hash)?;
     Ok((hex(&hash.finalize()), bytes))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Writes a new read-only file.

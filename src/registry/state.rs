@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::{
     Registry, RegistryError,
@@ -14,7 +13,7 @@ use super::{
 const MAX_PREVIOUS: usize = 64;
 
 /// Promoted version, its predecessors and the shadow: the content of `state.json`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RegistryState {
     /// Promoted version; without one, the configured model is served.
@@ -26,7 +25,7 @@ pub struct RegistryState {
 }
 
 /// Version that also answers a share of the requests; its answers are compared, never returned.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShadowVersion {
     /// Id of the version.
     pub id: String,

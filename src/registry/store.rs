@@ -4,17 +4,16 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use uuid::Uuid;
 
 use super::{
     FileFacts, RegistryError, Version, VersionFacts,
-    files::{digest, digest_of, json, lock, read_json, sync_dir, write_final},
+    files::{digest_of, json, lock, read_json, sync_dir, write_final},
     version::render_card,
 };
-use crate::bundle::Bundle;
+use crate::{bundle::Bundle, util::digest::sha256_hex, util::time::unix_seconds};
 
 /// Prefix of folders that are still being written.
 const UNFINISHED: &str = ".new-";
@@ -93,14 +92,12 @@ impl Registry {
             files.insert(
                 file,
                 FileFacts {
-                    sha256: digest(&bytes),
+                    sha256: sha256_hex(&bytes),
                     bytes: bytes.len() as u64,
                 },
             );
         }
-        let created = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
+        let created = unix_seconds();
         let version = Version::new(name, own, created, files, facts)?;
         let target = self.version_dir(&version.id);
         if let Some(existing) = read_json(&target.join("manifest.json"))? {

@@ -8,9 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 
-use super::{RegistryError, files::hex};
+use super::RegistryError;
+use crate::util::digest::hex;
 
 /// Number of hex digits in a version's id.
 const ID_DIGITS: usize = 12;
@@ -33,7 +33,7 @@ pub struct VersionFacts {
 }
 
 /// Decision of the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromotionDecision {
     /// The version may be promoted.
@@ -43,7 +43,7 @@ pub enum PromotionDecision {
 }
 
 /// File of a version's bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileFacts {
     /// SHA-256 in hexadecimal.
     pub sha256: String,
@@ -52,7 +52,7 @@ pub struct FileFacts {
 }
 
 /// Registered version: the content of its `manifest.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     /// Model name and the first digits of a hash of its files and parents: the same files from the
     /// same parents are the same version.

@@ -3,11 +3,12 @@
 use candle_core::{Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{drift::Histogram, logistic::logistic_regression};
-use crate::{
-    eval::tokens::{ScoredToken, threshold_at_fpr},
-    vlm::{Row, tokenizer::TextTokenizer},
+use super::{
+    drift::Histogram,
+    logistic::logistic_regression,
+    thresholds::{ScoredToken, threshold_at_fpr},
 };
+use crate::vlm::{Row, tokenizer::TextTokenizer};
 
 /// Threshold, and the share of grounded tokens below it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

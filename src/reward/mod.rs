@@ -14,10 +14,35 @@ pub mod scorer;
 pub mod standalone;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod thresholds;
 
 use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::vlm::{KvCache, Row};
+
+/// Kind of scorer, by its name in files and configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardKind {
+    /// Head on the policy's hidden states; see [`probe`].
+    Probe,
+    /// Standalone scorer, a network of its own; see [`standalone`].
+    Detached,
+}
+
+impl RewardKind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Probe, Self::Detached];
+
+    /// Returns its name in files and configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Detached => "detached",
+        }
+    }
+}
 
 /// Scorer that follows the decoder step by step.
 ///

@@ -18,7 +18,10 @@ use super::{
     shadow::Comparison,
     switch::RefusedVersion,
 };
-use crate::registry::{self, Registry, RegistryError, Version};
+use crate::{
+    registry::{self, Registry, RegistryError, Version},
+    serve::schema::registry::VersionSchema,
+};
 
 /// The model registry and this server's state.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,6 +43,7 @@ pub(super) struct Models {
     #[schema(required)]
     shadow: Option<Comparison>,
     /// All registered versions, oldest first.
+    #[schema(value_type = Vec<VersionSchema>)]
     data: Vec<Version>,
 }
 

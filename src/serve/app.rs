@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::{
@@ -288,13 +288,6 @@ fn show_served(metrics: &Metrics, guard: &GuardSection, served: &ServedVersion) 
             .map(|params| params.thresholds)
             .as_ref(),
     );
-}
-
-/// Returns the seconds since the Unix epoch.
-pub(crate) fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
 }
 
 /// Runs `work` on a blocking thread, within the request's span. A panic becomes a 500.

@@ -16,14 +16,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::{
     app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission,
     routes, strikes::Strikes,
 };
-use crate::config::{ApiKey, Config, GuardSection, KeyScope, KeyScopes};
+use crate::{
+    config::{ApiKey, Config, GuardSection, KeyScope, KeyScopes},
+    util::digest::sha256,
+};
 
 /// Sender of a request: the holder of a configured key, or anonymous on a server without keys.
 #[derive(Debug, Clone)]
@@ -340,7 +342,7 @@ fn key_digest(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return Err(Denied::Malformed);
     }
-    Ok(Sha256::digest(key.trim_ascii()).into())
+    Ok(sha256(key.trim_ascii()))
 }
 
 fn equals_constant_time(a: &[u8; 32], b: &[u8; 32]) -> bool {

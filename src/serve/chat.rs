@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    app::{App, blocking, unix_time},
+    app::{App, blocking},
     auth,
     body::{self, ReceivedBody},
     connections::ClientLink,
@@ -54,6 +54,7 @@ use crate::{
         finish::WrittenBy,
     },
     telemetry::{AnswerEnd, AnswerMeter, verdict_name},
+    util::time::unix_seconds,
     vlm::{
         preprocess,
         template::{Message, question},
@@ -359,7 +360,7 @@ pub(super) async fn begin(
     let head = CompletionHead {
         id,
         object: "chat.completion",
-        created: unix_time(),
+        created: unix_seconds(),
         model,
         system_fingerprint,
     };

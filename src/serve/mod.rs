@@ -29,6 +29,7 @@ mod queue;
 mod reload;
 mod request_url;
 mod routes;
+mod schema;
 mod score;
 mod served;
 mod shadow;

@@ -37,7 +37,7 @@ use super::{
     score::{self, response::ScoreResponse},
     ui,
 };
-use crate::guard::Verdict;
+use crate::serve::schema::guard::VerdictSchema;
 
 /// A small image, so that the examples can be sent as they are.
 const EXAMPLE: &[u8] = include_bytes!("docs/example.jpg");
@@ -167,7 +167,7 @@ fn guarded_response(
             "x-candor-verdict",
             header(
                 "Worst verdict of all answers.",
-                Ref::from_schema_name(Verdict::name()),
+                Ref::from_schema_name(VerdictSchema::name()),
             ),
         )
         .header(

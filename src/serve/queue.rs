@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    app::{App, unix_time},
+    app::App,
     auth::{self, Caller},
     body,
     error::{ApiError, ErrorBody},
@@ -20,13 +20,18 @@ use super::{
     openai::request::read,
     openapi::ErrorResponses,
 };
-use crate::feedback::{
-    derive::check_name,
-    queue::{QueueItem, ratings::Agreement},
-    store::{
-        Owners, StoreError,
-        queue::{AnnotatorId, AnnotatorProgress, ChoiceId, QueueLength},
+use crate::{
+    feedback::{
+        derive::check_name,
+        store::{
+            Owners, StoreError,
+            queue::{AnnotatorId, AnnotatorProgress, ChoiceId, QueueLength},
+        },
     },
+    serve::schema::queue::{
+        AgreementSchema, AnnotatorProgressSchema, QueueItemSchema, QueueLengthSchema,
+    },
+    util::time::unix_seconds,
 };
 
 /// Interval between updates of the queue's metrics.
@@ -71,9 +76,11 @@ pub(super) struct QueueQuery {
 #[derive(Debug, Serialize, ToSchema)]
 struct QueueState {
     #[serde(flatten)]
+    #[schema(value_type = QueueLengthSchema)]
     length: QueueLength,
     /// Progress of the requested annotator; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AnnotatorProgressSchema>)]
     annotator: Option<AnnotatorProgress>,
 }
 
@@ -90,7 +97,7 @@ pub(super) async fn length(
     caller: Caller,
     Parameters(query): Parameters<QueueQuery>,
 ) -> Result<Response, ApiError> {
-    let (corrections, now) = (corrections(&app)?, unix_time());
+    let (corrections, now) = (corrections(&app)?, unix_seconds());
     let annotator = match query.annotator {
         Some(annotator) => {
             check_name("annotator", &annotator)?;
@@ -115,7 +122,7 @@ pub(super) async fn length(
 /// expected to help training most. `POST /v1/feedback` with the same `completion_id`, `choice` and
 /// `annotator` closes the item.
 #[utoipa::path(post, path = "/v1/queue/next", tag = "queue", request_body = QueueCaller, responses(
-    (status = 200, description = "The leased answer.", body = QueueItem),
+    (status = 200, description = "The leased answer.", body = QueueItemSchema),
     (status = 204, description = "No answer is available for this annotator."),
     ErrorResponses,
     (status = 507, description = "No disk space is left.", body = ErrorBody),
@@ -128,7 +135,7 @@ pub(super) async fn next(
     let (caller, annotator) = read_annotator(&app, request).await?;
     let _place = app.admit()?;
     match corrections
-        .next(&annotator, &caller.owners(), unix_time())
+        .next(&annotator, &caller.owners(), unix_seconds())
         .await?
     {
         Some(item) => Ok(Json(item).into_response()),
@@ -200,7 +207,7 @@ fn lease_not_found() -> ApiError {
 ///
 /// By annotator and by kind of error, with the guard's recall estimated from randomly drawn items.
 #[utoipa::path(get, path = "/v1/agreement", tag = "queue", params(AgreementQuery), responses(
-    (status = 200, description = "The agreement report.", body = Agreement),
+    (status = 200, description = "The agreement report.", body = AgreementSchema),
     (status = 400, description = "A parameter is invalid.", body = ErrorBody),
     (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
     (status = 404, description = "Feedback is disabled.", body = ErrorBody),
@@ -229,8 +236,11 @@ pub(super) async fn watch(app: Arc<App>) {
     loop {
         times.tick().await;
         let update = async {
-            app.metrics
-                .set_queue_length(&corrections.queue_length(&Owners::All, unix_time()).await?);
+            app.metrics.set_queue_length(
+                &corrections
+                    .queue_length(&Owners::All, unix_seconds())
+                    .await?,
+            );
             app.metrics
                 .set_agreement(&corrections.agreement(&Owners::All, false).await?);
             Ok::<_, StoreError>(())

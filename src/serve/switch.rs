@@ -12,7 +12,7 @@ use tokio::{sync::MutexGuard, task::spawn_blocking};
 use utoipa::ToSchema;
 
 use super::{
-    app::{App, unix_time},
+    app::App,
     served::{InitialVersion, LoadError, RequestContext, ServedVersion, versions_to_try},
     warm,
 };
@@ -22,6 +22,7 @@ use crate::{
     engine::Observer,
     registry::{Registry, RegistryState},
     telemetry::EngineObserver,
+    util::time::unix_seconds,
 };
 
 /// Interval between checks of the registry.
@@ -150,7 +151,7 @@ impl VersionSwitch {
         self.set_refused(Some(RefusedVersion {
             id: id.map(str::to_owned),
             reason,
-            at: unix_time(),
+            at: unix_seconds(),
         }));
     }
 

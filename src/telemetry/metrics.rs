@@ -1,9 +1,6 @@
 //! Registry of all metrics. Shipped names never change.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -21,6 +18,7 @@ use super::{
 use crate::{
     feedback::{queue::ratings::Agreement, record::JudgmentKind, store::queue::QueueLength},
     guard::{Thresholds, Verdict},
+    util::time::since_epoch,
 };
 
 /// All metrics of the server. Names have the prefix `candor_`; metrics that vLLM has too use its
@@ -75,11 +73,7 @@ impl Metrics {
                 "Start of counting, in seconds since 1970",
             )?,
         )?;
-        start.set(
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0.0, |since| since.as_secs_f64()),
-        );
+        start.set(since_epoch().as_secs_f64());
         let build = add(
             r,
             GaugeVec::new(

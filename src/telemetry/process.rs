@@ -156,10 +156,7 @@ mod tests {
                 .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
                 .unwrap()
         };
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs_f64();
+        let now = crate::util::time::since_epoch().as_secs_f64();
         assert!((now - value("process_start_time_seconds")).abs() < 86_400.0);
         assert!(value("process_resident_memory_bytes") < value("process_virtual_memory_bytes"));
         assert!(

@@ -9,8 +9,8 @@ use super::{
     scored_split::{ComparedText, DevelopmentHalf, ScoredSplit},
 };
 use crate::{
-    bundle::RewardKind,
     eval::tokens::{Ranking, ScoredToken},
+    reward::RewardKind,
     reward::{calibration::Calibration, drift::Histogram, logistic::logistic_regression},
 };
 
@@ -216,12 +216,10 @@ pub fn best(split: &ScoredSplit, scorers: &[ComparedScorer]) -> Option<RewardKin
             .metrics(0.5)
             .auroc
     };
-    let served = [RewardKind::Probe, RewardKind::Detached]
-        .into_iter()
-        .filter_map(|kind| {
-            let i = scorers.iter().position(|c| c.name == kind.name())?;
-            Some((auroc(i), kind))
-        });
+    let served = RewardKind::ALL.into_iter().filter_map(|kind| {
+        let i = scorers.iter().position(|c| c.name == kind.name())?;
+        Some((auroc(i), kind))
+    });
     served
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, kind)| kind)
@@ -236,10 +234,7 @@ pub fn served(
         let i = scorers.iter().position(|c| c.name == kind.name())?;
         Some((kind, calibrations[i].clone()))
     };
-    [RewardKind::Probe, RewardKind::Detached]
-        .into_iter()
-        .filter_map(entry)
-        .collect()
+    RewardKind::ALL.into_iter().filter_map(entry).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{Tensors, TrainError};
+use crate::util::jsonl;
 
 /// Line of `loss.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -150,9 +151,8 @@ impl RunDir {
             return Ok(Vec::new());
         }
         let text = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
-        Ok(text
-            .lines()
-            .filter_map(|l| serde_json::from_str(l).ok())
+        Ok(jsonl::parse(&text)
+            .filter_map(|(_, point)| point.ok())
             .collect())
     }
 }

@@ -16,7 +16,8 @@ use super::{
     scorers::{Net, ScorerConfig, ScorerInput, next_image},
 };
 use crate::{
-    bundle::{Bundle, RewardKind},
+    bundle::Bundle,
+    reward::RewardKind,
     reward::calibration::Calibration,
     vlm::{Row, decoder::Regular},
 };

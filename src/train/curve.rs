@@ -5,6 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 
 use super::{TrainError, checkpoint::LossPoint};
+use crate::util::numbers::mean;
 
 /// Plots the training loss (means over windows of about 1 % of the points) and the development
 /// loss.
@@ -19,7 +20,7 @@ pub fn draw(points: &[LossPoint], title: &str, path: &Path) -> Result<(), TrainE
         .map(|c| {
             (
                 c[c.len() / 2].0,
-                c.iter().map(|p| p.1).sum::<f64>() / c.len() as f64,
+                mean(c.iter().map(|p| p.1)).unwrap_or_default(),
             )
         })
         .collect();

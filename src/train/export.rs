@@ -1,10 +1,6 @@
 //! Bundle files written by training runs.
 
-use std::{
-    fs,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path};
 
 use candle_core::{DType, Device};
 
@@ -12,6 +8,7 @@ use super::{Tensors, TrainError, checkpoint::write_atomically, corpus::END, towe
 use crate::{
     bundle::{Bundle, BundleConfig, BundleError},
     reward::evidence::{CONFIG_FILE, WEIGHTS_FILE},
+    util::time::unix_seconds,
     vlm::{casing::Casing, llava::LlavaConfig},
 };
 
@@ -105,7 +102,7 @@ pub fn write_policy(
         format: 1,
         name: name.to_owned(),
         version: version.to_owned(),
-        created: now(),
+        created: unix_seconds(),
         eos: END.to_owned(),
         chat_template: CHAT_TEMPLATE.to_owned(),
         casing: Casing::Sentence,
@@ -113,11 +110,4 @@ pub fn write_policy(
         reward: None,
     };
     write_json(&dir.join("config.json"), &config)
-}
-
-/// Unix time in seconds.
-pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
 }

@@ -7,16 +7,18 @@ use super::{
     TrainError, calibrate,
     checkpoint::write_atomically,
     compared_scorers::{self, ComparedScorer},
-    export::{copy_evidence, now, write_json, write_weights},
+    export::{copy_evidence, write_json, write_weights},
     reward::{NEGATIVES, RewardTraining, WEIGHTS},
     reward_report::RewardReportInputs,
     samples::Negatives,
     scored_split::{DevelopmentHalf, ScoredSplit, dev_features},
 };
 use crate::{
-    bundle::{Bundle, BundleConfig, RewardKind, ScorersConfig},
+    bundle::{Bundle, BundleConfig, ScorersConfig},
     eval::report::{EvaluationReport, Section},
+    reward::RewardKind,
     reward::calibration::Calibration,
+    util::time::unix_seconds,
 };
 
 impl RewardTraining {
@@ -154,7 +156,7 @@ impl RewardTraining {
         let config = BundleConfig {
             name: name.to_owned(),
             version: version.to_owned(),
-            created: now(),
+            created: unix_seconds(),
             reward: Some(ScorersConfig {
                 default,
                 probe: has(RewardKind::Probe).and_then(|scorer| scorer.probe(&policy.config.model)),

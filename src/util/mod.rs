@@ -1,3 +1,8 @@
 //! Functions that several rooms need and that know nothing of models, images or HTTP.
 
+pub mod digest;
+pub mod jsonl;
+pub mod numbers;
 pub mod offsets;
+pub mod private_files;
+pub mod time;

@@ -49,7 +49,6 @@ macro_rules! range_of {
 
 range_of! {
     /// Range of Unicode code points of a text.
-    #[derive(utoipa::ToSchema)]
     CharRange, "code point"
 }
 

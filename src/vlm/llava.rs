@@ -284,13 +284,7 @@ mod tests {
     use candle_nn::VarMap;
 
     use super::*;
-    use crate::{
-        train::{
-            optim::named_vars,
-            rows::{ResponseBranch, RowBatch, TextRow},
-        },
-        vlm::ops::{cross_entropy, tests::check_gradients},
-    };
+    use crate::vlm::ops::{cross_entropy, tests::check_gradients};
 
     fn config() -> PrefixDecoderConfig {
         PrefixDecoderConfig {
@@ -314,6 +308,28 @@ mod tests {
         }
     }
 
+    /// Variables in the order of their names.
+    fn sorted(vars: &VarMap) -> Vec<candle_core::Var> {
+        let map = vars.data().lock().unwrap();
+        let mut named: Vec<_> = map.iter().collect();
+        named.sort_by_key(|(name, _)| name.as_str());
+        named.into_iter().map(|(_, var)| var.clone()).collect()
+    }
+
+    /// Attention mask `(1, length, length)` in which position `query` sees `key` if `sees` says so.
+    fn mask(length: usize, sees: impl Fn(usize, usize) -> bool) -> Tensor {
+        let values: Vec<f32> = (0..length * length)
+            .map(|i| {
+                if sees(i / length, i % length) {
+                    0.0
+                } else {
+                    -1e9
+                }
+            })
+            .collect();
+        Tensor::from_vec(values, (1, length, length), &Device::Cpu).unwrap()
+    }
+
     /// Weights that are a function of their index, large enough for every part to matter.
     fn variables() -> VarMap {
         let vars = VarMap::new();
@@ -322,7 +338,7 @@ mod tests {
             VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu),
         )
         .unwrap();
-        for (i, (_, var)) in named_vars(&vars).into_iter().enumerate() {
+        for (i, var) in sorted(&vars).into_iter().enumerate() {
             let n = var.elem_count();
             let base = if var.rank() == 1 { 1.0 } else { 0.0 };
             let values: Vec<f32> = (0..n)
@@ -352,47 +368,29 @@ mod tests {
     #[test]
     fn every_variable_gets_the_gradient_that_differences_give() {
         let vars = variables();
-        let row = TextRow {
-            prompt: vec![1, 2],
-            branches: vec![
-                ResponseBranch {
-                    after_prompt: true,
-                    tokens: vec![3, 4, 5],
-                    learn_from: 0,
-                },
-                ResponseBranch {
-                    after_prompt: false,
-                    tokens: vec![6, 7, 8],
-                    learn_from: 1,
-                },
-            ],
-        };
-        let batch = RowBatch::new(&[row], 2).unwrap();
-        let named: Vec<candle_core::Var> = named_vars(&vars).into_iter().map(|(_, v)| v).collect();
-        check_gradients(&named, || {
+        // Image, prompt and two branches, of which the second sees the image alone.
+        let tokens = [1, 2, 3, 4, 5, 6, 7, 8];
+        let positions = [0, 1, 2, 3, 4, 5, 6, 2, 3, 4];
+        let mask = mask(10, |query, key| match query {
+            0..2 => key < 2,
+            2..7 => key <= query,
+            _ => key < 2 || (7..=query).contains(&key),
+        });
+        let (lines, targets) = ([3u32, 4, 5, 7, 8], [3, 4, 5, 7, 8]);
+        check_gradients(&sorted(&vars), || {
             let model = model(&vars);
             let states = model
-                .whole(
-                    &images(1),
-                    &batch.tokens,
-                    &batch.positions,
-                    &batch.mask,
-                    Regular::default(),
-                )
+                .whole(&images(1), &tokens, &positions, &mask, Regular::default())
                 .unwrap();
             let hidden = states
                 .last()
                 .unwrap()
-                .index_select(
-                    &Tensor::new(batch.lines.as_slice(), &Device::Cpu).unwrap(),
-                    0,
-                )
+                .index_select(&Tensor::new(&lines, &Device::Cpu).unwrap(), 0)
                 .unwrap();
-            let weights = vec![1.0 / batch.targets.len() as f32; batch.targets.len()];
             cross_entropy(
                 &model.llama().logits(&hidden).unwrap(),
-                &batch.targets,
-                &weights,
+                &targets,
+                &[0.2; 5],
                 0.1,
             )
             .unwrap()
@@ -419,21 +417,12 @@ mod tests {
     #[test]
     fn step_by_step_agrees_with_the_whole_sequence() {
         let model = model(&variables());
-        let row = TextRow {
-            prompt: vec![],
-            branches: vec![ResponseBranch {
-                after_prompt: false,
-                tokens: vec![3, 4, 5, 6],
-                learn_from: 0,
-            }],
-        };
-        let batch = RowBatch::new(&[row], 2).unwrap();
         let states = model
             .whole(
                 &images(1),
-                &batch.tokens,
-                &batch.positions,
-                &batch.mask,
+                &[3, 4, 5, 6],
+                &[0, 1, 2, 3, 4, 5],
+                &mask(6, |query, key| key < 2 || key <= query),
                 Regular::default(),
             )
             .unwrap();

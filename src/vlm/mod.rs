@@ -16,6 +16,7 @@ pub mod projector;
 pub mod template;
 pub mod tokenizer;
 pub mod vision;
+pub mod vocabulary;
 
 pub use kv_cache::KvCache;
 

@@ -24,6 +24,7 @@ mod fuzz_corpus;
 mod guard;
 mod honesty;
 mod http;
+mod layers;
 mod parity;
 mod parity_decoder;
 mod parity_vision;

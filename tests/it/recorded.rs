@@ -9,11 +9,7 @@ use std::{
 };
 
 use candle_core::Device;
-use candor::{
-    bundle::{Bundle, RewardKind},
-    config::Config,
-    serve::Local,
-};
+use candor::{bundle::Bundle, config::Config, reward::RewardKind, serve::Local};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 

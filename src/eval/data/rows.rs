@@ -16,7 +16,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::eval::data::flickr8k::DatasetError;
+use crate::{eval::data::flickr8k::DatasetError, util::jsonl};
 
 /// Number of problems of a file that are reported individually.
 const LISTED: usize = 20;
@@ -218,14 +218,10 @@ pub(in crate::eval) fn rows<'a, T: Deserialize<'a>>(
             .collect();
     }
     let mut found = Vec::new();
-    for (i, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
-        match serde_json::from_str(line) {
-            Ok(row) => found.push((RowPosition::Line(i + 1), row)),
-            Err(error) => problems.add_json(i + 1, &error),
+    for (number, row) in jsonl::parse(text) {
+        match row {
+            Ok(row) => found.push((RowPosition::Line(number), row)),
+            Err(error) => problems.add_json(number, &error),
         }
     }
     found

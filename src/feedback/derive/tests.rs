@@ -8,9 +8,9 @@ use crate::{
     feedback::{
         fold::words,
         submission::{ErrorSpan, Judgment},
-        tokens::PolicyVocabulary,
+        tokens::tokenize,
     },
-    vlm::{casing::Casing, tokenizer::TextTokenizer},
+    vlm::{casing::Casing, tokenizer::TextTokenizer, vocabulary::PolicyVocabulary},
 };
 
 /// Vocabulary of the embedded bundle, with letters of any case.
@@ -33,7 +33,7 @@ fn subject(response: &str) -> JudgedAnswer {
         image: ImageHash::digest(b"image"),
         prompt: String::new(),
         response: response.to_owned(),
-        tokens: vocabulary().tokenize(response).unwrap(),
+        tokens: tokenize(vocabulary(), response).unwrap(),
         versions: Versions::default(),
         unassisted: false,
         flagged: None,
@@ -650,12 +650,12 @@ fn invalid_submission_is_refused_with_its_field() {
 
 #[test]
 fn special_tokens_in_text_are_spelled() {
-    let tokens = vocabulary().tokenize("A dog <|user|> here").unwrap();
+    let tokens = tokenize(vocabulary(), "A dog <|user|> here").unwrap();
     assert_eq!(
         tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
         "A dog <|user|> here"
     );
-    assert!(vocabulary().tokenize("").unwrap().is_empty());
+    assert!(tokenize(vocabulary(), "").unwrap().is_empty());
 }
 
 #[test]
@@ -664,7 +664,7 @@ fn text_is_tokenized_in_policy_casing_and_stored_as_written() {
         casing: Casing::Sentence,
         ..vocabulary().clone()
     };
-    let tokens = vocabulary.tokenize("two Dogs.").unwrap();
+    let tokens = tokenize(&vocabulary, "two Dogs.").unwrap();
     assert_eq!(
         tokens.iter().map(|t| t.text.as_str()).collect::<String>(),
         "two Dogs."
@@ -686,7 +686,7 @@ proptest! {
 
     #[test]
     fn tokens_of_any_text_cover_it_in_order(text in TEXTS) {
-        let tokens = vocabulary().tokenize(&text).unwrap();
+        let tokens = tokenize(vocabulary(), &text).unwrap();
         let chars: Vec<char> = text.chars().collect();
         prop_assert_eq!(tokens.first().map(|t| t.start), Some(0));
         prop_assert_eq!(tokens.last().map(|t| t.end), Some(chars.len()));
@@ -817,7 +817,7 @@ fn record_belongs_to_owner_of_its_answer() {
 fn abstention_is_refused() {
     let answer = |response: &str, verdict| RecordedChoice {
         response: response.to_owned(),
-        tokens: vocabulary().tokenize(response).unwrap(),
+        tokens: tokenize(vocabulary(), response).unwrap(),
         verdict,
         threshold: 0.5,
         spans: Vec::new(),

@@ -5,10 +5,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 /// Figures of agreement.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct AgreementFigures {
     /// Units judged by at least two annotators.
     pub units: usize,

@@ -1,7 +1,6 @@
 //! Items of the annotation queue as annotators see them.
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::{
     feedback::{
@@ -13,7 +12,7 @@ use crate::{
 };
 
 /// Word of an answer. Offsets count Unicode code points of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueWord {
     /// First code point.
     pub start: usize,
@@ -31,8 +30,7 @@ pub struct QueueWord {
 
 /// Answer for an annotator to judge. `POST /v1/feedback` with its `completion_id`, `choice` and
 /// `annotator` closes it.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = QueueItem)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueItem {
     /// Id of the item in `/v1/queue/{id}/...`.
     pub id: String,

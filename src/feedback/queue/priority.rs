@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::item::{TokenWord, token_words};
 use crate::{
     feedback::record::{Feedback, RecordedChoice},
     lexicon::{ConceptId, Lexicon},
+    util::digest::sha256,
 };
 
 /// Weights of the components of a priority. Only their proportions matter.
@@ -142,7 +142,7 @@ pub(super) struct PseudoRandom {
 }
 
 pub(super) fn draws(completion: &str, choice: usize) -> PseudoRandom {
-    let digest = Sha256::digest(format!("annotation queue {completion} {choice}"));
+    let digest = sha256(format!("annotation queue {completion} {choice}"));
     let number = |at: usize| {
         digest[at..at + 4]
             .iter()

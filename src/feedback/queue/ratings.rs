@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{
     agreement::{AgreementFigures, figures, wilson},
@@ -28,7 +27,7 @@ pub const KINDS: [&str; 7] = [
 ];
 
 /// Agreement of annotators on overlapping answers, and the guard's recall.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Agreement {
     /// Answers judged by two annotators.
     pub items: usize,
@@ -45,7 +44,7 @@ pub struct Agreement {
 }
 
 /// Agreement of one annotator with all others.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnnotatorFigures {
     /// Name; `annotator 1` and so on if names are not shown.
     pub annotator: String,
@@ -57,7 +56,7 @@ pub struct AnnotatorFigures {
 }
 
 /// Agreement of two annotators.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PairFigures {
     /// Names; `annotator 1` and so on if names are not shown.
     pub annotators: [String; 2],
@@ -67,7 +66,7 @@ pub struct PairFigures {
 }
 
 /// Share of all errors that the guard flags, measured on unassisted answers.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GuardRecall {
     /// Answers judged completely.
     pub answers: usize,

@@ -14,7 +14,6 @@ use std::{collections::BTreeMap, error::Error, io, ops::AddAssign};
 
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use self::queue::{QueueEntry, QueueStore};
 use super::record::{Feedback, FeedbackSource, ImageHash, JudgmentKind, Receipt};
@@ -176,7 +175,7 @@ pub struct AnnotatorTarget {
 }
 
 /// Numbers of removed rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RemovalCounts {
     /// Records.
     pub feedback: u64,
@@ -204,7 +203,7 @@ pub struct OwnerBytes {
 }
 
 /// Numbers of stored rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StoreStats {
     /// Records by kind of judgment.
     pub feedback: BTreeMap<String, u64>,

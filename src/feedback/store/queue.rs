@@ -3,7 +3,6 @@
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::{Owners, StoreFuture};
 use crate::feedback::record::Feedback;
@@ -110,8 +109,7 @@ pub enum LeaseReturn {
 }
 
 /// Numbers of items in the queue, by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = QueueLength)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct QueueLength {
     /// Waiting or leased.
     pub open: u64,
@@ -126,7 +124,7 @@ pub struct QueueLength {
 }
 
 /// Number of an annotator's records.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct AnnotatorProgress {
     /// All records.
     pub total: u64,

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     feedback::record::{Feedback, FeedbackSource, ImageHash, Receipt},
-    private_files,
+    util::private_files,
 };
 
 /// Schema migrations: version, name, SQL. A released version never changes.

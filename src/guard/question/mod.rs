@@ -6,7 +6,6 @@ mod pattern;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use self::pattern::WordPattern;
 use crate::lexicon::{Lexicon, words};
@@ -75,7 +74,7 @@ impl QuestionKind {
 }
 
 /// Reason for which a question is not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unanswerable {
     /// It asks for text in the photograph.

@@ -21,7 +21,7 @@ use self::query::{ExportQuery, ListQuery, PersonQuery};
 pub(super) use self::query::{Parameters, PathId};
 pub(super) use self::receipts::{CompletionSubject, ReceiptDraft};
 use super::{
-    app::{App, StartError, blocking, unix_time},
+    app::{App, StartError, blocking},
     auth::{self, Caller},
     body::{self, ReceivedBody},
     chat,
@@ -47,6 +47,8 @@ use crate::{
         store::{RemovalCounts, RemovalTarget, StoreError, sql::SqlStore},
         submission::Submission,
     },
+    serve::schema::feedback::{FeedbackSchema, RemovalCountsSchema, SubmissionSchema},
+    util::time::unix_seconds,
     vlm::preprocess,
 };
 
@@ -102,7 +104,7 @@ pub(super) async fn sweep(app: Arc<App>) {
     loop {
         times.tick().await;
         match corrections
-            .sweep(unix_time().saturating_sub(retention.as_secs()))
+            .sweep(unix_seconds().saturating_sub(retention.as_secs()))
             .await
         {
             Ok(0) => {}
@@ -177,11 +179,11 @@ pub(super) fn corrections(app: &App) -> Result<&Corrections, ApiError> {
 /// Submits feedback on an answer.
 ///
 /// Stores a correction or a judgment and returns the record.
-#[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = Submission,
+#[utoipa::path(post, path = "/v1/feedback", tag = "feedback", request_body = SubmissionSchema,
     params(("idempotency-key" = Option<String>, Header, description = "Unique key of the \
           request; repeating a request with the same key returns its record.", max_length = 255)),
     responses(
-        (status = 201, description = "The record.", body = Feedback,
+        (status = 201, description = "The record.", body = FeedbackSchema,
             headers(("idempotent-replayed" = bool, description = "Present if an earlier request \
                                                                   created the record."))),
         ErrorResponses,
@@ -276,6 +278,7 @@ struct FeedbackList {
     /// Always `list`.
     object: &'static str,
     /// Records of this page.
+    #[schema(value_type = Vec<FeedbackSchema>)]
     data: Vec<Feedback>,
     /// Id of the first record; `null` on an empty page.
     first_id: Option<String>,
@@ -320,7 +323,7 @@ pub(super) async fn list(
 /// Returns a feedback record.
 #[utoipa::path(get, path = "/v1/feedback/{id}", tag = "feedback",
     params(("id" = String, Path, description = "Id of the record."), query::OneQuery), responses(
-    (status = 200, description = "The record.", body = Feedback),
+    (status = 200, description = "The record.", body = FeedbackSchema),
     (status = 400, description = "A parameter is invalid.", body = ErrorBody),
     (status = 401, description = "The API key is missing or unknown.", body = ErrorBody),
     (status = 404, description = "Unknown record, or feedback is disabled.", body = ErrorBody),
@@ -353,6 +356,7 @@ struct Deleted {
     deleted: bool,
     /// Numbers of deleted objects.
     #[serde(flatten)]
+    #[schema(value_type = RemovalCountsSchema)]
     removed: RemovalCounts,
 }
 

@@ -17,6 +17,7 @@ use crate::{
             AnnotatorTarget, Owners, RecordFilter, RecordPage, RemovalTarget, queue::AnnotatorId,
         },
     },
+    serve::schema::feedback::{FeedbackSourceSchema, JudgmentKindSchema},
     serve::{auth::Caller, error::ApiError, openai::wording::query_error},
 };
 
@@ -142,8 +143,10 @@ pub(crate) struct ListQuery {
     #[param(inline)]
     order: Option<SortOrder>,
     /// Filters by judgment kind.
+    #[param(value_type = Option<JudgmentKindSchema>)]
     kind: Option<JudgmentKind>,
     /// Filters by source.
+    #[param(value_type = Option<FeedbackSourceSchema>)]
     source: Option<FeedbackSource>,
     /// Filters by user.
     user: Option<String>,
@@ -278,8 +281,10 @@ pub(crate) struct ExportQuery {
     /// File format: `jsonl`, `parquet`, `rlhf-v`, `trl-dpo`, `trl-prm` or `label-studio`.
     pub(super) format: Option<String>,
     /// Filters by judgment kind.
+    #[param(value_type = Option<JudgmentKindSchema>)]
     kind: Option<JudgmentKind>,
     /// Filters by source.
+    #[param(value_type = Option<FeedbackSourceSchema>)]
     source: Option<FeedbackSource>,
     /// Filters by user.
     user: Option<String>,

@@ -8,7 +8,7 @@ use crate::{
     engine,
     feedback::{
         record::{ImageHash, Receipt, RecordedChoice, Versions},
-        tokens::place,
+        tokens::{place, tokenize},
     },
     guard::{GuardReport, Mode},
     serve::{app::App, openai::response::CompletionHead, served::RequestContext},
@@ -127,7 +127,7 @@ impl ReceiptDraft {
         );
         // If low-reward words were hedged in the answer, its text does not match the scored tokens.
         let tokens = tokens
-            .or_else(|_| self.context.served.bundle.vocabulary().tokenize(text))
+            .or_else(|_| tokenize(&self.context.served.bundle.vocabulary(), text))
             .unwrap_or_default();
         *answer = Some(RecordedChoice {
             response: text.to_owned(),

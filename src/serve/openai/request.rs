@@ -19,6 +19,10 @@ use super::{
 use crate::{
     guard::{ClassThresholds, Mode, OnExhausted, OnUnanswerable, render::RenderStyle},
     serve::error::{ApiError, excerpt, truncate},
+    serve::schema::guard::{
+        ClassThresholdsSchema, ModeSchema, OnExhaustedSchema, OnUnanswerableSchema,
+        RenderStyleSchema,
+    },
 };
 
 /// Most messages of a request.
@@ -195,6 +199,7 @@ pub(crate) struct StreamOptions {
 pub(crate) struct GuardRequest {
     /// Treatment of low-reward words. The default is set in the server's configuration.
     #[serde(default, deserialize_with = "variant")]
+    #[schema(value_type = Option<ModeSchema>)]
     pub(crate) mode: Option<Mode>,
     /// Reward below which words are flagged; exclusive with `target_fpr`.
     #[schema(minimum = 0, maximum = 1)]
@@ -212,10 +217,12 @@ pub(crate) struct GuardRequest {
     #[serde(default, deserialize_with = "integer")]
     pub(crate) window: Option<i64>,
     /// Thresholds by word class; other words use `threshold`.
+    #[schema(value_type = Option<ClassThresholdsSchema>)]
     pub(crate) thresholds: Option<ClassThresholds>,
     /// Treatment of words that stay flagged, in modes `flag` and `regenerate`. An answer that may
     /// be rewritten is sent when it is complete, also in a stream.
     #[serde(default, deserialize_with = "variant")]
+    #[schema(value_type = Option<OnExhaustedSchema>)]
     pub(crate) on_exhausted: Option<OnExhausted>,
     /// Number of candidate answers to generate; the one with the highest mean reward is returned.
     #[schema(minimum = 1, maximum = 16)]
@@ -225,11 +232,13 @@ pub(crate) struct GuardRequest {
     /// right, in modes `flag`, `regenerate` and `block`. A short answer that may be withheld is
     /// sent when it is complete, also in a stream.
     #[serde(default, deserialize_with = "variant")]
+    #[schema(value_type = Option<OnUnanswerableSchema>)]
     pub(crate) on_unanswerable: Option<OnUnanswerable>,
     /// Includes the withheld answer in `guard.withheld` when the server abstains.
     pub(crate) show_withheld: Option<bool>,
     /// Rendering of flagged words in `guard.alt_text`.
     #[serde(default, deserialize_with = "variant")]
+    #[schema(value_type = Option<RenderStyleSchema>)]
     pub(crate) render: Option<RenderStyle>,
 }
 

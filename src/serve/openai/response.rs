@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     engine::{Alternative, FinishReason, GeneratedToken},
     guard::{GuardReport, Span},
+    serve::schema::guard::{ChunkGuardSchema, FinishReasonSchema, GuardReportSchema, SpanSchema},
 };
 
 /// A chat completion.
@@ -102,9 +103,10 @@ pub struct Choice {
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
     /// Reason for the end of the answer.
-    #[schema(value_type = FinishReason)]
+    #[schema(value_type = FinishReasonSchema)]
     pub finish_reason: &'static str,
     /// Guard report.
+    #[schema(value_type = GuardReportSchema)]
     pub guard: GuardReport,
 }
 
@@ -131,10 +133,11 @@ pub struct ChunkChoice {
     #[schema(required)]
     pub logprobs: Option<Logprobs>,
     /// Reason for the end of the answer; `null` before it.
-    #[schema(value_type = Option<FinishReason>, required)]
+    #[schema(value_type = Option<FinishReasonSchema>, required)]
     pub finish_reason: Option<&'static str>,
     /// Guard data, on chunks that close spans and on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ChunkGuardSchema>)]
     pub guard: Option<ChunkGuard>,
 }
 
@@ -150,7 +153,7 @@ pub struct Delta {
 }
 
 /// Guard data of a chunk.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum ChunkGuard {
     /// On chunks that close spans: only those.
@@ -164,6 +167,7 @@ pub enum ChunkGuard {
 #[serde(deny_unknown_fields)]
 pub struct ClosedSpans {
     /// The spans.
+    #[schema(value_type = Vec<SpanSchema>)]
     pub spans: Vec<Span>,
 }
 

@@ -29,7 +29,7 @@ use self::{
     windows::{Refusal, ResponseTokenizer, ScoreWindows},
 };
 use super::{
-    app::{blocking, unix_time},
+    app::blocking,
     auth,
     body::{self, ReceivedBody},
     chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
@@ -59,6 +59,7 @@ use crate::{
         finish::WrittenBy,
         scorer::{TextRewards, TextWithImage},
     },
+    util::time::unix_seconds,
     vlm::template,
 };
 
@@ -332,7 +333,7 @@ async fn respond(
     let head = CompletionHead {
         id,
         object: "score",
-        created: unix_time(),
+        created: unix_seconds(),
         model,
         system_fingerprint,
     };

@@ -9,6 +9,7 @@ use crate::{
     guard::GuardReport,
     reward::scorer::TextRewards,
     serve::openai::response::{CompletionHead, Usage, Warning},
+    serve::schema::guard::GuardReportSchema,
 };
 
 /// Scores of all items.
@@ -35,6 +36,7 @@ pub(super) struct ItemScores {
     /// Text, as given.
     pub(super) response: String,
     /// Guard report.
+    #[schema(value_type = GuardReportSchema)]
     pub(super) guard: GuardReport,
     /// Number of windows in which the text was read; absent if it fits into the model's context. In
     /// later windows, tokens see only as many whole sentences before theirs as fit into the

@@ -23,6 +23,7 @@ use crate::{
         snapshot::Snapshot,
         text::normalize_caption,
     },
+    util::digest::hex,
     vlm::tokenizer::TokenizerError,
 };
 
@@ -78,12 +79,7 @@ fn key(config: &AlignConfig, policy: &Policy) -> Result<String, TrainError> {
             .iter()
             .for_each(|x| hash.update(x.to_le_bytes()));
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()[..6]))
 }
 
 /// The policy's captions of the training images, the first per image greedy and the others sampled;

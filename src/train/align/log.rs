@@ -6,10 +6,15 @@ use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::events::EventFile;
-use crate::train::{
-    TrainError,
-    checkpoint::{RunDir, write_atomically},
-    export::now,
+use crate::{
+    util::jsonl,
+    {
+        train::{
+            TrainError,
+            checkpoint::{RunDir, write_atomically},
+        },
+        util::time::unix_seconds,
+    },
 };
 
 /// Metrics by name.
@@ -46,9 +51,8 @@ impl RunLog {
         } else {
             String::new()
         };
-        let lines: Vec<Line> = text
-            .lines()
-            .filter_map(|l| serde_json::from_str(l).ok())
+        let lines: Vec<Line> = jsonl::parse(&text)
+            .filter_map(|(_, line)| line.ok())
             .filter(|l: &Line| l.iteration <= done)
             .collect();
         let retained: String = lines
@@ -57,9 +61,11 @@ impl RunLog {
             .map(|l| l + "\n")
             .collect();
         write_atomically(&jsonl, retained.as_bytes())?;
-        let mut events =
-            EventFile::create(&path, lines.first().map_or_else(now, |l| l.time) as f64)
-                .map_err(TrainError::io(&path))?;
+        let mut events = EventFile::create(
+            &path,
+            lines.first().map_or_else(unix_seconds, |l| l.time) as f64,
+        )
+        .map_err(TrainError::io(&path))?;
         for line in &lines {
             events
                 .scalars(line.iteration, line.time as f64, line.metrics.iter())
@@ -89,7 +95,7 @@ impl RunLog {
     ) -> Result<(), TrainError> {
         let line = Line {
             iteration,
-            time: now(),
+            time: unix_seconds(),
             metrics,
         };
         let json = serde_json::to_string(&line).map_err(|e| TrainError::Run(e.to_string()))?;

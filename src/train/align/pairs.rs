@@ -17,6 +17,7 @@ use crate::{
         losses::preference::{TokenWeighting, answer_log_probs, dpo},
         text::normalize_caption,
     },
+    util::numbers::mean,
     vlm::{decoder::Regular, llava::PrefixDecoder},
 };
 
@@ -121,7 +122,7 @@ impl Alignment {
             ("gradient_norm", norm),
             (
                 "margin",
-                margins.iter().map(|m| f64::from(*m)).sum::<f64>() / n,
+                mean(margins.iter().map(|m| f64::from(*m))).unwrap_or(0.0),
             ),
             (
                 "preferred",

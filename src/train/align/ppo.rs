@@ -25,6 +25,7 @@ use crate::{
             policy::{Clip, PolicyTokens, clipped_share, policy_loss, ratios, value_loss},
         },
     },
+    util::numbers,
     vlm::decoder::Regular,
 };
 
@@ -60,9 +61,9 @@ struct Part {
     rollout: PolicyTokens,
 }
 
+/// Returns the mean of `values`, 0 without any.
 fn mean(values: impl Iterator<Item = f32>) -> f64 {
-    let (sum, n) = values.fold((0.0, 0usize), |(sum, n), v| (sum + f64::from(v), n + 1));
-    sum / n.max(1) as f64
+    numbers::mean(values.map(f64::from)).unwrap_or(0.0)
 }
 
 impl Alignment {

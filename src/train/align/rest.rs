@@ -2,7 +2,10 @@
 //! answers that score above a rising threshold.
 
 use super::{answers::AnswerGroup, learner::Learner, log::RunMetrics, run::Alignment};
-use crate::train::{Tensors, TrainError};
+use crate::{
+    train::{Tensors, TrainError},
+    util::numbers::mean,
+};
 
 impl Alignment {
     /// Takes one step on the best of the answers sampled from `grown`, the policy at the beginning
@@ -44,7 +47,7 @@ impl Alignment {
         let mut metrics = self.imitate(learner, &best, seed)?;
         metrics.insert(
             "score".into(),
-            scores.iter().map(|s| f64::from(*s)).sum::<f64>() / scores.len().max(1) as f64,
+            mean(scores.iter().map(|s| f64::from(*s))).unwrap_or(0.0),
         );
         Ok(metrics)
     }

@@ -7,9 +7,10 @@ use candle_core::{Device, Result as CandleResult, Tensor};
 
 use super::{answers::AnswerShard, config::RewardShape};
 use crate::{
-    bundle::{Bundle, RewardKind},
+    bundle::Bundle,
     eval::objects,
     lexicon::{ConceptId, Lexicon, Reading, Support},
+    reward::RewardKind,
     reward::{
         calibration::Calibration,
         evidence::Evidence,

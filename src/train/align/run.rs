@@ -7,7 +7,6 @@ use candle_core::{Device, Tensor};
 use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::{
     Method,
@@ -19,14 +18,15 @@ use super::{
     watch::WatchInputs,
 };
 use crate::{
-    bundle::{Bundle, BundleConfig, RewardKind, ScorersConfig},
+    bundle::{Bundle, BundleConfig, ScorersConfig},
     eval::text::Consensus,
     lexicon::{Lexicon, Reading},
+    reward::RewardKind,
     train::{
         Tensors, TrainError,
         checkpoint::{RunDir, write_atomically},
         corrections,
-        export::{copy_evidence, now, write_json, write_weights},
+        export::{copy_evidence, write_json, write_weights},
         features::{Features, VIEWS},
         losses::kl::AdaptiveKl,
         optim::OptimConfig,
@@ -37,6 +37,8 @@ use crate::{
         stats::CaptionStats,
         tower::Tower,
     },
+    util::digest::sha256_hex,
+    util::time::unix_seconds,
 };
 
 /// Alignment run, ready to start or resume.
@@ -120,23 +122,11 @@ impl Alignment {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            hashes.insert(
-                name,
-                Sha256::digest(bytes)
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect(),
-            );
+            hashes.insert(name, sha256_hex(bytes));
         }
         let weights = Bundle::file(&config.policy, "model.safetensors")
             .map_err(|e| TrainError::Run(e.to_string()))?;
-        hashes.insert(
-            "model.safetensors".into(),
-            Sha256::digest(&weights)
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect(),
-        );
+        hashes.insert("model.safetensors".into(), sha256_hex(&weights));
         let run = RunDir::open(
             out,
             &RunRecord {
@@ -441,7 +431,7 @@ impl Alignment {
         let config = BundleConfig {
             name: name.to_owned(),
             version: version.to_owned(),
-            created: now(),
+            created: unix_seconds(),
             reward,
             ..policy.config.clone()
         };

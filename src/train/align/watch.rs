@@ -17,6 +17,7 @@ use crate::{
         TrainError, corpus::Corpus, features::Features, labels::LabeledText,
         scored_split::DevelopmentHalf, setup::Setup,
     },
+    util::numbers::mean,
     vlm::llava::PrefixDecoder,
 };
 
@@ -116,8 +117,7 @@ impl WatchInputs<'_> {
             .iter()
             .flat_map(|s| s.rewards.iter().copied())
             .collect();
-        let reward =
-            rewards.iter().map(|r| f64::from(*r)).sum::<f64>() / rewards.len().max(1) as f64;
+        let reward = mean(rewards.iter().map(|r| f64::from(*r))).unwrap_or(0.0);
         let chair_i = objects.chair_i().unwrap_or(0.0);
         let metrics = [
             ("chair_i", chair_i),

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     feedback::record::{JudgedPart, TokenLabel},
+    util::jsonl,
     vlm::{
         casing::Casing,
         tokenizer::{TextTokenizer, TokenizerError},
@@ -219,14 +220,10 @@ pub fn write(file: &Path, corrections: &[CorrectedAnswer]) -> Result<(), TrainEr
 /// Names the file and line.
 pub fn read(file: &Path) -> Result<Vec<CorrectedAnswer>, TrainError> {
     let text = fs::read_to_string(file).map_err(TrainError::io(file))?;
-    let parse = |(i, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .map_err(|e| TrainError::Run(format!("{}:{}: {e}", file.display(), i + 1)))
-    };
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(parse)
+    jsonl::parse(&text)
+        .map(|(number, row)| {
+            row.map_err(|e| TrainError::Run(format!("{}:{number}: {e}", file.display())))
+        })
         .collect()
 }
 

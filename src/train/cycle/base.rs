@@ -7,8 +7,9 @@ use super::{
     state::BaseVersion,
 };
 use crate::{
-    bundle::{Bundle, RewardKind},
+    bundle::Bundle,
     registry::VersionFacts,
+    reward::RewardKind,
     reward::{calibration::Calibration, drift::Histogram},
     train::TrainError,
 };

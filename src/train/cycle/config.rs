@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     registry::gate::GateConfig,
+    reward::RewardKind,
     train::{
         TrainError,
         align::{AlignConfig, Method},
@@ -164,7 +165,11 @@ impl Recipe {
                 ));
             }
         }
-        if !self.reward.scorers.contains_key("detached") {
+        if !self
+            .reward
+            .scorers
+            .contains_key(RewardKind::Detached.name())
+        {
             return Err("reward: no scorer named detached, which alignment needs".into());
         }
         if (&self.align.data, &self.align.features) != (&self.reward.data, &self.reward.features) {
@@ -188,7 +193,7 @@ impl Recipe {
         number: u64,
     ) -> RewardTrainingConfig {
         RewardTrainingConfig {
-            frozen: vec!["detached".into()],
+            frozen: vec![RewardKind::Detached.name().into()],
             ..self.fine_tuning(&self.refit, policy, scorers, snapshot, number)
         }
     }
@@ -204,7 +209,7 @@ impl Recipe {
         let mut config = self.reward.clone();
         config
             .scorers
-            .retain(|name, _| name == "probe" || name == "detached");
+            .retain(|name, _| RewardKind::ALL.iter().any(|kind| kind.name() == name));
         for scorer in config.scorers.values_mut() {
             let (ScorerConfig::Probe { optim, .. } | ScorerConfig::Detached { optim, .. }) = scorer;
             *optim = OptimConfig {

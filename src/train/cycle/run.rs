@@ -32,12 +32,11 @@ use crate::{
         gate::{self, GateInputs},
     },
     train::{
-        TrainError,
-        align::Alignment,
-        export::{now, write_json},
-        reward::RewardTraining,
+        TrainError, align::Alignment, export::write_json, reward::RewardTraining,
         snapshot::Snapshot,
     },
+    util::digest::{hex, sha256_hex},
+    util::time::unix_seconds,
 };
 
 /// Failed steps after which a cycle ends as failed.
@@ -125,7 +124,7 @@ impl<'a> CycleRun<'a> {
                 CycleState {
                     format: 1,
                     number: before.map_or(1, |state| state.number + 1),
-                    begun: now(),
+                    begun: unix_seconds(),
                     recipe,
                     base,
                     steps: BTreeMap::new(),
@@ -387,12 +386,7 @@ impl<'a> CycleRun<'a> {
             serde_json::to_vec(&recipe.evaluation).map_err(|e| TrainError::Run(e.to_string()))?,
         );
         hash.update(serde_json::to_vec(&self.data()?).map_err(|e| TrainError::Run(e.to_string()))?);
-        let key: String = hash
-            .finalize()
-            .iter()
-            .take(6)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let key = hex(&hash.finalize()[..6]);
         let file = dir.join(format!("{}-{key}.json", self.state.base.id));
         if let Ok(json) = fs::read(&file)
             && let Ok(written) = serde_json::from_slice(&json)
@@ -527,13 +521,7 @@ impl<'a> CycleRun<'a> {
         let hash_of = |name: &str| {
             let file = self.state.recipe.align.data.join(name);
             let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
-            Ok((
-                name.to_owned(),
-                Sha256::digest(bytes)
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect(),
-            ))
+            Ok((name.to_owned(), sha256_hex(bytes)))
         };
         ["captions.tsv", "train.txt", "dev.txt"]
             .into_iter()

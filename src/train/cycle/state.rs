@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use super::config::Recipe;
 use crate::{
-    private_files,
     registry::gate::{GateVerdict, MetricValues},
-    train::{TrainError, export::now},
+    train::TrainError,
+    util::private_files,
+    util::time::unix_seconds,
 };
 
 /// Step of a cycle; the variants are in order of execution.
@@ -316,7 +317,7 @@ impl CycleDirectory {
     ) -> Result<(), TrainError> {
         let before = LastCycle::read(&self.dir)?;
         state.outcome = Some(outcome);
-        state.finished = Some(now());
+        state.finished = Some(unix_seconds());
         // Counts a cycle once even if the process died between the two writes.
         if before.number < state.number {
             let mut outcomes = before.outcomes;
@@ -329,7 +330,7 @@ impl CycleDirectory {
             let last = LastCycle {
                 number: state.number,
                 outcome: Some(outcome),
-                finished: now(),
+                finished: unix_seconds(),
                 records,
                 last_success,
                 outcomes,

@@ -8,8 +8,9 @@ use super::super::TrainError;
 use crate::{
     eval::{
         honesty::{FOLDS, PhotographOrigin},
-        tokens::{ScoredToken, threshold_at_fpr},
+        tokens::ScoredToken,
     },
+    reward::thresholds::threshold_at_fpr,
     reward::{
         calibration::FprThreshold,
         evidence::{EvidenceThresholds, FamiliarityThresholds, FeatureCalibration},

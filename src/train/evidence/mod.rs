@@ -2,9 +2,9 @@
 //! features, the reference for familiarity, and calibrations that combine evidence with rewards.
 //!
 //! Networks first learn from Flickr8k alone, then from all origins. The second stage trains one
-//! network per [fold](crate::eval::honesty::fold_index) on the other folds, and one on the configured
-//! folds, which is shipped. Calibrations are fitted on evidence of networks that did not see the
-//! photograph, since a network is overconfident on its training data.
+//! network per [fold](crate::eval::honesty::fold_index) on the other folds, and one on the
+//! configured folds, which is shipped. Calibrations are fitted on evidence of networks that did not
+//! see the photograph, since a network is overconfident on its training data.
 
 mod answers;
 mod calibrate;

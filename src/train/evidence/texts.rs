@@ -17,12 +17,13 @@ use crate::{
         captions::flags::GuardMarks,
         honesty::{PhotographOrigin, ScoredOutcome, auroc, share, texts::MixedText},
         report::{Column, GoodDirection, NumberFormat, ReportTable, Section, TableRow},
-        tokens::{ScoredToken, threshold_at_fpr},
+        tokens::ScoredToken,
     },
     guard::{
         Mode, policy,
         words::{Word, words},
     },
+    reward::thresholds::threshold_at_fpr,
     reward::{
         evidence::{Evidence, ImageEvidence, SentenceFeatures, WordFeatures},
         finish::WrittenBy,

@@ -26,7 +26,7 @@ use super::{
     features::{Features, VIEWS},
     setup::Setup,
 };
-use crate::eval::data::flickr8k::Image;
+use crate::{eval::data::flickr8k::Image, util::digest::hex};
 
 const LEARNED: &str = "corrections.jsonl";
 const HELD_OUT: &str = "held_out.jsonl";
@@ -198,9 +198,5 @@ fn digest(dir: &Path) -> Result<String, TrainError> {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()))
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{
     ExclusionReason, FACTS, HELD_OUT, LEARNED, PHOTOGRAPHS, Snapshot, SnapshotManifest, digest,
@@ -19,12 +18,13 @@ use crate::{
         record::{Feedback, FeedbackSource, ImageHash},
         store::{Owners, RecordPage, Store, StoreError},
     },
-    private_files,
     train::{
         TrainError,
         corrections::{self, CorrectedAnswer},
         export::write_json,
     },
+    util::digest::sha256_u64,
+    util::private_files,
     vlm::preprocess::{self, ImageLimits},
 };
 
@@ -195,11 +195,7 @@ async fn photograph(
 
 /// Returns `true` if an image is held out, which its name alone decides.
 fn is_held_out(image: &str, share: f64) -> bool {
-    let digest = Sha256::digest(format!("held out: {image}"));
-    let draw = digest
-        .iter()
-        .take(8)
-        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let draw = sha256_u64(format!("held out: {image}"));
     (draw as f64) < share * u64::MAX as f64
 }
 

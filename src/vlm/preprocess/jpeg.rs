@@ -15,7 +15,7 @@ use mozjpeg::{ColorSpace, Decompress, decompress::DecompressStarted};
 use mozjpeg_sys::{self as sys, J_MESSAGE_CODE, jpeg_common_struct, jpeg_error_mgr};
 
 use super::{
-    decode::{ImageError, ImageLimits, StoredImage, check_size},
+    limits::{ImageError, ImageLimits, StoredImage, check_size},
     resize::{BAND_BYTES, band_rows},
 };
 

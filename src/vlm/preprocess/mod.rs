@@ -11,6 +11,7 @@ use image::{RgbImage, metadata::Orientation::NoTransforms};
 mod decode;
 mod jpeg;
 mod layout;
+mod limits;
 mod lossless;
 mod png;
 mod raster;
@@ -18,8 +19,9 @@ mod repair;
 mod resize;
 mod sniff;
 
-pub use decode::{ImageError, ImageHeader, ImageLimits, check, decode, decode_resized, inspect};
+pub use decode::{ImageHeader, check, decode, decode_resized, inspect};
 pub use layout::image_length;
+pub use limits::{ImageError, ImageLimits};
 
 use resize::{RowResizer, band_rows};
 

@@ -11,7 +11,7 @@ use image::{
 };
 
 use super::{
-    decode::{ImageError, ImageLimits, StoredImage, check_size, reason},
+    limits::{ImageError, ImageLimits, StoredImage, check_size, reason},
     raster::{Samples, conversion_memory, hand_out},
     resize::band_rows,
 };

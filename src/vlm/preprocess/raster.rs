@@ -9,8 +9,8 @@ use image::{
 };
 
 use super::{
-    decode::{ImageError, ImageLimits, StoredImage, check_size, reason, side_too_long},
     layout::{gif_memory, webp_memory},
+    limits::{ImageError, ImageLimits, StoredImage, check_size, reason, side_too_long},
     resize::{BAND_BYTES, band_rows},
 };
 

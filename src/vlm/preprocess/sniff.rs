@@ -3,7 +3,7 @@
 
 use image::ImageFormat;
 
-use super::decode::ImageError;
+use super::limits::ImageError;
 
 /// Supported formats, for messages.
 pub(super) const READ: &str = "JPEG, PNG, GIF, WebP or BMP";

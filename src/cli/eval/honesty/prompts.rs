@@ -16,6 +16,7 @@ use crate::{
         output::note,
     },
     eval::honesty::FOLDS,
+    util::digest::hex,
 };
 
 /// Guard setting of a request.
@@ -296,10 +297,5 @@ fn weights(models: &[String]) -> Result<String, Failure> {
             hash.update(Bundle::file(model, &file).map_err(Failure::failed)?);
         }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()[..8]))
 }
