@@ -524,7 +524,7 @@ fn a_snapshot_is_the_same_whenever_it_is_taken_and_leaves_nothing_out_in_silence
             Snapshot::open(&home.join("a"))
                 .unwrap_err()
                 .to_string()
-                .contains("not those that it was made with")
+                .contains("were changed after it was taken")
         );
         assert_eq!(
             store

@@ -378,7 +378,7 @@ fn openapi_describes_abstentions() {
     }
     for field in ["reason", "withheld", "answer_probability"] {
         assert!(
-            schemas["Report"]["properties"][field].is_object(),
+            schemas["GuardReport"]["properties"][field].is_object(),
             "{field}"
         );
     }

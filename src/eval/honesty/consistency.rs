@@ -33,15 +33,15 @@ impl ObjectQuestions {
 pub fn questions(object: &str) -> ObjectQuestions {
     let plain = pope::question(object);
     // "a cat", "an orange": as in the plain question.
-    let object = plain
+    let with_article = plain
         .trim_start_matches("Is there ")
         .trim_end_matches(" in the image?")
         .to_owned();
     ObjectQuestions {
         negated: format!("Is there no {object} in the image?"),
         paraphrases: [
-            format!("Can you see {object} in this photograph?"),
-            format!("Does the image show {object}?"),
+            format!("Can you see {with_article} in this photograph?"),
+            format!("Does the image show {with_article}?"),
         ],
         plain,
     }
