@@ -18,8 +18,7 @@ use tracing::Span;
 use super::{
     auth::{self, Access},
     body_memory::BodyMemory,
-    error::ApiError,
-    feedback::DAMAGED,
+    error::{ApiError, DAMAGED},
     fetch::Fetcher,
     limits::{RequestLimits, cost::longest_answer},
     openai::{check::guard_params, request::GuardRequest},

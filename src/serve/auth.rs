@@ -19,57 +19,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    app::App, body, connections::network, error::ApiError, listen::Peer, permission::Permission,
-    routes, strikes::Strikes,
+    app::App, body, caller::Caller, connections::network, error::ApiError, listen::Peer,
+    permission::Permission, strikes::Strikes,
 };
 use crate::{
     config::{ApiKey, Config, GuardSection, KeyScope, KeyScopes},
     util::digest::sha256,
 };
-
-/// Sender of a request: the holder of a configured key, or anonymous on a server without keys.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller {
-    /// Name of the key; `None` without one.
-    pub(crate) name: Option<Arc<str>>,
-    /// Tenant that owns receipts, records, images and leases; empty without a key.
-    pub(crate) owner: Arc<str>,
-    /// Permissions.
-    pub(crate) scopes: KeyScopes,
-    /// Weight among competitors for the engine.
-    pub(crate) weight: u32,
-    /// Guard defaults for this caller's requests.
-    pub(crate) guard: Arc<GuardSection>,
-    /// Address of the client; `None` in tests that call handlers directly.
-    pub(crate) address: Option<IpAddr>,
-}
-
-impl Caller {
-    /// Returns the caller of a server without keys: all scopes but administration, which needs its
-    /// own key.
-    fn anonymous(guard: &Arc<GuardSection>) -> Self {
-        let scopes = KeyScope::ALL
-            .into_iter()
-            .filter(|&scope| scope != KeyScope::Admin);
-        Self {
-            name: None,
-            owner: "".into(),
-            scopes: KeyScopes::new(scopes),
-            weight: 1,
-            guard: Arc::clone(guard),
-            address: None,
-        }
-    }
-
-    /// Returns the competitor for fair scheduling: the owner or, without a key, the client's
-    /// network.
-    pub(crate) fn competitor(&self) -> Arc<str> {
-        match (&self.name, self.address) {
-            (None, Some(address)) => network(address).to_string().into(),
-            _ => Arc::clone(&self.owner),
-        }
-    }
-}
 
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Infallible;
@@ -282,9 +238,12 @@ pub(crate) fn wrong_keys() -> Strikes<IpAddr> {
 /// Delay of responses to wrong keys from a network above the limit.
 const GUESS_DELAY: Duration = Duration::from_secs(1);
 
+/// Returns the permission that a request needs, given its method, its route and its path.
+pub(super) type PermissionLookup = fn(&Method, Option<&str>, &str) -> Permission;
+
 /// Middleware that requires a key with the route's permission, if keys are configured.
 pub(crate) async fn authenticate(
-    State(app): State<Arc<App>>,
+    State((app, permission)): State<(Arc<App>, PermissionLookup)>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -296,7 +255,7 @@ pub(crate) async fn authenticate(
         .extensions()
         .get::<MatchedPath>()
         .map(MatchedPath::as_str);
-    let needs = routes::permission(request.method(), route, request.uri().path());
+    let needs = permission(request.method(), route, request.uri().path());
     let access = app.access();
     match access.admit(needs, request.headers()) {
         Ok(caller) => {

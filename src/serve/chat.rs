@@ -13,14 +13,14 @@ use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
 use super::{
+    admission::{Admission, admit},
     app::{App, blocking},
     auth,
     body::{self, ReceivedBody},
     connections::ClientLink,
     error::ApiError,
-    feedback::{CompletionSubject, ReceiptDraft},
     fetch::HttpsUrl,
-    limits::{Admission, admit, cost::GenerationCost},
+    limits::cost::GenerationCost,
     openai::{
         check::{Completion, ServedCapabilities, check},
         content::RequestImage,
@@ -30,7 +30,8 @@ use super::{
             finish_reason,
         },
     },
-    openapi::{CompletionResponses, ErrorResponses},
+    receipts::{CompletionSubject, ReceiptDraft},
+    responses::{CompletionResponses, ErrorResponses},
     served::{self, RequestContext},
     shadow::{self, ShadowRequest},
     stream,

@@ -8,11 +8,14 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::openapi::known_path;
 use crate::{config::largest_image, engine::EngineError};
 
 /// Longest message, in characters.
 const MESSAGE_CHARS: usize = 1000;
+
+/// Error message and readiness reason while the store is damaged.
+pub(super) const DAMAGED: &str =
+    "the feedback store is damaged; completions continue, and the server's log has the details";
 
 /// An API error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -366,8 +369,8 @@ impl From<EngineError> for ApiError {
     }
 }
 
-/// Loggable part of an error, stored in the response's extensions. The message may quote the
-/// client, and so may a field name: see [`super::openapi::known_path`].
+/// Part of an error for the log, stored in the response's extensions. The message is left out,
+/// since it may quote the client. So may a field path: the log shows only its known names.
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorReason {
     /// Specific error code.
@@ -377,12 +380,12 @@ pub(crate) struct ErrorReason {
 }
 
 impl ApiError {
-    /// Returns the loggable part.
+    /// Returns the part for the log.
     pub(crate) fn reason(&self) -> ErrorReason {
         let error = &self.body.error;
         ErrorReason {
             code: error.code.unwrap_or(error.kind),
-            param: error.param.as_deref().map(known_path),
+            param: error.param.clone(),
         }
     }
 }

@@ -4,10 +4,12 @@
 //! gracefully.
 
 mod admin;
+mod admission;
 mod app;
 mod auth;
 mod body;
 mod body_memory;
+mod caller;
 mod chat;
 mod connections;
 mod docs;
@@ -26,13 +28,17 @@ mod openapi;
 mod pace;
 mod permission;
 mod queue;
+mod receipts;
 mod reload;
 mod request_url;
+mod responses;
 mod routes;
 mod schema;
 mod score;
 mod served;
 mod shadow;
+mod shadow_comparison;
+mod shadow_totals;
 mod socket;
 mod stream;
 mod strikes;

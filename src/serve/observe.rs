@@ -21,7 +21,7 @@ use hyper::body::{Frame, SizeHint};
 use tracing::{Instrument, Span, field::Empty, info_span};
 use uuid::Uuid;
 
-use super::{app::App, error::ErrorReason};
+use super::{app::App, error::ErrorReason, openapi::known_path};
 use crate::telemetry::HttpExchange;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -107,6 +107,8 @@ impl Drop for RequestRecord {
         let _entered = span.enter();
         let (ms, bytes, status) = (exchange.elapsed_ms(), *sent, status.unwrap_or_default());
         if let Some(ErrorReason { code, param }) = reason {
+            // Other names may be client input.
+            let param = param.as_deref().map(known_path);
             tracing::info!(status, code, param, ms, "answered");
         } else if status == 0 || !ended {
             tracing::info!(ms, bytes, "the client left before the end of the answer");

@@ -13,12 +13,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     app::App,
-    auth::{self, Caller},
-    body,
+    auth, body,
+    caller::Caller,
     error::{ApiError, ErrorBody},
     feedback::{Parameters, PathId, corrections},
     openai::request::read,
-    openapi::ErrorResponses,
+    responses::ErrorResponses,
 };
 use crate::{
     feedback::{

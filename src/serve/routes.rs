@@ -22,7 +22,7 @@ use tower_http::{
 use super::{
     admin,
     app::App,
-    auth::{self, authenticate},
+    auth::{self, PermissionLookup, authenticate},
     chat, docs,
     error::ApiError,
     feedback,
@@ -266,7 +266,10 @@ pub(crate) fn router<'a>(
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(from_fn_with_state(Arc::clone(&app), limit_rates))
-        .layer(from_fn_with_state(Arc::clone(&app), authenticate))
+        .layer(from_fn_with_state(
+            (Arc::clone(&app), permission as PermissionLookup),
+            authenticate,
+        ))
         .layer(from_fn(request_url::check))
         .layer(option_layer(
             names.map(|names| from_fn_with_state(names, hosts::check)),

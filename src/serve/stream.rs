@@ -33,11 +33,11 @@ use super::{
     chat::{AnswerForm, FinishedAnswer, RunningAnswers, best, too_slow},
     connections::ClientLink,
     error::ApiError,
-    feedback::ReceiptDraft,
     openai::response::{
         ChatChunk, ChunkChoice, ChunkGuard, ClosedSpans, CompletionHead, Delta, Logprobs, Usage,
         Warning, finish_reason,
     },
+    receipts::ReceiptDraft,
     shadow::ShadowRequest,
 };
 use crate::{

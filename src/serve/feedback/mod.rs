@@ -1,7 +1,6 @@
 //! `/v1/feedback`: submit, list, export and delete feedback.
 
 mod query;
-mod receipts;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,19 +18,19 @@ use utoipa::ToSchema;
 
 use self::query::{ExportQuery, ListQuery, PersonQuery};
 pub(super) use self::query::{Parameters, PathId};
-pub(super) use self::receipts::{CompletionSubject, ReceiptDraft};
 use super::{
     app::{App, StartError, blocking},
-    auth::{self, Caller},
+    auth,
     body::{self, ReceivedBody},
+    caller::Caller,
     chat,
-    error::{ApiError, ErrorBody},
+    error::{ApiError, DAMAGED, ErrorBody},
     limits::{cost::IMAGE_WORK, share},
     openai::{
         content::{ImageUrlLimits, parse_image_url},
         request::read,
     },
-    openapi::ErrorResponses,
+    responses::ErrorResponses,
     served::InitialVersion,
 };
 use crate::{
@@ -56,9 +55,6 @@ use crate::{
 const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// Shortest interval between sweeps.
 const MIN_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Error message and readiness reason while the store is damaged.
-pub(super) const DAMAGED: &str =
-    "the feedback store is damaged; completions continue, and the server's log has the details";
 /// Longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 

@@ -18,7 +18,7 @@ use crate::{
         },
     },
     serve::schema::feedback::{FeedbackSourceSchema, JudgmentKindSchema},
-    serve::{auth::Caller, error::ApiError, openai::wording::query_error},
+    serve::{caller::Caller, error::ApiError, openai::wording::query_error},
 };
 
 /// Default page size.

@@ -12,21 +12,14 @@ mod rate;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use axum::http::HeaderMap;
-use tokio::sync::OwnedSemaphorePermit;
 
-use self::{
-    cost::RequestCost,
-    rate::{BucketTable, RateKind, RateLimits},
-};
-use super::{auth::Caller, error::ApiError, served::RequestContext, strikes::Strikes};
+use self::rate::{BucketTable, RateKind, RateLimits};
+use super::{caller::Caller, error::ApiError, strikes::Strikes};
 use crate::{
     config::Config,
     engine::fair::{Pool, PoolPermit, Share, SharedPool},
@@ -128,6 +121,23 @@ impl RequestLimits {
         self.meter().set_rates(config);
     }
 
+    /// Charges tokens in advance and returns their number, 0 without a limit.
+    ///
+    /// # Errors
+    /// 429 if the rate is used up.
+    pub(super) fn charge_tokens(&self, account: &Arc<str>, tokens: u64) -> Result<u64, ApiError> {
+        self.charge(account, RateKind::Tokens, tokens)
+    }
+
+    /// Corrects an advance charge of tokens to the number that stays.
+    pub(super) fn settle(&self, account: &Arc<str>, charged: u64, stays: u64) {
+        let mut meter = self.meter();
+        let rates = meter.rates(account);
+        meter
+            .table
+            .correct(account, rates, RateKind::Tokens, charged, stays, self.now());
+    }
+
     fn meter(&self) -> MutexGuard<'_, Meter> {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,29 +214,6 @@ impl RequestLimits {
     }
 }
 
-/// Admits a valid request; `permit` is the one for parsing, which it keeps.
-///
-/// # Errors
-/// 429 if too much is in progress or the token rate is used up.
-pub(super) fn admit(
-    context: &RequestContext,
-    permit: OwnedSemaphorePermit,
-    cost: RequestCost,
-) -> Result<Admission, ApiError> {
-    let held = context.app.limits.admit_work(&context.share, cost.work)?;
-    let charged = context
-        .app
-        .limits
-        .charge(&context.account, RateKind::Tokens, cost.tokens)?;
-    Ok(Admission {
-        context: context.clone(),
-        charged,
-        used: None,
-        _held: held,
-        _permit: permit,
-    })
-}
-
 /// Admitted work; released on drop.
 pub(super) struct WorkPermit {
     _held: [PoolPermit; 2],
@@ -236,46 +223,6 @@ pub(super) struct WorkPermit {
 impl Drop for WorkPermit {
     fn drop(&mut self) {
         self.metrics.count_admitted(-1);
-    }
-}
-
-/// An admitted request; on drop, its tokens are settled and its work is released.
-pub(crate) struct Admission {
-    context: RequestContext,
-    /// Tokens charged in advance.
-    charged: u64,
-    /// Tokens actually used, 0 until known; `None` before the work has started.
-    used: Option<Arc<AtomicU64>>,
-    _held: WorkPermit,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Admission {
-    /// Records that the work has started: the advance charge stays until `used` holds the actual
-    /// number of tokens.
-    pub(crate) fn begin(&mut self, used: Arc<AtomicU64>) {
-        self.used = Some(used);
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        let limits = &self.context.app.limits;
-        let stays = match self.used.as_ref().map(|used| used.load(Relaxed)) {
-            None => 0,
-            Some(0) => self.charged,
-            Some(used) => used,
-        };
-        let mut meter = limits.meter();
-        let rates = meter.rates(&self.context.account);
-        meter.table.correct(
-            &self.context.account,
-            rates,
-            RateKind::Tokens,
-            self.charged,
-            stays,
-            limits.now(),
-        );
     }
 }
 

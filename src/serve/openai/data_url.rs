@@ -171,7 +171,11 @@ mod tests {
                 "9 bytes, more than the 6",
             ),
             ("data:image/png,1234567", "image_too_large", "7 bytes"),
-            ("data:image/png;base64,AAECA", "invalid_base64", "is incomplete"),
+            (
+                "data:image/png;base64,AAECA",
+                "invalid_base64",
+                "is incomplete",
+            ),
             (
                 "data:image/png;base64,AA!C",
                 "invalid_base64",

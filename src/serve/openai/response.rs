@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     engine::{Alternative, FinishReason, GeneratedToken},
     guard::{GuardReport, Span},
-    serve::schema::guard::{ChunkGuardSchema, FinishReasonSchema, GuardReportSchema, SpanSchema},
+    serve::schema::guard::{FinishReasonSchema, GuardReportSchema, SpanSchema},
 };
 
 /// A chat completion.
@@ -150,6 +150,18 @@ pub struct Delta {
     /// New text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+}
+
+/// Schema of [`ChunkGuard`].
+#[expect(dead_code, reason = "only its schema is used")]
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ChunkGuard)]
+pub(crate) enum ChunkGuardSchema {
+    /// Spans closed by the chunk.
+    Closed(ClosedSpans),
+    /// Complete report, on the last chunk.
+    Summary(GuardReportSchema),
 }
 
 /// Guard data of a chunk.

@@ -3,8 +3,6 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::serve::openai::response::ClosedSpans;
-
 /// Mode of the guard: its treatment of low-reward words.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -246,15 +244,4 @@ pub(crate) enum FinishReasonSchema {
     Length,
     /// The guard blocked it.
     ContentFilter,
-}
-
-/// Guard data of a chunk.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[schema(as = ChunkGuard)]
-pub(crate) enum ChunkGuardSchema {
-    /// Spans closed by the chunk.
-    Closed(ClosedSpans),
-    /// Complete report, on the last chunk.
-    Summary(GuardReportSchema),
 }

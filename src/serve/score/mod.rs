@@ -29,22 +29,20 @@ use self::{
     windows::{Refusal, ResponseTokenizer, ScoreWindows},
 };
 use super::{
+    admission::{Admission, admit},
     app::blocking,
     auth,
     body::{self, ReceivedBody},
     chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
     error::ApiError,
-    limits::{
-        Admission, admit,
-        cost::{RequestCost, scoring_cost},
-    },
+    limits::cost::{RequestCost, scoring_cost},
     openai::{
         check::ServedCapabilities,
         content::RequestImage,
         request::read_supported,
         response::{CompletionHead, Usage, Warning},
     },
-    openapi::{ErrorResponses, ScoreResponses},
+    responses::{ErrorResponses, ScoreResponses},
     served::{self, RequestContext},
 };
 use crate::{

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    Sample,
-    totals::{CANDIDATE, ComparedAnswers, PerVersion, SERVED, ShadowScore},
+    shadow::Sample,
+    shadow_totals::{CANDIDATE, ComparedAnswers, PerVersion, SERVED, ShadowScore},
 };
 use crate::{
     config::GuardSection,

@@ -1,9 +1,6 @@
 //! Shadow evaluation: a version answers a share of users' requests again in the background, one at
 //! a time, and both answers are scored by both versions' scorers.
 
-mod compare;
-mod totals;
-
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,9 +12,11 @@ use tokio::{
     time::{Duration, Instant, sleep},
 };
 
-pub(crate) use self::totals::{Comparison, ShadowProgress};
-use self::{compare::compare, totals::ShadowTotals};
-use super::{app::App, served::ServedVersion, switch::load_beside};
+pub(crate) use super::shadow_totals::{Comparison, ShadowProgress};
+use super::{
+    app::App, served::ServedVersion, shadow_comparison::compare, shadow_totals::ShadowTotals,
+    switch::load_beside,
+};
 use crate::{engine::CacheScope, registry::ShadowVersion, vlm::template::Message};
 
 /// Answers that may wait for comparison; more are dropped.
@@ -57,10 +56,10 @@ impl Account {
 }
 
 /// A user's request and the served version's answer.
-struct Sample {
-    served: Arc<ServedVersion>,
-    question: ShadowQuestion,
-    answer: String,
+pub(super) struct Sample {
+    pub(super) served: Arc<ServedVersion>,
+    pub(super) question: ShadowQuestion,
+    pub(super) answer: String,
 }
 
 /// Request of a user that the shadow answers too.
