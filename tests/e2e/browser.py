@@ -84,6 +84,8 @@ def words(page, within=".answer"):
 
 def look(page, where):
     """Nothing that axe finds, and nothing wider than the window."""
+    # In the middle of a transition colors are neither the old nor the new ones.
+    page.evaluate("Promise.allSettled(document.getAnimations().map(animation => animation.finished))")
     page.context.new_cdp_session(page).send("Runtime.evaluate", {"expression": AXE.read_text() + ";0"})
     found = page.evaluate("rules => axe.run(document, {runOnly: rules}).then(r => r.violations)", RULES)
     said = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in found for n in v["nodes"]]
