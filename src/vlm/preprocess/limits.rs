@@ -4,26 +4,27 @@ use serde::{Deserialize, Serialize};
 
 use super::{resize::UprightMap, sniff::READ};
 
-/// Longest side of an image in pixels, whatever its format.
+/// Maximum side of an image in pixels, in any format.
 const MAX_SIDE: u32 = 65_535;
 
-/// Most times that a side may be as long as the other.
+/// Maximum ratio of the long side to the short one.
 const MAX_ASPECT: u32 = 200;
 
-/// How much an image may ask for.
+/// Limits on an image's size and on the memory to decode it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageLimits {
-    /// Size of the file in bytes.
+    /// Maximum file size in bytes.
     pub max_bytes: usize,
-    /// Width times height.
+    /// Maximum number of pixels.
     pub max_pixels: u64,
-    /// Memory in bytes that decoding and resizing may take, all buffers of the decoder counted.
+    /// Maximum memory in bytes for decoding and resizing, including all buffers of the decoder.
     pub max_alloc: u64,
 }
 
 impl Default for ImageLimits {
-    /// A photograph of 50 megapixels passes, as a progressive JPEG with halved colors too.
+    /// Limits that admit a photograph of 50 megapixels, also as a progressive JPEG with halved
+    /// colors.
     fn default() -> Self {
         Self {
             max_bytes: 20 << 20,
@@ -33,37 +34,37 @@ impl Default for ImageLimits {
     }
 }
 
-/// Why an image was refused, in words for whoever sent it.
+/// Reason to refuse an image, worded for its sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// The file is over [`ImageLimits::max_bytes`].
+    /// The file exceeds [`ImageLimits::max_bytes`].
     #[error("the image has {bytes} bytes, more than the {max} allowed")]
     TooManyBytes {
-        /// Size of the file.
+        /// File size.
         bytes: usize,
-        /// The limit.
+        /// Maximum.
         max: usize,
     },
-    /// Something else, described as far as it is known.
+    /// The file is not an image; it is described as far as recognized.
     #[error("the data is {0}, not an image; send {READ}")]
     NotAnImage(&'static str),
-    /// An image in a format, or a variant of one, that cannot be read.
+    /// Image format, or variant of one, that is not supported.
     #[error("{0} images are not supported; send {READ}")]
     Unsupported(String),
-    /// A side is longer than any format that is read, or the format itself, allows.
+    /// A side exceeds the limit of all formats, or of its own.
     #[error("a side of the image is longer than the {max} pixels allowed")]
     SideTooLong {
-        /// The limit.
+        /// Maximum.
         max: u32,
     },
-    /// The header announces more than [`ImageLimits::max_pixels`].
+    /// The header announces more pixels than [`ImageLimits::max_pixels`].
     #[error("the image is {width}x{height}, more than the {max} pixels allowed")]
     TooManyPixels {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// The limit.
+        /// Maximum.
         max: u64,
     },
     /// A side is more than 200 times as long as the other.
@@ -75,42 +76,42 @@ pub enum ImageError {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// The limit.
+        /// Maximum ratio.
         max: u32,
     },
-    /// Decoding would take more than [`ImageLimits::max_alloc`].
+    /// Decoding would exceed [`ImageLimits::max_alloc`].
     #[error("decoding the image takes more than the {max} bytes of memory allowed")]
     TooMuchMemory {
-        /// The limit.
+        /// Maximum.
         max: u64,
     },
-    /// Its pixels cannot be resized.
+    /// The pixels cannot be resized.
     #[error("the image cannot be resized: {0}")]
     Resize(String),
-    /// The file breaks off or contradicts itself.
+    /// The file is truncated or inconsistent.
     #[error("the {format} image is truncated or corrupt: {reason}")]
     Corrupt {
-        /// What it would have been.
+        /// Name of the format.
         format: &'static str,
-        /// What the decoder found.
+        /// Description of the damage.
         reason: String,
     },
 }
 
-/// An image as it is stored.
+/// Image before orientation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StoredImage {
-    /// Width in pixels as it is stored.
+    /// Stored width in pixels.
     pub(super) width: u32,
-    /// Height in pixels as it is stored.
+    /// Stored height in pixels.
     pub(super) height: u32,
     pub(super) turn: UprightMap,
-    /// Bytes that the decoder takes.
+    /// Memory of the decoder in bytes.
     pub(super) memory: u64,
 }
 
-/// Refuses an image by its width and height. Every format calls it before it takes memory that
-/// depends on them.
+/// Checks width and height against the limits. Every format calls it before it allocates memory
+/// that depends on them.
 pub(super) fn check_size(
     width: u32,
     height: u32,
@@ -154,12 +155,12 @@ pub(super) fn check_memory(bytes: u64, limits: &ImageLimits) -> Result<(), Image
     }
 }
 
-/// The refusal of a side that the decoder itself finds too long.
+/// Error for a side that the decoder itself finds too long.
 pub(super) fn side_too_long() -> ImageError {
     ImageError::SideTooLong { max: MAX_SIDE }
 }
 
-/// Parts of what decoders say, and what that means for whoever sent the file.
+/// Fragments of decoders' messages, with the reason to give the sender.
 const REASONS: [(&str, &str); 8] = [
     ("CRC error", "a checksum is wrong"),
     (
@@ -176,7 +177,7 @@ const REASONS: [(&str, &str); 8] = [
 
 const BREAKS_OFF: &str = "its data break off";
 
-/// Returns what a decoder found, without its own types and numbers.
+/// Reason in plain words for a decoder's message.
 pub(super) fn reason(found: &str) -> &'static str {
     REASONS
         .iter()
