@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
+use crate::util::digest::hex;
+
 /// Error in loading or using a tokenizer.
 #[derive(Debug, thiserror::Error)]
 #[error("tokenizer: {0}")]
@@ -158,10 +160,7 @@ fn vocabulary_digest(tokenizer: &Tokenizer, eos: u32) -> String {
         hash.update(token);
     }
     hash.update(eos.to_le_bytes());
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&hash.finalize())
 }
 
 /// Inverse of GPT-2's printable stand-ins for the 256 bytes (`encoder.py` of openai/gpt-2).

@@ -2,14 +2,16 @@
 
 use std::{
     collections::HashMap,
-    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use candor::eval::text::{TextMetrics, score, words};
 
-use crate::support::{needed, runs, shared_data};
+use crate::{
+    server_clients::said,
+    support::{needed, runs, shared_data},
+};
 
 fn from_root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -45,25 +47,7 @@ fn run(python: &Path, script: &str, args: &[&str], input: &str) -> String {
     command
         .arg(from_root("tests/reference").join(script))
         .args(args);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
+    said(command, input)
 }
 
 /// Kinds of text that do not occur in the captions.

@@ -15,12 +15,11 @@ pub mod texts;
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use super::{
     bootstrap::{Estimate, estimates},
     tokens::{Ranking, ScoredToken},
 };
+use crate::util::digest::sha256_u64;
 
 /// Origin of photographs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,10 +77,7 @@ pub const FOLDS: usize = 5;
 
 /// Computes the digest of a photograph: the first eight bytes of its file's SHA-256, big-endian.
 pub fn photograph_digest(file: &[u8]) -> u64 {
-    Sha256::digest(file)
-        .iter()
-        .take(8)
-        .fold(0, |number, &byte| number << 8 | u64::from(byte))
+    sha256_u64(file)
 }
 
 /// Returns the fold of a photograph, from 0, by its [digest](photograph_digest).
