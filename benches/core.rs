@@ -18,10 +18,10 @@ use candor::{
     },
     vlm::{
         Row, Want,
-        llava::{PIXEL_MEAN, PIXEL_STD},
-        ops::{Ragged, RaggedRow, ragged_attention},
+        models::candor_mini::{PIXEL_MEAN, PIXEL_STD},
+        nn::{Ragged, RaggedRow, ragged_attention},
         preprocess::{ImageLimits, decode_resized, to_pixels},
-        template::Message,
+        processor::template::Message,
     },
 };
 use divan::{Bencher, black_box};

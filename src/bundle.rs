@@ -27,13 +27,15 @@ use crate::{
         standalone::{StandaloneNet, StandaloneScorer},
     },
     vlm::{
-        Vlm,
-        casing::Casing,
-        llava::{Llava, LlavaConfig, PIXEL_MEAN, PIXEL_STD, PrefixDecoderConfig},
+        VisionLanguageModel,
+        models::candor_mini::{
+            CandorMini, CandorMiniConfig, PIXEL_MEAN, PIXEL_STD, PrefixDecoderConfig,
+        },
         preprocess,
-        template::{ChatTemplate, Message},
-        tokenizer::TextTokenizer,
-        vocabulary::PolicyVocabulary,
+        processor::casing::Casing,
+        processor::template::{ChatTemplate, Message},
+        processor::tokenizer::TextTokenizer,
+        processor::vocabulary::PolicyVocabulary,
     },
 };
 
@@ -57,7 +59,7 @@ pub struct BundleConfig {
     #[serde(default, skip_serializing_if = "Casing::is_default")]
     pub casing: Casing,
     /// Policy network.
-    pub model: LlavaConfig,
+    pub model: CandorMiniConfig,
     /// Scorers; a bundle without any serves mode `off` only.
     pub reward: Option<ScorersConfig>,
 }
@@ -119,7 +121,7 @@ pub struct Bundle {
     /// Tokenizer of the policy.
     pub tokenizer: Arc<TextTokenizer>,
     /// Policy network.
-    pub vlm: Arc<dyn Vlm>,
+    pub vlm: Arc<dyn VisionLanguageModel>,
     /// Scorer of the policy's own answers, if the bundle has one.
     pub reward: Option<Arc<dyn TokenReward>>,
     /// Calibration of the scorer's rewards and its thresholds.
@@ -249,8 +251,8 @@ impl Bundle {
             DType::F32,
             device,
         );
-        let vlm =
-            Llava::load(&config.model, weights).map_err(|e| source.fail("model.safetensors", e))?;
+        let vlm = CandorMini::load(&config.model, weights)
+            .map_err(|e| source.fail("model.safetensors", e))?;
         if vlm.spec().vocab_size != tokenizer.vocab_size() {
             return Err(source.fail(
                 "tokenizer.json",

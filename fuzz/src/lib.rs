@@ -21,7 +21,7 @@ use candor::{
     },
     vlm::{
         preprocess::{ImageLimits, decode, to_pixels},
-        template::{ChatTemplate, Message},
+        processor::template::{ChatTemplate, Message},
     },
 };
 

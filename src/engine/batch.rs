@@ -20,12 +20,12 @@ use super::{
 use crate::{
     guard::repair::RankingWeights,
     reward::TokenReward,
-    vlm::{KvCache, Row, Vlm, Want},
+    vlm::{KvCache, Row, VisionLanguageModel, Want},
 };
 
 /// Policy, scorer and vocabulary of one bundle.
 pub(crate) struct Networks {
-    pub(crate) vlm: Arc<dyn Vlm>,
+    pub(crate) vlm: Arc<dyn VisionLanguageModel>,
     pub(crate) reward: Option<Arc<dyn TokenReward>>,
     pub(crate) vocabulary: SamplingVocabulary,
 }

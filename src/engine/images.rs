@@ -14,7 +14,7 @@ use super::fair::{FairTurn, Share, Turns};
 use crate::{
     reward::evidence::{Evidence, ImageEvidence},
     util::digest::sha256,
-    vlm::Vlm,
+    vlm::VisionLanguageModel,
 };
 
 /// Failure to encode an image.
@@ -105,7 +105,7 @@ impl DecodeMemory {
 /// The number of waiters is not bounded here: hold a [`super::Reservation`] first.
 #[derive(Clone)]
 pub struct ImageCache {
-    vlm: Arc<dyn Vlm>,
+    vlm: Arc<dyn VisionLanguageModel>,
     evidence: Option<Arc<Evidence>>,
     cache: Cache<[u8; 32], Encoding>,
     turns: Turns,
@@ -124,7 +124,7 @@ fn encoded_bytes((image, evidence): &Encoding) -> u32 {
 
 impl ImageCache {
     /// Creates a cache of at most `budget` bytes that encodes at most `concurrent` images at once.
-    pub fn new(vlm: Arc<dyn Vlm>, budget: u64, concurrent: usize) -> Self {
+    pub fn new(vlm: Arc<dyn VisionLanguageModel>, budget: u64, concurrent: usize) -> Self {
         let cache = Cache::builder()
             .max_capacity(budget)
             .weigher(|_, encoding| encoded_bytes(encoding))
@@ -223,7 +223,7 @@ fn decode_work(bytes: usize) -> u64 {
 }
 
 fn encode_one(
-    vlm: &dyn Vlm,
+    vlm: &dyn VisionLanguageModel,
     evidence: Option<&Evidence>,
     pixels: &Tensor,
 ) -> candle_core::Result<Encoding> {

@@ -145,7 +145,7 @@ pub(crate) fn top_k(logits: &[f32], k: usize, masked: &[u32]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::log_sum_exp;
+    use crate::vlm::nn::log_sum_exp;
     use proptest::prelude::*;
 
     fn draw(params: &Sampling, logits: &[f32], masked: &[u32], n: usize) -> Vec<u32> {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     reward::TokenReward,
-    vlm::{Vlm, tokenizer::TextTokenizer},
+    vlm::{VisionLanguageModel, processor::tokenizer::TextTokenizer},
 };
 
 /// Queue positions between sequences of one completion, so that a completion with many answers does
@@ -56,7 +56,7 @@ impl Engine {
     /// [`EngineError::Invalid`] if a limit is 0 or the tokenizer does not fit the model;
     /// [`EngineError::Model`] if the caches cannot be allocated or the thread cannot be started.
     pub fn start(
-        vlm: Arc<dyn Vlm>,
+        vlm: Arc<dyn VisionLanguageModel>,
         reward: Option<Arc<dyn TokenReward>>,
         tokenizer: Arc<TextTokenizer>,
         config: EngineConfig,

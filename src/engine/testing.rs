@@ -1,6 +1,6 @@
 //! Toy vision-language model for the engine's tests. Its logits are a hash of the whole context in
 //! its cache, so a wrong slot, position, rollback or neighbor changes the answer. It checks the
-//! contracts of [`Vlm`] and [`TokenReward`] strictly.
+//! contracts of [`VisionLanguageModel`] and [`TokenReward`] strictly.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -22,7 +22,10 @@ use super::{
 use crate::{
     guard::{GuardReport, Mode, Span},
     reward::TokenReward,
-    vlm::{KvCache, Row, Spec, StepOutput, Vlm, Want, tokenizer::TextTokenizer},
+    vlm::{
+        KvCache, Row, Spec, StepOutput, VisionLanguageModel, Want,
+        processor::tokenizer::TextTokenizer,
+    },
 };
 
 pub(crate) const IMAGE_TOKENS: usize = 2;
@@ -187,7 +190,7 @@ impl Toy {
     }
 }
 
-impl Vlm for Toy {
+impl VisionLanguageModel for Toy {
     fn spec(&self) -> Spec {
         Spec {
             image_tokens: IMAGE_TOKENS,

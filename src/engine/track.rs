@@ -8,7 +8,7 @@ use super::{
     sampler::{self, Sampler},
     vocabulary::SamplingVocabulary,
 };
-use crate::{vlm::Row, vlm::ops::log_sum_exp};
+use crate::{vlm::Row, vlm::nn::log_sum_exp};
 
 /// Alternatives recorded at each token where a repair may start.
 const ALTERNATIVES: usize = 32;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Alternative;
-use crate::vlm::tokenizer::TextTokenizer;
+use crate::vlm::processor::tokenizer::TextTokenizer;
 
 /// Tokenizer and size of the vocabulary, with the tokens that sampling treats specially.
 pub(crate) struct SamplingVocabulary {

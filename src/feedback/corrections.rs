@@ -36,7 +36,7 @@ use super::{
     tokens::{Vocabularies, tokenize},
 };
 use crate::{
-    vlm::vocabulary::PolicyVocabulary,
+    vlm::processor::vocabulary::PolicyVocabulary,
     {guard::question::Unanswerable, util::time::unix_seconds},
 };
 

@@ -1,7 +1,7 @@
 //! Tokens in their places.
 
 use super::record::{ResponseToken, TokenLabel, Versions};
-use crate::{guard::words::Transcript, vlm::vocabulary::PolicyVocabulary};
+use crate::{guard::words::Transcript, vlm::processor::vocabulary::PolicyVocabulary};
 
 /// A text that its tokens do not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,7 +132,7 @@ impl Vocabularies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bundle::Bundle, vlm::tokenizer::TextTokenizer};
+    use crate::{bundle::Bundle, vlm::processor::tokenizer::TextTokenizer};
 
     #[test]
     fn vocabulary_of_unknown_version_has_the_tokenizer_of_the_answer() {

@@ -8,7 +8,7 @@ use super::{
     logistic::logistic_regression,
     thresholds::{ScoredToken, threshold_at_fpr},
 };
-use crate::vlm::{Row, tokenizer::TextTokenizer};
+use crate::vlm::{Row, processor::tokenizer::TextTokenizer};
 
 /// Threshold, and the share of grounded tokens below it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::{
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::TokenReward;
-use crate::vlm::{KvCache, Row, Vlm, Want, ops::log_sum_exp};
+use crate::vlm::{KvCache, Row, VisionLanguageModel, Want, nn::log_sum_exp};
 
 /// Maximum number of logits per step (128 MiB); a single text may exceed it.
 const MAX_LOGITS: usize = 1 << 25;
@@ -37,7 +37,7 @@ pub struct TextRewards {
 
 /// Policy and scorer with caches separate from the engine's running batch.
 pub struct Scorer {
-    vlm: Arc<dyn Vlm>,
+    vlm: Arc<dyn VisionLanguageModel>,
     reward: Arc<dyn TokenReward>,
     slots: usize,
     capacity: usize,
@@ -55,7 +55,7 @@ impl Scorer {
     /// Creates a scorer for groups of at most `slots` texts of at most `capacity` positions each,
     /// image included.
     pub fn new(
-        vlm: Arc<dyn Vlm>,
+        vlm: Arc<dyn VisionLanguageModel>,
         reward: Arc<dyn TokenReward>,
         slots: usize,
         capacity: usize,

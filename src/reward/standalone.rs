@@ -12,7 +12,7 @@ use candle_nn::VarBuilder;
 use super::{TokenReward, calibration::Calibrator};
 use crate::vlm::{
     KvCache, Row,
-    llava::{PrefixDecoder, PrefixDecoderConfig},
+    models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
 };
 
 /// Decoder with a linear head: one logit per token.

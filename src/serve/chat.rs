@@ -58,7 +58,7 @@ use crate::{
     util::time::unix_seconds,
     vlm::{
         preprocess,
-        template::{Message, question},
+        processor::template::{Message, question},
     },
 };
 

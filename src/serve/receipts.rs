@@ -12,7 +12,7 @@ use crate::{
     },
     guard::{GuardReport, Mode},
     serve::{app::App, openai::response::CompletionHead, served::RequestContext},
-    vlm::template::{Message, question},
+    vlm::processor::template::{Message, question},
 };
 
 /// A receipt in the making.

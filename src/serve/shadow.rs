@@ -17,7 +17,7 @@ use super::{
     app::App, served::ServedVersion, shadow_comparison::compare, shadow_totals::ShadowTotals,
     switch::load_beside,
 };
-use crate::{engine::CacheScope, registry::ShadowVersion, vlm::template::Message};
+use crate::{engine::CacheScope, registry::ShadowVersion, vlm::processor::template::Message};
 
 /// Answers that may wait for comparison; more are dropped.
 const WAITING: usize = 32;

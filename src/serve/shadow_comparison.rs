@@ -23,7 +23,7 @@ use crate::{
         openai::{check::guard_params, request::GuardRequest},
         served::{RequestContext, ServedVersion},
     },
-    vlm::template::Message,
+    vlm::processor::template::Message,
 };
 
 /// Generates the shadow's answer and compares.

@@ -10,7 +10,7 @@ use crate::{
     engine::{Event, GeneratedToken, GuardParams, Sampling},
     guard::{Mode, render::RenderStyle},
     serve::openai::{check::Completion, content::RequestImage},
-    vlm::template::Message,
+    vlm::processor::template::Message,
 };
 
 /// Most tokens of the first caption.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::eval::data::flickr8k::Image;
 use crate::vlm::{
-    template::{ChatTemplate, Message},
-    tokenizer::TextTokenizer,
+    processor::template::{ChatTemplate, Message},
+    processor::tokenizer::TextTokenizer,
 };
 
 /// End-of-answer token.

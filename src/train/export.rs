@@ -9,11 +9,11 @@ use crate::{
     bundle::{Bundle, BundleConfig, BundleError},
     reward::evidence::{CONFIG_FILE, WEIGHTS_FILE},
     util::time::unix_seconds,
-    vlm::{casing::Casing, llava::LlavaConfig},
+    vlm::{models::candor_mini::CandorMiniConfig, processor::casing::Casing},
 };
 
 /// Chat template of models trained here: single-turn, lower-case questions.
-pub const CHAT_TEMPLATE: &str = include_str!("../vlm/chat_template.jinja");
+pub const CHAT_TEMPLATE: &str = include_str!("../vlm/processor/chat_template.jinja");
 
 /// Reads a safetensors file.
 ///
@@ -76,7 +76,7 @@ pub fn write_policy(
     dir: &Path,
     name: &str,
     version: &str,
-    model: &LlavaConfig,
+    model: &CandorMiniConfig,
     tokenizer: &[u8],
     tower: Tensors,
     language: Tensors,

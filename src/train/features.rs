@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{TrainError, parallel::Workers, tower::Tower};
 use crate::eval::data::{Rect, flickr8k::Image};
 use crate::vlm::{
-    llava::{PIXEL_MEAN, PIXEL_STD},
+    models::candor_mini::{PIXEL_MEAN, PIXEL_STD},
     preprocess,
     vision::efficientnet_lite::EfficientNetLite,
 };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     eval::objects::ObjectJudgment,
     lexicon::{Lexicon, Mention, ReferenceTexts, Support},
-    vlm::tokenizer::{TextTokenizer, TokenizerError},
+    vlm::processor::tokenizer::{TextTokenizer, TokenizerError},
 };
 
 /// Response with labels of its parts. Text outside of all ranges has the label `rest`. `None` means

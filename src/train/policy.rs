@@ -6,7 +6,10 @@ use candle_nn::VarBuilder;
 use super::{Tensors, TrainError, tower::Tower};
 use crate::{
     bundle::{Bundle, BundleConfig},
-    vlm::{llava::PrefixDecoder, template::ChatTemplate, tokenizer::TextTokenizer},
+    vlm::{
+        models::candor_mini::PrefixDecoder, processor::template::ChatTemplate,
+        processor::tokenizer::TextTokenizer,
+    },
 };
 
 /// Vision tower, projector and decoder of a bundle, with tokenizer and chat template.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     bundle::Bundle,
     eval::{data::flickr8k::Image, honesty::PhotographOrigin},
-    vlm::ops,
+    vlm::nn,
 };
 
 /// Configuration of `candor train reward --config FILE`.
@@ -177,7 +177,7 @@ impl Learner<'_> {
             .map(|&i| shard.batch.targets[i as usize])
             .collect();
         let weights = vec![weight as f32 / totals.language.max(1) as f32; targets.len()];
-        loss + ops::cross_entropy(&logits, &targets, &weights, 0.0)?
+        loss + nn::cross_entropy(&logits, &targets, &weights, 0.0)?
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use crate::vlm::{Row, llava::PrefixDecoder};
+use crate::vlm::{Row, models::candor_mini::PrefixDecoder};
 
 /// Sampling parameters of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]

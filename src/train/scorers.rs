@@ -19,7 +19,7 @@ use crate::{
         probe::{ProbeConfig, ProbeNet},
         standalone::StandaloneNet,
     },
-    vlm::{decoder::Regular, llava::LlavaConfig},
+    vlm::{decoder::Regular, models::candor_mini::CandorMiniConfig},
 };
 
 /// Configuration of a scorer, `[scorers.NAME]`.
@@ -104,7 +104,7 @@ impl ScorerConfig {
     }
 
     /// Sizes of a probe on a policy; `None` for a standalone scorer.
-    pub fn probe(&self, model: &LlavaConfig) -> Option<ProbeConfig> {
+    pub fn probe(&self, model: &CandorMiniConfig) -> Option<ProbeConfig> {
         let Self::Probe {
             layers,
             hidden,
@@ -371,7 +371,7 @@ impl Net {
     /// When a tensor is missing or has another shape.
     pub fn load(
         config: &ScorerConfig,
-        model: &LlavaConfig,
+        model: &CandorMiniConfig,
         vb: VarBuilder<'_>,
     ) -> CandleResult<Self> {
         match (config, config.probe(model)) {

@@ -28,10 +28,10 @@ use crate::eval::data::flickr8k::{Dataset, Image};
 use crate::lexicon::Lexicon;
 use crate::vlm::{
     decoder::Regular,
-    llava::{LlavaConfig, PrefixDecoder},
-    ops,
-    template::ChatTemplate,
-    tokenizer::TextTokenizer,
+    models::candor_mini::{CandorMiniConfig, PrefixDecoder},
+    nn,
+    processor::template::ChatTemplate,
+    processor::tokenizer::TextTokenizer,
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
 
@@ -97,7 +97,7 @@ pub struct Sft {
     stats: CaptionStats,
     tokenizer: TextTokenizer,
     template: ChatTemplate,
-    model: LlavaConfig,
+    model: CandorMiniConfig,
     train_features: Features,
     dev_features: Features,
 }
@@ -393,7 +393,7 @@ impl Shard {
         };
         let hidden = last.index_select(&Tensor::new(batch.lines.as_slice(), &Device::Cpu)?, 0)?;
         let weights = vec![1.0 / learned as f32; batch.targets.len()];
-        ops::cross_entropy(
+        nn::cross_entropy(
             &model.llama().logits(&hidden)?,
             &batch.targets,
             &weights,
@@ -408,9 +408,11 @@ impl SftConfig {
         vision: &EfficientNetLiteConfig,
         tower: &EfficientNetLite,
         vocab_size: usize,
-    ) -> LlavaConfig {
-        use crate::vlm::{decoder::LlamaConfig, llava::PrefixDecoderConfig, projector::MlpConfig};
-        LlavaConfig {
+    ) -> CandorMiniConfig {
+        use crate::vlm::{
+            decoder::LlamaConfig, models::candor_mini::PrefixDecoderConfig, projector::MlpConfig,
+        };
+        CandorMiniConfig {
             vision: vision.clone(),
             language: PrefixDecoderConfig {
                 connector: MlpConfig {
@@ -462,7 +464,7 @@ fn tokenizer(
 }
 
 /// Initial weights, deterministic in the seed: candle's own initializers cannot be seeded.
-pub fn initial_weights(model: &LlavaConfig, seed: u64) -> Result<VarMap, TrainError> {
+pub fn initial_weights(model: &CandorMiniConfig, seed: u64) -> Result<VarMap, TrainError> {
     let vars = VarMap::new();
     PrefixDecoder::load(
         &model.language,

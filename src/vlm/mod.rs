@@ -1,22 +1,18 @@
 //! Vision-language models: networks, tokenizer, chat template and image preprocessing, without
 //! serving.
 //!
-//! A [`Vlm`] is a vision tower, a projector and a decoder behind one trait. Its state is external:
+//! A [`VisionLanguageModel`] is a vision tower, a projector and a decoder behind one trait. Its state is external:
 //! the [`KvCache`] is an argument, so one model serves many sequences, and a step takes a ragged
 //! batch ([`Row`]s of different lengths at different positions).
 
-pub mod casing;
-pub mod convert;
 pub mod decoder;
 mod kv_cache;
-pub mod llava;
-pub mod ops;
+pub mod models;
+pub mod nn;
 pub mod preprocess;
+pub mod processor;
 pub mod projector;
-pub mod template;
-pub mod tokenizer;
 pub mod vision;
-pub mod vocabulary;
 
 pub use kv_cache::KvCache;
 
@@ -34,7 +30,7 @@ pub struct Row<'a> {
     pub slot: usize,
     /// Position of the row's first element in its sequence.
     pub start: usize,
-    /// Output of [`Vlm::encode_images`] for one image, `(image_tokens, channels)`; requires `start
+    /// Output of [`VisionLanguageModel::encode_images`] for one image, `(image_tokens, channels)`; requires `start
     /// == 0`.
     pub image: Option<&'a Tensor>,
     /// Text tokens after the image; not empty.
@@ -63,7 +59,7 @@ pub struct StepOutput {
     pub hidden: Tensor,
 }
 
-/// Sizes of a [`Vlm`] that its callers need.
+/// Sizes of a [`VisionLanguageModel`] that its callers need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
     /// Number of positions that an image takes in a sequence.
@@ -79,7 +75,7 @@ pub struct Spec {
 }
 
 /// Vision-language model: vision tower, projector and autoregressive decoder.
-pub trait Vlm: Send + Sync {
+pub trait VisionLanguageModel: Send + Sync {
     /// Sizes of the model.
     fn spec(&self) -> Spec;
 

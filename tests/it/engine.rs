@@ -9,13 +9,13 @@ use candor::{
         GeneratedToken, GuardParams, ImageCache, Request, Sampling, fair::Share,
     },
     guard::{GuardReport, Mode},
-    vlm::{Row, Vlm, Want},
+    vlm::{Row, VisionLanguageModel, Want},
 };
 
 use crate::support::{Linear, byte_tokenizer, model, pixels};
 
 struct House {
-    vlm: Arc<dyn Vlm>,
+    vlm: Arc<dyn VisionLanguageModel>,
     reward: Arc<Linear>,
 }
 

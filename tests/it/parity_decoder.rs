@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 use candor::vlm::{
     Row,
     decoder::{LlamaConfig, Regular},
-    llava::{PrefixDecoder, PrefixDecoderConfig},
+    models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
     projector::{Mlp, MlpConfig},
 };
 

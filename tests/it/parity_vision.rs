@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candor::vlm::{
-    convert::{fold_efficientnet_lite, read_state_dict},
+    vision::convert::{fold_efficientnet_lite, read_state_dict},
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig, Stage},
 };
 

@@ -18,7 +18,7 @@ use candor::{
     config::Config,
     guard::OnUnanswerable,
     serve::Server,
-    vlm::{KvCache, Row, Spec, StepOutput, Vlm, Want},
+    vlm::{KvCache, Row, Spec, StepOutput, VisionLanguageModel, Want},
 };
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -144,7 +144,7 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 
 /// The embedded model behind a valve: tests decide when it makes a step, and when it breaks.
 pub struct Valve {
-    inner: Arc<dyn Vlm>,
+    inner: Arc<dyn VisionLanguageModel>,
     /// Steps that may still be made; `None`: any number.
     left: Mutex<Option<usize>>,
     moved: Condvar,
@@ -197,7 +197,7 @@ impl Valve {
     }
 }
 
-impl Vlm for Valve {
+impl VisionLanguageModel for Valve {
     fn spec(&self) -> Spec {
         self.inner.spec()
     }

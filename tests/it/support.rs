@@ -12,11 +12,11 @@ use candle_nn::{VarBuilder, VarMap};
 use candor::{
     reward::TokenReward,
     vlm::{
-        KvCache, Row, Vlm,
+        KvCache, Row, VisionLanguageModel,
         decoder::LlamaConfig,
-        llava::{Llava, LlavaConfig, PrefixDecoderConfig},
+        models::candor_mini::{CandorMini, CandorMiniConfig, PrefixDecoderConfig},
+        processor::tokenizer::TextTokenizer,
         projector::MlpConfig,
-        tokenizer::TextTokenizer,
         vision::efficientnet_lite::{EfficientNetLiteConfig, Stage},
     },
 };
@@ -153,7 +153,7 @@ pub(crate) fn reseed(map: &VarMap, seed: u64) {
 
 /// The real networks at the smallest sizes that keep their shape: EfficientNet-Lite, projector, two
 /// layers of LLaMA with grouped queries.
-pub(crate) fn model(seed: u64) -> Arc<dyn Vlm> {
+pub(crate) fn model(seed: u64) -> Arc<dyn VisionLanguageModel> {
     let stage = |stride, expand, channels| Stage {
         blocks: 1,
         kernel: 3,
@@ -161,7 +161,7 @@ pub(crate) fn model(seed: u64) -> Arc<dyn Vlm> {
         expand,
         channels,
     };
-    let config = LlavaConfig {
+    let config = CandorMiniConfig {
         vision: EfficientNetLiteConfig {
             image_size: 32,
             stem: 8,
@@ -191,7 +191,7 @@ pub(crate) fn model(seed: u64) -> Arc<dyn Vlm> {
     };
     let map = VarMap::new();
     let load = || {
-        Llava::load(
+        CandorMini::load(
             &config,
             VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu),
         )

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 pub(super) use self::diff::leaves;
 use self::versions::{InspectArgs, ListArgs, PromoteArgs, RegisterArgs, RollbackArgs};
 use super::{Failure, output::refuse_existing};
-use crate::vlm::convert;
+use crate::vlm::vision::convert;
 
 /// Register, compare, promote and roll back versions of models; convert weights
 #[derive(Debug, Args)]

@@ -10,7 +10,10 @@ use crate::{
         submission::{ErrorSpan, Judgment},
         tokens::tokenize,
     },
-    vlm::{casing::Casing, tokenizer::TextTokenizer, vocabulary::PolicyVocabulary},
+    vlm::{
+        processor::casing::Casing, processor::tokenizer::TextTokenizer,
+        processor::vocabulary::PolicyVocabulary,
+    },
 };
 
 /// Vocabulary of the embedded bundle, with letters of any case.

@@ -18,7 +18,7 @@ use crate::{
     },
     reward::calibration::Calibration,
     serve::error::{ApiError, excerpt},
-    vlm::template,
+    vlm::processor::template,
 };
 
 /// Longest stop string in bytes: the engine holds that much text back.

@@ -13,7 +13,7 @@ use crate::{
         error::{ApiError, excerpt},
         fetch::HttpsUrl,
     },
-    vlm::template,
+    vlm::processor::template,
 };
 
 /// Most bytes of text in all messages together: more than any context holds, and cheap to tokenize.

@@ -58,7 +58,7 @@ use crate::{
         scorer::{TextRewards, TextWithImage},
     },
     util::time::unix_seconds,
-    vlm::template,
+    vlm::processor::template,
 };
 
 /// Images of a request that are encoded concurrently; bounds the wait of other requests of the same

@@ -27,7 +27,7 @@ use crate::{
             schema,
         },
     },
-    vlm::template,
+    vlm::processor::template,
 };
 
 /// Most bytes of text in all items together.

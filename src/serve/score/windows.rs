@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::vlm::{casing::Casing, tokenizer::TextTokenizer};
+use crate::vlm::{processor::casing::Casing, processor::tokenizer::TextTokenizer};
 
 /// Fewest response tokens that must fit into the context besides image and prompt.
 const LEAST_ROOM: usize = 16;

@@ -14,7 +14,7 @@ use crate::{
         rollout::{RolloutConfig, samples},
         rows::{ResponseBranch, RowBatch, TextRow},
     },
-    vlm::{decoder::Regular, llava::PrefixDecoder, ops},
+    vlm::{decoder::Regular, models::candor_mini::PrefixDecoder, nn},
 };
 
 /// Images per chunk of one worker.
@@ -258,7 +258,7 @@ impl AnswerShard {
             .iter()
             .map(|&i| self.batch.targets[i as usize])
             .collect();
-        ops::log_probs(&logits, &targets)
+        nn::log_probs(&logits, &targets)
     }
 }
 

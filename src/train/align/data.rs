@@ -24,7 +24,7 @@ use crate::{
         text::normalize_caption,
     },
     util::digest::hex,
-    vlm::tokenizer::TokenizerError,
+    vlm::processor::tokenizer::TokenizerError,
 };
 
 /// Tokenized correction.

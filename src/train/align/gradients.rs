@@ -13,8 +13,8 @@ use crate::{
     },
     vlm::{
         decoder::{LlamaConfig, Regular},
-        llava::{PrefixDecoder, PrefixDecoderConfig},
-        ops::{self, tests::check_gradients},
+        models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
+        nn::{self, tests::check_gradients},
         projector::MlpConfig,
     },
 };
@@ -97,7 +97,7 @@ fn ppo_loss_gradients_agree_with_finite_differences() {
         let lines = Tensor::new(batch.lines.as_slice(), &Device::Cpu).unwrap();
         let states = states.last().unwrap().index_select(&lines, 0).unwrap();
         (
-            ops::log_probs(&model.llama().logits(&states).unwrap(), &batch.targets).unwrap(),
+            nn::log_probs(&model.llama().logits(&states).unwrap(), &batch.targets).unwrap(),
             value.values(&states).unwrap(),
         )
     };

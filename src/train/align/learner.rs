@@ -11,7 +11,7 @@ use crate::{
         optim::{AdamW, OptimConfig, named_vars},
         policy::Policy,
     },
-    vlm::llava::{PrefixDecoder, PrefixDecoderConfig},
+    vlm::models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
 };
 
 const VALUE: &str = "value";

@@ -18,7 +18,7 @@ use crate::{
         text::normalize_caption,
     },
     util::numbers::mean,
-    vlm::{decoder::Regular, llava::PrefixDecoder},
+    vlm::{decoder::Regular, models::candor_mini::PrefixDecoder},
 };
 
 /// Shard of groups with two answers each, the better one first.

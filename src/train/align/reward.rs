@@ -23,7 +23,7 @@ use crate::{
         policy::Policy,
         scorers::{Net, ScorerInput},
     },
-    vlm::{decoder::Regular, ops, tokenizer::TextTokenizer},
+    vlm::{decoder::Regular, nn, processor::tokenizer::TextTokenizer},
 };
 
 /// Frozen models of a run: the standalone scorer with its calibration and evidence. The reference
@@ -134,10 +134,10 @@ impl FrozenModels {
             .model
             .llama()
             .logits(&pass.predicting()?.index_select(&own, 0)?)?;
-        let plain = ops::log_probs(&logits, &targets)?.to_vec1::<f32>()?;
+        let plain = nn::log_probs(&logits, &targets)?.to_vec1::<f32>()?;
         let reference = match temperature == 1.0 {
             true => plain.clone(),
-            false => ops::log_probs(&(logits / f64::from(temperature))?, &targets)?.to_vec1()?,
+            false => nn::log_probs(&(logits / f64::from(temperature))?, &targets)?.to_vec1()?,
         };
         let scores = self
             .net

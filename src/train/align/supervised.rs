@@ -12,7 +12,7 @@ use super::{
 use crate::{
     lexicon::Lexicon,
     train::{TrainError, corpus::Corpus, qa::QaBuilder, rows::ResponseBranch},
-    vlm::{decoder::Regular, llava::PrefixDecoder, ops},
+    vlm::{decoder::Regular, models::candor_mini::PrefixDecoder, nn},
 };
 
 impl Alignment {
@@ -136,5 +136,5 @@ fn imitation(
         .iter()
         .map(|&i| shard.batch.targets[i as usize])
         .collect();
-    ops::cross_entropy(&logits, &targets, &vec![weight; targets.len()], 0.0)
+    nn::cross_entropy(&logits, &targets, &vec![weight; targets.len()], 0.0)
 }

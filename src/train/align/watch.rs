@@ -18,7 +18,7 @@ use crate::{
         scored_split::DevelopmentHalf, setup::Setup,
     },
     util::numbers::mean,
-    vlm::llava::PrefixDecoder,
+    vlm::models::candor_mini::PrefixDecoder,
 };
 
 /// Inputs of an evaluation.

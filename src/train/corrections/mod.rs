@@ -21,8 +21,8 @@ use crate::{
     feedback::record::{JudgedPart, TokenLabel},
     util::jsonl,
     vlm::{
-        casing::Casing,
-        tokenizer::{TextTokenizer, TokenizerError},
+        processor::casing::Casing,
+        processor::tokenizer::{TextTokenizer, TokenizerError},
     },
 };
 

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Tensors, losses::binary_cross_entropy};
-use crate::vlm::ops::dropout;
+use crate::vlm::nn::dropout;
 
 /// Bound of the absolute standardized features.
 const BOUND: f32 = 6.0;

@@ -25,7 +25,7 @@ use crate::{
     eval::honesty::{FOLDS, PhotographOrigin},
     lexicon::{ConceptId, Lexicon, words},
     reward::evidence::WordVectors,
-    vlm::ops::cross_entropy,
+    vlm::nn::cross_entropy,
 };
 
 /// Initial logarithm of the factor on cosines.

@@ -99,7 +99,7 @@ mod tests {
     use candle_core::Var;
 
     use super::*;
-    use crate::{train::losses::tests::reference, vlm::ops::tests::check_gradients};
+    use crate::{train::losses::tests::reference, vlm::nn::tests::check_gradients};
 
     const CLIP: Clip = Clip {
         ratio: 0.2,

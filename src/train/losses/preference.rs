@@ -82,7 +82,7 @@ mod tests {
     use candle_core::Var;
 
     use super::*;
-    use crate::{train::losses::tests::reference, vlm::ops::tests::check_gradients};
+    use crate::{train::losses::tests::reference, vlm::nn::tests::check_gradients};
 
     fn tensor(values: &[f32]) -> Tensor {
         Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap()

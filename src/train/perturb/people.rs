@@ -222,7 +222,7 @@ mod tests {
             labels::LabeledText,
             stats::tests::image,
         },
-        vlm::tokenizer::TextTokenizer,
+        vlm::processor::tokenizer::TextTokenizer,
     };
 
     const NOBODY: [&str; 8] = [

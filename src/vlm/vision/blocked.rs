@@ -14,7 +14,7 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::kernels::{Kernels, PointwiseActivation, SameWindow};
-use crate::vlm::ops::fma;
+use crate::vlm::nn::fma;
 
 const LANES: usize = 16;
 type Lanes = [f32; LANES];

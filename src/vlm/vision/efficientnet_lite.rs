@@ -4,7 +4,7 @@
 //! "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", Tan and Le 2019,
 //! <https://arxiv.org/abs/1905.11946>; the Lite variants are those of TensorFlow's
 //! `tpu/models/official/efficientnet/lite`. Batch normalization is folded into the convolutions
-//! when a checkpoint is converted ([`crate::vlm::convert`]), so a layer is a weight and a bias.
+//! when a checkpoint is converted ([`crate::vlm::vision::convert`]), so a layer is a weight and a bias.
 //! Inference only.
 
 use candle_core::{DType, Result, Tensor, bail};
@@ -201,7 +201,7 @@ pub struct EfficientNetLite {
 
 impl EfficientNetLite {
     /// Loads `stem`, `blocks.N.{expand,depthwise,project}` and `head`, each with `weight` and
-    /// `bias`, as written by [`crate::vlm::convert`].
+    /// `bias`, as written by [`crate::vlm::vision::convert`].
     ///
     /// # Errors
     /// When the configuration is inconsistent, or a tensor is missing or has another shape.

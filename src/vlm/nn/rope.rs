@@ -94,7 +94,7 @@ impl CustomOp1 for Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::{check_gradients, var};
+    use crate::vlm::nn::tests::{check_gradients, var};
 
     #[test]
     fn rope_gradients_agree_with_finite_differences() {

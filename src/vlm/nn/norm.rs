@@ -99,7 +99,7 @@ impl CustomOp2 for RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::{check_gradients, var};
+    use crate::vlm::nn::tests::{check_gradients, var};
 
     #[test]
     fn rms_norm_gradients_agree_with_finite_differences() {

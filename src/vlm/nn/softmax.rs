@@ -99,7 +99,7 @@ impl CustomOp2 for MaskedSoftmax {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::{check_gradients, var};
+    use crate::vlm::nn::tests::{check_gradients, var};
 
     #[test]
     fn masked_softmax_gradients_agree_and_masked_keys_are_zero() {

@@ -67,7 +67,7 @@ impl CustomOp1 for Dropout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::{check_gradients, var};
+    use crate::vlm::nn::tests::{check_gradients, var};
 
     #[test]
     fn dropout_keeps_the_mean_and_is_deterministic() {

@@ -5,10 +5,10 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    KvCache, Row, Spec, StepOutput, Vlm, Want,
+use crate::vlm::{
+    KvCache, Row, Spec, StepOutput, VisionLanguageModel, Want,
     decoder::{Llama, LlamaConfig, Regular},
-    ops::{Ragged, RaggedRow},
+    nn::{Ragged, RaggedRow},
     projector::{Mlp, MlpConfig},
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
@@ -193,7 +193,7 @@ impl PrefixDecoder {
 
 /// Sizes of the whole model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LlavaConfig {
+pub struct CandorMiniConfig {
     /// Vision tower.
     pub vision: EfficientNetLiteConfig,
     /// Projector and decoder.
@@ -202,15 +202,15 @@ pub struct LlavaConfig {
 }
 
 /// LLaVA model: vision tower, projector and decoder.
-pub struct Llava {
+pub struct CandorMini {
     vision: EfficientNetLite,
     language: PrefixDecoder,
     spec: Spec,
 }
 
-impl Llava {
+impl CandorMini {
     /// Loads the weights under `vision`, `connector` and `decoder`.
-    pub fn load(config: &LlavaConfig, vb: VarBuilder<'_>) -> Result<Self> {
+    pub fn load(config: &CandorMiniConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let vision = EfficientNetLite::load(&config.vision, vb.pp("vision"))?;
         let (connector, decoder) = (&config.language.connector, &config.language.decoder);
         if (vision.tokens(), vision.channels()) != (connector.tokens, connector.in_features)
@@ -233,7 +233,7 @@ impl Llava {
     }
 }
 
-impl Vlm for Llava {
+impl VisionLanguageModel for CandorMini {
     fn spec(&self) -> Spec {
         self.spec
     }
@@ -284,7 +284,7 @@ mod tests {
     use candle_nn::VarMap;
 
     use super::*;
-    use crate::vlm::ops::{cross_entropy, tests::check_gradients};
+    use crate::vlm::nn::{cross_entropy, tests::check_gradients};
 
     fn config() -> PrefixDecoderConfig {
         PrefixDecoderConfig {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::vlm::{
     KvCache,
-    ops::{self, Ragged},
+    nn::{self, Ragged},
 };
 
 /// Sizes of the decoder, named as in Hugging Face's `LlamaConfig`.
@@ -195,7 +195,7 @@ impl Llama {
                 first += row.len;
             }
             let (keys, values) = cache.layer(layer);
-            ops::ragged_attention(&q, keys, values, ragged)
+            nn::ragged_attention(&q, keys, values, ragged)
         })
     }
 
@@ -237,7 +237,7 @@ impl Llama {
                         .reshape((batch, heads, length, d))
                 };
                 let scores = split(&q, heads)?.matmul(&shared(&k)?.t()?)?;
-                let out = ops::masked_softmax(&scores, mask, scale)?.matmul(&shared(&v)?)?;
+                let out = nn::masked_softmax(&scores, mask, scale)?.matmul(&shared(&v)?)?;
                 out.transpose(1, 2)?.reshape((batch * length, heads * d))
             },
         )
@@ -254,7 +254,7 @@ impl Llama {
         let (kv, d, eps) = (config.kv_width(), config.head_dim(), config.rms_norm_eps);
         let q_width = config.num_attention_heads * d;
         let drop = |t: &Tensor, n: usize| {
-            ops::dropout(
+            nn::dropout(
                 t,
                 regular.dropout,
                 regular
@@ -266,21 +266,21 @@ impl Llama {
         let mut x = drop(x, 0)?;
         let mut states = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            let qkv = linear(&ops::rms_norm(&x, &layer.input_norm, eps)?, &layer.qkv)?;
+            let qkv = linear(&nn::rms_norm(&x, &layer.input_norm, eps)?, &layer.qkv)?;
             let part = |from: usize, len: usize| qkv.narrow(1, from, len)?.contiguous();
-            let q = ops::rope(&part(0, q_width)?, positions, d, config.rope_theta)?;
-            let k = ops::rope(&part(q_width, kv)?, positions, d, config.rope_theta)?;
+            let q = nn::rope(&part(0, q_width)?, positions, d, config.rope_theta)?;
+            let k = nn::rope(&part(q_width, kv)?, positions, d, config.rope_theta)?;
             let attended = attend(i, q, k, part(q_width + kv, kv)?)?;
             x = (x + drop(&linear(&attended, &layer.o)?, 2 * i + 1)?)?;
-            let inner = ops::silu_mul(&linear(
-                &ops::rms_norm(&x, &layer.post_norm, eps)?,
+            let inner = nn::silu_mul(&linear(
+                &nn::rms_norm(&x, &layer.post_norm, eps)?,
                 &layer.gate_up,
             )?)?;
             x = (x + drop(&linear(&inner, &layer.down)?, 2 * i + 2)?)?;
             states.push(x.clone());
         }
         if let Some(last) = states.last_mut() {
-            *last = ops::rms_norm(last, &self.norm, eps)?;
+            *last = nn::rms_norm(last, &self.norm, eps)?;
         }
         Ok(states)
     }

@@ -180,7 +180,7 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tenso
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::var;
+    use crate::vlm::nn::tests::var;
 
     #[test]
     fn ragged_attention_fused_equals_composed() {

@@ -98,7 +98,7 @@ impl CustomOp1 for CrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::tests::{check_gradients, var};
+    use crate::vlm::nn::tests::{check_gradients, var};
 
     #[test]
     fn cross_entropy_gradients_agree_with_finite_differences() {

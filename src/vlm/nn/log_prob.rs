@@ -64,7 +64,7 @@ impl CustomOp1 for LogProbs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vlm::ops::{
+    use crate::vlm::nn::{
         cross_entropy,
         tests::{check_gradients, var},
     };

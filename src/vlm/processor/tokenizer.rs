@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn encode_text_has_no_special_tokens() {
-        let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
+        let bundled = include_bytes!("../../../models/candor-mini/tokenizer.json");
         let tokenizer = TextTokenizer::from_bytes(bundled, "<|end|>").unwrap();
         for text in [
             "A dog.",
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn digest_differs_where_ids_or_the_end_token_do() {
-        let bundled = include_bytes!("../../models/candor-mini/tokenizer.json");
+        let bundled = include_bytes!("../../../models/candor-mini/tokenizer.json");
         let tokenizer = |json: &[u8], eos: &str| TextTokenizer::from_bytes(json, eos).unwrap();
         let digest = tokenizer(bundled, "<|end|>").digest().to_owned();
         assert_eq!(digest.len(), 64);
