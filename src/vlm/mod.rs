@@ -1,96 +1,245 @@
-//! Vision-language models: networks, tokenizer, chat template and image preprocessing, without
+//! Vision-language models: networks, and what stands between a request and their tensors, without
 //! serving.
 //!
-//! A [`VisionLanguageModel`] is a vision tower, a projector and a decoder behind one trait. Its state is external:
-//! the [`KvCache`] is an argument, so one model serves many sequences, and a step takes a ragged
-//! batch ([`Row`]s of different lengths at different positions).
+//! A [`VisionLanguageModel`] is a vision tower, a projector and a decoder behind one trait; the
+//! [`Processor`](processor::Processor) beside it turns messages and images into its input. An image
+//! is a range of the [`Prompt`](prompt::Prompt). A model's state is external: the [`KvCache`] is an
+//! argument, so one model serves many sequences, and a step takes a ragged batch ([`Row`]s of
+//! different lengths at different positions).
 
 pub mod decoder;
-mod kv_cache;
+pub mod kv_cache;
 pub mod models;
 pub mod nn;
 pub mod preprocess;
 pub mod processor;
 pub mod projector;
+pub mod prompt;
 pub mod vision;
+pub mod weights;
 
 pub use kv_cache::KvCache;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
+
+use kv_cache::{KvShape, PrefixKey, RowSpan};
+use prompt::{ImageFeatures, ImageSpan};
 
 /// Part of a step that belongs to one sequence: tokens to append to `slot` from position `start`.
-///
-/// `start` must equal the slot's current length. An image precedes the tokens and is allowed only
-/// at position 0; its positions attend to each other, text attends to the image and to earlier
-/// text.
-/// before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     /// Slot of the cache that the row extends.
     pub slot: usize,
-    /// Position of the row's first element in its sequence.
+    /// Position of the row's first token; equal to the slot's length.
     pub start: usize,
-    /// Output of [`VisionLanguageModel::encode_images`] for one image, `(image_tokens, channels)`; requires `start
-    /// == 0`.
-    pub image: Option<&'a Tensor>,
-    /// Text tokens after the image; not empty.
+    /// Tokens of the positions from `start` on; not empty.
     pub tokens: &'a [u32],
+    /// Images of the sequence, by their positions in it. Those within the row are embedded.
+    pub spans: &'a [ImageSpan],
+    /// Encoded images that the spans refer to.
+    pub images: &'a [ImageFeatures],
+    /// Index of the first token whose outputs are wanted.
+    pub from: usize,
 }
 
-/// Text tokens of a step whose logits are computed.
+impl<'a> Row<'a> {
+    /// Returns a row of text.
+    pub fn text(slot: usize, start: usize, tokens: &'a [u32]) -> Self {
+        Self {
+            slot,
+            start,
+            tokens,
+            spans: &[],
+            images: &[],
+            from: 0,
+        }
+    }
+
+    /// Returns the tokens whose outputs are wanted.
+    pub fn wanted(&self) -> &'a [u32] {
+        self.tokens.get(self.from..).unwrap_or_default()
+    }
+}
+
+/// Logits to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    /// Last token of each row, for decoding.
+pub enum Logits {
+    /// None.
+    None,
+    /// Those of each row's last token, for decoding: `(rows, vocabulary)`.
     Last,
-    /// Every text token of each row, for scoring a given text.
+    /// Those of every wanted token, for scoring a given text: `(wanted tokens, vocabulary)`.
     All,
-    /// None, for scorers that only need hidden states.
-    Hidden,
+}
+
+/// Outputs that a step is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Outputs<'a> {
+    /// Logits.
+    pub logits: Logits,
+    /// Layers whose hidden states are returned, from 0; those of the last layer are behind the
+    /// final norm.
+    pub hidden_layers: &'a [usize],
 }
 
 /// Outputs of a step.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// Logits: `(rows, vocabulary)` for [`Want::Last`], `(text tokens, vocabulary)` for
-    /// [`Want::All`], `None` for [`Want::Hidden`].
+    /// Logits, as asked for.
     pub logits: Option<Tensor>,
-    /// Hidden states of all layers for a scorer, one row per text token in the rows' order: `(text
-    /// tokens, hidden_features)`.
-    pub hidden: Tensor,
+    /// Hidden states of the asked layers side by side, one row per wanted token in the rows'
+    /// order; `None` if no layer was asked for.
+    pub hidden: Option<Tensor>,
 }
 
-/// Sizes of a [`VisionLanguageModel`] that its callers need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Sizes of a model that its callers need.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// Number of positions that an image takes in a sequence.
-    pub image_tokens: usize,
-    /// Side of the square input image in pixels.
-    pub image_size: usize,
-    /// Size of the vocabulary.
+    /// Name of the architecture, as `model_type` in a `config.json`.
+    pub architecture: &'static str,
+    /// Number of rows of the output matrix, which may be more than the tokenizer's tokens.
     pub vocab_size: usize,
-    /// Longest sequence in positions, image included.
+    /// Longest sequence in positions.
     pub context_len: usize,
-    /// Width of [`StepOutput::hidden`].
-    pub hidden_features: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Sizes of the key/value cache.
+    pub kv: KvShape,
+}
+
+/// Input of the decoder: embedded rows with the positions they take.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// Embeddings of all rows' tokens, `(tokens, width)`.
+    pub x: Tensor,
+    /// Rotary position of every token.
+    pub positions: Vec<u32>,
+    /// Extent of every row in the cache.
+    pub rows: Vec<RowSpan>,
+    /// Index of each row's first wanted token.
+    pub from: Vec<usize>,
 }
 
 /// Vision-language model: vision tower, projector and autoregressive decoder.
 pub trait VisionLanguageModel: Send + Sync {
-    /// Sizes of the model.
-    fn spec(&self) -> Spec;
+    /// Returns the sizes of the model.
+    fn spec(&self) -> &Spec;
 
-    /// Encodes normalized images `(batch, 3, size, size)` into `(batch, image_tokens, channels)`.
+    /// Encodes one image, `(tiles, 3, height, width)` from its processor, to `(rows, channels)`.
     /// Depends on the pixels only, so results can be cached by image content.
-    fn encode_images(&self, pixels: &Tensor) -> Result<Tensor>;
-
-    /// Creates an empty cache for `slots` sequences of up to `capacity` positions each.
-    fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache>;
-
-    /// Appends every row to its sequence and returns logits and hidden states. Rows must have
-    /// distinct slots.
     ///
     /// # Errors
-    /// When a row does not fit its slot (see [`KvCache`]) or a tensor operation fails. The cache's
-    /// lengths are then unchanged.
-    fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> Result<StepOutput>;
+    /// When a tensor operation fails, or the model takes no images.
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor>;
+
+    /// Embeds the rows' tokens and images.
+    ///
+    /// # Errors
+    /// When a span lies outside its image or a tensor operation fails.
+    fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded>;
+
+    /// Runs the decoder on embedded rows, whose keys and values it writes to the cache.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    fn decode(
+        &self,
+        input: &Embedded,
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> Result<StepOutput>;
+
+    /// Creates an empty cache for `slots` sequences of at most `capacity` positions, together at
+    /// most `positions`.
+    ///
+    /// # Errors
+    /// When it cannot be allocated.
+    fn new_cache(&self, slots: usize, capacity: usize, positions: usize) -> Result<KvCache>;
+
+    /// Appends every row to its sequence and returns what was asked for. Rows must have distinct
+    /// slots. A row that begins a sequence skips the prefix that the cache remembers.
+    ///
+    /// # Errors
+    /// When a row does not fit its slot or a tensor operation fails. The cache's lengths are then
+    /// unchanged.
+    fn forward(
+        &self,
+        rows: &[Row<'_>],
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> Result<StepOutput> {
+        let extents: Vec<(usize, usize, usize)> = rows
+            .iter()
+            .map(|row| (row.slot, row.start, row.tokens.len()))
+            .collect();
+        cache.check(&extents)?;
+        let run = |cache: &mut KvCache| {
+            let rest = recall(rows, cache)?;
+            let input = self.embed(&rest)?;
+            let output = self.decode(&input, cache, outputs)?;
+            for (row, extent) in rest.iter().zip(&input.rows) {
+                cache.advance(extent);
+                remember(row, cache)?;
+            }
+            Ok(output)
+        };
+        let stepped = run(cache);
+        if stepped.is_err() {
+            for &(slot, start, _) in &extents {
+                cache.truncate(slot, start);
+            }
+        }
+        stepped
+    }
+}
+
+/// Returns the number of leading positions of a row that only depend on its images and what stands
+/// before them; 0 for rows that continue a sequence or whose outputs begin earlier.
+fn prefix_len(row: &Row<'_>) -> usize {
+    let end = row.spans.last().map_or(0, |span| span.range.end);
+    let reusable = row.start == 0 && end <= row.from;
+    if reusable { end } else { 0 }
+}
+
+/// Returns the content of a prefix: equal keys have equal keys and values in the cache.
+fn prefix_key(row: &Row<'_>, len: usize) -> Result<PrefixKey> {
+    let image = |span: &ImageSpan| match row.images.get(span.image) {
+        Some(image) => Ok((span.range.clone(), image.id, span.rows.clone())),
+        None => bail!("a span of image {} of {}", span.image, row.images.len()),
+    };
+    Ok(PrefixKey {
+        tokens: row.tokens[..len].to_vec(),
+        images: row.spans.iter().map(image).collect::<Result<_>>()?,
+    })
+}
+
+/// Restores remembered prefixes and returns what remains of the rows.
+fn recall<'a>(rows: &[Row<'a>], cache: &mut KvCache) -> Result<Vec<Row<'a>>> {
+    let rest = |row: &Row<'a>| {
+        let len = prefix_len(row);
+        let found = len > 0 && cache.recall(row.slot, &prefix_key(row, len)?);
+        Ok(if found {
+            Row {
+                start: len,
+                tokens: &row.tokens[len..],
+                from: row.from - len,
+                ..*row
+            }
+        } else {
+            *row
+        })
+    };
+    rows.iter().map(rest).collect()
+}
+
+fn remember(row: &Row<'_>, cache: &mut KvCache) -> Result<()> {
+    match prefix_len(row) {
+        0 => Ok(()),
+        len => {
+            cache.remember(row.slot, len, prefix_key(row, len)?);
+            Ok(())
+        }
+    }
 }

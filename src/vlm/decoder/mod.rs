@@ -1,66 +1,24 @@
-//! LLaMA decoder (Touvron et al., 2023, <https://arxiv.org/abs/2302.13971>): RMSNorm, rotary
-//! positions, SwiGLU, grouped-query attention.
+//! Decoder: RMSNorm, rotary positions, SwiGLU and grouped-query attention, as in LLaMA (Touvron et
+//! al., 2023, <https://arxiv.org/abs/2302.13971>) and the models that vary it.
 //!
 //! Checkpoint keys are Hugging Face's (`modeling_llama.py`). The same layers serve two uses:
-//! [`Llama::step`] appends a ragged batch to a [`KvCache`]; [`Llama::whole`] runs padded whole
+//! [`Decoder::step`] appends a ragged batch to a [`KvCache`]; [`Decoder::whole`] runs padded whole
 //! sequences under a mask and is differentiable.
 
+mod config;
+mod embed;
+
+pub use config::{DecoderConfig, RopeScaling};
+
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-use serde::{Deserialize, Serialize};
+use candle_nn::Init;
 
-use crate::vlm::{
-    KvCache,
-    nn::{self, Ragged},
+use super::{
+    Embedded, Logits, Outputs, StepOutput,
+    kv_cache::{KvCache, KvShape, RowSpan},
+    nn::{self, Linear, RopeAngles},
+    weights::Weights,
 };
-
-/// Sizes of the decoder, named as in Hugging Face's `LlamaConfig`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LlamaConfig {
-    /// Size of the vocabulary.
-    pub vocab_size: usize,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layers.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Number of query heads.
-    pub num_attention_heads: usize,
-    /// Number of key/value heads.
-    pub num_key_value_heads: usize,
-    /// Longest sequence in positions.
-    pub max_position_embeddings: usize,
-    /// Base of the rotary angles.
-    #[serde(default = "default_theta")]
-    pub rope_theta: f64,
-    /// Epsilon of RMSNorm.
-    #[serde(default = "default_eps")]
-    pub rms_norm_eps: f64,
-    /// `true` if the output matrix is the input embedding.
-    #[serde(default)]
-    pub tie_word_embeddings: bool,
-}
-
-fn default_theta() -> f64 {
-    10_000.0
-}
-
-fn default_eps() -> f64 {
-    1e-5
-}
-
-impl LlamaConfig {
-    /// Width of a head.
-    pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
-    }
-
-    /// Width of a layer's keys, equal to that of its values.
-    pub fn kv_width(&self) -> usize {
-        self.num_key_value_heads * self.head_dim()
-    }
-}
 
 /// Regularization of a training pass; [`Regular::default`] has none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,78 +31,71 @@ pub struct Regular {
 
 struct Layer {
     input_norm: Tensor,
-    qkv: Tensor,
-    o: Tensor,
+    qkv: Linear,
+    o: Linear,
     post_norm: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Linear,
+    down: Linear,
 }
 
-/// LLaMA decoder. Weights are `(out, in)`; projections of the same input are stacked into one.
-pub struct Llama {
-    config: LlamaConfig,
-    embed: Tensor,
+/// Decoder. Projections of the same input are joined into one.
+pub struct Decoder {
+    config: DecoderConfig,
+    rates: Vec<f64>,
+    embed: Linear,
     layers: Vec<Layer>,
     norm: Tensor,
-    head: Tensor,
+    head: Linear,
 }
 
-/// `x @ weightᵀ` for `x` `(tokens, in)`.
-fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.matmul(&weight.t()?)
-}
-
-impl Llama {
-    /// Loads the weights; with a `VarMap` behind `vb`, every weight becomes a trainable variable.
-    pub fn load(config: &LlamaConfig, vb: VarBuilder<'_>) -> Result<Self> {
+impl Decoder {
+    /// Loads `model` and, unless it is tied, `lm_head`; with a `VarMap` behind `weights`, every
+    /// tensor becomes a trainable variable.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(config: &DecoderConfig, weights: &Weights<'_>) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let matrix = |vb: &VarBuilder<'_>, name: &str, out: usize, input: usize| {
-            let init = candle_nn::Init::Randn {
-                mean: 0.0,
-                stdev: 0.02,
-            };
-            vb.pp(name).get_with_hints((out, input), "weight", init)
+        let norm = |weights: &Weights<'_>, name: &str| {
+            weights.pp(name).tensor("weight", width, Init::Const(1.0))
         };
-        let norm = |vb: &VarBuilder<'_>, name: &str| {
-            vb.pp(name)
-                .get_with_hints(width, "weight", candle_nn::Init::Const(1.0))
-        };
-        let model = vb.pp("model");
+        let model = weights.pp("model");
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
-                let vb = model.pp("layers").pp(i);
-                let (attn, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
+                let layer = model.pp("layers").pp(i);
+                let (attn, mlp) = (layer.pp("self_attn"), layer.pp("mlp"));
                 let (q, kv) = (
                     config.num_attention_heads * config.head_dim(),
                     config.kv_width(),
                 );
-                let qkv = [
-                    matrix(&attn, "q_proj", q, width)?,
-                    matrix(&attn, "k_proj", kv, width)?,
-                    matrix(&attn, "v_proj", kv, width)?,
+                let qkv = vec![
+                    attn.linear("q_proj", q, width, config.qkv_bias)?,
+                    attn.linear("k_proj", kv, width, config.qkv_bias)?,
+                    attn.linear("v_proj", kv, width, config.qkv_bias)?,
                 ];
-                let gate_up = [
-                    matrix(&mlp, "gate_proj", inner, width)?,
-                    matrix(&mlp, "up_proj", inner, width)?,
+                let gate_up = vec![
+                    mlp.linear("gate_proj", inner, width, config.mlp_bias)?,
+                    mlp.linear("up_proj", inner, width, config.mlp_bias)?,
                 ];
                 Ok(Layer {
-                    input_norm: norm(&vb, "input_layernorm")?,
-                    qkv: Tensor::cat(&qkv, 0)?,
-                    o: matrix(&attn, "o_proj", width, q)?,
-                    post_norm: norm(&vb, "post_attention_layernorm")?,
-                    gate_up: Tensor::cat(&gate_up, 0)?,
-                    down: matrix(&mlp, "down_proj", width, inner)?,
+                    input_norm: norm(&layer, "input_layernorm")?,
+                    qkv: Linear::stacked(qkv)?,
+                    o: attn.linear("o_proj", width, q, config.o_bias)?,
+                    post_norm: norm(&layer, "post_attention_layernorm")?,
+                    gate_up: Linear::stacked(gate_up)?,
+                    down: mlp.linear("down_proj", width, inner, config.mlp_bias)?,
                 })
             })
             .collect::<Result<_>>()?;
-        let embed = matrix(&model, "embed_tokens", config.vocab_size, width)?;
+        let embed = model.linear("embed_tokens", config.vocab_size, width, false)?;
         let head = if config.tie_word_embeddings {
             embed.clone()
         } else {
-            matrix(&vb, "lm_head", config.vocab_size, width)?
+            weights.linear("lm_head", config.vocab_size, width, false)?
         };
         Ok(Self {
             config: config.clone(),
+            rates: config.rotary_rates(),
             embed,
             layers,
             norm: norm(&model, "norm")?,
@@ -152,50 +103,120 @@ impl Llama {
         })
     }
 
-    /// Sizes of the decoder.
-    pub fn config(&self) -> &LlamaConfig {
+    /// Returns the sizes of the decoder.
+    pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// Embeddings of `tokens`: `(tokens, hidden_size)`.
+    /// Returns the sizes of its keys and values.
+    pub fn kv_shape(&self) -> KvShape {
+        self.config.kv_shape()
+    }
+
+    /// Creates an empty cache with the sizes of the decoder; see [`KvCache::new`].
+    ///
+    /// # Errors
+    /// When it cannot be allocated.
+    pub fn new_cache(&self, slots: usize, capacity: usize, positions: usize) -> Result<KvCache> {
+        KvCache::new(
+            self.kv_shape(),
+            slots,
+            capacity,
+            positions,
+            self.norm.device(),
+        )
+    }
+
+    /// Returns the embeddings of `tokens`: `(tokens, hidden_size)`.
+    ///
+    /// # Errors
+    /// When a token is beyond the table.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.embed
-            .index_select(&Tensor::new(tokens, self.embed.device())?, 0)
+        self.embed.rows(tokens)
     }
 
-    /// Logits of final hidden states: `(n, hidden_size)` to `(n, vocab_size)`.
+    /// Returns the logits of final hidden states: `(n, hidden_size)` to `(n, vocab_size)`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        linear(hidden, &self.head)
+        self.head.forward(hidden)
     }
 
-    /// Appends `x` `(tokens, hidden_size)`, laid out by `ragged`, to the cache and returns the
+    /// Appends embedded rows to the cache and returns what was asked for. The caller advances the
+    /// cache.
+    ///
+    /// # Errors
+    /// When the cache is full or a tensor operation fails.
+    pub fn decode(
+        &self,
+        input: &Embedded,
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> Result<StepOutput> {
+        let states = self.step(&input.x, &input.positions, &input.rows, cache)?;
+        let Some(last) = states.last() else {
+            candle_core::bail!("the decoder has no layers")
+        };
+        let lengths = || input.rows.iter().map(|row| row.len);
+        let whole = input.from.iter().all(|&from| from == 0);
+        // Of every row, the tokens from its first wanted one on.
+        let wanted = |tensor: &Tensor| {
+            if whole {
+                return Ok(tensor.clone());
+            }
+            let mut first = 0;
+            let lines = lengths().zip(&input.from).flat_map(|(len, &from)| {
+                first += len;
+                (first - len + from..first).map(|line| line as u32)
+            });
+            let lines = Tensor::new(lines.collect::<Vec<u32>>(), tensor.device())?;
+            tensor.index_select(&lines, 0)
+        };
+        let logits = match outputs.logits {
+            Logits::None => None,
+            Logits::All => Some(self.logits(&wanted(last)?)?),
+            Logits::Last if lengths().all(|len| len == 1) => Some(self.logits(last)?),
+            Logits::Last => {
+                let mut end = 0;
+                let ends = lengths().map(|len| {
+                    end += len;
+                    end as u32 - 1
+                });
+                let ends = Tensor::new(ends.collect::<Vec<u32>>(), last.device())?;
+                Some(self.logits(&last.index_select(&ends, 0)?)?)
+            }
+        };
+        let layers = outputs.hidden_layers.iter().map(|&layer| {
+            let state = states.get(layer).ok_or_else(|| {
+                let message = format!("there is no layer {layer} among {}", states.len());
+                candle_core::Error::Msg(message)
+            })?;
+            wanted(state)
+        });
+        let layers: Vec<Tensor> = layers.collect::<Result<_>>()?;
+        let hidden = match layers.as_slice() {
+            [] => None,
+            layers => Some(Tensor::cat(layers, 1)?),
+        };
+        Ok(StepOutput { logits, hidden })
+    }
+
+    /// Appends `x` `(tokens, hidden_size)`, laid out by `rows`, to the cache and returns the
     /// residual stream after every layer, with the final norm applied to the last:
     /// `num_hidden_layers` tensors `(tokens, hidden_size)`. The caller advances the cache.
+    ///
+    /// # Errors
+    /// When the cache is full or a tensor operation fails.
     pub fn step(
         &self,
         x: &Tensor,
-        ragged: &Ragged,
-        slots: &[usize],
-        cache: &KvCache,
+        positions: &[u32],
+        rows: &[RowSpan],
+        cache: &mut KvCache,
     ) -> Result<Vec<Tensor>> {
-        let positions: Vec<u32> = ragged
-            .rows
-            .iter()
-            .flat_map(|r| (r.start..r.start + r.len).map(|p| p as u32))
-            .collect();
-        self.run(x, &positions, Regular::default(), |layer, q, k, v| {
-            let mut first = 0;
-            for (row, &slot) in ragged.rows.iter().zip(slots) {
-                cache.write(
-                    layer,
-                    slot,
-                    &k.narrow(0, first, row.len)?,
-                    &v.narrow(0, first, row.len)?,
-                )?;
-                first += row.len;
-            }
-            let (keys, values) = cache.layer(layer);
-            nn::ragged_attention(&q, keys, values, ragged)
+        self.run(x, positions, Regular::default(), |layer, q, k, v| {
+            cache.attend(layer, &q, &k, &v, rows)
         })
     }
 
@@ -248,7 +269,7 @@ impl Llama {
         x: &Tensor,
         positions: &[u32],
         regular: Regular,
-        attend: impl Fn(usize, Tensor, Tensor, Tensor) -> Result<Tensor>,
+        mut attend: impl FnMut(usize, Tensor, Tensor, Tensor) -> Result<Tensor>,
     ) -> Result<Vec<Tensor>> {
         let config = &self.config;
         let (kv, d, eps) = (config.kv_width(), config.head_dim(), config.rms_norm_eps);
@@ -263,20 +284,21 @@ impl Llama {
                     .wrapping_add(n as u64),
             )
         };
+        let angles = RopeAngles::new(positions, &self.rates);
         let mut x = drop(x, 0)?;
         let mut states = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            let qkv = linear(&nn::rms_norm(&x, &layer.input_norm, eps)?, &layer.qkv)?;
+            let qkv = layer
+                .qkv
+                .forward(&nn::rms_norm(&x, &layer.input_norm, eps)?)?;
             let part = |from: usize, len: usize| qkv.narrow(1, from, len)?.contiguous();
-            let q = nn::rope(&part(0, q_width)?, positions, d, config.rope_theta)?;
-            let k = nn::rope(&part(q_width, kv)?, positions, d, config.rope_theta)?;
+            let q = nn::rope(&part(0, q_width)?, &angles)?;
+            let k = nn::rope(&part(q_width, kv)?, &angles)?;
             let attended = attend(i, q, k, part(q_width + kv, kv)?)?;
-            x = (x + drop(&linear(&attended, &layer.o)?, 2 * i + 1)?)?;
-            let inner = nn::silu_mul(&linear(
-                &nn::rms_norm(&x, &layer.post_norm, eps)?,
-                &layer.gate_up,
-            )?)?;
-            x = (x + drop(&linear(&inner, &layer.down)?, 2 * i + 2)?)?;
+            x = (x + drop(&layer.o.forward(&attended)?, 2 * i + 1)?)?;
+            let normed = nn::rms_norm(&x, &layer.post_norm, eps)?;
+            let inner = nn::silu_mul(&layer.gate_up.forward(&normed)?)?;
+            x = (x + drop(&layer.down.forward(&inner)?, 2 * i + 2)?)?;
             states.push(x.clone());
         }
         if let Some(last) = states.last_mut() {

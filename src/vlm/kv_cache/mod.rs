@@ -1,149 +1,214 @@
 //! Key/value cache of many sequences, kept outside the model.
+//!
+//! Positions are stored in blocks of [`BLOCK`]; a sequence is a table of blocks, and nobody outside
+//! this folder sees them. A fork shares its blocks, which are copied when one of the owners writes
+//! to them; a rollback gives blocks back. Prefixes of recent sequences stay in the pool until it
+//! needs their blocks.
 
-use std::collections::VecDeque;
+mod pool;
+#[cfg(test)]
+mod tests;
 
-use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
+use std::{collections::VecDeque, ops::Range};
 
-use super::Row;
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Preallocated key/value storage for `slots` independent sequences of up to `capacity` positions.
-///
-/// Each layer holds two tensors `(slots * capacity, kv_width)`; position `p` of slot `s` is row
-/// `s * capacity + p`. Rows are overwritten in place, so a rollback only shortens the length: rows
-/// beyond it are never read.
-#[derive(Debug)]
-pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
-    capacity: usize,
-    lens: Vec<usize>,
-    prefixes: Vec<usize>,
-    images: Images,
+use super::{
+    nn::{Ragged, RaggedRow, ragged_attention},
+    prompt::ImageId,
+};
+use pool::BlockPool;
+
+/// Positions of a block.
+pub(crate) const BLOCK: usize = 16;
+
+/// Sizes of a model's keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// Number of layers.
+    pub layers: usize,
+    /// Key/value heads of a layer.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
 }
 
-/// Cached keys and values of recently used images. An image precedes all text, so they depend on
-/// the image alone.
-#[derive(Debug, Default)]
-struct Images {
-    limit: usize,
-    /// Images in order of last use; a layer's keys and values are `(image_tokens, kv_width)`.
-    recent: VecDeque<(TensorId, Vec<(Tensor, Tensor)>)>,
+impl KvShape {
+    /// Returns the width of a layer's keys, equal to that of its values.
+    pub fn width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Returns the bytes that one position takes in all layers.
+    pub fn position_bytes(&self) -> usize {
+        2 * self.layers * self.width() * DType::F32.size_in_bytes()
+    }
+}
+
+/// Positions that a step appends to one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowSpan {
+    /// Slot of the sequence.
+    pub slot: usize,
+    /// First position.
+    pub start: usize,
+    /// Number of positions.
+    pub len: usize,
+    /// Ranges of positions that all attend to each other, later ones included.
+    pub full: Vec<Range<usize>>,
+}
+
+/// Content of a prefix: what its keys and values depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PrefixKey {
+    /// Tokens of all positions.
+    pub(crate) tokens: Vec<u32>,
+    /// Positions, identity and rows of every image run.
+    pub(crate) images: Vec<(Range<usize>, ImageId, Range<usize>)>,
+}
+
+/// Prefix whose blocks are kept.
+#[derive(Debug)]
+struct Prefix {
+    key: PrefixKey,
+    sequence: Sequence,
+}
+
+/// Blocks and length of a sequence.
+#[derive(Debug, Clone, Default)]
+struct Sequence {
+    blocks: Vec<u32>,
+    len: usize,
+}
+
+/// Preallocated storage for `slots` independent sequences of up to `capacity` positions each.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: KvShape,
+    /// Keys and values of each layer, `(blocks * BLOCK, width)`.
+    layers: Vec<(Tensor, Tensor)>,
+    pool: BlockPool,
+    sequences: Vec<Sequence>,
+    capacity: usize,
+    /// Most prefixes to remember.
+    most_prefixes: usize,
+    /// Prefixes in order of last use.
+    prefixes: VecDeque<Prefix>,
 }
 
 impl KvCache {
-    /// Allocates zeroed storage.
+    /// Allocates zeroed storage for `slots` sequences of at most `capacity` positions, together at
+    /// most `positions`.
+    ///
+    /// # Errors
+    /// When the device has no such memory.
     pub fn new(
-        layers: usize,
+        shape: KvShape,
         slots: usize,
         capacity: usize,
-        kv_width: usize,
-        dtype: DType,
+        positions: usize,
         device: &Device,
     ) -> Result<Self> {
-        let zeros = || Tensor::zeros((slots * capacity, kv_width), dtype, device);
-        let layers = (0..layers)
+        let most = slots.saturating_mul(capacity.div_ceil(BLOCK));
+        let blocks = positions.div_ceil(BLOCK).min(most);
+        let zeros = || Tensor::zeros((blocks * BLOCK, shape.width()), DType::F32, device);
+        let layers = (0..shape.layers)
             .map(|_| Ok((zeros()?, zeros()?)))
             .collect::<Result<_>>()?;
         Ok(Self {
+            shape,
             layers,
+            pool: BlockPool::new(blocks),
+            sequences: vec![Sequence::default(); slots],
             capacity,
-            lens: vec![0; slots],
-            prefixes: vec![0; slots],
-            images: Images::default(),
+            most_prefixes: 0,
+            prefixes: VecDeque::new(),
         })
     }
 
-    /// Enables caching of the last `most` images, so that a sequence beginning with one of them
-    /// skips its prefill. Images are identified by tensor: clones are the same image, equal tensors
-    /// are not.
-    pub fn remembering(mut self, limit: usize) -> Self {
-        self.images.limit = limit;
+    /// Keeps the last `most` prefixes that end with an image, as long as no sequence needs their
+    /// blocks, so that a sequence beginning with one of them skips its computation.
+    pub fn remembering(mut self, most: usize) -> Self {
+        self.most_prefixes = most;
         self
     }
 
-    /// Number of sequences that fit.
+    /// Returns the number of sequences that fit.
     pub fn slots(&self) -> usize {
-        self.lens.len()
+        self.sequences.len()
     }
 
-    /// Maximum positions of a sequence.
+    /// Returns the most positions of a sequence.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Number of positions in use in `slot`.
+    /// Returns the number of positions in use in `slot`.
     pub fn len(&self, slot: usize) -> usize {
-        self.lens[slot]
+        self.sequences[slot].len
     }
 
-    /// Number of leading positions of `slot` that attend to each other (the image).
-    pub fn prefix(&self, slot: usize) -> usize {
-        self.prefixes[slot]
-    }
-
-    /// Share of all positions in use, 0 to 1.
+    /// Returns the share of all blocks that sequences use, 0 to 1.
     pub fn usage(&self) -> f64 {
-        self.lens.iter().sum::<usize>() as f64 / (self.lens.len() * self.capacity).max(1) as f64
+        let used: usize = self.sequences.iter().map(|s| s.blocks.len()).sum();
+        (used as f64 / self.pool.len().max(1) as f64).min(1.0)
+    }
+
+    /// Returns the most positions that all sequences can hold together.
+    pub fn positions(&self) -> usize {
+        self.pool.len() * BLOCK
+    }
+
+    /// Returns the positions that sequences can still take, were all prefixes given up.
+    pub fn free_positions(&self) -> usize {
+        let kept: usize = self
+            .prefixes
+            .iter()
+            .flat_map(|prefix| &prefix.sequence.blocks)
+            .filter(|&&block| !self.pool.is_shared(block))
+            .count();
+        (self.pool.free() + kept) * BLOCK
     }
 
     /// Rolls `slot` back to `len` positions; `0` frees it. A longer `len` changes nothing.
     pub fn truncate(&mut self, slot: usize, len: usize) {
-        self.lens[slot] = self.lens[slot].min(len);
-        if len < self.prefixes[slot] {
-            self.prefixes[slot] = 0;
-            self.lens[slot] = 0;
+        let sequence = &mut self.sequences[slot];
+        sequence.len = sequence.len.min(len);
+        let blocks = sequence.len.div_ceil(BLOCK).min(sequence.blocks.len());
+        let freed = sequence.blocks.split_off(blocks);
+        self.pool.release(&freed);
+    }
+
+    /// Makes `to` a copy of the first `len` positions of `from` (or of all, if fewer).
+    pub fn fork(&mut self, from: usize, to: usize, len: usize) {
+        if from == to {
+            return self.truncate(to, len);
         }
+        let len = self.sequences[from].len.min(len);
+        let blocks = self.sequences[from].blocks[..len.div_ceil(BLOCK)].to_vec();
+        self.pool.share(&blocks);
+        let freed = std::mem::replace(&mut self.sequences[to], Sequence { blocks, len });
+        self.pool.release(&freed.blocks);
     }
 
-    /// Copies the first `len` positions of `from` (or all, if fewer) to `to`.
-    pub fn fork(&mut self, from: usize, to: usize, len: usize) -> Result<()> {
-        let len = self.lens[from].min(len);
-        if from != to && len > 0 {
-            for (k, v) in &self.layers {
-                for t in [k, v] {
-                    // `Tensor::copy` would copy the whole storage with all slots.
-                    let lines = t.narrow(0, from * self.capacity, len)?.force_contiguous()?;
-                    t.slice_set(&lines, 0, to * self.capacity)?;
-                }
-            }
-        }
-        self.lens[to] = len;
-        self.prefixes[to] = self.prefixes[from].min(len);
-        Ok(())
-    }
-
-    /// Key and value storage of `layer`, `(slots * capacity, kv_width)` each.
-    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
-        let (k, v) = &self.layers[layer];
-        (k, v)
-    }
-
-    /// Checks that every row continues its slot and fits, before any write.
-    pub(crate) fn check(&self, rows: &[Row<'_>], image_tokens: usize) -> Result<()> {
+    /// Checks that rows of `(slot, start, tokens)` continue their slots and fit, before any write.
+    pub(crate) fn check(&self, rows: &[(usize, usize, usize)]) -> Result<()> {
         let mut used = vec![false; self.slots()];
-        for row in rows {
-            if row.slot >= self.slots() || std::mem::replace(&mut used[row.slot], true) {
-                bail!(
-                    "slot {} does not exist or is named twice in one step",
-                    row.slot
-                );
+        for &(slot, start, tokens) in rows {
+            if slot >= self.slots() || std::mem::replace(&mut used[slot], true) {
+                bail!("slot {slot} does not exist or is named twice in one step");
             }
-            let len = self.lens[row.slot];
-            if row.start != len {
-                bail!(
-                    "slot {} holds {len} positions, the row starts at {}",
-                    row.slot,
-                    row.start
-                );
+            let len = self.sequences[slot].len;
+            if start != len {
+                bail!("slot {slot} holds {len} positions, the row starts at {start}");
             }
-            if row.tokens.is_empty() || (row.image.is_some() && row.start != 0) {
-                bail!("a row needs tokens, and an image only at position 0");
+            if tokens == 0 {
+                bail!("a row needs tokens");
             }
-            let end =
-                row.start + row.tokens.len() + if row.image.is_some() { image_tokens } else { 0 };
-            if end > self.capacity {
+            if start + tokens > self.capacity {
                 bail!(
-                    "slot {} would hold {end} positions, capacity is {}",
-                    row.slot,
+                    "slot {slot} would hold {} positions, capacity is {}",
+                    start + tokens,
                     self.capacity
                 );
             }
@@ -151,86 +216,140 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes one row's keys and values `(n, kv_width)` of `layer` after the slot's current length.
-    pub(crate) fn write(&self, layer: usize, slot: usize, k: &Tensor, v: &Tensor) -> Result<()> {
-        let line = slot * self.capacity + self.lens[slot];
-        self.layers[layer].0.slice_set(k, 0, line)?;
-        self.layers[layer].1.slice_set(v, 0, line)
+    /// Writes this step's keys and values of `layer` and attends: `q` is `(tokens, heads *
+    /// head_dim)`, `k` and `v` are `(tokens, kv_heads * head_dim)`, tokens in the rows' order.
+    /// Returns `(tokens, heads * head_dim)`. The first layer makes room for the rows.
+    ///
+    /// # Errors
+    /// When no block is free or a tensor operation fails.
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        rows: &[RowSpan],
+    ) -> Result<Tensor> {
+        if layer == 0 {
+            rows.iter().try_for_each(|row| self.make_room(row))?;
+        }
+        let (keys, values) = &self.layers[layer];
+        let mut first = 0;
+        for row in rows {
+            let blocks = &self.sequences[row.slot].blocks;
+            let mut position = row.start;
+            let end = row.start + row.len;
+            while position < end {
+                let count = (BLOCK - position % BLOCK).min(end - position);
+                let line = blocks[position / BLOCK] as usize * BLOCK + position % BLOCK;
+                keys.slice_set(&k.narrow(0, first, count)?, 0, line)?;
+                values.slice_set(&v.narrow(0, first, count)?, 0, line)?;
+                (first, position) = (first + count, position + count);
+            }
+        }
+        let ragged = Ragged {
+            rows: rows
+                .iter()
+                .map(|row| RaggedRow {
+                    blocks: &self.sequences[row.slot].blocks,
+                    start: row.start,
+                    len: row.len,
+                    full: &row.full,
+                })
+                .collect(),
+            block: BLOCK,
+            heads: q.dim(1)? / self.shape.head_dim,
+            kv_heads: self.shape.kv_heads,
+            head_dim: self.shape.head_dim,
+        };
+        ragged_attention(q, keys, values, &ragged)
     }
 
-    /// Copies a cached image to the start of `slot`; returns `false` if it is not cached.
-    pub(crate) fn recall(&mut self, slot: usize, image: TensorId) -> Result<bool> {
-        let Some(index) = self.images.recent.iter().position(|(id, _)| *id == image) else {
-            return Ok(false);
-        };
-        let Some(recent) = self.images.recent.remove(index) else {
-            return Ok(false);
-        };
-        let mut len = 0;
-        for (layer, (k, v)) in recent.1.iter().enumerate() {
-            self.write(layer, slot, k, v)?;
-            len = k.dim(0)?;
-        }
-        self.images.recent.push_back(recent);
-        self.advance(slot, len, len);
-        Ok(true)
+    /// Returns the keys of the first `len` positions of `slot`, flat.
+    #[cfg(test)]
+    pub(crate) fn keys(&self, layer: usize, slot: usize, len: usize) -> Result<Vec<f32>> {
+        let lines: Vec<u32> = (0..len)
+            .map(|p| self.sequences[slot].blocks[p / BLOCK] * BLOCK as u32 + (p % BLOCK) as u32)
+            .collect();
+        let keys = &self.layers[layer].0;
+        keys.index_select(&Tensor::new(lines, keys.device())?, 0)?
+            .flatten_all()?
+            .to_vec1()
     }
 
-    /// Caches the image at the start of `slot`.
-    pub(crate) fn remember(&mut self, slot: usize, image: TensorId) -> Result<()> {
-        if self.images.limit == 0 || self.images.recent.iter().any(|(id, _)| *id == image) {
-            return Ok(());
+    /// Gives a row's sequence blocks of its own for the positions to write.
+    fn make_room(&mut self, row: &RowSpan) -> Result<()> {
+        let first = row.start / BLOCK;
+        if let Some(&shared) = self.sequences[row.slot].blocks.get(first)
+            && self.pool.is_shared(shared)
+        {
+            let own = self.take_block()?;
+            let written = row.start % BLOCK;
+            for (k, v) in self.layers.iter().filter(|_| written > 0) {
+                for t in [k, v] {
+                    // `Tensor::copy` would copy the whole storage with all blocks.
+                    let lines = t
+                        .narrow(0, shared as usize * BLOCK, written)?
+                        .force_contiguous()?;
+                    t.slice_set(&lines, 0, own as usize * BLOCK)?;
+                }
+            }
+            self.pool.release(&[shared]);
+            self.sequences[row.slot].blocks[first] = own;
         }
-        // `Tensor::copy` would keep a copy of the whole storage with all slots for each image.
-        let lines = |t: &Tensor| {
-            t.narrow(0, slot * self.capacity, self.prefixes[slot])?
-                .force_contiguous()
-        };
-        let layers = self
-            .layers
-            .iter()
-            .map(|(k, v)| Ok((lines(k)?, lines(v)?)))
-            .collect::<Result<_>>()?;
-        if self.images.recent.len() == self.images.limit {
-            self.images.recent.pop_front();
+        while self.sequences[row.slot].blocks.len() * BLOCK < row.start + row.len {
+            let block = self.take_block()?;
+            self.sequences[row.slot].blocks.push(block);
         }
-        self.images.recent.push_back((image, layers));
         Ok(())
     }
 
-    /// Advances the length of `slot` after every layer has been written.
-    pub(crate) fn advance(&mut self, slot: usize, count: usize, prefix: usize) {
-        if self.lens[slot] == 0 {
-            self.prefixes[slot] = prefix;
+    /// Takes a free block, if necessary one of the prefix that was used longest ago.
+    fn take_block(&mut self) -> Result<u32> {
+        loop {
+            if let Some(block) = self.pool.take() {
+                return Ok(block);
+            }
+            match self.prefixes.pop_front() {
+                Some(prefix) => self.pool.release(&prefix.sequence.blocks),
+                None => bail!("the key/value cache is full"),
+            }
         }
-        self.lens[slot] += count;
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Advances the length of a row's slot after every layer has been written.
+    pub(crate) fn advance(&mut self, row: &RowSpan) {
+        self.sequences[row.slot].len = row.start + row.len;
+    }
 
-    #[test]
-    fn remember_stores_only_the_lines_of_the_image() {
-        let mut cache = KvCache::new(1, 4, 32, 8, DType::F32, &Device::Cpu)
-            .unwrap()
-            .remembering(2);
-        cache.advance(3, 5, 5);
-        cache
-            .remember(3, Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap().id())
-            .unwrap();
-        let (keys, _) = &cache.images.recent[0].1[0];
-        let (storage, layout) = keys.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            panic!("not on the CPU")
+    /// Restores a remembered prefix in the empty `slot`; returns `false` if there is none.
+    pub(crate) fn recall(&mut self, slot: usize, key: &PrefixKey) -> bool {
+        let Some(index) = self.prefixes.iter().position(|prefix| prefix.key == *key) else {
+            return false;
         };
-        assert_eq!(
-            (
-                storage.as_slice::<f32>().unwrap().len(),
-                layout.start_offset()
-            ),
-            (5 * 8, 0)
-        );
+        let Some(prefix) = self.prefixes.remove(index) else {
+            return false;
+        };
+        self.pool.share(&prefix.sequence.blocks);
+        self.truncate(slot, 0);
+        self.sequences[slot] = prefix.sequence.clone();
+        self.prefixes.push_back(prefix);
+        true
+    }
+
+    /// Remembers the first `len` positions of `slot` as the prefix `key`.
+    pub(crate) fn remember(&mut self, slot: usize, len: usize, key: PrefixKey) {
+        if self.most_prefixes == 0 || self.prefixes.iter().any(|prefix| prefix.key == key) {
+            return;
+        }
+        let blocks = self.sequences[slot].blocks[..len.div_ceil(BLOCK)].to_vec();
+        self.pool.share(&blocks);
+        let sequence = Sequence { blocks, len };
+        self.prefixes.push_back(Prefix { key, sequence });
+        if self.prefixes.len() > self.most_prefixes
+            && let Some(oldest) = self.prefixes.pop_front()
+        {
+            self.pool.release(&oldest.sequence.blocks);
+        }
     }
 }

@@ -1,17 +1,24 @@
-//! LLaVA architecture (Liu et al., 2023, <https://arxiv.org/abs/2304.08485>): a vision tower, a
-//! projector and a LLaMA decoder that reads the image as a prefix of its text.
+//! Candor's own small models: LLaVA's architecture (Liu et al., 2023,
+//! <https://arxiv.org/abs/2304.08485>) with a convolutional vision tower. One image precedes all
+//! text; its positions attend to each other.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::vlm::{
-    KvCache, Row, Spec, StepOutput, VisionLanguageModel, Want,
-    decoder::{Llama, LlamaConfig, Regular},
-    nn::{Ragged, RaggedRow},
+    Embedded, KvCache, Outputs, Row, Spec, StepOutput, VisionLanguageModel,
+    decoder::{Decoder, DecoderConfig, Regular},
     projector::{Mlp, MlpConfig},
+    prompt::{ImageSpan, Prompt},
     vision::efficientnet_lite::{EfficientNetLite, EfficientNetLiteConfig},
 };
+
+/// Name of the architecture.
+pub const ARCHITECTURE: &str = "candor_mini";
+
+/// Placeholder at image positions; never embedded.
+const PLACEHOLDER: u32 = 0;
 
 /// Mean subtracted from each channel (0 to 255): EfficientNet-Lite's own normalization.
 pub const PIXEL_MEAN: [f32; 3] = [127.0; 3];
@@ -25,150 +32,52 @@ pub struct PrefixDecoderConfig {
     /// Projector.
     pub connector: MlpConfig,
     /// Decoder.
-    pub decoder: LlamaConfig,
+    pub decoder: DecoderConfig,
 }
 
 /// Projector and decoder: image features and tokens in, hidden states out. The policy has one, and
-/// so has a standalone scorer.
+/// so has a standalone scorer. As a model it has no tower: images come encoded.
 pub struct PrefixDecoder {
     connector: Mlp,
-    llama: Llama,
+    llama: Decoder,
     image_tokens: usize,
+    spec: Spec,
 }
 
 impl PrefixDecoder {
     /// Loads the weights under `connector` and `decoder`.
     pub fn load(config: &PrefixDecoderConfig, vb: VarBuilder<'_>) -> Result<Self> {
-        let (connector, llama) = (
-            Mlp::load(&config.connector, vb.pp("connector"))?,
-            Llama::load(&config.decoder, vb.pp("decoder"))?,
-        );
+        let connector = Mlp::load(&config.connector, vb.pp("connector"))?;
+        let llama = Decoder::load(&config.decoder, &vb.pp("decoder").into())?;
+        let spec = Spec {
+            architecture: ARCHITECTURE,
+            vocab_size: config.decoder.vocab_size,
+            context_len: config.decoder.max_position_embeddings,
+            layers: config.decoder.num_hidden_layers,
+            width: config.decoder.hidden_size,
+            kv: llama.kv_shape(),
+        };
         Ok(Self {
             connector,
             llama,
             image_tokens: config.connector.tokens,
+            spec,
         })
     }
 
-    /// Decoder.
-    pub fn llama(&self) -> &Llama {
+    /// Returns the decoder.
+    pub fn llama(&self) -> &Decoder {
         &self.llama
     }
 
-    /// Creates a cache with the sizes of the decoder.
-    pub fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
-        let config = self.llama.config();
-        let device = self.llama.embed(&[0])?.device().clone();
-        KvCache::new(
-            config.num_hidden_layers,
-            slots,
-            capacity,
-            config.kv_width(),
-            DType::F32,
-            &device,
-        )
-    }
-
-    /// Appends `rows` to the cache. Returns every layer's hidden states of the **text** tokens
-    /// only, `(text tokens, hidden_size)` each.
-    ///
-    /// # Errors
-    /// When the rows do not fit the cache; its lengths are then unchanged.
-    pub fn step(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Tensor>> {
-        cache.check(rows, self.image_tokens)?;
-        let mut remaining = rows.to_vec();
-        let stepped = self
-            .recall(&mut remaining, cache)
-            .and_then(|()| self.extend(&remaining, cache));
-        match &stepped {
-            Ok(_) => remaining.iter().try_for_each(|row| {
-                row.image
-                    .map_or(Ok(()), |image| cache.remember(row.slot, image.id()))
-            })?,
-            Err(_) => rows
-                .iter()
-                .for_each(|row| cache.truncate(row.slot, row.start)),
-        }
-        stepped
-    }
-
-    /// Replaces images in `rows` that the cache holds by their cached positions.
-    fn recall(&self, rows: &mut [Row<'_>], cache: &mut KvCache) -> Result<()> {
-        for row in rows {
-            if let Some(image) = row.image
-                && cache.recall(row.slot, image.id())?
-            {
-                (row.image, row.start) = (None, self.image_tokens);
-            }
-        }
-        Ok(())
-    }
-
-    fn extend(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Tensor>> {
-        let ids: Vec<u32> = rows.iter().flat_map(|r| r.tokens.iter().copied()).collect();
-        let embedded = self.llama.embed(&ids)?;
-        let with_images = rows.iter().any(|r| r.image.is_some());
-        let prefix = |row: &Row<'_>| {
-            if row.image.is_some() {
-                self.image_tokens
-            } else {
-                0
-            }
-        };
-        let x = if with_images {
-            let mut parts = Vec::new();
-            let mut first = 0;
-            for row in rows {
-                if let Some(image) = row.image {
-                    parts.push(self.connector.forward(&image.unsqueeze(0)?)?.squeeze(0)?);
-                }
-                parts.push(embedded.narrow(0, first, row.tokens.len())?);
-                first += row.tokens.len();
-            }
-            Tensor::cat(&parts, 0)?
-        } else {
-            embedded
-        };
-        let spans = rows.iter().map(|r| RaggedRow {
-            line: r.slot * cache.capacity(),
-            start: r.start,
-            len: prefix(r) + r.tokens.len(),
-            prefix: if r.start == 0 {
-                prefix(r)
-            } else {
-                cache.prefix(r.slot)
-            },
-        });
-        let config = self.llama.config();
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let ragged = Ragged {
-            rows: spans.collect(),
-            heads,
-            kv_heads,
-            head_dim: config.head_dim(),
-        };
-        let slots: Vec<usize> = rows.iter().map(|r| r.slot).collect();
-        let states = self.llama.step(&x, &ragged, &slots, cache)?;
-        for row in rows {
-            cache.advance(row.slot, prefix(row) + row.tokens.len(), prefix(row));
-        }
-        if !with_images {
-            return Ok(states);
-        }
-        let mut lines = Vec::with_capacity(ids.len());
-        let mut first = 0u32;
-        for row in rows {
-            first += prefix(row) as u32;
-            lines.extend(first..first + row.tokens.len() as u32);
-            first += row.tokens.len() as u32;
-        }
-        let lines = Tensor::new(lines, x.device())?;
-        states.iter().map(|s| s.index_select(&lines, 0)).collect()
+    /// Returns the prompt of an image followed by the tokens of `text`.
+    pub fn prompt(&self, text: &[u32]) -> Prompt {
+        image_first(self.image_tokens, text)
     }
 
     /// Runs whole padded sequences, differentiably: images `(batch, image_tokens, channels)`
     /// precede `tokens`, `batch` rows of equal length. `positions` and `mask` cover `image_tokens +
-    /// length` (see [`Llama::whole`]), and so do the returned hidden states, flattened over the
+    /// length` (see [`Decoder::whole`]), and so do the returned hidden states, flattened over the
     /// batch.
     pub fn whole(
         &self,
@@ -191,6 +100,51 @@ impl PrefixDecoder {
     }
 }
 
+/// Returns the prompt of one image in the first `image_tokens` positions, followed by `text`.
+pub(crate) fn image_first(image_tokens: usize, text: &[u32]) -> Prompt {
+    let mut tokens = vec![PLACEHOLDER; image_tokens];
+    tokens.extend(text);
+    Prompt {
+        tokens,
+        images: vec![ImageSpan {
+            range: 0..image_tokens,
+            image: 0,
+            rows: 0..image_tokens,
+        }],
+    }
+}
+
+impl VisionLanguageModel for PrefixDecoder {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn encode(&self, _pixels: &Tensor) -> Result<Tensor> {
+        bail!("this network has no vision tower")
+    }
+
+    fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded> {
+        self.llama.embed_rows(rows, true, |image| {
+            self.connector
+                .forward(&image.features.unsqueeze(0)?)?
+                .squeeze(0)
+        })
+    }
+
+    fn decode(
+        &self,
+        input: &Embedded,
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> Result<StepOutput> {
+        self.llama.decode(input, cache, outputs)
+    }
+
+    fn new_cache(&self, slots: usize, capacity: usize, positions: usize) -> Result<KvCache> {
+        self.llama.new_cache(slots, capacity, positions)
+    }
+}
+
 /// Sizes of the whole model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CandorMiniConfig {
@@ -201,11 +155,10 @@ pub struct CandorMiniConfig {
     pub language: PrefixDecoderConfig,
 }
 
-/// LLaVA model: vision tower, projector and decoder.
+/// Vision tower, projector and decoder.
 pub struct CandorMini {
     vision: EfficientNetLite,
     language: PrefixDecoder,
-    spec: Spec,
 }
 
 impl CandorMini {
@@ -218,73 +171,61 @@ impl CandorMini {
         {
             bail!("sizes of vision tower, projector and decoder do not match");
         }
-        let spec = Spec {
-            image_tokens: vision.tokens(),
-            image_size: vision.image_size(),
-            vocab_size: decoder.vocab_size,
-            context_len: decoder.max_position_embeddings,
-            hidden_features: decoder.num_hidden_layers * decoder.hidden_size,
-        };
         Ok(Self {
             vision,
             language: PrefixDecoder::load(&config.language, vb)?,
-            spec,
         })
+    }
+
+    /// Returns the side of the square input image in pixels.
+    pub fn image_size(&self) -> usize {
+        self.vision.image_size()
+    }
+
+    /// Returns the number of positions that an image takes.
+    pub fn image_tokens(&self) -> usize {
+        self.vision.tokens()
     }
 }
 
 impl VisionLanguageModel for CandorMini {
-    fn spec(&self) -> Spec {
-        self.spec
+    fn spec(&self) -> &Spec {
+        self.language.spec()
     }
 
-    fn encode_images(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.vision.forward(pixels)
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.vision.forward(pixels)?.squeeze(0)
     }
 
-    fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
-        self.language.new_cache(slots, capacity)
+    fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded> {
+        self.language.embed(rows)
     }
 
-    fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> Result<StepOutput> {
-        let states = self.language.step(rows, cache)?;
-        let Some(last) = states.last() else {
-            bail!("the decoder has no layers")
-        };
-        let logits = match want {
-            Want::Hidden => None,
-            Want::All => Some(self.language.llama().logits(last)?),
-            Want::Last if rows.iter().all(|r| r.tokens.len() == 1) => {
-                Some(self.language.llama().logits(last)?)
-            }
-            Want::Last => {
-                let mut end = 0u32;
-                let lines = rows.iter().map(|r| {
-                    end += r.tokens.len() as u32;
-                    end - 1
-                });
-                let lines = Tensor::new(lines.collect::<Vec<u32>>(), last.device())?;
-                Some(
-                    self.language
-                        .llama()
-                        .logits(&last.index_select(&lines, 0)?)?,
-                )
-            }
-        };
-        Ok(StepOutput {
-            logits,
-            hidden: Tensor::cat(&states, 1)?,
-        })
+    fn decode(
+        &self,
+        input: &Embedded,
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> Result<StepOutput> {
+        self.language.decode(input, cache, outputs)
+    }
+
+    fn new_cache(&self, slots: usize, capacity: usize, positions: usize) -> Result<KvCache> {
+        self.language.new_cache(slots, capacity, positions)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
     use candle_nn::VarMap;
 
     use super::*;
-    use crate::vlm::nn::{cross_entropy, tests::check_gradients};
+    use crate::vlm::{
+        Logits,
+        nn::{cross_entropy, tests::check_gradients},
+        prompt::{ImageFeatures, ImageId},
+    };
 
     fn config() -> PrefixDecoderConfig {
         PrefixDecoderConfig {
@@ -293,7 +234,7 @@ mod tests {
                 width: 8,
                 tokens: 2,
             },
-            decoder: LlamaConfig {
+            decoder: DecoderConfig {
                 vocab_size: 12,
                 hidden_size: 8,
                 intermediate_size: 12,
@@ -304,6 +245,7 @@ mod tests {
                 rope_theta: 10_000.0,
                 rms_norm_eps: 1e-5,
                 tie_word_embeddings: true,
+                ..DecoderConfig::default()
             },
         }
     }
@@ -399,13 +341,35 @@ mod tests {
         });
     }
 
+    /// Encoded images with different features.
+    fn encoded(n: usize) -> Vec<ImageFeatures> {
+        let features = images(n);
+        let one = |i| ImageFeatures {
+            id: ImageId([i as u8; 32]),
+            features: features.get(i).unwrap(),
+        };
+        (0..n).map(one).collect()
+    }
+
+    /// Row that begins a sequence with an image; logits are those of the text.
+    fn begin<'a>(slot: usize, image: &'a [ImageFeatures], prompt: &'a Prompt) -> Row<'a> {
+        Row {
+            slot,
+            start: 0,
+            tokens: &prompt.tokens,
+            spans: &prompt.images,
+            images: image,
+            from: 2,
+        }
+    }
+
     fn logits(model: &PrefixDecoder, rows: &[Row<'_>], cache: &mut KvCache) -> Vec<Vec<f32>> {
-        model
-            .llama()
-            .logits(model.step(rows, cache).unwrap().last().unwrap())
-            .unwrap()
-            .to_vec2()
-            .unwrap()
+        let outputs = Outputs {
+            logits: Logits::All,
+            hidden_layers: &[],
+        };
+        let out = model.forward(rows, cache, outputs).unwrap();
+        out.logits.unwrap().to_vec2().unwrap()
     }
 
     fn assert_close(a: &[f32], b: &[f32]) {
@@ -432,120 +396,62 @@ mod tests {
             .unwrap()
             .to_vec2::<f32>()
             .unwrap();
-        let mut cache = model.new_cache(1, 16).unwrap();
-        let image = images(1).get(0).unwrap();
-        let first = logits(
-            &model,
-            &[Row {
-                slot: 0,
-                start: 0,
-                image: Some(&image),
-                tokens: &[3, 4],
-            }],
-            &mut cache,
-        );
+        let mut cache = model.new_cache(1, 16, 16).unwrap();
+        let (image, prompt) = (encoded(1), model.prompt(&[3, 4]));
+        let first = logits(&model, &[begin(0, &image, &prompt)], &mut cache);
         assert_close(&first[0], &whole[2]);
         assert_close(&first[1], &whole[3]);
         for (i, token) in [5, 6].into_iter().enumerate() {
-            let next = logits(
-                &model,
-                &[Row {
-                    slot: 0,
-                    start: 4 + i,
-                    image: None,
-                    tokens: &[token],
-                }],
-                &mut cache,
-            );
+            let next = logits(&model, &[Row::text(0, 4 + i, &[token])], &mut cache);
             assert_close(&next[0], &whole[4 + i]);
         }
     }
 
     #[test]
+    fn outputs_are_those_asked_for() {
+        let model = model(&variables());
+        let (image, prompt) = (encoded(1), model.prompt(&[3, 4, 5]));
+        let run = |from, logits, hidden_layers: &[usize]| {
+            let mut cache = model.new_cache(1, 16, 16).unwrap();
+            let row = Row {
+                from,
+                ..begin(0, &image, &prompt)
+            };
+            let outputs = Outputs {
+                logits,
+                hidden_layers,
+            };
+            let out = model.forward(&[row], &mut cache, outputs).unwrap();
+            let lines = |t: Option<Tensor>| t.map(|t| t.to_vec2::<f32>().unwrap());
+            (lines(out.logits), lines(out.hidden))
+        };
+        let (all, hidden) = run(0, Logits::All, &[0, 1]);
+        let (all, hidden) = (all.unwrap(), hidden.unwrap());
+        assert_eq!((all.len(), hidden.len(), hidden[0].len()), (5, 5, 16));
+        let (last, one) = run(4, Logits::Last, &[1]);
+        assert_close(&last.unwrap()[0], &all[4]);
+        assert_close(&one.unwrap()[0], &hidden[4][8..]);
+        assert_eq!(run(3, Logits::None, &[]), (None, None));
+    }
+
+    #[test]
     fn a_ragged_batch_gives_what_its_rows_give_alone_and_rolling_back_leaves_no_trace() {
         let model = model(&variables());
-        let image = images(2);
-        let (a, b) = (image.get(0).unwrap(), image.get(1).unwrap());
-        let mut alone = model.new_cache(1, 16).unwrap();
-        let first_alone = logits(
-            &model,
-            &[Row {
-                slot: 0,
-                start: 0,
-                image: Some(&b),
-                tokens: &[7, 8, 9],
-            }],
-            &mut alone,
-        );
-        let next_alone = logits(
-            &model,
-            &[Row {
-                slot: 0,
-                start: 5,
-                image: None,
-                tokens: &[10],
-            }],
-            &mut alone,
-        );
-        let mut cache = model.new_cache(3, 16).unwrap();
-        logits(
-            &model,
-            &[Row {
-                slot: 2,
-                start: 0,
-                image: Some(&a),
-                tokens: &[1],
-            }],
-            &mut cache,
-        );
-        let rows = [
-            Row {
-                slot: 2,
-                start: 3,
-                image: None,
-                tokens: &[2],
-            },
-            Row {
-                slot: 0,
-                start: 0,
-                image: Some(&b),
-                tokens: &[7, 8, 9],
-            },
-            Row {
-                slot: 1,
-                start: 0,
-                image: Some(&a),
-                tokens: &[4, 5],
-            },
-        ];
+        let images = encoded(2);
+        let (a, b) = (&images[..1], &images[1..]);
+        let mut alone = model.new_cache(1, 16, 16).unwrap();
+        let [long, one, two] = [&[7, 8, 9][..], &[1], &[4, 5]].map(|text| model.prompt(text));
+        let first_alone = logits(&model, &[begin(0, b, &long)], &mut alone);
+        let next_alone = logits(&model, &[Row::text(0, 5, &[10])], &mut alone);
+        let mut cache = model.new_cache(3, 16, 48).unwrap();
+        logits(&model, &[begin(2, a, &one)], &mut cache);
+        let rows = [Row::text(2, 3, &[2]), begin(0, b, &long), begin(1, a, &two)];
         let together = logits(&model, &rows, &mut cache);
         (0..3).for_each(|i| assert_close(&together[1 + i], &first_alone[i]));
-        logits(
-            &model,
-            &[Row {
-                slot: 0,
-                start: 5,
-                image: None,
-                tokens: &[3, 3, 3],
-            }],
-            &mut cache,
-        );
+        logits(&model, &[Row::text(0, 5, &[3, 3, 3])], &mut cache);
         cache.truncate(0, 5);
-        cache.fork(0, 1, 5).unwrap();
-        let rows = [
-            Row {
-                slot: 1,
-                start: 5,
-                image: None,
-                tokens: &[10],
-            },
-            Row {
-                slot: 0,
-                start: 5,
-                image: None,
-                tokens: &[10],
-            },
-        ];
+        cache.fork(0, 1, 5);
+        let rows = [Row::text(1, 5, &[10]), Row::text(0, 5, &[10])];
         let next = logits(&model, &rows, &mut cache);
         assert_close(&next[0], &next_alone[0]);
         assert_close(&next[1], &next_alone[0]);
@@ -554,43 +460,20 @@ mod tests {
     #[test]
     fn a_remembered_image_gives_what_reading_it_gives() {
         let model = model(&variables());
-        let images: Vec<Tensor> = (0..2).map(|i| images(2).get(i).unwrap()).collect();
-        let row = |slot, image: usize| Row {
-            slot,
-            start: 0,
-            image: Some(&images[image]),
-            tokens: &[7, 8, 9],
-        };
-        let mut plain = model.new_cache(2, 16).unwrap();
+        let (images, prompt) = (encoded(2), model.prompt(&[7, 8, 9]));
+        let row = |slot, image: usize| begin(slot, &images[image..=image], &prompt);
+        let mut plain = model.new_cache(2, 16, 32).unwrap();
         let want = logits(&model, &[row(0, 0), row(1, 1)], &mut plain);
         // With room for one, the images evict each other and come back.
-        let mut cache = model.new_cache(3, 16).unwrap().remembering(1);
+        let mut cache = model.new_cache(3, 16, 48).unwrap().remembering(1);
         for image in [0, 0, 1, 1, 0] {
             let got = logits(&model, &[row(2, image)], &mut cache);
             got.iter()
                 .zip(&want[3 * image..])
                 .for_each(|(a, b)| assert_close(a, b));
-            assert_eq!((cache.len(2), cache.prefix(2)), (5, 2));
-            let next = logits(
-                &model,
-                &[Row {
-                    slot: 2,
-                    start: 5,
-                    image: None,
-                    tokens: &[10],
-                }],
-                &mut cache,
-            );
-            let wanted = logits(
-                &model,
-                &[Row {
-                    slot: image,
-                    start: 5,
-                    image: None,
-                    tokens: &[10],
-                }],
-                &mut plain,
-            );
+            assert_eq!(cache.len(2), 5);
+            let next = logits(&model, &[Row::text(2, 5, &[10])], &mut cache);
+            let wanted = logits(&model, &[Row::text(image, 5, &[10])], &mut plain);
             assert_close(&next[0], &wanted[0]);
             plain.truncate(image, 5);
             cache.truncate(2, 0);
@@ -603,31 +486,25 @@ mod tests {
     #[test]
     fn rows_that_do_not_fit_are_refused_and_change_nothing() {
         let model = model(&variables());
-        let mut cache = model.new_cache(1, 4).unwrap();
-        let image = images(1).get(0).unwrap();
-        for (start, tokens) in [(0, &[1, 2, 3][..]), (1, &[1]), (0, &[])] {
-            let image = (start == 0).then_some(&image);
-            assert!(
-                model
-                    .step(
-                        &[Row {
-                            slot: 0,
-                            start,
-                            image,
-                            tokens
-                        }],
-                        &mut cache
-                    )
-                    .is_err()
-            );
-        }
-        let twice = Row {
-            slot: 0,
-            start: 0,
-            image: None,
-            tokens: &[1],
+        let mut cache = model.new_cache(1, 4, 4).unwrap();
+        let outputs = Outputs {
+            logits: Logits::Last,
+            hidden_layers: &[],
         };
-        assert!(model.step(&[twice, twice], &mut cache).is_err());
+        let (image, long) = (encoded(1), model.prompt(&[1, 2, 3]));
+        let outside = Row {
+            images: &[],
+            ..begin(0, &image, &long)
+        };
+        for rows in [
+            &[begin(0, &image, &long)][..],
+            &[Row::text(0, 1, &[1])],
+            &[Row::text(0, 0, &[])],
+            &[Row::text(0, 0, &[1]); 2],
+            &[outside],
+        ] {
+            assert!(model.forward(rows, &mut cache, outputs).is_err());
+        }
         assert_eq!(cache.len(0), 0);
     }
 }

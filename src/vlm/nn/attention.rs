@@ -1,27 +1,39 @@
 //! Attention of a ragged batch of new tokens over the cached keys and values of each sequence.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
 use super::{dot, elements, exp, fma, for_lines};
 
-/// Queries of one row and the range of positions that they attend to.
+/// Queries of one row and the positions that they attend to.
 #[derive(Debug, Clone, Copy)]
-pub struct RaggedRow {
-    /// First row of the slot in the cache.
-    pub line: usize,
+pub struct RaggedRow<'a> {
+    /// Blocks of the sequence in order of its positions.
+    pub blocks: &'a [u32],
     /// Position of the row's first query.
     pub start: usize,
     /// Number of queries.
     pub len: usize,
-    /// Number of leading positions that all queries attend to, including later ones (the image).
-    pub prefix: usize,
+    /// Ranges of positions that all attend to each other, later ones included.
+    pub full: &'a [Range<usize>],
+}
+
+impl RaggedRow<'_> {
+    /// Number of leading positions that the query at `position` attends to.
+    fn seen(&self, position: usize) -> usize {
+        let full = self.full.iter().find(|range| range.contains(&position));
+        full.map_or(position + 1, |range| range.end)
+    }
 }
 
 /// Geometry of one step: rows of queries in the order of the flat query tensor, and the heads.
 #[derive(Debug, Clone)]
-pub struct Ragged {
+pub struct Ragged<'a> {
     /// One entry per sequence.
-    pub rows: Vec<RaggedRow>,
+    pub rows: Vec<RaggedRow<'a>>,
+    /// Positions of a block.
+    pub block: usize,
     /// Number of query heads.
     pub heads: usize,
     /// Number of key/value heads; `heads / kv_heads` query heads share one (grouped-query
@@ -31,20 +43,20 @@ pub struct Ragged {
     pub head_dim: usize,
 }
 
-impl Ragged {
-    /// First cache row and number of attended positions of every query.
-    fn views(&self) -> Vec<(usize, usize)> {
+impl Ragged<'_> {
+    /// Blocks and number of attended positions of every query.
+    fn views(&self) -> Vec<(&[u32], usize)> {
         self.rows
             .iter()
-            .flat_map(|r| (0..r.len).map(move |i| (r.line, (r.start + i + 1).max(r.prefix))))
+            .flat_map(|r| (r.start..r.start + r.len).map(move |p| (r.blocks, r.seen(p))))
             .collect()
     }
 }
 
-/// Attention of `q` `(tokens, heads * head_dim)` over `k` and `v` `(lines, kv_heads * head_dim)`,
-/// the cache with this step's keys and values already written. Returns `(tokens, heads *
-/// head_dim)`. Has no backward pass: training attends over whole sequences instead.
-pub fn ragged_attention(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tensor> {
+/// Attention of `q` `(tokens, heads * head_dim)` over `k` and `v` `(blocks * block, kv_heads *
+/// head_dim)`, the cache with this step's keys and values already written. Returns `(tokens,
+/// heads * head_dim)`. Has no backward pass: training attends over whole sequences instead.
+pub fn ragged_attention(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged<'_>) -> Result<Tensor> {
     let tokens = ragged.rows.iter().map(|r| r.len).sum::<usize>();
     if q.dims() != [tokens, ragged.heads * ragged.head_dim] {
         bail!(
@@ -59,7 +71,7 @@ pub fn ragged_attention(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> 
     composed(q, k, v, ragged)
 }
 
-struct Fused<'a>(&'a Ragged);
+struct Fused<'a>(&'a Ragged<'a>);
 
 impl CustomOp3 for Fused<'_> {
     fn name(&self) -> &'static str {
@@ -89,20 +101,35 @@ impl CustomOp3 for Fused<'_> {
         } = *self.0;
         let (scale, kv_width, views) = (1.0 / (d as f32).sqrt(), kv_heads * d, self.0.views());
         let mut out = vec![0f32; q.len()];
+        let block = self.0.block;
         for_lines(&mut out, d, |i, line| {
-            let (first, seen) = views[i / heads];
-            let offset = first * kv_width + (i % heads) / (heads / kv_heads) * d;
-            let range = |p: usize| offset + p * kv_width..offset + p * kv_width + d;
+            let (blocks, seen) = views[i / heads];
+            let head = (i % heads) / (heads / kv_heads) * d;
+            // Runs of positions that lie one behind the other, as the offset of the first.
+            let runs = blocks.iter().zip((0..seen).step_by(block));
+            let runs = runs.map(|(&at, first)| {
+                let offset = at as usize * block * kv_width + head;
+                (offset, first..(first + block).min(seen))
+            });
+            let range = |offset: usize, p: usize| {
+                let at = offset + p % block * kv_width;
+                at..at + d
+            };
             let q = &q[i * d..(i + 1) * d];
-            let mut scores: Vec<f32> = (0..seen).map(|p| dot(q, &k[range(p)]) * scale).collect();
+            let mut scores: Vec<f32> = Vec::with_capacity(seen);
+            for (offset, run) in runs.clone() {
+                scores.extend(run.map(|p| dot(q, &k[range(offset, p)]) * scale));
+            }
             let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().for_each(|s| *s = exp(*s - max));
             let norm = 1.0 / scores.iter().sum::<f32>();
-            for (p, s) in scores.iter().enumerate() {
-                let share = s * norm;
-                line.iter_mut()
-                    .zip(&v[range(p)])
-                    .for_each(|(o, v)| *o = fma(share, *v, *o));
+            for (offset, run) in runs {
+                for p in run {
+                    let share = scores[p] * norm;
+                    line.iter_mut()
+                        .zip(&v[range(offset, p)])
+                        .for_each(|(o, v)| *o = fma(share, *v, *o));
+                }
             }
         });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
@@ -110,15 +137,16 @@ impl CustomOp3 for Fused<'_> {
 }
 
 /// Composition of candle's basic operations for other devices, padded to the longest row.
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tensor> {
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged<'_>) -> Result<Tensor> {
     let Ragged {
         rows,
+        block,
         heads,
         kv_heads,
         head_dim: d,
     } = ragged;
     let (n, device) = (rows.len(), q.device());
-    let max_over = |f: fn(&RaggedRow) -> usize| rows.iter().map(f).max().unwrap_or(0);
+    let max_over = |f: fn(&RaggedRow<'_>) -> usize| rows.iter().map(f).max().unwrap_or(0);
     let (queries, keys) = (max_over(|r| r.len), max_over(|r| r.start + r.len));
     let mut gather_q = vec![0u32; n * queries];
     let mut gather_kv = vec![0u32; n * keys];
@@ -127,16 +155,14 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged) -> Result<Tenso
     let mut first = 0;
     for (b, row) in rows.iter().enumerate() {
         for p in 0..keys {
-            gather_kv[b * keys + p] = (row.line + p.min(row.start + row.len - 1)) as u32;
+            let p_in = p.min(row.start + row.len - 1);
+            gather_kv[b * keys + p] =
+                row.blocks[p_in / block] * *block as u32 + (p_in % block) as u32;
         }
         for i in 0..queries {
             let real = i < row.len;
             gather_q[b * queries + i] = (first + if real { i } else { 0 }) as u32;
-            let seen = if real {
-                (row.start + i + 1).max(row.prefix)
-            } else {
-                1
-            };
+            let seen = if real { row.seen(row.start + i) } else { 1 };
             mask[(b * queries + i) * keys..][..seen].fill(0.0);
             if real {
                 scatter.push((b * queries + i) as u32);
@@ -184,35 +210,28 @@ mod tests {
 
     #[test]
     fn ragged_attention_fused_equals_composed() {
+        let image = std::slice::from_ref(&(0..3));
+        let row = |blocks, start, len, full| RaggedRow {
+            blocks,
+            start,
+            len,
+            full,
+        };
         let ragged = Ragged {
             rows: vec![
-                RaggedRow {
-                    line: 0,
-                    start: 0,
-                    len: 5,
-                    prefix: 3,
-                },
-                RaggedRow {
-                    line: 20,
-                    start: 7,
-                    len: 1,
-                    prefix: 3,
-                },
-                RaggedRow {
-                    line: 10,
-                    start: 2,
-                    len: 2,
-                    prefix: 0,
-                },
+                row(&[0, 5], 0, 5, image),
+                row(&[7, 2], 7, 1, image),
+                row(&[3], 2, 2, &[]),
             ],
+            block: 4,
             heads: 4,
             kv_heads: 2,
             head_dim: 8,
         };
         let (q, k, v) = (
             var(8 * 32, (8, 32), 1),
-            var(30 * 16, (30, 16), 2),
-            var(30 * 16, (30, 16), 3),
+            var(32 * 16, (32, 16), 2),
+            var(32 * 16, (32, 16), 3),
         );
         let fused = ragged_attention(&q, &k, &v, &ragged)
             .unwrap()

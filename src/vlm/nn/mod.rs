@@ -4,23 +4,30 @@
 //! cut gradients. The operations here that training uses have one, and fall back to differentiable
 //! compositions of candle's basic operations on other devices. All are f32.
 
+mod activation;
 mod attention;
 mod cross_entropy;
 mod dropout;
+mod encoding;
+mod linear;
 mod log_prob;
 mod norm;
+mod packed;
 mod rope;
 mod softmax;
 mod swiglu;
 
+pub use activation::Activation;
 pub use attention::{Ragged, RaggedRow, ragged_attention};
 pub use cross_entropy::cross_entropy;
 pub(crate) use cross_entropy::log_sum_exp;
 pub use dropout::dropout;
+pub use linear::Linear;
 pub use log_prob::log_probs;
-pub use norm::rms_norm;
-pub use rope::rope;
-pub use softmax::masked_softmax;
+pub use norm::{layer_norm, rms_norm};
+pub use packed::{PackedMatrix, RowOrder, SharedBytes};
+pub use rope::{RopeAngles, rope};
+pub use softmax::{masked_softmax, scaled_softmax};
 pub use swiglu::silu_mul;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};

@@ -1,6 +1,7 @@
-//! RMSNorm (Zhang & Sennrich, 2019, <https://arxiv.org/abs/1910.07467>).
+//! RMSNorm (Zhang & Sennrich, 2019, <https://arxiv.org/abs/1910.07467>) and layer norm (Ba et al.,
+//! 2016, <https://arxiv.org/abs/1607.06450>).
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{dot, elements, for_lines, with_elements};
 
@@ -96,6 +97,63 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
+/// Layer norm `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias` over the last dimension.
+/// `x`: `(..., width)`, `weight` and `bias`: `(width)`. Has no backward pass on the CPU.
+///
+/// # Errors
+/// When the shapes do not fit or a tensor operation fails.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        let norm = LayerNorm { eps: eps as f32 };
+        return x.contiguous()?.apply_op3_no_bwd(weight, bias, &norm);
+    }
+    candle_nn::ops::layer_norm_slow(x, weight, bias, eps as f32)
+}
+
+struct LayerNorm {
+    eps: f32,
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let name = self.name();
+        let (x, w, b) = (
+            elements(s1, l1, name)?,
+            elements(s2, l2, name)?,
+            elements(s3, l3, name)?,
+        );
+        let width = w.len();
+        if l1.dims().last() != Some(&width) || b.len() != width {
+            bail!("{name}: {:?} does not fit a weight of {width}", l1.dims());
+        }
+        let mut out = vec![0f32; x.len()];
+        for_lines(&mut out, width, |i, line| {
+            let x = &x[i * width..(i + 1) * width];
+            let mean = x.iter().sum::<f32>() / width as f32;
+            // Centered before it is squared: a large mean would cancel otherwise.
+            line.iter_mut().zip(x).for_each(|(o, x)| *o = x - mean);
+            let scale = 1.0 / (dot(line, line) / width as f32 + self.eps).sqrt();
+            line.iter_mut()
+                .zip(w)
+                .zip(b)
+                .for_each(|((o, w), b)| *o = *o * scale * w + b);
+        });
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +184,23 @@ mod tests {
             .flatten()
             .zip(got.iter().flatten())
             .for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn layer_norm_fused_equals_composed() {
+        let (x, w, b) = (var(24, (3, 8), 3), var(8, 8, 4), var(8, 8, 5));
+        // A mean that is large beside the deviations.
+        let x = (x.as_tensor() + 100.0).unwrap();
+        let want = candle_nn::ops::layer_norm_slow(&x, &w, &b, 1e-5).unwrap();
+        let got = layer_norm(&x, &w, &b, 1e-5).unwrap();
+        let (want, got) = (
+            want.to_vec2::<f32>().unwrap(),
+            got.to_vec2::<f32>().unwrap(),
+        );
+        want.iter()
+            .flatten()
+            .zip(got.iter().flatten())
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-4));
+        assert!(layer_norm(&x, &w.narrow(0, 0, 4).unwrap(), &b, 1e-5).is_err());
     }
 }

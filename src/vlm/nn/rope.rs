@@ -1,58 +1,78 @@
 //! Rotary position embedding (Su et al., 2021, <https://arxiv.org/abs/2104.09864>), in LLaMA's
 //! half-split layout.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::{elements, for_lines, with_elements};
 
-/// Rotates every head of `x` `(tokens, heads * head_dim)` by its token's position; `positions` has
-/// one entry per token.
-pub fn rope(x: &Tensor, positions: &[u32], head_dim: usize, theta: f64) -> Result<Tensor> {
-    let half = head_dim / 2;
-    let angles = || {
-        let rates: Vec<f64> = (0..half)
-            .map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64))
-            .collect();
-        positions
-            .iter()
-            .flat_map(move |&p| rates.clone().into_iter().map(move |r| f64::from(p) * r))
-            .collect::<Vec<f64>>()
-    };
-    let angles = angles();
-    let cos: Vec<f32> = angles.iter().map(|a| a.cos() as f32).collect();
-    let sin: Vec<f32> = angles.iter().map(|a| a.sin() as f32).collect();
-    if x.device().is_cpu() {
-        return x.contiguous()?.apply_op1(Rope { head_dim, cos, sin });
+/// Cosines and sines of the angles by which tokens turn, computed once a step for all layers.
+#[derive(Debug, Clone)]
+pub struct RopeAngles(Arc<Angles>);
+
+#[derive(Debug)]
+struct Angles {
+    /// Pairs of a head's numbers.
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeAngles {
+    /// Computes the angles of tokens at `positions` for heads whose pairs turn by `rates` a
+    /// position.
+    pub fn new(positions: &[u32], rates: &[f64]) -> Self {
+        let angles = || {
+            let one = |&p: &u32| rates.iter().map(move |rate| f64::from(p) * rate);
+            positions.iter().flat_map(one)
+        };
+        Self(Arc::new(Angles {
+            half: rates.len(),
+            cos: angles().map(|angle| angle.cos() as f32).collect(),
+            sin: angles().map(|angle| angle.sin() as f32).collect(),
+        }))
     }
+}
+
+/// Rotates every head of `x` `(tokens, heads * head_dim)` by its token's angles.
+///
+/// # Errors
+/// When the shapes do not fit or a tensor operation fails.
+pub fn rope(x: &Tensor, angles: &RopeAngles) -> Result<Tensor> {
+    let Angles { half, cos, sin } = &*angles.0;
     let (tokens, width) = x.dims2()?;
-    let rotate = |v: Vec<f32>| Tensor::from_vec(v, (tokens, 1, half), x.device());
+    if tokens * half != cos.len() || !width.is_multiple_of(2 * half) {
+        bail!("rope: {:?} does not fit angles of {half} pairs", x.dims());
+    }
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1(Rope(angles.clone()));
+    }
+    let rotate = |v: &[f32]| Tensor::from_slice(v, (tokens, 1, *half), x.device());
     let (cos, sin) = (rotate(cos)?, rotate(sin)?);
-    let heads = x.reshape((tokens, width / head_dim, head_dim))?;
-    let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+    let heads = x.reshape((tokens, width / (2 * half), 2 * half))?;
+    let (a, b) = (heads.narrow(2, 0, *half)?, heads.narrow(2, *half, *half)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
     Tensor::cat(&[first, second], 2)?.reshape((tokens, width))
 }
 
-struct Rope {
-    head_dim: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
+struct Rope(RopeAngles);
 
 impl Rope {
     /// Rotates by the angles times `sign`; -1 is the inverse, which the backward pass needs.
     fn rotate(&self, x: &[f32], width: usize, sign: f32) -> Vec<f32> {
-        let half = self.head_dim / 2;
+        let Angles { half, cos, sin } = &*self.0.0;
+        let half = *half;
         let mut out = vec![0f32; x.len()];
         for_lines(&mut out, width, |t, line| {
             let (cos, sin) = (
-                &self.cos[t * half..(t + 1) * half],
-                &self.sin[t * half..(t + 1) * half],
+                &cos[t * half..(t + 1) * half],
+                &sin[t * half..(t + 1) * half],
             );
             for (head, x) in line
-                .chunks_mut(self.head_dim)
-                .zip(x[t * width..(t + 1) * width].chunks(self.head_dim))
+                .chunks_mut(2 * half)
+                .zip(x[t * width..(t + 1) * width].chunks(2 * half))
             {
                 for i in 0..half {
                     let s = sign * sin[i];
@@ -96,11 +116,17 @@ mod tests {
     use super::*;
     use crate::vlm::nn::tests::{check_gradients, var};
 
+    /// Angles of heads of eight numbers.
+    fn angles(positions: &[u32]) -> RopeAngles {
+        let rates = [1.0, 0.1, 0.01, 0.001];
+        RopeAngles::new(positions, &rates)
+    }
+
     #[test]
     fn rope_gradients_agree_with_finite_differences() {
         let x = var(32, (2, 16), 1);
         check_gradients(std::slice::from_ref(&x), || {
-            rope(&x, &[3, 11], 8, 10_000.0).unwrap()
+            rope(&x, &angles(&[3, 11])).unwrap()
         });
     }
 
@@ -109,8 +135,8 @@ mod tests {
         let (q, k) = (var(8, (1, 8), 1), var(8, (1, 8), 2));
         let score = |i: u32, j: u32| {
             let (q, k) = (
-                rope(&q, &[i], 8, 10_000.0).unwrap(),
-                rope(&k, &[j], 8, 10_000.0).unwrap(),
+                rope(&q, &angles(&[i])).unwrap(),
+                rope(&k, &angles(&[j])).unwrap(),
             );
             (q * k)
                 .unwrap()

@@ -30,6 +30,11 @@ pub struct ImageHeader {
 }
 
 impl ImageHeader {
+    /// Maximum memory in bytes of decoding the whole picture and holding it.
+    pub fn picture_memory(&self) -> u64 {
+        self.decoder + 3 * u64::from(self.width) * u64::from(self.height)
+    }
+
     /// Maximum memory in bytes of decoding and resizing to `size` x `size`, without the file
     /// itself.
     pub fn memory(&self, size: u32) -> u64 {

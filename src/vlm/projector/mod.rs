@@ -1,6 +1,10 @@
 //! Projector between vision tower and decoder: a two-layer perceptron as in LLaVA-1.5 ("Improved
 //! Baselines with Visual Instruction Tuning", Liu et al. 2023, <https://arxiv.org/abs/2310.03744>),
-//! with a layer norm before it and a learned position for every image token.
+//! with a layer norm before it and a learned position for every image token. Those of other
+//! architectures are in files of their own.
+
+pub mod pixel_shuffle;
+pub mod two_layer;
 
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};

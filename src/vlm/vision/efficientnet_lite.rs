@@ -4,8 +4,8 @@
 //! "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", Tan and Le 2019,
 //! <https://arxiv.org/abs/1905.11946>; the Lite variants are those of TensorFlow's
 //! `tpu/models/official/efficientnet/lite`. Batch normalization is folded into the convolutions
-//! when a checkpoint is converted ([`crate::vlm::vision::convert`]), so a layer is a weight and a bias.
-//! Inference only.
+//! when a checkpoint is converted ([`crate::vlm::vision::convert`]), so a layer is a weight and a
+//! bias. Inference only.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;

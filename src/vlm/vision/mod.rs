@@ -4,3 +4,4 @@ mod blocked;
 pub mod convert;
 pub mod efficientnet_lite;
 mod kernels;
+pub mod vit;
