@@ -218,11 +218,8 @@ impl AnswerOutput {
             partial.words(),
             partial.rewarded() >= tokens,
         );
-        let log_probability = partial
-            .tokens()
-            .iter()
-            .take(tokens)
-            .map(|token| token.token.logprob)
+        let log_probability = (0..tokens)
+            .map(|token| partial.log_probability(token))
             .sum();
         Some(gate.judge(&WrittenAnswer {
             text: partial.text(),

@@ -18,9 +18,12 @@ use super::{
     vocabulary::SamplingVocabulary,
 };
 use crate::{
-    guard::repair::RankingWeights,
-    reward::TokenReward,
-    vlm::{KvCache, Row, VisionLanguageModel, Want},
+    guard::{policy, repair::RankingWeights},
+    reward::{RewardState, ScoredRow, TokenReading, TokenReward},
+    vlm::{
+        KvCache, Logits, Outputs, Row, VisionLanguageModel,
+        kv_cache::{BLOCK, KvShape},
+    },
 };
 
 /// Policy, scorer and vocabulary of one bundle.
@@ -40,42 +43,71 @@ const ROWS_SCALE: u64 = 1000;
 /// Images whose keys and values stay cached for later questions about them.
 const IMAGES: usize = 64;
 
+/// Sizes of the caches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheSize {
+    /// Slots that one sequence needs: its own and those of repair candidates.
+    pub(crate) slots_each: usize,
+    /// Most positions of a sequence.
+    pub(crate) context: usize,
+    /// Most positions of all sequences together.
+    pub(crate) positions: usize,
+}
+
+/// Returns the slots that a sequence needs. Candidates have reserved slots, so that repairs do not
+/// depend on the rest of the batch.
+pub(crate) fn slots_each(has_scorer: bool, weights: RankingWeights) -> usize {
+    if has_scorer {
+        1 + weights.candidates
+    } else {
+        1
+    }
+}
+
+/// Returns the positions that fit into `bytes`, at most those of `slots` whole contexts.
+pub(crate) fn kv_positions(shape: &KvShape, slots: usize, context: usize, bytes: u64) -> usize {
+    let most = slots.saturating_mul(context.next_multiple_of(BLOCK));
+    let fitting = bytes / shape.position_bytes().max(1) as u64;
+    usize::try_from(fitting).unwrap_or(usize::MAX).min(most)
+}
+
 /// KV caches of policy and scorer. A sequence uses the same slot numbers in both.
 struct Caches {
     policy: KvCache,
-    scorer: Option<KvCache>,
+    scorer: Option<Box<dyn RewardState>>,
 }
 
 impl Caches {
-    fn new(networks: &Networks, slots: usize, capacity: usize) -> Result<Self> {
+    fn new(networks: &Networks, slots: usize, size: CacheSize) -> Result<Self> {
+        let CacheSize {
+            context, positions, ..
+        } = size;
         let scorer = networks
             .reward
             .as_ref()
-            .map_or(Ok(None), |r| r.new_cache(slots, capacity))?;
-        let policy = networks.vlm.new_cache(slots, capacity)?.remembering(IMAGES);
+            .map(|reward| reward.new_state(slots, context, positions))
+            .transpose()?;
+        let policy = networks.vlm.new_cache(slots, context, positions)?;
         Ok(Self {
-            policy,
-            scorer: scorer.map(|cache| cache.remembering(IMAGES)),
+            policy: policy.remembering(IMAGES),
+            scorer,
         })
     }
 
     fn free(&mut self, slots: &[usize]) {
         for &slot in slots {
             self.policy.truncate(slot, 0);
-            if let Some(cache) = &mut self.scorer {
-                cache.truncate(slot, 0);
+            if let Some(scorer) = &mut self.scorer {
+                scorer.truncate(slot, 0);
             }
         }
     }
 
-    fn fork(&mut self, fork: CacheFork) -> Result<()> {
-        for cache in [Some(&mut self.policy), self.scorer.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            cache.fork(fork.from, fork.to, fork.len)?;
+    fn fork(&mut self, fork: CacheFork) {
+        self.policy.fork(fork.from, fork.to, fork.len);
+        if let Some(scorer) = &mut self.scorer {
+            scorer.fork(fork.from, fork.to, fork.len);
         }
-        Ok(())
     }
 }
 
@@ -85,6 +117,8 @@ pub(crate) struct RunningBatch {
     running: Vec<Sequence>,
     /// Free slots, grouped as one sequence needs them.
     free: Vec<Vec<usize>>,
+    size: CacheSize,
+    max_sequences: usize,
     weights: RankingWeights,
     on_error: OnError,
     takes_turns: bool,
@@ -92,26 +126,21 @@ pub(crate) struct RunningBatch {
 }
 
 impl RunningBatch {
-    /// Allocates the caches for at most `max_sequences` sequences of `capacity` positions.
+    /// Allocates the caches for at most `max_sequences` sequences.
     ///
     /// # Errors
     /// When the caches cannot be allocated.
     pub(crate) fn new(
         networks: Networks,
         max_sequences: usize,
-        capacity: usize,
+        size: CacheSize,
         weights: RankingWeights,
         on_error: OnError,
         takes_turns: bool,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
-        // Candidates have reserved slots, so that repairs do not depend on the rest of the batch.
-        let slots_each = if networks.reward.is_some() {
-            1 + weights.candidates
-        } else {
-            1
-        };
-        let caches = Caches::new(&networks, max_sequences * slots_each, capacity)?;
+        let slots_each = size.slots_each;
+        let caches = Caches::new(&networks, max_sequences * slots_each, size)?;
         let free = (0..max_sequences)
             .rev()
             .map(|i| {
@@ -125,6 +154,8 @@ impl RunningBatch {
             caches,
             running: Vec::with_capacity(max_sequences),
             free,
+            size,
+            max_sequences,
             weights,
             on_error,
             takes_turns,
@@ -136,8 +167,34 @@ impl RunningBatch {
         self.running.len()
     }
 
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty()
+    /// Returns `true` if the request can join now: slots are free, and positions for as many
+    /// tokens as it may write. A request that could need more than all positions runs alone.
+    pub(crate) fn has_room(&self, job: &AdmittedRequest) -> bool {
+        let reserved: usize = self
+            .running
+            .iter()
+            .map(|s| self.most_positions(&s.job))
+            .sum();
+        let fits = reserved + self.most_positions(job) <= self.size.positions;
+        !self.free.is_empty() && (fits || self.running.is_empty())
+    }
+
+    /// Returns the most positions that a request may take, those of repair candidates included.
+    fn most_positions(&self, job: &AdmittedRequest) -> usize {
+        let CacheSize {
+            slots_each,
+            context,
+            positions,
+        } = self.size;
+        let whole = |n: usize| n.next_multiple_of(BLOCK);
+        let candidates = if policy::repairs(job.request.guard.mode) {
+            slots_each - 1
+        } else {
+            0
+        };
+        let needed =
+            whole(job.prompt_tokens + job.budget) + candidates * (whole(job.budget) + BLOCK);
+        needed.min(slots_each * whole(context)).min(positions)
     }
 
     /// Returns the shares of the running sequences.
@@ -183,8 +240,8 @@ impl RunningBatch {
     /// # Errors
     /// When they cannot be allocated; the old caches are then kept, empty.
     pub(crate) fn rebuild(&mut self) -> Result<()> {
-        let (slots, capacity) = (self.caches.policy.slots(), self.caches.policy.capacity());
-        self.caches = Caches::new(&self.networks, slots, capacity)?;
+        let slots = self.max_sequences * self.size.slots_each;
+        self.caches = Caches::new(&self.networks, slots, self.size)?;
         Ok(())
     }
 
@@ -262,46 +319,46 @@ impl RunningBatch {
         };
         // Counted before scoring: a failing scorer drops candidates.
         let counts: Vec<usize> = self.running.iter().map(|s| s.tracks().count()).collect();
-        let rewards = self.score(&hidden);
-        self.advance(&mut logits, &rewards, &counts, shared);
+        let readings = self.score(hidden.as_ref());
+        self.advance(&mut logits, readings, &counts, shared);
     }
 
-    /// Returns the reward of each row's last token: `None` for prompts and for sequences that are
-    /// not scored.
-    fn score(&mut self, hidden: &Tensor) -> Vec<Option<f32>> {
+    /// Returns the readings of each row that became final: none for prompts and for sequences that
+    /// are not scored.
+    fn score(&mut self, hidden: Option<&Tensor>) -> Vec<Vec<TokenReading>> {
         let rows = self.running.iter().flat_map(Sequence::tracks).count();
-        let Some(reward) = self.networks.reward.clone() else {
-            return vec![None; rows];
+        let Some(scorer) = &mut self.caches.scorer else {
+            return vec![Vec::new(); rows];
         };
         if !self
             .running
             .iter()
             .any(|s| !s.pauses && s.answer.is_scored())
         {
-            return vec![None; rows];
+            return vec![Vec::new(); rows];
         }
         let began = Instant::now();
         match score(
-            reward.as_ref(),
+            scorer.as_mut(),
             &self.running,
+            &self.networks.vocabulary,
             hidden,
-            self.caches.scorer.as_mut(),
         ) {
-            Ok(rewards) => {
-                self.report_scored(&rewards, began.elapsed());
-                rewards
+            Ok(readings) => {
+                self.report_scored(&readings, began.elapsed());
+                readings
             }
             Err(error) => {
                 self.scorer_failed(&first_line(&error));
                 // One entry a row of the forward pass, although unscored answers have dropped their
                 // candidates.
-                vec![None; rows]
+                vec![Vec::new(); rows]
             }
         }
     }
 
-    fn report_scored(&self, rewards: &[Option<f32>], took: Duration) {
-        let known: Vec<f32> = rewards.iter().flatten().copied().collect();
+    fn report_scored(&self, readings: &[Vec<TokenReading>], took: Duration) {
+        let known: Vec<f32> = readings.iter().flatten().map(|r| r.reward).collect();
         self.observer.scored(&known, took);
     }
 
@@ -313,8 +370,8 @@ impl RunningBatch {
             .iter_mut()
             .filter(|s| !s.pauses && s.answer.is_scored())
         {
-            if let Some(cache) = &mut self.caches.scorer {
-                s.slots.iter().for_each(|&slot| cache.truncate(slot, 0));
+            if let Some(scorer) = &mut self.caches.scorer {
+                s.slots.iter().for_each(|&slot| scorer.truncate(slot, 0));
             }
             match self.on_error {
                 OnError::FailOpen => s.drop_scorer(),
@@ -326,7 +383,7 @@ impl RunningBatch {
     fn advance(
         &mut self,
         logits: &mut [f32],
-        rewards: &[Option<f32>],
+        readings: Vec<Vec<TokenReading>>,
         counts: &[usize],
         shared: &Shared,
     ) {
@@ -338,8 +395,8 @@ impl RunningBatch {
             observer,
             ..
         } = self;
-        let width = (logits.len() / rewards.len().max(1)).max(1);
-        let mut results = logits.chunks_exact_mut(width).zip(rewards);
+        let width = (logits.len() / readings.len().max(1)).max(1);
+        let mut results = logits.chunks_exact_mut(width).zip(readings);
         let mut counts = counts.iter();
         running.retain_mut(|s| {
             let slots: Vec<usize> = s.tracks().map(|track| track.slot).collect();
@@ -351,8 +408,8 @@ impl RunningBatch {
                 return true;
             }
             let computed = own.into_iter().zip(&slots);
-            let computed = computed.map(|((logits, &reward), &slot)| RowOutputs {
-                reward,
+            let computed = computed.map(|((logits, readings), &slot)| RowOutputs {
+                readings,
                 logits,
                 fed: caches.policy.len(slot),
             });
@@ -362,13 +419,11 @@ impl RunningBatch {
                     .advance(computed.collect(), &networks.vocabulary, observer.as_ref())
                     .map_err(|e| model_error(&e)),
             };
-            let mut fork_caches = || {
+            if next.is_ok() {
                 s.take_cache_forks()
                     .into_iter()
-                    .try_for_each(|fork| caches.fork(fork))
-                    .map_err(|e| model_error(&e))
-            };
-            let next = next.and_then(|next| fork_caches().map(|()| next));
+                    .for_each(|fork| caches.fork(fork));
+            }
             if let Err(error) = &next {
                 s.job.fail(error);
             }
@@ -383,13 +438,19 @@ impl RunningBatch {
     }
 }
 
-/// Runs the policy on `rows` and returns logits `(rows, vocabulary)`, flattened, and hidden states.
+/// Runs the policy on `rows` and returns logits `(rows, vocabulary)`, flattened, and the hidden
+/// states that the scorer reads.
 fn forward(
     networks: &Networks,
     rows: &[Row<'_>],
     cache: &mut KvCache,
-) -> Result<(Vec<f32>, Tensor)> {
-    let out = networks.vlm.forward(rows, cache, Want::Last)?;
+) -> Result<(Vec<f32>, Option<Tensor>)> {
+    let taps = networks.reward.as_ref().map_or(&[][..], |r| r.taps());
+    let outputs = Outputs {
+        logits: Logits::Last,
+        hidden_layers: taps,
+    };
+    let out = networks.vlm.forward(rows, cache, outputs)?;
     let Some(logits) = out.logits else {
         bail!("the model returned no logits")
     };
@@ -405,55 +466,58 @@ fn forward(
     Ok((logits, out.hidden))
 }
 
-/// Scores the rows of scored sequences and returns one entry a row: the reward of its last token,
-/// or `None` for prompts and unscored sequences.
+/// Scores the rows of scored sequences and returns the readings of every row that became final;
+/// none of prompts and unscored sequences. `hidden` has one line a row.
 fn score(
-    reward: &dyn TokenReward,
+    scorer: &mut dyn RewardState,
     running: &[Sequence],
-    hidden: &Tensor,
-    cache: Option<&mut KvCache>,
-) -> Result<Vec<Option<f32>>> {
-    let (mut rows, mut positions, mut position) =
-        (Vec::with_capacity(running.len()), Vec::new(), 0u32);
-    let mut log_probabilities = Vec::with_capacity(running.len());
-    // Index of each row's last token among the scored tokens; `None` where its reward is not used.
-    let mut wanted = Vec::with_capacity(running.len());
-    for s in running {
-        for track in s.tracks() {
-            let row = track.row(&s.job.request);
-            let end = position + row.tokens.len() as u32;
-            if s.answer.is_scored() {
-                log_probabilities.extend(row.tokens.iter().map(|_| track.log_probability));
-                positions.extend(position..end);
-                wanted.push((!track.awaits_prefill()).then_some(positions.len() - 1));
-                rows.push(row);
-            } else {
-                wanted.push(None);
-            }
-            position = end;
-        }
-    }
-    let all_scored = rows.len() == wanted.len();
-    let selected = if all_scored {
-        hidden.clone()
-    } else {
-        hidden.index_select(
-            &Tensor::new(positions.as_slice(), &Device::Cpu)?.to_device(hidden.device())?,
-            0,
-        )?
+    vocabulary: &SamplingVocabulary,
+    hidden: Option<&Tensor>,
+) -> Result<Vec<Vec<TokenReading>>> {
+    let all = || {
+        running
+            .iter()
+            .flat_map(|s| s.tracks().map(move |track| (s, track)))
     };
-    let rewards = reward.score(&rows, &selected, &log_probabilities, cache)?;
-    if rewards.len() != positions.len() {
-        bail!("{} rewards for {} tokens", rewards.len(), positions.len());
-    }
-    let rewards: Vec<Option<f32>> = wanted
-        .into_iter()
-        .map(|at| at.and_then(|at| rewards.get(at)).copied())
+    let is_scored: Vec<bool> = all().map(|(s, _)| s.answer.is_scored()).collect();
+    let scored = || all().filter(|(s, _)| s.answer.is_scored());
+    let judged: Vec<Option<&[u8]>> = scored()
+        .map(|(_, track)| track.judged(vocabulary))
         .collect();
-    match rewards.iter().flatten().find(|r| !(0.0..=1.0).contains(*r)) {
-        Some(bad) => bail!("a reward of {bad} is no probability"),
-        None => Ok(rewards),
+    let rows: Vec<ScoredRow<'_>> = scored()
+        .zip(&judged)
+        .map(|((s, track), judged)| ScoredRow {
+            row: track.row(&s.job.request),
+            unjudged: usize::from(judged.is_none()),
+            log_probabilities: std::slice::from_ref(&track.log_probability),
+            bytes: judged.as_slice(),
+            ends: track.end.is_some(),
+            reader: s.job.request.reader.as_ref(),
+        })
+        .collect();
+    let hidden = match hidden {
+        Some(hidden) if rows.len() < is_scored.len() => {
+            let lines = (0u32..).zip(&is_scored).filter(|(_, scored)| **scored);
+            let lines: Vec<u32> = lines.map(|(line, _)| line).collect();
+            let lines = Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?;
+            Some(hidden.index_select(&lines, 0)?)
+        }
+        hidden => hidden.cloned(),
+    };
+    let readings = scorer.score(&rows, hidden.as_ref())?;
+    if readings.len() != rows.len() {
+        bail!("readings of {} rows for {}", readings.len(), rows.len());
     }
+    let mut rewards = readings.iter().flatten().map(|reading| reading.reward);
+    if let Some(bad) = rewards.find(|r| !(0.0..=1.0).contains(r)) {
+        bail!("a reward of {bad} is no probability");
+    }
+    let mut readings = readings.into_iter();
+    let of_row = |scored| match scored {
+        true => readings.next().unwrap_or_default(),
+        false => Vec::new(),
+    };
+    Ok(is_scored.into_iter().map(of_row).collect())
 }
 
 /// Converts a model error for the client; the backtrace only goes to the log.

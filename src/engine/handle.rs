@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     guard::{GuardReport, policy, question::Unanswerable},
-    vlm::Spec,
+    reward::TokenReward,
+    vlm::{Spec, prompt::Prompt},
 };
 
 /// Messages to the engine's thread.
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     /// Most positions of a sequence.
     pub(crate) context: usize,
     pub(crate) has_scorer: bool,
+    /// `true` if the scorer reads texts with a model of its own.
+    pub(crate) reads_text: bool,
     pub(crate) slots: usize,
     /// Admission permits, one for each running or waiting request.
     pub(crate) admissions: SharedPool,
@@ -53,7 +56,7 @@ impl Shared {
     pub(crate) fn new(
         spec: Spec,
         context: usize,
-        has_scorer: bool,
+        reward: Option<&dyn TokenReward>,
         slots: usize,
         max_waiting: usize,
     ) -> Self {
@@ -62,7 +65,8 @@ impl Shared {
         Self {
             spec,
             context,
-            has_scorer,
+            has_scorer: reward.is_some(),
+            reads_text: reward.is_some_and(TokenReward::reads_text),
             slots,
             admissions: SharedPool::new(admissions),
             running: AtomicUsize::new(0),
@@ -218,7 +222,7 @@ impl Reservation {
     /// As [`EngineHandle::submit`], without [`EngineError::QueueFull`].
     pub fn submit(self, request: Request) -> Result<EventStream, EngineError> {
         let shared = &self.handle.shared;
-        let prompt_tokens = shared.spec.image_tokens + request.prompt.len();
+        let prompt_tokens = request.prompt.tokens.len();
         validate(&request, shared)?;
         let room = shared.context.saturating_sub(prompt_tokens);
         if room == 0 {
@@ -267,24 +271,45 @@ fn validate(request: &Request, shared: &Shared) -> Result<(), EngineError> {
         }
         _ => {}
     }
-    if request.max_tokens == 0 || request.prompt.is_empty() {
+    if policy::scores(request.guard.mode) && shared.reads_text && request.reader.is_none() {
+        return invalid("the scorer needs an image and a prompt of its own".to_owned());
+    }
+    if request.max_tokens == 0 || request.prompt.tokens.is_empty() {
         return invalid("max_tokens and the prompt must not be empty".to_owned());
     }
-    if let Some(id) = request
-        .prompt
-        .iter()
-        .find(|&&id| id as usize >= shared.spec.vocab_size)
-    {
-        return invalid(format!(
-            "the prompt has token {id}, the vocabulary has {}",
-            shared.spec.vocab_size
-        ));
+    let Prompt { tokens, images } = &*request.prompt;
+    let mut at = 0;
+    for span in images {
+        let rows = request
+            .images
+            .get(span.image)
+            .map_or(0, |image| image.features.dim(0).unwrap_or(0));
+        let fits = at <= span.range.start
+            && span.range.start < span.range.end
+            && span.range.end <= tokens.len()
+            && span.range.len() == span.rows.len()
+            && span.rows.end <= rows;
+        if !fits {
+            return invalid(format!(
+                "the prompt shows the rows {:?} of image {} at the positions {:?}; the image has \
+                 {rows} rows, the prompt {} positions",
+                span.rows,
+                span.image,
+                span.range,
+                tokens.len()
+            ));
+        }
+        at = span.range.end;
     }
-    match request.image.dims() {
-        [positions, _] if *positions == shared.spec.image_tokens => Ok(()),
-        dims => invalid(format!(
-            "an encoded image of {dims:?}, the model takes {} positions",
-            shared.spec.image_tokens
+    let is_text = |position: &usize| !images.iter().any(|span| span.range.contains(position));
+    let beyond = (0..tokens.len())
+        .filter(is_text)
+        .find(|&position| tokens[position] as usize >= shared.spec.vocab_size);
+    match beyond {
+        None => Ok(()),
+        Some(position) => invalid(format!(
+            "the prompt has token {}, the vocabulary has {}",
+            tokens[position], shared.spec.vocab_size
         )),
     }
 }

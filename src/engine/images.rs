@@ -13,8 +13,12 @@ use tokio::{
 use super::fair::{FairTurn, Share, Turns};
 use crate::{
     reward::evidence::{Evidence, ImageEvidence},
-    util::digest::sha256,
-    vlm::VisionLanguageModel,
+    util::digest::HashedFile,
+    vlm::{
+        VisionLanguageModel,
+        processor::ImageOptions,
+        prompt::{ImageFeatures, ImageId},
+    },
 };
 
 /// Failure to encode an image.
@@ -31,12 +35,10 @@ pub enum EncodingError<E> {
 /// An encoded image with its evidence.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
-    /// Features `(image_tokens, channels)`, for [`super::Request::image`].
-    pub image: Tensor,
+    /// Features, for [`super::Request::images`].
+    pub image: ImageFeatures,
     /// Evidence of what the image shows, if the model provides it.
     pub evidence: Option<ImageEvidence>,
-    /// SHA-256 of the file.
-    pub hash: [u8; 32],
     /// `true` if the encoding was cached or in progress for another request.
     pub hit: bool,
 }
@@ -53,18 +55,21 @@ pub enum CacheScope {
 }
 
 impl CacheScope {
-    /// Returns the cache key of a file. Salts and owners have separate key spaces.
-    fn key(&self, hash: &[u8; 32]) -> [u8; 32] {
+    /// Returns the cache key of a file and how it is processed. Salts and owners have separate key
+    /// spaces.
+    fn key(&self, hash: &[u8; 32], options: &ImageOptions) -> ImageId {
         let (kind, name) = match self {
             Self::Salt(salt) => (1u8, salt),
             Self::Owner(owner) => (0u8, owner),
         };
-        Sha256::new()
-            .chain_update([kind])
+        let splitting = options.do_image_splitting.map_or(2, u8::from);
+        let digest = Sha256::new()
+            .chain_update([kind, splitting])
+            .chain_update(options.longest_edge.unwrap_or(0).to_le_bytes())
             .chain_update(hash)
             .chain_update(name.as_bytes())
-            .finalize()
-            .into()
+            .finalize();
+        ImageId(digest.into())
     }
 }
 
@@ -107,7 +112,7 @@ impl DecodeMemory {
 pub struct ImageCache {
     vlm: Arc<dyn VisionLanguageModel>,
     evidence: Option<Arc<Evidence>>,
-    cache: Cache<[u8; 32], Encoding>,
+    cache: Cache<ImageId, Encoding>,
     turns: Turns,
 }
 
@@ -142,15 +147,16 @@ impl ImageCache {
         Self { evidence, ..self }
     }
 
-    /// Returns the encoding of the image in `file`. `pixels` decodes it to `(1, 3, size, size)` or
-    /// `(3, size, size)`; it runs on a blocking thread, and only on a cache miss. Concurrent
+    /// Returns the encoding of the image in `file`, processed by `options`. `pixels` makes the
+    /// model's input of it; it runs on a blocking thread, and only on a cache miss. Concurrent
     /// requests of one scope for the same image share one encoding; errors are not cached.
     ///
     /// # Errors
     /// Those of `pixels` and of the model.
     pub async fn get<E, F>(
         &self,
-        file: &[u8],
+        file: &HashedFile,
+        options: &ImageOptions,
         scope: &CacheScope,
         share: &Share,
         pixels: F,
@@ -159,18 +165,17 @@ impl ImageCache {
         E: Send + Sync + 'static,
         F: FnOnce() -> Result<Tensor, E> + Send + 'static,
     {
-        let hash = sha256(file);
+        let id = scope.key(&file.hash(), options);
         let entry = self
             .cache
-            .entry(scope.key(&hash))
+            .entry(id)
             .or_try_insert_with(self.encode(share.clone(), decode_work(file.len()), pixels))
             .await?;
         let hit = !entry.is_fresh();
-        let (image, evidence) = entry.into_value();
+        let (features, evidence) = entry.into_value();
         Ok(EncodedImage {
             hit,
-            hash,
-            image,
+            image: ImageFeatures { id, features },
             evidence,
         })
     }
@@ -227,12 +232,7 @@ fn encode_one(
     evidence: Option<&Evidence>,
     pixels: &Tensor,
 ) -> candle_core::Result<Encoding> {
-    let batch = if pixels.rank() == 3 {
-        pixels.unsqueeze(0)?
-    } else {
-        pixels.clone()
-    };
-    let image = vlm.encode_images(&batch)?.squeeze(0)?;
+    let image = vlm.encode(pixels)?;
     let evidence = evidence
         .map(|evidence| evidence.evaluate(&image))
         .transpose()?;
@@ -250,7 +250,7 @@ mod tests {
     use crate::engine::testing::Toy;
 
     fn pixels(value: f32) -> Result<Tensor, String> {
-        Tensor::full(value, (3, 2, 2), &Device::Cpu).map_err(|e| e.to_string())
+        Tensor::full(value, (1, 3, 2, 2), &Device::Cpu).map_err(|e| e.to_string())
     }
 
     async fn get<F>(
@@ -263,7 +263,8 @@ mod tests {
     {
         cache
             .get(
-                file,
+                &HashedFile::new(file.to_vec()),
+                &ImageOptions::default(),
                 &CacheScope::Owner("".into()),
                 &Share::default(),
                 pixels,
@@ -285,17 +286,18 @@ mod tests {
         block_on(async {
             for expected in [false, true] {
                 let found = scopes.iter().map(|scope| async {
-                    let encoded = cache
-                        .get(b"one", scope, &Share::default(), || pixels(1.0))
-                        .await
-                        .unwrap();
-                    (encoded.hit, encoded.hash)
+                    let file = HashedFile::new(b"one".to_vec());
+                    let options = ImageOptions::default();
+                    let share = Share::default();
+                    let encoded = cache.get(&file, &options, scope, &share, || pixels(1.0));
+                    let encoded = encoded.await.unwrap();
+                    (encoded.hit, encoded.image.id)
                 });
-                let content = sha256(b"one");
-                assert_eq!(
-                    futures_util::future::join_all(found).await,
-                    [(expected, content); 5]
-                );
+                let found = futures_util::future::join_all(found).await;
+                assert!(found.iter().all(|&(hit, _)| hit == expected));
+                let ids: std::collections::HashSet<ImageId> =
+                    found.iter().map(|&(_, id)| id).collect();
+                assert_eq!(ids.len(), 5);
             }
         });
         assert_eq!(toy.encodes.load(SeqCst), 5);
@@ -328,12 +330,12 @@ mod tests {
             let again = one(3.0).await.unwrap();
             assert!(again.hit);
             for encoded in [a, b, again] {
-                assert_eq!(encoded.image.to_vec2::<f32>().unwrap(), [[1.0], [1.0]]);
-                assert_eq!(encoded.hash, sha256(b"one"));
+                let features = encoded.image.features.to_vec2::<f32>().unwrap();
+                assert_eq!(features, [[1.0], [1.0]]);
             }
             let other = get(&cache, b"two", || pixels(2.0)).await.unwrap();
             assert_eq!(
-                (other.hit, other.image.to_vec2::<f32>().unwrap()),
+                (other.hit, other.image.features.to_vec2::<f32>().unwrap()),
                 (false, vec![vec![2.0], vec![2.0]])
             );
         });

@@ -33,10 +33,13 @@ mod vocabulary;
 
 use std::sync::Arc;
 
+use crate::vlm::kv_cache::KvShape;
+
 pub(crate) use batch::DECODED_TOKEN_WORK;
 pub use handle::{EngineHandle, EventStream, Health, Reservation};
 pub use images::{CacheScope, DecodeMemory, EncodedImage, EncodingError, ImageCache};
 pub use observer::Observer;
+pub(crate) use sampler::Sampler;
 pub use scheduler::Engine;
 pub use types::{
     Alternative, EngineError, Event, FinishReason, GeneratedToken, GuardParams, Request, Sampling,
@@ -73,8 +76,23 @@ pub struct EngineConfig {
     /// `true` to serve competitors with unlike demands in separate steps. Useful where step time
     /// grows with the rows (CPU): a single answer then does not wait for another competitor's many.
     pub takes_turns: bool,
+    /// Most memory of the key/value cache in bytes; running sequences share it.
+    pub kv_bytes: u64,
     /// Receiver of measurements.
     pub observer: Arc<dyn Observer>,
+}
+
+impl EngineConfig {
+    /// Returns the most bytes that the key/value caches of a model of `context` positions and of
+    /// its scorer take; `scorer` is the bytes that a position takes in the latter.
+    pub fn cache_bytes(&self, kv: &KvShape, context: usize, scorer: Option<u64>) -> u64 {
+        let sequences = self.max_batch + self.max_batch.div_ceil(8);
+        let slots = sequences * batch::slots_each(scorer.is_some(), self.repair);
+        let context = context.min(self.context_len);
+        let positions = batch::kv_positions(kv, slots, context, self.kv_bytes) as u64;
+        let each = (kv.position_bytes() as u64).saturating_add(scorer.unwrap_or(0));
+        positions.saturating_mul(each)
+    }
 }
 
 impl Default for EngineConfig {
@@ -87,6 +105,7 @@ impl Default for EngineConfig {
             repair: crate::guard::repair::RankingWeights::default(),
             on_error: OnError::FailClosed,
             takes_turns: true,
+            kv_bytes: u64::MAX,
             observer: Arc::new(()),
         }
     }

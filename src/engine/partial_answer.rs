@@ -11,7 +11,10 @@ use crate::{
         sentence::repeats,
         words::{Transcript, Word},
     },
-    reward::finish::{FinishedReward, Finisher, ScoredText},
+    reward::{
+        TokenReading,
+        finish::{FinishedReward, Finisher, ScoredText},
+    },
 };
 
 /// Likely alternatives to a token, recorded when it was sampled.
@@ -36,6 +39,8 @@ pub(crate) struct PartialAnswer {
     alternatives_by_token: Vec<Arc<TokenAlternatives>>,
     /// The scorer's rewards of the leading tokens.
     rewards: Vec<f32>,
+    /// Log-probabilities of the leading tokens under the scorer's own model, if it has one.
+    log_probabilities: Vec<f32>,
     /// Closed words that have rewards.
     words: Vec<Word>,
     /// Number of leading words whose rewards are final.
@@ -66,6 +71,7 @@ impl PartialAnswer {
             tokens: Vec::new(),
             alternatives_by_token: Vec::new(),
             rewards: Vec::new(),
+            log_probabilities: Vec::new(),
             words: Vec::new(),
             finished: 0,
             awaits_next: false,
@@ -92,12 +98,21 @@ impl PartialAnswer {
         cut.is_some()
     }
 
-    /// Sets the scorer's reward of the first token without one.
-    pub(crate) fn reward(&mut self, reward: f32) {
+    /// Sets the scorer's reading of the first token without one.
+    pub(crate) fn read(&mut self, reading: TokenReading) {
         if let Some(token) = self.tokens.get_mut(self.rewards.len()) {
-            token.reward = Some(reward);
+            token.reward = Some(reading.reward);
         }
-        self.rewards.push(reward);
+        self.rewards.push(reading.reward);
+        self.log_probabilities.extend(reading.log_probability);
+    }
+
+    /// Returns the log-probability of a token under the scorer's own model, if it has one, or under
+    /// the policy.
+    pub(crate) fn log_probability(&self, token: usize) -> f32 {
+        let own = self.log_probabilities.get(token).copied();
+        let policy = || self.tokens.get(token).map(|token| token.token.logprob);
+        own.or_else(policy).unwrap_or(0.0)
     }
 
     /// Reads the closed words that have rewards.
@@ -176,11 +191,7 @@ impl PartialAnswer {
         let Some(finisher) = &self.finisher else {
             return FinishedReward::Unchanged;
         };
-        let log_probability = |token: usize| {
-            self.tokens
-                .get(token)
-                .map_or(0.0, |token| token.token.logprob)
-        };
+        let log_probability = |token: usize| self.log_probability(token);
         let (text, words, rewards) = (self.transcript.text(), &self.words[..], &self.rewards[..]);
         finisher.finish(
             &ScoredText {
@@ -254,6 +265,8 @@ impl PartialAnswer {
             );
         }
         copy.rewards.extend(self.rewards.iter().take(len));
+        copy.log_probabilities
+            .extend(self.log_probabilities.iter().take(len));
         if self.finisher.is_some() {
             copy.shown = self
                 .words()

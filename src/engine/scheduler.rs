@@ -15,7 +15,7 @@ use tokio::sync::{
 
 use super::{
     EngineConfig, EngineError, EngineHandle, Observer,
-    batch::{Networks, RunningBatch},
+    batch::{CacheSize, Networks, RunningBatch, kv_positions, slots_each},
     fair::{Ledger, Pool, SharedPool},
     handle::{Command, Shared},
     sequence::AdmittedRequest,
@@ -69,14 +69,14 @@ impl Engine {
             repair,
             on_error,
             takes_turns,
+            kv_bytes,
             observer,
         } = config;
-        let spec = vlm.spec();
+        let spec = vlm.spec().clone();
         let context = context_len.min(spec.context_len);
-        if max_batch == 0 || max_prefills == 0 || context <= spec.image_tokens {
+        if max_batch == 0 || max_prefills == 0 || context == 0 {
             return Err(EngineError::Invalid(
-                "max_batch and max_prefills must be positive, context_len longer than an image"
-                    .to_owned(),
+                "max_batch, max_prefills and context_len must be positive".to_owned(),
             ));
         }
         if tokenizer.eos() as usize >= spec.vocab_size {
@@ -84,10 +84,15 @@ impl Engine {
                 "the tokenizer's end-of-sequence token is not in the model's vocabulary".to_owned(),
             ));
         }
+        let more = max_batch.div_ceil(8);
+        let slots_each = slots_each(reward.is_some(), repair);
+        let slots = (max_batch + more) * slots_each;
+        let positions = kv_positions(&spec.kv, slots, context, kv_bytes);
+        let context = context.min(positions);
         let shared = Arc::new(Shared::new(
-            spec,
+            spec.clone(),
             context,
-            reward.is_some(),
+            reward.as_deref(),
             max_batch,
             max_waiting,
         ));
@@ -96,11 +101,14 @@ impl Engine {
             reward,
             vocabulary: SamplingVocabulary::new(tokenizer, spec.vocab_size),
         };
-        let more = max_batch.div_ceil(8);
         let batch = RunningBatch::new(
             networks,
             max_batch + more,
-            context,
+            CacheSize {
+                slots_each,
+                context,
+                positions,
+            },
             repair,
             on_error,
             takes_turns,
@@ -205,7 +213,7 @@ impl Engine {
     /// competitor.
     fn next(&mut self) -> Option<AdmittedRequest> {
         let free = |job: &AdmittedRequest| {
-            self.batch.has_room() && self.slots.can_take(&job.request.share, 1)
+            self.batch.has_room(job) && self.slots.can_take(&job.request.share, 1)
         };
         let open: Vec<usize> = (0..self.waiting.len())
             .filter(|&i| free(&self.waiting[i]))

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::fair::Share;
@@ -21,10 +21,13 @@ use super::{
 };
 use crate::{
     guard::{GuardReport, Mode, Span},
-    reward::TokenReward,
+    reward::{RewardState, ScoredRow, TokenReading, TokenReward},
     vlm::{
-        KvCache, Row, Spec, StepOutput, VisionLanguageModel, Want,
+        Embedded, KvCache, Logits, Outputs, Row, Spec, StepOutput, VisionLanguageModel,
+        kv_cache::{KvShape, RowSpan},
+        models::candor_mini::image_first,
         processor::tokenizer::TextTokenizer,
+        prompt::{ImageFeatures, ImageId},
     },
 };
 
@@ -173,16 +176,21 @@ impl Toy {
             // Once a test has ended, the remaining steps run freely.
             let _ = gate.lock().unwrap().recv();
         }
-        self.log.lock().unwrap().push(
-            rows.iter()
-                .map(|r| (r.slot, r.start, r.tokens.to_vec()))
-                .collect(),
-        );
+        let seen = rows.iter().map(|row| {
+            let image = row.spans.last().map_or(0, |span| span.range.end);
+            let begins = !row.spans.is_empty() && row.start <= image;
+            match begins {
+                true => (row.slot, 0, row.tokens[image - row.start..].to_vec()),
+                false => (row.slot, row.start, row.tokens.to_vec()),
+            }
+        });
+        let seen: Vec<SeenRow> = seen.collect();
         let bad = self.fails_on.load(SeqCst);
-        if rows
+        let breaks = seen
             .iter()
-            .any(|r| r.tokens.iter().any(|&t| bad == ANY || t as usize == bad))
-        {
+            .any(|row| row.2.iter().any(|&t| bad == ANY || t as usize == bad));
+        self.log.lock().unwrap().push(seen);
+        if breaks {
             bail!("token {bad} broke the model");
         }
         assert!(!self.panics.swap(false, SeqCst), "the model panicked");
@@ -190,56 +198,77 @@ impl Toy {
     }
 }
 
+static SPEC: Spec = Spec {
+    architecture: "toy",
+    vocab_size: PIECES.len(),
+    context_len: CONTEXT,
+    layers: 1,
+    width: 2,
+    kv: KvShape {
+        layers: 1,
+        kv_heads: 1,
+        head_dim: 1,
+    },
+};
+
 impl VisionLanguageModel for Toy {
-    fn spec(&self) -> Spec {
-        Spec {
-            image_tokens: IMAGE_TOKENS,
-            image_size: 2,
-            vocab_size: PIECES.len(),
-            context_len: CONTEXT,
-            hidden_features: 2,
-        }
+    fn spec(&self) -> &Spec {
+        &SPEC
     }
 
-    fn encode_images(&self, pixels: &Tensor) -> Result<Tensor> {
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         self.encodes.fetch_add(1, SeqCst);
-        let (batch, 3, 2, 2) = pixels.dims4()? else {
-            bail!("pixels must be (batch, 3, 2, 2)")
+        let (1, 3, 2, 2) = pixels.dims4()? else {
+            bail!("pixels must be (1, 3, 2, 2)")
         };
         pixels
-            .flatten_from(1)?
-            .narrow(1, 0, IMAGE_TOKENS)?
-            .reshape((batch, IMAGE_TOKENS, 1))
+            .flatten_all()?
+            .narrow(0, 0, IMAGE_TOKENS)?
+            .reshape((IMAGE_TOKENS, 1))
     }
 
-    fn new_cache(&self, slots: usize, capacity: usize) -> Result<KvCache> {
-        KvCache::new(1, slots, capacity, 1, DType::F32, &Device::Cpu)
+    fn new_cache(&self, slots: usize, capacity: usize, positions: usize) -> Result<KvCache> {
+        KvCache::new(SPEC.kv, slots, capacity, positions, &Device::Cpu)
     }
 
-    fn forward(&self, rows: &[Row<'_>], cache: &mut KvCache, want: Want) -> Result<StepOutput> {
-        assert_eq!(want, Want::Last);
-        cache.check(rows, IMAGE_TOKENS)?;
+    fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded> {
         self.apply_faults(rows)?;
-        let (mut logits, mut hidden) = (Vec::new(), Vec::new());
+        let mut x = Vec::new();
         for row in rows {
-            let image = row
-                .image
-                .map_or(Ok(Vec::new()), |i| i.flatten_all()?.to_vec1::<f32>())?;
-            let new: Vec<f32> = image
-                .iter()
-                .copied()
-                .chain(row.tokens.iter().map(|&t| t as f32))
-                .collect();
-            let lines = Tensor::from_slice(&new, (new.len(), 1), &Device::Cpu)?;
-            cache.write(0, row.slot, &lines, &lines)?;
-            cache.advance(row.slot, new.len(), image.len());
-            let context = cache
-                .layer(0)
-                .0
-                .narrow(0, row.slot * cache.capacity(), cache.len(row.slot))?
-                .flatten_all()?
-                .to_vec1::<f32>()?;
-            for i in row.start + image.len()..context.len() {
+            let mut own: Vec<f32> = row.tokens.iter().map(|&t| t as f32).collect();
+            for span in row.spans.iter().filter(|s| s.range.start >= row.start) {
+                let features = row.images[span.image].features.flatten_all()?;
+                own[span.range.start - row.start..span.range.end - row.start]
+                    .copy_from_slice(&features.to_vec1::<f32>()?);
+            }
+            x.extend(own);
+        }
+        let extent = |row: &Row<'_>| RowSpan {
+            slot: row.slot,
+            start: row.start,
+            len: row.tokens.len(),
+            full: Vec::new(),
+        };
+        Ok(Embedded {
+            positions: Vec::new(),
+            rows: rows.iter().map(extent).collect(),
+            from: rows.iter().map(|row| row.from).collect(),
+            x: Tensor::from_slice(&x, (x.len(), 1), &Device::Cpu)?,
+        })
+    }
+
+    fn decode(
+        &self,
+        input: &Embedded,
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> Result<StepOutput> {
+        assert_eq!(outputs.logits, Logits::Last);
+        cache.attend(0, &input.x, &input.x, &input.x, &input.rows)?;
+        let (mut logits, mut hidden) = (Vec::new(), Vec::new());
+        for (row, from) in input.rows.iter().zip(&input.from) {
+            let context = cache.keys(0, row.slot, row.start + row.len)?;
+            for i in row.start + from..context.len() {
                 hidden.extend([continuation(&context[..=i]).1, context[i]]);
             }
             let mut next = continuation(&context).0;
@@ -250,31 +279,30 @@ impl VisionLanguageModel for Toy {
             followers(last).iter().for_each(|&piece| next[piece] += 9.0);
             logits.extend(next);
         }
+        let lines = hidden.len() / 2;
         Ok(StepOutput {
             logits: Some(Tensor::from_vec(
                 logits,
-                (rows.len(), PIECES.len()),
+                (input.rows.len(), PIECES.len()),
                 &Device::Cpu,
             )?),
-            hidden: Tensor::from_vec(
-                hidden,
-                (rows.iter().map(|r| r.tokens.len()).sum::<usize>(), 2),
-                &Device::Cpu,
-            )?,
+            hidden: Some(Tensor::from_vec(hidden, (lines, 2), &Device::Cpu)?),
         })
     }
 }
 
-/// Scorer of [`Toy`] with a cache of its own; asserts that it gets every row of scored sequences,
+/// Scorer of [`Toy`] with a state of its own; asserts that it gets every row of scored sequences,
 /// with the right hidden states.
 #[derive(Default)]
 pub(crate) struct ToyReward {
-    /// Tokens scored.
-    pub(crate) seen: AtomicUsize,
-    pub(crate) fails: AtomicBool,
+    /// Tokens judged.
+    pub(crate) seen: Arc<AtomicUsize>,
+    pub(crate) fails: Arc<AtomicBool>,
     /// If not 0, it fails after this many tokens.
-    pub(crate) fails_after: AtomicUsize,
-    pub(crate) out_of_range: AtomicBool,
+    pub(crate) fails_after: Arc<AtomicUsize>,
+    pub(crate) out_of_range: Arc<AtomicBool>,
+    /// Readings are held back until this many follow, or the text ends.
+    pub(crate) lag: usize,
 }
 
 impl TokenReward for ToyReward {
@@ -282,63 +310,132 @@ impl TokenReward for ToyReward {
         "toy"
     }
 
-    fn new_cache(&self, slots: usize, capacity: usize) -> Result<Option<KvCache>> {
-        KvCache::new(0, slots, capacity, 1, DType::F32, &Device::Cpu).map(Some)
+    fn taps(&self) -> &[usize] {
+        &[0]
     }
 
+    fn new_state(&self, slots: usize, _: usize, _: usize) -> Result<Box<dyn RewardState>> {
+        Ok(Box::new(ToyState {
+            seen: Arc::clone(&self.seen),
+            fails: Arc::clone(&self.fails),
+            fails_after: Arc::clone(&self.fails_after),
+            out_of_range: Arc::clone(&self.out_of_range),
+            lag: self.lag,
+            slots: vec![ToySlot::default(); slots],
+        }))
+    }
+}
+
+struct ToyState {
+    seen: Arc<AtomicUsize>,
+    fails: Arc<AtomicBool>,
+    fails_after: Arc<AtomicUsize>,
+    out_of_range: Arc<AtomicBool>,
+    lag: usize,
+    slots: Vec<ToySlot>,
+}
+
+#[derive(Clone, Default)]
+struct ToySlot {
+    len: usize,
+    prompt: usize,
+    /// Rewards of all judged tokens, of which the first `given` were returned.
+    rewards: Vec<f32>,
+    given: usize,
+}
+
+impl ToySlot {
+    fn truncated(&self, len: usize) -> Self {
+        let judged = len.saturating_sub(self.prompt).min(self.rewards.len());
+        Self {
+            len: self.len.min(len),
+            prompt: self.prompt,
+            rewards: self.rewards[..judged].to_vec(),
+            given: self.given.min(judged),
+        }
+    }
+}
+
+impl RewardState for ToyState {
     fn score(
-        &self,
-        rows: &[Row<'_>],
-        hidden: &Tensor,
-        log_probabilities: &[f32],
-        cache: Option<&mut KvCache>,
-    ) -> Result<Vec<f32>> {
-        let Some(cache) = cache else {
-            bail!("the scorer's cache is missing")
-        };
-        cache.check(rows, IMAGE_TOKENS)?;
+        &mut self,
+        rows: &[ScoredRow<'_>],
+        hidden: Option<&Tensor>,
+    ) -> Result<Vec<Vec<TokenReading>>> {
         let max_seen = self.fails_after.load(SeqCst);
         if self.fails.load(SeqCst) || (max_seen > 0 && self.seen.load(SeqCst) >= max_seen) {
             bail!("the scorer is broken");
         }
-        for row in rows {
-            let image = if row.image.is_some() { IMAGE_TOKENS } else { 0 };
-            cache.advance(row.slot, image + row.tokens.len(), image);
-        }
-        let hidden = hidden.to_vec2::<f32>()?;
-        let tokens: Vec<f32> = rows
-            .iter()
-            .flat_map(|r| r.tokens)
-            .map(|&t| t as f32)
-            .collect();
-        assert_eq!(
-            hidden.iter().map(|h| h[1]).collect::<Vec<_>>(),
-            tokens,
-            "hidden states of other tokens"
-        );
-        assert_eq!(log_probabilities.len(), tokens.len());
-        let mut left = log_probabilities;
-        for row in rows {
-            let (own, rest) = left.split_at(row.tokens.len());
-            left = rest;
-            // Prompt tokens have log-probability 0, generated ones a negative one.
-            assert!(
-                own.iter().all(|&lp| if row.start == 0 {
-                    lp == 0.0
-                } else {
-                    lp.is_finite() && lp < 0.0
-                }),
-                "{own:?}"
-            );
-        }
-        self.seen.fetch_add(tokens.len(), SeqCst);
+        let hidden = hidden.unwrap().to_vec2::<f32>()?;
+        assert_eq!(hidden.len(), rows.len(), "one wanted token a row");
         let shift = if self.out_of_range.load(SeqCst) {
             2.0
         } else {
             0.0
         };
-        Ok(hidden.iter().map(|h| h[0] + shift).collect())
+        let mut readings = Vec::new();
+        for (scored, hidden) in rows.iter().zip(&hidden) {
+            let row = scored.row;
+            let slot = &mut self.slots[row.slot];
+            assert_eq!(row.start, slot.len, "a row was left out");
+            slot.len += row.tokens.len();
+            assert_eq!(
+                hidden[1],
+                row.wanted()[0] as f32,
+                "hidden states of another token"
+            );
+            assert_eq!(scored.bytes.len(), scored.judged().len());
+            // Prompt tokens have log-probability 0, generated ones a negative one.
+            let lp = scored.log_probabilities[0];
+            assert!(
+                if row.start == 0 {
+                    lp == 0.0
+                } else {
+                    lp.is_finite() && lp < 0.0
+                },
+                "{lp}"
+            );
+            if row.start == 0 {
+                slot.prompt = row.tokens.len();
+            }
+            slot.rewards
+                .extend(scored.judged().iter().map(|_| hidden[0] + shift));
+            self.seen.fetch_add(scored.judged().len(), SeqCst);
+            let held_back = if scored.ends { 0 } else { self.lag };
+            let until = slot.rewards.len().saturating_sub(held_back).max(slot.given);
+            let reading = |&reward: &f32| TokenReading {
+                reward,
+                log_probability: None,
+            };
+            readings.push(
+                slot.rewards[slot.given..until]
+                    .iter()
+                    .map(reading)
+                    .collect(),
+            );
+            slot.given = until;
+        }
+        Ok(readings)
     }
+
+    fn truncate(&mut self, slot: usize, len: usize) {
+        self.slots[slot] = if len == 0 {
+            ToySlot::default()
+        } else {
+            self.slots[slot].truncated(len)
+        };
+    }
+
+    fn fork(&mut self, from: usize, to: usize, len: usize) {
+        self.slots[to] = self.slots[from].truncated(len);
+    }
+}
+
+/// Identity of a constant image.
+fn image_id(image: f32) -> ImageId {
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&image.to_le_bytes());
+    ImageId(id)
 }
 
 /// Returns a greedy request in mode `flag` about a constant image.
@@ -347,9 +444,13 @@ pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
         share: Share::default(),
         rank: 0,
         id: "test".into(),
-        image: Tensor::full(image, (IMAGE_TOKENS, 1), &Device::Cpu).unwrap(),
+        images: vec![ImageFeatures {
+            id: image_id(image),
+            features: Tensor::full(image, (IMAGE_TOKENS, 1), &Device::Cpu).unwrap(),
+        }],
         finisher: None,
-        prompt: prompt.to_vec(),
+        prompt: Arc::new(image_first(IMAGE_TOKENS, prompt)),
+        reader: None,
         max_tokens: 12,
         stop: Vec::new(),
         sampling: Sampling::default(),

@@ -23,13 +23,22 @@ use crate::{
         words::{with_threshold, words},
     },
     reward::{finish::WrittenBy, scorer::TextRewards, testing::finisher},
+    vlm::models::candor_mini::image_first,
 };
+
+/// Content of the model's cache after the prompt.
+fn context(request: &Request) -> Vec<f32> {
+    let image = request.images[0].features.flatten_all().unwrap();
+    let mut context: Vec<f32> = image.to_vec1().unwrap();
+    let text = &request.prompt.tokens[IMAGE_TOKENS..];
+    context.extend(text.iter().map(|&t| t as f32));
+    context
+}
 
 /// Reference implementation: greedy decoding without engine, batch or cache. Returns ids, rewards,
 /// and `true` if end of sequence was reached.
 fn reference(request: &Request, budget: usize) -> (Vec<u32>, Vec<f32>, bool) {
-    let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
-    context.extend(request.prompt.iter().map(|&t| t as f32));
+    let mut context = context(request);
     let (mut ids, mut rewards) = (Vec::new(), Vec::new());
     loop {
         let logits = continuation(&context).0;
@@ -146,8 +155,7 @@ fn finished_rewards_match_those_of_the_whole_text() {
                 ..plain.clone()
             };
             let received = collect_events(handle.submit(request.clone()).unwrap());
-            let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
-            context.extend(request.prompt.iter().map(|&t| t as f32));
+            let mut context = context(&request);
             let mut scorer = |id: u32| {
                 context.push(id as f32);
                 continuation(&context).1
@@ -319,8 +327,7 @@ fn log_probabilities_ignore_temperature_and_penalties() {
             .submit(request.clone())
             .unwrap(),
     );
-    let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
-    context.push(5.0);
+    let mut context = context(&request);
     assert!(!received.tokens.is_empty());
     for token in &received.tokens {
         let logits = continuation(&context).0;
@@ -407,6 +414,39 @@ fn max_tokens_and_the_context_end_an_answer() {
 }
 
 #[test]
+fn readings_that_come_late_give_the_same_answers() {
+    let late = Arc::new(ToyReward {
+        lag: 4,
+        ..ToyReward::default()
+    });
+    let handles = [
+        engine(EngineConfig::default()),
+        start(&Toy::new(), &late, EngineConfig::default()),
+    ];
+    for image in 0..40 {
+        for mode in [Mode::Score, Mode::Flag] {
+            let request = Request {
+                guard: GuardParams::new(mode, 0.5),
+                max_tokens: 3 + image % 12,
+                ..request(image as f32, &[5])
+            };
+            let [on_time, late] = handles
+                .each_ref()
+                .map(|handle| collect_events(handle.submit(request.clone()).unwrap()));
+            assert_eq!(on_time.text(), late.text(), "{image} in {mode:?}");
+            assert_eq!(on_time.ids(), late.ids());
+            assert_eq!(on_time.rewards(), late.rewards());
+            assert_eq!(on_time.spans, late.spans);
+            let reports = [&on_time, &late].map(|received| {
+                let report = received.report();
+                (report.verdict, report.score, report.spans)
+            });
+            assert_eq!(reports[0], reports[1]);
+        }
+    }
+}
+
+#[test]
 fn invalid_requests_are_rejected_at_submission() {
     let scored = engine(EngineConfig::default());
     let unscored = Engine::start(Toy::new(), None, tokenizer(), EngineConfig::default()).unwrap();
@@ -417,14 +457,14 @@ fn invalid_requests_are_rejected_at_submission() {
     assert!(refused(
         &scored,
         Request {
-            prompt: vec![],
+            prompt: Arc::default(),
             ..good.clone()
         }
     ));
     assert!(refused(
         &scored,
         Request {
-            prompt: vec![28],
+            prompt: Arc::new(image_first(IMAGE_TOKENS, &[28])),
             ..good.clone()
         }
     ));
@@ -438,7 +478,7 @@ fn invalid_requests_are_rejected_at_submission() {
     assert!(refused(
         &scored,
         Request {
-            image: good.image.narrow(0, 0, 1).unwrap(),
+            images: Vec::new(),
             ..good.clone()
         }
     ));
@@ -461,7 +501,7 @@ fn an_engine_without_capacity_does_not_start() {
         ..EngineConfig::default()
     }));
     assert!(start(EngineConfig {
-        context_len: IMAGE_TOKENS,
+        context_len: 0,
         ..EngineConfig::default()
     }));
 }
@@ -529,8 +569,7 @@ fn check_report(
 /// Asserts that every token has the log-probability and reward of the model after the tokens before
 /// it.
 fn check_tokens(request: &Request, received: &super::testing::ReceivedEvents) {
-    let mut context: Vec<f32> = request.image.flatten_all().unwrap().to_vec1().unwrap();
-    context.extend(request.prompt.iter().map(|&t| t as f32));
+    let mut context = context(request);
     for token in &received.tokens {
         let logits = continuation(&context).0;
         let sum: f32 = logits.iter().map(|l| l.exp()).sum();
@@ -1083,5 +1122,5 @@ fn the_scorer_gets_only_scored_sequences() {
         handle.submit(off).unwrap(),
     ];
     let [_, scored, _] = streams.map(collect_events);
-    assert_eq!(reward.seen.load(SeqCst), 2 + scored.tokens.len());
+    assert_eq!(reward.seen.load(SeqCst), scored.tokens.len());
 }

@@ -8,15 +8,18 @@ use super::{
     sampler::{self, Sampler},
     vocabulary::SamplingVocabulary,
 };
-use crate::{vlm::Row, vlm::nn::log_sum_exp};
+use crate::{
+    reward::TokenReading,
+    vlm::{Row, nn::log_sum_exp},
+};
 
 /// Alternatives recorded at each token where a repair may start.
 const ALTERNATIVES: usize = 32;
 
 /// Outputs of a step for one row.
 pub(crate) struct RowOutputs<'a> {
-    /// Reward of the row's last token, if it was scored.
-    pub(crate) reward: Option<f32>,
+    /// Readings that became final, of the first tokens without one.
+    pub(crate) readings: Vec<TokenReading>,
     /// Logits of the next token; sampling modifies them.
     pub(crate) logits: &'a mut [f32],
     /// Positions now in the slot.
@@ -117,21 +120,27 @@ impl DecodingTrack {
         self.last.is_none()
     }
 
+    /// Returns the bytes of the generated token that the next step feeds, if it belongs to the
+    /// text.
+    pub(crate) fn judged(&self, vocabulary: &SamplingVocabulary) -> Option<&[u8]> {
+        let id = self.last.filter(|&id| !vocabulary.tokenizer.is_end(id))?;
+        let last = self.partial.tokens().last();
+        last.filter(|last| last.token.id == id)
+            .map(|last| last.token.bytes.as_slice())
+    }
+
     /// Returns the row of the next step.
     pub(crate) fn row<'a>(&'a self, request: &'a Request) -> Row<'a> {
         match &self.last {
             None => Row {
                 slot: self.slot,
                 start: 0,
-                image: Some(&request.image),
-                tokens: &request.prompt,
+                tokens: &request.prompt.tokens,
+                spans: &request.prompt.images,
+                images: &request.images,
+                from: request.prompt.tokens.len() - 1,
             },
-            Some(token) => Row {
-                slot: self.slot,
-                start: self.fed,
-                image: None,
-                tokens: std::slice::from_ref(token),
-            },
+            Some(token) => Row::text(self.slot, self.fed, std::slice::from_ref(token)),
         }
     }
 
@@ -145,8 +154,8 @@ impl DecodingTrack {
         if self.awaits_prefill() {
             self.prompt = computed.fed;
         }
-        if let Some(reward) = computed.reward {
-            self.partial.reward(reward);
+        for reading in computed.readings {
+            self.partial.read(reading);
         }
         if self.end.is_some() {
             self.conclude();
@@ -160,14 +169,20 @@ impl DecodingTrack {
     /// Appends a token, or ends the answer with it.
     pub(crate) fn write(
         &mut self,
-        token: GeneratedToken,
+        mut token: GeneratedToken,
         alternatives: Option<Arc<TokenAlternatives>>,
         context: DecodingContext<'_>,
     ) {
         let id = token.token.id;
+        let begins = self.partial.tokens().is_empty();
+        if begins && context.vocabulary.tokenizer.leading_space() {
+            // A word of SentencePiece begins with a space even where the text begins.
+            let text = token.token.bytes.strip_prefix(b" ").map(<[u8]>::to_vec);
+            token.token.bytes = text.unwrap_or(token.token.bytes);
+        }
         self.last = Some(id);
         self.log_probability = token.token.logprob;
-        if id == context.vocabulary.tokenizer.eos() {
+        if context.vocabulary.tokenizer.is_end(id) {
             self.end = Some(FinishReason::Stop);
         } else {
             let stopped = self.partial.push(token, alternatives);

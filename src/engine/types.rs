@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::fair::Share;
 use crate::{
     guard::{self, abstain::AnswerGate, question::Unanswerable},
-    reward::finish::Finisher,
+    reward::{ReaderPrompt, finish::Finisher},
+    vlm::prompt::{ImageFeatures, Prompt},
 };
 
 /// Sampling parameters, with OpenAI's names and ranges.
@@ -107,12 +106,14 @@ pub struct Request {
     /// Index among the sequences of its completion; later ones are queued behind other requests of
     /// the same competitor.
     pub rank: usize,
-    /// Encoded image, `(image_tokens, channels)`.
-    pub image: Tensor,
+    /// Encoded images that the prompt shows.
+    pub images: Vec<ImageFeatures>,
     /// Adjusts rewards by image evidence, if the model provides it.
     pub finisher: Option<Arc<Finisher>>,
-    /// Prompt tokens, template applied.
-    pub prompt: Vec<u32>,
+    /// Prompt, template applied.
+    pub prompt: Arc<Prompt>,
+    /// Image and prompt for a scorer that reads the text with a model of its own.
+    pub reader: Option<Arc<ReaderPrompt>>,
     /// Most tokens to generate.
     pub max_tokens: usize,
     /// Stop strings; they end the answer and are not part of it.

@@ -19,10 +19,10 @@ impl SamplingVocabulary {
     pub(crate) fn new(tokenizer: Arc<TextTokenizer>, size: usize) -> Self {
         let ids = || 0..size as u32;
         let masked = ids()
-            .filter(|&id| id != tokenizer.eos() && tokenizer.bytes(id).is_empty())
+            .filter(|&id| !tokenizer.is_end(id) && tokenizer.bytes(id).is_empty())
             .collect();
         let endings = ids()
-            .filter(|&id| id == tokenizer.eos() || matches!(tokenizer.bytes(id), b"." | b" ."))
+            .filter(|&id| tokenizer.is_end(id) || matches!(tokenizer.bytes(id), b"." | b" ."))
             .collect();
         Self {
             tokenizer,

@@ -37,7 +37,10 @@ use super::{
 };
 use crate::{
     vlm::processor::vocabulary::PolicyVocabulary,
-    {guard::question::Unanswerable, util::time::unix_seconds},
+    {
+        guard::question::Unanswerable,
+        util::{digest::HashedFile, time::unix_seconds},
+    },
 };
 
 /// Receipts, and KiB of their images, that may wait for the store; completions beyond either leave
@@ -190,7 +193,11 @@ impl Corrections {
     /// Queues the receipt of a completion for writing. Feedback about it is accepted by this
     /// process at once, and by others on the same store when the returned future is ready, after
     /// two seconds at most. `None` if too many receipts are waiting.
-    pub fn remember(&self, receipt: Receipt, image: Arc<[u8]>) -> Option<BoxFuture<'static, ()>> {
+    pub fn remember(
+        &self,
+        receipt: Receipt,
+        image: Arc<HashedFile>,
+    ) -> Option<BoxFuture<'static, ()>> {
         let size = u32::try_from(image.len() / 1024 + 1).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(size) else {
             return None;

@@ -19,6 +19,7 @@ use super::{
     retention::Retention,
     store::{Owners, StoreEntry, StoreError, writer::StoreWriter},
 };
+use crate::util::digest::HashedFile;
 
 /// Receipts that are written concurrently.
 const CONCURRENT: usize = 16;
@@ -27,7 +28,7 @@ const CONCURRENT: usize = 16;
 #[derive(Debug, Clone)]
 pub(super) struct PendingReceipt {
     pub(super) receipt: Receipt,
-    pub(super) image: Option<Arc<[u8]>>,
+    pub(super) image: Option<Arc<HashedFile>>,
 }
 
 /// Receipts that are not in the store yet, by completion id.
@@ -35,7 +36,7 @@ pub(super) struct PendingReceipt {
 pub(super) struct PendingReceipts(Mutex<HashMap<String, PendingReceipt>>);
 
 impl PendingReceipts {
-    pub(super) fn insert(&self, receipt: Receipt, image: Arc<[u8]>) {
+    pub(super) fn insert(&self, receipt: Receipt, image: Arc<HashedFile>) {
         self.map().insert(
             receipt.id.clone(),
             PendingReceipt {

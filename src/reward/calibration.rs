@@ -4,11 +4,12 @@ use candle_core::{Result as CandleResult, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    ScoredRow, TokenReading,
     drift::Histogram,
     logistic::logistic_regression,
     thresholds::{ScoredToken, threshold_at_fpr},
 };
-use crate::vlm::{Row, processor::tokenizer::TextTokenizer};
+use crate::vlm::processor::tokenizer::TextTokenizer;
 
 /// Threshold, and the share of grounded tokens below it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -301,25 +302,23 @@ impl Calibrator {
         }
     }
 
-    /// Returns the rewards of every text token of `rows`. `logits` is `(tokens)`;
-    /// `log_probabilities` are those of the tokens under the policy.
+    /// Returns the rewards of `tokens`, whose logits are `logits` and whose log-probabilities under
+    /// the policy are `log_probabilities`.
     ///
     /// # Errors
     /// When their numbers differ.
     pub fn rewards(
         &self,
-        rows: &[Row<'_>],
-        logits: &Tensor,
+        tokens: &[u32],
+        logits: &[f32],
         log_probabilities: &[f32],
     ) -> CandleResult<Vec<f32>> {
-        let logits = logits.to_vec1::<f32>()?;
-        let tokens = rows.iter().flat_map(|row| row.tokens);
-        let count = tokens.clone().count();
-        if logits.len() != count || log_probabilities.len() != count {
+        if logits.len() != tokens.len() || log_probabilities.len() != tokens.len() {
             bail!(
-                "{} logits and {} log-probabilities for {count} tokens",
+                "{} logits and {} log-probabilities for {} tokens",
                 logits.len(),
-                log_probabilities.len()
+                log_probabilities.len(),
+                tokens.len()
             );
         }
         let reward = |((id, &logit), &lp): ((&u32, &f32), &f32)| {
@@ -328,10 +327,52 @@ impl Calibrator {
                 .reward(logit, lp)
         };
         Ok(tokens
-            .zip(&logits)
+            .iter()
+            .zip(logits)
             .zip(log_probabilities)
             .map(reward)
             .collect())
+    }
+
+    /// Returns the readings of the rows' judged tokens; `logits` has one entry for every wanted
+    /// token.
+    ///
+    /// # Errors
+    /// When their numbers differ.
+    pub(super) fn readings(
+        &self,
+        rows: &[ScoredRow<'_>],
+        logits: &Tensor,
+    ) -> CandleResult<Vec<Vec<TokenReading>>> {
+        let logits = logits.to_vec1::<f32>()?;
+        let mut rest = logits.as_slice();
+        let mut readings = Vec::with_capacity(rows.len());
+        for row in rows {
+            let wanted = row.row.wanted().len();
+            if wanted > rest.len() || row.log_probabilities.len() != wanted {
+                bail!(
+                    "{} logits and {} log-probabilities for {wanted} tokens",
+                    rest.len(),
+                    row.log_probabilities.len()
+                );
+            }
+            let (own, others) = rest.split_at(wanted);
+            rest = others;
+            let rewards = self.rewards(
+                row.judged(),
+                &own[row.unjudged.min(wanted)..],
+                &row.log_probabilities[row.unjudged.min(wanted)..],
+            )?;
+            let reading = |reward| TokenReading {
+                reward,
+                log_probability: None,
+            };
+            readings.push(rewards.into_iter().map(reading).collect());
+        }
+        match rest.len() {
+            0 => Ok(readings),
+            more => bail!("{more} logits more than tokens"),
+        }
     }
 }
 

@@ -93,7 +93,14 @@ impl Finisher {
         at: usize,
         waits: bool,
     ) -> FinishedReward {
-        self.finish_within(written, at, waits, SentenceFeatures::default())
+        let sentence = match (self.writer, written.words.get(at)) {
+            (WrittenBy::Others, Some(word)) => {
+                let bytes = sentence_around(written.text, word.bytes.start);
+                SentenceFeatures::new(&self.evidence, &self.image, &written.text[bytes])
+            }
+            _ => SentenceFeatures::default(),
+        };
+        self.finish_within(written, at, waits, sentence)
     }
 
     fn finish_within(

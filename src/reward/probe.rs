@@ -3,21 +3,48 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{TokenReward, calibration::Calibrator};
-use crate::vlm::{KvCache, Row};
+use super::{RewardState, ScoredRow, TokenReading, TokenReward, calibration::Calibrator};
 
 /// Dimensions of the probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeConfig {
-    /// Width of the policy's hidden states, all layers concatenated.
+    /// Width of the policy's hidden states, all tapped layers side by side.
     pub features: usize,
     /// Width of the hidden layer; 0 for a single linear layer.
     pub hidden: usize,
+    /// Layers of the policy that it reads, from 0; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+}
+
+impl ProbeConfig {
+    /// Returns the layers that it reads of a policy with `layers` layers of `width`.
+    ///
+    /// # Errors
+    /// When the policy has no such layer or its hidden states have another width.
+    pub fn taps(&self, layers: usize, width: usize) -> Result<Vec<usize>> {
+        let taps = match &self.layers {
+            Some(taps) => taps.clone(),
+            None => (0..layers).collect(),
+        };
+        if let Some(beyond) = taps.iter().find(|&&layer| layer >= layers) {
+            bail!("the probe reads layer {beyond}; the policy has {layers} layers, from 0");
+        }
+        if taps.len() * width != self.features {
+            bail!(
+                "the probe expects {} features; {} layers of the policy have {}",
+                self.features,
+                taps.len(),
+                taps.len() * width
+            );
+        }
+        Ok(taps)
+    }
 }
 
 /// `fc2(relu(fc1(standardized hidden states)))`, or `fc2` alone: one logit per token.
@@ -97,16 +124,22 @@ impl ProbeNet {
     }
 }
 
-/// Probe for serving: network and calibration.
+/// Probe for serving: network, tapped layers and calibration.
 pub struct Probe {
     net: Arc<ProbeNet>,
-    calibrator: Calibrator,
+    taps: Vec<usize>,
+    calibrator: Arc<Calibrator>,
 }
 
 impl Probe {
-    /// Creates a scorer whose logits `calibrator` turns into rewards.
-    pub fn new(net: Arc<ProbeNet>, calibrator: Calibrator) -> Self {
-        Self { net, calibrator }
+    /// Creates a scorer that reads the layers `taps` and whose logits `calibrator` turns into
+    /// rewards.
+    pub fn new(net: Arc<ProbeNet>, taps: Vec<usize>, calibrator: Calibrator) -> Self {
+        Self {
+            net,
+            taps,
+            calibrator: Arc::new(calibrator),
+        }
     }
 }
 
@@ -115,20 +148,39 @@ impl TokenReward for Probe {
         "probe"
     }
 
-    fn new_cache(&self, _slots: usize, _capacity: usize) -> Result<Option<KvCache>> {
-        Ok(None)
+    fn taps(&self) -> &[usize] {
+        &self.taps
     }
 
-    fn score(
-        &self,
-        rows: &[Row<'_>],
-        hidden: &Tensor,
-        log_probabilities: &[f32],
-        _cache: Option<&mut KvCache>,
-    ) -> Result<Vec<f32>> {
-        self.calibrator
-            .rewards(rows, &self.net.logits(hidden)?, log_probabilities)
+    fn new_state(&self, _: usize, _: usize, _: usize) -> Result<Box<dyn RewardState>> {
+        Ok(Box::new(ProbeState {
+            net: Arc::clone(&self.net),
+            calibrator: Arc::clone(&self.calibrator),
+        }))
     }
+}
+
+/// A probe remembers nothing of a sequence.
+struct ProbeState {
+    net: Arc<ProbeNet>,
+    calibrator: Arc<Calibrator>,
+}
+
+impl RewardState for ProbeState {
+    fn score(
+        &mut self,
+        rows: &[ScoredRow<'_>],
+        hidden: Option<&Tensor>,
+    ) -> Result<Vec<Vec<TokenReading>>> {
+        let Some(hidden) = hidden else {
+            bail!("the probe got no hidden states")
+        };
+        self.calibrator.readings(rows, &self.net.logits(hidden)?)
+    }
+
+    fn truncate(&mut self, _slot: usize, _len: usize) {}
+
+    fn fork(&mut self, _from: usize, _to: usize, _len: usize) {}
 }
 
 #[cfg(test)]
@@ -145,6 +197,7 @@ mod tests {
             ProbeConfig {
                 features: 6,
                 hidden: 4,
+                layers: None,
             },
         );
         let load = || {

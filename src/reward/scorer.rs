@@ -9,20 +9,26 @@ use std::{
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::TokenReward;
-use crate::vlm::{KvCache, Row, VisionLanguageModel, Want, nn::log_sum_exp};
+use super::{RewardState, ScoredRow, TokenReading, TokenReward};
+use crate::vlm::{
+    KvCache, Logits, Outputs, Row, VisionLanguageModel,
+    nn::log_sum_exp,
+    prompt::{ImageFeatures, ImageSpan},
+};
 
 /// Maximum number of logits per step (128 MiB); a single text may exceed it.
 const MAX_LOGITS: usize = 1 << 25;
 
-/// Text about an image.
+/// Text about images.
 #[derive(Debug, Clone, Copy)]
 pub struct TextWithImage<'a> {
-    /// Encoded image, `(image_tokens, channels)`.
-    pub image: &'a Tensor,
-    /// Prompt and response.
+    /// Encoded images that the prompt shows.
+    pub images: &'a [ImageFeatures],
+    /// Positions of the images.
+    pub spans: &'a [ImageSpan],
+    /// Prompt, images included, and response.
     pub tokens: &'a [u32],
-    /// Number of prompt tokens; at least one.
+    /// Number of prompt positions; at least one.
     pub prompt: usize,
 }
 
@@ -48,7 +54,7 @@ pub struct Scorer {
 
 struct Caches {
     policy: KvCache,
-    scorer: Option<KvCache>,
+    scorer: Box<dyn RewardState>,
 }
 
 impl Scorer {
@@ -101,107 +107,114 @@ impl Scorer {
             .map(|(slot, text)| Row {
                 slot,
                 start: 0,
-                image: Some(text.image),
                 tokens: text.tokens,
+                spans: text.spans,
+                images: text.images,
+                // Logits of the prompt's last position are those of the first response token.
+                from: text.prompt - 1,
             })
             .collect();
-        let out = self.vlm.forward(&rows, &mut caches.policy, Want::All)?;
+        let outputs = Outputs {
+            logits: Logits::All,
+            hidden_layers: self.reward.taps(),
+        };
+        let out = self.vlm.forward(&rows, &mut caches.policy, outputs)?;
         let Some(logits) = out.logits else {
             bail!("the model returned no logits")
         };
-        let log_probabilities = log_probabilities(group, &logits)?;
+        let log_probabilities = log_probabilities(&rows, &logits)?;
         let began = Instant::now();
-        let rewards = self.reward.score(
-            &rows,
-            &out.hidden,
-            &log_probabilities,
-            caches.scorer.as_mut(),
-        )?;
+        let scored = rows.iter().zip(&log_probabilities);
+        let scored: Vec<ScoredRow<'_>> = scored
+            .map(|(row, log_probabilities)| ScoredRow {
+                row: *row,
+                unjudged: 1,
+                log_probabilities,
+                bytes: &[],
+                ends: true,
+                reader: None,
+            })
+            .collect();
+        let readings = caches.scorer.score(&scored, out.hidden.as_ref())?;
         let took = began.elapsed();
-        if rewards.len() != log_probabilities.len() {
-            bail!(
-                "{} rewards for {} tokens",
-                rewards.len(),
-                log_probabilities.len()
-            );
-        }
-        let scored = responses(group, &rewards, &log_probabilities)?;
+        let texts = collect(&readings, log_probabilities)?;
         for slot in 0..group.len() {
             caches.policy.truncate(slot, 0);
-            if let Some(cache) = &mut caches.scorer {
-                cache.truncate(slot, 0);
-            }
+            caches.scorer.truncate(slot, 0);
         }
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(caches);
-        Ok((scored, took))
+        Ok((texts, took))
     }
 
     fn caches(&self) -> Result<Caches> {
-        let policy = self
-            .vlm
-            .new_cache(self.slots, self.capacity)?
-            .remembering(self.slots);
-        let scorer = self.reward.new_cache(self.slots, self.capacity)?;
+        let positions = self.slots * self.capacity;
+        let policy = self.vlm.new_cache(self.slots, self.capacity, positions)?;
         Ok(Caches {
-            policy,
-            scorer: scorer.map(|cache| cache.remembering(self.slots)),
+            policy: policy.remembering(self.slots),
+            scorer: self
+                .reward
+                .new_state(self.slots, self.capacity, positions)?,
         })
     }
 }
 
-/// Returns the log-probability under the policy of every token of the group's texts; 0 for prompt
-/// tokens, as scorers expect.
-fn log_probabilities(group: &[TextWithImage<'_>], logits: &Tensor) -> Result<Vec<f32>> {
+/// Returns the log-probability under the policy of every wanted token of the rows; 0 for the
+/// first, which belongs to the prompt.
+fn log_probabilities(rows: &[Row<'_>], logits: &Tensor) -> Result<Vec<Vec<f32>>> {
     let (lines, width) = logits.dims2()?;
-    if lines != group.iter().map(|text| text.tokens.len()).sum::<usize>() {
+    if lines != rows.iter().map(|row| row.wanted().len()).sum::<usize>() {
         bail!(
             "{lines} lines of logits for the tokens of {} texts",
-            group.len()
+            rows.len()
         );
     }
     let logits = logits
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1::<f32>()?;
-    let mut out = Vec::with_capacity(lines);
-    for text in group {
-        out.resize(out.len() + text.prompt, 0.0);
-        for &token in &text.tokens[text.prompt..] {
-            // The logits of the preceding position.
-            let line = &logits[(out.len() - 1) * width..out.len() * width];
+    let mut lines = logits.chunks_exact(width.max(1));
+    let mut of_rows = Vec::with_capacity(rows.len());
+    for row in rows {
+        let mut out = vec![0.0];
+        for (&token, line) in row.wanted()[1..].iter().zip(&mut lines) {
             let Some(logit) = line.get(token as usize) else {
                 bail!("token {token} is not in the vocabulary of {width}")
             };
             out.push(logit - log_sum_exp(line));
         }
+        // The last token's own logits predict what follows the text.
+        lines.next();
+        of_rows.push(out);
     }
-    Ok(out)
+    Ok(of_rows)
 }
 
-/// Selects the values of each response from those of all tokens of the group.
-fn responses(
-    group: &[TextWithImage<'_>],
-    rewards: &[f32],
-    log_probabilities: &[f32],
+/// Joins the readings of each text with its log-probabilities.
+fn collect(
+    readings: &[Vec<TokenReading>],
+    log_probabilities: Vec<Vec<f32>>,
 ) -> Result<Vec<TextRewards>> {
-    let mut first = 0;
-    let scored = group.iter().map(|text| {
-        let tokens = first + text.prompt..first + text.tokens.len();
-        first = tokens.end;
-        TextRewards {
-            rewards: rewards[tokens.clone()].to_vec(),
-            log_probabilities: log_probabilities[tokens].to_vec(),
-        }
-    });
-    let scored: Vec<TextRewards> = scored.collect();
-    match scored
-        .iter()
-        .flat_map(|text| &text.rewards)
-        .find(|r| !(0.0..=1.0).contains(*r))
-    {
-        Some(bad) => bail!("reward {bad} is not between 0 and 1"),
-        None => Ok(scored),
-    }
+    let texts = readings.iter().zip(log_probabilities);
+    texts
+        .map(|(readings, mut log_probabilities)| {
+            log_probabilities.remove(0);
+            if readings.len() != log_probabilities.len() {
+                bail!(
+                    "{} rewards for {} tokens",
+                    readings.len(),
+                    log_probabilities.len()
+                );
+            }
+            let rewards: Vec<f32> = readings.iter().map(|reading| reading.reward).collect();
+            match rewards.iter().find(|r| !(0.0..=1.0).contains(*r)) {
+                Some(bad) => bail!("reward {bad} is not between 0 and 1"),
+                None => Ok(TextRewards {
+                    rewards,
+                    log_probabilities,
+                }),
+            }
+        })
+        .collect()
 }
 
 fn groups(lengths: &[usize], most: usize, tokens: usize) -> Vec<Range<usize>> {

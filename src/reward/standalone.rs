@@ -9,11 +9,14 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use super::{TokenReward, calibration::Calibrator};
+use super::{RewardState, ScoredRow, TokenReading, TokenReward, calibration::Calibrator};
 use crate::vlm::{
-    KvCache, Row,
+    KvCache, Logits, Outputs, Row, VisionLanguageModel,
     models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
 };
+
+/// Images whose keys and values stay cached for later questions about them.
+const PREFIXES: usize = 64;
 
 /// Decoder with a linear head: one logit per token.
 pub struct StandaloneNet {
@@ -53,16 +56,20 @@ impl StandaloneNet {
     }
 }
 
-/// Standalone scorer for serving: network, cache and calibration.
+/// Standalone scorer for serving: network and calibration. It reads the policy's tokens and image
+/// features, so it is a scorer of the policy that it was trained beside.
 pub struct StandaloneScorer {
     net: Arc<StandaloneNet>,
-    calibrator: Calibrator,
+    calibrator: Arc<Calibrator>,
 }
 
 impl StandaloneScorer {
     /// Creates a scorer whose logits `calibrator` turns into rewards.
     pub fn new(net: Arc<StandaloneNet>, calibrator: Calibrator) -> Self {
-        Self { net, calibrator }
+        Self {
+            net,
+            calibrator: Arc::new(calibrator),
+        }
     }
 }
 
@@ -71,25 +78,52 @@ impl TokenReward for StandaloneScorer {
         "detached"
     }
 
-    fn new_cache(&self, slots: usize, capacity: usize) -> Result<Option<KvCache>> {
-        self.net.decoder.new_cache(slots, capacity).map(Some)
+    fn new_state(
+        &self,
+        slots: usize,
+        capacity: usize,
+        positions: usize,
+    ) -> Result<Box<dyn RewardState>> {
+        let cache = self.net.decoder.new_cache(slots, capacity, positions)?;
+        Ok(Box::new(StandaloneState {
+            net: Arc::clone(&self.net),
+            calibrator: Arc::clone(&self.calibrator),
+            cache: cache.remembering(PREFIXES),
+        }))
+    }
+}
+
+/// Network with the cache of the sequences that it follows.
+struct StandaloneState {
+    net: Arc<StandaloneNet>,
+    calibrator: Arc<Calibrator>,
+    cache: KvCache,
+}
+
+impl RewardState for StandaloneState {
+    fn score(
+        &mut self,
+        rows: &[ScoredRow<'_>],
+        _hidden: Option<&Tensor>,
+    ) -> Result<Vec<Vec<TokenReading>>> {
+        let own: Vec<Row<'_>> = rows.iter().map(|scored| scored.row).collect();
+        let decoder = &self.net.decoder;
+        let outputs = Outputs {
+            logits: Logits::None,
+            hidden_layers: &[decoder.spec().layers - 1],
+        };
+        let step = decoder.forward(&own, &mut self.cache, outputs)?;
+        let Some(hidden) = step.hidden else {
+            bail!("the detached scorer returned no hidden states")
+        };
+        self.calibrator.readings(rows, &self.net.logits(&hidden)?)
     }
 
-    fn score(
-        &self,
-        rows: &[Row<'_>],
-        _hidden: &Tensor,
-        log_probabilities: &[f32],
-        cache: Option<&mut KvCache>,
-    ) -> Result<Vec<f32>> {
-        let Some(cache) = cache else {
-            bail!("the detached scorer needs its cache")
-        };
-        let states = self.net.decoder.step(rows, cache)?;
-        let Some(last) = states.last() else {
-            bail!("the decoder has no layers")
-        };
-        self.calibrator
-            .rewards(rows, &self.net.logits(last)?, log_probabilities)
+    fn truncate(&mut self, slot: usize, len: usize) {
+        self.cache.truncate(slot, len);
+    }
+
+    fn fork(&mut self, from: usize, to: usize, len: usize) {
+        self.cache.fork(from, to, len);
     }
 }

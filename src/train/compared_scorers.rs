@@ -14,12 +14,17 @@ use super::{
     reward::{RewardTrainingConfig, WEIGHTS},
     rows::{ResponseBranch, RowBatch, TextRow},
     scorers::{Net, ScorerConfig, ScorerInput, next_image},
+    taps,
 };
 use crate::{
     bundle::Bundle,
     reward::RewardKind,
     reward::calibration::Calibration,
-    vlm::{Row, decoder::Regular},
+    vlm::{
+        Logits, Outputs, Row, VisionLanguageModel,
+        decoder::Regular,
+        prompt::{ImageFeatures, ImageId},
+    },
 };
 
 /// Named scorer in a comparison.
@@ -67,12 +72,13 @@ pub fn from_bundle(policy: &Policy) -> Result<Vec<ComparedScorer>, TrainError> {
     let file = Bundle::file(&policy.name, "reward.safetensors")
         .map_err(|e| TrainError::Run(e.to_string()))?;
     let stored = candle_core::safetensors::load_buffer(&file, &Device::Cpu)?;
-    let layers = policy.config.model.language.decoder.num_hidden_layers;
+    let decoder = &policy.config.model.language.decoder;
     let mut configs = Vec::new();
     if let Some(probe) = &reward.probe {
+        let taps = probe.taps(decoder.num_hidden_layers, decoder.hidden_size)?;
         configs.push((
             RewardKind::Probe.name(),
-            ScorerConfig::stored_probe(layers, probe.hidden),
+            ScorerConfig::stored_probe(taps, probe.hidden),
         ));
     }
     if reward.detached.is_some() {
@@ -116,8 +122,7 @@ pub fn from_run(run: &Path, policy: &Policy) -> Result<Vec<ComparedScorer>, Trai
         )));
     }
     let stored = read_weights(&run.join(WEIGHTS))?;
-    config
-        .scorers
+    taps::resolved(run, &config.scorers)?
         .iter()
         .map(|(name, config)| load(name, config, policy, &stored))
         .collect()
@@ -297,30 +302,32 @@ pub fn costs(
             })?,
             ScoreSource::Net(net) => match net.detached() {
                 Some(own) => {
+                    let decoder = own.decoder();
                     let capacity = image.dim(0)? + 4;
-                    let mut cache = own.decoder().new_cache(1, capacity)?;
-                    own.decoder().step(
-                        &[Row {
-                            slot: 0,
-                            start: 0,
-                            image: Some(image),
-                            tokens: &[1],
+                    let mut cache = decoder.new_cache(1, capacity, capacity)?;
+                    let outputs = Outputs {
+                        logits: Logits::None,
+                        hidden_layers: &[decoder.spec().layers - 1],
+                    };
+                    let (prompt, encoded) = (
+                        decoder.prompt(&[1]),
+                        [ImageFeatures {
+                            id: ImageId([0; 32]),
+                            features: image.clone(),
                         }],
-                        &mut cache,
-                    )?;
+                    );
+                    let first = Row {
+                        spans: &prompt.images,
+                        images: &encoded,
+                        ..Row::text(0, 0, &prompt.tokens)
+                    };
+                    decoder.forward(&[first], &mut cache, outputs)?;
                     let start = cache.len(0);
                     median_ms(repeats, || {
-                        let states = own.decoder().step(
-                            &[Row {
-                                slot: 0,
-                                start,
-                                image: None,
-                                tokens: &[2],
-                            }],
-                            &mut cache,
-                        )?;
-                        if let Some(last) = states.last() {
-                            black_box(own.logits(last)?.to_vec1::<f32>()?);
+                        let row = Row::text(0, start, &[2]);
+                        let step = decoder.forward(&[row], &mut cache, outputs)?;
+                        if let Some(last) = step.hidden {
+                            black_box(own.logits(&last)?.to_vec1::<f32>()?);
                         }
                         cache.truncate(0, start);
                         Ok(())

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::eval::data::flickr8k::Image;
 use crate::vlm::{
-    processor::template::{ChatTemplate, Message},
     processor::tokenizer::TextTokenizer,
+    processor::{message::Message, template::ChatTemplate},
 };
 
 /// End-of-answer token.
@@ -107,10 +107,7 @@ impl<'a> Corpus<'a> {
         template: &ChatTemplate,
         text: &str,
     ) -> Result<Vec<u32>, TrainError> {
-        let message = Message {
-            role: "user".into(),
-            content: text.into(),
-        };
+        let message = Message::text("user", text);
         let prompt = template
             .render(&[message])
             .map_err(|e| TrainError::Run(e.to_string()))?;

@@ -36,6 +36,7 @@ pub mod setup;
 pub mod sft;
 pub mod snapshot;
 pub mod stats;
+pub mod taps;
 pub mod text;
 pub mod tower;
 

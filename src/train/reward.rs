@@ -24,10 +24,12 @@ use super::{
     scorers::{Net, ScorerConfig, ScorerConfigs, ScorerInput},
     setup::Setup,
     snapshot::Snapshot,
+    taps,
 };
 use crate::{
     bundle::Bundle,
     eval::{data::flickr8k::Image, honesty::PhotographOrigin},
+    reward::{RewardKind, probe::ProbeConfig},
     vlm::nn,
 };
 
@@ -128,7 +130,7 @@ pub struct RewardTraining {
     /// Indices of the images to learn from, without those with corrections.
     pub(super) split: Vec<usize>,
     /// The same indices, each repeated as often as an epoch visits the image.
-    epoch: Vec<usize>,
+    pub(super) epoch: Vec<usize>,
     /// Corrections of the last of `setup`'s training images, which follow the split, one entry per
     /// image.
     pub(super) human: Vec<Vec<CorrectedAnswer>>,
@@ -214,6 +216,12 @@ impl RewardTraining {
         }
         let others = OtherOrigins::open(config.origins.as_ref())?;
         let mut setup = Setup::open(&config.data, &config.policy, config.workers)?;
+        let layers = setup.policy.config.model.language.decoder.num_hidden_layers;
+        for (name, scorer) in &config.scorers {
+            scorer
+                .check(layers)
+                .map_err(|why| TrainError::Run(format!("scorers.{name}.{why}")))?;
+        }
         let run = RunDir::open(out, &config, resume)?;
         let mut train_features =
             setup.features(&setup.data.train, VIEWS, &config.features.join("train.f16"))?;
@@ -293,16 +301,8 @@ impl RewardTraining {
     /// # Errors
     /// When a step fails or the loss is not finite; the last checkpoint remains.
     pub fn train(&self) -> Result<(), TrainError> {
-        let mut learners = self.learners()?;
-        let mut done = 0;
-        if let Some((step, state)) = self.run.load()? {
-            for learner in &mut learners {
-                learner
-                    .optim
-                    .restore(&strip(&state, &format!("{}/", learner.name)))?;
-            }
-            done = step;
-        }
+        let checkpoint = self.run.load()?;
+        let done = checkpoint.as_ref().map_or(0, |(step, _)| *step);
         let total = self.total();
         if done == total && self.run.file(WEIGHTS).exists() {
             return Ok(());
@@ -315,6 +315,19 @@ impl RewardTraining {
                     "no training text is wrong about any {class}, so scorers \
                      cannot learn to detect it"
                 )));
+            }
+        }
+        if let Some(chosen) = taps::decide(self, &examples)? {
+            report_progress(format_args!("AUROC by layers that a probe reads: {chosen}"));
+        }
+        let scorers = taps::resolved(&self.run.file(""), &self.config.scorers)?;
+        let frozen = self.frozen(&scorers)?;
+        let mut learners = self.learners(&scorers)?;
+        if let Some((_, state)) = &checkpoint {
+            for learner in &mut learners {
+                learner
+                    .optim
+                    .restore(&strip(state, &format!("{}/", learner.name)))?;
             }
         }
         let bar = progress(total, done);
@@ -354,13 +367,7 @@ impl RewardTraining {
                 &format!("{}.", learner.name),
             ));
         }
-        for name in &self.config.frozen {
-            weights.extend(
-                self.initial(name)?
-                    .into_iter()
-                    .map(|(k, t)| (format!("{name}.{k}"), t)),
-            );
-        }
+        weights.extend(frozen);
         write_weights(&self.run.file(WEIGHTS), weights)
     }
 
@@ -442,14 +449,46 @@ impl RewardTraining {
         (self.per_epoch() * self.config.epochs).min(self.config.steps.unwrap_or(usize::MAX))
     }
 
+    /// Probe of the configured initial bundle, if the scorer `name` starts from it.
+    fn initial_probe(&self, name: &str) -> Result<Option<ProbeConfig>, TrainError> {
+        let Some(bundle) = self
+            .config
+            .init
+            .as_ref()
+            .filter(|_| name == RewardKind::Probe.name())
+        else {
+            return Ok(None);
+        };
+        let config = Bundle::describe(bundle).map_err(|e| TrainError::Run(e.to_string()))?;
+        Ok(config.reward.and_then(|reward| reward.probe))
+    }
+
+    /// Layers that the weights from which the scorer `name` starts read; `None` if it starts from
+    /// none.
+    ///
+    /// # Errors
+    /// When the initial bundle is invalid or its probe reads another policy's layers.
+    pub(super) fn initial_taps(&self, name: &str) -> Result<Option<Vec<usize>>, TrainError> {
+        let decoder = &self.setup.policy.config.model.language.decoder;
+        let probe = self.initial_probe(name)?;
+        Ok(probe
+            .map(|probe| probe.taps(decoder.num_hidden_layers, decoder.hidden_size))
+            .transpose()?)
+    }
+
     /// Initial weights in f32 of a scorer from the configured bundle; empty if it has none of that
-    /// name.
-    fn initial(&self, name: &str) -> Result<Tensors, TrainError> {
+    /// name, or a probe that reads other layers.
+    fn initial(&self, name: &str, scorer: &ScorerConfig) -> Result<Tensors, TrainError> {
         let Some(bundle) = &self.config.init else {
             return Ok(Tensors::new());
         };
         let config = Bundle::describe(bundle).map_err(|e| TrainError::Run(e.to_string()))?;
-        if config.reward.is_none() {
+        let own = scorer.probe(&self.setup.policy.config.model);
+        let reads_others = self
+            .initial_probe(name)?
+            .zip(own)
+            .is_some_and(|(initial, own)| initial.layers != own.layers);
+        if config.reward.is_none() || reads_others {
             return Ok(Tensors::new());
         }
         let file = Bundle::file(bundle, "reward.safetensors")
@@ -464,7 +503,26 @@ impl RewardTraining {
             .collect::<candle_core::Result<_>>()?)
     }
 
-    fn learners(&self) -> Result<Vec<Learner<'_>>, TrainError> {
+    /// Weights of the frozen scorers by their names in the run's weights.
+    fn frozen(&self, scorers: &ScorerConfigs) -> Result<Tensors, TrainError> {
+        let mut out = Tensors::new();
+        for name in &self.config.frozen {
+            let weights = scorers
+                .get(name)
+                .map(|scorer| self.initial(name, scorer))
+                .transpose()?
+                .filter(|weights| !weights.is_empty());
+            let weights = weights.ok_or_else(|| {
+                TrainError::Run(format!(
+                    "frozen: the bundle of init has no scorer {name} that reads the same layers"
+                ))
+            })?;
+            out.extend(prefixed(weights, &format!("{name}.")));
+        }
+        Ok(out)
+    }
+
+    fn learners<'a>(&self, scorers: &'a ScorerConfigs) -> Result<Vec<Learner<'a>>, TrainError> {
         let images: Vec<usize> = self
             .split
             .iter()
@@ -476,15 +534,13 @@ impl RewardTraining {
         let views: Vec<(usize, usize)> = images.iter().map(|&i| (i, 0)).collect();
         let features = self.train_features.batch(&views)?;
         let sample = ScorerInput::new(&self.setup.policy, &features, &batch)?;
-        let mut learners = Vec::with_capacity(self.config.scorers.len());
-        for (name, config) in self
-            .config
-            .scorers
+        let mut learners = Vec::with_capacity(scorers.len());
+        for (name, config) in scorers
             .iter()
             .filter(|(name, _)| !self.config.frozen.contains(name))
         {
             let vars = config.initial(&self.setup.policy, &sample)?;
-            initialize_from(&vars, &self.initial(name)?)?;
+            initialize_from(&vars, &self.initial(name, config)?)?;
             learners.push(Learner {
                 name,
                 config,

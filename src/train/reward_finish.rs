@@ -12,6 +12,7 @@ use super::{
     reward_report::RewardReportInputs,
     samples::Negatives,
     scored_split::{DevelopmentHalf, ScoredSplit, dev_features},
+    taps::{self, ChosenTaps},
 };
 use crate::{
     bundle::{Bundle, BundleConfig, ScorersConfig},
@@ -101,6 +102,9 @@ impl RewardTraining {
                 tables: vec![negatives.table()],
                 ..Section::default()
             }));
+        report
+            .sections
+            .extend(ChosenTaps::read(&self.run.file(""))?.and_then(|taps| taps.section()));
         write_json(&self.run.file("report.json"), &report.to_json())?;
         let html = report.html().map_err(|e| TrainError::Run(e.to_string()))?;
         write_atomically(&self.run.file("report.html"), html.as_bytes())?;
@@ -147,10 +151,11 @@ impl RewardTraining {
             .collect();
         write_weights(&dir.join("reward.safetensors"), weights)?;
         write_json(&dir.join("calibration.json"), calibrations)?;
+        let scorers = taps::resolved(&self.run.file(""), &self.config.scorers)?;
         let has = |kind: RewardKind| {
             calibrations
                 .contains_key(&kind)
-                .then(|| self.config.scorers.get(kind.name()))
+                .then(|| scorers.get(kind.name()))
                 .flatten()
         };
         let config = BundleConfig {

@@ -1,9 +1,16 @@
 //! Batched sampling of answers to many images, for evaluation and on-policy training data.
 
 use candle_core::{Result, Tensor};
-use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use crate::vlm::{Row, models::candor_mini::PrefixDecoder};
+use crate::{
+    engine::{Sampler, Sampling},
+    vlm::{
+        KvCache, Logits, Outputs, Row, VisionLanguageModel,
+        kv_cache::BLOCK,
+        models::candor_mini::PrefixDecoder,
+        prompt::{ImageFeatures, ImageId, Prompt},
+    },
+};
 
 /// Sampling parameters of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,39 +63,53 @@ pub fn samples(
         );
     }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let mut cache = model.new_cache(n * each, image_tokens + longest + config.max_tokens)?;
+    let capacity = image_tokens + longest + config.max_tokens;
+    let mut cache = model.new_cache(n * each, capacity, n * each * (capacity + BLOCK))?;
     let mut out = vec![Vec::new(); n * each];
-    let mut rngs: Vec<SmallRng> = (0..out.len() as u64)
-        .map(|i| SmallRng::seed_from_u64(config.seed.wrapping_add(i)))
+    let mut samplers: Vec<Sampler> = (0..out.len() as u64)
+        .map(|i| {
+            Sampler::new(&Sampling {
+                temperature: config.temperature.into(),
+                seed: config.seed.wrapping_add(i),
+                ..Sampling::default()
+            })
+        })
         .collect();
-    let image_features: Vec<Tensor> = (0..n).map(|i| images.get(i)).collect::<Result<_>>()?;
-    let rows = image_features.iter().zip(prompts).enumerate();
+    let encoded = (0..n).map(|i| {
+        Ok([ImageFeatures {
+            id: ImageId([0; 32]),
+            features: images.get(i)?,
+        }])
+    });
+    let encoded: Vec<[ImageFeatures; 1]> = encoded.collect::<Result<_>>()?;
+    let prompts: Vec<Prompt> = prompts.iter().map(|text| model.prompt(text)).collect();
+    let rows = encoded.iter().zip(&prompts).enumerate();
     let first: Vec<Row<'_>> = rows
         .map(|(i, (image, prompt))| Row {
             slot: i * each,
             start: 0,
-            image: Some(image),
-            tokens: prompt,
+            tokens: &prompt.tokens,
+            spans: &prompt.images,
+            images: image,
+            from: prompt.tokens.len() - 1,
         })
         .collect();
-    let states = model.step(&first, &mut cache)?;
-    let mut ends = Vec::with_capacity(out.len());
-    let mut end = 0;
-    for (i, prompt) in prompts.iter().enumerate() {
-        end += prompt.len() as u32;
-        ends.extend(vec![end - 1; each]);
+    let logits = last_logits(model, &first, &mut cache)?;
+    let mut logits: Vec<Vec<f32>> = logits
+        .into_iter()
+        .flat_map(|line| vec![line; each])
+        .collect();
+    for i in 0..n {
         let len = cache.len(i * each);
-        (1..each).try_for_each(|copy| cache.fork(i * each, i * each + copy, len))?;
+        (1..each).for_each(|copy| cache.fork(i * each, i * each + copy, len));
     }
-    let mut hidden = last(&states)?.index_select(&Tensor::new(ends, images.device())?, 0)?;
     let mut open: Vec<usize> = (0..out.len()).collect();
     for _ in 0..config.max_tokens {
-        let logits = model.llama().logits(&hidden)?.to_vec2::<f32>()?;
         let chosen: Vec<(usize, u32)> = open
             .iter()
-            .zip(&logits)
-            .map(|(&slot, l)| (slot, choose(l, config.temperature, &mut rngs[slot])))
-            .collect();
+            .zip(&mut logits)
+            .map(|(&slot, line)| Ok((slot, samplers[slot].choose(line, &[])?)))
+            .collect::<Result<_>>()?;
         let unfinished: Vec<(usize, [u32; 1])> = chosen
             .into_iter()
             .filter(|&(_, token)| token != config.eos)
@@ -102,40 +123,26 @@ pub fn samples(
         }
         let rows: Vec<Row<'_>> = unfinished
             .iter()
-            .map(|(slot, token)| Row {
-                slot: *slot,
-                start: cache.len(*slot),
-                image: None,
-                tokens: token,
-            })
+            .map(|(slot, token)| Row::text(*slot, cache.len(*slot), token))
             .collect();
-        hidden = last(&model.step(&rows, &mut cache)?)?.clone();
+        logits = last_logits(model, &rows, &mut cache)?;
         open = unfinished.iter().map(|(slot, _)| *slot).collect();
     }
     Ok(out)
 }
 
-fn last(states: &[Tensor]) -> Result<&Tensor> {
-    states
-        .last()
-        .ok_or_else(|| candle_core::Error::Msg("the decoder has no layers".into()))
-}
-
-fn choose(logits: &[f32], temperature: f32, rng: &mut SmallRng) -> u32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if temperature <= 0.0 {
-        return logits.iter().position(|&l| l == max).unwrap_or(0) as u32;
+/// Feeds rows and returns the logits of each row's last token.
+fn last_logits(
+    model: &PrefixDecoder,
+    rows: &[Row<'_>],
+    cache: &mut KvCache,
+) -> Result<Vec<Vec<f32>>> {
+    let outputs = Outputs {
+        logits: Logits::Last,
+        hidden_layers: &[],
+    };
+    match model.forward(rows, cache, outputs)?.logits {
+        Some(logits) => logits.to_vec2(),
+        None => candle_core::bail!("the model returned no logits"),
     }
-    let weights: Vec<f32> = logits
-        .iter()
-        .map(|l| ((l - max) / temperature).exp())
-        .collect();
-    let mut remaining = rng.random::<f32>() * weights.iter().sum::<f32>();
-    for (i, w) in weights.iter().enumerate() {
-        remaining -= w;
-        if remaining <= 0.0 {
-            return i as u32;
-        }
-    }
-    (weights.len() - 1) as u32
 }

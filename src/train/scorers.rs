@@ -13,6 +13,7 @@ use super::{
     optim::{OptimConfig, named_vars},
     policy::Policy,
     rows::RowBatch,
+    taps::ProbeLayers,
 };
 use crate::{
     reward::{
@@ -28,8 +29,8 @@ use crate::{
 pub enum ScorerConfig {
     /// Probe: a head on the frozen policy's hidden states.
     Probe {
-        /// Number of the policy's layers it reads, counted from the last.
-        layers: usize,
+        /// The policy's layers that it reads.
+        layers: ProbeLayers,
         /// Width of the hidden layer; 0 for a linear probe.
         hidden: usize,
         /// `true` to also read similarities between the word and the image positions.
@@ -62,10 +63,10 @@ pub enum ScorerConfig {
 pub type ScorerConfigs = BTreeMap<String, ScorerConfig>;
 
 impl ScorerConfig {
-    /// Configuration that loads a bundle's probe over all `layers`.
-    pub fn stored_probe(layers: usize, hidden: usize) -> Self {
+    /// Configuration that loads a bundle's probe over the layers `taps`.
+    pub fn stored_probe(taps: Vec<usize>, hidden: usize) -> Self {
         Self::Probe {
-            layers,
+            layers: ProbeLayers::Listed(taps),
             hidden,
             similarity: false,
             seed: 0,
@@ -81,6 +82,19 @@ impl ScorerConfig {
             dropout: 0.0,
             seed: 0,
             optim: OptimConfig::default(),
+        }
+    }
+
+    /// Checks the settings against a policy with `layers` layers.
+    ///
+    /// # Errors
+    /// When a probe reads layers that the policy lacks; the error begins with the key.
+    pub fn check(&self, layers: usize) -> Result<(), String> {
+        match self {
+            Self::Probe { layers: read, .. } => {
+                read.check(layers).map_err(|why| format!("layers: {why}"))
+            }
+            Self::Detached { .. } => Ok(()),
         }
     }
 
@@ -103,7 +117,8 @@ impl ScorerConfig {
         }
     }
 
-    /// Sizes of a probe on a policy; `None` for a standalone scorer.
+    /// Sizes of a probe on a policy; `None` for a standalone scorer, and for a probe whose layers
+    /// training has yet to choose.
     pub fn probe(&self, model: &CandorMiniConfig) -> Option<ProbeConfig> {
         let Self::Probe {
             layers,
@@ -115,11 +130,12 @@ impl ScorerConfig {
             return None;
         };
         let decoder = &model.language.decoder;
-        let features = (*layers).min(decoder.num_hidden_layers) * decoder.hidden_size
-            + if *similarity { 2 * HEADS } else { 0 };
+        let (all, width) = (decoder.num_hidden_layers, decoder.hidden_size);
+        let taps = layers.taps(all)?;
         Some(ProbeConfig {
-            features,
+            features: taps.len() * width + if *similarity { 2 * HEADS } else { 0 },
             hidden: *hidden,
+            layers: (taps.len() < all).then_some(taps),
         })
     }
 
@@ -170,10 +186,7 @@ impl ScorerConfig {
                     return Ok(vars);
                 };
                 let features = probe.features(sample)?.detach();
-                let mean = features.mean(0)?;
-                let scale = (features.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-6)?
-                    .sqrt()?
-                    .recip()?;
+                let (mean, scale) = standardization(&features)?;
                 for (name, var) in named_vars(&vars) {
                     match name.as_str() {
                         "mean" => var.set(&mean)?,
@@ -185,6 +198,16 @@ impl ScorerConfig {
         }
         Ok(vars)
     }
+}
+
+/// Mean of each feature and the reciprocal of its standard deviation: `(n, features)` to
+/// `(features)` each.
+pub(super) fn standardization(features: &Tensor) -> CandleResult<(Tensor, Tensor)> {
+    let mean = features.mean(0)?;
+    let scale = (features.broadcast_sub(&mean)?.sqr()?.mean(0)? + 1e-6)?
+        .sqrt()?
+        .recip()?;
+    Ok((mean, scale))
 }
 
 /// Batch as the scorers read it: rows, images, and the frozen policy's hidden states.
@@ -231,14 +254,16 @@ impl<'a> ScorerInput<'a> {
         Self { images, ..self }
     }
 
-    /// Hidden states of the policy's last `layers` layers at the learned tokens, concatenated:
-    /// `(tokens, layers * width)`.
-    fn hidden(&self, layers: usize) -> CandleResult<Tensor> {
+    /// Hidden states of the policy's layers `taps` at the learned tokens, concatenated: `(tokens,
+    /// taps * width)`.
+    pub(super) fn hidden(&self, taps: &[usize]) -> CandleResult<Tensor> {
         let lines = Tensor::new(self.batch.own_lines.as_slice(), &Device::Cpu)?;
-        let first = self.states.len().saturating_sub(layers);
-        let states = self.states[first..]
+        let states = taps
             .iter()
-            .map(|s| s.index_select(&lines, 0))
+            .map(|&tap| match self.states.get(tap) {
+                Some(states) => states.index_select(&lines, 0),
+                None => candle_core::bail!("the decoder has no layer {tap}"),
+            })
             .collect::<CandleResult<Vec<_>>>()?;
         Tensor::cat(&states, 1)
     }
@@ -308,7 +333,8 @@ impl Similarity {
         let keys = parts
             .reshape((rows * image_tokens, width))?
             .matmul(&self.part.t()?)?;
-        let words = pass.hidden(1)?.matmul(&self.word.t()?)?;
+        let last = pass.states.len().saturating_sub(1);
+        let words = pass.hidden(&[last])?.matmul(&self.word.t()?)?;
         let row = pass.rows()?;
         let own: Vec<u32> = row
             .iter()
@@ -327,14 +353,14 @@ impl Similarity {
 
 /// Probe with the selection of features it reads.
 pub struct PolicyProbe {
-    layers: usize,
+    taps: Vec<usize>,
     similarity: Option<Similarity>,
     head: ProbeNet,
 }
 
 impl PolicyProbe {
     fn features(&self, pass: &ScorerInput<'_>) -> CandleResult<Tensor> {
-        let hidden = pass.hidden(self.layers)?;
+        let hidden = pass.hidden(&self.taps)?;
         match &self.similarity {
             Some(similarity) => Tensor::cat(&[hidden, similarity.features(pass)?], 1),
             None => Ok(hidden),
@@ -349,7 +375,7 @@ pub enum Net {
     /// Standalone network.
     Detached {
         /// Network.
-        net: StandaloneNet,
+        net: Box<StandaloneNet>,
         /// `true` if it is shown another image of the batch.
         shuffled: bool,
     },
@@ -374,28 +400,29 @@ impl Net {
         model: &CandorMiniConfig,
         vb: VarBuilder<'_>,
     ) -> CandleResult<Self> {
-        match (config, config.probe(model)) {
-            (
-                ScorerConfig::Probe {
-                    layers, similarity, ..
-                },
-                Some(sizes),
-            ) => {
-                let width = model.language.decoder.hidden_size;
+        let decoder = &model.language.decoder;
+        match config {
+            ScorerConfig::Probe {
+                layers, similarity, ..
+            } => {
+                let chosen = layers.taps(decoder.num_hidden_layers);
+                let Some((taps, sizes)) = chosen.zip(config.probe(model)) else {
+                    candle_core::bail!("the probe's layers are yet to be chosen")
+                };
+                let width = decoder.hidden_size;
                 let similarity = similarity
                     .then(|| Similarity::load(width, vb.pp("similarity")))
                     .transpose()?;
                 Ok(Self::Probe(PolicyProbe {
-                    layers: *layers,
+                    taps,
                     similarity,
                     head: ProbeNet::load(&sizes, vb)?,
                 }))
             }
-            (ScorerConfig::Detached { shuffled, .. }, _) => Ok(Self::Detached {
-                net: StandaloneNet::load(&model.language, vb)?,
+            ScorerConfig::Detached { shuffled, .. } => Ok(Self::Detached {
+                net: Box::new(StandaloneNet::load(&model.language, vb)?),
                 shuffled: *shuffled,
             }),
-            (ScorerConfig::Probe { .. }, None) => candle_core::bail!("probe without sizes"),
         }
     }
 

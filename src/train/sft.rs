@@ -410,7 +410,7 @@ impl SftConfig {
         vocab_size: usize,
     ) -> CandorMiniConfig {
         use crate::vlm::{
-            decoder::LlamaConfig, models::candor_mini::PrefixDecoderConfig, projector::MlpConfig,
+            decoder::DecoderConfig, models::candor_mini::PrefixDecoderConfig, projector::MlpConfig,
         };
         CandorMiniConfig {
             vision: vision.clone(),
@@ -420,7 +420,7 @@ impl SftConfig {
                     width: self.hidden_size,
                     tokens: tower.tokens(),
                 },
-                decoder: LlamaConfig {
+                decoder: DecoderConfig {
                     vocab_size,
                     hidden_size: self.hidden_size,
                     intermediate_size: self.intermediate_size,
@@ -431,6 +431,7 @@ impl SftConfig {
                     rope_theta: 10_000.0,
                     rms_norm_eps: 1e-5,
                     tie_word_embeddings: true,
+                    ..DecoderConfig::default()
                 },
             },
         }

@@ -1,5 +1,7 @@
 //! SHA-256 digests, as bytes, hexadecimal digits or a number.
 
+use std::ops::Deref;
+
 use sha2::{Digest, Sha256};
 
 /// Returns the SHA-256 of `bytes`.
@@ -24,6 +26,36 @@ pub fn sha256_u64(bytes: impl AsRef<[u8]>) -> u64 {
 /// Returns `bytes` as lower-case hexadecimal digits, two a byte.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Content of a file with its SHA-256.
+#[derive(Debug)]
+pub struct HashedFile {
+    bytes: Vec<u8>,
+    hash: [u8; 32],
+}
+
+impl HashedFile {
+    /// Computes the digest of a file, which takes time: call it on a blocking thread.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            hash: sha256(&bytes),
+            bytes,
+        }
+    }
+
+    /// Returns the SHA-256 of the content.
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+}
+
+impl Deref for HashedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
         rows::{ResponseBranch, RowBatch, TextRow},
     },
     vlm::{
-        decoder::{LlamaConfig, Regular},
+        decoder::{DecoderConfig, Regular},
         models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
         nn::{self, tests::check_gradients},
         projector::MlpConfig,
@@ -26,7 +26,7 @@ fn config() -> PrefixDecoderConfig {
             width: 8,
             tokens: 2,
         },
-        decoder: LlamaConfig {
+        decoder: DecoderConfig {
             vocab_size: 12,
             hidden_size: 8,
             intermediate_size: 12,
@@ -37,6 +37,7 @@ fn config() -> PrefixDecoderConfig {
             rope_theta: 10_000.0,
             rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
+            ..DecoderConfig::default()
         },
     }
 }
