@@ -93,9 +93,9 @@ pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
         ));
     }
     let photos = read_photos(&args.photos)?;
-    let config = args.model.load(&[])?;
+    let mut config = args.model.load(&[])?;
     let begun = Instant::now();
-    let bundle = open_bundle(&config)?;
+    let bundle = open_bundle(&mut config)?;
     let local = Local::start(config, bundle).map_err(Failure::failed)?;
     let start_ms = milliseconds(begun.elapsed());
     let figures = block_on(measure(&args, &local, &photos, start_ms))?;

@@ -198,8 +198,8 @@ struct AnswerClient<'a> {
 }
 
 impl<'a> AnswerClient<'a> {
-    fn start(config: Config, prompt: &'a str, fields: Value) -> Result<Self, Failure> {
-        let (bundle, most_bytes) = (open_bundle(&config)?, config.images.max_bytes);
+    fn start(mut config: Config, prompt: &'a str, fields: Value) -> Result<Self, Failure> {
+        let (bundle, most_bytes) = (open_bundle(&mut config)?, config.images.max_bytes);
         Ok(Self {
             local: Local::start(config, bundle).map_err(Failure::failed)?,
             most_bytes,

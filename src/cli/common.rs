@@ -8,12 +8,13 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 
-use super::Failure;
+use super::{Failure, download::fetch_model, output::note};
 use crate::{
     bundle::Bundle,
     config::{Config, ConfigFlag, ConfigProblems, load},
     device::DeviceChoice,
     eval::report::EvaluationReport,
+    guard::{Mode, OnUnanswerable},
     serve::InitialVersion,
 };
 
@@ -114,9 +115,25 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 /// Options of every command that loads a model.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Model: name of an embedded bundle, or directory of a bundle [default: candor-mini]
-    #[arg(long, value_name = "NAME|DIR")]
+    /// Model: name of an embedded bundle, directory of a bundle or checkpoint, .gguf file, or
+    /// repository on the Hub (OWNER/MODEL[@REV]) [default: candor-mini]
+    #[arg(long, value_name = "NAME|DIR|FILE|REPO")]
     model: Option<String>,
+
+    /// Bundle, or folder of a probe, whose scorer judges the model's texts [default: the model's
+    /// own scorer]
+    #[arg(long, value_name = "NAME|DIR")]
+    scorer: Option<String>,
+
+    /// Number format of a checkpoint's matrices in memory: auto, f32, bf16 or f16 [default: auto,
+    /// that of the files]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<String>,
+
+    /// Quantize a checkpoint's matrices while they are loaded: q8_0, q4_0, q4_1, q4_k, q5_k or
+    /// q6_k
+    #[arg(long, value_name = "FORMAT")]
+    quantize: Option<String>,
 
     /// Device that runs the networks: auto, cpu, cuda:N or metal [default: auto]
     #[arg(long)]
@@ -145,6 +162,9 @@ impl ModelArgs {
         let device = self.device.map(|d| d.to_string());
         let own = [
             ("--model", "model.name", self.model.clone()),
+            ("--scorer", "model.scorer", self.scorer.clone()),
+            ("--dtype", "model.dtype", self.dtype.clone()),
+            ("--quantize", "model.quantize", self.quantize.clone()),
             ("--device", "model.device", device),
         ];
         let flags = own.iter().chain(more).filter_map(|(name, key, value)| {
@@ -198,17 +218,45 @@ pub(crate) fn settle(threads: Option<usize>) -> Result<(), Failure> {
 
 /// Sets the thread counts and loads the version that a server with this configuration serves first:
 /// the registry's, or the configured bundle.
-pub(crate) fn open_first(config: &Config) -> Result<InitialVersion, Failure> {
+pub(crate) fn open_first(config: &mut Config) -> Result<InitialVersion, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
-    InitialVersion::choose(config, &device).map_err(Failure::failed)
+    fetch_model(&config.model.name)?;
+    let first = InitialVersion::choose(config, &device).map_err(Failure::failed)?;
+    fit_guard(config, first.bundle());
+    Ok(first)
 }
 
 /// Sets the thread counts and loads the configured bundle.
-pub(crate) fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
+pub(crate) fn open_bundle(config: &mut Config) -> Result<Bundle, Failure> {
     settle(config.model.threads.value())?;
     let device = config.model.device.open().map_err(Failure::failed)?;
-    Bundle::load(&config.model.name, config.model.reward.value(), &device).map_err(Failure::failed)
+    fetch_model(&config.model.name)?;
+    let bundle = Bundle::open(&config.model.name, &config.model.open_options(), &device)
+        .map_err(Failure::failed)?;
+    fit_guard(config, &bundle);
+    Ok(bundle)
+}
+
+/// Fits the default guard to a checkpoint: off without a scorer, which it says, and no questions
+/// refused.
+fn fit_guard(config: &mut Config, bundle: &Bundle) {
+    if !bundle.is_checkpoint() {
+        return;
+    }
+    let default = Config::default().guard;
+    // The questions that candor-mini cannot answer are no guide to those of another model.
+    if config.guard.on_unanswerable == default.on_unanswerable {
+        config.guard.on_unanswerable = OnUnanswerable::Answer;
+    }
+    if bundle.reward.is_none() && config.guard.mode == default.mode {
+        config.guard.mode = Mode::Off;
+        note(format_args!(
+            "{} has no scorer, so its answers are not scored; --scorer candor-mini, for example, \
+             lets another model's scorer judge them",
+            bundle.name
+        ));
+    }
 }
 
 /// Report rendered for the width and colors of this terminal.

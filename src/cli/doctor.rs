@@ -8,13 +8,15 @@ use serde::Serialize;
 use super::{
     Failure,
     common::ModelArgs,
+    models::{InspectedModel, ModelMemory},
     output::{print, write_stdout},
     version,
 };
 use crate::{
-    bundle::Bundle,
+    bundle::{Bundle, BundleError},
     config::{Config, ConfigProblem},
     device::{self, DeviceChoice},
+    vlm::models::{ModelForm, ModelSource},
 };
 
 /// Check this machine and this configuration, and report problems
@@ -82,9 +84,14 @@ enum State {
     Loads {
         version: String,
         context_len: usize,
-        image_size: usize,
+        architecture: &'static str,
         scorer: Option<&'static str>,
         load_ms: u128,
+        memory: ModelMemory,
+    },
+    /// A checkpoint, which is inspected and not loaded.
+    Checkpoint {
+        checkpoint: Box<InspectedModel>,
     },
     Broken {
         error: String,
@@ -192,8 +199,8 @@ fn memory() -> Memory {
     }
 }
 
-/// Bundles that load or fail to: the embedded ones, the configured one, and the directories under
-/// `models/`.
+/// Bundles that load or fail to, and checkpoints: the embedded ones, the configured one, and the
+/// directories under `models/`.
 fn bundles(config: &Config) -> Vec<BundleFound> {
     let mut names: Vec<String> = Bundle::embedded()
         .iter()
@@ -205,7 +212,7 @@ fn bundles(config: &Config) -> Vec<BundleFound> {
         .flatten()
         .map(|entry| entry.path());
     let mut found: Vec<String> = folders
-        .filter(|p| p.join("config.json").is_file())
+        .filter(|p| p.join("config.json").is_file() || ModelSource::find(p).is_ok())
         .map(|p| p.display().to_string())
         .collect();
     found.sort();
@@ -213,40 +220,51 @@ fn bundles(config: &Config) -> Vec<BundleFound> {
     if !names.contains(&config.model.name) {
         names.push(config.model.name.clone());
     }
-    names.into_iter().map(|name| load(&name)).collect()
+    names
+        .into_iter()
+        .map(|name| look_at(&name, config))
+        .collect()
 }
 
-fn load(name: &str) -> BundleFound {
-    let began = Instant::now();
+fn look_at(name: &str, config: &Config) -> BundleFound {
     let source = if Bundle::embedded().contains(&name) {
         "embedded".to_owned()
     } else {
         Path::new(name).display().to_string()
     };
-    match Bundle::load(name, None, &candle_core::Device::Cpu) {
-        Ok(bundle) => {
-            let spec = bundle.vlm.spec();
-            let state = State::Loads {
-                version: bundle.config.version.clone(),
-                context_len: spec.context_len,
-                image_size: spec.image_size,
-                scorer: bundle.reward.as_ref().map(|r| r.kind()),
-                load_ms: began.elapsed().as_millis(),
-            };
-            BundleFound {
-                name: bundle.config.name,
-                source,
-                state,
-            }
+    let looked = match InspectedModel::open(name, config) {
+        Ok(model) if model.summary.form == ModelForm::Bundle => load(name, model.memory),
+        Ok(model) => {
+            let checkpoint = Box::new(model);
+            Ok((name.to_owned(), State::Checkpoint { checkpoint }))
         }
-        Err(error) => BundleFound {
-            name: name.to_owned(),
-            source,
-            state: State::Broken {
-                error: error.to_string(),
-            },
-        },
+        Err(error) => Err(error),
+    };
+    let (name, state) = looked.unwrap_or_else(|error| {
+        let error = error.to_string();
+        (name.to_owned(), State::Broken { error })
+    });
+    BundleFound {
+        name,
+        source,
+        state,
     }
+}
+
+/// Loads a bundle and returns its own name.
+fn load(name: &str, memory: ModelMemory) -> Result<(String, State), BundleError> {
+    let began = Instant::now();
+    let bundle = Bundle::load(name, None, &candle_core::Device::Cpu)?;
+    let spec = bundle.vlm.spec();
+    let state = State::Loads {
+        version: bundle.version.clone(),
+        context_len: spec.context_len,
+        architecture: spec.architecture,
+        scorer: bundle.reward.as_ref().map(|r| r.kind()),
+        load_ms: began.elapsed().as_millis(),
+        memory,
+    };
+    Ok((bundle.name, state))
 }
 
 fn readable(report: &Report) -> String {
@@ -301,13 +319,13 @@ fn readable(report: &Report) -> String {
             State::Loads {
                 version,
                 context_len,
-                image_size,
+                architecture,
                 scorer,
                 load_ms,
+                memory,
             } => {
                 let scorer = scorer.unwrap_or("none");
-                let sizes =
-                    format_args!("context {context_len} tokens, images {image_size}x{image_size}");
+                let sizes = format_args!("{architecture}, context {context_len} tokens");
                 line(
                     "bundle",
                     &format_args!(
@@ -315,6 +333,11 @@ fn readable(report: &Report) -> String {
                          ms"
                     ),
                 );
+                line("", &memory.line());
+            }
+            State::Checkpoint { checkpoint } => {
+                line("model", &format_args!("{name}: {}", checkpoint.line()));
+                line("", &checkpoint.memory.line());
             }
             State::Broken { error } => line(
                 "bundle",

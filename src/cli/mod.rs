@@ -9,6 +9,7 @@ mod caption;
 mod common;
 mod cycle;
 mod doctor;
+mod download;
 mod eval;
 mod failure;
 mod feedback;
@@ -18,6 +19,7 @@ mod models;
 mod output;
 mod photo;
 mod score;
+mod selftest;
 mod serve;
 mod train;
 
@@ -66,6 +68,7 @@ enum Command {
     Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
+    Selftest(selftest::SelftestArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -178,6 +181,7 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Completions(args) => print_completions(&args),
         Command::Man(args) => print_manual(&args),
     };

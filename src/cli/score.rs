@@ -72,7 +72,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
             args.photo.display()
         )));
     }
-    let config = args
+    let mut config = args
         .model
         .load(&[("--guard", "guard.mode", args.guard.clone())])?;
     if matches!(args.judged.render, TextStyle::Hedged | TextStyle::Omitted)
@@ -93,7 +93,7 @@ pub(crate) fn run(args: ScoreArgs) -> Result<(), Failure> {
         return Err(Failure::Misused("the text is empty".into()));
     }
     let photo = read(&args.photo, config.images.max_bytes).map_err(Failure::Failed)?;
-    let bundle = open_bundle(&config)?;
+    let bundle = open_bundle(&mut config)?;
     let local = Local::start(config, bundle).map_err(Failure::failed)?;
     let mut request = local.score_request(&photo, &args.prompt, &text);
     let guard = args.judged.fields();

@@ -72,7 +72,7 @@ impl ServeArgs {
 }
 
 pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
-    let config = args.load()?;
+    let mut config = args.load()?;
     config.check_exposure().map_err(Failure::misused)?;
     // First, because re-executing the process loses its signal handlers.
     settle(config.model.threads.value())?;
@@ -82,7 +82,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     // Before the model is loaded, which takes a while: a closed terminal must not end the server
     // then either.
     let hangup = runtime.block_on(async { handler(SignalKind::hangup()) })?;
-    let first = open_first(&config)?;
+    let first = open_first(&mut config)?;
     runtime.block_on(serve(args, config, first, hangup, level))
 }
 

@@ -8,7 +8,7 @@ use super::{
     Auto, Config, FetchSection, GuardSection,
     address::{host_port, is_address, is_host, is_origin},
     keys,
-    sections::{MAX_CHOICES, MAX_RATE, MOST_ITEMS, largest_image},
+    sections::{MAX_CHOICES, MAX_RATE, MOST_IMAGES, MOST_ITEMS, largest_image},
 };
 
 /// Returns the options with invalid values, each with what is wrong.
@@ -81,6 +81,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         ("score.max_items", score.max_items as u64),
         ("score.max_tokens", score.max_tokens as u64),
         ("images.max_bytes", images.max_bytes as u64),
+        ("images.max_per_request", images.max_per_request as u64),
         ("images.max_pixels", images.max_pixels),
         ("images.max_memory_bytes", images.max_memory_bytes),
     ];
@@ -104,7 +105,17 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
             &"must be at least 1, or \"auto\"",
         )
     });
+    must(
+        engine.kv_cache_bytes != Auto::Value(0),
+        "engine.kv_cache_bytes",
+        &"must be at least 1, or \"auto\"",
+    );
     let bounded = [
+        (
+            "images.max_per_request",
+            images.max_per_request,
+            MOST_IMAGES,
+        ),
         ("server.max_connections", server.max_connections, 1 << 20),
         ("server.max_concurrent", server.max_concurrent, 1 << 16),
         ("server.max_body_bytes", server.max_body_bytes, 1 << 30),

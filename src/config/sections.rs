@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Auto, keys::digest};
 use crate::{
+    bundle::OpenOptions,
     device::DeviceChoice,
     engine::{GuardParams, OnError},
     guard::{self, Mode, OnExhausted, OnUnanswerable},
     registry::{self, RegistryError},
     reward::RewardKind,
     telemetry::LogFormat,
+    vlm::weights::{BlockFormat, WeightsDtype},
 };
 
 /// HTTP server.
@@ -136,8 +138,15 @@ pub fn largest_image(max_body_bytes: usize) -> usize {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSection {
-    /// Name of an embedded bundle, or directory of a bundle.
+    /// Name of an embedded bundle, directory of a bundle or a checkpoint, a GGUF file, or
+    /// repository on the Hub (`org/name[@revision]`).
     pub name: String,
+    /// Bundle whose scorer judges the model's texts, by name or directory; auto: the model's own.
+    pub scorer: Auto<String>,
+    /// Number format of a checkpoint's matrices in memory; auto: that of its files.
+    pub dtype: WeightsDtype,
+    /// Block format that a checkpoint's matrices are quantized to while they are loaded.
+    pub quantize: Auto<BlockFormat>,
     /// Device that holds the weights.
     pub device: DeviceChoice,
     /// Number of compute threads; auto: one a core.
@@ -146,10 +155,25 @@ pub struct ModelSection {
     pub reward: Auto<RewardKind>,
 }
 
+impl ModelSection {
+    /// Returns how the model is opened.
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            reward: self.reward.value(),
+            scorer: self.scorer.clone().value(),
+            dtype: self.dtype,
+            quantize: self.quantize.value(),
+        }
+    }
+}
+
 impl Default for ModelSection {
     fn default() -> Self {
         Self {
             name: "candor-mini".to_owned(),
+            scorer: Auto::Auto,
+            dtype: WeightsDtype::Auto,
+            quantize: Auto::Auto,
             device: DeviceChoice::Auto,
             threads: Auto::Auto,
             reward: Auto::Auto,
@@ -169,6 +193,8 @@ pub struct EngineSection {
     pub max_prefills: usize,
     /// Longest sequence in tokens, image included; auto: the model's limit.
     pub context_len: Auto<usize>,
+    /// Most memory of the key/value cache in bytes; auto: a quarter of the machine's.
+    pub kv_cache_bytes: Auto<u64>,
     /// Seconds without a step, while sequences are running, after which the server reports that it
     /// is not ready.
     pub stall_after_s: u64,
@@ -181,6 +207,7 @@ impl Default for EngineSection {
             max_waiting: 64,
             max_prefills: 4,
             context_len: Auto::Auto,
+            kv_cache_bytes: Auto::Auto,
             stall_after_s: 10,
         }
     }
@@ -273,6 +300,9 @@ impl Default for GuardSection {
 /// Largest value of `score.max_items`.
 pub const MOST_ITEMS: usize = 1024;
 
+/// Upper bound of [`ImagesSection::max_per_request`].
+pub(super) const MOST_IMAGES: usize = 1024;
+
 /// Limits of `/v1/score`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -299,6 +329,8 @@ impl Default for ScoreSection {
 pub struct ImagesSection {
     /// Largest image file in bytes.
     pub max_bytes: usize,
+    /// Maximum number of images in a request, if the model takes that many.
+    pub max_per_request: usize,
     /// Maximum number of pixels (width times height), checked before decoding.
     pub max_pixels: u64,
     /// Memory in bytes for decoding and resizing all images. An image that needs more is refused;
@@ -314,6 +346,7 @@ impl Default for ImagesSection {
     fn default() -> Self {
         Self {
             max_bytes: 15 * 1024 * 1024,
+            max_per_request: 16,
             max_pixels: 50_000_000,
             max_memory_bytes: 160 * 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,

@@ -134,7 +134,7 @@ impl App {
             fetcher,
             limits: RequestLimits::new(
                 &config,
-                longest_answer(served.bundle.vlm.spec(), served.engine.context_len()),
+                longest_answer(served.engine.context_len()),
                 &metrics,
             ),
             admissions: Arc::new(Semaphore::new(

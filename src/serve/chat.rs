@@ -9,21 +9,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::future::try_join_all;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
     admission::{Admission, admit},
-    app::{App, blocking},
+    app::blocking,
     auth,
     body::{self, ReceivedBody},
     connections::ClientLink,
     error::ApiError,
-    fetch::HttpsUrl,
+    images::{IllustratedPrompt, estimate_prompt, illustrate},
     limits::cost::GenerationCost,
     openai::{
         check::{Completion, ServedCapabilities, check},
-        content::RequestImage,
         request::{ChatRequest, parse},
         response::{
             AnswerMessage, ChatCompletion, Choice, CompletionHead, Logprobs, Usage, Warning,
@@ -37,11 +36,9 @@ use super::{
     stream,
 };
 use crate::{
+    bundle::Bundle,
     config::{GuardSection, OnUnsupported},
-    engine::{
-        self, EncodedImage, EncodingError, EngineError, Event, EventStream, FinishReason,
-        GeneratedToken, GuardParams, fair::Share,
-    },
+    engine::{self, EngineError, Event, EventStream, FinishReason, GeneratedToken, GuardParams},
     guard::{
         Action, Candidate, GuardReport, Span, Verdict,
         abstain::AnswerGate,
@@ -52,13 +49,15 @@ use crate::{
     reward::{
         answers::{answer_gate, is_too_unfamiliar},
         evidence::ImageEvidence,
-        finish::WrittenBy,
     },
     telemetry::{AnswerEnd, AnswerMeter, verdict_name},
     util::time::unix_seconds,
     vlm::{
-        preprocess,
-        processor::template::{Message, question},
+        processor::{
+            ProcessorError,
+            message::{Message, question},
+        },
+        prompt::Prompt,
     },
 };
 
@@ -80,7 +79,7 @@ pub(crate) async fn completions(
         let caller = auth::caller(&app, &parts.extensions);
         let (completion, prompt, warnings) =
             prepare(context.clone(), Arc::clone(&caller.guard), bytes).await?;
-        share.shrink(completion.image.file_bytes());
+        share.shrink(completion.images.iter().map(|i| i.image.file_bytes()).sum());
         let context = context.with_salt(completion.cache_salt.clone());
         let mut admission = admit(
             &context,
@@ -126,10 +125,10 @@ pub(super) fn too_slow(seconds: u64) -> ApiError {
 fn generation_cost(
     context: &RequestContext,
     completion: &Completion,
-    prompt: &[u32],
+    prompt: &Prompt,
 ) -> GenerationCost {
     let engine = &context.served.engine;
-    let prompt = context.served.bundle.vlm.spec().image_tokens + prompt.len();
+    let prompt = prompt.tokens.len();
     let Completion {
         max_tokens,
         n,
@@ -138,6 +137,7 @@ fn generation_cost(
     } = *completion;
     GenerationCost {
         context: engine.context_len(),
+        images: completion.images.len(),
         prompt,
         max_tokens,
         choices: n,
@@ -151,7 +151,7 @@ async fn prepare(
     context: RequestContext,
     guard: Arc<GuardSection>,
     body: Vec<u8>,
-) -> Result<(Completion, Vec<u32>, Vec<Warning>), ApiError> {
+) -> Result<(Completion, Prompt, Vec<Warning>), ApiError> {
     blocking(move || {
         let request = parse(&body)?;
         let RequestContext { app, served, .. } = &context;
@@ -160,20 +160,18 @@ async fn prepare(
             config: &app.config,
             guard: &guard,
             calibration: served.bundle.calibration.as_ref(),
+            media: &served.media,
         };
-        let completion = check(request, capabilities)?;
-        let refused = |why| {
-            ApiError::param(
-                "messages",
-                "invalid_value",
-                format!("'messages' cannot be turned into a prompt: {why}"),
-            )
-        };
-        let prompt = served
-            .bundle
-            .prompt(&completion.messages)
-            .map_err(refused)?;
-        let warnings = unused_messages(&context, &completion.messages)?;
+        let mut completion = check(request, capabilities)?;
+        let prompt = estimate_prompt(
+            &context,
+            &served.bundle,
+            &completion.messages,
+            &completion.images,
+            &completion.image_options,
+        )?;
+        let mut warnings = unused_messages(&context, &served.bundle, &completion.messages)?;
+        warnings.append(&mut completion.warnings);
         Ok((completion, prompt, warnings))
     })
     .await?
@@ -185,20 +183,17 @@ async fn prepare(
 /// 400 for the first such message with `server.on_unsupported = "reject"`.
 pub(super) fn unused_messages(
     context: &RequestContext,
+    bundle: &Bundle,
     messages: &[Message],
 ) -> Result<Vec<Warning>, ApiError> {
-    let failed = |why| {
+    let failed = |why: ProcessorError| {
         ApiError::param(
             "messages",
             "invalid_value",
             format!("'messages' cannot be turned into a prompt: {why}"),
         )
     };
-    let unused = context
-        .served
-        .bundle
-        .unused_messages(messages)
-        .map_err(failed)?;
+    let unused = bundle.processor.unused(messages).map_err(failed)?;
     let warning = |i: usize| {
         let (param, role) = (
             format!("messages[{i}]"),
@@ -293,7 +288,7 @@ impl AnswerForm {
 pub(super) async fn begin(
     context: &RequestContext,
     completion: Completion,
-    prompt: Vec<u32>,
+    prompt: Prompt,
     for_user: bool,
 ) -> Result<RunningAnswers, ApiError> {
     let RequestContext {
@@ -308,14 +303,24 @@ pub(super) async fn begin(
         .collect::<Result<Vec<_>, _>>();
     let reservations =
         reservations.inspect_err(|error| app.metrics.answers.count_failure(error))?;
-    let file = file(app, share, completion.image).await?;
-    let EncodedImage {
-        image,
+    let IllustratedPrompt {
+        prompt,
+        images,
+        reader,
         evidence,
-        hash,
-        ..
-    } = encode_counted(context, &file, &completion.image_field).await?;
-    let finisher = served.bundle.finisher(evidence.as_ref(), WrittenBy::Policy);
+        files,
+    } = illustrate(
+        context,
+        &completion.messages,
+        completion.images,
+        completion.image_options,
+        prompt,
+        policy::scores(completion.guard.mode),
+    )
+    .await?;
+    let finisher = served
+        .bundle
+        .finisher(evidence.as_ref(), served.bundle.written_by());
     let guard = completion.guard.with_image_threshold(finisher.as_deref());
     let (unfamiliar, gate) = abstention(served, guard, &completion.messages, evidence.as_ref());
     let unanswerable = completion.unanswerable.or(unfamiliar);
@@ -344,9 +349,10 @@ pub(super) async fn begin(
             id: Arc::clone(&id),
             share: share.clone(),
             rank: i,
-            image: image.clone(),
+            images: images.clone(),
             finisher: finisher.clone(),
-            prompt: prompt.clone(),
+            prompt: Arc::clone(&prompt),
+            reader: reader.clone(),
             max_tokens: completion.max_tokens,
             stop: completion.stop.clone(),
             sampling,
@@ -378,30 +384,35 @@ pub(super) async fn begin(
         stop,
         ..
     } = completion;
-    let user_question = || shadow::ShadowQuestion {
-        file: Arc::clone(&file),
-        scope: context.scope.clone(),
-        messages: messages.clone(),
-        max_tokens,
-        stop,
+    // Shadows and corrections are about one image.
+    let file = match files.as_slice() {
+        [file] => Some(Arc::clone(file)),
+        _ => None,
     };
-    let shadow_request = if for_user && unanswerable.is_none() {
-        app.shadow.sample(app, served, user_question)
-    } else {
-        None
-    };
-    let receipt = ReceiptDraft::new(
-        context,
-        CompletionSubject {
+    let shadow_request = file
+        .clone()
+        .filter(|_| for_user && unanswerable.is_none())
+        .and_then(|file| {
+            let user_question = || shadow::ShadowQuestion {
+                file,
+                scope: context.scope.clone(),
+                messages: messages.clone(),
+                max_tokens,
+                stop,
+            };
+            app.shadow.sample(app, served, user_question)
+        });
+    let receipt = file.and_then(|file| {
+        let subject = CompletionSubject {
             head: &head,
             messages: &messages,
             user,
             mode: guard.mode,
             file,
-            hash,
             choices: n,
-        },
-    );
+        };
+        ReceiptDraft::new(context, subject)
+    });
     let familiarity = evidence.map(|evidence| evidence.familiarity);
     let form = AnswerForm {
         guard,
@@ -434,6 +445,7 @@ fn abstention(
     let scores = policy::scores(guard.mode);
     let Some((evidence, image)) = served
         .bundle
+        .judge()
         .evidence
         .as_ref()
         .zip(image)
@@ -442,119 +454,17 @@ fn abstention(
         return (None, None);
     };
     let question = question(messages).unwrap_or_default();
-    let unfamiliar = (abstains && is_too_unfamiliar(evidence, image, question))
+    let unfamiliar = (abstains && is_too_unfamiliar(evidence, image, &question))
         .then_some(Unanswerable::Unfamiliar);
     (
         unfamiliar,
         answer_gate(
             evidence,
             image,
-            question,
+            &question,
             if abstains { guard.abstain_below } else { 0.0 },
         ),
     )
-}
-
-/// Encodes the image, fetching it first if it is remote; `field` names it in errors.
-pub(super) async fn encode(
-    context: &RequestContext,
-    image: RequestImage,
-    field: &str,
-) -> Result<EncodedImage, ApiError> {
-    encode_counted(
-        context,
-        &file(&context.app, &context.share, image).await?,
-        field,
-    )
-    .await
-}
-
-/// Returns the image's file, fetched if it is remote, without trailing bytes after the image's end:
-/// hash and stored file cover the image alone.
-pub(super) async fn file(
-    app: &App,
-    share: &Share,
-    image: RequestImage,
-) -> Result<Arc<[u8]>, ApiError> {
-    let mut file = match image {
-        RequestImage::File(file) => file,
-        RequestImage::Remote { link, path } => fetch(app, share, link, &path).await?,
-    };
-    file.truncate(preprocess::image_length(&file));
-    Ok(file.into())
-}
-
-async fn fetch(app: &App, share: &Share, link: HttpsUrl, path: &str) -> Result<Vec<u8>, ApiError> {
-    let Some(fetcher) = &app.fetcher else {
-        return Err(ApiError::fetch_disabled(path));
-    };
-    let fetched = fetcher.fetch(share, link).await;
-    app.metrics.count_fetch(
-        fetched
-            .as_ref()
-            .map_or_else(|error| error.outcome(), |_| "fetched"),
-    );
-    fetched.map_err(|error| error.into_api_error(path))
-}
-
-async fn encode_counted(
-    context: &RequestContext,
-    file: &Arc<[u8]>,
-    field: &str,
-) -> Result<EncodedImage, ApiError> {
-    let encoded = encode_file(context, file, field).await?;
-    context.app.metrics.count_image_lookup(encoded.hit);
-    Ok(encoded)
-}
-
-/// Encodes an image file; `field` names it in errors.
-pub(super) async fn encode_file(
-    context: &RequestContext,
-    file: &Arc<[u8]>,
-    field: &str,
-) -> Result<EncodedImage, ApiError> {
-    let (task, bytes) = (context.clone(), Arc::clone(file));
-    context
-        .served
-        .images
-        .get(file, &context.scope, &context.share, move || {
-            pixels(&task, &bytes)
-        })
-        .await
-        .map_err(|error| match &*error {
-            EncodingError::Pixels(Unreadable::File(why)) => {
-                ApiError::param(field, "invalid_image", format!("'{field}': {why}"))
-            }
-            EncodingError::Pixels(Unreadable::Inner) => ApiError::internal(),
-            EncodingError::Model(what) => {
-                tracing::error!(what, "the image encoder failed");
-                ApiError::internal()
-            }
-        })
-}
-
-/// Reasons why a file yields no pixels. Concurrent requests with the same file share the result.
-enum Unreadable {
-    File(preprocess::ImageError),
-    Inner,
-}
-
-/// Decodes and resizes an image. Runs on a blocking thread, which waits for decode memory.
-fn pixels(context: &RequestContext, file: &[u8]) -> Result<candle_core::Tensor, Unreadable> {
-    let (limits, bundle) = (context.app.image_limits(), &context.served.bundle);
-    let header = preprocess::inspect(file, &limits).map_err(Unreadable::File)?;
-    let _held = Handle::current().block_on(
-        context
-            .app
-            .decode_memory
-            .acquire(header.memory(bundle.image_size())),
-    );
-    let image =
-        preprocess::decode_resized(file, &limits, bundle.image_size()).map_err(Unreadable::File)?;
-    bundle.pixels(&image).map_err(|error| {
-        tracing::error!(%error, "an image could not be resized");
-        Unreadable::Inner
-    })
 }
 
 /// Waits for all answers and builds the response.

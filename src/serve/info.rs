@@ -67,7 +67,7 @@ fn describe_model(served: &ServedVersion) -> Model<'_> {
     Model {
         id: &served.model,
         object: "model",
-        created: served.bundle.config.created,
+        created: served.bundle.created,
         owned_by: "candor",
         version: &served.version,
     }

@@ -17,6 +17,7 @@ pub mod error;
 mod feedback;
 pub mod fetch;
 mod hosts;
+mod images;
 mod info;
 mod learning;
 mod limits;
@@ -62,6 +63,7 @@ pub use reload::Reloader;
 pub use routes::{METRICS, ROUTES, Route};
 pub use score::check_score_request;
 pub use served::InitialVersion;
+pub(crate) use served::kv_bytes;
 
 use crate::{config::Config, telemetry::LogLevel};
 use app::App;

@@ -12,13 +12,14 @@ use crate::{
     },
     guard::{GuardReport, Mode},
     serve::{app::App, openai::response::CompletionHead, served::RequestContext},
-    vlm::processor::template::{Message, question},
+    util::digest::HashedFile,
+    vlm::processor::message::{Message, question},
 };
 
 /// A receipt in the making.
 pub(in crate::serve) struct ReceiptDraft {
     context: RequestContext,
-    file: Arc<[u8]>,
+    file: Arc<HashedFile>,
     receipt: Receipt,
     written: Vec<Vec<engine::GeneratedToken>>,
     answers: Vec<Option<RecordedChoice>>,
@@ -30,8 +31,7 @@ pub(in crate::serve) struct CompletionSubject<'a> {
     pub(in crate::serve) messages: &'a [Message],
     pub(in crate::serve) user: Option<String>,
     pub(in crate::serve) mode: Mode,
-    pub(in crate::serve) file: Arc<[u8]>,
-    pub(in crate::serve) hash: [u8; 32],
+    pub(in crate::serve) file: Arc<HashedFile>,
     pub(in crate::serve) choices: usize,
 }
 
@@ -56,7 +56,6 @@ impl ReceiptDraft {
             user,
             mode,
             file,
-            hash,
             choices,
         } = subject;
         let version = &context.served.version;
@@ -75,11 +74,11 @@ impl ReceiptDraft {
                 policy: Some(version.to_string()),
                 adapter: None,
                 reward: scorer.map(|reward| format!("{} {version}", reward.kind())),
-                tokenizer: Some(context.served.bundle.tokenizer.digest().to_owned()),
+                tokenizer: Some(context.served.bundle.tokenizer().digest().to_owned()),
             },
-            image: ImageHash::from(hash),
+            image: ImageHash::from(file.hash()),
             image_bytes: file.len() as u64,
-            prompt: question(messages).unwrap_or_default().to_owned(),
+            prompt: question(messages).unwrap_or_default(),
             user,
             unassisted: mode == Mode::Off,
             choices: Vec::new(),

@@ -11,6 +11,7 @@ use super::{
     app::{App, StartError},
     auth,
     limits::{account, share},
+    openai::check::MediaLimits,
 };
 use crate::{
     bundle::{Bundle, BundleError},
@@ -26,6 +27,19 @@ use crate::{
 use axum::{extract::FromRequestParts, http::request::Parts};
 use candle_core::Device;
 
+/// Returns a quarter of the machine's memory, the default bound of the key/value cache.
+#[cfg(target_os = "linux")]
+pub(crate) fn kv_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit)) / 4
+}
+
+/// Returns the default bound of the key/value cache.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn kv_bytes() -> u64 {
+    4 << 30
+}
+
 /// Most texts per scoring step.
 const SCORED_AT_ONCE: usize = 16;
 
@@ -34,10 +48,16 @@ pub(crate) struct ServedVersion {
     pub(crate) bundle: Bundle,
     pub(crate) engine: EngineHandle,
     pub(crate) images: ImageCache,
+    /// Images encoded by the model that judges texts, if it is not the policy.
+    pub(crate) judge_images: Option<ImageCache>,
+    /// Numbers of images that requests may have.
+    pub(crate) media: MediaLimits,
     /// Scorer for texts of this model; `None` if the bundle has none.
     pub(crate) own_scorer: Option<Arc<Scorer>>,
     /// Scorer for texts of other authors.
     pub(crate) reader: Option<Arc<Scorer>>,
+    /// Most positions of a text to score, prompt included.
+    pub(crate) scoring_context: usize,
     /// Serializes scoring steps fairly.
     pub(crate) scoring: Turns,
     /// Name of the model.
@@ -76,32 +96,55 @@ impl ServedVersion {
             },
             on_error: config.guard.on_error,
             takes_turns: bundle.device.is_cpu(),
+            kv_bytes: config
+                .engine
+                .kv_cache_bytes
+                .value()
+                .unwrap_or_else(kv_bytes),
             observer,
         };
         let engine = Engine::start(
             Arc::clone(&bundle.vlm),
             bundle.reward.clone(),
-            Arc::clone(&bundle.tokenizer),
+            Arc::clone(bundle.tokenizer()),
             bounds,
         )?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = config.images.workers.value().unwrap_or_else(cores);
+        let judge = bundle.judge();
+        let scoring_context = match bundle.scorer {
+            Some(_) => judge.vlm.spec().context_len,
+            None => engine.context_len(),
+        };
         let scorer = |reward| {
             let slots = SCORED_AT_ONCE.min(config.engine.max_batch);
-            Arc::new(Scorer::new(
-                Arc::clone(&bundle.vlm),
-                reward,
-                slots,
-                engine.context_len(),
-            ))
+            let vlm = Arc::clone(&judge.vlm);
+            Arc::new(Scorer::new(vlm, reward, slots, scoring_context))
+        };
+        let reader = judge.reader.clone().map(|(reward, _)| scorer(reward));
+        // To another model's scorer, the policy's texts are others' texts too.
+        let own_scorer = match bundle.scorer {
+            Some(_) => reader.clone(),
+            None => bundle.reward.clone().map(scorer),
+        };
+        let cache = |bundle: &Bundle| {
+            ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers)
+                .with_evidence(bundle.evidence.clone())
+        };
+        let taken = bundle.processor.images();
+        let media = MediaLimits {
+            images: *taken.start()..=(*taken.end()).min(config.images.max_per_request),
+            judges_one_image: bundle.scorer.is_some(),
         };
         Ok(Self {
-            own_scorer: bundle.reward.clone().map(scorer),
-            reader: bundle.reader.clone().map(|(reward, _)| scorer(reward)),
+            own_scorer,
+            reader,
+            scoring_context,
             scoring: Turns::new(1),
-            images: ImageCache::new(Arc::clone(&bundle.vlm), config.images.cache_bytes, workers)
-                .with_evidence(bundle.evidence.clone()),
-            model: bundle.config.name.as_str().into(),
+            images: cache(&bundle),
+            judge_images: bundle.scorer.as_deref().map(cache),
+            media,
+            model: bundle.name.as_str().into(),
             fingerprint: format!("fp_{version}").into(),
             version,
             warmed: OnceLock::new(),
@@ -190,7 +233,9 @@ impl InitialVersion {
     /// # Errors
     /// When the configured model cannot be loaded either.
     pub fn choose(config: &Config, device: &Device) -> Result<Self, BundleError> {
-        if let Some(registry) = config.registry.open() {
+        // Versions of the registry are bundles: none replaces another's checkpoint.
+        let is_bundle = Bundle::describe(&config.model.name).is_ok();
+        if let Some(registry) = config.registry.open().filter(|_| is_bundle) {
             let found = registry.and_then(|registry| Ok((registry.state()?, registry)));
             match found {
                 Ok((state, registry)) => {
@@ -212,12 +257,17 @@ impl InitialVersion {
                 }
             }
         }
-        Bundle::load(&config.model.name, config.model.reward.value(), device).map(Self::from)
+        Bundle::open(&config.model.name, &config.model.open_options(), device).map(Self::from)
+    }
+
+    /// Returns the bundle.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
     }
 
     /// Returns the model's name.
     pub fn model(&self) -> &str {
-        &self.bundle.config.name
+        &self.bundle.name
     }
 
     /// Returns the device.
@@ -227,9 +277,7 @@ impl InitialVersion {
 
     /// Returns the version in receipts and metrics: the registry's id, or the bundle's own.
     pub fn version(&self) -> &str {
-        self.registered
-            .as_deref()
-            .unwrap_or(&self.bundle.config.version)
+        self.registered.as_deref().unwrap_or(&self.bundle.version)
     }
 
     /// Loads a version of the registry after verifying its files.
@@ -260,7 +308,7 @@ pub(crate) fn versions_to_try(state: &RegistryState) -> impl Iterator<Item = &st
 }
 
 fn load(dir: &Path, config: &Config, device: &Device) -> Result<Bundle, BundleError> {
-    Bundle::load(&dir.to_string_lossy(), config.model.reward.value(), device)
+    Bundle::open(&dir.to_string_lossy(), &config.model.open_options(), device)
 }
 
 /// Reasons why a version cannot be loaded.
@@ -307,7 +355,7 @@ fn check_guard(
     mode: &'static str,
     target_fpr: &'static str,
 ) -> Result<(), StartError> {
-    let name = &bundle.config.name;
+    let name = &bundle.name;
     let error = |key, what: String| Err(StartError::Config { key, what });
     if bundle.calibration.is_some() {
         return Ok(());

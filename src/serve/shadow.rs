@@ -17,7 +17,10 @@ use super::{
     app::App, served::ServedVersion, shadow_comparison::compare, shadow_totals::ShadowTotals,
     switch::load_beside,
 };
-use crate::{engine::CacheScope, registry::ShadowVersion, vlm::processor::template::Message};
+use crate::{
+    engine::CacheScope, registry::ShadowVersion, util::digest::HashedFile,
+    vlm::processor::message::Message,
+};
 
 /// Answers that may wait for comparison; more are dropped.
 const WAITING: usize = 32;
@@ -65,7 +68,7 @@ pub(super) struct Sample {
 /// Request of a user that the shadow answers too.
 #[derive(Debug, Clone)]
 pub(crate) struct ShadowQuestion {
-    pub(crate) file: Arc<[u8]>,
+    pub(crate) file: Arc<HashedFile>,
     /// Scope of cached image encodings.
     pub(crate) scope: CacheScope,
     pub(crate) messages: Vec<Message>,

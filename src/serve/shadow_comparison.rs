@@ -11,19 +11,17 @@ use super::{
 use crate::{
     config::GuardSection,
     engine::{self, EncodedImage, GuardParams, Sampling, fair::Share},
-    guard::{Mode, Thresholds, render::RenderStyle, report::report},
-    reward::{
-        finish::WrittenBy,
-        scorer::{Scorer, TextWithImage},
-    },
+    guard::{Mode, Thresholds, policy, render::RenderStyle, report::report},
+    reward::scorer::{Scorer, TextWithImage},
     serve::{
         app::{App, blocking},
-        chat::{AnswerForm, collect, encode_file},
+        chat::{AnswerForm, collect},
         error::ApiError,
+        images::{Encoder, IllustratedPrompt, encode_for, illustrate_files, prompt_about},
         openai::{check::guard_params, request::GuardRequest},
         served::{RequestContext, ServedVersion},
     },
-    vlm::processor::template::Message,
+    vlm::{processor::ImageOptions, prompt::Prompt},
 };
 
 /// Generates the shadow's answer and compares.
@@ -38,19 +36,20 @@ pub(super) async fn compare(
         answer,
     } = sample;
     let versions: PerVersion<&Arc<ServedVersion>> = [&served, candidate];
-    let mut images = Vec::with_capacity(versions.len());
+    let mut judged_images = Vec::with_capacity(versions.len());
+    let mut judged_prompts = Vec::with_capacity(versions.len());
+    let context = |version: &Arc<ServedVersion>| RequestContext {
+        scope: question.scope.clone(),
+        ..RequestContext::with_version(app, Arc::clone(version))
+    };
     for version in versions {
-        let context = RequestContext {
-            scope: question.scope.clone(),
-            ..RequestContext::with_version(app, Arc::clone(version))
-        };
-        images.push(
-            encode_file(&context, &question.file, "messages")
-                .await
-                .map_err(error_message)?,
-        );
+        let (context, encoder) = (context(version), Encoder::judge(version));
+        let (file, messages) = (&question.file, &question.messages);
+        let encoded = encode_for(&context, encoder, file, "messages").await;
+        judged_images.push(encoded.map_err(error_message)?);
+        let prompt = prompt_about(&context, version.bundle.judge(), messages, file);
+        judged_prompts.push(prompt.map_err(error_message)?);
     }
-    let prompt = candidate.bundle.prompt(&question.messages)?;
     let guard = GuardParams::new(
         if candidate.bundle.reward.is_some() {
             Mode::Score
@@ -59,17 +58,33 @@ pub(super) async fn compare(
         },
         0.5,
     );
+    let candidate_context = context(candidate);
+    let illustrated = illustrate_files(
+        &candidate_context,
+        &question.messages,
+        vec![(Arc::clone(&question.file), "messages".to_owned())],
+        ImageOptions::default(),
+        None,
+        policy::scores(guard.mode),
+    );
+    let IllustratedPrompt {
+        prompt,
+        images,
+        reader,
+        evidence,
+        ..
+    } = illustrated.await.map_err(error_message)?;
+    let bundle = &candidate.bundle;
     let request = engine::Request {
         id: format!("shadow-{}", Uuid::new_v4().simple()).into(),
         share: Share::default(),
         rank: 0,
-        image: images[CANDIDATE].image.clone(),
-        finisher: candidate
-            .bundle
-            .finisher(images[CANDIDATE].evidence.as_ref(), WrittenBy::Policy),
+        images,
+        finisher: bundle.finisher(evidence.as_ref(), bundle.written_by()),
         prompt,
+        reader,
         max_tokens: question.max_tokens,
-        stop: question.stop,
+        stop: question.stop.clone(),
         sampling: Sampling::default(),
         top_logprobs: None,
         guard,
@@ -100,12 +115,13 @@ pub(super) async fn compare(
         Arc::clone(candidate),
     );
     let judged = blocking(move || {
-        let score_with = |scorer: &ServedVersion, image: &EncodedImage| {
-            judge(scorer, &guard, image, &question.messages, &texts)
+        let score_with = |version: &ServedVersion, which: usize| {
+            let image = &judged_images[which];
+            judge(version, &guard, image, &judged_prompts[which], &texts)
         };
         Ok::<_, String>([
-            score_with(&served, &images[SERVED])?,
-            score_with(&candidate, &images[CANDIDATE])?,
+            score_with(&served, SERVED)?,
+            score_with(&candidate, CANDIDATE)?,
         ])
     });
     let [by_served, by_candidate] = judged.await.map_err(error_message)??;
@@ -126,10 +142,15 @@ fn judge(
     version: &ServedVersion,
     guard: &GuardSection,
     image: &EncodedImage,
-    messages: &[Message],
+    prompt: &Prompt,
     texts: &PerVersion<String>,
 ) -> Result<PerVersion<Option<ShadowScore>>, String> {
-    let Some(reward) = &version.bundle.reward else {
+    let own = &version.bundle;
+    let reward = match own.scorer {
+        Some(_) => own.judge().reader.as_ref().map(|(reward, _)| reward),
+        None => own.reward.as_ref(),
+    };
+    let Some(reward) = reward else {
         return Ok([None; 2]);
     };
     let params = guard_params(
@@ -140,13 +161,13 @@ fn judge(
     .map_err(error_message)?;
     // A scorer with caches of its own, so that users' requests do not wait for it.
     let scorer = Scorer::new(
-        Arc::clone(&version.bundle.vlm),
+        Arc::clone(&own.judge().vlm),
         Arc::clone(reward),
         1,
-        version.engine.context_len(),
+        version.scoring_context,
     );
     let [first, second] = texts;
-    let judge = |text: &str| judge_one(version, &scorer, params.thresholds, image, messages, text);
+    let judge = |text: &str| judge_one(version, &scorer, params.thresholds, image, prompt, text);
     Ok([judge(first)?, judge(second)?])
 }
 
@@ -156,32 +177,31 @@ fn judge_one(
     scorer: &Scorer,
     thresholds: Thresholds,
     image: &EncodedImage,
-    messages: &[Message],
+    prompt: &Prompt,
     text: &str,
 ) -> Result<Option<ShadowScore>, String> {
-    let mut tokens = version.bundle.prompt(messages)?;
-    let prompt = tokens.len();
-    let response = version.bundle.response(text.trim_start())?;
+    let judge = version.bundle.judge();
+    let mut tokens = prompt.tokens.clone();
+    let response = judge.response(text.trim_start())?;
     if response.is_empty() {
         return Ok(None);
     }
     tokens.extend(&response);
     let (scored, _) = scorer
         .score(&[TextWithImage {
-            image: &image.image,
+            images: std::slice::from_ref(&image.image),
+            spans: &prompt.images,
             tokens: &tokens,
-            prompt,
+            prompt: prompt.tokens.len(),
         }])
         .map_err(|e| e.to_string())?;
     let Some(mut scored) = scored.into_iter().next() else {
         return Ok(None);
     };
-    let pieces = response
-        .iter()
-        .map(|&id| version.bundle.tokenizer.bytes(id));
+    let pieces = response.iter().map(|&id| judge.tokenizer().bytes(id));
     if let Some(finisher) = version
         .bundle
-        .finisher(image.evidence.as_ref(), WrittenBy::Policy)
+        .finisher(image.evidence.as_ref(), version.bundle.written_by())
     {
         finisher.finish_scored(pieces.clone(), &mut scored);
     }

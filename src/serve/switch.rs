@@ -261,9 +261,9 @@ fn open(
     let device = &now.bundle.device;
     let first = match (id, app.switch.registry()) {
         (Some(id), Some(registry)) => InitialVersion::load(config, registry, id, device)?,
-        _ => Bundle::load(&config.model.name, config.model.reward.value(), device)?.into(),
+        _ => Bundle::open(&config.model.name, &config.model.open_options(), device)?.into(),
     };
-    let name = &first.bundle.config.name;
+    let name = &first.bundle.name;
     if **name != *now.model {
         // Clients name the model; all their requests would get a 404.
         return Err(LoadError::OtherModel {

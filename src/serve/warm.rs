@@ -5,12 +5,20 @@ use std::{io::Cursor, sync::Arc};
 
 use image::{ImageFormat, Rgb, RgbImage};
 
-use super::{app::App, chat::begin, error::ApiError, served::RequestContext};
+use super::{
+    app::App, chat::begin, error::ApiError, images::estimate_prompt, served::RequestContext,
+};
 use crate::{
     engine::{Event, GeneratedToken, GuardParams, Sampling},
     guard::{Mode, render::RenderStyle},
-    serve::openai::{check::Completion, content::RequestImage},
-    vlm::processor::template::Message,
+    serve::openai::{
+        check::Completion,
+        content::{NamedImage, RequestImage},
+    },
+    vlm::processor::{
+        ImageOptions,
+        message::{Message, PromptPart},
+    },
 };
 
 /// Most tokens of the first caption.
@@ -45,7 +53,8 @@ pub(crate) async fn warm(app: Arc<App>) {
     }
 }
 
-/// Generates a caption of a synthetic image.
+/// Generates a few words: about a synthetic image if the model needs one, otherwise about nothing,
+/// since large towers take seconds for an image.
 ///
 /// # Errors
 /// The reason why the version cannot be served.
@@ -57,19 +66,26 @@ pub(crate) async fn warm_up(context: &RequestContext) -> Result<(), String> {
 
 async fn caption(context: &RequestContext) -> Result<(), ApiError> {
     let bundle = &context.served.bundle;
-    let messages = vec![Message {
-        role: "user".to_owned(),
-        content: String::new(),
-    }];
-    let prompt = bundle
-        .prompt(&messages)
-        .map_err(|e| ApiError::invalid("invalid_value", e))?;
-    let scores = bundle.reward.is_some();
+    let sees = *bundle.processor.images().start() > 0;
+    let mut message = Message::text("user", if sees { "" } else { "Hello." });
+    let mut images = Vec::new();
+    if sees {
+        message.content.insert(0, PromptPart::Image);
+        images.push(NamedImage {
+            image: RequestImage::File(sample_image()?),
+            field: "messages".to_owned(),
+        });
+    }
+    let messages = vec![message];
+    let image_options = ImageOptions::default();
+    let prompt = estimate_prompt(context, bundle, &messages, &images, &image_options)?;
+    let scores = bundle.reward.is_some() && (sees || bundle.scorer.is_none());
     let completion = Completion {
         messages,
         user: None,
-        image: RequestImage::File(sample_image()?),
-        image_field: "messages".to_owned(),
+        images,
+        image_options,
+        warnings: Vec::new(),
         n: 1,
         sampling: Sampling::default(),
         max_tokens: TOKENS,

@@ -100,17 +100,14 @@ impl AnswerSession {
         config.engine.max_waiting = config.engine.max_waiting.max(AT_ONCE * AT_ONCE);
         config.images.cache_bytes = config.images.cache_bytes.max(IMAGE_BYTES);
         Ok(Self {
-            bundle: open_bundle(&config)?,
+            bundle: open_bundle(&mut config)?,
             config,
         })
     }
 
     /// Name and version of the model.
     pub(super) fn model(&self) -> (String, String) {
-        (
-            self.bundle.config.name.clone(),
-            self.bundle.config.version.clone(),
-        )
+        (self.bundle.name.clone(), self.bundle.version.clone())
     }
 
     /// The configuration in force.

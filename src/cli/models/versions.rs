@@ -1,10 +1,16 @@
 //! Registry commands: list, register, inspect, promote, roll back.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::InspectedModel;
 use crate::{
     bundle::Bundle,
     cli::{
@@ -35,17 +41,16 @@ pub(super) struct RegistryArgs {
 }
 
 impl RegistryArgs {
-    fn load(&self, device: Option<DeviceChoice>) -> Result<Config, Failure> {
-        let flags = [
-            ("--registry", "registry.dir", self.registry.clone()),
-            (
-                "--device",
-                "model.device",
-                device.map(|device| device.to_string()),
-            ),
-        ];
-        let flags: Vec<ConfigFlag> = flags
-            .into_iter()
+    /// Loads the configuration with these options and `more` (flag, key, value).
+    fn load(
+        &self,
+        more: &[(&'static str, &'static str, Option<String>)],
+    ) -> Result<Config, Failure> {
+        let own = ("--registry", "registry.dir", self.registry.clone());
+        let flags: Vec<ConfigFlag> = more
+            .iter()
+            .cloned()
+            .chain([own])
             .filter_map(|(name, key, value)| {
                 Some(ConfigFlag {
                     name,
@@ -58,7 +63,7 @@ impl RegistryArgs {
     }
 
     pub(super) fn open(&self) -> Result<Registry, Failure> {
-        open(&self.load(None)?)
+        open(&self.load(&[])?)
     }
 
     /// Prints JSON with `--json`, else text.
@@ -87,7 +92,7 @@ pub(super) struct ListArgs {
 }
 
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
-    let config = args.registry.load(None)?;
+    let config = args.registry.load(&[])?;
     let (versions, state) = match config
         .registry
         .open()
@@ -200,25 +205,44 @@ fn figures(file: &PathBuf) -> Result<BTreeMap<String, f64>, Failure> {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// Id of a version, or its beginning; or name of an embedded bundle
+    /// Id of a version, or its beginning; name of an embedded bundle; directory of a bundle or
+    /// checkpoint; .gguf file; or downloaded repository on the Hub (OWNER/MODEL[@REV])
+    #[arg(value_name = "ID|NAME|DIR|FILE|REPO")]
     id: String,
+
+    /// Number format of a checkpoint's matrices in memory: auto, f32, bf16 or f16 [default: auto,
+    /// that of the files]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<String>,
+
+    /// Format that a checkpoint's matrices are quantized to while they are loaded: q8_0, q4_0,
+    /// q4_1, q4_k, q5_k or q6_k
+    #[arg(long, value_name = "FORMAT")]
+    quantize: Option<String>,
 
     #[command(flatten)]
     registry: RegistryArgs,
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let registry = args.registry.open()?;
-    let version = match registry.get(&args.id) {
-        Ok(version) => version,
-        Err(RegistryError::Unknown(_)) if Bundle::embedded().contains(&args.id.as_str()) => {
-            let (config, card) = (
-                Bundle::describe(&args.id).map_err(Failure::failed)?,
-                Bundle::file(&args.id, "card.md").map_err(Failure::failed)?,
-            );
-            return args.registry.print(&json!(config), || {
-                String::from_utf8_lossy(&card).into_owned()
-            });
+    let config = args.registry.load(&[
+        ("--dtype", "model.dtype", args.dtype.clone()),
+        ("--quantize", "model.quantize", args.quantize.clone()),
+    ])?;
+    let registry = match Path::new(&args.id).exists() {
+        true => None,
+        false => config
+            .registry
+            .open()
+            .transpose()
+            .map_err(Failure::failed)?,
+    };
+    let found = registry.map(|registry| Ok((registry.get(&args.id)?, registry)));
+    let (version, registry) = match found.transpose() {
+        Ok(Some(found)) => found,
+        Ok(None) | Err(RegistryError::Unknown(_)) => {
+            let model = InspectedModel::open(&args.id, &config).map_err(Failure::failed)?;
+            return args.registry.print(&model.json(), || model.text());
         }
         Err(error) => return Err(Failure::failed(error)),
     };
@@ -267,7 +291,10 @@ pub(super) struct PromoteArgs {
 }
 
 pub(super) fn promote(args: &PromoteArgs) -> Result<(), Failure> {
-    let config = args.registry.load(args.device)?;
+    let device = args.device.map(|device| device.to_string());
+    let config = args
+        .registry
+        .load(&[("--device", "model.device", device)])?;
     let registry = open(&config)?;
     let version = registry.get(&args.id).map_err(Failure::failed)?;
     version

@@ -23,8 +23,8 @@ use super::{
     auth,
     body::{self, ReceivedBody},
     caller::Caller,
-    chat,
     error::{ApiError, DAMAGED, ErrorBody},
+    images::request_file,
     limits::{cost::IMAGE_WORK, share},
     openai::{
         content::{ImageUrlLimits, parse_image_url},
@@ -245,7 +245,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 /// Returns the file of a submitted image, once it has been decoded as a check.
 async fn load_image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
     let _admitted = app.limits.admit_work(share, IMAGE_WORK)?;
-    let file = chat::file(
+    let file = request_file(
         app,
         share,
         parse_image_url(url, "image".to_owned(), ImageUrlLimits::new(&app.config))?,

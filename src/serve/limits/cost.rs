@@ -3,7 +3,7 @@
 //! One work unit is one prefilled position, about 0.15 ms on two cores. A decoded token is
 //! [`DECODED_TOKEN_WORK`] units, an image that is decoded and encoded [`IMAGE_WORK`].
 
-use crate::{engine::DECODED_TOKEN_WORK, vlm::Spec};
+use crate::engine::DECODED_TOKEN_WORK;
 
 /// Work of decoding and encoding one image.
 pub(in crate::serve) const IMAGE_WORK: u64 = 256;
@@ -22,7 +22,9 @@ pub(in crate::serve) struct RequestCost {
 pub(in crate::serve) struct GenerationCost {
     /// Most positions of a sequence.
     pub(in crate::serve) context: usize,
-    /// Positions of the prompt, image included.
+    /// Images of the prompt.
+    pub(in crate::serve) images: usize,
+    /// Positions of the prompt, images included.
     pub(in crate::serve) prompt: usize,
     /// Most tokens of an answer, as requested.
     pub(in crate::serve) max_tokens: usize,
@@ -43,7 +45,8 @@ impl GenerationCost {
         let answers = number(self.choices).saturating_mul(number(self.candidates));
         let prompt = number(self.prompt);
         RequestCost {
-            work: IMAGE_WORK + answers.saturating_mul(prompt + DECODED_TOKEN_WORK * written),
+            work: IMAGE_WORK * number(self.images)
+                + answers.saturating_mul(prompt + DECODED_TOKEN_WORK * written),
             tokens: (prompt * number(self.candidates))
                 .saturating_add(answers.saturating_mul(written)),
         }
@@ -51,10 +54,11 @@ impl GenerationCost {
 }
 
 /// Returns the most work of one answer.
-pub(in crate::serve) fn longest_answer(spec: Spec, context: usize) -> u64 {
+pub(in crate::serve) fn longest_answer(context: usize) -> u64 {
     GenerationCost {
         context,
-        prompt: spec.image_tokens,
+        images: 1,
+        prompt: 1,
         max_tokens: context,
         choices: 1,
         candidates: 1,
@@ -79,6 +83,7 @@ mod tests {
     fn work_grows_with_answers_candidates_tokens_and_images() {
         let one = GenerationCost {
             context: 160,
+            images: 1,
             prompt: 60,
             max_tokens: 20,
             choices: 1,

@@ -3,9 +3,10 @@
 use std::{fmt::Display, ops::RangeInclusive, sync::Arc};
 
 use super::{
-    content::{ImageUrlLimits, RequestImage, flatten},
+    content::{ImageUrlLimits, NamedImage, flatten},
     lenient::{Object, TextOr},
-    request::{ChatRequest, GuardRequest},
+    request::{ChatRequest, GuardRequest, ProcessorKwargs},
+    response::Warning,
 };
 use crate::{
     config::{Config, GuardSection},
@@ -18,7 +19,10 @@ use crate::{
     },
     reward::calibration::Calibration,
     serve::error::{ApiError, excerpt},
-    vlm::processor::template,
+    vlm::processor::{
+        ImageOptions,
+        message::{Message, question},
+    },
 };
 
 /// Longest stop string in bytes: the engine holds that much text back.
@@ -30,14 +34,16 @@ const CANDIDATES: i64 = 16;
 /// A validated completion request.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// Messages; the image precedes them in the prompt.
-    pub messages: Vec<template::Message>,
+    /// Messages.
+    pub messages: Vec<Message>,
     /// End user, as named by the client.
     pub user: Option<String>,
-    /// The image.
-    pub image: RequestImage,
-    /// Field of the image, for errors.
-    pub image_field: String,
+    /// Images of the messages, in order.
+    pub images: Vec<NamedImage>,
+    /// Options for their processing.
+    pub image_options: ImageOptions,
+    /// Warnings about what the request asks for and does not get.
+    pub warnings: Vec<Warning>,
     /// Number of choices.
     pub n: usize,
     /// Sampling parameters; choice `i` uses the seed `seed + i`.
@@ -77,6 +83,17 @@ pub struct ServedCapabilities<'a> {
     pub guard: &'a GuardSection,
     /// Calibration of the scorer; `None` without a scorer.
     pub calibration: Option<&'a Calibration>,
+    /// Images that the model and its scorer take.
+    pub media: &'a MediaLimits,
+}
+
+/// Numbers of images that a model and its scorer take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaLimits {
+    /// Images that a request may have.
+    pub images: RangeInclusive<usize>,
+    /// `true` if the scorer judges texts about exactly one image.
+    pub judges_one_image: bool,
 }
 
 impl ServedCapabilities<'_> {
@@ -153,7 +170,9 @@ pub fn check(
         .map_or(Ok(()), |user| check_name("user", user))?;
     let cache_salt = cache_salt(request.cache_salt)?;
     let top_logprobs = top_logprobs(request.logprobs.unwrap_or(false), request.top_logprobs)?;
-    let params = guard_params(&guard, served.guard, served.calibration)?;
+    let Object(kwargs) = request.mm_processor_kwargs.unwrap_or_default();
+    let image_options = image_options(kwargs)?;
+    let mut params = guard_params(&guard, served.guard, served.calibration)?;
     if candidates > 1 && !policy::scores(params.mode) {
         let message = "'guard.candidates': candidates are compared by their scores; 'guard.mode' \
                        must not be off";
@@ -180,16 +199,19 @@ pub fn check(
         ));
     }
     // Last, because decoding the image is expensive.
-    let (messages, image, image_field) = flatten(messages.0, ImageUrlLimits::new(config))?;
+    let limits = ImageUrlLimits::new(config);
+    let (messages, images) = flatten(messages.0, limits, &served.media.images)?;
+    let warnings = judge_images(&mut params, guard.mode, served.media, images.len())?;
     let abstains = params.on_unanswerable.abstains(params.mode);
-    let unanswerable = template::question(&messages)
+    let unanswerable = question(&messages)
         .filter(|_| abstains)
-        .and_then(unanswerable_reason);
+        .and_then(|question| unanswerable_reason(&question));
     Ok(Completion {
         messages,
         user,
-        image,
-        image_field,
+        images,
+        image_options,
+        warnings,
         n,
         sampling,
         max_tokens: max_tokens
@@ -214,6 +236,54 @@ pub fn check(
             .and_then(|Object(o)| o.include_usage)
             .unwrap_or(false),
     })
+}
+
+/// Returns the options for the processing of images.
+///
+/// # Errors
+/// 400 naming an option that no model has.
+fn image_options(kwargs: ProcessorKwargs) -> Result<ImageOptions, ApiError> {
+    if let Some(other) = kwargs.others.keys().next() {
+        let message = format!(
+            "'mm_processor_kwargs.{}' is not supported by this server; do_image_splitting and \
+             size.longest_edge are",
+            excerpt(other)
+        );
+        return Err(ApiError::unsupported("mm_processor_kwargs", message));
+    }
+    Ok(ImageOptions {
+        do_image_splitting: kwargs.do_image_splitting,
+        longest_edge: kwargs.size.and_then(|Object(size)| size.longest_edge),
+    })
+}
+
+/// Turns the guard off where the scorer cannot judge a text about so many images.
+///
+/// # Errors
+/// 400 if the request itself asks for a mode that scores, or the configured one blocks.
+fn judge_images(
+    params: &mut GuardParams,
+    requested: Option<Mode>,
+    media: &MediaLimits,
+    images: usize,
+) -> Result<Vec<Warning>, ApiError> {
+    if !policy::scores(params.mode) || !media.judges_one_image || images == 1 {
+        return Ok(Vec::new());
+    }
+    let why =
+        format!("the scorer judges texts about exactly one image, and this one is about {images}");
+    if requested.is_some() || params.mode == Mode::Block {
+        return Err(ApiError::unsupported(
+            "guard.mode",
+            format!("'guard.mode': {why}; only off is possible"),
+        ));
+    }
+    params.mode = Mode::Off;
+    Ok(vec![Warning {
+        code: "unscored",
+        param: "messages".to_owned(),
+        message: format!("the answer is not scored: {why}"),
+    }])
 }
 
 /// Returns the most answers per request: the configured limit, capped at the engine's capacity.

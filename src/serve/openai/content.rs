@@ -1,6 +1,6 @@
-//! Conversion of messages to text and one image.
+//! Conversion of messages to texts and images.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::RangeInclusive};
 
 use super::{
     data_url,
@@ -13,7 +13,7 @@ use crate::{
         error::{ApiError, excerpt},
         fetch::HttpsUrl,
     },
-    vlm::processor::template,
+    vlm::processor::message::{Message, PromptPart},
 };
 
 /// Most bytes of text in all messages together: more than any context holds, and cheap to tokenize.
@@ -62,19 +62,29 @@ impl ImageUrlLimits {
     }
 }
 
-/// Returns the messages as text, the one image, and the field that holds it.
+/// An image with the field that holds it, for errors.
+#[derive(Debug, Clone)]
+pub struct NamedImage {
+    /// The image.
+    pub image: RequestImage,
+    /// Field of the request.
+    pub field: String,
+}
+
+/// Returns the messages and their images in order, of which there may be `taken`.
 ///
 /// # Errors
 /// 400 naming the message and the part.
 pub(crate) fn flatten(
     messages: Vec<Object<ChatMessage<'_>>>,
     limits: ImageUrlLimits,
-) -> Result<(Vec<template::Message>, RequestImage, String), ApiError> {
+    taken: &RangeInclusive<usize>,
+) -> Result<(Vec<Message>, Vec<NamedImage>), ApiError> {
     if messages.is_empty() {
         return Err(ApiError::param(
             "messages",
             "empty_array",
-            "'messages' is empty; it must have a user message with an image",
+            "'messages' is empty; it must have a user message",
         ));
     }
     let last = messages.len() - 1;
@@ -88,15 +98,12 @@ pub(crate) fn flatten(
         );
         return Err(ApiError::unsupported(format!("messages[{last}]"), message));
     }
-    let (mut flattened, mut image) = (Vec::with_capacity(messages.len()), None);
+    let (mut flattened, mut links) = (Vec::with_capacity(messages.len()), Vec::new());
     for (i, Object(message)) in messages.into_iter().enumerate() {
-        flattened.push(read_message(
-            message,
-            &format!("messages[{i}]"),
-            &mut image,
-        )?);
+        let path = format!("messages[{i}]");
+        flattened.push(read_message(message, &path, &mut links, taken)?);
     }
-    if flattened.iter().map(|t| t.content.len()).sum::<usize>() > TEXT_BYTES {
+    if flattened.iter().map(Message::text_bytes).sum::<usize>() > TEXT_BYTES {
         let message = format!("the messages have more than the {TEXT_BYTES} bytes of text allowed");
         return Err(ApiError::param(
             "messages",
@@ -104,24 +111,34 @@ pub(crate) fn flatten(
             message,
         ));
     }
-    let Some((path, url)) = image else {
-        return Err(ApiError::param(
-            "messages",
-            "image_missing",
-            "'messages' have no image; exactly one image_url part is needed",
-        ));
+    if links.len() < *taken.start() {
+        let number = match (taken.start(), taken.end()) {
+            (1, 1) => "exactly one image_url part is needed".to_owned(),
+            (1, _) => "at least one image_url part is needed".to_owned(),
+            (least, _) => format!("at least {least} image_url parts are needed"),
+        };
+        let message = format!("'messages' have no image; {number}");
+        return Err(ApiError::param("messages", "image_missing", message));
+    }
+    let image = |(field, url): (String, Cow<'_, str>)| {
+        Ok::<_, ApiError>(NamedImage {
+            image: parse_image_url(&url, field.clone(), limits)?,
+            field,
+        })
     };
-    let image = parse_image_url(&url, path.clone(), limits)?;
-    Ok((flattened, image, path))
+    let images = links.into_iter().map(image).collect::<Result<_, _>>()?;
+    Ok((flattened, images))
 }
 
-type Image<'a> = Option<(String, Cow<'a, str>)>;
+/// Fields and URLs of images in order.
+type Links<'a> = Vec<(String, Cow<'a, str>)>;
 
 fn read_message<'a>(
     message: ChatMessage<'a>,
     path: &str,
-    image: &mut Image<'a>,
-) -> Result<template::Message, ApiError> {
+    links: &mut Links<'a>,
+    taken: &RangeInclusive<usize>,
+) -> Result<Message, ApiError> {
     let role = match message.role.as_str() {
         "developer" => "system",
         role @ ("system" | "user" | "assistant") => role,
@@ -161,7 +178,7 @@ fn read_message<'a>(
     let path = format!("{path}.content");
     let content = match message.content {
         // An earlier answer may have been a refusal, or empty.
-        None if role == "assistant" => message.refusal.unwrap_or_default(),
+        None if role == "assistant" => text_part(message.refusal.unwrap_or_default()),
         None => {
             return Err(ApiError::param(
                 path.clone(),
@@ -169,28 +186,31 @@ fn read_message<'a>(
                 format!("'{path}' is missing"),
             ));
         }
-        Some(TextOr::Text(text)) => text.into_owned(),
-        Some(TextOr::List(parts)) => {
-            let mut texts = Vec::new();
-            for (i, Object(part)) in parts.into_iter().enumerate() {
-                texts.extend(read_part(part, role, &format!("{path}[{i}]"), image)?);
-            }
-            texts.join("\n")
-        }
+        Some(TextOr::Text(text)) => text_part(text.into_owned()),
+        Some(TextOr::List(parts)) => parts
+            .into_iter()
+            .enumerate()
+            .map(|(i, Object(part))| read_part(part, role, &format!("{path}[{i}]"), links, taken))
+            .collect::<Result<_, _>>()?,
     };
-    Ok(template::Message {
+    Ok(Message {
         role: role.to_owned(),
         content,
     })
 }
 
-/// Returns the text of a part; an image is stored in `image`.
+fn text_part(text: String) -> Vec<PromptPart> {
+    vec![PromptPart::Text { text }]
+}
+
+/// Reads a part; the link of an image is added to `links`.
 fn read_part<'a>(
     part: MessagePart<'a>,
     role: &str,
     path: &str,
-    image: &mut Image<'a>,
-) -> Result<Option<String>, ApiError> {
+    links: &mut Links<'a>,
+    taken: &RangeInclusive<usize>,
+) -> Result<PromptPart, ApiError> {
     let missing = |field: &str| {
         let path = format!("{path}.{field}");
         ApiError::param(
@@ -201,9 +221,13 @@ fn read_part<'a>(
     };
     let (field, given) = match part.kind.as_str() {
         "text" | "input_text" | "output_text" => {
-            return part.text.map(Some).ok_or_else(|| missing("text"));
+            let text = part.text.ok_or_else(|| missing("text"))?;
+            return Ok(PromptPart::Text { text });
         }
-        "refusal" => return part.refusal.map(Some).ok_or_else(|| missing("refusal")),
+        "refusal" => {
+            let text = part.refusal.ok_or_else(|| missing("refusal"))?;
+            return Ok(PromptPart::Text { text });
+        }
         "image_url" | "input_image" => ("image_url", part.image_url),
         "image" => ("image", part.image),
         other => {
@@ -218,7 +242,6 @@ fn read_part<'a>(
     };
     let (url, field) = match given.ok_or_else(|| missing(field))? {
         ImageField::Url(url) => (url, format!("{path}.{field}")),
-        // `detail` is ignored: the model has one image size.
         ImageField::Object(image) => (image.url, format!("{path}.{field}.url")),
     };
     if role != "user" {
@@ -228,13 +251,18 @@ fn read_part<'a>(
             format!("'{path}': only user messages can have an image"),
         ));
     }
-    if let Some((first, _)) = image {
-        let message =
-            format!("'{path}' is a second image beside '{first}'; exactly one is supported");
+    if links.len() >= *taken.end() {
+        let message = match (links.first(), taken.end()) {
+            (Some((first, _)), 1) => {
+                format!("'{path}' is a second image beside '{first}'; exactly one is supported")
+            }
+            (_, 0) => format!("'{path}': the model takes text alone"),
+            (_, most) => format!("'{path}': a request may have at most {most} images"),
+        };
         return Err(ApiError::param("messages", "too_many_images", message));
     }
-    *image = Some((field, url));
-    Ok(None)
+    links.push((field, url));
+    Ok(PromptPart::Image)
 }
 
 /// Returns the image in a data URL, or the remote one that a URL names.

@@ -1,7 +1,7 @@
 //! Chat completion requests as received. Text is borrowed from the body; unknown fields are
 //! ignored, except those listed in [`super::unsupported`].
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -36,7 +36,7 @@ pub struct ChatRequest<'a> {
     /// Name of the served model.
     #[schema(required, nullable = false)]
     pub(crate) model: Option<String>,
-    /// The conversation, with exactly one image, in a user message.
+    /// The conversation; its user messages have as many images as the model takes.
     #[serde(borrow)]
     #[schema(value_type = Vec<ChatMessage<'a>>, required, min_items = 1, max_items = 256)]
     pub(crate) messages: Option<BoundedList<Object<ChatMessage<'a>>, MESSAGES>>,
@@ -92,9 +92,34 @@ pub struct ChatRequest<'a> {
     /// Without it, the encoding is shared by requests of the key's owner.
     #[schema(min_length = 1, max_length = 256)]
     pub(crate) cache_salt: Option<String>,
+    /// Options for the processing of images, as in vLLM.
+    #[schema(value_type = Option<ProcessorKwargs>)]
+    pub(crate) mm_processor_kwargs: Option<Object<ProcessorKwargs>>,
     /// Guard settings, an extension of OpenAI's API.
     #[schema(value_type = Option<GuardRequest>)]
     pub(crate) guard: Option<Object<GuardRequest>>,
+}
+
+/// Options for the processing of images; those that the model does not have are refused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct ProcessorKwargs {
+    /// Splits images into tiles.
+    pub(crate) do_image_splitting: Option<bool>,
+    /// Size that images are resized to before they are split.
+    #[schema(value_type = Option<ProcessorSize>)]
+    pub(crate) size: Option<Object<ProcessorSize>>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub(crate) others: BTreeMap<String, IgnoredAny>,
+}
+
+/// Size of an image.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProcessorSize {
+    /// Longest side in pixels.
+    #[schema(minimum = 1, maximum = 4294967295i64)]
+    pub(crate) longest_edge: Option<u32>,
 }
 
 /// A message of the conversation.
@@ -176,7 +201,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ImageField<'a> {
     }
 }
 
-/// An image. The field `detail` is accepted and ignored: the model has one image size.
+/// An image. The field `detail` is accepted and ignored.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct ImageUrl<'a> {
     /// A `data:` URL of the image's file; its media type is ignored.

@@ -29,7 +29,7 @@ pub struct ChatCompletion {
 /// A part of the request that had no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Warning {
-    /// Always `ignored`.
+    /// `ignored`, or `unscored` for an answer that the scorer cannot judge.
     pub code: &'static str,
     /// Field of the request, such as `messages[0]`.
     pub param: String,

@@ -125,7 +125,6 @@ pub(crate) const UNSUPPORTED: &[UnsupportedField] = &[
     field("chat_template", TEMPLATE),
     field("chat_template_kwargs", TEMPLATE),
     field("documents", "put their text into a message"),
-    field("mm_processor_kwargs", ""),
     field("truncate_prompt_tokens", ""),
     // Adapters.
     field("lora", "the field model names what is served"),

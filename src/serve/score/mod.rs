@@ -33,17 +33,18 @@ use super::{
     app::blocking,
     auth,
     body::{self, ReceivedBody},
-    chat::{encode, guard_headers, too_slow, unused_messages, warning_headers},
+    chat::{guard_headers, too_slow, unused_messages, warning_headers},
     error::ApiError,
+    images::{encode_for_judge, estimate_prompt},
     limits::cost::{RequestCost, scoring_cost},
     openai::{
         check::ServedCapabilities,
-        content::RequestImage,
+        content::{NamedImage, RequestImage},
         request::read_supported,
         response::{CompletionHead, Usage, Warning},
     },
     responses::{ErrorResponses, ScoreResponses},
-    served::{self, RequestContext},
+    served::RequestContext,
 };
 use crate::{
     config::GuardSection,
@@ -58,7 +59,10 @@ use crate::{
         scorer::{TextRewards, TextWithImage},
     },
     util::time::unix_seconds,
-    vlm::processor::template,
+    vlm::{
+        processor::{ImageOptions, message},
+        prompt::Prompt,
+    },
 };
 
 /// Images of a request that are encoded concurrently; bounds the wait of other requests of the same
@@ -102,7 +106,7 @@ const POSITIONS: usize = 1 << 18;
 
 /// A tokenized item.
 struct Text {
-    prompt: Vec<u32>,
+    prompt: Prompt,
     response: ScoreWindows,
 }
 
@@ -132,12 +136,14 @@ fn prepare(
         config: &app.config,
         guard,
         calibration: served.bundle.calibration.as_ref(),
+        media: &served.media,
     };
     let job = check(
         read_supported(body, "a request for scores")?,
         capabilities,
         served
             .bundle
+            .judge()
             .reader
             .as_ref()
             .map(|(_, calibration)| calibration),
@@ -146,14 +152,13 @@ fn prepare(
     let texts = job
         .questions
         .iter()
-        .map(|question| tokenize(served, question, max_tokens).map_err(|e| question.refuse(e)));
+        .map(|question| tokenize(context, question, max_tokens).map_err(|e| question.refuse(e)));
     let texts: Vec<Text> = texts.collect::<Result<_, _>>()?;
-    let image = served.bundle.vlm.spec().image_tokens;
     let computed = |text: &Text| {
         text.response
             .windows
             .iter()
-            .map(|w| image + text.prompt.len() + w.response.len())
+            .map(|w| text.prompt.tokens.len() + w.response.len())
             .sum::<usize>()
     };
     let positions: usize = texts.iter().map(computed).sum();
@@ -167,8 +172,8 @@ fn prepare(
     }
     let mut warnings = Vec::new();
     for question in &job.questions {
-        let unused =
-            unused_messages(context, &question.messages).map_err(|e| question.refuse(e))?;
+        let unused = unused_messages(context, served.bundle.judge(), &question.messages)
+            .map_err(|e| question.refuse(e))?;
         warnings.extend(
             unused
                 .into_iter()
@@ -185,7 +190,7 @@ fn prepare(
 }
 
 fn tokenize(
-    served: &served::ServedVersion,
+    context: &RequestContext,
     question: &ScoreItem,
     max_tokens: usize,
 ) -> Result<Text, ApiError> {
@@ -201,20 +206,20 @@ fn tokenize(
             format!("'{name}' cannot be tokenized: {why}"),
         )
     };
-    let prompt = served
-        .bundle
-        .prompt(&question.messages)
-        .map_err(|why| unreadable(field, why))?;
-    let (image, context) = (
-        served.bundle.vlm.spec().image_tokens,
-        served.engine.context_len(),
-    );
+    let judge = context.served.bundle.judge();
+    let image = NamedImage {
+        image: question.image.clone(),
+        field: question.image_field.clone(),
+    };
+    let options = ImageOptions::default();
+    let prompt = estimate_prompt(context, judge, &question.messages, &[image], &options)?;
+    let positions = context.served.scoring_context;
     let too_long =
         |name: &str, message: String| ApiError::param(name, "context_length_exceeded", message);
     let writer = ResponseTokenizer {
-        tokenizer: &served.bundle.tokenizer,
-        casing: served.bundle.config.casing,
-        room: context.saturating_sub(image + prompt.len()),
+        tokenizer: judge.tokenizer(),
+        casing: judge.casing,
+        room: positions.saturating_sub(prompt.tokens.len()),
         max_tokens,
     };
     let response = writer
@@ -231,9 +236,9 @@ fn tokenize(
             Refusal::NoRoom => too_long(
                 field,
                 format!(
-                    "'{field}' leaves no room for 'response': the image has {image} tokens and the \
-                 prompt {}; the model's context is {context}",
-                    prompt.len()
+                    "'{field}' leaves no room for 'response': the prompt has {} tokens, image \
+                     included; the model's context is {positions}",
+                    prompt.tokens.len()
                 ),
             ),
         })?;
@@ -255,7 +260,7 @@ async fn respond(
     admission.begin(Arc::clone(&used));
     let texts: Arc<[(EncodedImage, Text)]> = images.into_iter().zip(texts).collect();
     let scored = compute(context, job.author, &texts).await?;
-    let writer = if job.author == Author::Model {
+    let writer = if job.author == Author::Model && served.bundle.scorer.is_none() {
         WrittenBy::Policy
     } else {
         WrittenBy::Others
@@ -296,19 +301,20 @@ async fn respond(
                 score: guard.score,
                 log_probability: scored.log_probabilities.iter().take(ranges.len()).sum(),
             };
-            let gate = served.bundle.evidence.as_ref().zip(image.evidence.as_ref());
+            let evidence = served.bundle.judge().evidence.as_ref();
+            let gate = evidence.zip(image.evidence.as_ref());
             let gate = gate.and_then(|(evidence, image)| {
                 answer_gate(
                     evidence,
                     image,
-                    template::question(&question.messages).unwrap_or_default(),
+                    &message::question(&question.messages).unwrap_or_default(),
                     0.0,
                 )
             });
             guard.answer_probability = gate.map(|gate| gate.judge(&answer).0);
         }
         app.metrics.count_scored_text(guard.verdict);
-        let before = served.bundle.vlm.spec().image_tokens + text.prompt.len();
+        let before = text.prompt.tokens.len();
         usage.prompt_tokens += windows
             .iter()
             .map(|window| before + window.response.len() - window.scored)
@@ -366,7 +372,7 @@ async fn images(
         .collect();
     let encoding = stream::iter(distinct).map(|i| async move {
         let question = &questions[i];
-        let image = encode(context, question.image.clone(), &question.image_field)
+        let image = encode_for_judge(context, question.image.clone(), &question.image_field)
             .await
             .map_err(|e| question.refuse(e))?;
         Ok::<_, ApiError>((i, image))
@@ -400,7 +406,7 @@ async fn compute(
     let windows: Arc<[(usize, usize)]> = texts.iter().enumerate().flat_map(numbered).collect();
     let length = |&(text, number): &(usize, usize)| {
         let text = &texts[text].1;
-        text.prompt.len() + text.response.windows[number].response.len()
+        text.prompt.tokens.len() + text.response.windows[number].response.len()
     };
     let lengths: Vec<usize> = windows.iter().map(length).collect();
     let mut all: Vec<TextRewards> = texts
@@ -429,20 +435,22 @@ async fn compute(
             // Held until the work ends, even if the request was canceled.
             let _turn = turn;
             let windows = shared_windows[range].iter().map(|&(text, number)| {
-                let (EncodedImage { image, .. }, text) = &shared[text];
+                let (encoded, text) = &shared[text];
+                let response = &text.response.windows[number].response;
                 (
-                    image,
-                    text.prompt.len(),
-                    [&text.prompt[..], &text.response.windows[number].response].concat(),
+                    std::slice::from_ref(&encoded.image),
+                    &text.prompt,
+                    [&text.prompt.tokens[..], response].concat(),
                 )
             });
             let windows: Vec<_> = windows.collect();
             let given: Vec<TextWithImage<'_>> = windows
                 .iter()
-                .map(|(image, prompt, tokens)| TextWithImage {
-                    image,
+                .map(|(images, prompt, tokens)| TextWithImage {
+                    images,
+                    spans: &prompt.images,
                     tokens,
-                    prompt: *prompt,
+                    prompt: prompt.tokens.len(),
                 })
                 .collect();
             scorer.score(&given)

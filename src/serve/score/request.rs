@@ -21,13 +21,13 @@ use crate::{
         error::ApiError,
         openai::{
             check::{ServedCapabilities, cache_salt, guard_params},
-            content::{ImageUrlLimits, RequestImage, flatten, parse_image_url},
+            content::{ImageUrlLimits, NamedImage, RequestImage, flatten, parse_image_url},
             lenient::{BoundedList, FieldRequest, Object, variant},
             request::{ChatMessage, GuardRequest, ImageField, ImageUrl, MESSAGES},
             schema,
         },
     },
-    vlm::processor::template,
+    vlm::processor::message::{Message, PromptPart},
 };
 
 /// Most bytes of text in all items together.
@@ -67,6 +67,9 @@ pub(crate) struct ScoreRequest<'a> {
     /// Text to score.
     #[schema(min_length = 1)]
     response: Option<String>,
+    #[serde(default)]
+    #[schema(schema_with = schema::unsupported)]
+    mm_processor_kwargs: FieldRequest,
 }
 
 /// Author of a text. Low probability under the served model is evidence of an error in its own
@@ -129,7 +132,7 @@ pub(super) struct ScoreJob {
 pub(super) struct ScoreItem {
     /// Prefix in errors: `items[3]`, or `None` without a list.
     pub(super) path: Option<String>,
-    pub(super) messages: Vec<template::Message>,
+    pub(super) messages: Vec<Message>,
     /// Field of the image, for errors.
     pub(super) image_field: String,
     pub(super) image: RequestImage,
@@ -162,6 +165,12 @@ pub(super) fn check(
             "guard.on_exhausted",
             "'guard.on_exhausted': scoring never rewrites the text; 'guard.render' controls \
              'alt_text'",
+        ));
+    }
+    if request.mm_processor_kwargs != FieldRequest::Nothing {
+        return Err(ApiError::unsupported(
+            "mm_processor_kwargs",
+            "'mm_processor_kwargs' is not supported here: the scorer processes images in one way",
         ));
     }
     if guard.candidates.is_some() {
@@ -211,11 +220,7 @@ pub(super) fn check(
         .map(|(path, item)| question(item, limits, path))
         .collect::<Result<_, _>>()?;
     let length = |q: &ScoreItem| {
-        q.response.len()
-            + q.messages
-                .iter()
-                .map(|message| message.content.len())
-                .sum::<usize>()
+        q.response.len() + q.messages.iter().map(Message::text_bytes).sum::<usize>()
     };
     if questions.iter().map(length).sum::<usize>() > TEXT_BYTES {
         let message = format!("the request has more than the {TEXT_BYTES} bytes of text allowed");
@@ -296,7 +301,7 @@ fn question(
     }
 }
 
-type Read = (Vec<template::Message>, String, RequestImage, String);
+type Read = (Vec<Message>, String, RequestImage, String);
 
 fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
     let invalid = |field: &str, what: &str| {
@@ -331,15 +336,16 @@ fn read(item: Item<'_>, limits: ImageUrlLimits) -> Result<Read, ApiError> {
             invalid("prompt", "cannot be given together with 'messages'")
         }
         (Some(messages), None) => {
-            let (messages, image, image_field) = flatten(messages.0, limits)?;
-            Ok((messages, image_field, image, response))
+            let (messages, mut images) = flatten(messages.0, limits, &(1..=1))?;
+            match images.pop() {
+                Some(NamedImage { image, field }) => Ok((messages, field, image, response)),
+                None => missing("image_url"),
+            }
         }
         (None, Some(image)) => {
             let url = image.into_url();
-            let message = template::Message {
-                role: "user".to_owned(),
-                content: item.prompt.unwrap_or_default(),
-            };
+            let mut message = Message::text("user", item.prompt.unwrap_or_default());
+            message.content.insert(0, PromptPart::Image);
             Ok((
                 vec![message],
                 "image_url".to_owned(),
