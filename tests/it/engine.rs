@@ -2,17 +2,22 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use candle_core::Tensor;
 use candor::{
     engine::{
         CacheScope, Engine, EngineConfig, EngineHandle, Event, EventStream, FinishReason,
         GeneratedToken, GuardParams, ImageCache, Request, Sampling, fair::Share,
     },
     guard::{GuardReport, Mode},
-    vlm::{Row, VisionLanguageModel, Want},
+    reward::TokenReward,
+    util::digest::HashedFile,
+    vlm::{
+        Logits, Outputs, Row, VisionLanguageModel,
+        processor::ImageOptions,
+        prompt::{ImageFeatures, ImageId},
+    },
 };
 
-use crate::support::{Linear, byte_tokenizer, model, pixels};
+use crate::support::{Linear, byte_tokenizer, model, pixels, prompt_about_an_image};
 
 struct House {
     vlm: Arc<dyn VisionLanguageModel>,
@@ -22,7 +27,7 @@ struct House {
 impl House {
     fn new(seed: u64) -> Self {
         let vlm = model(seed);
-        let reward = Linear::new(vlm.spec().hidden_features, seed);
+        let reward = Linear::new(vlm.spec().layers, vlm.spec().width, seed);
         Self { vlm, reward }
     }
 
@@ -40,12 +45,11 @@ impl House {
         .unwrap()
     }
 
-    fn image(&self, seed: u64) -> Tensor {
-        self.vlm
-            .encode_images(&pixels(seed).unsqueeze(0).unwrap())
-            .unwrap()
-            .squeeze(0)
-            .unwrap()
+    fn image(&self, seed: u64) -> ImageFeatures {
+        ImageFeatures {
+            id: ImageId([seed as u8; 32]),
+            features: self.vlm.encode(&pixels(seed)).unwrap(),
+        }
     }
 
     fn request(&self, seed: u64) -> Request {
@@ -60,9 +64,10 @@ impl House {
             id: format!("request-{seed}").into(),
             share: Share::new(["a", "b", "c"][seed as usize % 5 % 3], 1 + seed as u32 % 2),
             rank: seed as usize % 3,
-            image: self.image(seed),
+            images: vec![self.image(seed)],
             finisher: None,
-            prompt,
+            prompt: Arc::new(prompt_about_an_image(&prompt)),
+            reader: None,
             max_tokens: 5 + seed as usize % 20,
             stop: Vec::new(),
             sampling: Sampling {
@@ -175,22 +180,21 @@ async fn log_probabilities_and_rewards_are_those_of_one_pass_over_the_whole_answ
             ..house.request(seed)
         };
         let (_, tokens, _) = listen(handle.submit(request.clone()).unwrap()).await;
-        let ids: Vec<u32> = request
-            .prompt
-            .iter()
-            .copied()
-            .chain(tokens.iter().map(|t| t.token.id))
-            .collect();
-        let mut cache = house.vlm.new_cache(1, 64).unwrap();
+        let mut ids = request.prompt.tokens.clone();
+        ids.extend(tokens.iter().map(|t| t.token.id));
+        let mut cache = house.vlm.new_cache(1, 128, 128).unwrap();
         let row = Row {
-            slot: 0,
-            start: 0,
-            image: Some(&request.image),
-            tokens: &ids,
+            spans: &request.prompt.images,
+            images: &request.images,
+            ..Row::text(0, 0, &ids)
         };
-        let out = house.vlm.forward(&[row], &mut cache, Want::All).unwrap();
+        let outputs = Outputs {
+            logits: Logits::All,
+            hidden_layers: house.reward.taps(),
+        };
+        let out = house.vlm.forward(&[row], &mut cache, outputs).unwrap();
         let logits = out.logits.unwrap().to_vec2::<f32>().unwrap();
-        let before = request.prompt.len();
+        let before = request.prompt.tokens.len();
         let logprobs: Vec<f32> = tokens
             .iter()
             .zip(&logits[before - 1..])
@@ -200,7 +204,7 @@ async fn log_probabilities_and_rewards_are_those_of_one_pass_over_the_whole_answ
             &tokens.iter().map(|t| t.token.logprob).collect::<Vec<_>>(),
             &logprobs
         ));
-        let rewards = house.reward.rewards(&out.hidden).unwrap();
+        let rewards = house.reward.rewards(&out.hidden.unwrap()).unwrap();
         assert!(tokens.len() > 3);
         assert!(near(
             &tokens.iter().map(|t| t.reward.unwrap()).collect::<Vec<_>>(),
@@ -219,18 +223,17 @@ async fn an_image_from_the_cache_gives_the_same_answer() {
     let mut answers = Vec::new();
     for expected_hit in [false, true] {
         let scope = CacheScope::Owner("a".into());
-        let encoded = images
-            .get(b"the file's bytes", &scope, &Share::default(), || {
-                Ok::<_, Infallible>(pixels(7))
-            })
-            .await
-            .unwrap();
+        let file = HashedFile::new(b"the file's bytes".to_vec());
+        let (options, share) = (ImageOptions::default(), Share::default());
+        let pixels = || Ok::<_, Infallible>(pixels(7));
+        let encoded = images.get(&file, &options, &scope, &share, pixels);
+        let encoded = encoded.await.unwrap();
         assert_eq!(encoded.hit, expected_hit);
         answers.push(
             listen(
                 handle
                     .submit(Request {
-                        image: encoded.image,
+                        images: vec![encoded.image],
                         ..house.request(7)
                     })
                     .unwrap(),

@@ -33,8 +33,10 @@ const ROOMS: [(&str, &[&str]); 16] = [
         "config",
         &[
             "device",
+            "vlm",
             "guard",
             "reward",
+            "bundle",
             "engine",
             "registry",
             "feedback",
@@ -58,7 +60,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     (
         "train",
         &[
-            "lexicon", "vlm", "guard", "reward", "bundle", "eval", "registry", "feedback",
+            "lexicon", "vlm", "guard", "reward", "bundle", "engine", "eval", "registry", "feedback",
         ],
     ),
     (

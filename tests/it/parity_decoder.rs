@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candor::vlm::{
-    Row,
-    decoder::{LlamaConfig, Regular},
+    KvCache, Logits, Outputs, Row, StepOutput, VisionLanguageModel,
+    decoder::{DecoderConfig, Regular},
     models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
     projector::{Mlp, MlpConfig},
+    prompt::{ImageFeatures, ImageId},
 };
 
 use crate::parity::{assert_close, fixture};
@@ -30,7 +31,7 @@ fn config() -> PrefixDecoderConfig {
             width: 32,
             tokens: IMAGE,
         },
-        decoder: LlamaConfig {
+        decoder: DecoderConfig {
             vocab_size: 64,
             hidden_size: 32,
             intermediate_size: 48,
@@ -41,6 +42,7 @@ fn config() -> PrefixDecoderConfig {
             rope_theta: 10_000.,
             rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
+            ..DecoderConfig::default()
         },
     }
 }
@@ -57,8 +59,20 @@ impl Reference {
         }
     }
 
-    fn image(&self, i: usize) -> Tensor {
-        self.tensors["features"].get(i).unwrap()
+    fn image(&self, i: usize) -> [ImageFeatures; 1] {
+        [ImageFeatures {
+            id: ImageId([i as u8; 32]),
+            features: self.tensors["features"].get(i).unwrap(),
+        }]
+    }
+
+    /// Runs rows and returns logits and hidden states of their text.
+    fn run(&self, rows: &[Row<'_>], cache: &mut KvCache) -> StepOutput {
+        let outputs = Outputs {
+            logits: Logits::All,
+            hidden_layers: &[0, 1],
+        };
+        self.model.forward(rows, cache, outputs).unwrap()
     }
 
     /// What transformers computes for text tokens `from..to` of sequence `i`: hidden states of both
@@ -74,15 +88,11 @@ impl Reference {
     }
 
     #[track_caller]
-    fn assert_text(&self, states: &[Tensor], expected: &[Tensor; 3]) {
-        assert_eq!(states.len(), 2);
-        assert_close(&states[0], &expected[0], 1e-4);
-        assert_close(&states[1], &expected[1], 1e-4);
-        assert_close(
-            &self.model.llama().logits(&states[1]).unwrap(),
-            &expected[2],
-            1e-4,
-        );
+    fn assert_text(&self, output: &StepOutput, expected: &[Tensor; 3]) {
+        let states = output.hidden.as_ref().unwrap().chunk(2, 1).unwrap();
+        assert_close(&states[0].contiguous().unwrap(), &expected[0], 1e-4);
+        assert_close(&states[1].contiguous().unwrap(), &expected[1], 1e-4);
+        assert_close(output.logits.as_ref().unwrap(), &expected[2], 1e-4);
     }
 }
 
@@ -101,42 +111,46 @@ fn the_projector_is_that_of_pytorch() {
 #[test]
 fn a_step_with_image_and_text_is_that_of_transformers() {
     let reference = Reference::load();
-    let mut cache = reference.model.new_cache(2, IMAGE + TEXT).unwrap();
+    let mut cache = reference.model.new_cache(2, 16, 64).unwrap();
     for i in 0..2 {
-        let image = reference.image(i);
+        let (image, prompt) = (
+            reference.image(i),
+            reference.model.prompt(&reference.ids[i]),
+        );
         let row = Row {
-            slot: i,
-            start: 0,
-            image: Some(&image),
-            tokens: &reference.ids[i],
+            spans: &prompt.images,
+            images: &image,
+            from: IMAGE,
+            ..Row::text(i, 0, &prompt.tokens)
         };
-        let states = reference.model.step(&[row], &mut cache).unwrap();
-        reference.assert_text(&states, &reference.theirs(i, 0, TEXT));
+        let output = reference.run(&[row], &mut cache);
+        reference.assert_text(&output, &reference.theirs(i, 0, TEXT));
     }
 }
 
 #[test]
 fn steps_of_a_ragged_batch_are_those_of_transformers() {
     let reference = Reference::load();
-    let mut cache = reference.model.new_cache(3, IMAGE + TEXT).unwrap();
+    let mut cache = reference.model.new_cache(3, 16, 96).unwrap();
     // The sequences stand at different positions in every step, and in slots out of order.
     let cuts = [[0, 1, 2, 6, 11], [0, 4, 5, 10, 11]];
     let images = [reference.image(0), reference.image(1)];
+    let prompts = [0, 1].map(|i| reference.model.prompt(&reference.ids[i]));
     for step in 0..4 {
         let row = |i: usize| {
             let (from, to) = (cuts[i][step], cuts[i][step + 1]);
             let start = if from == 0 { 0 } else { IMAGE + from };
             Row {
-                slot: 2 - i,
-                start,
-                image: (from == 0).then_some(&images[i]),
-                tokens: &reference.ids[i][from..to],
+                spans: &prompts[i].images,
+                images: &images[i],
+                from: if from == 0 { IMAGE } else { 0 },
+                ..Row::text(2 - i, start, &prompts[i].tokens[start..IMAGE + to])
             }
         };
-        let states = reference.model.step(&[row(0), row(1)], &mut cache).unwrap();
+        let output = reference.run(&[row(0), row(1)], &mut cache);
         let [a, b] = [0, 1].map(|i| reference.theirs(i, cuts[i][step], cuts[i][step + 1]));
         let expected = [0, 1, 2].map(|n| Tensor::cat(&[&a[n], &b[n]], 0).unwrap());
-        reference.assert_text(&states, &expected);
+        reference.assert_text(&output, &expected);
     }
 }
 

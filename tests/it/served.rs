@@ -18,7 +18,7 @@ use candor::{
     config::Config,
     guard::OnUnanswerable,
     serve::Server,
-    vlm::{KvCache, Row, Spec, StepOutput, VisionLanguageModel, Want},
+    vlm::{Embedded, KvCache, Outputs, Row, Spec, StepOutput, VisionLanguageModel},
 };
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -198,30 +198,34 @@ impl Valve {
 }
 
 impl VisionLanguageModel for Valve {
-    fn spec(&self) -> Spec {
+    fn spec(&self) -> &Spec {
         self.inner.spec()
     }
 
-    fn encode_images(&self, pixels: &Tensor) -> TensorResult<Tensor> {
+    fn encode(&self, pixels: &Tensor) -> TensorResult<Tensor> {
         assert!(!self.panics.swap(false, SeqCst), "the encoder panicked");
-        self.inner.encode_images(pixels)
+        self.inner.encode(pixels)
     }
 
-    fn new_cache(&self, slots: usize, capacity: usize) -> TensorResult<KvCache> {
-        self.inner.new_cache(slots, capacity)
+    fn new_cache(&self, slots: usize, capacity: usize, positions: usize) -> TensorResult<KvCache> {
+        self.inner.new_cache(slots, capacity, positions)
     }
 
-    fn forward(
-        &self,
-        rows: &[Row<'_>],
-        cache: &mut KvCache,
-        want: Want,
-    ) -> TensorResult<StepOutput> {
+    fn embed(&self, rows: &[Row<'_>]) -> TensorResult<Embedded> {
         self.pass();
         if self.fails.swap(false, SeqCst) {
             bail!("a secret of the model");
         }
-        self.inner.forward(rows, cache, want)
+        self.inner.embed(rows)
+    }
+
+    fn decode(
+        &self,
+        input: &Embedded,
+        cache: &mut KvCache,
+        outputs: Outputs<'_>,
+    ) -> TensorResult<StepOutput> {
+        self.inner.decode(input, cache, outputs)
     }
 }
 

@@ -466,7 +466,7 @@ fn invalid_item_is_named_and_nothing_is_scored() {
     let message = refused(&third(asked), "items[3].prompt", "context_length_exceeded");
     assert!(
         message.starts_with("items[3]: ")
-            && message.contains("49 tokens")
+            && message.contains("the prompt has 251 tokens, image included")
             && message.contains("160"),
         "{message}"
     );

@@ -10,13 +10,14 @@ use std::{
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use candor::{
-    reward::TokenReward,
+    reward::{RewardState, ScoredRow, TokenReading, TokenReward},
     vlm::{
-        KvCache, Row, VisionLanguageModel,
-        decoder::LlamaConfig,
+        VisionLanguageModel,
+        decoder::DecoderConfig,
         models::candor_mini::{CandorMini, CandorMiniConfig, PrefixDecoderConfig},
         processor::tokenizer::TextTokenizer,
         projector::MlpConfig,
+        prompt::{ImageSpan, Prompt},
         vision::efficientnet_lite::{EfficientNetLiteConfig, Stage},
     },
 };
@@ -173,9 +174,9 @@ pub(crate) fn model(seed: u64) -> Arc<dyn VisionLanguageModel> {
             connector: MlpConfig {
                 in_features: 16,
                 width: 32,
-                tokens: 16,
+                tokens: IMAGE_TOKENS,
             },
-            decoder: LlamaConfig {
+            decoder: DecoderConfig {
                 vocab_size: VOCAB,
                 hidden_size: 32,
                 intermediate_size: 64,
@@ -186,6 +187,7 @@ pub(crate) fn model(seed: u64) -> Arc<dyn VisionLanguageModel> {
                 rope_theta: 10_000.0,
                 rms_norm_eps: 1e-5,
                 tie_word_embeddings: false,
+                ..DecoderConfig::default()
             },
         },
     };
@@ -203,20 +205,46 @@ pub(crate) fn model(seed: u64) -> Arc<dyn VisionLanguageModel> {
     Arc::new(load())
 }
 
+/// Positions that an image takes in [`model`]'s prompts.
+const IMAGE_TOKENS: usize = 16;
+
+/// Prompt of [`model`]: an image before `text`.
+pub(crate) fn prompt_about_an_image(text: &[u32]) -> Prompt {
+    let mut tokens = vec![0; IMAGE_TOKENS];
+    tokens.extend(text);
+    Prompt {
+        tokens,
+        images: vec![ImageSpan {
+            range: 0..IMAGE_TOKENS,
+            image: 0,
+            rows: 0..IMAGE_TOKENS,
+        }],
+    }
+}
+
 /// Logistic regression with random weights on the policy's hidden states.
-pub(crate) struct Linear(Tensor);
+#[derive(Clone)]
+pub(crate) struct Linear {
+    weights: Tensor,
+    taps: Vec<usize>,
+}
 
 impl Linear {
-    pub(crate) fn new(features: usize, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(layers: usize, width: usize, seed: u64) -> Arc<Self> {
         let mut rng = SmallRng::seed_from_u64(seed);
+        let features = layers * width;
         let weights: Vec<f32> = (0..features).map(|_| rng.random_range(-0.5..0.5)).collect();
-        Arc::new(Self(
-            Tensor::from_vec(weights, (features, 1), &Device::Cpu).unwrap(),
-        ))
+        Arc::new(Self {
+            weights: Tensor::from_vec(weights, (features, 1), &Device::Cpu).unwrap(),
+            taps: (0..layers).collect(),
+        })
     }
 
     pub(crate) fn rewards(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let logits = hidden.matmul(&self.0)?.flatten_all()?.to_vec1::<f32>()?;
+        let logits = hidden
+            .matmul(&self.weights)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         Ok(logits
             .into_iter()
             .map(|l| 1.0 / (1.0 + (-l).exp()))
@@ -229,26 +257,44 @@ impl TokenReward for Linear {
         "linear"
     }
 
-    fn new_cache(&self, _: usize, _: usize) -> Result<Option<KvCache>> {
-        Ok(None)
+    fn taps(&self) -> &[usize] {
+        &self.taps
     }
 
-    fn score(
-        &self,
-        _: &[Row<'_>],
-        hidden: &Tensor,
-        _: &[f32],
-        _: Option<&mut KvCache>,
-    ) -> Result<Vec<f32>> {
-        self.rewards(hidden)
+    fn new_state(&self, _: usize, _: usize, _: usize) -> Result<Box<dyn RewardState>> {
+        Ok(Box::new(self.clone()))
     }
 }
 
-/// Random pixels for [`model`], `(3, 32, 32)`.
+impl RewardState for Linear {
+    fn score(
+        &mut self,
+        rows: &[ScoredRow<'_>],
+        hidden: Option<&Tensor>,
+    ) -> Result<Vec<Vec<TokenReading>>> {
+        let rewards = self.rewards(hidden.unwrap())?;
+        let mut rewards = rewards.into_iter();
+        let readings = rows.iter().map(|row| {
+            let own = rewards.by_ref().take(row.row.wanted().len());
+            let reading = |reward| TokenReading {
+                reward,
+                log_probability: None,
+            };
+            own.skip(row.unjudged).map(reading).collect()
+        });
+        Ok(readings.collect())
+    }
+
+    fn truncate(&mut self, _: usize, _: usize) {}
+
+    fn fork(&mut self, _: usize, _: usize, _: usize) {}
+}
+
+/// Random pixels for [`model`], `(1, 3, 32, 32)`.
 pub(crate) fn pixels(seed: u64) -> Tensor {
     let mut rng = SmallRng::seed_from_u64(seed);
     let values: Vec<f32> = (0..3 * 32 * 32)
         .map(|_| rng.random_range(-2.0..2.0))
         .collect();
-    Tensor::from_vec(values, (3, 32, 32), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, (1, 3, 32, 32), &Device::Cpu).unwrap()
 }

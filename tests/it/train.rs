@@ -442,6 +442,171 @@ fn a_scorer_goes_on_from_a_bundle_with_wrong_people_on_every_origin() {
     );
 }
 
+/// The shipped recipe of scorers on some photographs, with a single scorer, `probe`.
+fn probe_recipe(dir: &Path, layers: impl Into<toml::Value>) -> toml::Table {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut recipe: toml::Table = fs::read_to_string(root.join("config/reward.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    recipe.remove("origins");
+    recipe["data"] = dir.join("data").to_str().unwrap().into();
+    recipe["policy"] = root.join("models/candor-mini").to_str().unwrap().into();
+    recipe["features"] = dir.join("features").to_str().unwrap().into();
+    // Steps enough for scores that can be calibrated.
+    recipe["batch_images"] = 6.into();
+    recipe["epochs"] = 10.into();
+    recipe["examples"]["own_answers"] = 1.into();
+    let scorers = recipe["scorers"].as_table_mut().unwrap();
+    scorers.retain(|name, _| name == "probe");
+    scorers["probe"]["layers"] = layers.into();
+    scorers["probe"]["optim"]["warmup_steps"] = 2.into();
+    recipe
+}
+
+#[test]
+fn a_probe_reads_the_layers_listed_or_those_that_rank_best_on_tuning_photographs() {
+    let dir = tempfile::tempdir().unwrap();
+    if !small_dataset(&dir.path().join("data"), 24, 64) {
+        return;
+    }
+    let run = |name: &str, recipe: &toml::Table| -> PathBuf {
+        let file = dir.path().join(format!("{name}.toml"));
+        let out = dir.path().join(name);
+        fs::write(&file, recipe.to_string()).unwrap();
+        assert!(
+            train("reward", &file, &out, false)
+                .wait()
+                .unwrap()
+                .success()
+        );
+        out
+    };
+    let read = |file: PathBuf| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    };
+    let served = |run: &Path| read(run.join("bundle/config.json"))["reward"]["probe"].clone();
+
+    let mut recipe = probe_recipe(dir.path(), vec![1, 3]);
+    let mut linear = recipe["scorers"]["probe"].clone();
+    linear["layers"] = "validation".into();
+    linear["hidden"] = 0.into();
+    recipe["scorers"]
+        .as_table_mut()
+        .unwrap()
+        .insert("linear".into(), linear);
+    let listed = run("listed", &recipe);
+    assert_eq!(served(&listed)["layers"], serde_json::json!([1, 3]));
+    assert_eq!(served(&listed)["features"], 512);
+    let sections = &read(listed.join("report.json"))["sections"];
+    let table = &sections["Layers that the probes read"]["tables"]["Candidates"]["rows"];
+    for candidate in ["layer 0", "layer 1", "layer 2", "layer 3", "all"] {
+        let auroc = table[candidate]["AUROC"]["value"].as_f64();
+        assert!(
+            auroc.is_some_and(|auroc| (0.0..=1.0).contains(&auroc)),
+            "{candidate}: {table:#}"
+        );
+    }
+    let json = dir.path().join("eval.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(["eval", "reward", "--scorers", "probe", "--data"])
+        .arg(dir.path().join("data"))
+        .arg("--features")
+        .arg(dir.path().join("features"))
+        .arg("--model")
+        .arg(listed.join("bundle"))
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let own_mentions = |report: serde_json::Value| {
+        report["sections"]["Scorers"]["tables"]["Things named in the policy's own captions"]["rows"]
+            ["probe"]["AUROC"]["value"]
+            .as_f64()
+            .unwrap()
+    };
+    assert_eq!(
+        own_mentions(read(json)),
+        own_mentions(read(listed.join("report.json"))),
+        "the bundle's probe reads the layers that it was trained on"
+    );
+
+    let mut recipe = probe_recipe(dir.path(), "validation");
+    recipe.insert("quiet".into(), true.into());
+    let chosen = run("chosen", &recipe);
+    let (first, second) = (
+        read(listed.join("taps.json")),
+        read(chosen.join("taps.json")),
+    );
+    assert_eq!(
+        first["candidates"], second["candidates"],
+        "the measurement depends on the data, the policy and the seed alone"
+    );
+    let taps = second["scorers"]["probe"].as_array().unwrap();
+    assert_eq!(second["scorers"]["probe"], first["scorers"]["linear"]);
+    let probe = served(&chosen);
+    assert_eq!(probe["features"], 256 * taps.len());
+    match probe.get("layers") {
+        Some(layers) => assert_eq!(layers, &second["scorers"]["probe"]),
+        None => assert_eq!(taps.len(), 4, "all layers"),
+    }
+    for run in [listed, chosen] {
+        let said = Command::new(env!("CARGO_BIN_EXE_candor"))
+            .args(["caption", "--json", "--model"])
+            .arg(run.join("bundle"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/photos/cat.jpg"))
+            .output()
+            .unwrap();
+        assert!(
+            said.status.success(),
+            "{}",
+            String::from_utf8_lossy(&said.stderr)
+        );
+        let answer: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+        assert!(
+            answer["choices"][0]["guard"]["score"].is_number(),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn layers_of_a_probe_that_the_policy_lacks_are_refused_before_the_run_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    if !small_dataset(&dir.path().join("data"), 2, 2) {
+        return;
+    }
+    let (file, out) = (dir.path().join("reward.toml"), dir.path().join("out"));
+    for (layers, why) in [
+        (
+            vec![1, 4].into(),
+            "scorers.probe.layers: there is no layer 4; the policy has 4",
+        ),
+        (vec![3, 1].into(), "scorers.probe.layers: must ascend"),
+        (
+            toml::Value::from("test"),
+            "layers: must be a number of last layers, a list of layers from 0, or \"validation\"",
+        ),
+    ] {
+        fs::write(&file, probe_recipe(dir.path(), layers).to_string()).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+            .args(["train", "reward", "--config"])
+            .arg(&file)
+            .arg("--out")
+            .arg(&out)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{said}");
+        assert!(!out.exists(), "no run directory is left behind");
+    }
+}
+
 /// `candor eval reward` measures what a bundle with evidence serves beside its scorer alone.
 fn evaluates_finished_rewards(dir: &Path, evidence: &Path) {
     let (bundle, json) = (dir.join("bundle"), dir.join("rewards.json"));

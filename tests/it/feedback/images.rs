@@ -169,12 +169,12 @@ fn image_stays_while_referred_to() {
         };
         assert!(
             corrections
-                .remember(receipt("chatcmpl-1", 100, b"one"), b"one"[..].into())
+                .remember(receipt("chatcmpl-1", 100, b"one"), super::hashed(b"one"))
                 .is_some()
         );
         assert!(
             corrections
-                .remember(receipt("chatcmpl-2", 200, b"two"), b"two"[..].into())
+                .remember(receipt("chatcmpl-2", 200, b"two"), super::hashed(b"two"))
                 .is_some()
         );
         // Accepted even before the receipt is in the store.
@@ -191,7 +191,10 @@ fn image_stays_while_referred_to() {
         corrections.close().await;
         assert!(
             corrections
-                .remember(receipt("chatcmpl-3", 100, b"three"), b"three"[..].into())
+                .remember(
+                    receipt("chatcmpl-3", 100, b"three"),
+                    super::hashed(b"three")
+                )
                 .is_none(),
             "it is closed"
         );

@@ -81,7 +81,7 @@ fn removed_data_leaves_no_trace_in_database() {
             ..receipt("chatcmpl-1", 1, b"image")
         };
         corrections
-            .remember(asked, b"image"[..].into())
+            .remember(asked, super::hashed(b"image"))
             .unwrap()
             .await;
         assert!(has_mark(folder.path()));
@@ -212,7 +212,10 @@ fn receipts_stay_within_max_bytes_for_every_owner() {
                 owner: owner.to_owned(),
                 ..receipt(&format!("chatcmpl-{owner}-{n}"), n, &image)
             };
-            corrections.remember(receipt, image.into()).unwrap().await;
+            corrections
+                .remember(receipt, super::hashed(&image))
+                .unwrap()
+                .await;
         };
         for n in 0..3 {
             remember(n, "quiet").await;
