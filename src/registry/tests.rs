@@ -118,7 +118,7 @@ fn embedded_bundle_is_registered_and_invalid_one_refused() {
         .register(&dir.path().join("nothing"), VersionFacts::default())
         .unwrap_err();
     assert!(
-        nothing.to_string().contains("there is no bundle"),
+        nothing.to_string().contains("there is no model"),
         "{nothing}"
     );
     let nan = VersionFacts {
