@@ -492,6 +492,7 @@ fn score(
             log_probabilities: std::slice::from_ref(&track.log_probability),
             bytes: judged.as_slice(),
             ends: track.end.is_some(),
+            at_once: policy::repairs(s.job.request.guard.mode),
             reader: s.job.request.reader.as_ref(),
         })
         .collect();

@@ -363,11 +363,7 @@ impl Calibrator {
                 &own[row.unjudged.min(wanted)..],
                 &row.log_probabilities[row.unjudged.min(wanted)..],
             )?;
-            let reading = |reward| TokenReading {
-                reward,
-                log_probability: None,
-            };
-            readings.push(rewards.into_iter().map(reading).collect());
+            readings.push(rewards.into_iter().map(TokenReading::of_policy).collect());
         }
         match rest.len() {
             0 => Ok(readings),

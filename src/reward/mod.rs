@@ -60,6 +60,16 @@ pub struct TokenReading {
     pub log_probability: Option<f32>,
 }
 
+impl TokenReading {
+    /// Returns the reading of a token whose log-probability is the policy's.
+    pub(crate) fn of_policy(reward: f32) -> Self {
+        Self {
+            reward,
+            log_probability: None,
+        }
+    }
+}
+
 /// Image and prompt for a scorer that reads the text with a model of its own.
 #[derive(Debug, Clone)]
 pub struct ReaderPrompt {
@@ -82,6 +92,8 @@ pub struct ScoredRow<'a> {
     pub bytes: &'a [&'a [u8]],
     /// `true` if the text ends with this row.
     pub ends: bool,
+    /// `true` if what is written next depends on the readings. Others may come some tokens late.
+    pub at_once: bool,
     /// Image and prompt for scorers with a model of their own.
     pub reader: Option<&'a Arc<ReaderPrompt>>,
 }

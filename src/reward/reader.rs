@@ -341,6 +341,7 @@ impl ReaderState {
                 log_probabilities,
                 bytes: &[],
                 ends: true,
+                at_once: true,
                 reader: None,
             })
             .collect();

@@ -132,6 +132,7 @@ impl Scorer {
                 log_probabilities,
                 bytes: &[],
                 ends: true,
+                at_once: true,
                 reader: None,
             })
             .collect();
