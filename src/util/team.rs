@@ -211,3 +211,66 @@ pub fn for_items<T: Send>(items: &mut [T], body: impl Fn(usize, &mut T) + Sync) 
         body(i, item);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[test]
+    fn every_part_is_done_once_whoever_asks() {
+        // Several threads at a time, so that some find the team busy.
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for parts in (0..200).chain([1000]) {
+                        let done: Vec<AtomicU32> = (0..parts).map(|_| AtomicU32::new(0)).collect();
+                        for_parts(parts, |part| {
+                            done[part].fetch_add(1, Relaxed);
+                        });
+                        assert!(done.iter().all(|count| count.load(Relaxed) == 1));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn items_are_changed_in_place_after_a_pause_too() {
+        let mut items = vec![0usize; 64];
+        for round in 1..=3 {
+            for_items(&mut items, |i, item| *item += i);
+            let want: Vec<usize> = (0..64).map(|i| i * round).collect();
+            assert_eq!(items, want);
+            // Longer than the helpers look for the next loop.
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_loop_within_a_loop_is_done() {
+        let sum = AtomicUsize::new(0);
+        for_parts(8, |i| {
+            for_parts(8, |j| {
+                sum.fetch_add(i * j, Relaxed);
+            });
+        });
+        assert_eq!(sum.load(Relaxed), 28 * 28);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_next_loop_runs() {
+        for _ in 0..20 {
+            let panicked = catch_unwind(|| {
+                for_parts(16, |part| assert_ne!(part, 11, "part 11"));
+            });
+            assert!(panicked.is_err());
+            let done = AtomicUsize::new(0);
+            for_parts(16, |_| {
+                done.fetch_add(1, Relaxed);
+            });
+            assert_eq!(done.load(Relaxed), 16);
+        }
+    }
+}

@@ -606,3 +606,89 @@ fn quarter_numbers<S: Lanes, T: Numbers>(
         _ => numbers,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Tensor;
+
+    use super::*;
+    use crate::vlm::nn::packed::tests::{encoded, noise};
+
+    const QUANTIZED: [GgmlDType; 8] = [
+        GgmlDType::Q4_0,
+        GgmlDType::Q4_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+    ];
+
+    /// Tiles of a matrix, and its decoded rows.
+    fn tiles(source: &Tensor, encoding: GgmlDType) -> (Tiles, Vec<Vec<f32>>) {
+        let (matrix, decoded) = encoded(source, encoding);
+        let shape = (matrix.rows(), matrix.cols());
+        let size = matrix.as_bytes().len() / shape.0;
+        let row = |row: usize| &matrix.as_bytes()[row * size..][..size];
+        let tiles = Tiles::new(encoding, shape, row).unwrap();
+        (tiles, decoded.to_vec2().unwrap())
+    }
+
+    /// Products of all rows with `x`.
+    fn products(tiles: &Tiles, x: &[f32]) -> Vec<f32> {
+        let x = Activations::new(x, tiles.cols);
+        let mut out = vec![0.0; x.rows * tiles.rows];
+        let mut lines: Vec<&mut [f32]> = out.chunks_mut(tiles.rows).collect();
+        tiles.products(0, &x, &mut lines);
+        out
+    }
+
+    #[test]
+    fn a_tile_takes_little_more_than_its_rows() {
+        for encoding in QUANTIZED {
+            let (matrix, _) = encoded(&noise(32, 512, 1), encoding);
+            let (tiles, _) = tiles(&noise(32, 512, 1), encoding);
+            let (ours, theirs) = (tiles.len() as f64, matrix.as_bytes().len() as f64);
+            assert!(ours / theirs < 1.03, "{encoding:?}: {ours} of {theirs}");
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_exactly_what_its_rows_give_alone() {
+        for (encoding, seed) in QUANTIZED.into_iter().zip(1..) {
+            let (tiles, _) = tiles(&noise(37, 512, seed), encoding);
+            let x = noise(19, 512, seed + 20).flatten_all().unwrap();
+            let x = x.to_vec1::<f32>().unwrap();
+            let all = products(&tiles, &x);
+            for (x, all) in x.chunks(512).zip(all.chunks(37)) {
+                assert_eq!(products(&tiles, x), all, "{encoding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn outliers_do_not_drown_their_neighbors() {
+        let (tiles, rows) = tiles(&noise(16, 256, 5), GgmlDType::Q8_0);
+        let mut x = vec![1e-3f32; 256];
+        x[7] = 1e4;
+        let got = products(&tiles, &x);
+        for (got, row) in got.iter().zip(rows) {
+            // The block of the outlier is rounded to a 32,767th of it; the others are exact.
+            let others: f32 = row.iter().skip(BLOCK).map(|w| w * 1e-3).sum();
+            let want = row[7] * 1e4 + others;
+            assert!((got - want).abs() < 1e4 / 32767.0 * 4.0, "{got} {want}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_stay_so() {
+        let (tiles, _) = tiles(&noise(16, 64, 6), GgmlDType::Q4_1);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![0.5; 64];
+            x[40] = bad;
+            assert!(products(&tiles, &x).iter().all(|y| !y.is_finite()));
+        }
+        assert_eq!(products(&tiles, &[0.0; 64]), [0.0; 16]);
+    }
+}

@@ -201,3 +201,87 @@ impl Lanes for Portable {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All operations on reproducible bytes, as bits.
+    struct Everything<'a>(&'a mut Vec<u32>);
+
+    impl Kernel for Everything<'_> {
+        #[inline(always)]
+        fn run<S: Lanes>(self) {
+            let bytes: [u8; 64] = array::from_fn(|i| (i * 37 % 251) as u8);
+            let halves: [u8; 32] = array::from_fn(|i| if i % 2 == 0 { i as u8 } else { 0x3C });
+            let small: [u8; LANES] = array::from_fn(|i| (i * 17) as u8);
+            let floats: [f32; LANES] = array::from_fn(|i| (i as f32 - 6.5) / 3.0);
+            let f = S::load(&floats);
+            let i = S::load_bits(&bytes);
+            let all_f = [
+                S::splat(1.5),
+                f,
+                S::load_f32(
+                    &floats
+                        .map(f32::to_le_bytes)
+                        .as_flattened()
+                        .try_into()
+                        .unwrap(),
+                ),
+                S::load_f16(&halves),
+                S::load_bf16(&halves),
+                S::load_u8(&small),
+                S::load_i8(&small),
+                S::fma(f, S::splat(0.3), S::load_u8(&small)),
+                S::mul(f, S::load_i8(&small)),
+                S::float(S::shr::<12>(i)),
+            ];
+            let all_i = [
+                S::splat_i32(0x1234_5678),
+                i,
+                S::and(i, S::splat_i32(0x0F0F_0F0F)),
+                S::or(i, S::splat_i32(0x0101_0101)),
+                S::shl::<3>(i),
+                S::shr::<4>(i),
+                S::sar::<8>(i),
+                S::dot_pairs(
+                    S::splat_i32(-5),
+                    i,
+                    S::splat_i32(0x7FFF_8001_u32.cast_signed()),
+                ),
+            ];
+            let mut out = [0.0; LANES];
+            for v in all_f {
+                S::store(v, &mut out);
+                self.0.extend(out.map(f32::to_bits));
+                self.0.push(S::sum(v).to_bits());
+            }
+            // Small integers survive the way through f32.
+            for v in all_i {
+                for part in [S::and(v, S::splat_i32(0xFFFF)), S::shr::<1>(v)] {
+                    S::store(S::float(S::and(part, S::splat_i32(0xFFFF))), &mut out);
+                    self.0.extend(out.map(f32::to_bits));
+                }
+            }
+            let many: [S::F; LANES] = array::from_fn(|i| S::mul(f, S::splat(0.1 + i as f32)));
+            self.0.extend(S::sums(many).map(f32::to_bits));
+            self.0.extend(many.map(|v| S::sum(v).to_bits()));
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let mut want = Vec::new();
+        Everything(&mut want).run::<Portable>();
+        let mut best = Vec::new();
+        dispatch(Everything(&mut best));
+        assert_eq!(best, want);
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut got = Vec::new();
+            assert!(!x86::run_avx2(Everything(&mut got)) || got == want);
+        }
+        let sums = &want[want.len() - 2 * LANES..];
+        assert_eq!(sums[..LANES], sums[LANES..]);
+    }
+}

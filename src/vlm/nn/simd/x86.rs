@@ -11,23 +11,41 @@ use super::{Kernel, LANES, Lanes, Portable};
 
 /// Runs a kernel with the best instructions of this machine.
 pub(super) fn dispatch(kernel: impl Kernel) {
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vnni")
-    {
+    if has_avx512() {
         // SAFETY: the machine has these instructions.
         unsafe { avx512(kernel) }
-    } else if is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-    {
+    } else if has_avx2() {
         // SAFETY: the machine has these instructions.
         unsafe { avx2(kernel) }
     } else {
         kernel.run::<Portable>();
     }
+}
+
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+        && has_avx2()
+}
+
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+/// Runs a kernel with AVX2, if the machine has it.
+#[cfg(test)]
+pub(super) fn run_avx2(kernel: impl Kernel) -> bool {
+    let has = has_avx2();
+    if has {
+        // SAFETY: the machine has these instructions.
+        unsafe { avx2(kernel) }
+    }
+    has
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
