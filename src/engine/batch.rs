@@ -14,6 +14,7 @@ use super::{
     handle::Shared,
     prefill::{PrefillBudget, UnreadPrompt, divide},
     repair::CacheFork,
+    room::{Claim, all_can_end},
     sequence::{AdmittedRequest, Sequence, SequenceStatus},
     track::RowOutputs,
     vocabulary::SamplingVocabulary,
@@ -185,16 +186,42 @@ impl RunningBatch {
         self.running.len()
     }
 
-    /// Returns `true` if the request can join now: slots are free, and positions for as many
-    /// tokens as it may write. A request that could need more than all positions runs alone.
+    /// Returns `true` if the request can join now: slots are free, no sequence waits for room in
+    /// the cache, and there is room for this one.
     pub(crate) fn has_room(&self, job: &AdmittedRequest) -> bool {
-        let reserved: usize = self
-            .running
-            .iter()
-            .map(|s| self.most_positions(&s.job))
-            .sum();
-        let fits = reserved + self.most_positions(job) <= self.size.positions;
-        !self.free.is_empty() && (fits || self.running.is_empty())
+        let claims = self.running.iter().map(|s| s.claim);
+        !self.free.is_empty()
+            && !self.running.iter().any(|s| s.lacks_room)
+            && all_can_end(claims.chain([self.first_claim(job)]), self.size.positions)
+    }
+
+    /// Returns a request's claim when it joins: for its prompt and first tokens, or, if it may have
+    /// repair candidates, for all that it may need.
+    fn first_claim(&self, job: &AdmittedRequest) -> Claim {
+        let most = self.most_positions(job);
+        let held = if policy::repairs(job.request.guard.mode) {
+            most
+        } else {
+            job.prompt_tokens + job.budget.min(BLOCK)
+        };
+        Claim { held: 0, most }.holding(held)
+    }
+
+    /// Gives the sequences room for their next token, the oldest first. Those for which there is
+    /// none wait until others end.
+    fn make_room(&mut self) {
+        for i in 0..self.running.len() {
+            let s = &self.running[i];
+            let (old, new) = (s.claim, s.claim.holding(s.fed() + 1));
+            let others = self.running.iter().map(|s| s.claim).enumerate();
+            let others = others
+                .filter(|&(other, _)| other != i)
+                .map(|(_, claim)| claim);
+            let fits = old == new || all_can_end(others.chain([new]), self.size.positions);
+            let s = &mut self.running[i];
+            s.claim = if fits { new } else { old };
+            s.lacks_room = !fits;
+        }
     }
 
     /// Returns the most positions that a request may take, those of repair candidates included.
@@ -228,9 +255,10 @@ impl RunningBatch {
     /// Adds a request to the batch. Without free slots the request is dropped: check
     /// [`Self::has_room`] first.
     pub(crate) fn admit(&mut self, job: AdmittedRequest) {
+        let claim = self.first_claim(&job);
         if let Some(slots) = self.free.pop() {
-            self.running
-                .push(Sequence::new(job, slots, self.rules.weights));
+            let sequence = Sequence::new(job, slots, claim, self.rules.weights);
+            self.running.push(sequence);
         }
     }
 
@@ -287,7 +315,10 @@ impl RunningBatch {
     /// competitors that have at most as many rows per weight: similar demands share a step, and a
     /// single answer does not wait for another competitor's many.
     fn schedule(&mut self, ledger: &mut Ledger) {
-        self.running.iter_mut().for_each(|s| s.pauses = false);
+        self.make_room();
+        self.running
+            .iter_mut()
+            .for_each(|s| s.pauses = s.lacks_room);
         if self.rules.takes_turns {
             let mut rows: HashMap<Arc<str>, u64> = HashMap::new();
             for s in &self.running {
@@ -301,15 +332,20 @@ impl RunningBatch {
                     / u64::from(share.weight)
             };
             let shares: Vec<u64> = self.running.iter().map(share_of).collect();
-            let first = ledger.next(self.shares().zip(shares.iter().copied()));
+            let ready: Vec<(&Share, u64)> = self
+                .shares()
+                .zip(shares.iter().copied())
+                .zip(&self.running)
+                .filter_map(|(entry, s)| (!s.pauses).then_some(entry))
+                .collect();
+            let first = ledger.next(ready.iter().copied());
             let max_share = first
-                .and_then(|i| shares.get(i))
-                .copied()
-                .unwrap_or(u64::MAX);
+                .and_then(|i| ready.get(i))
+                .map_or(u64::MAX, |&(_, share)| share);
             self.running
                 .iter_mut()
                 .zip(shares)
-                .for_each(|(s, share)| s.pauses = share > max_share);
+                .for_each(|(s, share)| s.pauses |= share > max_share);
         }
         for s in &self.running {
             // Prompts were charged at admission.

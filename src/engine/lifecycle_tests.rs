@@ -498,6 +498,45 @@ fn a_prefix_that_was_read_in_parts_is_reused() {
     );
 }
 
+#[test]
+fn answers_that_outgrow_the_cache_wait_for_older_ones_and_none_fails() {
+    // Five blocks: each request begins with two, and three are needed for a long answer.
+    let (handle, toy, gate) = gated(EngineConfig {
+        kv_bytes: 5 * 16 * 8,
+        ..EngineConfig::default()
+    });
+    let alone = engine(EngineConfig::default());
+    let requests = (0..500).map(|image| Request {
+        max_tokens: 100,
+        ..request(image as f32, &[5])
+    });
+    let answered = requests.map(|r| (r.clone(), collect_events(alone.submit(r).unwrap())));
+    let long = answered.filter(|(_, alone)| alone.tokens.len() >= 34);
+    let long: Vec<_> = long.take(3).collect();
+    assert_eq!(long.len(), 3);
+    let mut streams = vec![handle.submit(long[0].0.clone()).unwrap()];
+    wait_until(|| handle.health().running == 1);
+    let others = long[1..]
+        .iter()
+        .map(|(r, _)| handle.submit(r.clone()).unwrap());
+    streams.extend(others);
+    drop(gate);
+    for (stream, (_, alone)) in streams.into_iter().zip(&long) {
+        assert_eq!(&collect_events(stream), alone);
+    }
+    let log = toy.log.lock().unwrap();
+    assert!(log.iter().all(|rows| rows.len() <= 2), "{log:?}");
+    let first = log[0][0].0;
+    let second = log.iter().flatten().find(|row| row.0 != first).unwrap().0;
+    let steps: Vec<usize> = (0..log.len())
+        .filter(|&i| log[i].iter().any(|row| row.0 == second))
+        .collect();
+    assert!(
+        steps.windows(2).any(|pair| pair[1] > pair[0] + 1),
+        "the second answer waits for the first to end: {steps:?}"
+    );
+}
+
 /// Runs a scored and an unscored request with a scorer that breaks before the second token.
 fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, ReceivedEvents) {
     let (toy, gate) = Toy::gated();

@@ -20,6 +20,7 @@ mod observer;
 mod partial_answer;
 mod prefill;
 mod repair;
+mod room;
 mod sampler;
 mod scheduler;
 mod sequence;

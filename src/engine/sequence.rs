@@ -10,6 +10,7 @@ use super::{
     fair::PoolPermit,
     partial_answer::PartialAnswer,
     repair::{CacheFork, Repairs},
+    room::Claim,
     stop::StopStrings,
     track::{DecodingContext, DecodingTrack, RowOutputs},
     vocabulary::SamplingVocabulary,
@@ -73,6 +74,10 @@ pub(crate) struct Sequence {
     pub(crate) joined: Instant,
     /// Error that ends this sequence after the current step.
     pub(crate) failed: Option<EngineError>,
+    /// Its part of the key/value cache.
+    pub(crate) claim: Claim,
+    /// `true` if the cache has no room for its next token until others end.
+    pub(crate) lacks_room: bool,
     /// `true` if the current step skips this sequence in favor of others.
     pub(crate) pauses: bool,
     /// The continuation that becomes the answer unless a repair replaces it.
@@ -92,6 +97,7 @@ impl Sequence {
     pub(crate) fn new(
         mut job: AdmittedRequest,
         slots: Vec<usize>,
+        claim: Claim,
         weights: RankingWeights,
     ) -> Self {
         let guard = job.request.guard;
@@ -123,6 +129,8 @@ impl Sequence {
             answer,
             joined,
             failed: None,
+            claim,
+            lacks_room: false,
             pauses: false,
             lead,
             repairs,

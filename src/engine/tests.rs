@@ -1051,12 +1051,14 @@ proptest! {
     fn a_request_gets_the_same_events_alone_and_in_any_batch(
         requests in proptest::collection::vec((any_request(), proptest::option::of(0usize..6)),
             1..14), max_batch in 1usize..6, max_prefills in 1usize..4, prefill_chunk in 1usize..8,
+        // A sequence with all its candidates takes 15 blocks of 16 positions of 8 bytes.
+        blocks in 15u64..60,
     ) {
         let alone = engine(EngineConfig { max_batch: 1, ..EngineConfig::default() });
         let (toy, reward) = (Toy::new(), Arc::default());
-        let prefill_chunk = Some(prefill_chunk);
+        let (prefill_chunk, kv_bytes) = (Some(prefill_chunk), blocks * 16 * 8);
         let handle = start(&toy, &reward, EngineConfig { max_batch, max_prefills, prefill_chunk,
-            ..EngineConfig::default() });
+            kv_bytes, ..EngineConfig::default() });
         let threads: Vec<_> = requests.iter().cloned().map(|(request, leaves_after)| {
             let mut stream = handle.submit(request).unwrap();
             std::thread::spawn(move || match leaves_after {
