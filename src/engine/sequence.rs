@@ -181,7 +181,7 @@ impl Sequence {
         self.lead.prompt_row(&self.job.request)
     }
 
-    /// Returns the number of positions of the prompt that the cache holds, and those of the answer.
+    /// Returns the number of positions in the cache, those of prompt and answer.
     pub(crate) fn fed(&self) -> usize {
         self.lead.fed()
     }
