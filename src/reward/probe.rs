@@ -8,6 +8,7 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::{RewardState, ScoredRow, TokenReading, TokenReward, calibration::Calibrator};
+use crate::vlm::nn::affine;
 
 /// Dimensions of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,12 +116,10 @@ impl ProbeNet {
             None => hidden.clone(),
         };
         let x = match &self.fc1 {
-            Some((weight, bias)) => x.matmul(&weight.t()?)?.broadcast_add(bias)?.relu()?,
+            Some((weight, bias)) => affine(&x, weight, Some(bias))?.relu()?,
             None => x,
         };
-        x.matmul(&self.fc2.0.t()?)?
-            .broadcast_add(&self.fc2.1)?
-            .squeeze(1)
+        affine(&x, &self.fc2.0, Some(&self.fc2.1))?.squeeze(1)
     }
 }
 

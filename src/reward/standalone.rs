@@ -13,6 +13,7 @@ use super::{RewardState, ScoredRow, TokenReading, TokenReward, calibration::Cali
 use crate::vlm::{
     KvCache, Logits, Outputs, Row, VisionLanguageModel,
     models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
+    nn::affine,
 };
 
 /// Images whose keys and values stay cached for later questions about them.
@@ -49,10 +50,7 @@ impl StandaloneNet {
 
     /// Returns logits of groundedness: `(n, hidden_size)` to `(n)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden
-            .matmul(&self.weight.t()?)?
-            .broadcast_add(&self.bias)?
-            .squeeze(1)
+        affine(hidden, &self.weight, Some(&self.bias))?.squeeze(1)
     }
 }
 

@@ -5,4 +5,5 @@ pub mod jsonl;
 pub mod numbers;
 pub mod offsets;
 pub mod private_files;
+pub mod team;
 pub mod time;

@@ -13,7 +13,10 @@ use candle_core::{Device, Result as CandleResult, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{files::EvidenceError, tensor_file::TensorFile};
-use crate::lexicon::{ConceptId, Lexicon, words};
+use crate::{
+    lexicon::{ConceptId, Lexicon, words},
+    vlm::nn::affine,
+};
 
 /// Configuration of matching: `match` in `evidence.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,9 +175,7 @@ impl MatchMember {
     }
 
     fn photograph(&self, features: &Tensor) -> CandleResult<Vec<f32>> {
-        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| {
-            x.matmul(&weight.t()?)?.broadcast_add(bias)
-        };
+        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| affine(x, weight, Some(bias));
         let embedding = layer(&layer(features, &self.fc1)?.gelu_erf()?, &self.fc2)?
             .flatten_all()?
             .to_vec1::<f32>()?;

@@ -33,7 +33,10 @@ pub use self::{
 use self::{
     config::outputs, familiarity::ReferencePhotographs, matching::Matcher, tensor_file::TensorFile,
 };
-use crate::lexicon::{ConceptId, ConceptKind, Lexicon};
+use crate::{
+    lexicon::{ConceptId, ConceptKind, Lexicon},
+    vlm::nn::affine,
+};
 
 /// Minimum probability of a likely object.
 pub const LIKELY_PROBABILITY: f32 = 0.85;
@@ -260,9 +263,7 @@ impl Evidence {
             .broadcast_sub(mean)?
             .broadcast_div(scale)?
             .clamp(-CLIP, CLIP)?;
-        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| {
-            x.matmul(&weight.t()?)?.broadcast_add(bias)
-        };
+        let layer = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| affine(x, weight, Some(bias));
         let logits = layer(&layer(&x, &self.fc1)?.gelu_erf()?, &self.fc2)?
             .flatten_all()?
             .to_vec1::<f32>()?;

@@ -4,7 +4,17 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 
-use super::{dot, elements, exp, fma, for_lines};
+use super::{
+    elements, exp,
+    rows::{FloatKind, row_products, weighted_sums},
+};
+use crate::util::team::for_items;
+
+/// Queries of a head that attend together, so that keys and values are read once for all.
+const QUERIES: usize = 16;
+
+/// Products below which sharing them costs more than it saves.
+const ALONE: usize = 1 << 16;
 
 /// Queries of one row and the positions that they attend to.
 #[derive(Debug, Clone, Copy)]
@@ -41,16 +51,6 @@ pub struct Ragged<'a> {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-}
-
-impl Ragged<'_> {
-    /// Blocks and number of attended positions of every query.
-    fn views(&self) -> Vec<(&[u32], usize)> {
-        self.rows
-            .iter()
-            .flat_map(|r| (r.start..r.start + r.len).map(move |p| (r.blocks, r.seen(p))))
-            .collect()
-    }
 }
 
 /// Attention of `q` `(tokens, heads * head_dim)` over `k` and `v` `(blocks * block, kv_heads *
@@ -93,47 +93,133 @@ impl CustomOp3 for Fused<'_> {
             elements(s2, l2, name)?,
             elements(s3, l3, name)?,
         );
-        let Ragged {
-            heads,
-            kv_heads,
-            head_dim: d,
-            ..
-        } = *self.0;
-        let (scale, kv_width, views) = (1.0 / (d as f32).sqrt(), kv_heads * d, self.0.views());
+        let ragged = self.0;
         let mut out = vec![0f32; q.len()];
-        let block = self.0.block;
-        for_lines(&mut out, d, |i, line| {
-            let (blocks, seen) = views[i / heads];
-            let head = (i % heads) / (heads / kv_heads) * d;
-            // Runs of positions that lie one behind the other, as the offset of the first.
-            let runs = blocks.iter().zip((0..seen).step_by(block));
-            let runs = runs.map(|(&at, first)| {
-                let offset = at as usize * block * kv_width + head;
-                (offset, first..(first + block).min(seen))
-            });
-            let range = |offset: usize, p: usize| {
-                let at = offset + p % block * kv_width;
-                at..at + d
-            };
-            let q = &q[i * d..(i + 1) * d];
-            let mut scores: Vec<f32> = Vec::with_capacity(seen);
-            for (offset, run) in runs.clone() {
-                scores.extend(run.map(|p| dot(q, &k[range(offset, p)]) * scale));
-            }
-            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            scores.iter_mut().for_each(|s| *s = exp(*s - max));
-            let norm = 1.0 / scores.iter().sum::<f32>();
-            for (offset, run) in runs {
-                for p in run {
-                    let share = scores[p] * norm;
-                    line.iter_mut()
-                        .zip(&v[range(offset, p)])
-                        .for_each(|(o, v)| *o = fma(share, *v, *o));
-                }
-            }
-        });
+        let mut parts = ragged.parts(&mut out);
+        let products: usize = parts.iter().map(|part| part.products(ragged)).sum();
+        if products < ALONE {
+            parts
+                .iter_mut()
+                .for_each(|part| part.attend(ragged, q, k, v));
+        } else {
+            for_items(&mut parts, |_, part| part.attend(ragged, q, k, v));
+        }
+        drop(parts);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
+}
+
+/// Neighboring queries of one sequence in the heads that share keys and values.
+struct Part<'a, 'b> {
+    row: &'a RaggedRow<'a>,
+    /// Position of the first query in its sequence.
+    position: usize,
+    /// Its index among all queries.
+    token: usize,
+    kv_head: usize,
+    /// Outputs of every query, its heads side by side.
+    out: Vec<&'b mut [f32]>,
+}
+
+impl Ragged<'_> {
+    /// Query heads that share keys and values.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Splits the work and the output `(tokens, heads * head_dim)` into parts.
+    fn parts<'b>(&self, out: &'b mut [f32]) -> Vec<Part<'_, 'b>> {
+        let group = self.group();
+        let together = (QUERIES / group).max(1);
+        let mut lines = out.chunks_mut(self.head_dim);
+        let (mut parts, mut token): (Vec<Part<'_, 'b>>, _) = (Vec::new(), 0);
+        for row in &self.rows {
+            for first in (0..row.len).step_by(together) {
+                let count = together.min(row.len - first);
+                let begin = parts.len();
+                parts.extend((0..self.kv_heads).map(|kv_head| Part {
+                    row,
+                    position: row.start + first,
+                    token,
+                    kv_head,
+                    out: Vec::with_capacity(count * group),
+                }));
+                for i in 0..count * self.heads {
+                    let part = &mut parts[begin + i % self.heads / group];
+                    part.out.extend(lines.next());
+                }
+                token += count;
+            }
+        }
+        parts
+    }
+}
+
+impl Part<'_, '_> {
+    /// Positions that the queries attend to, at least the last of them.
+    fn seen(&self, group: usize) -> usize {
+        let queries = self.position..self.position + self.out.len() / group;
+        queries.map(|p| self.row.seen(p)).max().unwrap_or(0)
+    }
+
+    fn products(&self, ragged: &Ragged<'_>) -> usize {
+        2 * self.out.len() * self.seen(ragged.group()) * ragged.head_dim
+    }
+
+    fn attend(&mut self, ragged: &Ragged<'_>, q: &[f32], k: &[f32], v: &[f32]) {
+        let (d, group, block) = (ragged.head_dim, ragged.group(), ragged.block);
+        let seen = self.seen(group);
+        let width = ragged.kv_heads * d;
+        let lines: Vec<usize> = (0..seen)
+            .map(|p| (self.row.blocks[p / block] as usize * block + p % block) * width)
+            .map(|line| line + self.kv_head * d)
+            .collect();
+        let queries = self.out.len();
+        let scale = 1.0 / (d as f32).sqrt();
+        let scaled = (0..queries).flat_map(|i| {
+            let head = self.kv_head * group + i % group;
+            let at = ((self.token + i / group) * ragged.heads + head) * d;
+            q[at..][..d].iter().map(|q| q * scale)
+        });
+        let scaled: Vec<f32> = scaled.collect();
+        let mut shares = vec![0f32; queries * seen];
+        let keys: Vec<&[u8]> = lines
+            .iter()
+            .map(|&at| bytemuck::cast_slice(&k[at..][..d]))
+            .collect();
+        let mut scores: Vec<&mut [f32]> = shares.chunks_mut(seen).collect();
+        row_products(FloatKind::F32, &keys, d, &scaled, &mut scores);
+        for (i, scores) in scores.into_iter().enumerate() {
+            let (scores, later) = scores.split_at_mut(self.row.seen(self.position + i / group));
+            later.fill(0.0);
+            softmax(scores);
+        }
+        let values: Vec<&[f32]> = lines.iter().map(|&at| &v[at..][..d]).collect();
+        weighted_sums(&values, &shares, &mut self.out);
+    }
+}
+
+/// Turns scores into shares of their sum.
+fn softmax(scores: &mut [f32]) {
+    let mut most = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = scores.as_chunks::<16>();
+    for chunk in chunks {
+        for (most, score) in most.iter_mut().zip(chunk) {
+            *most = if score > most { *score } else { *most };
+        }
+    }
+    let most = most
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    scores.iter_mut().for_each(|s| *s = exp(*s - most));
+    let mut sums = [0f32; 16];
+    let (chunks, rest) = scores.as_chunks::<16>();
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, s)| *sum += s);
+    }
+    let norm = 1.0 / (sums.iter().sum::<f32>() + rest.iter().sum::<f32>());
+    scores.iter_mut().for_each(|s| *s *= norm);
 }
 
 /// Composition of candle's basic operations for other devices, padded to the longest row.

@@ -55,7 +55,7 @@ fn bf16s(bytes: &[u8], out: &mut [f32]) {
 /// into place, exponents are too small by 112; the product with 2^112 is exact, subnormal numbers
 /// included.
 #[inline(always)]
-fn half_to_f32(bits: u16) -> f32 {
+pub(super) fn half_to_f32(bits: u16) -> f32 {
     let (sign, rest) = (
         u32::from(bits & 0x8000) << 16,
         u32::from(bits & 0x7FFF) << 13,

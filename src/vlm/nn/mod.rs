@@ -13,9 +13,13 @@ mod linear;
 mod log_prob;
 mod norm;
 mod packed;
+mod products;
 mod rope;
+mod rows;
+mod simd;
 mod softmax;
 mod swiglu;
+mod tiles;
 
 pub use activation::Activation;
 pub use attention::{Ragged, RaggedRow, ragged_attention};
@@ -26,12 +30,14 @@ pub use linear::Linear;
 pub use log_prob::log_probs;
 pub use norm::{layer_norm, rms_norm};
 pub use packed::{PackedMatrix, RowOrder, SharedBytes};
+pub use products::affine;
 pub use rope::{RopeAngles, rope};
-pub use softmax::{masked_softmax, scaled_softmax};
+pub use softmax::masked_softmax;
 pub use swiglu::silu_mul;
 
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
-use rayon::prelude::*;
+
+use crate::util::team::for_items;
 
 /// Minimum number of elements for which a parallel loop pays off.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
@@ -62,14 +68,13 @@ fn for_lines(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync
             .for_each(|(i, line)| f(i, line));
     } else {
         let lines = (PARALLEL_ELEMENTS / 4 / width).max(1);
-        out.par_chunks_mut(width * lines)
-            .enumerate()
-            .for_each(|(block, chunk)| {
-                chunk
-                    .chunks_mut(width)
-                    .enumerate()
-                    .for_each(|(i, line)| f(block * lines + i, line))
-            });
+        let mut chunks: Vec<&mut [f32]> = out.chunks_mut(width * lines).collect();
+        for_items(&mut chunks, |block, chunk| {
+            chunk
+                .chunks_mut(width)
+                .enumerate()
+                .for_each(|(i, line)| f(block * lines + i, line));
+        });
     }
 }
 

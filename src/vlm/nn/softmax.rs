@@ -1,6 +1,6 @@
 //! Softmax over the last dimension.
 
-use candle_core::{CpuStorage, CustomOp2, D, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 
 use super::{elements, exp, for_lines, with_elements};
 
@@ -96,48 +96,6 @@ impl CustomOp2 for MaskedSoftmax {
     }
 }
 
-/// Softmax `softmax(scores * scale)` over the last dimension. Overwrites `scores` on the CPU; has
-/// no backward pass there.
-///
-/// # Errors
-/// When a tensor operation fails.
-pub fn scaled_softmax(scores: Tensor, scale: f64) -> Result<Tensor> {
-    if scores.device().is_cpu() {
-        let scores = scores.contiguous()?;
-        scores.inplace_op1(&ScaledSoftmax {
-            scale: scale as f32,
-        })?;
-        return Ok(scores);
-    }
-    candle_nn::ops::softmax_last_dim(&(scores * scale)?)
-}
-
-struct ScaledSoftmax {
-    scale: f32,
-}
-
-impl InplaceOp1 for ScaledSoftmax {
-    fn name(&self) -> &'static str {
-        "scaled_softmax"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (CpuStorage::F32(all), Some((start, end))) = (storage, layout.contiguous_offsets())
-        else {
-            bail!("scaled_softmax: expected contiguous f32 scores")
-        };
-        let width = layout.dims().last().copied().unwrap_or(1).max(1);
-        for_lines(&mut all[start..end], width, |_, line| {
-            let max = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            line.iter_mut()
-                .for_each(|x| *x = exp((*x - max) * self.scale));
-            let norm = 1.0 / line.iter().sum::<f32>();
-            line.iter_mut().for_each(|x| *x *= norm);
-        });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,14 +123,5 @@ mod tests {
                 .filter(|j| (i % 3 * 6 + j) % 5 == 4)
                 .for_each(|j| assert!(line[j] < 1e-37));
         }
-    }
-
-    #[test]
-    fn scaled_softmax_equals_composed() {
-        let x = (var(36, (2, 3, 6), 1).as_tensor() * 100.0).unwrap();
-        let want = candle_nn::ops::softmax_last_dim(&(&x * 0.3).unwrap()).unwrap();
-        let got = scaled_softmax(x.copy().unwrap(), 0.3).unwrap();
-        let difference = (want - got).unwrap().abs().unwrap().max_all().unwrap();
-        assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

@@ -10,6 +10,8 @@ use candle_core::{D, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::vlm::nn::affine;
+
 /// Epsilon of the layer norm, PyTorch's default.
 const EPS: f64 = 1e-5;
 
@@ -81,8 +83,9 @@ impl Mlp {
         }
         // One matrix of all tokens: a batched product would copy the weight for every image.
         let x = x.reshape((batch * tokens, features))?;
-        let hidden = affine(&layer_norm(&x, &self.norm)?, &self.fc1)?.gelu_erf()?;
-        affine(&hidden, &self.fc2)?
+        let hidden =
+            affine(&layer_norm(&x, &self.norm)?, &self.fc1.0, Some(&self.fc1.1))?.gelu_erf()?;
+        affine(&hidden, &self.fc2.0, Some(&self.fc2.1))?
             .reshape((batch, tokens, ()))?
             .broadcast_add(&self.pos)
     }
@@ -98,10 +101,6 @@ fn linear(input: usize, output: usize, vb: VarBuilder<'_>) -> Result<(Tensor, Te
         vb.get_with_hints((output, input), "weight", init)?,
         vb.get_with_hints(output, "bias", Init::Const(0.))?,
     ))
-}
-
-fn affine(x: &Tensor, (w, b): &(Tensor, Tensor)) -> Result<Tensor> {
-    x.matmul(&w.t()?)?.broadcast_add(b)
 }
 
 /// Layer norm over the last dimension from differentiable operations: candle's fused form has no

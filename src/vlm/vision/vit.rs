@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::Init;
 
 use crate::vlm::{
-    nn::{self, Activation, Linear},
+    nn::{self, Activation, Linear, Ragged, RaggedRow, ragged_attention},
     weights::Weights,
 };
 
@@ -248,30 +248,26 @@ impl Vit {
             .forward(&self.config.activation.forward(&inner)?)?
     }
 
-    /// Attention of every tile's positions to all of that tile, a part of the queries at a time.
+    /// Attention of every tile's positions to all of that tile.
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, tiles: usize) -> Result<Tensor> {
         let (heads, positions) = (self.config.heads, self.config.positions());
-        let head_dim = self.config.hidden_size / heads;
-        let scale = 1.0 / (head_dim as f64).sqrt();
-        let part = (MOST_ELEMENTS / (heads * positions)).clamp(1, positions);
-        let mut parts = Vec::new();
-        for tile in 0..tiles {
-            let split = |t: &Tensor, first: usize, len: usize| {
-                t.narrow(0, tile * positions + first, len)?
-                    .reshape((len, heads, head_dim))?
-                    .transpose(0, 1)?
-                    .contiguous()
-            };
-            let (k, v) = (
-                split(k, 0, positions)?.t()?.contiguous()?,
-                split(v, 0, positions)?,
-            );
-            for first in (0..positions).step_by(part) {
-                let q = split(q, first, part.min(positions - first))?;
-                let shares = nn::scaled_softmax(q.matmul(&k)?, scale)?;
-                parts.push(shares.matmul(&v)?.transpose(0, 1)?.flatten_from(1)?);
-            }
-        }
-        Tensor::cat(&parts, 0)
+        let tables: Vec<u32> = (0..tiles as u32).collect();
+        let all = 0..positions;
+        let ragged = Ragged {
+            rows: tables
+                .iter()
+                .map(|tile| RaggedRow {
+                    blocks: std::slice::from_ref(tile),
+                    start: 0,
+                    len: positions,
+                    full: std::slice::from_ref(&all),
+                })
+                .collect(),
+            block: positions,
+            heads,
+            kv_heads: heads,
+            head_dim: self.config.hidden_size / heads,
+        };
+        ragged_attention(q, k, v, &ragged)
     }
 }

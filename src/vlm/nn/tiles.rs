@@ -1,0 +1,608 @@
+//! Quantized matrices, laid out for products of integers.
+//!
+//! A tile is sixteen rows of the matrix, one a lane of a vector: all that a block of 32 columns
+//! holds for them lies together, scales first, then the numbers as pairs of neighbors in a column.
+//! Nothing is lost or rounded: the numbers, scales and minima are those of ggml's blocks.
+//!
+//! Activations become 16-bit integers with a scale for every 32 values, which loses less than what
+//! f32 sums of this length do; products of pairs are added exactly, as integers, within a block.
+
+use std::{array, marker::PhantomData};
+
+use candle_core::quantized::GgmlDType;
+
+use super::{
+    encoding::half_to_f32,
+    simd::{Kernel, LANES, Lanes, dispatch},
+};
+use crate::util::team::for_items;
+
+/// Columns of a block.
+const BLOCK: usize = 32;
+
+/// Blocks that share the scales of a K type.
+const SUPER: usize = 8;
+
+/// Bytes of activations that a tile is multiplied by before the next one: they stay in the nearer
+/// caches.
+const NEAR_BYTES: usize = 1 << 18;
+
+/// Bytes of a vector.
+const VECTOR: usize = 4 * LANES;
+
+/// Order of a block's columns in its planes: quarters of eight, of which each has four pairs.
+const QUARTERS: usize = 4;
+
+/// Quantized type of a tile's numbers: `scale * (number - OFFSET)`, or `scale * number + min`.
+trait Numbers {
+    /// Bits of a number in the first planes, 4 or 8; numbers of 8 bits are signed.
+    const LOW: usize;
+    /// Bits of a number in the other planes, 0 to 2.
+    const HIGH: usize;
+    /// Number that stands for 0.
+    const OFFSET: i32;
+    /// Minima stand beside the scales.
+    const MIN: bool;
+    /// Scales and minima are bytes, relative to those that eight blocks share.
+    const SUPER: bool;
+    /// Scales of a block.
+    const SCALES: usize;
+
+    /// Bytes of a block for sixteen rows.
+    const BYTES: usize = Self::HEAD + VECTOR * (Self::LOW + Self::HIGH);
+    /// Bytes of its scales and minima.
+    const HEAD: usize = match Self::SUPER {
+        true => LANES * (Self::SCALES + Self::MIN as usize),
+        false => 2 * LANES * (1 + Self::MIN as usize),
+    };
+    /// Bytes of the scales and minima before every eight blocks.
+    const SUPER_BYTES: usize = match Self::SUPER {
+        true => 2 * LANES * (1 + Self::MIN as usize),
+        false => 0,
+    };
+    /// Bytes of a tile of `blocks` blocks.
+    fn tile_bytes(blocks: usize) -> usize {
+        blocks * Self::BYTES + blocks / SUPER * Self::SUPER_BYTES
+    }
+}
+
+macro_rules! numbers {
+    ($($name:ident: $low:literal + $high:literal bits, offset $offset:literal, min $min:literal,
+        super $super:literal, $scales:literal;)*) => {$(
+        struct $name;
+        impl Numbers for $name {
+            const LOW: usize = $low;
+            const HIGH: usize = $high;
+            const OFFSET: i32 = $offset;
+            const MIN: bool = $min;
+            const SUPER: bool = $super;
+            const SCALES: usize = $scales;
+        }
+    )*};
+}
+
+numbers! {
+    Q4_0: 4 + 0 bits, offset 8, min false, super false, 1;
+    Q4_1: 4 + 0 bits, offset 0, min true, super false, 1;
+    Q5_0: 4 + 1 bits, offset 16, min false, super false, 1;
+    Q5_1: 4 + 1 bits, offset 0, min true, super false, 1;
+    Q8_0: 8 + 0 bits, offset 0, min false, super false, 1;
+    Q4K: 4 + 0 bits, offset 0, min true, super true, 1;
+    Q5K: 4 + 1 bits, offset 0, min true, super true, 1;
+    Q6K: 4 + 2 bits, offset 32, min false, super true, 2;
+}
+
+/// Runs an expression with the numbers of an encoding as type `$t`.
+macro_rules! with_numbers {
+    ($encoding:expr, $t:ident => $e:expr) => {
+        match $encoding {
+            GgmlDType::Q4_0 => {
+                type $t = Q4_0;
+                Some($e)
+            }
+            GgmlDType::Q4_1 => {
+                type $t = Q4_1;
+                Some($e)
+            }
+            GgmlDType::Q5_0 => {
+                type $t = Q5_0;
+                Some($e)
+            }
+            GgmlDType::Q5_1 => {
+                type $t = Q5_1;
+                Some($e)
+            }
+            GgmlDType::Q8_0 => {
+                type $t = Q8_0;
+                Some($e)
+            }
+            GgmlDType::Q4K => {
+                type $t = Q4K;
+                Some($e)
+            }
+            GgmlDType::Q5K => {
+                type $t = Q5K;
+                Some($e)
+            }
+            GgmlDType::Q6K => {
+                type $t = Q6K;
+                Some($e)
+            }
+            _ => None,
+        }
+    };
+}
+
+/// A block of one row as ggml has it.
+struct RowBlock {
+    /// Numbers, not yet less the offset.
+    numbers: [u8; BLOCK],
+    /// Scale and minimum of the block in half precision, or of the eight blocks it belongs to.
+    halves: [[u8; 2]; 2],
+    /// Scales and minimum relative to those.
+    parts: [u8; 3],
+}
+
+/// Reads block `block` of a row.
+fn row_block(encoding: GgmlDType, row: &[u8], block: usize) -> RowBlock {
+    let half = |at: usize, bytes: &[u8]| [bytes[at], bytes[at + 1]];
+    let nibbles = |bytes: &[u8]| -> [u8; BLOCK] {
+        array::from_fn(|i| match i < BLOCK / 2 {
+            true => bytes[i] & 15,
+            false => bytes[i - BLOCK / 2] >> 4,
+        })
+    };
+    let fifths = |mut numbers: [u8; BLOCK], high: &[u8]| {
+        for (i, number) in numbers.iter_mut().enumerate() {
+            *number |= (high[i / 8] >> (i % 8) & 1) << 4;
+        }
+        numbers
+    };
+    let mut out = RowBlock {
+        numbers: [0; BLOCK],
+        halves: [[0; 2]; 2],
+        parts: [0; 3],
+    };
+    let (large, part) = (block / SUPER, block % SUPER);
+    match encoding {
+        GgmlDType::Q4_0 => {
+            let b = &row[block * 18..][..18];
+            (out.halves[0], out.numbers) = (half(0, b), nibbles(&b[2..]));
+        }
+        GgmlDType::Q4_1 => {
+            let b = &row[block * 20..][..20];
+            (out.halves, out.numbers) = ([half(0, b), half(2, b)], nibbles(&b[4..]));
+        }
+        GgmlDType::Q5_0 => {
+            let b = &row[block * 22..][..22];
+            out.halves[0] = half(0, b);
+            out.numbers = fifths(nibbles(&b[6..]), &b[2..6]);
+        }
+        GgmlDType::Q5_1 => {
+            let b = &row[block * 24..][..24];
+            out.halves = [half(0, b), half(2, b)];
+            out.numbers = fifths(nibbles(&b[8..]), &b[4..8]);
+        }
+        GgmlDType::Q8_0 => {
+            let b = &row[block * 34..][..34];
+            out.halves[0] = half(0, b);
+            out.numbers.copy_from_slice(&b[2..]);
+        }
+        GgmlDType::Q4K | GgmlDType::Q5K => {
+            let fives = matches!(encoding, GgmlDType::Q5K);
+            let size = if fives { 176 } else { 144 };
+            let b = &row[large * size..][..size];
+            out.halves = [half(0, b), half(2, b)];
+            let (packed, rest) = b[4..].split_at(12);
+            (out.parts[0], out.parts[2]) = match part {
+                0..4 => (packed[part] & 63, packed[part + 4] & 63),
+                _ => (
+                    packed[part + 4] & 15 | packed[part - 4] >> 6 << 4,
+                    packed[part + 4] >> 4 | packed[part] >> 6 << 4,
+                ),
+            };
+            let (high, low) = rest.split_at(if fives { 32 } else { 0 });
+            let low = &low[part / 2 * 32..][..32];
+            out.numbers = array::from_fn(|i| {
+                let fifth = high.get(i).map_or(0, |high| (high >> part & 1) << 4);
+                low[i] >> (part % 2 * 4) & 15 | fifth
+            });
+        }
+        _ => {
+            let b = &row[large * 210..][..210];
+            out.halves[0] = half(208, b);
+            let (half, run) = (part / 4, part % 4);
+            let low = &b[half * 64 + run % 2 * 32..][..32];
+            let high = &b[128 + half * 32..][..32];
+            let scales = &b[192 + part * 2..][..2];
+            out.parts = [scales[0], scales[1], 0];
+            out.numbers =
+                array::from_fn(|i| low[i] >> (run / 2 * 4) & 15 | (high[i] >> (run * 2) & 3) << 4);
+        }
+    }
+    out
+}
+
+/// Matrix of quantized numbers in tiles.
+#[derive(Debug)]
+pub(super) struct Tiles {
+    encoding: GgmlDType,
+    rows: usize,
+    cols: usize,
+    bytes: Vec<u8>,
+}
+
+impl Tiles {
+    /// Lays out the rows of a matrix; `None` if its encoding has no tiles.
+    pub(super) fn new<'a>(
+        encoding: GgmlDType,
+        (rows, cols): (usize, usize),
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+    ) -> Option<Self> {
+        let bytes = with_numbers!(encoding, T => lay_out::<T>(encoding, (rows, cols), row))?;
+        Some(Self {
+            encoding,
+            rows,
+            cols,
+            bytes,
+        })
+    }
+
+    /// Returns the bytes of the matrix.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Decodes a row.
+    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        let blocks = self.cols / BLOCK;
+        with_numbers!(self.encoding, T => {
+            let size = T::tile_bytes(blocks);
+            decode::<T>(&self.bytes[row / LANES * size..][..size], row % LANES, out)
+        });
+    }
+
+    /// Computes the products of the rows from `first` on, a multiple of [`LANES`], with
+    /// activations: `out` holds for each row of these the products with as many rows of the matrix.
+    pub(super) fn products(&self, first: usize, x: &Activations, out: &mut [&mut [f32]]) {
+        let blocks = self.cols / BLOCK;
+        with_numbers!(self.encoding, T => {
+            let tiles = &self.bytes[first / LANES * T::tile_bytes(blocks)..];
+            dispatch(TileProducts::<T>(tiles, x, out, PhantomData))
+        });
+    }
+}
+
+fn lay_out<'a, T: Numbers>(
+    encoding: GgmlDType,
+    (rows, cols): (usize, usize),
+    row: impl Fn(usize) -> &'a [u8] + Sync,
+) -> Vec<u8> {
+    let blocks = cols / BLOCK;
+    let size = T::tile_bytes(blocks);
+    let mut bytes = vec![0; rows.div_ceil(LANES) * size];
+    let mut tiles: Vec<&mut [u8]> = bytes.chunks_mut(size).collect();
+    for_items(&mut tiles, |tile, out| {
+        for lane in 0..LANES.min(rows - tile * LANES) {
+            let row = row(tile * LANES + lane);
+            for block in 0..blocks {
+                let b = row_block(encoding, row, block);
+                let at = block * T::BYTES + (block / SUPER + 1) * T::SUPER_BYTES;
+                let mut put = |at: usize, half: [u8; 2]| out[at..at + 2].copy_from_slice(&half);
+                let halves = match T::SUPER {
+                    true => at - T::SUPER_BYTES,
+                    false => at,
+                };
+                if !T::SUPER || block % SUPER == 0 {
+                    put(halves + 2 * lane, b.halves[0]);
+                    if T::MIN {
+                        put(halves + 2 * (LANES + lane), b.halves[1]);
+                    }
+                }
+                if T::SUPER {
+                    for i in 0..T::SCALES {
+                        out[at + i * LANES + lane] = b.parts[i];
+                    }
+                    if T::MIN {
+                        out[at + T::SCALES * LANES + lane] = b.parts[2];
+                    }
+                }
+                let planes = &mut out[at + T::HEAD..at + T::BYTES];
+                for (k, number) in b.numbers.into_iter().enumerate() {
+                    // Pair `4 * quarter + step` of columns; `side` within it.
+                    let (quarter, step, side) = (k / 8, k / 2 % 4, k % 2);
+                    let pair = lane * 4 + side * 2;
+                    if T::LOW == 8 {
+                        planes[(2 * quarter + step / 2) * VECTOR + pair + step % 2] = number;
+                        continue;
+                    }
+                    planes[quarter * VECTOR + pair + step / 2] |= (number & 15) << (step % 2 * 4);
+                    let high = &mut planes[4 * VECTOR..];
+                    if T::HIGH == 1 {
+                        let bit = quarter * 4 + step;
+                        high[pair + bit / 8] |= (number >> 4 & 1) << (bit % 8);
+                    } else if T::HIGH == 2 {
+                        let bits = quarter % 2 * 8 + step * 2;
+                        high[quarter / 2 * VECTOR + pair + bits / 8] |=
+                            (number >> 4 & 3) << (bits % 8);
+                    }
+                }
+            }
+        }
+    });
+    bytes
+}
+
+/// Decodes one lane of a tile.
+fn decode<T: Numbers>(tile: &[u8], lane: usize, out: &mut [f32]) {
+    let half = |at: usize| half_to_f32(u16::from_le_bytes([tile[at], tile[at + 1]]));
+    for (block, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+        let at = block * T::BYTES + (block / SUPER + 1) * T::SUPER_BYTES;
+        let halves = match T::SUPER {
+            true => (block / SUPER) * (SUPER * T::BYTES + T::SUPER_BYTES),
+            false => at,
+        };
+        let (scale, min) = (
+            half(halves + 2 * lane),
+            match T::MIN {
+                true => half(halves + 2 * (LANES + lane)),
+                false => 0.0,
+            },
+        );
+        let part = |i: usize| tile[at + i * LANES + lane];
+        let planes = &tile[at + T::HEAD..at + T::BYTES];
+        for (k, out) in out.iter_mut().enumerate() {
+            let (quarter, step, side) = (k / 8, k / 2 % 4, k % 2);
+            let pair = lane * 4 + side * 2;
+            let number = if T::LOW == 8 {
+                let byte = planes[(2 * quarter + step / 2) * VECTOR + pair + step % 2];
+                i32::from(byte.cast_signed())
+            } else {
+                let low = planes[quarter * VECTOR + pair + step / 2] >> (step % 2 * 4) & 15;
+                let high = &planes[4 * VECTOR..];
+                let high = match T::HIGH {
+                    1 => {
+                        let bit = quarter * 4 + step;
+                        high[pair + bit / 8] >> (bit % 8) & 1
+                    }
+                    2 => {
+                        let bits = quarter % 2 * 8 + step * 2;
+                        high[quarter / 2 * VECTOR + pair + bits / 8] >> (bits % 8) & 3
+                    }
+                    _ => 0,
+                };
+                i32::from(low | high << 4)
+            };
+            let number = (number - T::OFFSET) as f32;
+            *out = match (T::SUPER, T::MIN) {
+                (false, false) => number * scale,
+                (false, true) => number * scale + min,
+                (true, true) => scale * f32::from(part(0)) * number - min * f32::from(part(1)),
+                (true, false) => scale * f32::from(part(k / 16).cast_signed()) * number,
+            };
+        }
+    }
+}
+
+/// Rows of activations as 16-bit integers.
+pub(super) struct Activations {
+    rows: usize,
+    cols: usize,
+    /// Neighbors in pairs, `(rows, cols / 2)`.
+    pairs: Vec<i32>,
+    /// Of every block: the value of 1, and the sum of its values.
+    scales: Vec<[f32; 2]>,
+    /// Sums of the integers of both halves of every block.
+    halves: Vec<[i32; 2]>,
+}
+
+impl Activations {
+    /// Rounds `x`, rows of `cols` values, a multiple of [`BLOCK`].
+    pub(super) fn new(x: &[f32], cols: usize) -> Self {
+        let blocks = x.len() / BLOCK;
+        let mut pairs = vec![0; x.len() / 2];
+        let (mut scales, mut halves) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
+        let out = pairs.as_chunks_mut::<{ BLOCK / 2 }>().0;
+        for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out) {
+            // As integers, so that numbers that are not finite come out on top.
+            let top = x
+                .iter()
+                .fold(0, |top, x| (x.to_bits() & !(1 << 31)).max(top));
+            let top = f32::from_bits(top);
+            let inverse = if top > 0.0 { 32767.0 / top } else { 0.0 };
+            let rounded = x.map(|x| (x * inverse).round_ties_even() as i32);
+            for (out, pair) in out.iter_mut().zip(rounded.as_chunks::<2>().0) {
+                *out = pair[0] & 0xFFFF | pair[1] << 16;
+            }
+            let (a, b) = rounded.split_at(BLOCK / 2);
+            let sums = [a.iter().sum::<i32>(), b.iter().sum::<i32>()];
+            let scale = top / 32767.0;
+            scales.push([scale, scale * (sums[0] + sums[1]) as f32]);
+            halves.push(sums);
+        }
+        Self {
+            rows: x.len() / cols,
+            cols,
+            pairs,
+            scales,
+            halves,
+        }
+    }
+}
+
+struct TileProducts<'a, 'b, T>(
+    &'a [u8],
+    &'a Activations,
+    &'a mut [&'b mut [f32]],
+    PhantomData<T>,
+);
+
+impl<T: Numbers> Kernel for TileProducts<'_, '_, T> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let Self(tiles, x, out, _) = self;
+        let width = out.first().map_or(0, |out| out.len());
+        let size = T::tile_bytes(x.cols / BLOCK);
+        let near = (NEAR_BYTES / 2 / x.cols).max(8);
+        for first in (0..x.rows).step_by(near) {
+            let last = (first + near).min(x.rows);
+            for (tile, column) in tiles.chunks_exact(size).zip((0..width).step_by(LANES)) {
+                let mut i = first;
+                while i < last {
+                    i += match last - i {
+                        8.. if S::IS_WIDE => tile_rows::<S, T, 8>(tile, x, i, column, out),
+                        4.. if S::IS_WIDE => tile_rows::<S, T, 4>(tile, x, i, column, out),
+                        2.. => tile_rows::<S, T, 2>(tile, x, i, column, out),
+                        _ => tile_rows::<S, T, 1>(tile, x, i, column, out),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// The bytes at `at`.
+#[inline(always)]
+fn bytes<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    match bytes[at..].first_chunk() {
+        Some(bytes) => bytes,
+        None => &[0; N],
+    }
+}
+
+/// Products of a tile with rows `first..first + N` of the activations. Returns their number.
+#[inline(always)]
+fn tile_rows<S: Lanes, T: Numbers, const N: usize>(
+    tile: &[u8],
+    x: &Activations,
+    first: usize,
+    column: usize,
+    out: &mut [&mut [f32]],
+) -> usize {
+    let blocks = x.cols / BLOCK;
+    let pairs: [&[[i32; BLOCK / 2]]; N] = array::from_fn(|i| {
+        let line = &x.pairs[(first + i) * (x.cols / 2)..][..x.cols / 2];
+        &line.as_chunks().0[..blocks]
+    });
+    let scales: [&[[f32; 2]]; N] = array::from_fn(|i| &x.scales[(first + i) * blocks..][..blocks]);
+    let halves: [&[[i32; 2]]; N] = array::from_fn(|i| &x.halves[(first + i) * blocks..][..blocks]);
+    let mut sums = [S::splat(0.0); N];
+    let (mut large, mut large_min) = (S::splat(0.0), S::splat(0.0));
+    let mut rest = tile;
+    for block in 0..blocks {
+        if T::SUPER && block % SUPER == 0 {
+            large = S::load_f16(bytes(rest, 0));
+            if T::MIN {
+                large_min = S::mul(S::load_f16(bytes(rest, 2 * LANES)), S::splat(-1.0));
+            }
+            rest = &rest[T::SUPER_BYTES..];
+        }
+        let scale = |i: usize| match T::SUPER {
+            true if T::MIN => S::mul(large, S::load_u8(bytes(rest, i * LANES))),
+            true => S::mul(large, S::load_i8(bytes(rest, i * LANES))),
+            false => S::load_f16(bytes(rest, 0)),
+        };
+        let group = QUARTERS / T::SCALES;
+        let mut high = [S::splat_i32(0); 2];
+        for (i, high) in high.iter_mut().enumerate().take(T::HIGH) {
+            *high = S::load_bits(bytes(rest, T::HEAD + (4 + i) * VECTOR));
+        }
+        for part in 0..T::SCALES {
+            let mut dots: [S::I; N] = array::from_fn(|i| {
+                let [a, b] = halves[i][block];
+                let sum = if T::SCALES == 1 {
+                    a + b
+                } else if part == 0 {
+                    a
+                } else {
+                    b
+                };
+                S::splat_i32(-T::OFFSET * sum)
+            });
+            for quarter in part * group..(part + 1) * group {
+                let numbers = quarter_numbers::<S, T>(&rest[T::HEAD..], quarter, &mut high);
+                for (step, numbers) in numbers.into_iter().enumerate() {
+                    for (dot, pairs) in dots.iter_mut().zip(&pairs) {
+                        let pair = S::splat_i32(pairs[block][4 * quarter + step]);
+                        *dot = S::dot_pairs(*dot, numbers, pair);
+                    }
+                }
+            }
+            let scale = scale(part);
+            for i in 0..N {
+                let scale = S::mul(scale, S::splat(scales[i][block][0]));
+                sums[i] = S::fma(S::float(dots[i]), scale, sums[i]);
+            }
+        }
+        if T::MIN {
+            let min = match T::SUPER {
+                true => S::mul(large_min, S::load_u8(bytes(rest, T::SCALES * LANES))),
+                false => S::load_f16(bytes(rest, 2 * LANES)),
+            };
+            for i in 0..N {
+                sums[i] = S::fma(min, S::splat(scales[i][block][1]), sums[i]);
+            }
+        }
+        rest = &rest[T::BYTES..];
+    }
+    for (i, sums) in sums.into_iter().enumerate() {
+        let out = &mut out[first + i][column..];
+        match out.first_chunk_mut() {
+            Some(out) => S::store(sums, out),
+            None => {
+                let mut line = [0.0; LANES];
+                S::store(sums, &mut line);
+                out.copy_from_slice(&line[..out.len()]);
+            }
+        }
+    }
+    N
+}
+
+/// Pairs of numbers of a quarter of a block, four of them a lane.
+#[inline(always)]
+fn quarter_numbers<S: Lanes, T: Numbers>(
+    planes: &[u8],
+    quarter: usize,
+    high: &mut [S::I; 2],
+) -> [S::I; 4] {
+    if T::LOW == 8 {
+        let [a, b] = [0, 1].map(|i| S::load_bits(bytes(planes, (2 * quarter + i) * VECTOR)));
+        let first = |v| S::sar::<8>(S::shl::<8>(v));
+        return [first(a), S::sar::<8>(a), first(b), S::sar::<8>(b)];
+    }
+    let low = S::load_bits(bytes(planes, quarter * VECTOR));
+    let nibble = |v| S::and(v, S::splat_i32(0x000F_000F));
+    let numbers = [
+        nibble(low),
+        nibble(S::shr::<4>(low)),
+        nibble(S::shr::<8>(low)),
+        S::shr::<12>(low),
+    ];
+    let mask = S::splat_i32(((1 << T::HIGH) - 1) << 4 | ((1 << T::HIGH) - 1) << 20);
+    let join = |number, bits| S::or(number, S::and(bits, mask));
+    let [a, b, c, d] = numbers;
+    match T::HIGH {
+        1 => {
+            let bits = high[0];
+            high[0] = S::shr::<4>(bits);
+            [
+                join(a, S::shl::<4>(bits)),
+                join(b, S::shl::<3>(bits)),
+                join(c, S::shl::<2>(bits)),
+                join(d, S::shl::<1>(bits)),
+            ]
+        }
+        2 => {
+            let bits = high[quarter / 2];
+            high[quarter / 2] = S::shr::<8>(bits);
+            [
+                join(a, S::shl::<4>(bits)),
+                join(b, S::shl::<2>(bits)),
+                join(c, bits),
+                join(d, S::shr::<2>(bits)),
+            ]
+        }
+        _ => numbers,
+    }
+}
