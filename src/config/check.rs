@@ -94,6 +94,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
             server.max_connections_per_address,
         ),
         ("model.threads", model.threads),
+        ("engine.prefill_chunk", engine.prefill_chunk),
         ("engine.context_len", engine.context_len),
         ("generation.max_tokens", generation.max_tokens),
         ("images.workers", images.workers),

@@ -189,8 +189,11 @@ pub struct EngineSection {
     pub max_batch: usize,
     /// Maximum number of requests waiting for the batch; further ones get 429.
     pub max_waiting: usize,
-    /// Maximum number of prompts prefilled in one step, which delays the running sequences.
+    /// Maximum number of prompts read in one step.
     pub max_prefills: usize,
+    /// Maximum number of prompt tokens read in one step while answers are being written, which wait
+    /// for it; auto: measured, so that a step stays short.
+    pub prefill_chunk: Auto<usize>,
     /// Longest sequence in tokens, image included; auto: the model's limit.
     pub context_len: Auto<usize>,
     /// Most memory of the key/value cache in bytes; auto: a quarter of the machine's.
@@ -206,6 +209,7 @@ impl Default for EngineSection {
             max_batch: 16,
             max_waiting: 64,
             max_prefills: 4,
+            prefill_chunk: Auto::Auto,
             context_len: Auto::Auto,
             kv_cache_bytes: Auto::Auto,
             stall_after_s: 10,

@@ -12,7 +12,9 @@ use super::{
     EngineError, Observer, OnError,
     fair::{Ledger, Share},
     handle::Shared,
+    prefill::{PrefillBudget, UnreadPrompt, divide},
     repair::CacheFork,
+    room::{Claim, all_can_end},
     sequence::{AdmittedRequest, Sequence, SequenceStatus},
     track::RowOutputs,
     vocabulary::SamplingVocabulary,
@@ -21,7 +23,7 @@ use crate::{
     guard::{policy, repair::RankingWeights},
     reward::{RewardState, ScoredRow, TokenReading, TokenReward},
     vlm::{
-        KvCache, Logits, Outputs, Row, VisionLanguageModel,
+        self, KvCache, Logits, Outputs, Row, VisionLanguageModel,
         kv_cache::{BLOCK, KvShape},
     },
 };
@@ -46,6 +48,8 @@ const IMAGES: usize = 64;
 /// Sizes of the caches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CacheSize {
+    /// Most sequences.
+    pub(crate) sequences: usize,
     /// Slots that one sequence needs: its own and those of repair candidates.
     pub(crate) slots_each: usize,
     /// Most positions of a sequence.
@@ -78,10 +82,14 @@ struct Caches {
 }
 
 impl Caches {
-    fn new(networks: &Networks, slots: usize, size: CacheSize) -> Result<Self> {
+    fn new(networks: &Networks, size: CacheSize) -> Result<Self> {
         let CacheSize {
-            context, positions, ..
+            sequences,
+            slots_each,
+            context,
+            positions,
         } = size;
+        let slots = sequences * slots_each;
         let scorer = networks
             .reward
             .as_ref()
@@ -111,6 +119,19 @@ impl Caches {
     }
 }
 
+/// Rules of the batch that do not depend on the model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepRules {
+    /// Most prompts that a step reads.
+    pub(crate) max_prefills: usize,
+    /// Weights of the ranking of repair candidates.
+    pub(crate) weights: RankingWeights,
+    /// Policy for answers whose scorer fails.
+    pub(crate) on_error: OnError,
+    /// `true` to serve competitors with unlike demands in separate steps.
+    pub(crate) takes_turns: bool,
+}
+
 pub(crate) struct RunningBatch {
     networks: Networks,
     caches: Caches,
@@ -118,47 +139,45 @@ pub(crate) struct RunningBatch {
     /// Free slots, grouped as one sequence needs them.
     free: Vec<Vec<usize>>,
     size: CacheSize,
-    max_sequences: usize,
-    weights: RankingWeights,
-    on_error: OnError,
-    takes_turns: bool,
+    rules: StepRules,
+    prefill: PrefillBudget,
     observer: Arc<dyn Observer>,
 }
 
 impl RunningBatch {
-    /// Allocates the caches for at most `max_sequences` sequences.
+    /// Allocates the caches.
     ///
     /// # Errors
     /// When the caches cannot be allocated.
     pub(crate) fn new(
         networks: Networks,
-        max_sequences: usize,
         size: CacheSize,
-        weights: RankingWeights,
-        on_error: OnError,
-        takes_turns: bool,
+        rules: StepRules,
+        prefill: PrefillBudget,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
-        let slots_each = size.slots_each;
-        let caches = Caches::new(&networks, max_sequences * slots_each, size)?;
-        let free = (0..max_sequences)
+        let CacheSize {
+            sequences,
+            slots_each,
+            ..
+        } = size;
+        let caches = Caches::new(&networks, size)?;
+        let free = (0..sequences)
             .rev()
             .map(|i| {
                 std::iter::once(i)
-                    .chain((1..slots_each).map(|j| max_sequences * j + i))
+                    .chain((1..slots_each).map(|j| sequences * j + i))
                     .collect()
             })
             .collect();
         Ok(Self {
             networks,
             caches,
-            running: Vec::with_capacity(max_sequences),
+            running: Vec::with_capacity(sequences),
             free,
             size,
-            max_sequences,
-            weights,
-            on_error,
-            takes_turns,
+            rules,
+            prefill,
             observer,
         })
     }
@@ -167,16 +186,42 @@ impl RunningBatch {
         self.running.len()
     }
 
-    /// Returns `true` if the request can join now: slots are free, and positions for as many
-    /// tokens as it may write. A request that could need more than all positions runs alone.
+    /// Returns `true` if the request can join now: slots are free, no sequence waits for room in
+    /// the cache, and there is room for this one.
     pub(crate) fn has_room(&self, job: &AdmittedRequest) -> bool {
-        let reserved: usize = self
-            .running
-            .iter()
-            .map(|s| self.most_positions(&s.job))
-            .sum();
-        let fits = reserved + self.most_positions(job) <= self.size.positions;
-        !self.free.is_empty() && (fits || self.running.is_empty())
+        let claims = self.running.iter().map(|s| s.claim);
+        !self.free.is_empty()
+            && !self.running.iter().any(|s| s.lacks_room)
+            && all_can_end(claims.chain([self.first_claim(job)]), self.size.positions)
+    }
+
+    /// Returns a request's claim when it joins: for its prompt and first tokens, or, if it may have
+    /// repair candidates, for all that it may need.
+    fn first_claim(&self, job: &AdmittedRequest) -> Claim {
+        let most = self.most_positions(job);
+        let held = if policy::repairs(job.request.guard.mode) {
+            most
+        } else {
+            job.prompt_tokens + job.budget.min(BLOCK)
+        };
+        Claim { held: 0, most }.holding(held)
+    }
+
+    /// Gives the sequences room for their next token, the oldest first. Those for which there is
+    /// none wait until others end.
+    fn make_room(&mut self) {
+        for i in 0..self.running.len() {
+            let s = &self.running[i];
+            let (old, new) = (s.claim, s.claim.holding(s.fed() + 1));
+            let others = self.running.iter().map(|s| s.claim).enumerate();
+            let others = others
+                .filter(|&(other, _)| other != i)
+                .map(|(_, claim)| claim);
+            let fits = old == new || all_can_end(others.chain([new]), self.size.positions);
+            let s = &mut self.running[i];
+            s.claim = if fits { new } else { old };
+            s.lacks_room = !fits;
+        }
     }
 
     /// Returns the most positions that a request may take, those of repair candidates included.
@@ -185,6 +230,7 @@ impl RunningBatch {
             slots_each,
             context,
             positions,
+            ..
         } = self.size;
         let whole = |n: usize| n.next_multiple_of(BLOCK);
         let candidates = if policy::repairs(job.request.guard.mode) {
@@ -209,8 +255,10 @@ impl RunningBatch {
     /// Adds a request to the batch. Without free slots the request is dropped: check
     /// [`Self::has_room`] first.
     pub(crate) fn admit(&mut self, job: AdmittedRequest) {
+        let claim = self.first_claim(&job);
         if let Some(slots) = self.free.pop() {
-            self.running.push(Sequence::new(job, slots, self.weights));
+            let sequence = Sequence::new(job, slots, claim, self.rules.weights);
+            self.running.push(sequence);
         }
     }
 
@@ -240,8 +288,7 @@ impl RunningBatch {
     /// # Errors
     /// When they cannot be allocated; the old caches are then kept, empty.
     pub(crate) fn rebuild(&mut self) -> Result<()> {
-        let slots = self.max_sequences * self.size.slots_each;
-        self.caches = Caches::new(&self.networks, slots, self.size)?;
+        self.caches = Caches::new(&self.networks, self.size)?;
         Ok(())
     }
 
@@ -268,8 +315,11 @@ impl RunningBatch {
     /// competitors that have at most as many rows per weight: similar demands share a step, and a
     /// single answer does not wait for another competitor's many.
     fn schedule(&mut self, ledger: &mut Ledger) {
-        self.running.iter_mut().for_each(|s| s.pauses = false);
-        if self.takes_turns {
+        self.make_room();
+        self.running
+            .iter_mut()
+            .for_each(|s| s.pauses = s.lacks_room);
+        if self.rules.takes_turns {
             let mut rows: HashMap<Arc<str>, u64> = HashMap::new();
             for s in &self.running {
                 *rows
@@ -282,15 +332,20 @@ impl RunningBatch {
                     / u64::from(share.weight)
             };
             let shares: Vec<u64> = self.running.iter().map(share_of).collect();
-            let first = ledger.next(self.shares().zip(shares.iter().copied()));
+            let ready: Vec<(&Share, u64)> = self
+                .shares()
+                .zip(shares.iter().copied())
+                .zip(&self.running)
+                .filter_map(|(entry, s)| (!s.pauses).then_some(entry))
+                .collect();
+            let first = ledger.next(ready.iter().copied());
             let max_share = first
-                .and_then(|i| shares.get(i))
-                .copied()
-                .unwrap_or(u64::MAX);
+                .and_then(|i| ready.get(i))
+                .map_or(u64::MAX, |&(_, share)| share);
             self.running
                 .iter_mut()
                 .zip(shares)
-                .for_each(|(s, share)| s.pauses = share > max_share);
+                .for_each(|(s, share)| s.pauses |= share > max_share);
         }
         for s in &self.running {
             // Prompts were charged at admission.
@@ -299,16 +354,75 @@ impl RunningBatch {
         }
     }
 
-    /// Runs one step of the selected sequences: prefill for new ones, one decoded token for the
-    /// others.
+    /// Divides the step's budget for prompts among the selected sequences that have not read
+    /// theirs. Returns the number of positions given out.
     ///
-    /// If the model fails, the sequences that were to be prefilled fail; if there were none, all of
-    /// this step fail.
-    pub(crate) fn step(&mut self, shared: &Shared, ledger: &mut Ledger) {
-        self.schedule(ledger);
+    /// # Errors
+    /// When a prompt names an image that it does not have.
+    fn plan_prefill(&mut self) -> Result<usize> {
+        let answers_are_written = self.running.iter().any(|s| !s.awaits_prefill());
+        let cache = &mut self.caches.policy;
+        let mut unread: Vec<&mut Sequence> = self
+            .running
+            .iter_mut()
+            .filter(|s| !s.pauses && s.awaits_prefill())
+            .collect();
+        let mut starts = Vec::with_capacity(unread.len());
+        for s in &unread {
+            // Another sequence may have read the same prefix meanwhile.
+            starts.push(vlm::recall(&s.prompt_row(), cache)?.max(s.fed()));
+        }
+        let prompts: Vec<UnreadPrompt<'_>> = unread
+            .iter()
+            .zip(&starts)
+            .take(self.rules.max_prefills)
+            .map(|(s, &start)| UnreadPrompt {
+                start,
+                prompt: &s.job.request.prompt,
+            })
+            .collect();
+        let mut parts = divide(
+            &prompts,
+            self.prefill.positions(answers_are_written),
+            self.networks.vlm.spec().whole_images,
+        );
+        parts.resize(starts.len(), 0);
+        for ((s, start), &part) in unread.iter_mut().zip(starts).zip(&parts) {
+            s.plan_part(start, part);
+        }
+        Ok(parts.iter().sum())
+    }
+
+    /// Runs the policy on the selected sequences' rows: parts of prompts, and one token of each
+    /// answer.
+    fn compute(&mut self) -> Result<Computed> {
+        let prefilled = self.plan_prefill()?;
         let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
-        let computed = forward(&self.networks, &rows, &mut self.caches.policy);
-        let (mut logits, hidden) = match computed {
+        let cache = &mut self.caches.policy;
+        let (logits, hidden) = forward(&self.networks, &rows, cache)?;
+        let wanted = rows.iter().map(|row| !row.wanted().is_empty()).collect();
+        for s in &self.running {
+            if !s.pauses && s.awaits_prefill() {
+                vlm::remember(&s.prompt_row(), cache)?;
+            }
+        }
+        Ok(Computed {
+            prefilled,
+            wanted,
+            logits,
+            hidden,
+        })
+    }
+
+    /// Runs one step of the selected sequences: a part of their prompts for new ones, one decoded
+    /// token for the others.
+    ///
+    /// If the model fails, the sequences whose prompts were to be read fail; if there were none,
+    /// all of this step fail.
+    pub(crate) fn step(&mut self, shared: &Shared, ledger: &mut Ledger) {
+        let began = Instant::now();
+        self.schedule(ledger);
+        let computed = match self.compute() {
             Ok(computed) => computed,
             Err(error) => {
                 let any_new = self.running.iter().any(|s| !s.pauses && s.awaits_prefill());
@@ -317,10 +431,12 @@ impl RunningBatch {
                 });
             }
         };
+        let prefilled = computed.prefilled;
         // Counted before scoring: a failing scorer drops candidates.
         let counts: Vec<usize> = self.running.iter().map(|s| s.tracks().count()).collect();
-        let readings = self.score(hidden.as_ref());
-        self.advance(&mut logits, readings, &counts, shared);
+        let readings = self.score(computed.hidden.as_ref());
+        self.advance(computed, readings, &counts, shared);
+        self.prefill.observe(prefilled, began.elapsed());
     }
 
     /// Returns the readings of each row that became final: none for prompts and for sequences that
@@ -330,11 +446,7 @@ impl RunningBatch {
         let Some(scorer) = &mut self.caches.scorer else {
             return vec![Vec::new(); rows];
         };
-        if !self
-            .running
-            .iter()
-            .any(|s| !s.pauses && s.answer.is_scored())
-        {
+        if !self.running.iter().any(Sequence::is_scored_now) {
             return vec![Vec::new(); rows];
         }
         let began = Instant::now();
@@ -362,18 +474,15 @@ impl RunningBatch {
         self.observer.scored(&known, took);
     }
 
-    /// Applies `guard.on_error`: fails the scored sequences, or continues them unscored.
+    /// Applies `guard.on_error`: fails the sequences that were to be scored, or continues them
+    /// unscored.
     fn scorer_failed(&mut self, error: &str) {
         tracing::error!(error, "the scorer failed");
-        for s in self
-            .running
-            .iter_mut()
-            .filter(|s| !s.pauses && s.answer.is_scored())
-        {
+        for s in self.running.iter_mut().filter(|s| s.is_scored_now()) {
             if let Some(scorer) = &mut self.caches.scorer {
                 s.slots.iter().for_each(|&slot| scorer.truncate(slot, 0));
             }
-            match self.on_error {
+            match self.rules.on_error {
                 OnError::FailOpen => s.drop_scorer(),
                 OnError::FailClosed => s.failed = Some(EngineError::Scorer(error.to_owned())),
             }
@@ -382,7 +491,7 @@ impl RunningBatch {
 
     fn advance(
         &mut self,
-        logits: &mut [f32],
+        mut computed: Computed,
         readings: Vec<Vec<TokenReading>>,
         counts: &[usize],
         shared: &Shared,
@@ -395,8 +504,10 @@ impl RunningBatch {
             observer,
             ..
         } = self;
-        let width = (logits.len() / readings.len().max(1)).max(1);
-        let mut results = logits.chunks_exact_mut(width).zip(readings);
+        let width = networks.vlm.spec().vocab_size.max(1);
+        let mut lines = computed.logits.chunks_exact_mut(width);
+        let line = |wanted: bool| wanted.then(|| lines.next()).flatten().unwrap_or_default();
+        let mut results = computed.wanted.into_iter().map(line).zip(readings);
         let mut counts = counts.iter();
         running.retain_mut(|s| {
             let slots: Vec<usize> = s.tracks().map(|track| track.slot).collect();
@@ -438,8 +549,20 @@ impl RunningBatch {
     }
 }
 
-/// Runs the policy on `rows` and returns logits `(rows, vocabulary)`, flattened, and the hidden
-/// states that the scorer reads.
+/// The policy's part of a step.
+struct Computed {
+    /// Positions of prompts that were read.
+    prefilled: usize,
+    /// `true` for each row that wanted outputs.
+    wanted: Vec<bool>,
+    /// Logits of those rows, flattened.
+    logits: Vec<f32>,
+    /// Hidden states that the scorer reads, one line for each of those rows.
+    hidden: Option<Tensor>,
+}
+
+/// Runs the policy on `rows` and returns the logits of those that want outputs, `(such rows,
+/// vocabulary)`, flattened, and their hidden states that the scorer reads.
 fn forward(
     networks: &Networks,
     rows: &[Row<'_>],
@@ -451,23 +574,24 @@ fn forward(
         hidden_layers: taps,
     };
     let out = networks.vlm.forward(rows, cache, outputs)?;
-    let Some(logits) = out.logits else {
-        bail!("the model returned no logits")
-    };
     // One transfer from the device a step.
-    let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    if logits.len() != rows.len() * networks.vlm.spec().vocab_size {
+    let logits = match out.logits {
+        Some(logits) => logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
+        None => Vec::new(),
+    };
+    let wanted = rows.iter().filter(|row| !row.wanted().is_empty()).count();
+    if logits.len() != wanted * networks.vlm.spec().vocab_size {
         bail!(
-            "the model returned {} logits for {} rows",
-            logits.len(),
-            rows.len()
+            "the model returned {} logits for {wanted} rows",
+            logits.len()
         );
     }
     Ok((logits, out.hidden))
 }
 
 /// Scores the rows of scored sequences and returns the readings of every row that became final;
-/// none of prompts and unscored sequences. `hidden` has one line a row.
+/// none of prompts and unscored sequences. `hidden` has one line a row that wants outputs; rows
+/// without outputs are left to the step that reads the last part of their prompt.
 fn score(
     scorer: &mut dyn RewardState,
     running: &[Sequence],
@@ -475,19 +599,20 @@ fn score(
     hidden: Option<&Tensor>,
 ) -> Result<Vec<Vec<TokenReading>>> {
     let all = || {
-        running
-            .iter()
-            .flat_map(|s| s.tracks().map(move |track| (s, track)))
+        running.iter().flat_map(|s| {
+            s.scored_tracks()
+                .map(move |(track, scored)| (s, track, scored))
+        })
     };
-    let is_scored: Vec<bool> = all().map(|(s, _)| s.answer.is_scored()).collect();
-    let scored = || all().filter(|(s, _)| s.answer.is_scored());
+    let is_scored: Vec<bool> = all().map(|(_, _, scored)| scored).collect();
+    let scored = || all().filter(|(_, _, scored)| *scored);
     let judged: Vec<Option<&[u8]>> = scored()
-        .map(|(_, track)| track.judged(vocabulary))
+        .map(|(_, track, _)| track.judged(vocabulary))
         .collect();
     let rows: Vec<ScoredRow<'_>> = scored()
         .zip(&judged)
-        .map(|((s, track), judged)| ScoredRow {
-            row: track.row(&s.job.request),
+        .map(|((s, track, _), judged)| ScoredRow {
+            row: track.scored_row(&s.job.request),
             unjudged: usize::from(judged.is_none()),
             log_probabilities: std::slice::from_ref(&track.log_probability),
             bytes: judged.as_slice(),
@@ -496,9 +621,11 @@ fn score(
             reader: s.job.request.reader.as_ref(),
         })
         .collect();
+    let with_outputs = all().filter(|(_, track, _)| track.wants_outputs());
+    let has_line: Vec<bool> = with_outputs.map(|(_, _, scored)| scored).collect();
     let hidden = match hidden {
-        Some(hidden) if rows.len() < is_scored.len() => {
-            let lines = (0u32..).zip(&is_scored).filter(|(_, scored)| **scored);
+        Some(hidden) if rows.len() < has_line.len() => {
+            let lines = (0u32..).zip(&has_line).filter(|(_, scored)| **scored);
             let lines: Vec<u32> = lines.map(|(line, _)| line).collect();
             let lines = Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?;
             Some(hidden.index_select(&lines, 0)?)

@@ -11,9 +11,14 @@ use std::{
 };
 
 use super::fair::Share;
-use super::testing::{ANY, ReceivedEvents, Toy, ToyReward, collect_events, engine, request, start};
+use super::testing::{
+    ANY, ReceivedEvents, SeenRow, Toy, ToyReward, collect_events, engine, request, start,
+};
 use super::*;
-use crate::guard::{Mode, Verdict};
+use crate::{
+    guard::{Mode, Verdict},
+    vlm::prompt::Prompt,
+};
 
 /// Starts an engine whose steps the test releases one by one.
 fn gated(config: EngineConfig) -> (EngineHandle, Arc<Toy>, Sender<()>) {
@@ -354,6 +359,182 @@ fn a_panic_in_a_step_fails_its_requests_but_not_the_engine() {
         )
     );
     assert!(handle.health().accepting);
+}
+
+/// Token that the model never writes: a prompt of it is told from answers.
+const UNWRITTEN: u32 = 2;
+
+/// Starts a request with a long answer, and then one with a long prompt beside it, which is read in
+/// parts of four positions; runs both to their ends. Returns what they received, and what they
+/// receive alone and unbroken.
+fn long_prompt_beside_an_answer(
+    toy: &Arc<Toy>,
+    gate: Sender<()>,
+    prompt: &[u32],
+) -> [(ReceivedEvents, ReceivedEvents); 2] {
+    let config = EngineConfig {
+        prefill_chunk: Some(4),
+        ..EngineConfig::default()
+    };
+    let handle = start(toy, &Arc::default(), config);
+    let writing = requests_with_long_answers("", 5, 9).next().unwrap();
+    let reading = request(3.0, prompt);
+    let first = handle.submit(writing.clone()).unwrap();
+    wait_until(|| handle.health().running == 1);
+    run_steps(toy, &gate, 1);
+    let second = handle.submit(reading.clone()).unwrap();
+    drop(gate);
+    let alone = |request| collect_events(engine(EngineConfig::default()).submit(request).unwrap());
+    let both = [(first, writing), (second, reading)];
+    let both = both.map(|(stream, request)| (collect_events(stream), alone(request)));
+    wait_until(|| handle.health().idle);
+    assert_eq!(handle.health().kv_usage, 0.0);
+    both
+}
+
+#[test]
+fn an_answer_gets_a_token_with_every_part_of_a_long_prompt() {
+    let (toy, gate) = Toy::gated();
+    let prompt = [UNWRITTEN; 18];
+    for (received, alone) in long_prompt_beside_an_answer(&toy, gate, &prompt) {
+        assert_eq!(received, alone);
+    }
+    let log = toy.log.lock().unwrap();
+    let is_part = |row: &&SeenRow| row.2.contains(&UNWRITTEN);
+    let steps = log
+        .iter()
+        .filter(|rows| rows.iter().any(|row| is_part(&row)));
+    let steps: Vec<_> = steps.collect();
+    let parts: Vec<(usize, usize)> = steps
+        .iter()
+        .flat_map(|rows| rows.iter().filter(is_part))
+        .map(|row| (row.1, row.2.len()))
+        .collect();
+    // The image takes the first two positions of the first part.
+    assert_eq!(parts, [(0, 2), (4, 4), (8, 4), (12, 4), (16, 4)]);
+    assert!(steps.iter().all(|rows| rows.len() == 2), "{log:?}");
+}
+
+#[test]
+fn a_model_error_within_a_prompt_fails_that_request_alone() {
+    let (toy, gate) = Toy::gated();
+    let prompt = [[5; 9], [UNWRITTEN; 9]].concat();
+    toy.fails_on.store(UNWRITTEN as usize, SeqCst);
+    let [(writing, alone), (reading, _)] = long_prompt_beside_an_answer(&toy, gate, &prompt);
+    assert_eq!(writing, alone);
+    let error = EngineError::Model("token 2 broke the model".to_owned());
+    assert_eq!(reading.end, Err(error));
+    let log = toy.log.lock().unwrap();
+    let broke = log
+        .iter()
+        .flatten()
+        .find(|row| row.2.contains(&UNWRITTEN))
+        .unwrap();
+    assert_eq!((broke.1, broke.2.len()), (8, 4), "the third part");
+}
+
+#[test]
+fn a_disconnect_within_a_prompt_frees_its_blocks() {
+    let (handle, toy, gate) = gated(EngineConfig {
+        prefill_chunk: Some(1),
+        ..EngineConfig::default()
+    });
+    let stream = handle.submit(request(1.0, &[5; 18])).unwrap();
+    wait_until(|| handle.health().running == 1);
+    run_steps(&toy, &gate, 1);
+    wait_until(|| handle.health().kv_usage > 0.0);
+    drop(stream);
+    run_steps(&toy, &gate, 1);
+    wait_until(|| handle.health().idle);
+    let health = handle.health();
+    assert_eq!((health.running, health.kv_usage), (0, 0.0));
+    let rows = toy.log.lock().unwrap().concat();
+    assert_eq!(rows, [(0, 0, vec![5; 2]), (0, 4, vec![5; 4])]);
+    drop(gate);
+    let again = collect_events(handle.submit(request(1.0, &[5; 18])).unwrap());
+    let alone = engine(EngineConfig::default()).submit(request(1.0, &[5; 18]));
+    assert_eq!(again, collect_events(alone.unwrap()));
+}
+
+#[test]
+fn a_prefix_that_was_read_in_parts_is_reused() {
+    let (toy, whole) = (Toy::new(), engine(EngineConfig::default()));
+    let config = EngineConfig {
+        prefill_chunk: Some(1),
+        ..EngineConfig::default()
+    };
+    let handle = start(&toy, &Arc::default(), config);
+    // Six tokens, an image of two positions, and a question.
+    let about = |question: u32| {
+        let mut prompt = Prompt {
+            tokens: [vec![7; 8], vec![question; 7]].concat(),
+            images: request(4.0, &[]).prompt.images.clone(),
+        };
+        prompt.images[0].range = 6..8;
+        Request {
+            prompt: Arc::new(prompt),
+            ..request(4.0, &[])
+        }
+    };
+    for question in [5, 6] {
+        let received = collect_events(handle.submit(about(question)).unwrap());
+        let expected = collect_events(whole.submit(about(question)).unwrap());
+        assert_eq!(received, expected);
+    }
+    let log = toy.log.lock().unwrap().concat();
+    let parts = |question: u32| -> Vec<usize> {
+        let behind = log.iter().filter(|row| row.2.contains(&question));
+        behind
+            .filter(|row| row.2.len() > 1)
+            .map(|row| row.2.len())
+            .collect()
+    };
+    assert_eq!((parts(5), parts(6)), (vec![4, 3], vec![4, 3]));
+    let begun = log.iter().filter(|row| row.1 == 0 && row.2.is_empty());
+    assert_eq!(
+        begun.count(),
+        2,
+        "the parts up to the image's end, once: {log:?}"
+    );
+}
+
+#[test]
+fn answers_that_outgrow_the_cache_wait_for_older_ones_and_none_fails() {
+    // Five blocks: each request begins with two, and three are needed for a long answer.
+    let (handle, toy, gate) = gated(EngineConfig {
+        kv_bytes: 5 * 16 * 8,
+        ..EngineConfig::default()
+    });
+    let alone = engine(EngineConfig::default());
+    let requests = (0..500).map(|image| Request {
+        max_tokens: 100,
+        ..request(image as f32, &[5])
+    });
+    let answered = requests.map(|r| (r.clone(), collect_events(alone.submit(r).unwrap())));
+    let long = answered.filter(|(_, alone)| alone.tokens.len() >= 34);
+    let long: Vec<_> = long.take(3).collect();
+    assert_eq!(long.len(), 3);
+    let mut streams = vec![handle.submit(long[0].0.clone()).unwrap()];
+    wait_until(|| handle.health().running == 1);
+    let others = long[1..]
+        .iter()
+        .map(|(r, _)| handle.submit(r.clone()).unwrap());
+    streams.extend(others);
+    drop(gate);
+    for (stream, (_, alone)) in streams.into_iter().zip(&long) {
+        assert_eq!(&collect_events(stream), alone);
+    }
+    let log = toy.log.lock().unwrap();
+    assert!(log.iter().all(|rows| rows.len() <= 2), "{log:?}");
+    let first = log[0][0].0;
+    let second = log.iter().flatten().find(|row| row.0 != first).unwrap().0;
+    let steps: Vec<usize> = (0..log.len())
+        .filter(|&i| log[i].iter().any(|row| row.0 == second))
+        .collect();
+    assert!(
+        steps.windows(2).any(|pair| pair[1] > pair[0] + 1),
+        "the second answer waits for the first to end: {steps:?}"
+    );
 }
 
 /// Runs a scored and an unscored request with a scorer that breaks before the second token.

@@ -4,7 +4,8 @@
 //! they are finished or their client disconnects. [`Engine::start`] starts the thread; an
 //! [`EngineHandle`] submits [`Request`]s and returns an [`EventStream`] for each.
 //!
-//! A token's reward is computed by the step that feeds the token, one step after it was sampled.
+//! A step computes one token of each answer and parts of the prompts that are not read yet, so that
+//! a long prompt delays nobody for long. A token's reward is computed by the step that feeds the token, one step after it was sampled.
 //! Scored text is therefore sent one word late, and an answer that ends without an end-of-sequence
 //! token needs one extra step.
 
@@ -17,7 +18,9 @@ mod images;
 mod lifecycle_tests;
 mod observer;
 mod partial_answer;
+mod prefill;
 mod repair;
+mod room;
 mod sampler;
 mod scheduler;
 mod sequence;
@@ -66,9 +69,12 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Most positions of a sequence, image included; capped at the model's own context.
     pub context_len: usize,
-    /// Prefills per step: a prefill takes far longer than a decode, and running sequences wait for
-    /// it.
+    /// Most prompts that a step reads (parts of), and most requests that join before it.
     pub max_prefills: usize,
+    /// Most positions of prompts that a step reads while answers are being written, which wait for
+    /// it; otherwise a step reads four times as many. `None` to measure how many keep a step short.
+    /// An image whose positions attend to each other is never divided.
+    pub prefill_chunk: Option<usize>,
     /// Weights of the ranking of repair candidates.
     pub repair: crate::guard::repair::RankingWeights,
     /// Policy for answers whose scorer fails.
@@ -102,6 +108,7 @@ impl Default for EngineConfig {
             max_waiting: 64,
             context_len: usize::MAX,
             max_prefills: 4,
+            prefill_chunk: None,
             repair: crate::guard::repair::RankingWeights::default(),
             on_error: OnError::FailClosed,
             takes_turns: true,

@@ -15,9 +15,10 @@ use tokio::sync::{
 
 use super::{
     EngineConfig, EngineError, EngineHandle, Observer,
-    batch::{CacheSize, Networks, RunningBatch, kv_positions, slots_each},
+    batch::{CacheSize, Networks, RunningBatch, StepRules, kv_positions, slots_each},
     fair::{Ledger, Pool, SharedPool},
     handle::{Command, Shared},
+    prefill::PrefillBudget,
     sequence::AdmittedRequest,
     vocabulary::SamplingVocabulary,
 };
@@ -66,6 +67,7 @@ impl Engine {
             max_waiting,
             context_len,
             max_prefills,
+            prefill_chunk,
             repair,
             on_error,
             takes_turns,
@@ -74,9 +76,10 @@ impl Engine {
         } = config;
         let spec = vlm.spec().clone();
         let context = context_len.min(spec.context_len);
-        if max_batch == 0 || max_prefills == 0 || context == 0 {
+        if max_batch == 0 || max_prefills == 0 || context == 0 || prefill_chunk == Some(0) {
             return Err(EngineError::Invalid(
-                "max_batch, max_prefills and context_len must be positive".to_owned(),
+                "max_batch, max_prefills, prefill_chunk and context_len must be positive"
+                    .to_owned(),
             ));
         }
         if tokenizer.eos() as usize >= spec.vocab_size {
@@ -86,8 +89,8 @@ impl Engine {
         }
         let more = max_batch.div_ceil(8);
         let slots_each = slots_each(reward.is_some(), repair);
-        let slots = (max_batch + more) * slots_each;
-        let positions = kv_positions(&spec.kv, slots, context, kv_bytes);
+        let sequences = max_batch + more;
+        let positions = kv_positions(&spec.kv, sequences * slots_each, context, kv_bytes);
         let context = context.min(positions);
         let shared = Arc::new(Shared::new(
             spec.clone(),
@@ -103,15 +106,19 @@ impl Engine {
         };
         let batch = RunningBatch::new(
             networks,
-            max_batch + more,
             CacheSize {
+                sequences,
                 slots_each,
                 context,
                 positions,
             },
-            repair,
-            on_error,
-            takes_turns,
+            StepRules {
+                max_prefills,
+                weights: repair,
+                on_error,
+                takes_turns,
+            },
+            PrefillBudget::new(prefill_chunk),
             Arc::clone(&observer),
         )
         .map_err(|e| EngineError::Model(e.to_string()))?;

@@ -10,6 +10,7 @@ use super::{
     fair::PoolPermit,
     partial_answer::PartialAnswer,
     repair::{CacheFork, Repairs},
+    room::Claim,
     stop::StopStrings,
     track::{DecodingContext, DecodingTrack, RowOutputs},
     vocabulary::SamplingVocabulary,
@@ -73,7 +74,11 @@ pub(crate) struct Sequence {
     pub(crate) joined: Instant,
     /// Error that ends this sequence after the current step.
     pub(crate) failed: Option<EngineError>,
-    /// `true` if the current step skips this sequence in favor of another competitor.
+    /// Its part of the key/value cache.
+    pub(crate) claim: Claim,
+    /// `true` if the cache has no room for its next token until others end.
+    pub(crate) lacks_room: bool,
+    /// `true` if the current step skips this sequence in favor of others.
     pub(crate) pauses: bool,
     /// The continuation that becomes the answer unless a repair replaces it.
     lead: DecodingTrack,
@@ -92,6 +97,7 @@ impl Sequence {
     pub(crate) fn new(
         mut job: AdmittedRequest,
         slots: Vec<usize>,
+        claim: Claim,
         weights: RankingWeights,
     ) -> Self {
         let guard = job.request.guard;
@@ -101,6 +107,7 @@ impl Sequence {
             .map_or((0, Vec::new()), |(slot, spare)| (*slot, spare.to_vec()));
         let lead = DecodingTrack::new(
             slot,
+            job.prompt_tokens,
             PartialAnswer::new(guard.thresholds, stop, job.request.finisher.clone()),
             &job.request.sampling,
         );
@@ -122,6 +129,8 @@ impl Sequence {
             answer,
             joined,
             failed: None,
+            claim,
+            lacks_room: false,
             pauses: false,
             lead,
             repairs,
@@ -145,14 +154,42 @@ impl Sequence {
             .is_none_or(|repairs| repairs.active().next().is_none())
     }
 
+    /// Returns the [`Self::tracks`], each with `true` if the scorer reads its row of the next step.
+    pub(crate) fn scored_tracks(&self) -> impl Iterator<Item = (&DecodingTrack, bool)> {
+        let is_scored = self.answer.is_scored();
+        self.tracks()
+            .map(move |track| (track, is_scored && track.wants_outputs()))
+    }
+
+    /// Returns `true` if the scorer reads rows of this sequence in the current step.
+    pub(crate) fn is_scored_now(&self) -> bool {
+        self.scored_tracks().any(|(_, is_scored)| is_scored)
+    }
+
     /// Returns this sequence's rows of the next step.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.tracks().map(|track| track.row(&self.job.request))
     }
 
-    /// Returns `true` before prefill.
+    /// Returns `true` before the whole prompt is fed.
     pub(crate) fn awaits_prefill(&self) -> bool {
         self.lead.awaits_prefill()
+    }
+
+    /// Returns the whole prompt as a row.
+    pub(crate) fn prompt_row(&self) -> Row<'_> {
+        self.lead.prompt_row(&self.job.request)
+    }
+
+    /// Returns the number of positions in the cache, those of prompt and answer.
+    pub(crate) fn fed(&self) -> usize {
+        self.lead.fed()
+    }
+
+    /// Sets the part of the prompt that the next step feeds; an empty one lets the sequence pause.
+    pub(crate) fn plan_part(&mut self, start: usize, len: usize) {
+        self.lead.plan_part(start, len);
+        self.pauses |= len == 0;
     }
 
     /// Takes the cache copies to perform before the next step.
@@ -182,7 +219,7 @@ impl Sequence {
         if !std::mem::take(&mut self.stale) {
             self.take(computed, vocabulary)?;
         }
-        if !self.decodes_lead() {
+        if self.awaits_prefill() || !self.decodes_lead() {
             return Ok(SequenceStatus::Go);
         }
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());

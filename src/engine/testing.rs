@@ -120,7 +120,7 @@ fn followers(piece: usize) -> &'static [usize] {
     }
 }
 
-/// Slot, start and tokens of a row.
+/// Slot, start and tokens of a row; without its image, 0 and the rest.
 pub(crate) type SeenRow = (usize, usize, Vec<u32>);
 
 #[derive(Default)]
@@ -179,10 +179,9 @@ impl Toy {
         let seen = rows.iter().map(|row| {
             let image = row.spans.last().map_or(0, |span| span.range.end);
             let begins = !row.spans.is_empty() && row.start <= image;
-            match begins {
-                true => (row.slot, 0, row.tokens[image - row.start..].to_vec()),
-                false => (row.slot, row.start, row.tokens.to_vec()),
-            }
+            let text = row.tokens.get(image.saturating_sub(row.start)..);
+            let start = if begins { 0 } else { row.start };
+            (row.slot, start, text.unwrap_or_default().to_vec())
         });
         let seen: Vec<SeenRow> = seen.collect();
         let bad = self.fails_on.load(SeqCst);
@@ -209,6 +208,7 @@ static SPEC: Spec = Spec {
         kv_heads: 1,
         head_dim: 1,
     },
+    whole_images: false,
 };
 
 impl VisionLanguageModel for Toy {
@@ -236,10 +236,15 @@ impl VisionLanguageModel for Toy {
         let mut x = Vec::new();
         for row in rows {
             let mut own: Vec<f32> = row.tokens.iter().map(|&t| t as f32).collect();
-            for span in row.spans.iter().filter(|s| s.range.start >= row.start) {
+            for span in row.spans {
                 let features = row.images[span.image].features.flatten_all()?;
-                own[span.range.start - row.start..span.range.end - row.start]
-                    .copy_from_slice(&features.to_vec1::<f32>()?);
+                let features = features.to_vec1::<f32>()?;
+                for (position, feature) in span.range.clone().zip(features) {
+                    let at = position.checked_sub(row.start);
+                    if let Some(x) = at.and_then(|at| own.get_mut(at)) {
+                        *x = feature;
+                    }
+                }
             }
             x.extend(own);
         }
@@ -267,6 +272,9 @@ impl VisionLanguageModel for Toy {
         cache.attend(0, &input.x, &input.x, &input.x, &input.rows)?;
         let (mut logits, mut hidden) = (Vec::new(), Vec::new());
         for (row, from) in input.rows.iter().zip(&input.from) {
+            if *from >= row.len {
+                continue;
+            }
             let context = cache.keys(0, row.slot, row.start + row.len)?;
             for i in row.start + from..context.len() {
                 hidden.extend([continuation(&context[..=i]).1, context[i]]);
@@ -279,14 +287,15 @@ impl VisionLanguageModel for Toy {
             followers(last).iter().for_each(|&piece| next[piece] += 9.0);
             logits.extend(next);
         }
-        let lines = hidden.len() / 2;
+        let table = |values: Vec<f32>, width: usize| {
+            let lines = values.len() / width;
+            let tensor =
+                (lines > 0).then(|| Tensor::from_vec(values, (lines, width), &Device::Cpu));
+            tensor.transpose()
+        };
         Ok(StepOutput {
-            logits: Some(Tensor::from_vec(
-                logits,
-                (input.rows.len(), PIECES.len()),
-                &Device::Cpu,
-            )?),
-            hidden: Some(Tensor::from_vec(hidden, (lines, 2), &Device::Cpu)?),
+            logits: table(logits, PIECES.len())?,
+            hidden: table(hidden, 2)?,
         })
     }
 }

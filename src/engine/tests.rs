@@ -504,6 +504,10 @@ fn an_engine_without_capacity_does_not_start() {
         context_len: 0,
         ..EngineConfig::default()
     }));
+    assert!(start(EngineConfig {
+        prefill_chunk: Some(0),
+        ..EngineConfig::default()
+    }));
 }
 
 /// Asserts invariants of every report: the repair budget, and offsets that match the text exactly.
@@ -1046,12 +1050,15 @@ proptest! {
     #[test]
     fn a_request_gets_the_same_events_alone_and_in_any_batch(
         requests in proptest::collection::vec((any_request(), proptest::option::of(0usize..6)),
-            1..14), max_batch in 1usize..6, max_prefills in 1usize..4,
+            1..14), max_batch in 1usize..6, max_prefills in 1usize..4, prefill_chunk in 1usize..8,
+        // A sequence with all its candidates takes 15 blocks of 16 positions of 8 bytes.
+        blocks in 15u64..60,
     ) {
         let alone = engine(EngineConfig { max_batch: 1, ..EngineConfig::default() });
         let (toy, reward) = (Toy::new(), Arc::default());
-        let handle = start(&toy, &reward, EngineConfig { max_batch, max_prefills,
-            ..EngineConfig::default() });
+        let (prefill_chunk, kv_bytes) = (Some(prefill_chunk), blocks * 16 * 8);
+        let handle = start(&toy, &reward, EngineConfig { max_batch, max_prefills, prefill_chunk,
+            kv_bytes, ..EngineConfig::default() });
         let threads: Vec<_> = requests.iter().cloned().map(|(request, leaves_after)| {
             let mut stream = handle.submit(request).unwrap();
             std::thread::spawn(move || match leaves_after {

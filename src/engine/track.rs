@@ -20,7 +20,7 @@ const ALTERNATIVES: usize = 32;
 pub(crate) struct RowOutputs<'a> {
     /// Readings that became final, of the first tokens without one.
     pub(crate) readings: Vec<TokenReading>,
-    /// Logits of the next token; sampling modifies them.
+    /// Logits of the next token, none within a prompt; sampling modifies them.
     pub(crate) logits: &'a mut [f32],
     /// Positions now in the slot.
     pub(crate) fed: usize,
@@ -48,7 +48,9 @@ pub(crate) struct DecodingTrack {
     fed: usize,
     /// Positions of the prompt.
     prompt: usize,
-    /// The token to feed next; `None` before prefill.
+    /// Positions of the prompt that the next step feeds, as long as some are left.
+    part: usize,
+    /// The token to feed next; `None` before the whole prompt is fed.
     last: Option<u32>,
     /// Log-probability of that token; 0 for the prompt.
     pub(crate) log_probability: f32,
@@ -59,7 +61,13 @@ pub(crate) struct DecodingTrack {
 }
 
 impl DecodingTrack {
-    pub(crate) fn new(slot: usize, partial: PartialAnswer, sampling: &Sampling) -> Self {
+    /// Creates the track of an answer to a prompt of `prompt` positions.
+    pub(crate) fn new(
+        slot: usize,
+        prompt: usize,
+        partial: PartialAnswer,
+        sampling: &Sampling,
+    ) -> Self {
         let sampler = Sampler::new(sampling);
         Self {
             slot,
@@ -67,7 +75,8 @@ impl DecodingTrack {
             sampler,
             forced: VecDeque::new(),
             fed: 0,
-            prompt: 0,
+            prompt,
+            part: 0,
             last: None,
             log_probability: 0.0,
             end: None,
@@ -87,6 +96,7 @@ impl DecodingTrack {
             forced: VecDeque::new(),
             fed: self.position(at),
             prompt: self.prompt,
+            part: 0,
             last: None,
             log_probability: 0.0,
             end: None,
@@ -115,9 +125,26 @@ impl DecodingTrack {
         self.prompt + at
     }
 
-    /// Returns `true` before prefill.
+    /// Returns `true` before the whole prompt is fed.
     pub(crate) fn awaits_prefill(&self) -> bool {
         self.last.is_none()
+    }
+
+    /// Returns the number of positions that the cache holds.
+    pub(crate) fn fed(&self) -> usize {
+        self.fed
+    }
+
+    /// Sets the part of the prompt that the next step feeds: `len` positions from `start` on, up to
+    /// which the cache holds the prompt.
+    pub(crate) fn plan_part(&mut self, start: usize, len: usize) {
+        (self.fed, self.part) = (start, len);
+    }
+
+    /// Returns `true` if the next step's outputs for this track are wanted: unless it feeds a part
+    /// of the prompt that is not the last.
+    pub(crate) fn wants_outputs(&self) -> bool {
+        !self.awaits_prefill() || self.fed + self.part >= self.prompt
     }
 
     /// Returns the bytes of the generated token that the next step feeds, if it belongs to the
@@ -129,18 +156,41 @@ impl DecodingTrack {
             .map(|last| last.token.bytes.as_slice())
     }
 
-    /// Returns the row of the next step.
+    /// Returns the whole prompt as a row.
+    pub(crate) fn prompt_row<'a>(&self, request: &'a Request) -> Row<'a> {
+        let tokens = &request.prompt.tokens;
+        Row {
+            slot: self.slot,
+            start: 0,
+            tokens,
+            spans: &request.prompt.images,
+            images: &request.images,
+            from: tokens.len().saturating_sub(1),
+        }
+    }
+
+    /// Returns the policy's row of the next step.
     pub(crate) fn row<'a>(&'a self, request: &'a Request) -> Row<'a> {
-        match &self.last {
-            None => Row {
-                slot: self.slot,
-                start: 0,
-                tokens: &request.prompt.tokens,
-                spans: &request.prompt.images,
-                images: &request.images,
-                from: request.prompt.tokens.len() - 1,
-            },
-            Some(token) => Row::text(self.slot, self.fed, std::slice::from_ref(token)),
+        let Some(token) = &self.last else {
+            let (start, end) = (self.fed, self.fed + self.part);
+            let tokens = request.prompt.tokens.get(start..end).unwrap_or_default();
+            return Row {
+                start,
+                tokens,
+                from: tokens.len() - usize::from(self.wants_outputs() && !tokens.is_empty()),
+                ..self.prompt_row(request)
+            };
+        };
+        Row::text(self.slot, self.fed, std::slice::from_ref(token))
+    }
+
+    /// Returns the scorer's row of the next step, if outputs are wanted: the scorer reads a prompt
+    /// as a whole, together with the policy's last part of it.
+    pub(crate) fn scored_row<'a>(&'a self, request: &'a Request) -> Row<'a> {
+        if self.awaits_prefill() {
+            self.prompt_row(request)
+        } else {
+            self.row(request)
         }
     }
 
@@ -151,8 +201,8 @@ impl DecodingTrack {
         context: DecodingContext<'_>,
     ) -> candle_core::Result<()> {
         self.fed = computed.fed;
-        if self.awaits_prefill() {
-            self.prompt = computed.fed;
+        if self.awaits_prefill() && self.fed < self.prompt {
+            return Ok(());
         }
         for reading in computed.readings {
             self.partial.read(reading);

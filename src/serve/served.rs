@@ -86,6 +86,7 @@ impl ServedVersion {
             max_waiting: config.engine.max_waiting,
             context_len: config.engine.context_len.value().unwrap_or(usize::MAX),
             max_prefills: config.engine.max_prefills,
+            prefill_chunk: config.engine.prefill_chunk.value(),
             repair: RankingWeights {
                 optimism: bundle
                     .calibration

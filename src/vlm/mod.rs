@@ -34,11 +34,11 @@ pub struct Row<'a> {
     pub start: usize,
     /// Tokens of the positions from `start` on; not empty.
     pub tokens: &'a [u32],
-    /// Images of the sequence, by their positions in it. Those within the row are embedded.
+    /// Images of the sequence, by their positions in it. What lies within the row is embedded.
     pub spans: &'a [ImageSpan],
     /// Encoded images that the spans refer to.
     pub images: &'a [ImageFeatures],
-    /// Index of the first token whose outputs are wanted.
+    /// Index of the first token whose outputs are wanted; the number of tokens if none are.
     pub from: usize,
 }
 
@@ -59,6 +59,16 @@ impl<'a> Row<'a> {
     pub fn wanted(&self) -> &'a [u32] {
         self.tokens.get(self.from..).unwrap_or_default()
     }
+
+    /// Returns what remains of the row behind its first `len` tokens, which are not wanted.
+    fn behind(&self, len: usize) -> Self {
+        Self {
+            start: self.start + len,
+            tokens: self.tokens.get(len..).unwrap_or_default(),
+            from: self.from.saturating_sub(len),
+            ..*self
+        }
+    }
 }
 
 /// Logits to compute.
@@ -66,7 +76,8 @@ impl<'a> Row<'a> {
 pub enum Logits {
     /// None.
     None,
-    /// Those of each row's last token, for decoding: `(rows, vocabulary)`.
+    /// Those of the last token of each row that wants outputs, for decoding: `(such rows,
+    /// vocabulary)`.
     Last,
     /// Those of every wanted token, for scoring a given text: `(wanted tokens, vocabulary)`.
     All,
@@ -85,14 +96,14 @@ pub struct Outputs<'a> {
 /// Outputs of a step.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// Logits, as asked for.
+    /// Logits, as asked for; `None` if no row wants outputs.
     pub logits: Option<Tensor>,
     /// Hidden states of the asked layers side by side, one row per wanted token in the rows'
-    /// order; `None` if no layer was asked for.
+    /// order; `None` if no layer was asked for or no row wants outputs.
     pub hidden: Option<Tensor>,
 }
 
-/// Sizes of a model that its callers need.
+/// Sizes and properties of a model that its callers need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// Name of the architecture, as `model_type` in a `config.json`.
@@ -107,6 +118,9 @@ pub struct Spec {
     pub width: usize,
     /// Sizes of the key/value cache.
     pub kv: KvShape,
+    /// `true` if the positions of an image run attend to each other, so that one row must contain
+    /// all of them.
+    pub whole_images: bool,
 }
 
 /// Input of the decoder: embedded rows with the positions they take.
@@ -137,7 +151,8 @@ pub trait VisionLanguageModel: Send + Sync {
     /// Embeds the rows' tokens and images.
     ///
     /// # Errors
-    /// When a span lies outside its image or a tensor operation fails.
+    /// When a span lies outside its image, a row splits an image that must be whole, or a tensor
+    /// operation fails.
     fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded>;
 
     /// Runs the decoder on embedded rows, whose keys and values it writes to the cache.
@@ -176,7 +191,10 @@ pub trait VisionLanguageModel: Send + Sync {
             .collect();
         cache.check(&extents)?;
         let run = |cache: &mut KvCache| {
-            let rest = recall(rows, cache)?;
+            let rest: Vec<Row<'_>> = rows
+                .iter()
+                .map(|row| Ok(row.behind(recall(row, cache)?)))
+                .collect::<Result<_>>()?;
             let input = self.embed(&rest)?;
             let output = self.decode(&input, cache, outputs)?;
             for (row, extent) in rest.iter().zip(&input.rows) {
@@ -215,31 +233,19 @@ fn prefix_key(row: &Row<'_>, len: usize) -> Result<PrefixKey> {
     })
 }
 
-/// Restores remembered prefixes and returns what remains of the rows.
-fn recall<'a>(rows: &[Row<'a>], cache: &mut KvCache) -> Result<Vec<Row<'a>>> {
-    let rest = |row: &Row<'a>| {
-        let len = prefix_len(row);
-        let found = len > 0 && cache.recall(row.slot, &prefix_key(row, len)?);
-        Ok(if found {
-            Row {
-                start: len,
-                tokens: &row.tokens[len..],
-                from: row.from - len,
-                ..*row
-            }
-        } else {
-            *row
-        })
-    };
-    rows.iter().map(rest).collect()
+/// Restores in a row's slot the prefix that the cache remembers of the row, unless the slot already
+/// holds as much, and returns the prefix's length; 0 if nothing was restored.
+pub(crate) fn recall(row: &Row<'_>, cache: &mut KvCache) -> Result<usize> {
+    let len = prefix_len(row);
+    let found = cache.len(row.slot) < len && cache.recall(row.slot, &prefix_key(row, len)?);
+    Ok(if found { len } else { 0 })
 }
 
-fn remember(row: &Row<'_>, cache: &mut KvCache) -> Result<()> {
-    match prefix_len(row) {
-        0 => Ok(()),
-        len => {
-            cache.remember(row.slot, len, prefix_key(row, len)?);
-            Ok(())
-        }
+/// Remembers the prefix of a row that begins a sequence, if the row's slot holds all of it.
+pub(crate) fn remember(row: &Row<'_>, cache: &mut KvCache) -> Result<()> {
+    let len = prefix_len(row);
+    if len > 0 && len <= cache.len(row.slot) {
+        cache.remember(row.slot, len, prefix_key(row, len)?);
     }
+    Ok(())
 }

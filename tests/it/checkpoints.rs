@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use candle_core::Device;
 use candor::{
     bundle::{Bundle, OpenOptions},
-    config::Config,
+    config::{Auto, Config},
     guard::Mode,
     serve::Local,
 };
@@ -22,6 +22,11 @@ struct Api {
 
 impl Api {
     fn start(model: &'static str, scorer: Option<&str>) -> Self {
+        Self::reading(model, scorer, Auto::Auto)
+    }
+
+    /// Starts a server that reads prompts in parts of this size.
+    fn reading(model: &'static str, scorer: Option<&str>, prefill_chunk: Auto<usize>) -> Self {
         let options = OpenOptions {
             scorer: scorer.map(str::to_owned),
             ..OpenOptions::default()
@@ -33,6 +38,7 @@ impl Api {
             config.guard.mode = Mode::Off;
         }
         config.images.max_per_request = 3;
+        config.engine.prefill_chunk = prefill_chunk;
         Self {
             local: Local::start(config, bundle).unwrap(),
             runtime: tokio::runtime::Runtime::new().unwrap(),
@@ -175,6 +181,42 @@ fn several_images_are_several_ranges_of_the_prompt() {
     assert!(is_near(&first, &logprobs(&ask(&[cat, dog]).unwrap())));
     let error = ask(&[cat; 4]).unwrap_err();
     assert!(error.contains("at most 3 images"), "{error}");
+}
+
+#[test]
+fn a_prompt_read_in_parts_gets_the_same_answer() {
+    for (model, scorer) in [
+        ("llava-old", None),
+        ("llava-old", Some("candor-mini")),
+        ("smolvlm", None),
+    ] {
+        // Four positions at a time while no answer is being written: images are read in parts too.
+        let sizes = [Auto::Value(1), Auto::Value(1 << 12)];
+        let apis = sizes.map(|size| Api::reading(model, scorer, size));
+        let mut seen = 0;
+        for case in cases(model) {
+            let mut fields = options(&case);
+            fields["logprobs"] = json!(true);
+            let ask = |api: &Api| {
+                let answer = api.ask(&messages(&case), fields.clone()).unwrap();
+                let choice = answer["choices"][0].clone();
+                let of_tokens = |name: &str| -> Vec<f64> {
+                    let tokens = choice["logprobs"]["content"].as_array().unwrap().iter();
+                    tokens.filter_map(|token| token[name].as_f64()).collect()
+                };
+                let numbers = [of_tokens("logprob"), of_tokens("reward")];
+                (choice["message"]["content"].clone(), numbers.concat())
+            };
+            let [parts, whole] = apis.each_ref().map(ask);
+            assert_eq!(parts.0, whole.0, "{model}, {}", case["name"]);
+            assert_eq!(parts.1.len(), whole.1.len());
+            for (a, b) in parts.1.iter().zip(&whole.1) {
+                assert!((a - b).abs() < 1e-3, "{model}, {}: {a} {b}", case["name"]);
+            }
+            seen += parts.1.len();
+        }
+        assert!(seen > 0, "{model}");
+    }
 }
 
 #[test]

@@ -9,7 +9,12 @@ use std::{
 };
 
 use candle_core::Device;
-use candor::{bundle::Bundle, config::Config, reward::RewardKind, serve::Local};
+use candor::{
+    bundle::Bundle,
+    config::{Auto, Config},
+    reward::RewardKind,
+    serve::Local,
+};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -43,10 +48,17 @@ fn development() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Tokens and rewards of the greedy caption of each photograph, by file name.
-fn captions(reward: RewardKind, photographs: &[PathBuf]) -> Vec<(String, Value)> {
+/// Tokens and rewards of the greedy caption of each photograph, by file name; prompts are read in
+/// parts of this size.
+fn captions(
+    reward: RewardKind,
+    prefill_chunk: Auto<usize>,
+    photographs: &[PathBuf],
+) -> Vec<(String, Value)> {
     let bundle = Bundle::load("candor-mini", Some(reward), &Device::Cpu).unwrap();
-    let local = Local::start(Config::default(), bundle).unwrap();
+    let mut config = Config::default();
+    config.engine.prefill_chunk = prefill_chunk;
+    let local = Local::start(config, bundle).unwrap();
     let runtime = Runtime::new().unwrap();
     let caption = |path: &PathBuf| {
         let mut request = local.request(&fs::read(path).unwrap(), "");
@@ -71,7 +83,7 @@ fn captions(reward: RewardKind, photographs: &[PathBuf]) -> Vec<(String, Value)>
 fn check(reward: RewardKind, file: &str) {
     let file = root().join("tests/fixtures/recorded").join(file);
     let photographs = [shipped(), development()].concat();
-    let got = captions(reward, &photographs);
+    let got = captions(reward, Auto::Auto, &photographs);
     if env::var_os("CANDOR_RECORD").is_some() {
         let lines = got
             .iter()
@@ -88,14 +100,29 @@ fn check(reward: RewardKind, file: &str) {
     assert_eq!(recorded.len(), shipped().len() + PHOTOGRAPHS);
     for ((name, caption), want) in got.iter().zip(&recorded) {
         assert_eq!(want["photograph"], name.as_str());
-        let want = &want["caption"];
-        assert_eq!(caption["tokens"], want["tokens"], "{name}");
-        let numbers = |caption: &Value| -> Vec<f64> {
-            let rewards = caption["rewards"].as_array().unwrap().iter();
-            rewards.map(|reward| reward.as_f64().unwrap()).collect()
-        };
-        for (got, want) in numbers(caption).iter().zip(numbers(want)) {
-            assert!((got - want).abs() <= TOLERANCE, "{name}: {got}, not {want}");
+        assert_same(name, caption, &want["caption"]);
+    }
+}
+
+fn assert_same(name: &str, caption: &Value, want: &Value) {
+    assert_eq!(caption["tokens"], want["tokens"], "{name}");
+    let numbers = |caption: &Value| -> Vec<f64> {
+        let rewards = caption["rewards"].as_array().unwrap().iter();
+        rewards.map(|reward| reward.as_f64().unwrap()).collect()
+    };
+    for (got, want) in numbers(caption).iter().zip(numbers(want)) {
+        assert!((got - want).abs() <= TOLERANCE, "{name}: {got}, not {want}");
+    }
+}
+
+#[test]
+fn captions_do_not_depend_on_the_parts_in_which_prompts_are_read() {
+    for reward in RewardKind::ALL {
+        let sizes = [Auto::Value(1), Auto::Value(1 << 12)];
+        let [parts, whole] = sizes.map(|size| captions(reward, size, &shipped()));
+        assert_eq!(parts.len(), whole.len());
+        for ((name, caption), (_, want)) in parts.iter().zip(&whole) {
+            assert_same(name, caption, want);
         }
     }
 }

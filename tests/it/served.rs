@@ -15,7 +15,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use candle_core::{Device, Result as TensorResult, Tensor, bail};
 use candor::{
     bundle::Bundle,
-    config::Config,
+    config::{Auto, Config},
     guard::OnUnanswerable,
     serve::Server,
     vlm::{Embedded, KvCache, Outputs, Row, Spec, StepOutput, VisionLanguageModel},
@@ -57,6 +57,8 @@ impl Served {
         let mut config = Config::default();
         // Most tests are of answers, and ask of pictures that nothing was learned from.
         config.guard.on_unanswerable = OnUnanswerable::Answer;
+        // A step of the valve reads whole prompts, whatever time earlier ones took.
+        config.engine.prefill_chunk = Auto::Value(1 << 12);
         let folder = tempfile::tempdir().unwrap();
         config.feedback.store = format!("sqlite:{}/feedback.db", folder.path().display());
         config.feedback.images = folder.path().join("images").display().to_string();

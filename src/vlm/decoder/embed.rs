@@ -3,16 +3,21 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::Decoder;
-use crate::vlm::{Embedded, Row, kv_cache::RowSpan, prompt::ImageFeatures};
+use crate::vlm::{
+    Embedded, Row,
+    kv_cache::RowSpan,
+    prompt::{ImageFeatures, ImageSpan},
+};
 
 impl Decoder {
     /// Embeds the rows' tokens; at image positions stand the rows that `project` returns for an
     /// image and a range of its feature rows, `(range, hidden_size)`. Positions are those in the
     /// sequence. `attends_whole` lets the positions of an image attend to each other, later ones
-    /// included.
+    /// included; without it, rows may split images.
     ///
     /// # Errors
-    /// When a span lies outside its row, its image or its features, or a tensor operation fails.
+    /// When a span lies outside its image or its features, spans overlap, a row splits an image that
+    /// attends as a whole, or a tensor operation fails.
     pub fn embed_rows(
         &self,
         rows: &[Row<'_>],
@@ -29,11 +34,17 @@ impl Decoder {
             let mut at = row.start;
             let mut full = Vec::new();
             let mut projected: Option<(usize, Tensor)> = None;
-            for span in row.spans.iter().filter(|span| span.range.end > row.start) {
-                let range = span.range.clone();
-                if range.start < at || range.end > end || range.len() != span.rows.len() {
+            let within = |span: &&ImageSpan| span.range.end > row.start && span.range.start < end;
+            for span in row.spans.iter().filter(within) {
+                let range = span.range.start.max(row.start)..span.range.end.min(end);
+                let is_split = range != span.range;
+                if range.start < at
+                    || span.range.len() != span.rows.len()
+                    || attends_whole && is_split
+                {
                     bail!(
-                        "an image at the positions {range:?} of a row of {}..{end}",
+                        "an image at the positions {:?} of a row of {}..{end}",
+                        span.range,
                         row.start
                     );
                 }
@@ -53,7 +64,8 @@ impl Decoder {
                         features.dim(0)?
                     );
                 }
-                parts.push(features.narrow(0, span.rows.start, span.rows.len())?);
+                let first = span.rows.start + (range.start - span.range.start);
+                parts.push(features.narrow(0, first, range.len())?);
                 projected = Some((span.image, features));
                 at = range.end;
                 if attends_whole {

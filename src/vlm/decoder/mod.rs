@@ -159,6 +159,13 @@ impl Decoder {
             candle_core::bail!("the decoder has no layers")
         };
         let lengths = || input.rows.iter().map(|row| row.len);
+        let wants = || lengths().zip(&input.from).map(|(len, &from)| from < len);
+        if !wants().any(|wants| wants) {
+            return Ok(StepOutput {
+                logits: None,
+                hidden: None,
+            });
+        }
         let whole = input.from.iter().all(|&from| from == 0);
         // Of every row, the tokens from its first wanted one on.
         let wanted = |tensor: &Tensor| {
@@ -176,12 +183,12 @@ impl Decoder {
         let logits = match outputs.logits {
             Logits::None => None,
             Logits::All => Some(self.logits(&wanted(last)?)?),
-            Logits::Last if lengths().all(|len| len == 1) => Some(self.logits(last)?),
+            Logits::Last if whole && lengths().all(|len| len == 1) => Some(self.logits(last)?),
             Logits::Last => {
                 let mut end = 0;
-                let ends = lengths().map(|len| {
+                let ends = lengths().zip(wants()).filter_map(|(len, wants)| {
                     end += len;
-                    end as u32 - 1
+                    wants.then(|| end as u32 - 1)
                 });
                 let ends = Tensor::new(ends.collect::<Vec<u32>>(), last.device())?;
                 Some(self.logits(&last.index_select(&ends, 0)?)?)

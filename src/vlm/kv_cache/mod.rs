@@ -280,7 +280,12 @@ impl KvCache {
     /// Gives a row's sequence blocks of its own for the positions to write.
     fn make_room(&mut self, row: &RowSpan) -> Result<()> {
         let first = row.start / BLOCK;
-        if let Some(&shared) = self.sequences[row.slot].blocks.get(first)
+        let begun = self.sequences[row.slot].blocks.get(first).copied();
+        if let Some(shared) = begun {
+            // A block that it shares with prefixes alone is its own once they are forgotten.
+            while self.pool.is_shared(shared) && self.pool.free() == 0 && self.forget_oldest() {}
+        }
+        if let Some(shared) = begun
             && self.pool.is_shared(shared)
         {
             let own = self.take_block()?;
@@ -310,11 +315,19 @@ impl KvCache {
             if let Some(block) = self.pool.take() {
                 return Ok(block);
             }
-            match self.prefixes.pop_front() {
-                Some(prefix) => self.pool.release(&prefix.sequence.blocks),
-                None => bail!("the key/value cache is full"),
+            if !self.forget_oldest() {
+                bail!("the key/value cache is full");
             }
         }
+    }
+
+    /// Forgets the prefix that was used longest ago; returns `false` if there is none.
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.prefixes.pop_front();
+        oldest
+            .iter()
+            .for_each(|prefix| self.pool.release(&prefix.sequence.blocks));
+        oldest.is_some()
     }
 
     /// Advances the length of a row's slot after every layer has been written.
@@ -346,10 +359,8 @@ impl KvCache {
         self.pool.share(&blocks);
         let sequence = Sequence { blocks, len };
         self.prefixes.push_back(Prefix { key, sequence });
-        if self.prefixes.len() > self.most_prefixes
-            && let Some(oldest) = self.prefixes.pop_front()
-        {
-            self.pool.release(&oldest.sequence.blocks);
+        if self.prefixes.len() > self.most_prefixes {
+            self.forget_oldest();
         }
     }
 }

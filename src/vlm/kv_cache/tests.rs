@@ -216,6 +216,27 @@ proptest! {
 }
 
 #[test]
+fn a_sequence_that_takes_the_whole_cache_goes_on_in_the_block_of_its_prefix() {
+    let new = KvCache::new(SHAPE, 1, 2 * BLOCK, 2 * BLOCK, &Device::Cpu);
+    let mut cache = new.unwrap().remembering(3);
+    let written = Written {
+        values: (0..2 * BLOCK as u32).collect(),
+        image: BLOCK + 3,
+    };
+    let (image, rest) = written.values.split_at(written.image);
+    append(&mut cache, &[span(0, 0, image.len(), image.len())], image).unwrap();
+    cache.remember(0, image.len(), key(&written, image.len()));
+    let row = span(0, image.len(), rest.len(), image.len());
+    let got = append(&mut cache, &[row], rest).unwrap();
+    assert_eq!(got, fresh(&written, rest.len()));
+    cache.truncate(0, 0);
+    assert!(
+        !cache.recall(0, &key(&written, image.len())),
+        "it was given up"
+    );
+}
+
+#[test]
 fn forks_share_blocks_until_one_writes() {
     let mut cache = KvCache::new(SHAPE, 3, 64, 3 * 64, &Device::Cpu).unwrap();
     let values: Vec<u32> = (0..40).collect();

@@ -56,6 +56,7 @@ impl PrefixDecoder {
             layers: config.decoder.num_hidden_layers,
             width: config.decoder.hidden_size,
             kv: llama.kv_shape(),
+            whole_images: true,
         };
         Ok(Self {
             connector,
@@ -124,11 +125,12 @@ impl VisionLanguageModel for PrefixDecoder {
     }
 
     fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded> {
-        self.llama.embed_rows(rows, true, |image| {
-            self.connector
-                .forward(&image.features.unsqueeze(0)?)?
-                .squeeze(0)
-        })
+        self.llama
+            .embed_rows(rows, self.spec.whole_images, |image| {
+                self.connector
+                    .forward(&image.features.unsqueeze(0)?)?
+                    .squeeze(0)
+            })
     }
 
     fn decode(

@@ -48,6 +48,7 @@ impl<E: ImageEncoder> CausalModel<E> {
             layers: config.num_hidden_layers,
             width: config.hidden_size,
             kv: decoder.kv_shape(),
+            whole_images: false,
         };
         Ok(Self {
             encoder,
@@ -73,7 +74,9 @@ impl<E: ImageEncoder> VisionLanguageModel for CausalModel<E> {
 
     fn embed(&self, rows: &[Row<'_>]) -> Result<Embedded> {
         self.decoder
-            .embed_rows(rows, false, |image| Ok(image.features.clone()))
+            .embed_rows(rows, self.spec.whole_images, |image| {
+                Ok(image.features.clone())
+            })
     }
 
     fn decode(
