@@ -12,12 +12,14 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    Failure,
-    common::{ModelArgs, block_on, open_bundle},
-    output::{is_stdio, write_file, write_stdout},
+use crate::{
+    cli::{
+        Failure,
+        common::{ModelArgs, block_on, open_bundle},
+        output::{is_stdio, write_file, write_stdout},
+    },
+    serve::Local,
 };
-use crate::serve::Local;
 
 /// Measure speed: tokens per second, latency for new and cached photographs, start-up time and
 /// memory
