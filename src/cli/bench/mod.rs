@@ -1,37 +1,53 @@
 //! `candor bench`
 
-use std::{
-    fs,
-    path::PathBuf,
-    pin::pin,
-    time::{Duration, Instant},
-};
+mod case;
+mod growth;
+mod material;
+mod model;
+mod plots;
+mod table;
+mod timing;
+mod waits;
+
+use std::{fs, path::PathBuf, time::Instant};
 
 use clap::Args;
-use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use serde_json::{Value, json};
 
+use self::{
+    case::{measure_in_turn, settings},
+    growth::{GrowthAxis, GrowthCurve, GrowthPlan},
+    material::{Material, read_photos},
+    model::{GuardChoice, MeasuredModel},
+    table::SpeedRow,
+    timing::{milliseconds, resident_mib, stream_answer},
+    waits::{LongPromptWaits, SecondQuestion},
+};
 use crate::{
     cli::{
         Failure,
-        common::{ModelArgs, block_on, open_bundle},
-        output::{is_stdio, write_file, write_stdout},
+        common::{ModelArgs, block_on},
+        output::{failed_at, is_stdio, write_file, write_stdout},
     },
-    serve::Local,
+    config::Config,
+    reward::RewardKind,
 };
 
-/// Measure speed: tokens per second, latency for new and cached photographs, start-up time and
+/// Measure speed: tokens per second, latency for new and known photographs, start-up time and
 /// memory
 ///
-/// Every request is streamed through the API's handlers in this process. Measured are the time to
-/// the first word, the gaps between words and the time to the whole answer. Modes and concurrencies
-/// are measured in turn, several times; the table shows medians, so that their ratios hold on a
-/// busy machine too.
+/// Every request is streamed through the API's handlers in this process; a model that takes no
+/// photographs is asked in text. Measured are the time to the first word, the gaps between words
+/// and the time to the whole answer. Modes and concurrencies are measured in turn, several times;
+/// the table shows medians, so that their ratios hold on a busy machine too. --growth,
+/// --second-question and --stall replace the table.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  candor bench --concurrency 1,4,16 --guard off,flag\n  candor bench \
-                  --guard off,regenerate,regenerate/0,regenerate/6 --photos \
+                  --scorers probe,detached --guard off,flag\n  candor bench --model \
+                  models/SmolLM2-135M-Instruct --max-tokens 128\n  candor bench --growth clients \
+                  --plot runs/growth\n  candor bench --guard \
+                  off,regenerate,regenerate/0,regenerate/6 --photos \
                   ../shared/data/flickr8k/images/dev"
 )]
 pub(crate) struct BenchArgs {
@@ -40,8 +56,18 @@ pub(crate) struct BenchArgs {
     concurrency: Vec<usize>,
 
     /// Guard modes, separated by commas; MODE/WINDOW streams with a window of that many words
-    #[arg(long, value_delimiter = ',', default_value = "off,flag")]
-    guard: Vec<String>,
+    /// [default: off,flag; off where the model has no scorer]
+    #[arg(long, value_name = "MODES", value_delimiter = ',', value_parser = GuardChoice::parse)]
+    guard: Vec<GuardChoice>,
+
+    /// Scorers of a bundle to compare in one run, separated by commas: probe, detached (the
+    /// standalone scorer) [default: the configured one]
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = scorer_kind)]
+    scorers: Vec<RewardKind>,
+
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_tokens: usize,
 
     /// Folder of JPEG photographs
     #[arg(long, value_name = "DIR", default_value = "tests/fixtures/photos")]
@@ -55,6 +81,23 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 7)]
     repeats: usize,
 
+    /// Measure growth against clients (1 to 64), prompt (100 to 4,000 tokens) or images (1 to 8),
+    /// separated by commas
+    #[arg(long, value_name = "AXES", value_enum, value_delimiter = ',')]
+    growth: Vec<GrowthAxis>,
+
+    /// Draw the growth as growth-AXIS.svg in this folder
+    #[arg(long, value_name = "DIR", requires = "growth")]
+    plot: Option<PathBuf>,
+
+    /// Measure the time to the first token of a first and a second question about one photograph
+    #[arg(long)]
+    second_question: bool,
+
+    /// Measure a running stream and a prompt of 2,000 tokens, alone and beside each other
+    #[arg(long)]
+    stall: bool,
+
     /// Write the figures as JSON; `-` writes them to standard output instead of the table
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
@@ -63,285 +106,186 @@ pub(crate) struct BenchArgs {
     model: ModelArgs,
 }
 
-/// One row of the table; times are medians over the repeats.
-#[derive(Debug, Serialize)]
-struct Row {
-    guard: String,
-    concurrency: usize,
-    photographs: &'static str,
-    tokens_per_second: f64,
-    first_word_p50_ms: f64,
-    first_word_p99_ms: f64,
-    gap_p50_ms: f64,
-    gap_p99_ms: f64,
-    latency_p50_ms: f64,
-    latency_p99_ms: f64,
+impl BenchArgs {
+    /// Checks what does not depend on the model.
+    fn check(&self) -> Result<(), Failure> {
+        let counts = [self.captions, self.repeats, self.max_tokens];
+        if self.concurrency.iter().chain(&counts).any(|&n| n == 0) {
+            return Err(Failure::Misused(
+                "--concurrency, --captions, --repeats and --max-tokens must be at least 1".into(),
+            ));
+        }
+        let scores = self.guard.is_empty() || self.guard.iter().any(GuardChoice::scores);
+        if !self.scorers.is_empty() && !scores {
+            return Err(Failure::Misused(
+                "--scorers: none of the modes of --guard scores".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks what the model has to be able to do.
+    fn check_model(&self, model: &MeasuredModel) -> Result<(), Failure> {
+        for &axis in &self.growth {
+            growth::check(axis, model, self.max_tokens)?;
+        }
+        if self.second_question {
+            waits::check_second_question(model)?;
+        }
+        if self.stall {
+            waits::check_stall(model)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the guard modes: the given ones, or those that the model can honor.
+    fn guards(&self, model: &MeasuredModel) -> Vec<GuardChoice> {
+        if !self.guard.is_empty() {
+            return self.guard.clone();
+        }
+        let flag = model.can_score().then(GuardChoice::flag);
+        [GuardChoice::off()].into_iter().chain(flag).collect()
+    }
+
+    /// Returns `true` if the table of modes is measured.
+    fn wants_table(&self) -> bool {
+        self.growth.is_empty() && !self.second_question && !self.stall
+    }
 }
 
+/// Parses the name of a scorer.
+fn scorer_kind(name: &str) -> Result<RewardKind, String> {
+    let names = || RewardKind::ALL.map(RewardKind::name).join(" or ");
+    let found = RewardKind::ALL.into_iter().find(|kind| kind.name() == name);
+    found.ok_or_else(|| format!("must be {}", names()))
+}
+
+/// Figures of a run.
 #[derive(Debug, Serialize)]
 struct Figures {
-    /// Time to load the bundle, start the engine and write the first caption.
+    model: String,
+    /// Time to load the model and start the engine.
     start_ms: f64,
     first_caption_ms: f64,
     /// Resident memory after the first caption.
     resident_mib: Option<f64>,
-    rows: Vec<Row>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rows: Vec<SpeedRow>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    growth: Vec<GrowthCurve>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second_question: Option<SecondQuestion>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stall: Option<LongPromptWaits>,
 }
 
 pub(crate) fn run(args: BenchArgs) -> Result<(), Failure> {
-    if args.concurrency.contains(&0) || args.captions == 0 || args.repeats == 0 {
-        return Err(Failure::Misused(
-            "--concurrency, --captions and --repeats must be at least 1".into(),
-        ));
-    }
-    let photos = read_photos(&args.photos)?;
-    let mut config = args.model.load(&[])?;
+    args.check()?;
+    let config = args.model.load(&[])?;
     let begun = Instant::now();
-    let bundle = open_bundle(&mut config)?;
-    let local = Local::start(config, bundle).map_err(Failure::failed)?;
+    let model = MeasuredModel::start(&config, args.scorers.first().copied(), args.max_tokens)?;
     let start_ms = milliseconds(begun.elapsed());
-    let figures = block_on(measure(&args, &local, &photos, start_ms))?;
+    args.check_model(&model)?;
+    let photos = match model.sees() {
+        true => read_photos(&args.photos)?,
+        false => Vec::new(),
+    };
+    let figures = block_on(measure(
+        &args,
+        &config,
+        model,
+        Material::new(photos),
+        start_ms,
+    ))?;
+    if let Some(dir) = &args.plot {
+        fs::create_dir_all(dir).map_err(failed_at(dir))?;
+        for curve in &figures.growth {
+            let svg = plots::draw(curve).map_err(Failure::failed)?;
+            let file = format!("growth-{}.svg", curve.against.name());
+            write_file(&dir.join(file), svg.as_bytes())?;
+        }
+    }
     let json = serde_json::to_vec_pretty(&figures).map_err(Failure::failed)?;
     match &args.json {
         Some(out) if is_stdio(out) => write_stdout(&json),
-        Some(out) => write_stdout(table(&figures).as_bytes()).and(write_file(out, &json)),
-        None => write_stdout(table(&figures).as_bytes()),
-    }
-}
-
-fn read_photos(dir: &PathBuf) -> Result<Vec<Vec<u8>>, Failure> {
-    let fail = |e: std::io::Error| Failure::Misused(format!("--photos {}: {e}", dir.display()));
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
-        .map_err(fail)?
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "jpg" || e == "jpeg"));
-    paths.sort();
-    paths.truncate(256);
-    let photos: Vec<Vec<u8>> = paths
-        .iter()
-        .map(fs::read)
-        .collect::<Result<_, _>>()
-        .map_err(fail)?;
-    if photos.is_empty() {
-        Err(Failure::Misused(format!(
-            "--photos {}: no JPEG files",
-            dir.display()
-        )))
-    } else {
-        Ok(photos)
+        Some(out) => write_stdout(format(&figures).as_bytes()).and(write_file(out, &json)),
+        None => write_stdout(format(&figures).as_bytes()),
     }
 }
 
 async fn measure(
     args: &BenchArgs,
-    local: &Local,
-    photos: &[Vec<u8>],
+    config: &Config,
+    model: MeasuredModel,
+    mut material: Material,
     start_ms: f64,
 ) -> Result<Figures, Failure> {
+    let guards = args.guards(&model);
     let begun = Instant::now();
-    local
-        .chat(&local.request(&photos[0], ""))
+    let (photos, text) = match model.sees() {
+        true => (vec![material.known_photo(0)], None),
+        false => (Vec::new(), Some(material.new_text(0))),
+    };
+    let first = model.request(&photos, text.as_deref(), &GuardChoice::off());
+    stream_answer(&model.local, &first)
         .await
         .map_err(Failure::Failed)?;
-    let (first_caption_ms, resident_mib) = (milliseconds(begun.elapsed()), resident_mib());
-    let mut serial = 0u64;
-    let mut samples: Vec<((usize, usize, bool), Sample)> = Vec::new();
-    // The first round is a warm-up and is not counted.
-    for round in 0..=args.repeats {
-        for (g, guard) in args.guard.iter().enumerate() {
-            for (c, &concurrency) in args.concurrency.iter().enumerate() {
-                for fresh in [false, true] {
-                    let requests = (0..args.captions).map(|i| {
-                        serial += 1;
-                        let mut photo = photos[i % photos.len()].clone();
-                        if fresh {
-                            // A comment segment changes the file but not the picture, so the image
-                            // cache misses.
-                            let behind = photo.len().min(2);
-                            photo.splice(
-                                behind..behind,
-                                [0xff, 0xfe, 0, 10].into_iter().chain(serial.to_le_bytes()),
-                            );
-                        }
-                        let mut request = local.request(&photo, "");
-                        request["guard"] = match guard.split_once('/') {
-                            Some((mode, window)) => {
-                                json!({ "mode": mode, "window": window.parse::<u64>().ok() })
-                            }
-                            None => json!({ "mode": guard }),
-                        };
-                        (request["stream"], request["stream_options"]) =
-                            (json!(true), json!({ "include_usage": true }));
-                        request
-                    });
-                    let sample = volley(local, requests.collect(), concurrency).await?;
-                    if round > 0 {
-                        samples.push(((g, c, fresh), sample));
-                    }
-                }
-            }
-        }
-    }
-    let mut rows = Vec::new();
-    for (g, guard) in args.guard.iter().enumerate() {
-        for (c, &concurrency) in args.concurrency.iter().enumerate() {
-            for fresh in [false, true] {
-                let measured: Vec<&Sample> = samples
-                    .iter()
-                    .filter(|(key, _)| *key == (g, c, fresh))
-                    .map(|(_, s)| s)
-                    .collect();
-                let median =
-                    |f: fn(&Sample) -> f64| quantile(measured.iter().map(|s| f(s)).collect(), 0.5);
-                rows.push(Row {
-                    guard: guard.clone(),
-                    concurrency,
-                    photographs: if fresh { "new" } else { "known" },
-                    tokens_per_second: median(|s| s.tokens as f64 / s.wall.as_secs_f64()),
-                    first_word_p50_ms: median(|s| quantile(s.first_words.clone(), 0.5)),
-                    first_word_p99_ms: median(|s| quantile(s.first_words.clone(), 0.99)),
-                    gap_p50_ms: median(|s| quantile(s.gaps.clone(), 0.5)),
-                    gap_p99_ms: median(|s| quantile(s.gaps.clone(), 0.99)),
-                    latency_p50_ms: median(|s| quantile(s.latencies.clone(), 0.5)),
-                    latency_p99_ms: median(|s| quantile(s.latencies.clone(), 0.99)),
-                });
-            }
-        }
-    }
-    Ok(Figures {
+    let mut figures = Figures {
+        model: model.name.clone(),
         start_ms,
-        first_caption_ms,
-        resident_mib,
-        rows,
-    })
-}
-
-struct Sample {
-    tokens: u64,
-    wall: Duration,
-    first_words: Vec<f64>,
-    gaps: Vec<f64>,
-    latencies: Vec<f64>,
-}
-
-/// Timing of one streamed answer as its client sees it, in milliseconds.
-#[derive(Default)]
-struct AnswerTiming {
-    tokens: u64,
-    first_word: f64,
-    gaps: Vec<f64>,
-    latency: f64,
-}
-
-async fn read(local: &Local, request: &Value) -> Result<AnswerTiming, String> {
-    let (begun, mut read, mut last) = (Instant::now(), AnswerTiming::default(), None);
-    let mut chunks = pin!(local.stream(request).await?);
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk?;
-        let now = milliseconds(begun.elapsed());
-        read.tokens += chunk["usage"]["completion_tokens"].as_u64().unwrap_or(0);
-        if chunk["choices"][0]["delta"]["content"]
-            .as_str()
-            .is_some_and(|text| !text.is_empty())
-        {
-            match last.replace(now) {
-                Some(before) => read.gaps.push(now - before),
-                None => read.first_word = now,
-            }
-        }
+        first_caption_ms: milliseconds(begun.elapsed()),
+        resident_mib: resident_mib(),
+        rows: Vec::new(),
+        growth: Vec::new(),
+        second_question: None,
+        stall: None,
+    };
+    let mut models = vec![model];
+    for &kind in args.scorers.iter().skip(1) {
+        models.push(MeasuredModel::start(config, Some(kind), args.max_tokens)?);
     }
-    read.latency = milliseconds(begun.elapsed());
-    Ok(read)
+    let settings = settings(&models, &guards)?;
+    if args.wants_table() {
+        let cases = table::cases(&settings, &args.concurrency, |_| args.captions);
+        let measured = measure_in_turn(&cases, args.repeats, &mut material).await?;
+        figures.rows = table::rows(&settings, &cases, &measured);
+    }
+    let plan = GrowthPlan {
+        settings: &settings,
+        requests: args.captions,
+        rounds: args.repeats,
+        max_tokens: args.max_tokens,
+    };
+    for &axis in &args.growth {
+        let curve = growth::measure(axis, &plan, &mut material).await?;
+        figures.growth.push(curve);
+    }
+    let first = &models[0];
+    if args.second_question {
+        let found = waits::second_question(first, args.captions, &mut material).await?;
+        figures.second_question = Some(found);
+    }
+    if args.stall {
+        figures.stall = Some(waits::stall(first, args.repeats, &mut material).await?);
+    }
+    Ok(figures)
 }
 
-async fn volley(
-    local: &Local,
-    requests: Vec<Value>,
-    concurrency: usize,
-) -> Result<Sample, Failure> {
-    let begun = Instant::now();
-    let answers: Vec<Result<AnswerTiming, String>> = stream::iter(requests)
-        .map(|request| async move { read(local, &request).await })
-        .buffer_unordered(concurrency)
-        .collect()
-        .await;
-    let wall = begun.elapsed();
-    let answers = answers
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Failure::Failed)?;
-    Ok(Sample {
-        tokens: answers.iter().map(|a| a.tokens).sum(),
-        wall,
-        first_words: answers.iter().map(|a| a.first_word).collect(),
-        latencies: answers.iter().map(|a| a.latency).collect(),
-        gaps: answers.into_iter().flat_map(|a| a.gaps).collect(),
-    })
-}
-
-fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = ((values.len().saturating_sub(1)) as f64 * q).round() as usize;
-    values.get(at).copied().unwrap_or(f64::NAN)
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-/// Resident memory of this process in MiB (`VmRSS` in /proc), where the system reports it.
-fn resident_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
-}
-
-fn table(figures: &Figures) -> String {
+fn format(figures: &Figures) -> String {
     let mut out = format!(
-        "start {:.0} ms, first caption {:.0} ms",
-        figures.start_ms, figures.first_caption_ms
+        "{}: start {:.0} ms, first caption {:.0} ms",
+        figures.model, figures.start_ms, figures.first_caption_ms
     );
     if let Some(mib) = figures.resident_mib {
         out += &format!(", resident {mib:.0} MiB");
     }
-    let heads = (
-        "guard",
-        "requests",
-        "photographs",
-        "tokens/s",
-        "first word",
-        "gap",
-        "answer",
-    );
-    out += &format!(
-        "\n{:<12} {:>8} {:>11} {:>8} {:>15} {:>15} {:>15}   ms, p50 / p99\n",
-        heads.0, heads.1, heads.2, heads.3, heads.4, heads.5, heads.6
-    );
-    for row in &figures.rows {
-        let pair = |p50: f64, p99: f64| format!("{p50:.1} / {p99:.1}");
-        out += &format!(
-            "{:<12} {:>8} {:>11} {:>8.0} {:>15} {:>15} {:>15}\n",
-            row.guard,
-            row.concurrency,
-            row.photographs,
-            row.tokens_per_second,
-            pair(row.first_word_p50_ms, row.first_word_p99_ms),
-            pair(row.gap_p50_ms, row.gap_p99_ms),
-            pair(row.latency_p50_ms, row.latency_p99_ms),
-        );
+    out.push('\n');
+    if !figures.rows.is_empty() {
+        out += &table::format(&figures.rows);
     }
+    out.extend(figures.growth.iter().map(growth::format));
+    let second_question = figures.second_question.iter();
+    out.extend(second_question.map(waits::format_second_question));
+    out.extend(figures.stall.iter().map(waits::format_stall));
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantile_of_unsorted_values_is_that_of_sorted_ones() {
-        assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
-        assert_eq!(quantile((0..101).map(f64::from).collect(), 0.99), 99.0);
-        assert!(quantile(Vec::new(), 0.5).is_nan());
-    }
 }
