@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     material::Material,
     model::{GuardChoice, MeasuredModel},
-    timing::{Sample, volley},
+    timing::{SpeedSample, volley},
 };
 use crate::cli::Failure;
 
@@ -42,12 +42,12 @@ impl Photographs {
 
 /// Guard mode with the model whose scorer it uses.
 #[derive(Clone, Copy)]
-pub(super) struct Setting<'a> {
+pub(super) struct MeasuredSetting<'a> {
     pub(super) model: &'a MeasuredModel,
     pub(super) guard: &'a GuardChoice,
 }
 
-impl Setting<'_> {
+impl MeasuredSetting<'_> {
     /// Returns the kind of the scorer, in modes that score.
     pub(super) fn scorer(&self) -> Option<&'static str> {
         self.model.scorer.filter(|_| self.guard.scores())
@@ -61,7 +61,7 @@ impl Setting<'_> {
 pub(super) fn settings<'a>(
     models: &'a [MeasuredModel],
     guards: &'a [GuardChoice],
-) -> Result<Vec<Setting<'a>>, Failure> {
+) -> Result<Vec<MeasuredSetting<'a>>, Failure> {
     let mut settings = Vec::new();
     for guard in guards {
         let models = match guard.scores() {
@@ -81,7 +81,7 @@ pub(super) fn settings<'a>(
                     guard.name, model.name
                 )));
             }
-            settings.push(Setting { model, guard });
+            settings.push(MeasuredSetting { model, guard });
         }
     }
     Ok(settings)
@@ -89,8 +89,8 @@ pub(super) fn settings<'a>(
 
 /// One measurement, repeated in turn with others.
 #[derive(Clone, Copy)]
-pub(super) struct Case<'a> {
-    pub(super) setting: Setting<'a>,
+pub(super) struct BenchCase<'a> {
+    pub(super) setting: MeasuredSetting<'a>,
     pub(super) clients: usize,
     pub(super) requests: usize,
     pub(super) photographs: Photographs,
@@ -100,9 +100,9 @@ pub(super) struct Case<'a> {
     pub(super) words: usize,
 }
 
-impl Case<'_> {
-    async fn measure(&self, material: &mut Material) -> Result<Sample, Failure> {
-        let Setting { model, guard } = self.setting;
+impl BenchCase<'_> {
+    async fn measure(&self, material: &mut Material) -> Result<SpeedSample, Failure> {
+        let MeasuredSetting { model, guard } = self.setting;
         let requests = (0..self.requests).map(|number| {
             let photos: Vec<Vec<u8>> = match self.photographs {
                 Photographs::Known => (0..self.images)
@@ -123,9 +123,9 @@ impl Case<'_> {
 /// Samples of one case.
 #[derive(Debug, Clone)]
 pub(super) struct Measured {
-    pub(super) warm_up: Sample,
+    pub(super) warm_up: SpeedSample,
     /// One a round.
-    pub(super) samples: Vec<Sample>,
+    pub(super) samples: Vec<SpeedSample>,
 }
 
 /// Measures all cases in turn: once to warm up, in their order, and `rounds` times more. Every
@@ -134,7 +134,7 @@ pub(super) struct Measured {
 /// # Errors
 /// The API's error message.
 pub(super) async fn measure_in_turn(
-    cases: &[Case<'_>],
+    cases: &[BenchCase<'_>],
     rounds: usize,
     material: &mut Material,
 ) -> Result<Vec<Measured>, Failure> {

@@ -4,11 +4,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
-    case::{Case, Measured, Photographs, Setting, measure_in_turn},
+    case::{BenchCase, Measured, MeasuredSetting, Photographs, measure_in_turn},
     material::{Material, period},
     model::{GuardChoice, MeasuredModel},
     table,
-    timing::{Sample, median, stream_answer},
+    timing::{SpeedSample, median, stream_answer},
 };
 use crate::cli::{Failure, output::note};
 
@@ -95,7 +95,7 @@ pub(super) struct GrowthCurve {
 /// Settings of a measurement of growth.
 pub(super) struct GrowthPlan<'a> {
     /// Guard modes; those of clients, the others are measured without a scorer.
-    pub(super) settings: &'a [Setting<'a>],
+    pub(super) settings: &'a [MeasuredSetting<'a>],
     /// Fewest requests of a measurement of clients.
     pub(super) requests: usize,
     pub(super) rounds: usize,
@@ -149,7 +149,7 @@ pub(super) async fn measure(
         return Err(Failure::Misused("--guard: no mode".to_owned()));
     };
     let off = GuardChoice::off();
-    let unscored = Setting {
+    let unscored = MeasuredSetting {
         model: first.model,
         guard: &off,
     };
@@ -170,7 +170,7 @@ pub(super) async fn measure(
     })
 }
 
-fn point(axis: GrowthAxis, case: &Case<'_>, measured: &Measured) -> GrowthPoint {
+fn point(axis: GrowthAxis, case: &BenchCase<'_>, measured: &Measured) -> GrowthPoint {
     let samples = &measured.samples;
     GrowthPoint {
         at: match axis {
@@ -181,8 +181,8 @@ fn point(axis: GrowthAxis, case: &Case<'_>, measured: &Measured) -> GrowthPoint 
         guard: case.setting.guard.name.clone(),
         scorer: case.setting.scorer(),
         photographs: case.photographs,
-        tokens_per_second: median(samples, Sample::tokens_per_second),
-        stream_tokens_per_second: median(samples, Sample::stream_tokens_per_second),
+        tokens_per_second: median(samples, SpeedSample::tokens_per_second),
+        stream_tokens_per_second: median(samples, SpeedSample::stream_tokens_per_second),
         first_word_p50_ms: median(samples, |sample| sample.first_word(0.5)),
         resident_mib: measured.warm_up.resident_mib,
     }
@@ -190,12 +190,12 @@ fn point(axis: GrowthAxis, case: &Case<'_>, measured: &Measured) -> GrowthPoint 
 
 /// Returns the cases of prompts.
 async fn prompt_cases<'a>(
-    setting: Setting<'a>,
+    setting: MeasuredSetting<'a>,
     max_tokens: usize,
     material: &mut Material,
-) -> Result<Vec<Case<'a>>, Failure> {
+) -> Result<Vec<BenchCase<'a>>, Failure> {
     let words = WordCount::measure(setting.model, material).await?;
-    let case = |length| Case {
+    let case = |length| BenchCase {
         setting,
         clients: 1,
         requests: 1,
@@ -203,7 +203,7 @@ async fn prompt_cases<'a>(
         images: 0,
         words: words.of(length),
     };
-    let cases: Vec<Case<'_>> = prompts(setting.model, max_tokens).map(case).collect();
+    let cases: Vec<BenchCase<'_>> = prompts(setting.model, max_tokens).map(case).collect();
     if let Some(length) = PROMPTS.get(cases.len()) {
         note(format_args!(
             "--growth prompt: left out from {length} tokens on, for the context has {}",
@@ -215,16 +215,16 @@ async fn prompt_cases<'a>(
 
 /// Returns the cases of images, up to the first number that the model refuses.
 async fn image_cases<'a>(
-    setting: Setting<'a>,
+    setting: MeasuredSetting<'a>,
     material: &mut Material,
-) -> Result<Vec<Case<'a>>, Failure> {
+) -> Result<Vec<BenchCase<'a>>, Failure> {
     let mut cases = Vec::new();
     for images in IMAGES {
         let photos: Vec<Vec<u8>> = (0..images).map(|_| material.new_photo()).collect();
         let mut request = setting.model.request(&photos, None, setting.guard);
         request["max_tokens"] = 1.into();
         match stream_answer(&setting.model.local, &request).await {
-            Ok(_) => cases.push(Case {
+            Ok(_) => cases.push(BenchCase {
                 setting,
                 clients: 1,
                 requests: 1,

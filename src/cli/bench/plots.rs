@@ -120,10 +120,9 @@ fn draw_panel(
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(low - margin..last + margin, 0.0..(high * top).max(1e-9))?;
-    let label = |x: &f64| match doubles {
-        true if (x - x.round()).abs() > 1e-6 => String::new(),
-        true => format!("{:.0}", x.exp2()),
-        false => format!("{x:.0}"),
+    let label = |x: &f64| match (x - x.round()).abs() < 1e-6 {
+        true => format!("{:.0}", if doubles { x.exp2() } else { *x }),
+        false => String::new(),
     };
     chart
         .configure_mesh()

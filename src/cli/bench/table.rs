@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    case::{Case, Measured, Photographs, Setting},
-    timing::{Sample, median, quantile},
+    case::{BenchCase, Measured, MeasuredSetting, Photographs},
+    timing::{SpeedSample, median, quantile},
 };
 
 /// Words of a request without photographs.
@@ -33,15 +33,15 @@ pub(super) struct SpeedRow {
 
 /// Returns the cases in the order in which they are measured: what is compared side by side.
 pub(super) fn cases<'a>(
-    settings: &[Setting<'a>],
+    settings: &[MeasuredSetting<'a>],
     concurrency: &[usize],
     requests: impl Fn(usize) -> usize,
-) -> Vec<Case<'a>> {
+) -> Vec<BenchCase<'a>> {
     let mut cases = Vec::new();
     for &clients in concurrency {
         let kinds = settings.first().map(|s| Photographs::of(s.model));
         for &photographs in kinds.unwrap_or_default() {
-            cases.extend(settings.iter().map(|&setting| Case {
+            cases.extend(settings.iter().map(|&setting| BenchCase {
                 setting,
                 clients,
                 requests: requests(clients),
@@ -56,11 +56,11 @@ pub(super) fn cases<'a>(
 
 /// Returns the rows of measured cases, those of a setting side by side.
 pub(super) fn rows(
-    settings: &[Setting<'_>],
-    cases: &[Case<'_>],
+    settings: &[MeasuredSetting<'_>],
+    cases: &[BenchCase<'_>],
     measured: &[Measured],
 ) -> Vec<SpeedRow> {
-    let samples = |case: &Case<'_>| {
+    let samples = |case: &BenchCase<'_>| {
         let same = cases.iter().position(|other| {
             is_same(case.setting, other.setting)
                 && (other.clients, other.photographs) == (case.clients, case.photographs)
@@ -75,7 +75,7 @@ pub(super) fn rows(
         for case in cases.iter().filter(|case| is_same(case.setting, setting)) {
             let own = samples(case);
             let against = off.filter(|_| setting.guard.scores()).map(|&off| {
-                let other = samples(&Case {
+                let other = samples(&BenchCase {
                     setting: off,
                     ..*case
                 });
@@ -87,32 +87,34 @@ pub(super) fn rows(
     rows
 }
 
-fn is_same(one: Setting<'_>, other: Setting<'_>) -> bool {
+fn is_same(one: MeasuredSetting<'_>, other: MeasuredSetting<'_>) -> bool {
     std::ptr::eq(one.model, other.model) && one.guard == other.guard
 }
 
 /// Returns the ratio of the tokens a second, the median over the pairs of a round.
-fn against(own: &[Sample], off: &[Sample]) -> f64 {
-    let ratio = |(own, off): (&Sample, &Sample)| own.tokens_per_second() / off.tokens_per_second();
+fn against(own: &[SpeedSample], off: &[SpeedSample]) -> f64 {
+    let ratio = |(own, off): (&SpeedSample, &SpeedSample)| {
+        own.tokens_per_second() / off.tokens_per_second()
+    };
     quantile(own.iter().zip(off).map(ratio).collect(), 0.5)
 }
 
-fn row(case: &Case<'_>, samples: &[Sample], against_off: Option<f64>) -> SpeedRow {
-    let of = |figure: fn(&Sample, f64) -> f64, q: f64| median(samples, |s| figure(s, q));
+fn row(case: &BenchCase<'_>, samples: &[SpeedSample], against_off: Option<f64>) -> SpeedRow {
+    let of = |figure: fn(&SpeedSample, f64) -> f64, q: f64| median(samples, |s| figure(s, q));
     SpeedRow {
         guard: case.setting.guard.name.clone(),
         scorer: case.setting.scorer(),
         concurrency: case.clients,
         photographs: case.photographs,
-        tokens_per_second: median(samples, Sample::tokens_per_second),
-        answers_per_second: median(samples, Sample::answers_per_second),
+        tokens_per_second: median(samples, SpeedSample::tokens_per_second),
+        answers_per_second: median(samples, SpeedSample::answers_per_second),
         against_off,
-        first_word_p50_ms: of(Sample::first_word, 0.5),
-        first_word_p99_ms: of(Sample::first_word, 0.99),
-        gap_p50_ms: of(Sample::gap, 0.5),
-        gap_p99_ms: of(Sample::gap, 0.99),
-        latency_p50_ms: of(Sample::latency, 0.5),
-        latency_p99_ms: of(Sample::latency, 0.99),
+        first_word_p50_ms: of(SpeedSample::first_word, 0.5),
+        first_word_p99_ms: of(SpeedSample::first_word, 0.99),
+        gap_p50_ms: of(SpeedSample::gap, 0.5),
+        gap_p99_ms: of(SpeedSample::gap, 0.99),
+        latency_p50_ms: of(SpeedSample::latency, 0.5),
+        latency_p99_ms: of(SpeedSample::latency, 0.99),
     }
 }
 

@@ -24,14 +24,14 @@ pub(super) struct AnswerTiming {
 
 /// Timing of answers that clients asked for at once.
 #[derive(Debug, Clone)]
-pub(super) struct Sample {
+pub(super) struct SpeedSample {
     answers: Vec<AnswerTiming>,
     wall: Duration,
     /// Resident memory at the end.
     pub(super) resident_mib: Option<f64>,
 }
 
-impl Sample {
+impl SpeedSample {
     /// Returns the tokens that all clients together got a second, prompts included in the time.
     pub(super) fn tokens_per_second(&self) -> f64 {
         let tokens: u64 = self.answers.iter().map(|answer| answer.tokens).sum();
@@ -84,7 +84,7 @@ pub(super) async fn volley(
     local: &Local,
     requests: Vec<Value>,
     clients: usize,
-) -> Result<Sample, Failure> {
+) -> Result<SpeedSample, Failure> {
     let begun = Instant::now();
     let answers: Vec<Result<AnswerTiming, String>> = stream::iter(requests)
         .map(|request| async move { stream_answer(local, &request).await })
@@ -92,7 +92,7 @@ pub(super) async fn volley(
         .collect()
         .await;
     let wall = begun.elapsed();
-    Ok(Sample {
+    Ok(SpeedSample {
         answers: answers
             .into_iter()
             .collect::<Result<_, _>>()
@@ -141,8 +141,8 @@ pub(super) fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
 
 /// Returns the median of a figure over samples.
 pub(super) fn median<'a>(
-    samples: impl IntoIterator<Item = &'a Sample>,
-    figure: impl Fn(&Sample) -> f64,
+    samples: impl IntoIterator<Item = &'a SpeedSample>,
+    figure: impl Fn(&SpeedSample) -> f64,
 ) -> f64 {
     quantile(samples.into_iter().map(figure).collect(), 0.5)
 }
@@ -179,7 +179,7 @@ mod tests {
             gaps: Vec::new(),
             latency,
         };
-        let sample = Sample {
+        let sample = SpeedSample {
             answers: vec![answer(Some(500.0), 1_500.0), answer(None, 2_000.0)],
             wall: Duration::from_secs(2),
             resident_mib: None,
