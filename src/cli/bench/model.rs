@@ -15,6 +15,9 @@ use crate::{
 /// Request for a caption of models other than candor-mini, which needs none.
 const CAPTION: &str = "Describe this photograph.";
 
+/// Seconds that a request may take.
+const LONGEST_ANSWER_S: u64 = 24 * 60 * 60;
+
 /// Guard mode, as the command line names it: MODE, or MODE/WINDOW.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GuardChoice {
@@ -97,6 +100,8 @@ impl MeasuredModel {
         max_tokens: usize,
     ) -> Result<Self, Failure> {
         let mut config = config.clone();
+        // A slow answer is a figure, not an error.
+        config.server.request_timeout_s = LONGEST_ANSWER_S;
         if let Some(kind) = scorer {
             config.model.reward = Auto::Value(kind);
         }

@@ -20,6 +20,8 @@ pub(super) struct SpeedRow {
     photographs: Photographs,
     tokens_per_second: f64,
     answers_per_second: f64,
+    /// Tokens of one answer a second, from its first word on.
+    stream_tokens_per_second: f64,
     /// Ratio of the tokens a second to those of `off` in the same round, the median over the
     /// rounds; `None` if `off` is not measured.
     against_off: Option<f64>,
@@ -108,6 +110,7 @@ fn row(case: &BenchCase<'_>, samples: &[SpeedSample], against_off: Option<f64>) 
         photographs: case.photographs,
         tokens_per_second: median(samples, SpeedSample::tokens_per_second),
         answers_per_second: median(samples, SpeedSample::answers_per_second),
+        stream_tokens_per_second: median(samples, SpeedSample::stream_tokens_per_second),
         against_off,
         first_word_p50_ms: of(SpeedSample::first_word, 0.5),
         first_word_p99_ms: of(SpeedSample::first_word, 0.99),
@@ -126,12 +129,13 @@ pub(super) fn mode_name(guard: &str, scorer: Option<&str>) -> String {
 /// Formats the table.
 pub(super) fn format(rows: &[SpeedRow]) -> String {
     let mut out = format!(
-        "{:<22} {:>8} {:>11} {:>8} {:>11} {:>9} {:>15} {:>15} {:>17}   ms, p50 / p99\n",
+        "{:<22} {:>8} {:>11} {:>8} {:>11} {:>12} {:>9} {:>15} {:>15} {:>17}   ms, p50 / p99\n",
         "guard",
         "requests",
         "photographs",
         "tokens/s",
         "against off",
+        "one answer's",
         "answers/s",
         "first word",
         "gap",
@@ -141,12 +145,13 @@ pub(super) fn format(rows: &[SpeedRow]) -> String {
         let pair = |p50: f64, p99: f64| format!("{p50:.1} / {p99:.1}");
         let against = row.against_off.map(|ratio| format!("{ratio:.3}"));
         out += &format!(
-            "{:<22} {:>8} {:>11} {:>8.0} {:>11} {:>9.1} {:>15} {:>15} {:>17}\n",
+            "{:<22} {:>8} {:>11} {:>8.0} {:>11} {:>12.1} {:>9.1} {:>15} {:>15} {:>17}\n",
             mode_name(&row.guard, row.scorer),
             row.concurrency,
             row.photographs.name(),
             row.tokens_per_second,
             against.unwrap_or_default(),
+            row.stream_tokens_per_second,
             row.answers_per_second,
             pair(row.first_word_p50_ms, row.first_word_p99_ms),
             pair(row.gap_p50_ms, row.gap_p99_ms),
