@@ -78,10 +78,15 @@ def asked(candor, script, out, model):
 
 def speed(measured):
     """A measurement of speed in the shape of a report: a row a guard, number of requests and kind of photographs."""
-    rows = {
-        f"{row.pop('guard')}, {row.pop('concurrency')} at once, {row.pop('photographs')}": {name: {"value": value} for name, value in row.items()}
-        for row in measured.pop("rows")
-    }
+    measured.pop("model")
+    measured_rows = measured.pop("rows")
+    several = len({row["scorer"] for row in measured_rows} - {None}) > 1
+    rows = {}
+    for row in measured_rows:
+        guard, scorer, requests, photographs = (row.pop(key) for key in ("guard", "scorer", "concurrency", "photographs"))
+        name = f"{guard}, {scorer}" if several and scorer else guard
+        figures = {name: {"value": value} for name, value in row.items() if value is not None}
+        rows[f"{name}, {requests} at once, {photographs}"] = figures
     start = {"start": {name: {"value": value} for name, value in measured.items()}}
     return {"facts": bundle(), "sections": {"Speed": {"tables": {"Speed": {"rows": rows}, "Start": {"rows": start}}}}}
 

@@ -66,7 +66,7 @@ impl Local {
     ) -> Result<impl Stream<Item = Result<Value, String>> + use<>, String> {
         let response = self.send("/v1/chat/completions", request).await?;
         if !response.status().is_success() {
-            return Err(format!("status {}", response.status()));
+            return Err(refusal(response).await);
         }
         // The handler writes one event per frame.
         let chunk = |frame: Result<Bytes, axum::Error>| async move {
@@ -107,30 +107,28 @@ impl Local {
 
     async fn post(&self, path: &str, request: &Value) -> Result<Value, String> {
         let response = self.send(path, request).await?;
-        let status = response.status();
-        let body = to_bytes(response.into_body(), MAX_ANSWER)
-            .await
-            .map_err(|e| e.to_string())?;
-        let value: Value =
-            serde_json::from_slice(&body).map_err(|e| format!("status {status}: {e}"))?;
-        if status.is_success() {
-            Ok(value)
-        } else {
-            Err(value["error"]["message"]
-                .as_str()
-                .map_or_else(|| format!("status {status}"), str::to_owned))
+        match response.status().is_success() {
+            true => body(response).await,
+            false => Err(refusal(response).await),
         }
     }
 
     /// Builds a completion request with `prompt` (empty asks for a description) about an image
     /// file.
     pub fn request(&self, image: &[u8], prompt: &str) -> Value {
+        self.request_about(&[image], prompt)
+    }
+
+    /// Builds a completion request with `prompt` about any number of image files.
+    pub fn request_about(&self, images: &[&[u8]], prompt: &str) -> Value {
+        let images = images
+            .iter()
+            .map(|image| json!({ "type": "image_url", "image_url": { "url": data_url(image) } }));
+        let text = json!({ "type": "text", "text": prompt });
+        let content: Vec<Value> = images.chain([text]).collect();
         json!({
             "model": &*self.app.served().model,
-            "messages": [{ "role": "user", "content": [
-                { "type": "image_url", "image_url": { "url": data_url(image) } },
-                { "type": "text", "text": prompt },
-            ] }],
+            "messages": [{ "role": "user", "content": content }],
         })
     }
 
@@ -153,6 +151,25 @@ impl Local {
     pub async fn stop(&self) {
         self.app.stop(Duration::from_secs(1)).await;
     }
+}
+
+/// Returns a response's body.
+async fn body(response: Response) -> Result<Value, String> {
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), MAX_ANSWER)
+        .await
+        .map_err(|e| e.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|e| format!("status {status}: {e}"))
+}
+
+/// Returns the message of a response that is an error.
+async fn refusal(response: Response) -> String {
+    let status = response.status();
+    let message = |value: Value| value["error"]["message"].as_str().map(str::to_owned);
+    body(response)
+        .await
+        .map_or_else(Some, message)
+        .unwrap_or_else(|| format!("status {status}"))
 }
 
 /// Returns a data URL; the media type is detected from the bytes, not from the URL.

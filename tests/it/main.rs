@@ -9,6 +9,7 @@
 
 mod align;
 mod attack;
+mod bench;
 mod bombs;
 mod checkpoints;
 mod cli;
