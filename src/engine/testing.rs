@@ -209,6 +209,7 @@ static SPEC: Spec = Spec {
         kv_heads: 1,
         head_dim: 1,
     },
+    step_bytes: 0,
 };
 
 impl VisionLanguageModel for Toy {

@@ -107,6 +107,8 @@ pub struct Spec {
     pub width: usize,
     /// Sizes of the key/value cache.
     pub kv: KvShape,
+    /// Bytes of the weights that every step of the decoder reads.
+    pub step_bytes: usize,
 }
 
 /// Input of the decoder: embedded rows with the positions they take.

@@ -56,6 +56,7 @@ impl PrefixDecoder {
             layers: config.decoder.num_hidden_layers,
             width: config.decoder.hidden_size,
             kv: llama.kv_shape(),
+            step_bytes: llama.step_bytes(),
         };
         Ok(Self {
             connector,

@@ -48,6 +48,7 @@ impl<E: ImageEncoder> CausalModel<E> {
             layers: config.num_hidden_layers,
             width: config.hidden_size,
             kv: decoder.kv_shape(),
+            step_bytes: decoder.step_bytes(),
         };
         Ok(Self {
             encoder,
