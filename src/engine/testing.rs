@@ -204,12 +204,12 @@ static SPEC: Spec = Spec {
     context_len: CONTEXT,
     layers: 1,
     width: 2,
+    step_bytes: 0,
     kv: KvShape {
         layers: 1,
         kv_heads: 1,
         head_dim: 1,
     },
-    step_bytes: 0,
 };
 
 impl VisionLanguageModel for Toy {

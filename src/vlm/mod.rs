@@ -105,10 +105,10 @@ pub struct Spec {
     pub layers: usize,
     /// Width of the hidden states.
     pub width: usize,
-    /// Sizes of the key/value cache.
-    pub kv: KvShape,
     /// Bytes of the weights that every step of the decoder reads.
     pub step_bytes: usize,
+    /// Sizes of the key/value cache.
+    pub kv: KvShape,
 }
 
 /// Input of the decoder: embedded rows with the positions they take.

@@ -18,14 +18,16 @@ const STEPS: usize = 8;
 /// Width and height of a picture that is tall and of odd sizes.
 const TALL: (u32, u32) = (97, 331);
 
-/// Words of the longer texts.
-const WORDS: [usize; 2] = [48, 160];
+/// Tokens of the longer texts.
+const LENGTHS: [usize; 2] = [65, 700];
 
 /// Prompt to compare.
 struct ComparedPrompt {
     name: String,
     pictures: Vec<(u32, u32)>,
     message: Message,
+    /// Number of tokens to which those of a text are repeated.
+    len: Option<usize>,
 }
 
 /// Compares pixels, encoded images, embeddings, the hidden states of every layer, logits and cached
@@ -56,6 +58,7 @@ fn prompts(subject: &Subject<'_>, full: bool) -> Vec<ComparedPrompt> {
         name: name.to_owned(),
         pictures: pictures.to_vec(),
         message: message(question, !pictures.is_empty()),
+        len: None,
     };
     let counts = subject.processor.images();
     let mut prompts = Vec::new();
@@ -67,9 +70,13 @@ fn prompts(subject: &Subject<'_>, full: bool) -> Vec<ComparedPrompt> {
     }
     if counts.contains(&0) {
         prompts.push(prompt("text", &[], QUESTIONS[1]));
-        for words in WORDS.into_iter().filter(|_| full) {
-            let question = vec!["and"; words].join(" ");
-            prompts.push(prompt(&format!("{words} words"), &[], &question));
+        let most = subject.vlm.spec().context_len.saturating_sub(STEPS + 1);
+        for len in LENGTHS.into_iter().filter(|_| full) {
+            let len = len.min(most);
+            prompts.push(ComparedPrompt {
+                len: Some(len),
+                ..prompt(&format!("text of {len} tokens"), &[], QUESTIONS[1])
+            });
         }
     }
     prompts
@@ -106,10 +113,15 @@ fn compare_prompt(
         within("features", &features, &expected);
     }
     let messages = std::slice::from_ref(&prompt.message);
-    let (got, want) = (
-        subject.prompt(messages, &got)?,
-        on_cpu.prompt(messages, &want)?,
-    );
+    let encoded = |subject: &Subject<'_>, pictures: &[EncodedPicture]| {
+        let mut encoded = subject.prompt(messages, pictures)?;
+        if let Some(len) = prompt.len {
+            let tokens = encoded.prompt.tokens.iter().copied();
+            encoded.prompt.tokens = tokens.cycle().take(len).collect();
+        }
+        Ok::<_, String>(encoded)
+    };
+    let (got, want) = (encoded(subject, &got)?, encoded(on_cpu, &want)?);
 
     let embeddings = |subject: &Subject<'_>, prompt: &EncodedPrompt| {
         let embedded = subject.vlm.embed(&[prompt.part(0, 0..prompt.len())]);
@@ -191,5 +203,47 @@ impl PromptStates {
             steps,
             tokens: fed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bundle::{Bundle, OpenOptions},
+        vlm::{processor::fixtures, weights::WeightsDtype},
+    };
+
+    #[test]
+    fn rounded_weights_are_told_from_exact_ones() {
+        let folder = fixtures().join("models/llava-old");
+        let [exact, rounded] = [WeightsDtype::F32, WeightsDtype::Bf16].map(|dtype| {
+            let options = OpenOptions {
+                dtype,
+                ..OpenOptions::default()
+            };
+            Bundle::open(folder.to_str().unwrap(), &options, &Device::Cpu).unwrap()
+        });
+        let [exact, rounded] = [&exact, &rounded].map(|bundle| Subject::of(bundle, 1e-4));
+        let failed = |subject: &Subject<'_>| -> Vec<String> {
+            let checks = compare("CPU", subject, &exact, 1e-4, true);
+            assert_eq!(checks.len(), 2 * 6 + 3 * 4);
+            let failed = checks.into_iter().filter(|check| !check.passed);
+            failed.map(|check| check.name).collect()
+        };
+        assert_eq!(failed(&exact), [""; 0]);
+        let failed = failed(&rounded);
+        assert!(
+            failed.contains(&"CPU, image: features".to_owned()),
+            "{failed:?}"
+        );
+        assert!(
+            failed.contains(&"CPU, text: logits".to_owned()),
+            "{failed:?}"
+        );
+        assert!(
+            !failed.iter().any(|name| name.ends_with("pixels")),
+            "{failed:?}"
+        );
     }
 }

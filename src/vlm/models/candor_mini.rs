@@ -55,8 +55,8 @@ impl PrefixDecoder {
             context_len: config.decoder.max_position_embeddings,
             layers: config.decoder.num_hidden_layers,
             width: config.decoder.hidden_size,
-            kv: llama.kv_shape(),
             step_bytes: llama.step_bytes(),
+            kv: llama.kv_shape(),
         };
         Ok(Self {
             connector,

@@ -47,8 +47,8 @@ impl<E: ImageEncoder> CausalModel<E> {
             context_len: config.max_position_embeddings,
             layers: config.num_hidden_layers,
             width: config.hidden_size,
-            kv: decoder.kv_shape(),
             step_bytes: decoder.step_bytes(),
+            kv: decoder.kv_shape(),
         };
         Ok(Self {
             encoder,
