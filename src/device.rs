@@ -52,6 +52,20 @@ pub fn name(device: &Device) -> String {
     }
 }
 
+/// Returns the free memory of a GPU in bytes; `None` of another device, or if it is not known.
+#[cfg(feature = "cuda")]
+pub fn free_memory(device: &Device) -> Option<u64> {
+    let stream = device.as_cuda_device().ok()?.cuda_stream();
+    let (free, _) = stream.context().mem_get_info().ok()?;
+    Some(free as u64)
+}
+
+/// Returns the free memory of a GPU in bytes, which this build does not know.
+#[cfg(not(feature = "cuda"))]
+pub fn free_memory(_: &Device) -> Option<u64> {
+    None
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -196,7 +196,8 @@ pub struct EngineSection {
     pub prefill_chunk: Auto<usize>,
     /// Longest sequence in tokens, image included; auto: the model's limit.
     pub context_len: Auto<usize>,
-    /// Most memory of the key/value cache in bytes; auto: a quarter of the machine's.
+    /// Most memory of the key/value cache in bytes; auto: a quarter of the machine's, or a third of
+    /// a GPU's that is free.
     pub kv_cache_bytes: Auto<u64>,
     /// Seconds without a step, while sequences are running, after which the server reports that it
     /// is not ready.

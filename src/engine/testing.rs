@@ -203,6 +203,7 @@ static SPEC: Spec = Spec {
     context_len: CONTEXT,
     layers: 1,
     width: 2,
+    step_bytes: 0,
     kv: KvShape {
         layers: 1,
         kv_heads: 1,

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     bundle::{Bundle, BundleError},
     config::{Auto, Config, GuardSection},
+    device::free_memory,
     engine::{
         CacheScope, Engine, EngineConfig, EngineHandle, ImageCache, Observer,
         fair::{Share, Turns},
@@ -27,16 +28,20 @@ use crate::{
 use axum::{extract::FromRequestParts, http::request::Parts};
 use candle_core::Device;
 
-/// Returns a quarter of the machine's memory, the default bound of the key/value cache.
+/// Returns the default bound of the key/value cache on a device whose weights are loaded: a third
+/// of a GPU's free memory, a quarter of the machine's memory on others.
+pub(crate) fn kv_bytes(device: &Device) -> u64 {
+    free_memory(device).map_or_else(quarter_of_memory, |free| free / 3)
+}
+
 #[cfg(target_os = "linux")]
-pub(crate) fn kv_bytes() -> u64 {
+fn quarter_of_memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(u64::from(info.mem_unit)) / 4
 }
 
-/// Returns the default bound of the key/value cache.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn kv_bytes() -> u64 {
+fn quarter_of_memory() -> u64 {
     4 << 30
 }
 
@@ -101,7 +106,7 @@ impl ServedVersion {
                 .engine
                 .kv_cache_bytes
                 .value()
-                .unwrap_or_else(kv_bytes),
+                .unwrap_or_else(|| kv_bytes(&bundle.device)),
             observer,
         };
         let engine = Engine::start(

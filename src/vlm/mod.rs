@@ -116,6 +116,8 @@ pub struct Spec {
     pub layers: usize,
     /// Width of the hidden states.
     pub width: usize,
+    /// Bytes of the weights that every step of the decoder reads.
+    pub step_bytes: usize,
     /// Sizes of the key/value cache.
     pub kv: KvShape,
     /// `true` if the positions of an image run attend to each other, so that one row must contain

@@ -46,6 +46,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     (
         "serve",
         &[
+            "device",
             "vlm",
             "guard",
             "reward",

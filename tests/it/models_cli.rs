@@ -224,6 +224,112 @@ fn selftest_passes_on_every_architecture() {
 }
 
 #[test]
+fn selftest_compares_every_checkpoint_of_a_folder_with_the_cpu() {
+    let folder = path("");
+    let args = ["selftest", "--model", &folder, "--device", "cpu"];
+    let more = ["--full", "--seconds", "0", "--json"];
+    let (status, out, err) = run(&[&args[..], &more].concat());
+    assert_eq!(status, 0, "{out}{err}");
+    for part in ["llava-full", "llava-original"] {
+        assert!(err.contains(part), "{err}");
+    }
+    let reports: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names = [
+        "idefics3",
+        "llava-layers",
+        "llava-new",
+        "llava-old",
+        "smolvlm",
+    ];
+    assert_eq!(reports.len(), names.len());
+    for (name, report) in names.iter().zip(&reports) {
+        assert!(report["model"].as_str().unwrap().ends_with(name));
+        assert_eq!(
+            (&report["passed"], &report["speed"]),
+            (&json!(true), &Value::Null)
+        );
+        let checks = report["checks"].as_array().unwrap();
+        let other = if *name == "idefics3" { "f32" } else { "bf16" };
+        for check in [
+            "CPU, image: pixels",
+            "CPU, image: features",
+            "CPU, tall image: embeddings",
+            "CPU, text: hidden states",
+            "CPU, text: logits",
+            "CPU, text of 65 tokens: steps",
+            "CPU, q8_0, text: logits",
+            &format!("CPU, {other}, image: steps"),
+        ] {
+            let found = checks.iter().find(|found| found["name"] == check);
+            assert_eq!(found.unwrap()["passed"], true, "{name}: {check}");
+            assert!(found.unwrap()["difference"].is_number());
+        }
+    }
+}
+
+#[test]
+fn selftest_compares_scorers_and_training_and_measures_speed() {
+    let args = [
+        "selftest",
+        "--device",
+        "cpu",
+        "--full",
+        "--seconds",
+        "1",
+        "--json",
+    ];
+    let (status, out, err) = run(&args);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    for check in [
+        "CPU, image: hidden states",
+        "CPU, probe scorer: rewards",
+        "CPU, detached scorer: rewards",
+        "CPU, training: gradients",
+        "CPU, training: losses",
+    ] {
+        let checks = report["checks"].as_array().unwrap();
+        let found = checks.iter().find(|found| found["name"] == check);
+        assert_eq!(found.unwrap()["passed"], true, "{check}: {out}");
+    }
+    let measured = report["speed"]["decoding"].as_array().unwrap().iter();
+    let measured: Vec<(&str, u64)> = measured
+        .map(|speed| {
+            assert!(speed["tokens_per_second"].as_f64().unwrap() > 0.0);
+            assert!(speed["weight_bytes_per_second"].as_f64().unwrap() > 0.0);
+            let scorer = speed["scorer"].as_str().unwrap();
+            (scorer, speed["batch"].as_u64().unwrap())
+        })
+        .collect();
+    let scorers = ["off", "probe", "detached"];
+    let wanted = scorers.map(|scorer| [(scorer, 1), (scorer, 16)]);
+    assert_eq!(measured, wanted.concat());
+    assert!(report["speed"]["memory_bytes_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn selftest_says_what_is_wrong_with_a_folder() {
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    let (status, out, err) = run(&["selftest", "--model", empty]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    for part in [empty, "config.json", ".gguf"] {
+        assert!(err.contains(part), "{err}");
+    }
+    let (folder, reference) = (path(""), path("llava-old"));
+    let args = ["selftest", "--model", &folder, "--reference", &reference];
+    let (status, out, err) = run(&args);
+    assert_eq!((status, out.as_str()), (2, ""));
+    assert!(
+        err.contains("--reference") && err.contains("has 5"),
+        "{err}"
+    );
+}
+
+#[test]
 fn selftest_compares_with_a_recording() {
     for name in ["llava-old", "smolvlm", "idefics3"] {
         let folder = path(name);

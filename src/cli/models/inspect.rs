@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use candle_core::Device;
 use indicatif::HumanBytes;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ impl ModelMemory {
                 .engine
                 .kv_cache_bytes
                 .value()
-                .unwrap_or_else(kv_bytes),
+                .unwrap_or_else(|| kv_bytes(&Device::Cpu)),
             ..EngineConfig::default()
         };
         let context = summary.text.context;

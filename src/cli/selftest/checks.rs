@@ -3,7 +3,7 @@
 use image::{Rgb, RgbImage};
 
 use super::{
-    CheckResult,
+    report::CheckResult,
     subject::{EncodedPicture, EncodedPrompt, Subject, argmax, difference, text},
 };
 use crate::vlm::{
@@ -15,10 +15,10 @@ use crate::vlm::{
 };
 
 /// Width and height of the picture.
-const SIZE: (u32, u32) = (320, 240);
+pub(super) const SIZE: (u32, u32) = (320, 240);
 
 /// Questions of two prompts, of different lengths.
-const QUESTIONS: [&str; 2] = [
+pub(super) const QUESTIONS: [&str; 2] = [
     "Describe the image.",
     "Which colors are in it, and which of them is the brightest?",
 ];
@@ -35,7 +35,7 @@ const TEXTS: [&str; 4] = [
 pub(super) fn all(subject: &Subject<'_>) -> Vec<CheckResult> {
     let mut checks = vec![CheckResult::of("tokenizer", tokenizer(subject))];
     let picture = subject.sees().then(|| {
-        let encoded = subject.encode(0, &picture(), &ImageOptions::default());
+        let encoded = subject.encode(0, &picture(SIZE), &ImageOptions::default());
         checks.push(CheckResult::of("features", features(&encoded)));
         encoded
     });
@@ -44,7 +44,7 @@ pub(super) fn all(subject: &Subject<'_>) -> Vec<CheckResult> {
         Err(_) => return checks,
     };
     let prompts =
-        QUESTIONS.map(|question| subject.prompt(&[message(subject, question)], &pictures));
+        QUESTIONS.map(|question| subject.prompt(&[message(question, subject.sees())], &pictures));
     checks.push(CheckResult::of("template", template(subject, &prompts[0])));
     let [Ok(first), Ok(second)] = prompts else {
         return checks;
@@ -64,22 +64,22 @@ pub(super) fn all(subject: &Subject<'_>) -> Vec<CheckResult> {
 }
 
 /// Returns a picture with slopes, edges and every color.
-fn picture() -> RgbImage {
-    RgbImage::from_fn(SIZE.0, SIZE.1, |x, y| {
+pub(super) fn picture((width, height): (u32, u32)) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
         let is_edge = (x / 40 + y / 40).is_multiple_of(2);
         let slope = |at: u32, of: u32| (at * 255 / of) as u8;
         Rgb([
-            slope(x, SIZE.0),
-            slope(y, SIZE.1),
+            slope(x, width),
+            slope(y, height),
             if is_edge { 220 } else { 30 },
         ])
     })
 }
 
-/// Returns a question of a user about the picture, if the model takes one.
-fn message(subject: &Subject<'_>, question: &str) -> Message {
+/// Returns a question of a user, behind an image if it is about one.
+pub(super) fn message(question: &str, about_image: bool) -> Message {
     let mut message = Message::text("user", question);
-    if subject.sees() {
+    if about_image {
         message.content.insert(0, PromptPart::Image);
     }
     message

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    CheckResult,
+    report::CheckResult,
     subject::{EncodedPicture, EncodedPrompt, Subject, argmax, difference, text},
 };
 use crate::vlm::{

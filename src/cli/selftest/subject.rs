@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
-use crate::vlm::{
-    KvCache, Logits, Outputs, Row, VisionLanguageModel,
-    processor::{ImageLayout, ImageOptions, Processor, casing::Casing, message::Message},
-    prompt::{ImageFeatures, ImageId, ImageSpan, Prompt},
+use crate::{
+    bundle::Bundle,
+    vlm::{
+        KvCache, Logits, Outputs, Row, VisionLanguageModel,
+        processor::{ImageLayout, ImageOptions, Processor, casing::Casing, message::Message},
+        prompt::{ImageFeatures, ImageId, ImageSpan, Prompt},
+    },
 };
 
 /// Positions of a cache beyond those of its prompt.
@@ -24,7 +27,7 @@ pub(super) struct Subject<'a> {
 }
 
 /// Prompt with its encoded images.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct EncodedPrompt {
     pub(super) prompt: Prompt,
     pub(super) images: Vec<ImageFeatures>,
@@ -34,11 +37,21 @@ pub(super) struct EncodedPrompt {
 #[derive(Debug)]
 pub(super) struct EncodedPicture {
     pub(super) layout: ImageLayout,
-    pub(super) pixels: candle_core::Tensor,
+    pub(super) pixels: Tensor,
     pub(super) features: ImageFeatures,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Returns the model of a bundle.
+    pub(super) fn of(bundle: &'a Bundle, tolerance: f64) -> Self {
+        Self {
+            vlm: bundle.vlm.as_ref(),
+            processor: bundle.processor.as_ref(),
+            casing: bundle.casing,
+            tolerance,
+        }
+    }
+
     /// Returns `true` if the model takes images.
     pub(super) fn sees(&self) -> bool {
         *self.processor.images().end() > 0
@@ -163,6 +176,13 @@ impl EncodedPrompt {
         parts.extend((at..self.len()).map(|i| i..i + 1));
         parts
     }
+}
+
+/// Returns the numbers of a tensor on any device.
+pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f32>, String> {
+    let on_cpu = tensor.to_device(&Device::Cpu);
+    let flat = on_cpu.and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all());
+    flat.and_then(|flat| flat.to_vec1()).map_err(text)
 }
 
 /// Returns the largest difference relative to the largest number of `want`; infinite if a number is

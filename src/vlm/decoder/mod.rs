@@ -113,6 +113,15 @@ impl Decoder {
         self.config.kv_shape()
     }
 
+    /// Returns the bytes of the weights that every step reads: all but rows of the embeddings.
+    pub fn step_bytes(&self) -> usize {
+        let of_layer = |layer: &Layer| {
+            let matrices = [&layer.qkv, &layer.o, &layer.gate_up, &layer.down];
+            matrices.map(Linear::bytes).iter().sum::<usize>()
+        };
+        self.layers.iter().map(of_layer).sum::<usize>() + self.head.bytes()
+    }
+
     /// Creates an empty cache with the sizes of the decoder; see [`KvCache::new`].
     ///
     /// # Errors
@@ -291,7 +300,7 @@ impl Decoder {
                     .wrapping_add(n as u64),
             )
         };
-        let angles = RopeAngles::new(positions, &self.rates);
+        let angles = RopeAngles::new(positions, &self.rates, x.device())?;
         let mut x = drop(x, 0)?;
         let mut states = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {

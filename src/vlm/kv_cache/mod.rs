@@ -14,7 +14,7 @@ use std::{collections::VecDeque, ops::Range};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{
-    nn::{Ragged, RaggedRow, ragged_attention},
+    nn::{DeviceAttention, Ragged, RaggedRow, ragged_attention},
     prompt::ImageId,
 };
 use pool::BlockPool;
@@ -94,6 +94,8 @@ pub struct KvCache {
     most_prefixes: usize,
     /// Prefixes in order of last use.
     prefixes: VecDeque<Prefix>,
+    /// Places of the step in progress, on another device than the CPU.
+    step: Option<DeviceAttention>,
 }
 
 impl KvCache {
@@ -123,6 +125,7 @@ impl KvCache {
             capacity,
             most_prefixes: 0,
             prefixes: VecDeque::new(),
+            step: None,
         })
     }
 
@@ -234,6 +237,17 @@ impl KvCache {
             rows.iter().try_for_each(|row| self.make_room(row))?;
         }
         let (keys, values) = &self.layers[layer];
+        if !q.device().is_cpu() {
+            if layer == 0 {
+                self.step = Some(DeviceAttention::new(&self.ragged(q, rows)?, q.device())?);
+            }
+            let Some(step) = &self.step else {
+                bail!("a step begins with the first layer")
+            };
+            step.write(keys, k)?;
+            step.write(values, v)?;
+            return step.attend(q, keys, values);
+        }
         let mut first = 0;
         for row in rows {
             let blocks = &self.sequences[row.slot].blocks;
@@ -247,7 +261,12 @@ impl KvCache {
                 (first, position) = (first + count, position + count);
             }
         }
-        let ragged = Ragged {
+        ragged_attention(q, keys, values, &self.ragged(q, rows)?)
+    }
+
+    /// Returns the blocks and heads of a step's rows with the queries `q`.
+    fn ragged<'a>(&'a self, q: &Tensor, rows: &'a [RowSpan]) -> Result<Ragged<'a>> {
+        Ok(Ragged {
             rows: rows
                 .iter()
                 .map(|row| RaggedRow {
@@ -261,8 +280,7 @@ impl KvCache {
             heads: q.dim(1)? / self.shape.head_dim,
             kv_heads: self.shape.kv_heads,
             head_dim: self.shape.head_dim,
-        };
-        ragged_attention(q, keys, values, &ragged)
+        })
     }
 
     /// Returns the keys of the first `len` positions of `slot`, flat.

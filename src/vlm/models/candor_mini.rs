@@ -55,6 +55,7 @@ impl PrefixDecoder {
             context_len: config.decoder.max_position_embeddings,
             layers: config.decoder.num_hidden_layers,
             width: config.decoder.hidden_size,
+            step_bytes: llama.step_bytes(),
             kv: llama.kv_shape(),
             whole_images: true,
         };

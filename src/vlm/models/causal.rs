@@ -47,6 +47,7 @@ impl<E: ImageEncoder> CausalModel<E> {
             context_len: config.max_position_embeddings,
             layers: config.num_hidden_layers,
             width: config.hidden_size,
+            step_bytes: decoder.step_bytes(),
             kv: decoder.kv_shape(),
             whole_images: false,
         };

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{
-    elements, exp,
+    DeviceAttention, elements, exp,
     rows::{FloatKind, row_products, weighted_sums},
 };
 use crate::util::team::for_items;
@@ -31,7 +31,7 @@ pub struct RaggedRow<'a> {
 
 impl RaggedRow<'_> {
     /// Number of leading positions that the query at `position` attends to.
-    fn seen(&self, position: usize) -> usize {
+    pub(super) fn seen(&self, position: usize) -> usize {
         let full = self.full.iter().find(|range| range.contains(&position));
         full.map_or(position + 1, |range| range.end)
     }
@@ -68,7 +68,7 @@ pub fn ragged_attention(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged<'_>)
     if q.device().is_cpu() {
         return q.contiguous()?.apply_op3_no_bwd(k, v, &Fused(ragged));
     }
-    composed(q, k, v, ragged)
+    DeviceAttention::new(ragged, q.device())?.attend(q, k, v)
 }
 
 struct Fused<'a>(&'a Ragged<'a>);
@@ -222,73 +222,6 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|s| *s *= norm);
 }
 
-/// Composition of candle's basic operations for other devices, padded to the longest row.
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, ragged: &Ragged<'_>) -> Result<Tensor> {
-    let Ragged {
-        rows,
-        block,
-        heads,
-        kv_heads,
-        head_dim: d,
-    } = ragged;
-    let (n, device) = (rows.len(), q.device());
-    let max_over = |f: fn(&RaggedRow<'_>) -> usize| rows.iter().map(f).max().unwrap_or(0);
-    let (queries, keys) = (max_over(|r| r.len), max_over(|r| r.start + r.len));
-    let mut gather_q = vec![0u32; n * queries];
-    let mut gather_kv = vec![0u32; n * keys];
-    let mut mask = vec![f32::NEG_INFINITY; n * queries * keys];
-    let mut scatter = Vec::new();
-    let mut first = 0;
-    for (b, row) in rows.iter().enumerate() {
-        for p in 0..keys {
-            let p_in = p.min(row.start + row.len - 1);
-            gather_kv[b * keys + p] =
-                row.blocks[p_in / block] * *block as u32 + (p_in % block) as u32;
-        }
-        for i in 0..queries {
-            let real = i < row.len;
-            gather_q[b * queries + i] = (first + if real { i } else { 0 }) as u32;
-            let seen = if real { row.seen(row.start + i) } else { 1 };
-            mask[(b * queries + i) * keys..][..seen].fill(0.0);
-            if real {
-                scatter.push((b * queries + i) as u32);
-            }
-        }
-        first += row.len;
-    }
-    let index = |v: Vec<u32>| {
-        let len = v.len();
-        Tensor::from_vec(v, len, device)
-    };
-    let q = q
-        .index_select(&index(gather_q)?, 0)?
-        .reshape((n, queries, *heads, *d))?
-        .transpose(1, 2)?
-        .contiguous()?;
-    let gather_kv = index(gather_kv)?;
-    let spread = |t: &Tensor| -> Result<Tensor> {
-        let t = t
-            .index_select(&gather_kv, 0)?
-            .reshape((n, keys, *kv_heads, 1, *d))?;
-        t.broadcast_as((n, keys, *kv_heads, heads / kv_heads, *d))?
-            .reshape((n, keys, *heads, *d))?
-            .transpose(1, 2)?
-            .contiguous()
-    };
-    let mask = Tensor::from_vec(mask, (n, 1, queries, keys), device)?;
-    let scores =
-        (q.matmul(&spread(k)?.t()?)? * (1.0 / (*d as f64).sqrt()))?.broadcast_add(&mask)?;
-    let e = scores
-        .broadcast_sub(&scores.max_keepdim(D::Minus1)?)?
-        .exp()?;
-    let out = e
-        .broadcast_div(&e.sum_keepdim(D::Minus1)?)?
-        .matmul(&spread(v)?)?;
-    out.transpose(1, 2)?
-        .reshape((n * queries, heads * d))?
-        .index_select(&index(scatter)?, 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,7 +256,8 @@ mod tests {
             .unwrap()
             .to_vec2::<f32>()
             .unwrap();
-        let plain = composed(&q, &k, &v, &ragged)
+        let plain = DeviceAttention::new(&ragged, q.device())
+            .and_then(|step| step.attend(&q, &k, &v))
             .unwrap()
             .to_vec2::<f32>()
             .unwrap();

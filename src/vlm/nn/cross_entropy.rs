@@ -1,13 +1,17 @@
 //! Weighted cross-entropy with label smoothing.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{elements, exp, for_lines, with_elements};
 
 /// Weighted cross-entropy `Σ_i weight_i · CE(logits_i, target_i)`, a scalar. `logits` are `(n,
 /// vocabulary)`; the target distribution is `1 - smoothing` on the target plus `smoothing /
-/// vocabulary` on every token. Weights include the normalization (`1 / n` for a mean). CPU only.
+/// vocabulary` on every token. Weights include the normalization (`1 / n` for a mean).
+///
+/// # Errors
+/// When the numbers of logits, targets and weights differ, a target is outside the vocabulary, or a
+/// tensor operation fails.
 pub fn cross_entropy(
     logits: &Tensor,
     targets: &[u32],
@@ -22,11 +26,26 @@ pub fn cross_entropy(
             weights.len()
         );
     }
-    logits.contiguous()?.apply_op1(CrossEntropy {
-        targets: targets.to_vec(),
-        weights: weights.to_vec(),
-        smoothing,
-    })
+    if logits.device().is_cpu() {
+        return logits.contiguous()?.apply_op1(CrossEntropy {
+            targets: targets.to_vec(),
+            weights: weights.to_vec(),
+            smoothing,
+        });
+    }
+    composed(logits, targets, weights, smoothing)
+}
+
+/// Composition of candle's basic operations for other devices.
+fn composed(logits: &Tensor, targets: &[u32], weights: &[f32], smoothing: f32) -> Result<Tensor> {
+    let log_probs = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    let hit = log_probs.gather(&targets, 1)?.squeeze(1)?;
+    let mean = log_probs.mean(1)?;
+    let target = ((hit * f64::from(1.0 - smoothing))? + (mean * f64::from(smoothing))?)?;
+    (target * Tensor::new(weights, logits.device())?)?
+        .sum_all()?
+        .neg()
 }
 
 struct CrossEntropy {
@@ -108,6 +127,25 @@ mod tests {
                 .unwrap()
                 .reshape(1)
                 .unwrap()
+        });
+    }
+
+    #[test]
+    fn cross_entropy_composed_equals_fused_and_has_its_gradients() {
+        let (targets, weights) = ([1, 19, 0], [0.5, 1.0, 0.25]);
+        let x = var(60, (3, 20), 1);
+        let values = [
+            cross_entropy(&x, &targets, &weights, 0.1).unwrap(),
+            composed(&x, &targets, &weights, 0.1).unwrap(),
+        ];
+        let [fused, composed_value] = values.map(|loss| loss.to_scalar::<f32>().unwrap());
+        assert!(
+            (fused - composed_value).abs() < 1e-5,
+            "{fused} {composed_value}"
+        );
+        check_gradients(std::slice::from_ref(&x), || {
+            let loss = composed(&x, &targets, &weights, 0.1).unwrap();
+            loss.reshape(1).unwrap()
         });
     }
 

@@ -5,13 +5,20 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use super::{elements, for_lines, with_elements};
 
 /// Zeroes a share `p` of the elements and scales the others by `1 / (1 - p)`; the identity for `p
-/// == 0`. CPU only.
+/// == 0`. The mask is the same on all devices.
+///
+/// # Errors
+/// When a tensor operation fails.
 pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
     if p == 0.0 {
-        Ok(x.clone())
-    } else {
-        x.contiguous()?.apply_op1(Dropout { p, seed })
+        return Ok(x.clone());
     }
+    let dropout = Dropout { p, seed };
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1(dropout);
+    }
+    let mask = dropout.mask(&vec![1.0; x.elem_count()]);
+    x * Tensor::from_vec(mask, x.shape(), x.device())?
 }
 
 struct Dropout {

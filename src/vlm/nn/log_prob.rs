@@ -1,12 +1,15 @@
 //! Log-probabilities of given tokens.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{cross_entropy::log_sum_exp, elements, exp, for_lines, with_elements};
 
-/// Log-probability `log softmax(logits_i)[target_i]` of every row: `(n, vocabulary)` to `(n)`. CPU
-/// only.
+/// Log-probability `log softmax(logits_i)[target_i]` of every row: `(n, vocabulary)` to `(n)`.
+///
+/// # Errors
+/// When the numbers of logits and targets differ, a target is outside the vocabulary, or a tensor
+/// operation fails.
 pub fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let (n, vocab) = logits.dims2()?;
     if targets.len() != n || targets.iter().any(|&t| t as usize >= vocab) {
@@ -15,9 +18,20 @@ pub fn log_probs(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
             targets.len()
         );
     }
-    logits.contiguous()?.apply_op1(LogProbs {
-        targets: targets.to_vec(),
-    })
+    if logits.device().is_cpu() {
+        return logits.contiguous()?.apply_op1(LogProbs {
+            targets: targets.to_vec(),
+        });
+    }
+    composed(logits, targets)
+}
+
+/// Composition of candle's basic operations for other devices.
+fn composed(logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    candle_nn::ops::log_softmax(logits, D::Minus1)?
+        .gather(&targets, 1)?
+        .squeeze(1)
 }
 
 struct LogProbs {
@@ -75,6 +89,15 @@ mod tests {
         check_gradients(std::slice::from_ref(&x), || {
             log_probs(&x, &[1, 19, 0]).unwrap()
         });
+    }
+
+    #[test]
+    fn log_probs_composed_equal_fused_and_have_their_gradients() {
+        let (x, targets) = (var(60, (3, 20), 3), [4, 0, 19]);
+        let [fused, plain] = [log_probs(&x, &targets), composed(&x, &targets)]
+            .map(|values| values.unwrap().to_vec1::<f32>().unwrap());
+        assert!(fused.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5));
+        check_gradients(std::slice::from_ref(&x), || composed(&x, &targets).unwrap());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod cross_entropy;
+mod device_attention;
 mod dropout;
 mod encoding;
 mod linear;
@@ -25,6 +26,7 @@ pub use activation::Activation;
 pub use attention::{Ragged, RaggedRow, ragged_attention};
 pub use cross_entropy::cross_entropy;
 pub(crate) use cross_entropy::log_sum_exp;
+pub use device_attention::DeviceAttention;
 pub use dropout::dropout;
 pub use linear::Linear;
 pub use log_prob::log_probs;

@@ -97,10 +97,7 @@ impl Kernels for Plain {
     }
 
     fn patches(&self, pixels: &Tensor, window: SameWindow) -> Result<Tensor> {
-        Tensor::cat(
-            &shifts(&pixels.permute((0, 2, 3, 1))?.contiguous()?, window)?,
-            D::Minus1,
-        )
+        windows(&pixels.permute((0, 2, 3, 1))?, window)?.flatten_from(3)
     }
 
     fn pointwise(
@@ -115,7 +112,7 @@ impl Kernels for Plain {
             .broadcast_add(&conv.get(input)?)?
             .reshape((batch, side, side, ()))?;
         match then {
-            PointwiseActivation::Relu6 => y.clamp(0., 6.),
+            PointwiseActivation::Relu6 => relu6(&y),
             PointwiseActivation::Linear => Ok(y),
             PointwiseActivation::Add(other) => y + other,
         }
@@ -132,13 +129,11 @@ impl Kernels for Plain {
             Some(expand) => self.pointwise(x, expand, PointwiseActivation::Relu6)?,
             None => x.clone(),
         };
-        let mut sum = depthwise.get(window.kernel * window.kernel)?;
-        for (tap, shifted) in shifts(&wide, window)?.iter().enumerate() {
-            sum = shifted
-                .broadcast_mul(&depthwise.get(tap)?)?
-                .broadcast_add(&sum)?;
-        }
-        sum.clamp(0., 6.)
+        let taps = window.kernel * window.kernel;
+        let sum = windows(&wide, window)?
+            .broadcast_mul(&depthwise.narrow(0, 0, taps)?)?
+            .sum(3)?;
+        relu6(&sum.broadcast_add(&depthwise.get(taps)?)?)
     }
 
     fn cells(&self, map: &Tensor, channels: usize) -> Result<Tensor> {
@@ -147,34 +142,36 @@ impl Kernels for Plain {
 }
 
 /// Values under each tap of the window, in reading order, at all output positions: `(batch, out,
-/// out, channels)` each.
-fn shifts(x: &Tensor, window: SameWindow) -> Result<Vec<Tensor>> {
+/// out, taps, channels)`. One selection gathers all of them: a GPU waits for every operation.
+fn windows(x: &Tensor, window: SameWindow) -> Result<Tensor> {
     let SameWindow { kernel, stride } = window;
-    let (batch, side, width, c) = x.dims4()?;
+    let (batch, side, width, channels) = x.dims4()?;
     if side != width {
         bail!("expected a square map, got {:?}", x.shape());
     }
     let (out, pad) = window.output(side);
-    // Padded so that every shift is a whole number of strides long.
-    let trailing = out * stride + kernel - side;
-    let x = x
-        .pad_with_zeros(1, pad, trailing)?
-        .pad_with_zeros(2, pad, trailing)?;
-    let shift = |tap: usize| {
-        let part = x
-            .narrow(1, tap / kernel, out * stride)?
-            .narrow(2, tap % kernel, out * stride)?
-            .contiguous()?;
-        let rows = part
-            .reshape((batch, out, stride, out * stride * c))?
-            .narrow(2, 0, 1)?
-            .contiguous()?;
-        rows.reshape((batch * out, out, stride, c))?
-            .narrow(2, 0, 1)?
-            .contiguous()?
-            .reshape((batch, out, out, c))
-    };
-    (0..kernel * kernel).map(shift).collect()
+    let at = |o: usize, tap: usize| (o * stride + tap).checked_sub(pad).filter(|&at| at < side);
+    // What lies outside is the line of zeros behind the map.
+    let outside = side * side;
+    let mut lines = Vec::with_capacity(out * out * kernel * kernel);
+    for (y, x) in (0..out * out).map(|o| (o / out, o % out)) {
+        for (down, right) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
+            let inside = at(y, down).zip(at(x, right));
+            let line = inside.map_or(outside, |(row, column)| row * side + column);
+            lines.push(line as u32);
+        }
+    }
+    let lines = Tensor::new(lines, x.device())?;
+    x.reshape((batch, side * side, channels))?
+        .pad_with_zeros(1, 0, 1)?
+        .contiguous()?
+        .index_select(&lines, 1)?
+        .reshape((batch, out, out, kernel * kernel, channels))
+}
+
+/// Returns `min(max(x, 0), 6)`.
+fn relu6(x: &Tensor) -> Result<Tensor> {
+    x.relu()?.minimum(6.0)
 }
 
 #[cfg(test)]
