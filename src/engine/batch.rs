@@ -35,6 +35,13 @@ pub(crate) struct Networks {
     pub(crate) vocabulary: SamplingVocabulary,
 }
 
+impl Networks {
+    /// Returns the layers of the policy whose outputs the scorer reads.
+    fn taps(&self) -> &[usize] {
+        self.reward.as_ref().map_or(&[], |reward| reward.taps())
+    }
+}
+
 /// Work units of one decoded token; a prefilled token counts 1. On a CPU a decoded row takes about
 /// as long as eight prompt positions.
 pub(crate) const DECODED_TOKEN_WORK: u64 = 8;
@@ -397,7 +404,8 @@ impl RunningBatch {
     /// answer.
     fn compute(&mut self) -> Result<Computed> {
         let prefilled = self.plan_prefill()?;
-        let rows: Vec<Row<'_>> = self.running.iter().flat_map(Sequence::rows).collect();
+        let tapped = !self.networks.taps().is_empty();
+        let rows: Vec<Row<'_>> = self.running.iter().flat_map(|s| s.rows(tapped)).collect();
         let cache = &mut self.caches.policy;
         let (logits, hidden) = forward(&self.networks, &rows, cache)?;
         let wanted = rows.iter().map(|row| !row.wanted().is_empty()).collect();
@@ -568,10 +576,12 @@ fn forward(
     rows: &[Row<'_>],
     cache: &mut KvCache,
 ) -> Result<(Vec<f32>, Option<Tensor>)> {
-    let taps = networks.reward.as_ref().map_or(&[][..], |r| r.taps());
+    if rows.iter().all(|row| row.tokens.is_empty()) {
+        return Ok((Vec::new(), None));
+    }
     let outputs = Outputs {
         logits: Logits::Last,
-        hidden_layers: taps,
+        hidden_layers: networks.taps(),
     };
     let out = networks.vlm.forward(rows, cache, outputs)?;
     // One transfer from the device a step.
@@ -621,8 +631,8 @@ fn score(
             reader: s.job.request.reader.as_ref(),
         })
         .collect();
-    let with_outputs = all().filter(|(_, track, _)| track.wants_outputs());
-    let has_line: Vec<bool> = with_outputs.map(|(_, _, scored)| scored).collect();
+    let with_line = all().filter(|(_, track, _)| track.wants_outputs(true));
+    let has_line: Vec<bool> = with_line.map(|(_, _, scored)| scored).collect();
     let hidden = match hidden {
         Some(hidden) if rows.len() < has_line.len() => {
             let lines = (0u32..).zip(&has_line).filter(|(_, scored)| **scored);

@@ -158,7 +158,7 @@ impl Sequence {
     pub(crate) fn scored_tracks(&self) -> impl Iterator<Item = (&DecodingTrack, bool)> {
         let is_scored = self.answer.is_scored();
         self.tracks()
-            .map(move |track| (track, is_scored && track.wants_outputs()))
+            .map(move |track| (track, is_scored && track.is_scored()))
     }
 
     /// Returns `true` if the scorer reads rows of this sequence in the current step.
@@ -166,9 +166,11 @@ impl Sequence {
         self.scored_tracks().any(|(_, is_scored)| is_scored)
     }
 
-    /// Returns this sequence's rows of the next step.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.tracks().map(|track| track.row(&self.job.request))
+    /// Returns this sequence's rows of the next step of a model that is `tapped` by its scorer, or
+    /// not.
+    pub(crate) fn rows(&self, tapped: bool) -> impl Iterator<Item = Row<'_>> {
+        self.tracks()
+            .map(move |track| track.row(&self.job.request, tapped))
     }
 
     /// Returns `true` before the whole prompt is fed.

@@ -141,10 +141,16 @@ impl DecodingTrack {
         (self.fed, self.part) = (start, len);
     }
 
-    /// Returns `true` if the next step's outputs for this track are wanted: unless it feeds a part
-    /// of the prompt that is not the last.
-    pub(crate) fn wants_outputs(&self) -> bool {
+    /// Returns `true` if the next step feeds a token, or the last part of the prompt.
+    pub(crate) fn is_scored(&self) -> bool {
         !self.awaits_prefill() || self.fed + self.part >= self.prompt
+    }
+
+    /// Returns `true` if the next step's outputs for this track are wanted: not those of a part of
+    /// the prompt before the last, nor, of a model without a `tapped` layer, those of an answer
+    /// that has ended and only awaits its readings.
+    pub(crate) fn wants_outputs(&self, tapped: bool) -> bool {
+        self.is_scored() && (tapped || self.end.is_none())
     }
 
     /// Returns the bytes of the generated token that the next step feeds, if it belongs to the
@@ -169,28 +175,34 @@ impl DecodingTrack {
         }
     }
 
-    /// Returns the policy's row of the next step.
-    pub(crate) fn row<'a>(&'a self, request: &'a Request) -> Row<'a> {
+    /// Returns the policy's row of the next step, without tokens if no outputs of an ended answer
+    /// are wanted.
+    pub(crate) fn row<'a>(&'a self, request: &'a Request, tapped: bool) -> Row<'a> {
+        let wanted = self.wants_outputs(tapped);
         let Some(token) = &self.last else {
             let (start, end) = (self.fed, self.fed + self.part);
             let tokens = request.prompt.tokens.get(start..end).unwrap_or_default();
             return Row {
                 start,
                 tokens,
-                from: tokens.len() - usize::from(self.wants_outputs() && !tokens.is_empty()),
+                from: tokens.len() - usize::from(wanted && !tokens.is_empty()),
                 ..self.prompt_row(request)
             };
         };
-        Row::text(self.slot, self.fed, std::slice::from_ref(token))
+        let tokens = if wanted {
+            std::slice::from_ref(token)
+        } else {
+            &[]
+        };
+        Row::text(self.slot, self.fed, tokens)
     }
 
     /// Returns the scorer's row of the next step, if outputs are wanted: the scorer reads a prompt
     /// as a whole, together with the policy's last part of it.
     pub(crate) fn scored_row<'a>(&'a self, request: &'a Request) -> Row<'a> {
-        if self.awaits_prefill() {
-            self.prompt_row(request)
-        } else {
-            self.row(request)
+        match &self.last {
+            Some(token) => Row::text(self.slot, self.fed, std::slice::from_ref(token)),
+            None => self.prompt_row(request),
         }
     }
 

@@ -131,7 +131,7 @@ impl Team {
             fn drop(&mut self) {
                 let mut looks = 0;
                 let mut state = self.0.state.fetch_and(!OPEN, AcqRel);
-                while state % OPEN != 0 {
+                while !state.is_multiple_of(OPEN) {
                     looks += 1;
                     if looks < BUSY_LOOKS {
                         hint::spin_loop();

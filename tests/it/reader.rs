@@ -116,6 +116,7 @@ fn feed(
         log_probabilities: &[-1.0],
         bytes: &[piece],
         ends,
+        at_once: true,
         reader: None,
     };
     state.score(&[row], None).unwrap().remove(0)
@@ -132,6 +133,7 @@ fn begin(state: &mut dyn RewardState, slot: usize, prompt: &Arc<ReaderPrompt>) {
         log_probabilities: &[0.0],
         bytes: &[],
         ends: false,
+        at_once: true,
         reader: Some(prompt),
     };
     assert!(state.score(&[row], None).unwrap()[0].is_empty());

@@ -213,6 +213,7 @@ impl<'a> DecodedBatch<'a> {
                 log_probabilities,
                 bytes: if unjudged == 0 { bytes } else { &[] },
                 ends: false,
+                at_once: false,
                 reader: self.reader.as_ref(),
             });
             let rows: Vec<ScoredRow<'_>> = rows.collect();

@@ -161,20 +161,20 @@ impl PackedMatrix {
         self.encoding
     }
 
+    /// Returns the encoded rows in the order in which they are stored.
+    #[cfg(test)]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.storage {
+            Storage::Rows(bytes, ..) => bytes.as_ref(),
+            Storage::Tiles(_) => &[],
+        }
+    }
+
     /// Returns the bytes that the matrix takes, those of a mapped file included.
     pub fn len_bytes(&self) -> usize {
         match &self.storage {
             Storage::Rows(bytes, ..) => bytes.as_ref().len(),
             Storage::Tiles(tiles) => tiles.len(),
-        }
-    }
-
-    /// Returns the encoded rows in the order in which they are stored; none if the matrix is laid
-    /// out for products.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        match &self.storage {
-            Storage::Rows(bytes, ..) => bytes.as_ref(),
-            Storage::Tiles(_) => &[],
         }
     }
 

@@ -186,7 +186,7 @@ impl Products<'_> {
     fn parts<'b>(&self, n: usize, width: usize, out: &'b mut [f32]) -> Vec<Part<'_, 'b>> {
         let wanted = match n * width * self.cols {
             0 => return Vec::new(),
-            ..ALONE => 1,
+            1..ALONE => 1,
             _ => PARTS_EACH * rayon::current_num_threads(),
         };
         let lines = width.div_ceil(wanted).next_multiple_of(LANES);

@@ -1,6 +1,6 @@
 //! Softmax over the last dimension.
 
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor};
 
 use super::{elements, exp, for_lines, with_elements};
 

@@ -227,7 +227,6 @@ fn row_block(encoding: GgmlDType, row: &[u8], block: usize) -> RowBlock {
 #[derive(Debug)]
 pub(super) struct Tiles {
     encoding: GgmlDType,
-    rows: usize,
     cols: usize,
     bytes: Vec<u8>,
 }
@@ -242,7 +241,6 @@ impl Tiles {
         let bytes = with_numbers!(encoding, T => lay_out::<T>(encoding, (rows, cols), row))?;
         Some(Self {
             encoding,
-            rows,
             cols,
             bytes,
         })
@@ -635,11 +633,11 @@ mod tests {
         (tiles, decoded.to_vec2().unwrap())
     }
 
-    /// Products of all rows with `x`.
-    fn products(tiles: &Tiles, x: &[f32]) -> Vec<f32> {
+    /// Products of all `rows` with `x`.
+    fn products(tiles: &Tiles, rows: usize, x: &[f32]) -> Vec<f32> {
         let x = Activations::new(x, tiles.cols);
-        let mut out = vec![0.0; x.rows * tiles.rows];
-        let mut lines: Vec<&mut [f32]> = out.chunks_mut(tiles.rows).collect();
+        let mut out = vec![0.0; x.rows * rows];
+        let mut lines: Vec<&mut [f32]> = out.chunks_mut(rows).collect();
         tiles.products(0, &x, &mut lines);
         out
     }
@@ -660,9 +658,9 @@ mod tests {
             let (tiles, _) = tiles(&noise(37, 512, seed), encoding);
             let x = noise(19, 512, seed + 20).flatten_all().unwrap();
             let x = x.to_vec1::<f32>().unwrap();
-            let all = products(&tiles, &x);
+            let all = products(&tiles, 37, &x);
             for (x, all) in x.chunks(512).zip(all.chunks(37)) {
-                assert_eq!(products(&tiles, x), all, "{encoding:?}");
+                assert_eq!(products(&tiles, 37, x), all, "{encoding:?}");
             }
         }
     }
@@ -672,7 +670,7 @@ mod tests {
         let (tiles, rows) = tiles(&noise(16, 256, 5), GgmlDType::Q8_0);
         let mut x = vec![1e-3f32; 256];
         x[7] = 1e4;
-        let got = products(&tiles, &x);
+        let got = products(&tiles, 16, &x);
         for (got, row) in got.iter().zip(rows) {
             // The block of the outlier is rounded to a 32,767th of it; the others are exact.
             let others: f32 = row.iter().skip(BLOCK).map(|w| w * 1e-3).sum();
@@ -687,8 +685,8 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = vec![0.5; 64];
             x[40] = bad;
-            assert!(products(&tiles, &x).iter().all(|y| !y.is_finite()));
+            assert!(products(&tiles, 16, &x).iter().all(|y| !y.is_finite()));
         }
-        assert_eq!(products(&tiles, &[0.0; 64]), [0.0; 16]);
+        assert_eq!(products(&tiles, 16, &[0.0; 64]), [0.0; 16]);
     }
 }
