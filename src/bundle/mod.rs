@@ -562,6 +562,7 @@ fn load_reward(
         RewardKind::Detached => {
             let net = Arc::new(
                 StandaloneNet::load(config.detached.as_ref().ok_or_else(missing)?, vb)
+                    .map(StandaloneNet::rounded)
                     .map_err(fail)?,
             );
             calibrators.map(|calibrator| {

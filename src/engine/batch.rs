@@ -576,14 +576,19 @@ fn forward(
     rows: &[Row<'_>],
     cache: &mut KvCache,
 ) -> Result<(Vec<f32>, Option<Tensor>)> {
-    if rows.iter().all(|row| row.tokens.is_empty()) {
+    let rows: Vec<Row<'_>> = rows
+        .iter()
+        .filter(|row| !row.tokens.is_empty())
+        .copied()
+        .collect();
+    if rows.is_empty() {
         return Ok((Vec::new(), None));
     }
     let outputs = Outputs {
         logits: Logits::Last,
         hidden_layers: networks.taps(),
     };
-    let out = networks.vlm.forward(rows, cache, outputs)?;
+    let out = networks.vlm.forward(&rows, cache, outputs)?;
     // One transfer from the device a step.
     let logits = match out.logits {
         Some(logits) => logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
@@ -627,7 +632,7 @@ fn score(
             log_probabilities: std::slice::from_ref(&track.log_probability),
             bytes: judged.as_slice(),
             ends: track.end.is_some(),
-            at_once: policy::repairs(s.job.request.guard.mode),
+            at_once: policy::repairs(s.job.request.guard.mode) || !track.is_patient(),
             reader: s.job.request.reader.as_ref(),
         })
         .collect();

@@ -1,6 +1,10 @@
 //! One continuation of an answer during decoding: its cache slot, sampler and text.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Alternative, FinishReason, GeneratedToken, Request, Sampling,
@@ -15,6 +19,10 @@ use crate::{
 
 /// Alternatives recorded at each token where a repair may start.
 const ALTERNATIVES: usize = 32;
+
+/// Time that a reader may wait for the readings of new tokens, so that the scorer reads several
+/// together.
+const PATIENCE: Duration = Duration::from_millis(25);
 
 /// Outputs of a step for one row.
 pub(crate) struct RowOutputs<'a> {
@@ -54,6 +62,8 @@ pub(crate) struct DecodingTrack {
     last: Option<u32>,
     /// Log-probability of that token; 0 for the prompt.
     pub(crate) log_probability: f32,
+    /// Time of the latest readings.
+    read_at: Instant,
     /// Reason for the end of the answer; its last token may still wait for its reward.
     pub(crate) end: Option<FinishReason>,
     /// `true` if nothing more is computed.
@@ -79,6 +89,7 @@ impl DecodingTrack {
             part: 0,
             last: None,
             log_probability: 0.0,
+            read_at: Instant::now(),
             end: None,
             complete: false,
         }
@@ -99,6 +110,7 @@ impl DecodingTrack {
             part: 0,
             last: None,
             log_probability: 0.0,
+            read_at: Instant::now(),
             end: None,
             complete: false,
         }
@@ -151,6 +163,11 @@ impl DecodingTrack {
     /// that has ended and only awaits its readings.
     pub(crate) fn wants_outputs(&self, tapped: bool) -> bool {
         self.is_scored() && (tapped || self.end.is_none())
+    }
+
+    /// Returns `true` if the readings of what the next step feeds may come later.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.read_at.elapsed() < PATIENCE
     }
 
     /// Returns the bytes of the generated token that the next step feeds, if it belongs to the
@@ -215,6 +232,9 @@ impl DecodingTrack {
         self.fed = computed.fed;
         if self.awaits_prefill() && self.fed < self.prompt {
             return Ok(());
+        }
+        if self.awaits_prefill() || !computed.readings.is_empty() {
+            self.read_at = Instant::now();
         }
         for reading in computed.readings {
             self.partial.read(reading);

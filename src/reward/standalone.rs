@@ -44,6 +44,15 @@ impl StandaloneNet {
         })
     }
 
+    /// Rounds the matrices, for serving; see [`crate::vlm::nn::Linear::rounded`].
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        Self {
+            decoder: self.decoder.rounded(),
+            ..self
+        }
+    }
+
     /// Returns the decoder.
     pub fn decoder(&self) -> &PrefixDecoder {
         &self.decoder
@@ -95,7 +104,7 @@ impl TokenReward for StandaloneScorer {
 
 /// Tokens that may wait for their readings where nobody needs these at once: read together, they
 /// cost little more than one.
-const LATE: usize = 8;
+const LATE: usize = 32;
 
 /// Network with the cache of the sequences that it follows.
 struct StandaloneState {

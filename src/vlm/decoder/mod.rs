@@ -103,6 +103,20 @@ impl Decoder {
         })
     }
 
+    /// Rounds the matrices of the layers; see [`Linear::rounded`].
+    #[must_use]
+    pub fn rounded(mut self) -> Self {
+        let layers = self.layers.into_iter().map(|layer| Layer {
+            qkv: layer.qkv.rounded(),
+            o: layer.o.rounded(),
+            gate_up: layer.gate_up.rounded(),
+            down: layer.down.rounded(),
+            ..layer
+        });
+        self.layers = layers.collect();
+        self
+    }
+
     /// Returns the sizes of the decoder.
     pub fn config(&self) -> &DecoderConfig {
         &self.config

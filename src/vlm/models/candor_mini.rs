@@ -67,6 +67,15 @@ impl PrefixDecoder {
         })
     }
 
+    /// Rounds the decoder's matrices; see [`crate::vlm::nn::Linear::rounded`].
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        Self {
+            llama: self.llama.rounded(),
+            ..self
+        }
+    }
+
     /// Returns the decoder.
     pub fn llama(&self) -> &Decoder {
         &self.llama

@@ -124,10 +124,7 @@ impl Linear {
                 if dense.device().is_cpu()
                     && dense.dim(1)?.is_multiple_of(encoding.block_size()) =>
             {
-                let shape = dense.dims2()?;
-                let values = dense.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-                let matrix = PackedMatrix::from_values(&values, shape)?;
-                Weight::Packed(vec![matrix.encode(encoding)?.laid_out()])
+                Weight::Packed(vec![packed(&dense)?.encode(encoding)?.laid_out()])
             }
             Weight::Packed(parts) => {
                 let encode = |matrix: PackedMatrix| Ok(matrix.encode(encoding)?.laid_out());
@@ -136,6 +133,35 @@ impl Linear {
             other => other,
         };
         Ok(Self { weight, ..self })
+    }
+
+    /// Rounds a matrix of floats on the CPU to integers of 14 bits with a scale for every 32 columns
+    /// of a row, and later activations likewise: two to three times as fast where many rows are
+    /// multiplied, and more exact than products of bfloat16. Others stay as they are.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        let weight = match self.weight {
+            Weight::Packed(parts) => {
+                Weight::Packed(parts.into_iter().map(PackedMatrix::rounded).collect())
+            }
+            Weight::Dense(dense) => match packed(&dense) {
+                Ok(matrix) => Weight::Packed(vec![matrix.rounded()]),
+                Err(_) => Weight::Dense(dense),
+            },
+            other => other,
+        };
+        Self { weight, ..self }
+    }
+
+    /// Returns `true` if the matrix is in half precision.
+    pub fn is_half(&self) -> bool {
+        match &self.weight {
+            Weight::Dense(dense) => matches!(dense.dtype(), DType::F16 | DType::BF16),
+            Weight::Packed(parts) => parts
+                .iter()
+                .all(|part| matches!(part.encoding(), GgmlDType::F16 | GgmlDType::BF16)),
+            Weight::Device(_) => false,
+        }
     }
 
     /// Returns the width of the output.
@@ -211,6 +237,16 @@ impl Linear {
             },
         }
     }
+}
+
+/// Copies the values of a tensor on the CPU.
+fn packed(dense: &Tensor) -> Result<PackedMatrix> {
+    let shape = dense.dims2()?;
+    if !dense.device().is_cpu() {
+        bail!("a matrix that is not on the CPU");
+    }
+    let values = dense.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    PackedMatrix::from_values(&values, shape)
 }
 
 /// Copies a matrix to another device than the CPU.
@@ -310,5 +346,27 @@ mod tests {
         assert_close(&quantized.forward(&x).unwrap(), &want, 3e-5);
         // 96 is no multiple of 256: the matrix stays what it was.
         assert_eq!(layer.quantize(GgmlDType::Q4K).unwrap().bytes(), 40 * 96 * 4);
+    }
+
+    #[test]
+    fn rounded_layers_multiply_more_exactly_than_bfloat16() {
+        let source = noise(40, 512, 7);
+        let x = noise(19, 512, 8);
+        let want = x.matmul(&source.t().unwrap()).unwrap();
+        let layer = Linear::dense(source.clone(), None).unwrap();
+        let packed = layer.clone().quantize(GgmlDType::F32).unwrap();
+        let ends = Tensor::new(&[0u32, 39], &Device::Cpu).unwrap();
+        let ends = source.index_select(&ends, 0).unwrap();
+        for rounded in [layer.rounded(), packed.rounded()] {
+            assert_eq!(rounded.bytes(), 48 * 512 / 32 * 68);
+            let got = rounded.forward(&x).unwrap();
+            assert_close(&got, &want, 3e-4);
+            let row = rounded.forward(&x.narrow(0, 3, 1).unwrap()).unwrap();
+            assert_close(&row, &got.narrow(0, 3, 1).unwrap(), 0.0);
+            assert_close(&rounded.rows(&[0, 39]).unwrap(), &ends, 1e-4);
+        }
+        // 40 columns are no whole number of 32.
+        let odd = Linear::dense(noise(4, 40, 9), None).unwrap().rounded();
+        assert_eq!(odd.bytes(), 4 * 40 * 4);
     }
 }

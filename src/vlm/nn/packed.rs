@@ -138,11 +138,8 @@ impl PackedMatrix {
     /// # Errors
     /// When there are more or fewer values than the shape has.
     pub fn from_values(values: &[f32], shape: (usize, usize)) -> Result<Self> {
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        let bytes = SharedBytes::new(Arc::new(bytes));
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let bytes = SharedBytes::new(Arc::new(bytes.to_vec()));
         Self::new(bytes, GgmlDType::F32, RowOrder::Straight, shape)
     }
 
@@ -193,6 +190,10 @@ impl PackedMatrix {
             }
             Storage::Tiles(_) => None,
         };
+        self.in_tiles(tiles)
+    }
+
+    fn in_tiles(self, tiles: Option<Tiles>) -> Self {
         match tiles {
             Some(tiles) => Self {
                 storage: Storage::Tiles(Arc::new(tiles)),
@@ -200,6 +201,19 @@ impl PackedMatrix {
             },
             None => self,
         }
+    }
+
+    /// Rounds a matrix of floats to integers of 14 bits with a scale for every 32 columns of a row,
+    /// if its rows are a whole number of these; others stay as they are.
+    pub(super) fn rounded(self) -> Self {
+        let tiles = match &self.storage {
+            Storage::Rows(..) if self.encoding.block_size() == 1 => {
+                let decode = |row: usize, out: &mut [f32]| self.decode_row(row, out);
+                Tiles::rounded((self.rows, self.cols), decode)
+            }
+            _ => None,
+        };
+        self.in_tiles(tiles)
     }
 
     /// Returns the rows for products. A quantized matrix must be laid out.

@@ -7,7 +7,7 @@ use super::{
     packed::{PackedMatrix, RowOrder},
     rows::{FloatKind, row_products},
     simd::LANES,
-    tiles::{Activations, Tiles},
+    tiles::Tiles,
 };
 use crate::util::team::for_items;
 
@@ -24,7 +24,7 @@ const BAND: usize = 1 << 20;
 pub(super) enum MatrixRows<'a> {
     /// Floats, row by row.
     Floats(FloatKind, &'a [u8], RowOrder),
-    /// Quantized numbers.
+    /// Integers.
     Tiles(&'a Tiles),
 }
 
@@ -144,9 +144,10 @@ impl CustomOp1 for Products<'_> {
         }
         let width: usize = self.matrices.iter().map(|(_, rows)| rows).sum();
         let mut out = vec![0.0; n * width];
-        let is_quantized = |(matrix, _): &Sized<'_>| matches!(matrix, MatrixRows::Tiles(_));
-        let activations = self.matrices.iter().any(is_quantized);
-        let activations = activations.then(|| Activations::new(x, cols));
+        let activations = self.matrices.iter().find_map(|(matrix, _)| match matrix {
+            MatrixRows::Tiles(tiles) => Some(tiles.activations(x)),
+            MatrixRows::Floats(..) => None,
+        });
         let mut parts = self.parts(n, width, &mut out);
         let compute = |part: &mut Part<'_, '_>| {
             match (part.matrix, &activations) {

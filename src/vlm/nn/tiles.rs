@@ -1,8 +1,9 @@
-//! Quantized matrices, laid out for products of integers.
+//! Matrices of integers, laid out for their products.
 //!
 //! A tile is sixteen rows of the matrix, one a lane of a vector: all that a block of 32 columns
 //! holds for them lies together, scales first, then the numbers as pairs of neighbors in a column.
-//! Nothing is lost or rounded: the numbers, scales and minima are those of ggml's blocks.
+//! Of quantized matrices nothing is lost or rounded: numbers, scales and minima are those of ggml's
+//! blocks. Floats are rounded to 14 bits, with a scale for every block.
 //!
 //! Activations become 16-bit integers with a scale for every 32 values, which loses less than what
 //! f32 sums of this length do; products of pairs are added exactly, as integers, within a block.
@@ -33,9 +34,25 @@ const VECTOR: usize = 4 * LANES;
 /// Order of a block's columns in its planes: quarters of eight, of which each has four pairs.
 const QUARTERS: usize = 4;
 
-/// Quantized type of a tile's numbers: `scale * (number - OFFSET)`, or `scale * number + min`.
+/// Largest number of rounded floats, and of activations that they are multiplied by: a block's
+/// products add up to at most 31 bits.
+const SHORT: i32 = (1 << 13) - 1;
+
+/// Largest number of activations that quantized numbers are multiplied by.
+const LONG: i32 = (1 << 15) - 1;
+
+/// Numbers of a matrix in tiles.
+#[derive(Debug, Clone, Copy)]
+enum TileNumbers {
+    /// Those of a quantized matrix.
+    Quantized(GgmlDType),
+    /// Rounded floats.
+    Rounded,
+}
+
+/// Type of a tile's numbers: `scale * (number - OFFSET)`, or `scale * number + min`.
 trait Numbers {
-    /// Bits of a number in the first planes, 4 or 8; numbers of 8 bits are signed.
+    /// Bits of a number in the first planes, 4, 8 or 16; numbers of 8 and 16 bits are signed.
     const LOW: usize;
     /// Bits of a number in the other planes, 0 to 2.
     const HIGH: usize;
@@ -53,6 +70,7 @@ trait Numbers {
     /// Bytes of its scales and minima.
     const HEAD: usize = match Self::SUPER {
         true => LANES * (Self::SCALES + Self::MIN as usize),
+        false if Self::LOW == 16 => 4 * LANES,
         false => 2 * LANES * (1 + Self::MIN as usize),
     };
     /// Bytes of the scales and minima before every eight blocks.
@@ -90,45 +108,50 @@ numbers! {
     Q4K: 4 + 0 bits, offset 0, min true, super true, 1;
     Q5K: 4 + 1 bits, offset 0, min true, super true, 1;
     Q6K: 4 + 2 bits, offset 32, min false, super true, 2;
+    Rounded: 16 + 0 bits, offset 0, min false, super false, 1;
 }
 
-/// Runs an expression with the numbers of an encoding as type `$t`.
+/// Runs an expression with the type of a matrix' numbers as `$t`.
 macro_rules! with_numbers {
-    ($encoding:expr, $t:ident => $e:expr) => {
-        match $encoding {
-            GgmlDType::Q4_0 => {
+    ($numbers:expr, $t:ident => $e:expr) => {
+        match $numbers {
+            TileNumbers::Quantized(GgmlDType::Q4_0) => {
                 type $t = Q4_0;
                 Some($e)
             }
-            GgmlDType::Q4_1 => {
+            TileNumbers::Quantized(GgmlDType::Q4_1) => {
                 type $t = Q4_1;
                 Some($e)
             }
-            GgmlDType::Q5_0 => {
+            TileNumbers::Quantized(GgmlDType::Q5_0) => {
                 type $t = Q5_0;
                 Some($e)
             }
-            GgmlDType::Q5_1 => {
+            TileNumbers::Quantized(GgmlDType::Q5_1) => {
                 type $t = Q5_1;
                 Some($e)
             }
-            GgmlDType::Q8_0 => {
+            TileNumbers::Quantized(GgmlDType::Q8_0) => {
                 type $t = Q8_0;
                 Some($e)
             }
-            GgmlDType::Q4K => {
+            TileNumbers::Quantized(GgmlDType::Q4K) => {
                 type $t = Q4K;
                 Some($e)
             }
-            GgmlDType::Q5K => {
+            TileNumbers::Quantized(GgmlDType::Q5K) => {
                 type $t = Q5K;
                 Some($e)
             }
-            GgmlDType::Q6K => {
+            TileNumbers::Quantized(GgmlDType::Q6K) => {
                 type $t = Q6K;
                 Some($e)
             }
-            _ => None,
+            TileNumbers::Rounded => {
+                type $t = Rounded;
+                Some($e)
+            }
+            TileNumbers::Quantized(_) => None,
         }
     };
 }
@@ -223,27 +246,50 @@ fn row_block(encoding: GgmlDType, row: &[u8], block: usize) -> RowBlock {
     out
 }
 
-/// Matrix of quantized numbers in tiles.
+/// Matrix in tiles.
 #[derive(Debug)]
 pub(super) struct Tiles {
-    encoding: GgmlDType,
+    numbers: TileNumbers,
     cols: usize,
     bytes: Vec<u8>,
 }
 
 impl Tiles {
-    /// Lays out the rows of a matrix; `None` if its encoding has no tiles.
+    /// Lays out the rows of a quantized matrix; `None` if its encoding has no tiles.
     pub(super) fn new<'a>(
         encoding: GgmlDType,
         (rows, cols): (usize, usize),
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Option<Self> {
-        let bytes = with_numbers!(encoding, T => lay_out::<T>(encoding, (rows, cols), row))?;
+        let numbers = TileNumbers::Quantized(encoding);
+        let bytes = with_numbers!(numbers, T => lay_out::<T>(encoding, (rows, cols), row))?;
         Some(Self {
-            encoding,
+            numbers,
             cols,
             bytes,
         })
+    }
+
+    /// Rounds floats, which `decode` writes for the row that it is given; `None` if the rows are no
+    /// whole number of blocks.
+    pub(super) fn rounded(
+        (rows, cols): (usize, usize),
+        decode: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Option<Self> {
+        cols.is_multiple_of(BLOCK).then(|| Self {
+            numbers: TileNumbers::Rounded,
+            cols,
+            bytes: round((rows, cols), decode),
+        })
+    }
+
+    /// Returns activations for products with this matrix, `x` rounded.
+    pub(super) fn activations(&self, x: &[f32]) -> Activations {
+        let largest = match self.numbers {
+            TileNumbers::Quantized(_) => LONG,
+            TileNumbers::Rounded => SHORT,
+        };
+        Activations::new(x, self.cols, largest)
     }
 
     /// Returns the bytes of the matrix.
@@ -254,7 +300,7 @@ impl Tiles {
     /// Decodes a row.
     pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
         let blocks = self.cols / BLOCK;
-        with_numbers!(self.encoding, T => {
+        with_numbers!(self.numbers, T => {
             let size = T::tile_bytes(blocks);
             decode::<T>(&self.bytes[row / LANES * size..][..size], row % LANES, out)
         });
@@ -264,7 +310,7 @@ impl Tiles {
     /// activations: `out` holds for each row of these the products with as many rows of the matrix.
     pub(super) fn products(&self, first: usize, x: &Activations, out: &mut [&mut [f32]]) {
         let blocks = self.cols / BLOCK;
-        with_numbers!(self.encoding, T => {
+        with_numbers!(self.numbers, T => {
             let tiles = &self.bytes[first / LANES * T::tile_bytes(blocks)..];
             dispatch(TileProducts::<T>(tiles, x, out, PhantomData))
         });
@@ -331,11 +377,62 @@ fn lay_out<'a, T: Numbers>(
     bytes
 }
 
+/// Rounds rows of floats to tiles.
+fn round((rows, cols): (usize, usize), decode: impl Fn(usize, &mut [f32]) + Sync) -> Vec<u8> {
+    let size = Rounded::tile_bytes(cols / BLOCK);
+    let mut bytes = vec![0; rows.div_ceil(LANES) * size];
+    let mut tiles: Vec<&mut [u8]> = bytes.chunks_mut(size).collect();
+    for_items(&mut tiles, |tile, out| {
+        let mut row = vec![0.0; cols];
+        for lane in 0..LANES.min(rows - tile * LANES) {
+            decode(tile * LANES + lane, &mut row);
+            let blocks = row.as_chunks::<BLOCK>().0.iter();
+            for (values, out) in blocks.zip(out.chunks_exact_mut(Rounded::BYTES)) {
+                let (numbers, scale) = rounded(values, SHORT);
+                let (scales, planes) = out.split_at_mut(Rounded::HEAD);
+                scales[4 * lane..][..4].copy_from_slice(&scale.to_le_bytes());
+                for (pair, numbers) in numbers.as_chunks::<2>().0.iter().enumerate() {
+                    let at = pair * VECTOR + 4 * lane;
+                    planes[at..][..4].copy_from_slice(&joined(*numbers).to_le_bytes());
+                }
+            }
+        }
+    });
+    bytes
+}
+
+/// Rounds the values of a block to integers up to `largest`; returns them and the value of 1.
+#[inline(always)]
+fn rounded(values: &[f32; BLOCK], largest: i32) -> ([i32; BLOCK], f32) {
+    // Compared as integers, so that numbers that are not finite come out on top.
+    let top = values
+        .iter()
+        .fold(0, |top, x| (x.to_bits() & !(1 << 31)).max(top));
+    let (top, largest) = (f32::from_bits(top), largest as f32);
+    let inverse = if top > 0.0 { largest / top } else { 0.0 };
+    let numbers = values.map(|x| (x * inverse).round_ties_even() as i32);
+    (numbers, top / largest)
+}
+
+/// Joins two numbers of 16 bits.
+#[inline(always)]
+fn joined(pair: [i32; 2]) -> i32 {
+    pair[0] & 0xFFFF | pair[1] << 16
+}
+
 /// Decodes one lane of a tile.
 fn decode<T: Numbers>(tile: &[u8], lane: usize, out: &mut [f32]) {
     let half = |at: usize| half_to_f32(u16::from_le_bytes([tile[at], tile[at + 1]]));
     for (block, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
         let at = block * T::BYTES + (block / SUPER + 1) * T::SUPER_BYTES;
+        if T::LOW == 16 {
+            let scale = f32::from_le_bytes(*bytes(tile, at + 4 * lane));
+            for (k, out) in out.iter_mut().enumerate() {
+                let number = at + T::HEAD + k / 2 * VECTOR + 4 * lane + k % 2 * 2;
+                *out = f32::from(i16::from_le_bytes(*bytes(tile, number))) * scale;
+            }
+            continue;
+        }
         let halves = match T::SUPER {
             true => (block / SUPER) * (SUPER * T::BYTES + T::SUPER_BYTES),
             false => at,
@@ -395,28 +492,33 @@ pub(super) struct Activations {
 }
 
 impl Activations {
-    /// Rounds `x`, rows of `cols` values, a multiple of [`BLOCK`].
-    pub(super) fn new(x: &[f32], cols: usize) -> Self {
+    /// Rounds `x`, rows of `cols` values, a multiple of [`BLOCK`], to integers up to `largest`.
+    fn new(x: &[f32], cols: usize, largest: i32) -> Self {
         let blocks = x.len() / BLOCK;
         let mut pairs = vec![0; x.len() / 2];
-        let (mut scales, mut halves) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
-        let out = pairs.as_chunks_mut::<{ BLOCK / 2 }>().0;
-        for (x, out) in x.as_chunks::<BLOCK>().0.iter().zip(out) {
-            // As integers, so that numbers that are not finite come out on top.
-            let top = x
-                .iter()
-                .fold(0, |top, x| (x.to_bits() & !(1 << 31)).max(top));
-            let top = f32::from_bits(top);
-            let inverse = if top > 0.0 { 32767.0 / top } else { 0.0 };
-            let rounded = x.map(|x| (x * inverse).round_ties_even() as i32);
-            for (out, pair) in out.iter_mut().zip(rounded.as_chunks::<2>().0) {
-                *out = pair[0] & 0xFFFF | pair[1] << 16;
+        let (mut scales, mut halves) = (vec![[0.0; 2]; blocks], vec![[0; 2]; blocks]);
+        let each = blocks.div_ceil(blocks / NEAR_BLOCKS + 1).max(1);
+        let mut parts: Vec<RoundedPart<'_>> = x
+            .chunks(each * BLOCK)
+            .zip(pairs.chunks_mut(each * BLOCK / 2))
+            .zip(scales.chunks_mut(each).zip(halves.chunks_mut(each)))
+            .collect();
+        let round = |((x, pairs), (scales, halves)): &mut RoundedPart<'_>| {
+            let pairs = pairs.as_chunks_mut::<{ BLOCK / 2 }>().0;
+            let sums = scales.iter_mut().zip(halves.iter_mut());
+            for ((x, pairs), (scale, half)) in x.as_chunks().0.iter().zip(pairs).zip(sums) {
+                let (numbers, one) = rounded(x, largest);
+                for (pair, numbers) in pairs.iter_mut().zip(numbers.as_chunks::<2>().0) {
+                    *pair = joined(*numbers);
+                }
+                let (a, b) = numbers.split_at(BLOCK / 2);
+                *half = [a.iter().sum::<i32>(), b.iter().sum::<i32>()];
+                *scale = [one, one * (half[0] + half[1]) as f32];
             }
-            let (a, b) = rounded.split_at(BLOCK / 2);
-            let sums = [a.iter().sum::<i32>(), b.iter().sum::<i32>()];
-            let scale = top / 32767.0;
-            scales.push([scale, scale * (sums[0] + sums[1]) as f32]);
-            halves.push(sums);
+        };
+        match parts.as_mut_slice() {
+            [one] => round(one),
+            _ => for_items(&mut parts, |_, part| round(part)),
         }
         Self {
             rows: x.len() / cols,
@@ -427,6 +529,15 @@ impl Activations {
         }
     }
 }
+
+/// Blocks of activations that a thread rounds at a time.
+const NEAR_BLOCKS: usize = 1 << 10;
+
+/// Values with what they are rounded to.
+type RoundedPart<'a> = (
+    (&'a [f32], &'a mut [i32]),
+    (&'a mut [[f32; 2]], &'a mut [[i32; 2]]),
+);
 
 struct TileProducts<'a, 'b, T>(
     &'a [u8],
@@ -498,6 +609,7 @@ fn tile_rows<S: Lanes, T: Numbers, const N: usize>(
         let scale = |i: usize| match T::SUPER {
             true if T::MIN => S::mul(large, S::load_u8(bytes(rest, i * LANES))),
             true => S::mul(large, S::load_i8(bytes(rest, i * LANES))),
+            false if T::LOW == 16 => S::load_f32(bytes(rest, 0)),
             false => S::load_f16(bytes(rest, 0)),
         };
         let group = QUARTERS / T::SCALES;
@@ -564,6 +676,9 @@ fn quarter_numbers<S: Lanes, T: Numbers>(
     quarter: usize,
     high: &mut [S::I; 2],
 ) -> [S::I; 4] {
+    if T::LOW == 16 {
+        return array::from_fn(|i| S::load_bits(bytes(planes, (4 * quarter + i) * VECTOR)));
+    }
     if T::LOW == 8 {
         let [a, b] = [0, 1].map(|i| S::load_bits(bytes(planes, (2 * quarter + i) * VECTOR)));
         let first = |v| S::sar::<8>(S::shl::<8>(v));
@@ -635,7 +750,7 @@ mod tests {
 
     /// Products of all `rows` with `x`.
     fn products(tiles: &Tiles, rows: usize, x: &[f32]) -> Vec<f32> {
-        let x = Activations::new(x, tiles.cols);
+        let x = tiles.activations(x);
         let mut out = vec![0.0; x.rows * rows];
         let mut lines: Vec<&mut [f32]> = out.chunks_mut(rows).collect();
         tiles.products(0, &x, &mut lines);

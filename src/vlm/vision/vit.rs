@@ -132,15 +132,23 @@ impl Vit {
         let layers = (0..config.layers).map(|i| {
             let layer = weights.pp("encoder").pp("layers").pp(i);
             let (attention, mlp) = (layer.pp("self_attn"), layer.pp("mlp"));
+            // A picture has hundreds of positions: arithmetic counts, not the reading of weights.
+            let linear = |at: &Weights<'_>, name: &str, out: usize, input: usize| {
+                let layer = at.linear(name, out, input, true)?;
+                Ok::<_, candle_core::Error>(match layer.is_half() {
+                    true => layer.rounded(),
+                    false => layer,
+                })
+            };
             Ok(Layer {
                 norm1: Norm::load("layer_norm1", config, &layer)?,
-                q: attention.linear("q_proj", width, width, true)?,
-                k: attention.linear("k_proj", width, width, true)?,
-                v: attention.linear("v_proj", width, width, true)?,
-                out: attention.linear("out_proj", width, width, true)?,
+                q: linear(&attention, "q_proj", width, width)?,
+                k: linear(&attention, "k_proj", width, width)?,
+                v: linear(&attention, "v_proj", width, width)?,
+                out: linear(&attention, "out_proj", width, width)?,
                 norm2: Norm::load("layer_norm2", config, &layer)?,
-                fc1: mlp.linear("fc1", inner, width, true)?,
-                fc2: mlp.linear("fc2", width, inner, true)?,
+                fc1: linear(&mlp, "fc1", inner, width)?,
+                fc2: linear(&mlp, "fc2", width, inner)?,
             })
         });
         Ok(Self {

@@ -128,27 +128,10 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn sums(v: [Self::F; LANES]) -> [f32; LANES] {
-        // Quarters of four vectors, added to one: a quarter of the result for each of them.
-        let quarters = |r: usize| unsafe {
-            let halves = |a, b| {
-                _mm512_add_ps(
-                    _mm512_shuffle_f32x4::<0x44>(a, b),
-                    _mm512_shuffle_f32x4::<0xEE>(a, b),
-                )
-            };
-            let (ab, cd) = (halves(v[r], v[4 + r]), halves(v[8 + r], v[12 + r]));
-            _mm512_add_ps(
-                _mm512_shuffle_f32x4::<0x88>(ab, cd),
-                _mm512_shuffle_f32x4::<0xDD>(ab, cd),
-            )
-        };
         let mut out = [0.0; LANES];
         unsafe {
-            let pairs = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let (ab, cd) = (
-                pairs(quarters(0), quarters(1)),
-                pairs(quarters(2), quarters(3)),
-            );
+            let ab = pairs(quarters(&v, 0), quarters(&v, 1));
+            let cd = pairs(quarters(&v, 2), quarters(&v, 3));
             let all = _mm512_add_ps(
                 _mm512_shuffle_ps::<0x44>(ab, cd),
                 _mm512_shuffle_ps::<0xEE>(ab, cd),
@@ -193,6 +176,36 @@ impl Lanes for Avx512 {
     fn dot_pairs(sums: Self::I, a: Self::I, b: Self::I) -> Self::I {
         unsafe { _mm512_dpwssd_epi32(sums, a, b) }
     }
+}
+
+// Functions, not closures: a closure has no instructions of its own to inline intrinsics with.
+
+/// Adds the quarters of vectors `r`, `4 + r`, `8 + r` and `12 + r`, a quarter of the result each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn quarters(v: &[__m512; LANES], r: usize) -> __m512 {
+    let (ab, cd) = (halves(v[r], v[4 + r]), halves(v[8 + r], v[12 + r]));
+    _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0x88>(ab, cd),
+        _mm512_shuffle_f32x4::<0xDD>(ab, cd),
+    )
+}
+
+/// Adds the halves of two vectors, a half of the result each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves(a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0x44>(a, b),
+        _mm512_shuffle_f32x4::<0xEE>(a, b),
+    )
+}
+
+/// Adds the first two and the last two lanes of every quarter of two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pairs(a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
 }
 
 /// Two registers of 256 bits a vector.
