@@ -43,7 +43,7 @@ use crate::{
             Processor, candor_mini::CandorMiniProcessor, casing::Casing, template::ChatTemplate,
             tokenizer::TextTokenizer, vocabulary::PolicyVocabulary,
         },
-        weights::hub::HubError,
+        weights::{WeightsDtype, hub::HubError},
     },
 };
 
@@ -273,6 +273,17 @@ impl Bundle {
         reward: Option<RewardKind>,
         device: &Device,
     ) -> Result<Self, BundleError> {
+        Self::load_as(name, reward, WeightsDtype::Auto, device)
+    }
+
+    /// Loads a bundle; matrices are rounded on the CPU unless `dtype` is given.
+    fn load_as(
+        name: &str,
+        reward: Option<RewardKind>,
+        dtype: WeightsDtype,
+        device: &Device,
+    ) -> Result<Self, BundleError> {
+        let is_exact = dtype != WeightsDtype::Auto;
         let source = Source::find(name)?;
         let config: BundleConfig = source.json("config.json")?;
         let tokenizer = source.tokenizer(&config)?;
@@ -283,8 +294,11 @@ impl Bundle {
             DType::F32,
             device,
         );
-        let vlm = CandorMini::load(&config.model, weights)
+        let mut vlm = CandorMini::load(&config.model, weights)
             .map_err(|e| source.fail("model.safetensors", e))?;
+        if !is_exact {
+            vlm = vlm.rounded();
+        }
         if vlm.spec().vocab_size < tokenizer.vocab_size() {
             return Err(source.fail(
                 "tokenizer.json",
@@ -305,7 +319,7 @@ impl Bundle {
                     reward.unwrap_or(r.default),
                     &tokenizer,
                     vlm.spec(),
-                    device,
+                    Placement { device, is_exact },
                 )
             })
             .transpose()?;
@@ -518,14 +532,22 @@ type Scorers = (
     (Arc<dyn TokenReward>, Calibration),
 );
 
+/// Device of a scorer's tensors, and whether its matrices are left as they are.
+#[derive(Clone, Copy)]
+struct Placement<'a> {
+    device: &'a Device,
+    is_exact: bool,
+}
+
 fn load_reward(
     source: &Source,
     config: &ScorersConfig,
     kind: RewardKind,
     tokenizer: &TextTokenizer,
     policy: &Spec,
-    device: &Device,
+    placement: Placement<'_>,
 ) -> Result<Scorers, BundleError> {
+    let Placement { device, is_exact } = placement;
     let missing = || BundleError::NoReward {
         bundle: source.name(),
         kind: kind.name(),
@@ -562,7 +584,7 @@ fn load_reward(
         RewardKind::Detached => {
             let net = Arc::new(
                 StandaloneNet::load(config.detached.as_ref().ok_or_else(missing)?, vb)
-                    .map(StandaloneNet::rounded)
+                    .map(|net| if is_exact { net } else { net.rounded() })
                     .map_err(fail)?,
             );
             calibrators.map(|calibrator| {

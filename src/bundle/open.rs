@@ -33,7 +33,8 @@ pub struct OpenOptions {
     pub reward: Option<RewardKind>,
     /// Bundle or folder of a probe whose scorer judges the model's texts.
     pub scorer: Option<String>,
-    /// Dtype of a checkpoint's matrices.
+    /// Dtype of a checkpoint's matrices. Those of a bundle are f32; if any is given, they are not
+    /// rounded on the CPU.
     pub dtype: WeightsDtype,
     /// Format that a checkpoint's matrices are quantized to.
     pub quantize: Option<BlockFormat>,
@@ -203,7 +204,7 @@ impl Bundle {
     /// When there is no such model, a file is missing or invalid, or the scorer does not fit.
     pub fn open(name: &str, options: &OpenOptions, device: &Device) -> Result<Self, BundleError> {
         let bundle = match Location::find(name, snapshot)? {
-            Location::Bundle => Self::load(name, options.reward, device)?,
+            Location::Bundle => Self::load_as(name, options.reward, options.dtype, device)?,
             Location::Checkpoint {
                 source,
                 name,
@@ -216,7 +217,7 @@ impl Bundle {
                 probe_folder::attach(bundle, Path::new(scorer))
             }
             Some(scorer) => {
-                let scorer = Self::load(scorer, options.reward, device)?;
+                let scorer = Self::load_as(scorer, options.reward, options.dtype, device)?;
                 bundle.with_scorer(scorer)
             }
         }

@@ -14,7 +14,7 @@ use super::{
     handle::Shared,
     prefill::{PrefillBudget, UnreadPrompt, divide},
     repair::CacheFork,
-    room::{Claim, all_can_end},
+    room::{RoomClaim, all_can_end},
     sequence::{AdmittedRequest, Sequence, SequenceStatus},
     track::RowOutputs,
     vocabulary::SamplingVocabulary,
@@ -49,8 +49,8 @@ pub(crate) const DECODED_TOKEN_WORK: u64 = 8;
 /// Fixed-point scale for comparing rows per weight as integers.
 const ROWS_SCALE: u64 = 1000;
 
-/// Images whose keys and values stay cached for later questions about them.
-const IMAGES: usize = 64;
+/// Prompts with images whose keys and values stay cached for later ones that begin like them.
+const PREFIXES: usize = 128;
 
 /// Sizes of the caches.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +104,7 @@ impl Caches {
             .transpose()?;
         let policy = networks.vlm.new_cache(slots, context, positions)?;
         Ok(Self {
-            policy: policy.remembering(IMAGES),
+            policy: policy.remembering(PREFIXES),
             scorer,
         })
     }
@@ -204,14 +204,14 @@ impl RunningBatch {
 
     /// Returns a request's claim when it joins: for its prompt and first tokens, or, if it may have
     /// repair candidates, for all that it may need.
-    fn first_claim(&self, job: &AdmittedRequest) -> Claim {
+    fn first_claim(&self, job: &AdmittedRequest) -> RoomClaim {
         let most = self.most_positions(job);
         let held = if policy::repairs(job.request.guard.mode) {
             most
         } else {
             job.prompt_tokens + job.budget.min(BLOCK)
         };
-        Claim { held: 0, most }.holding(held)
+        RoomClaim { held: 0, most }.holding(held)
     }
 
     /// Gives the sequences room for their next token, the oldest first. Those for which there is
@@ -626,21 +626,25 @@ fn score(
         .collect();
     let rows: Vec<ScoredRow<'_>> = scored()
         .zip(&judged)
-        .map(|((s, track, _), judged)| ScoredRow {
-            row: track.scored_row(&s.job.request),
-            unjudged: usize::from(judged.is_none()),
-            log_probabilities: std::slice::from_ref(&track.log_probability),
-            bytes: judged.as_slice(),
-            ends: track.end.is_some(),
-            at_once: policy::repairs(s.job.request.guard.mode) || !track.is_patient(),
-            reader: s.job.request.reader.as_ref(),
+        .map(|((s, track, _), judged)| {
+            let row = track.scored_row(&s.job.request);
+            let log_probability = std::slice::from_ref(&track.log_probability);
+            ScoredRow {
+                row,
+                unjudged: row.wanted().len() - judged.iter().len(),
+                log_probabilities: &log_probability[..row.wanted().len()],
+                bytes: judged.as_slice(),
+                ends: track.end.is_some(),
+                at_once: policy::repairs(s.job.request.guard.mode) || !track.is_patient(),
+                reader: s.job.request.reader.as_ref(),
+            }
         })
         .collect();
     let with_line = all().filter(|(_, track, _)| track.wants_outputs(true));
-    let has_line: Vec<bool> = with_line.map(|(_, _, scored)| scored).collect();
+    let is_read: Vec<bool> = with_line.map(|(_, _, scored)| scored).collect();
     let hidden = match hidden {
-        Some(hidden) if rows.len() < has_line.len() => {
-            let lines = (0u32..).zip(&has_line).filter(|(_, scored)| **scored);
+        Some(hidden) if is_read.contains(&false) => {
+            let lines = (0u32..).zip(&is_read).filter(|(_, is_read)| **is_read);
             let lines: Vec<u32> = lines.map(|(line, _)| line).collect();
             let lines = Tensor::new(lines.as_slice(), &Device::Cpu)?.to_device(hidden.device())?;
             Some(hidden.index_select(&lines, 0)?)

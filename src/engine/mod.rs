@@ -5,9 +5,9 @@
 //! [`EngineHandle`] submits [`Request`]s and returns an [`EventStream`] for each.
 //!
 //! A step computes one token of each answer and parts of the prompts that are not read yet, so that
-//! a long prompt delays nobody for long. A token's reward is computed by the step that feeds the token, one step after it was sampled.
-//! Scored text is therefore sent one word late, and an answer that ends without an end-of-sequence
-//! token needs one extra step.
+//! a long prompt delays nobody for long. A token's reward is computed by the step that feeds the
+//! token, one step after it was sampled, or some steps later together with others'. Scored text is
+//! therefore sent at least one word late, and an answer may need one extra step.
 
 mod answer;
 mod batch;

@@ -4,14 +4,14 @@ use crate::vlm::kv_cache::BLOCK;
 
 /// Positions of the cache that belong to a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Claim {
+pub(crate) struct RoomClaim {
     /// Positions that it may fill now.
     pub(crate) held: usize,
     /// Most positions that it may come to need.
     pub(crate) most: usize,
 }
 
-impl Claim {
+impl RoomClaim {
     /// Returns the claim once it holds at least `positions`, as far as it may ever need them.
     pub(crate) fn holding(self, positions: usize) -> Self {
         let wanted = positions.next_multiple_of(BLOCK).min(self.most);
@@ -27,13 +27,13 @@ impl Claim {
 /// the banker's algorithm (Dijkstra, "Cooperating Sequential Processes", 1968).
 ///
 /// As long as this holds, at least one sequence goes on, so none has to be given up.
-pub(crate) fn all_can_end(claims: impl IntoIterator<Item = Claim>, total: usize) -> bool {
-    let mut claims: Vec<Claim> = claims.into_iter().collect();
+pub(crate) fn all_can_end(claims: impl IntoIterator<Item = RoomClaim>, total: usize) -> bool {
+    let mut claims: Vec<RoomClaim> = claims.into_iter().collect();
     let held: usize = claims.iter().map(|claim| claim.held).sum();
     let Some(mut free) = total.checked_sub(held) else {
         return false;
     };
-    let missing = |claim: &Claim| claim.most.saturating_sub(claim.held);
+    let missing = |claim: &RoomClaim| claim.most.saturating_sub(claim.held);
     claims.sort_by_key(missing);
     claims.iter().all(|claim| {
         let can_end = missing(claim) <= free;
@@ -48,8 +48,8 @@ mod tests {
 
     use super::*;
 
-    fn claim(held: usize, most: usize) -> Claim {
-        Claim { held, most }
+    fn claim(held: usize, most: usize) -> RoomClaim {
+        RoomClaim { held, most }
     }
 
     #[test]
@@ -84,11 +84,11 @@ mod tests {
             total in 38usize..80,
         ) {
             let total = total * BLOCK;
-            let mut waiting: Vec<Claim> = sizes
+            let mut waiting: Vec<RoomClaim> = sizes
                 .into_iter()
                 .map(|(first, more)| claim(first * BLOCK, (first + more) * BLOCK))
                 .collect();
-            let mut running: Vec<Claim> = Vec::new();
+            let mut running: Vec<RoomClaim> = Vec::new();
             while !waiting.is_empty() || !running.is_empty() {
                 while let Some(&next) = waiting.last() {
                     if !all_can_end(running.iter().copied().chain([next]), total) {

@@ -10,7 +10,7 @@ use super::{
     fair::PoolPermit,
     partial_answer::PartialAnswer,
     repair::{CacheFork, Repairs},
-    room::Claim,
+    room::RoomClaim,
     stop::StopStrings,
     track::{DecodingContext, DecodingTrack, RowOutputs},
     vocabulary::SamplingVocabulary,
@@ -75,7 +75,7 @@ pub(crate) struct Sequence {
     /// Error that ends this sequence after the current step.
     pub(crate) failed: Option<EngineError>,
     /// Its part of the key/value cache.
-    pub(crate) claim: Claim,
+    pub(crate) claim: RoomClaim,
     /// `true` if the cache has no room for its next token until others end.
     pub(crate) lacks_room: bool,
     /// `true` if the current step skips this sequence in favor of others.
@@ -97,7 +97,7 @@ impl Sequence {
     pub(crate) fn new(
         mut job: AdmittedRequest,
         slots: Vec<usize>,
-        claim: Claim,
+        claim: RoomClaim,
         weights: RankingWeights,
     ) -> Self {
         let guard = job.request.guard;

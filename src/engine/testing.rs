@@ -376,40 +376,43 @@ impl RewardState for ToyState {
         if self.fails.load(SeqCst) || (max_seen > 0 && self.seen.load(SeqCst) >= max_seen) {
             bail!("the scorer is broken");
         }
-        let hidden = hidden.unwrap().to_vec2::<f32>()?;
-        assert_eq!(hidden.len(), rows.len(), "one wanted token a row");
+        let hidden = hidden.map_or(Ok(Vec::new()), Tensor::to_vec2::<f32>)?;
+        let with_tokens = rows.iter().filter(|scored| !scored.row.tokens.is_empty());
+        assert_eq!(hidden.len(), with_tokens.count(), "one wanted token a row");
+        let mut hidden = hidden.iter();
         let shift = if self.out_of_range.load(SeqCst) {
             2.0
         } else {
             0.0
         };
         let mut readings = Vec::new();
-        for (scored, hidden) in rows.iter().zip(&hidden) {
+        for scored in rows {
             let row = scored.row;
             let slot = &mut self.slots[row.slot];
             assert_eq!(row.start, slot.len, "a row was left out");
             slot.len += row.tokens.len();
-            assert_eq!(
-                hidden[1],
-                row.wanted()[0] as f32,
-                "hidden states of another token"
-            );
             assert_eq!(scored.bytes.len(), scored.judged().len());
+            assert!(!row.tokens.is_empty() || scored.ends);
+            if let Some(&wanted) = row.wanted().first() {
+                let hidden = hidden.next().unwrap();
+                assert_eq!(hidden[1], wanted as f32, "hidden states of another token");
+                slot.rewards
+                    .extend(scored.judged().iter().map(|_| hidden[0] + shift));
+            }
             // Prompt tokens have log-probability 0, generated ones a negative one.
-            let lp = scored.log_probabilities[0];
-            assert!(
-                if row.start == 0 {
-                    lp == 0.0
-                } else {
-                    lp.is_finite() && lp < 0.0
-                },
-                "{lp}"
-            );
+            for &lp in scored.log_probabilities {
+                assert!(
+                    if row.start == 0 {
+                        lp == 0.0
+                    } else {
+                        lp.is_finite() && lp < 0.0
+                    },
+                    "{lp}"
+                );
+            }
             if row.start == 0 {
                 slot.prompt = row.tokens.len();
             }
-            slot.rewards
-                .extend(scored.judged().iter().map(|_| hidden[0] + shift));
             self.seen.fetch_add(scored.judged().len(), SeqCst);
             let held_back = if scored.ends { 0 } else { self.lag };
             let until = slot.rewards.len().saturating_sub(held_back).max(slot.given);

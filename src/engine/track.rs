@@ -158,11 +158,18 @@ impl DecodingTrack {
         !self.awaits_prefill() || self.fed + self.part >= self.prompt
     }
 
+    /// Returns `true` if the end of the answer was written, which no scorer reads: what the next
+    /// step feeds is nothing, and its only purpose are outstanding readings.
+    pub(crate) fn only_reads(&self) -> bool {
+        let last = self.partial.tokens().last();
+        self.end.is_some() && last.map(|last| last.token.id) != self.last
+    }
+
     /// Returns `true` if the next step's outputs for this track are wanted: not those of a part of
-    /// the prompt before the last, nor, of a model without a `tapped` layer, those of an answer
-    /// that has ended and only awaits its readings.
+    /// the prompt before the last, nor those of an answer that has ended, unless its last token is
+    /// read from a `tapped` layer of the model.
     pub(crate) fn wants_outputs(&self, tapped: bool) -> bool {
-        self.is_scored() && (tapped || self.end.is_none())
+        self.is_scored() && (self.end.is_none() || tapped && !self.only_reads())
     }
 
     /// Returns `true` if the readings of what the next step feeds may come later.
@@ -218,6 +225,7 @@ impl DecodingTrack {
     /// as a whole, together with the policy's last part of it.
     pub(crate) fn scored_row<'a>(&'a self, request: &'a Request) -> Row<'a> {
         match &self.last {
+            Some(_) if self.only_reads() => Row::text(self.slot, self.fed, &[]),
             Some(token) => Row::text(self.slot, self.fed, std::slice::from_ref(token)),
             None => self.prompt_row(request),
         }

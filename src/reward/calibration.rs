@@ -1,10 +1,9 @@
 //! Calibration of logits to rewards, and thresholds for given false-positive rates.
 
-use candle_core::{Result as CandleResult, Tensor, bail};
+use candle_core::{Result as CandleResult, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ScoredRow, TokenReading,
     drift::Histogram,
     logistic::logistic_regression,
     thresholds::{ScoredToken, threshold_at_fpr},
@@ -332,43 +331,6 @@ impl Calibrator {
             .zip(log_probabilities)
             .map(reward)
             .collect())
-    }
-
-    /// Returns the readings of the rows' judged tokens; `logits` has one entry for every wanted
-    /// token.
-    ///
-    /// # Errors
-    /// When their numbers differ.
-    pub(super) fn readings(
-        &self,
-        rows: &[ScoredRow<'_>],
-        logits: &Tensor,
-    ) -> CandleResult<Vec<Vec<TokenReading>>> {
-        let logits = logits.to_vec1::<f32>()?;
-        let mut rest = logits.as_slice();
-        let mut readings = Vec::with_capacity(rows.len());
-        for row in rows {
-            let wanted = row.row.wanted().len();
-            if wanted > rest.len() || row.log_probabilities.len() != wanted {
-                bail!(
-                    "{} logits and {} log-probabilities for {wanted} tokens",
-                    rest.len(),
-                    row.log_probabilities.len()
-                );
-            }
-            let (own, others) = rest.split_at(wanted);
-            rest = others;
-            let rewards = self.rewards(
-                row.judged(),
-                &own[row.unjudged.min(wanted)..],
-                &row.log_probabilities[row.unjudged.min(wanted)..],
-            )?;
-            readings.push(rewards.into_iter().map(TokenReading::of_policy).collect());
-        }
-        match rest.len() {
-            0 => Ok(readings),
-            more => bail!("{more} logits more than tokens"),
-        }
     }
 }
 

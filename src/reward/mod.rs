@@ -82,7 +82,7 @@ pub struct ReaderPrompt {
 /// One sequence's part of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoredRow<'a> {
-    /// The row that the policy received.
+    /// The row that the policy received; without tokens if the text ended before.
     pub row: Row<'a>,
     /// Number of leading wanted tokens of the row that belong to the prompt and are not judged.
     pub unjudged: usize,
@@ -98,7 +98,16 @@ pub struct ScoredRow<'a> {
     pub reader: Option<&'a Arc<ReaderPrompt>>,
 }
 
+/// Tokens that may wait for their readings where nobody needs these at once: read together, they
+/// cost little more than one.
+const LATE: usize = 32;
+
 impl ScoredRow<'_> {
+    /// Returns `true` if `unread` tokens, those of this row included, may wait no longer.
+    fn is_due(&self, unread: usize) -> bool {
+        unread > 0 && (self.at_once || self.ends || unread >= LATE)
+    }
+
     /// Returns the tokens to judge.
     pub fn judged(&self) -> &[u32] {
         self.row.wanted().get(self.unjudged..).unwrap_or_default()
@@ -140,7 +149,7 @@ pub trait RewardState: Send {
     /// Takes the rows that the policy received and returns, for each, the readings that became
     /// final: of the judged tokens in order, none left out, but possibly later than their row. A
     /// row that ends its text makes all of them final. `hidden` are the policy's hidden states of
-    /// all wanted tokens at the scorer's taps, side by side.
+    /// all wanted tokens at the scorer's taps, side by side; `None` if there are none.
     ///
     /// # Errors
     /// When a tensor operation fails; the state of the rows' slots is then undefined.

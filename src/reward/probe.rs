@@ -1,5 +1,5 @@
 //! The probe: a small perceptron on the policy's hidden states. It costs one small matrix product
-//! per token and needs no cache.
+//! for some tokens and needs no cache.
 
 use std::sync::Arc;
 
@@ -151,18 +151,60 @@ impl TokenReward for Probe {
         &self.taps
     }
 
-    fn new_state(&self, _: usize, _: usize, _: usize) -> Result<Box<dyn RewardState>> {
+    fn new_state(&self, slots: usize, _: usize, _: usize) -> Result<Box<dyn RewardState>> {
         Ok(Box::new(ProbeState {
             net: Arc::clone(&self.net),
             calibrator: Arc::clone(&self.calibrator),
+            unread: vec![UnreadLines::default(); slots],
         }))
     }
 }
 
-/// A probe remembers nothing of a sequence.
+/// Probe with what it has not read yet.
 struct ProbeState {
     net: Arc<ProbeNet>,
     calibrator: Arc<Calibrator>,
+    /// Of every slot.
+    unread: Vec<UnreadLines>,
+}
+
+/// Tokens of a sequence with their hidden states, in order of their positions.
+#[derive(Debug, Clone, Default)]
+struct UnreadLines {
+    positions: Vec<usize>,
+    tokens: Vec<u32>,
+    log_probabilities: Vec<f32>,
+    /// Hidden states, one line a token.
+    lines: Vec<Tensor>,
+}
+
+impl UnreadLines {
+    /// Takes the tokens that are to be judged; `first` is the row's first line.
+    fn take(&mut self, scored: &ScoredRow<'_>, hidden: &Tensor, first: usize) -> Result<()> {
+        let (wanted, skipped) = (scored.row.wanted().len(), scored.unjudged);
+        if scored.log_probabilities.len() != wanted {
+            bail!(
+                "{} log-probabilities for {wanted} tokens",
+                scored.log_probabilities.len()
+            );
+        }
+        let position = scored.row.start + scored.row.from;
+        for i in skipped..wanted {
+            self.positions.push(position + i);
+            self.tokens.push(scored.row.wanted()[i]);
+            self.log_probabilities.push(scored.log_probabilities[i]);
+            self.lines.push(hidden.narrow(0, first + i, 1)?);
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: usize) {
+        let kept = self.positions.partition_point(|&position| position < len);
+        self.positions.truncate(kept);
+        self.tokens.truncate(kept);
+        self.log_probabilities.truncate(kept);
+        self.lines.truncate(kept);
+    }
 }
 
 impl RewardState for ProbeState {
@@ -171,15 +213,49 @@ impl RewardState for ProbeState {
         rows: &[ScoredRow<'_>],
         hidden: Option<&Tensor>,
     ) -> Result<Vec<Vec<TokenReading>>> {
-        let Some(hidden) = hidden else {
-            bail!("the probe got no hidden states")
-        };
-        self.calibrator.readings(rows, &self.net.logits(hidden)?)
+        let expected: usize = rows.iter().map(|scored| scored.row.wanted().len()).sum();
+        let found = hidden.map_or(Ok(0), |hidden| hidden.dim(0))?;
+        if found != expected {
+            bail!("hidden states of {found} tokens for {expected}");
+        }
+        let (mut first, mut due) = (0, Vec::new());
+        for (i, scored) in rows.iter().enumerate() {
+            let unread = &mut self.unread[scored.row.slot];
+            if let Some(hidden) = hidden {
+                unread.take(scored, hidden, first)?;
+            }
+            first += scored.row.wanted().len();
+            if scored.is_due(unread.tokens.len()) {
+                due.push((i, std::mem::take(unread)));
+            }
+        }
+        let mut readings = vec![Vec::new(); rows.len()];
+        let lines: Vec<&Tensor> = due.iter().flat_map(|(_, unread)| &unread.lines).collect();
+        if lines.is_empty() {
+            return Ok(readings);
+        }
+        let logits = self.net.logits(&Tensor::cat(&lines, 0)?)?;
+        let logits = logits.to_vec1::<f32>()?;
+        let mut rest = logits.as_slice();
+        for (i, unread) in due {
+            let own = rest.split_off(..unread.tokens.len()).unwrap_or_default();
+            let rewards =
+                self.calibrator
+                    .rewards(&unread.tokens, own, &unread.log_probabilities)?;
+            readings[i] = rewards.into_iter().map(TokenReading::of_policy).collect();
+        }
+        Ok(readings)
     }
 
-    fn truncate(&mut self, _slot: usize, _len: usize) {}
+    fn truncate(&mut self, slot: usize, len: usize) {
+        self.unread[slot].truncate(len);
+    }
 
-    fn fork(&mut self, _from: usize, _to: usize, _len: usize) {}
+    fn fork(&mut self, from: usize, to: usize, len: usize) {
+        let mut unread = self.unread[from].clone();
+        unread.truncate(len);
+        self.unread[to] = unread;
+    }
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use crate::vlm::{
     processor::vocabulary::PolicyVocabulary,
 };
 
-/// Images whose keys and values stay cached for later questions about them.
-const PREFIXES: usize = 64;
+/// Prompts with images whose keys and values stay cached for later ones that begin like them.
+const PREFIXES: usize = 128;
 
 /// Scorer bundle as a reader of other policies' texts.
 pub struct TextReader {
@@ -380,8 +380,13 @@ impl RewardState for ReaderState {
         _hidden: Option<&Tensor>,
     ) -> Result<Vec<Vec<TokenReading>>> {
         self.take(rows)?;
+        let due = rows.iter().filter(|scored| {
+            let text = &self.texts[scored.row.slot];
+            scored.is_due(text.ends.len() - text.given)
+        });
+        let due: Vec<&ScoredRow<'_>> = due.collect();
         loop {
-            let reads = rows
+            let reads = due
                 .iter()
                 .filter_map(|scored| self.next(scored.row.slot, scored.ends));
             let reads: Vec<ReadRow> = reads.collect();

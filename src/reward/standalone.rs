@@ -17,8 +17,8 @@ use crate::vlm::{
     prompt::{ImageFeatures, ImageSpan},
 };
 
-/// Images whose keys and values stay cached for later questions about them.
-const PREFIXES: usize = 64;
+/// Prompts with images whose keys and values stay cached for later ones that begin like them.
+const PREFIXES: usize = 128;
 
 /// Decoder with a linear head: one logit per token.
 pub struct StandaloneNet {
@@ -102,10 +102,6 @@ impl TokenReward for StandaloneScorer {
     }
 }
 
-/// Tokens that may wait for their readings where nobody needs these at once: read together, they
-/// cost little more than one.
-const LATE: usize = 32;
-
 /// Network with the cache of the sequences that it follows.
 struct StandaloneState {
     net: Arc<StandaloneNet>,
@@ -173,7 +169,7 @@ impl RewardState for StandaloneState {
             }
             unread.take(scored)?;
             let judged = unread.log_probabilities.iter().flatten().count();
-            if judged > 0 && (scored.at_once || scored.ends || judged >= LATE) {
+            if scored.is_due(judged) {
                 due.push((i, std::mem::take(unread)));
             }
         }

@@ -215,12 +215,13 @@ pub trait VisionLanguageModel: Send + Sync {
     }
 }
 
-/// Returns the number of leading positions of a row that only depend on its images and what stands
-/// before them; 0 for rows that continue a sequence or whose outputs begin earlier.
+/// Returns the number of leading positions of a row whose outputs are not wanted, if they hold all
+/// of its images; 0 for rows without images and those that continue a sequence.
 fn prefix_len(row: &Row<'_>) -> usize {
-    let end = row.spans.last().map_or(0, |span| span.range.end);
-    let reusable = row.start == 0 && end <= row.from;
-    if reusable { end } else { 0 }
+    match row.spans.last() {
+        Some(last) if row.start == 0 && last.range.end <= row.from => row.from,
+        _ => 0,
+    }
 }
 
 /// Returns the content of a prefix: equal keys have equal keys and values in the cache.
@@ -235,19 +236,21 @@ fn prefix_key(row: &Row<'_>, len: usize) -> Result<PrefixKey> {
     })
 }
 
-/// Restores in a row's slot the prefix that the cache remembers of the row, unless the slot already
-/// holds as much, and returns the prefix's length; 0 if nothing was restored.
+/// Restores in a row's slot what the cache remembers of the row's beginning, unless the slot
+/// already holds as much, and returns its length; 0 if nothing was restored.
 pub(crate) fn recall(row: &Row<'_>, cache: &mut KvCache) -> Result<usize> {
     let len = prefix_len(row);
-    let found = cache.len(row.slot) < len && cache.recall(row.slot, &prefix_key(row, len)?);
-    Ok(if found { len } else { 0 })
+    if cache.len(row.slot) >= len {
+        return Ok(0);
+    }
+    Ok(cache.recall(row.slot, &prefix_key(row, len)?))
 }
 
-/// Remembers the prefix of a row that begins a sequence, if the row's slot holds all of it.
+/// Remembers the beginning of a row that begins a sequence, if the row's slot holds all of it.
 pub(crate) fn remember(row: &Row<'_>, cache: &mut KvCache) -> Result<()> {
     let len = prefix_len(row);
     if len > 0 && len <= cache.len(row.slot) {
-        cache.remember(row.slot, len, prefix_key(row, len)?);
+        cache.remember(row.slot, prefix_key(row, len)?);
     }
     Ok(())
 }

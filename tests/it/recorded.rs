@@ -1,5 +1,6 @@
 //! candor-mini's captions, token by token with their rewards, as they were once recorded: what a
-//! change of the networks' code must not move.
+//! change of the networks' code must not move. They are exact with `--dtype f32`; served on the
+//! CPU, the networks are rounded, which may hardly show.
 //!
 //! `CANDOR_RECORD=1` writes the file anew; that is right only for a new version of the model.
 
@@ -10,10 +11,11 @@ use std::{
 
 use candle_core::Device;
 use candor::{
-    bundle::Bundle,
+    bundle::{Bundle, OpenOptions},
     config::{Auto, Config},
     reward::RewardKind,
     serve::Local,
+    vlm::weights::WeightsDtype,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -23,6 +25,12 @@ const PHOTOGRAPHS: usize = 200;
 
 /// Largest difference of a reward.
 const TOLERANCE: f64 = 1e-5;
+
+/// Largest difference of a reward that rounding makes, in a text that it leaves as it is.
+const ROUNDING: f64 = 5e-3;
+
+/// Largest share of captions with other words by rounding.
+const MOST_OTHERS: f64 = 0.02;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,10 +60,16 @@ fn development() -> Vec<PathBuf> {
 /// parts of this size.
 fn captions(
     reward: RewardKind,
+    dtype: WeightsDtype,
     prefill_chunk: Auto<usize>,
     photographs: &[PathBuf],
 ) -> Vec<(String, Value)> {
-    let bundle = Bundle::load("candor-mini", Some(reward), &Device::Cpu).unwrap();
+    let options = OpenOptions {
+        reward: Some(reward),
+        dtype,
+        ..OpenOptions::default()
+    };
+    let bundle = Bundle::open("candor-mini", &options, &Device::Cpu).unwrap();
     let mut config = Config::default();
     config.engine.prefill_chunk = prefill_chunk;
     let local = Local::start(config, bundle).unwrap();
@@ -83,7 +97,7 @@ fn captions(
 fn check(reward: RewardKind, file: &str) {
     let file = root().join("tests/fixtures/recorded").join(file);
     let photographs = [shipped(), development()].concat();
-    let got = captions(reward, Auto::Auto, &photographs);
+    let got = captions(reward, WeightsDtype::F32, Auto::Auto, &photographs);
     if env::var_os("CANDOR_RECORD").is_some() {
         let lines = got
             .iter()
@@ -100,18 +114,26 @@ fn check(reward: RewardKind, file: &str) {
     assert_eq!(recorded.len(), shipped().len() + PHOTOGRAPHS);
     for ((name, caption), want) in got.iter().zip(&recorded) {
         assert_eq!(want["photograph"], name.as_str());
-        assert_same(name, caption, &want["caption"]);
+        assert_same(name, caption, &want["caption"], TOLERANCE);
+    }
+    let rounded = captions(reward, WeightsDtype::Auto, Auto::Auto, &photographs);
+    let pairs = || rounded.iter().zip(&got);
+    let is_other = |((_, a), (_, b)): &(&(_, Value), &(_, Value))| a["tokens"] != b["tokens"];
+    let others = pairs().filter(is_other).count() as f64 / got.len() as f64;
+    assert!(others <= MOST_OTHERS, "{others} of the captions are others");
+    for ((name, caption), (_, want)) in pairs().filter(|pair| !is_other(pair)) {
+        assert_same(name, caption, want, ROUNDING);
     }
 }
 
-fn assert_same(name: &str, caption: &Value, want: &Value) {
+fn assert_same(name: &str, caption: &Value, want: &Value, tolerance: f64) {
     assert_eq!(caption["tokens"], want["tokens"], "{name}");
     let numbers = |caption: &Value| -> Vec<f64> {
         let rewards = caption["rewards"].as_array().unwrap().iter();
         rewards.map(|reward| reward.as_f64().unwrap()).collect()
     };
     for (got, want) in numbers(caption).iter().zip(numbers(want)) {
-        assert!((got - want).abs() <= TOLERANCE, "{name}: {got}, not {want}");
+        assert!((got - want).abs() <= tolerance, "{name}: {got}, not {want}");
     }
 }
 
@@ -119,10 +141,11 @@ fn assert_same(name: &str, caption: &Value, want: &Value) {
 fn captions_do_not_depend_on_the_parts_in_which_prompts_are_read() {
     for reward in RewardKind::ALL {
         let sizes = [Auto::Value(1), Auto::Value(1 << 12)];
-        let [parts, whole] = sizes.map(|size| captions(reward, size, &shipped()));
+        let [parts, whole] =
+            sizes.map(|size| captions(reward, WeightsDtype::Auto, size, &shipped()));
         assert_eq!(parts.len(), whole.len());
         for ((name, caption), (_, want)) in parts.iter().zip(&whole) {
-            assert_same(name, caption, want);
+            assert_same(name, caption, want, 0.0);
         }
     }
 }

@@ -161,7 +161,8 @@ pub struct Valve {
 impl Valve {
     /// The bundle of a configuration, with a valve before its model.
     pub fn before(config: &Config) -> (Bundle, Arc<Self>) {
-        let mut bundle = Bundle::load(&config.model.name, None, &Device::Cpu).unwrap();
+        let options = config.model.open_options();
+        let mut bundle = Bundle::open(&config.model.name, &options, &Device::Cpu).unwrap();
         let valve = Arc::new(Self {
             inner: bundle.vlm,
             left: Mutex::new(None),

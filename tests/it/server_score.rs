@@ -3,6 +3,8 @@
 use image::ImageFormat;
 use serde_json::{Value, json};
 
+use candor::vlm::weights::WeightsDtype;
+
 use crate::{
     http::{JSON, Reply, exchange, request},
     served::{Served, about, and, ask, data_url, picture},
@@ -619,7 +621,11 @@ fn text_within_the_context_scores_as_recorded() {
     // By the scorer alone, whatever evidence the bundle has.
     let dir = tempfile::tempdir().unwrap();
     copy_to(dir.path());
-    let served = Served::with(|c| c.model.name = dir.path().display().to_string());
+    let served = Served::with(|c| {
+        c.model.name = dir.path().display().to_string();
+        // Not rounded.
+        c.model.dtype = WeightsDtype::F32;
+    });
     let recorded: Vec<Value> =
         serde_json::from_str(include_str!("../fixtures/scores.json")).unwrap();
     assert_eq!(recorded.len(), 24);

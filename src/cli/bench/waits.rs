@@ -210,7 +210,7 @@ pub(super) fn format_second_question(found: &SecondQuestion) -> String {
 pub(super) fn format_stall(found: &LongPromptWaits) -> String {
     format!(
         "prompt of {} tokens: first token after {:.0} ms alone, {:.0} ms beside a running stream\n\
-         running stream: 95th percentile of its gaps {:.1} ms, while that prompt is read {:.1} ms\n",
+         running stream: 95th percentile of its gaps {:.1} ms, {:.1} ms beside that prompt\n",
         found.prompt_tokens,
         found.first_token_alone_ms,
         found.first_token_beside_stream_ms,

@@ -15,7 +15,11 @@ use crate::{
         rows::{ResponseBranch, RowBatch, TextRow},
         tower::Tower,
     },
-    vlm::{decoder::Regular, models::candor_mini::PrefixDecoder, nn},
+    vlm::{
+        decoder::Regular,
+        models::candor_mini::{PrefixDecoder, PrefixDecoderConfig},
+        nn,
+    },
 };
 
 /// Steps of the optimizer.
@@ -70,27 +74,26 @@ pub(super) fn compare(name: &str, device: &Device) -> Vec<CheckResult> {
 /// Trains projector and decoder of a bundle for some steps on two made-up rows of text.
 fn train(name: &str, device: &Device) -> Result<TrainingTrace, String> {
     let config = Bundle::describe(name).map_err(text)?.model.language;
-    let vars = VarMap::new();
-    let new = VarBuilder::from_varmap(&vars, DType::F32, device);
     let network = TrainedNetwork {
-        model: PrefixDecoder::load(&config, new).map_err(text)?,
-        image: (config.connector.tokens, config.connector.in_features),
+        config,
+        vars: VarMap::new(),
         device: device.clone(),
     };
+    network.model().map_err(text)?;
     let file = Bundle::file(name, "model.safetensors").map_err(text)?;
     let stored: Tensors = candle_core::safetensors::load_buffer(&file, &Device::Cpu)
         .map_err(text)?
         .into_iter()
         .filter(|(name, _)| !name.starts_with(Tower::PREFIX))
         .collect();
-    let named = named_vars(&vars);
+    let named = named_vars(&network.vars);
     for (name, var) in &named {
         let weight = stored.get(name).ok_or(format!("there is no {name}"))?;
         let weight = weight.to_dtype(DType::F32).map_err(text)?;
         var.set(&weight.to_device(device).map_err(text)?)
             .map_err(text)?;
     }
-    let mut optimizer = AdamW::new(&vars, OPTIMIZER).map_err(text)?;
+    let mut optimizer = AdamW::new(&network.vars, OPTIMIZER).map_err(text)?;
     let (mut losses, mut first) = (Vec::new(), Vec::new());
     for step in 0..STEPS {
         let (loss, gradients) = network.gradients(&optimizer).map_err(text)?;
@@ -110,13 +113,18 @@ fn train(name: &str, device: &Device) -> Result<TrainingTrace, String> {
 
 /// Projector and decoder whose weights are variables.
 struct TrainedNetwork {
-    model: PrefixDecoder,
-    /// Positions of an image and channels of its features.
-    image: (usize, usize),
+    config: PrefixDecoderConfig,
+    vars: VarMap,
     device: Device,
 }
 
 impl TrainedNetwork {
+    /// Returns the network with the present values: joined matrices are made when it is loaded.
+    fn model(&self) -> candle_core::Result<PrefixDecoder> {
+        let vars = VarBuilder::from_varmap(&self.vars, DType::F32, &self.device);
+        PrefixDecoder::load(&self.config, vars)
+    }
+
     /// Returns the loss and the gradient of every variable.
     fn gradients(&self, optimizer: &AdamW) -> candle_core::Result<(f32, Vec<Vec<f32>>)> {
         let loss = self.loss()?;
@@ -134,7 +142,7 @@ impl TrainedNetwork {
 
     /// Returns the mean cross-entropy of the tokens of two rows behind images, all made up.
     fn loss(&self) -> candle_core::Result<Tensor> {
-        let (model, device) = (&self.model, &self.device);
+        let (model, device) = (self.model()?, &self.device);
         let vocabulary = model.llama().config().vocab_size;
         let tokens = |from: usize, len: usize| -> Vec<u32> {
             let tokens = (0..len).map(|i| ((from + i * 97) % vocabulary) as u32);
@@ -148,7 +156,8 @@ impl TrainedNetwork {
                 learn_from: 0,
             }],
         };
-        let (positions, channels) = self.image;
+        let connector = &self.config.connector;
+        let (positions, channels) = (connector.tokens, connector.in_features);
         let batch = RowBatch::new(&[row(11, 6, 20), row(5, 4, 12)], positions)?;
         let values = (0..2 * positions * channels).map(|i| (i as f32 * 0.37).sin());
         let values: Vec<f32> = values.collect();

@@ -16,8 +16,8 @@ impl Decoder {
     /// included; without it, rows may split images.
     ///
     /// # Errors
-    /// When a span lies outside its image or its features, spans overlap, a row splits an image that
-    /// attends as a whole, or a tensor operation fails.
+    /// When a span lies outside its image or its features, spans overlap, a row splits an image
+    /// that attends as a whole, or a tensor operation fails.
     pub fn embed_rows(
         &self,
         rows: &[Row<'_>],

@@ -103,9 +103,9 @@ impl Decoder {
         })
     }
 
-    /// Rounds the matrices of the layers; see [`Linear::rounded`].
+    /// Rounds the matrices; see [`Linear::rounded`].
     #[must_use]
-    pub fn rounded(mut self) -> Self {
+    pub fn rounded(self) -> Self {
         let layers = self.layers.into_iter().map(|layer| Layer {
             qkv: layer.qkv.rounded(),
             o: layer.o.rounded(),
@@ -113,8 +113,17 @@ impl Decoder {
             down: layer.down.rounded(),
             ..layer
         });
-        self.layers = layers.collect();
-        self
+        let embed = self.embed.rounded();
+        let head = match self.config.tie_word_embeddings {
+            true => embed.clone(),
+            false => self.head.rounded(),
+        };
+        Self {
+            layers: layers.collect(),
+            embed,
+            head,
+            ..self
+        }
     }
 
     /// Returns the sizes of the decoder.

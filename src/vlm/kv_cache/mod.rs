@@ -67,11 +67,37 @@ pub(crate) struct PrefixKey {
     pub(crate) images: Vec<(Range<usize>, ImageId, Range<usize>)>,
 }
 
+impl PrefixKey {
+    /// Returns the number of leading positions that both have in common, images as a whole; 0 if
+    /// these are text alone: images belong to somebody, and so does what follows them.
+    fn common(&self, other: &Self) -> usize {
+        if self.images.first() != other.images.first() {
+            return 0;
+        }
+        let pairs = self.tokens.iter().zip(&other.tokens);
+        let mut len = pairs.take_while(|(a, b)| a == b).count();
+        let most = self.images.len().max(other.images.len());
+        for i in 0..most {
+            let (a, b) = (self.images.get(i), other.images.get(i));
+            let ends = [a, b].into_iter().flatten();
+            if a != b || ends.clone().any(|(range, ..)| range.end > len) {
+                let starts = ends.map(|(range, ..)| range.start);
+                len = starts.min().map_or(len, |start| len.min(start));
+                if i == 0 {
+                    len = 0;
+                }
+                break;
+            }
+        }
+        len
+    }
+}
+
 /// Prefix whose blocks are kept.
 #[derive(Debug)]
 struct Prefix {
     key: PrefixKey,
-    sequence: Sequence,
+    blocks: Vec<u32>,
 }
 
 /// Blocks and length of a sequence.
@@ -129,8 +155,8 @@ impl KvCache {
         })
     }
 
-    /// Keeps the last `most` prefixes that end with an image, as long as no sequence needs their
-    /// blocks, so that a sequence beginning with one of them skips its computation.
+    /// Keeps the last `most` prefixes with images, as long as no sequence needs their blocks, so
+    /// that a sequence that begins as one of them skips what they have in common.
     pub fn remembering(mut self, most: usize) -> Self {
         self.most_prefixes = most;
         self
@@ -160,17 +186,6 @@ impl KvCache {
     /// Returns the most positions that all sequences can hold together.
     pub fn positions(&self) -> usize {
         self.pool.len() * BLOCK
-    }
-
-    /// Returns the positions that sequences can still take, were all prefixes given up.
-    pub fn free_positions(&self) -> usize {
-        let kept: usize = self
-            .prefixes
-            .iter()
-            .flat_map(|prefix| &prefix.sequence.blocks)
-            .filter(|&&block| !self.pool.is_shared(block))
-            .count();
-        (self.pool.free() + kept) * BLOCK
     }
 
     /// Rolls `slot` back to `len` positions; `0` frees it. A longer `len` changes nothing.
@@ -344,7 +359,7 @@ impl KvCache {
         let oldest = self.prefixes.pop_front();
         oldest
             .iter()
-            .for_each(|prefix| self.pool.release(&prefix.sequence.blocks));
+            .for_each(|prefix| self.pool.release(&prefix.blocks));
         oldest.is_some()
     }
 
@@ -353,30 +368,44 @@ impl KvCache {
         self.sequences[row.slot].len = row.start + row.len;
     }
 
-    /// Restores a remembered prefix in the empty `slot`; returns `false` if there is none.
-    pub(crate) fn recall(&mut self, slot: usize, key: &PrefixKey) -> bool {
-        let Some(index) = self.prefixes.iter().position(|prefix| prefix.key == *key) else {
-            return false;
+    /// Restores in `slot` the longest beginning of `key` that is remembered, if the slot holds less,
+    /// and returns its length; 0 if there is none.
+    pub(crate) fn recall(&mut self, slot: usize, key: &PrefixKey) -> usize {
+        let lengths = self.prefixes.iter().map(|prefix| prefix.key.common(key));
+        let longest = lengths.enumerate().max_by_key(|&(_, len)| len);
+        let Some((index, len)) = longest.filter(|&(_, len)| len > self.len(slot)) else {
+            return 0;
         };
         let Some(prefix) = self.prefixes.remove(index) else {
-            return false;
+            return 0;
         };
-        self.pool.share(&prefix.sequence.blocks);
+        let blocks = prefix.blocks[..len.div_ceil(BLOCK)].to_vec();
+        self.pool.share(&blocks);
         self.truncate(slot, 0);
-        self.sequences[slot] = prefix.sequence.clone();
+        self.sequences[slot] = Sequence { blocks, len };
         self.prefixes.push_back(prefix);
-        true
+        len
     }
 
-    /// Remembers the first `len` positions of `slot` as the prefix `key`.
-    pub(crate) fn remember(&mut self, slot: usize, len: usize, key: PrefixKey) {
-        if self.most_prefixes == 0 || self.prefixes.iter().any(|prefix| prefix.key == key) {
+    /// Remembers the beginning `key` of `slot`, in place of what begins it.
+    pub(crate) fn remember(&mut self, slot: usize, key: PrefixKey) {
+        let len = key.tokens.len();
+        let common = |prefix: &Prefix| prefix.key.common(&key);
+        if self.most_prefixes == 0 || self.prefixes.iter().any(|prefix| common(prefix) == len) {
             return;
+        }
+        let begins_it = |prefix: &Prefix| common(prefix) == prefix.key.tokens.len();
+        let (shorter, others): (VecDeque<_>, _) = self
+            .prefixes
+            .drain(..)
+            .partition(|prefix| begins_it(prefix));
+        self.prefixes = others;
+        for prefix in shorter {
+            self.pool.release(&prefix.blocks);
         }
         let blocks = self.sequences[slot].blocks[..len.div_ceil(BLOCK)].to_vec();
         self.pool.share(&blocks);
-        let sequence = Sequence { blocks, len };
-        self.prefixes.push_back(Prefix { key, sequence });
+        self.prefixes.push_back(Prefix { key, blocks });
         if self.prefixes.len() > self.most_prefixes {
             self.forget_oldest();
         }

@@ -21,8 +21,8 @@ enum Op {
     Append(Vec<(usize, usize)>, usize),
     Truncate(usize, usize),
     Fork(usize, usize, usize),
-    /// Begins a slot anew with a remembered prefix, if there is one.
-    Reuse(usize, usize),
+    /// Begins a slot anew as a remembered prefix does, for so many positions behind its image.
+    Reuse(usize, usize, usize),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -35,7 +35,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => append.prop_map(|(rows, image)| Op::Append(rows, image)),
         2 => (slot(), 0usize..70).prop_map(|(slot, len)| Op::Truncate(slot, len)),
         2 => (slot(), slot(), 0usize..70).prop_map(|(from, to, len)| Op::Fork(from, to, len)),
-        2 => (slot(), 0usize..4).prop_map(|(slot, which)| Op::Reuse(slot, which)),
+        2 => (slot(), 0usize..4, 0usize..30)
+            .prop_map(|(slot, which, behind)| Op::Reuse(slot, which, behind)),
     ];
     proptest::collection::vec(op, 1..40)
 }
@@ -105,9 +106,9 @@ fn fresh(written: &Written, new: usize) -> Vec<f32> {
     all[(written.values.len() - new) * HEADS * SHAPE.head_dim..].to_vec()
 }
 
-fn key(written: &Written, len: usize) -> PrefixKey {
+fn key(written: &Written) -> PrefixKey {
     PrefixKey {
-        tokens: written.values[..len].to_vec(),
+        tokens: written.values.clone(),
         images: vec![(0..written.image, ImageId([0; 32]), 0..written.image)],
     }
 }
@@ -152,10 +153,8 @@ proptest! {
                                 prop_assert_eq!(&out[at..at + size], &fresh(&after, len)[..]);
                                 at += size;
                                 if after.image > 0 && slots[slot].values.is_empty() {
-                                    cache.remember(slot, after.image, key(&after, after.image));
-                                    let mut prefix = after.clone();
-                                    prefix.values.truncate(after.image);
-                                    remembered.push(prefix);
+                                    cache.remember(slot, key(&after));
+                                    remembered.push(after.clone());
                                 }
                                 slots[slot] = after;
                             }
@@ -187,14 +186,21 @@ proptest! {
                     copy.values.truncate(len);
                     slots[to] = if copy.values.is_empty() { Written::default() } else { copy };
                 }
-                Op::Reuse(slot, which) => {
+                Op::Reuse(slot, which, behind) => {
                     cache.truncate(slot, 0);
                     slots[slot] = Written::default();
                     let last = remembered.len().checked_sub(which + 1);
-                    if let Some(prefix) = last.and_then(|at| remembered.get(at))
-                        && cache.recall(slot, &key(prefix, prefix.image))
-                    {
-                        slots[slot] = prefix.clone();
+                    if let Some(prefix) = last.and_then(|at| remembered.get(at)) {
+                        let mut begun = prefix.clone();
+                        begun.values.truncate(prefix.image + behind);
+                        let mut other = begun.clone();
+                        other.values.extend([u32::MAX; 3]);
+                        let len = cache.recall(slot, &key(&other));
+                        // The prefix may have been given up.
+                        prop_assert!(len == 0 || len == begun.values.len());
+                        if len > 0 {
+                            slots[slot] = begun;
+                        }
                     }
                 }
             }
@@ -205,7 +211,7 @@ proptest! {
         // Nothing leaks: without sequences and prefixes, every block is free.
         (0..SLOTS).for_each(|slot| cache.truncate(slot, 0));
         while let Some(prefix) = cache.prefixes.pop_front() {
-            cache.pool.release(&prefix.sequence.blocks);
+            cache.pool.release(&prefix.blocks);
         }
         let mut free = 0;
         while cache.pool.take().is_some() {
@@ -225,15 +231,44 @@ fn a_sequence_that_takes_the_whole_cache_goes_on_in_the_block_of_its_prefix() {
     };
     let (image, rest) = written.values.split_at(written.image);
     append(&mut cache, &[span(0, 0, image.len(), image.len())], image).unwrap();
-    cache.remember(0, image.len(), key(&written, image.len()));
+    let prefix = Written {
+        values: image.to_vec(),
+        ..written
+    };
+    cache.remember(0, key(&prefix));
     let row = span(0, image.len(), rest.len(), image.len());
     let got = append(&mut cache, &[row], rest).unwrap();
     assert_eq!(got, fresh(&written, rest.len()));
     cache.truncate(0, 0);
-    assert!(
-        !cache.recall(0, &key(&written, image.len())),
-        "it was given up"
-    );
+    assert_eq!(cache.recall(0, &key(&prefix)), 0, "it was given up");
+}
+
+#[test]
+fn what_two_prompts_have_in_common_is_reused_with_whole_images_alone() {
+    let key = |tokens: &[u32], images: &[(Range<usize>, u8)]| PrefixKey {
+        tokens: tokens.to_vec(),
+        images: images
+            .iter()
+            .map(|(range, id)| (range.clone(), ImageId([*id; 32]), 0..range.len()))
+            .collect(),
+    };
+    let one = key(&[1, 0, 0, 2, 3, 4], &[(1..3, 7)]);
+    for (tokens, images, common) in [
+        (&[1, 0, 0, 2, 3, 4, 5][..], &[(1..3, 7)][..], 6),
+        (&[1, 0, 0, 2, 9], &[(1..3, 7)], 4),
+        (&[1, 0, 0], &[(1..3, 7)], 3),
+        // Another image, another beginning, another place, none.
+        (&[1, 0, 0, 2, 3, 4], &[(1..3, 8)], 0),
+        (&[9, 0, 0, 2, 3, 4], &[(1..3, 7)], 0),
+        (&[1, 0, 0, 2, 3, 4], &[(0..2, 7)], 0),
+        (&[1, 0, 0, 2, 3, 4], &[], 0),
+        // A second image begins where the other prompt has text.
+        (&[1, 0, 0, 2, 3, 4, 5], &[(1..3, 7), (4..6, 7)], 4),
+    ] {
+        let other = key(tokens, images);
+        assert_eq!(one.common(&other), common, "{other:?}");
+        assert_eq!(other.common(&one), common, "{other:?}");
+    }
 }
 
 #[test]

@@ -69,11 +69,10 @@ impl PrefixDecoder {
 
     /// Rounds the decoder's matrices; see [`crate::vlm::nn::Linear::rounded`].
     #[must_use]
-    pub fn rounded(self) -> Self {
-        Self {
-            llama: self.llama.rounded(),
-            ..self
-        }
+    pub fn rounded(mut self) -> Self {
+        self.llama = self.llama.rounded();
+        self.spec.step_bytes = self.llama.step_bytes();
+        self
     }
 
     /// Returns the decoder.
@@ -187,6 +186,15 @@ impl CandorMini {
             vision,
             language: PrefixDecoder::load(&config.language, vb)?,
         })
+    }
+
+    /// Rounds the decoder's matrices; see [`crate::vlm::nn::Linear::rounded`].
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        Self {
+            language: self.language.rounded(),
+            ..self
+        }
     }
 
     /// Returns the side of the square input image in pixels.

@@ -231,7 +231,8 @@ fn line(row: &RaggedRow<'_>, position: usize, block: usize) -> u32 {
     row.blocks[position / block] * block as u32 + (position % block) as u32
 }
 
-/// Long runs of tokens as first token, first line and number, and the other tokens with their lines.
+/// Long runs of tokens as first token, first line and number, and the other tokens with their
+/// lines.
 type WrittenLines = (Vec<(usize, usize, usize)>, Vec<(u32, u32)>);
 
 /// Splits the lines of a step's tokens into long runs of one behind the other, and the rest.

@@ -135,9 +135,9 @@ impl Linear {
         Ok(Self { weight, ..self })
     }
 
-    /// Rounds a matrix of floats on the CPU to integers of 14 bits with a scale for every 32 columns
-    /// of a row, and later activations likewise: two to three times as fast where many rows are
-    /// multiplied, and more exact than products of bfloat16. Others stay as they are.
+    /// Rounds a matrix of floats on the CPU to integers of 14 bits with a scale for every 32
+    /// columns of a row, and later activations likewise: two to three times as fast where many
+    /// rows are multiplied, and more exact than products of bfloat16. Others stay as they are.
     #[must_use]
     pub fn rounded(self) -> Self {
         let weight = match self.weight {
