@@ -388,12 +388,12 @@ fn round((rows, cols): (usize, usize), decode: impl Fn(usize, &mut [f32]) + Sync
             decode(tile * LANES + lane, &mut row);
             let blocks = row.as_chunks::<BLOCK>().0.iter();
             for (values, out) in blocks.zip(out.chunks_exact_mut(Rounded::BYTES)) {
-                let (numbers, scale) = rounded(values, SHORT);
+                let mut pairs = [0; BLOCK / 2];
+                let (_, scale) = round_block(values, SHORT, &mut pairs);
                 let (scales, planes) = out.split_at_mut(Rounded::HEAD);
                 scales[4 * lane..][..4].copy_from_slice(&scale.to_le_bytes());
-                for (pair, numbers) in numbers.as_chunks::<2>().0.iter().enumerate() {
-                    let at = pair * VECTOR + 4 * lane;
-                    planes[at..][..4].copy_from_slice(&joined(*numbers).to_le_bytes());
+                for (i, pair) in pairs.into_iter().enumerate() {
+                    planes[i * VECTOR + 4 * lane..][..4].copy_from_slice(&pair.to_le_bytes());
                 }
             }
         }
@@ -401,23 +401,36 @@ fn round((rows, cols): (usize, usize), decode: impl Fn(usize, &mut [f32]) + Sync
     bytes
 }
 
-/// Rounds the values of a block to integers up to `largest`; returns them and the value of 1.
-#[inline(always)]
-fn rounded(values: &[f32; BLOCK], largest: i32) -> ([i32; BLOCK], f32) {
-    // Compared as integers, so that numbers that are not finite come out on top.
-    let top = values
-        .iter()
-        .fold(0, |top, x| (x.to_bits() & !(1 << 31)).max(top));
-    let (top, largest) = (f32::from_bits(top), largest as f32);
-    let inverse = if top > 0.0 { largest / top } else { 0.0 };
-    let numbers = values.map(|x| (x * inverse).round_ties_even() as i32);
-    (numbers, top / largest)
-}
+/// Adding this rounds a number below 2^22 to an integer, which is then the difference of the bits.
+const ROUNDER: f32 = 1.5 * (1 << 23) as f32;
 
-/// Joins two numbers of 16 bits.
-#[inline(always)]
-fn joined(pair: [i32; 2]) -> i32 {
-    pair[0] & 0xFFFF | pair[1] << 16
+/// Rounds the values of a block to integers up to `largest`, in pairs of 16 bits with the first in
+/// the lower half. Returns the sums of both halves of them, and the value of 1.
+// Not inlined: inside a loop, the compiler vectorizes across blocks, which is slower.
+#[inline(never)]
+fn round_block(values: &[f32; BLOCK], largest: i32, out: &mut [i32; BLOCK / 2]) -> ([i32; 2], f32) {
+    // Compared as integers, so that numbers that are not finite come out on top.
+    let mut tops = [0i32; 8];
+    for eight in values.as_chunks::<8>().0 {
+        for (top, x) in tops.iter_mut().zip(eight) {
+            *top = (*top).max((x.to_bits() & !(1 << 31)).cast_signed());
+        }
+    }
+    let top = tops.into_iter().fold(0, i32::max);
+    let (top, largest) = (f32::from_bits(top.cast_unsigned()), largest as f32);
+    let inverse = if top > 0.0 { largest / top } else { 0.0 };
+    let mut numbers = [0; BLOCK];
+    for (number, x) in numbers.iter_mut().zip(values) {
+        let bits = (x * inverse + ROUNDER).to_bits();
+        *number = bits.wrapping_sub(ROUNDER.to_bits()).cast_signed();
+    }
+    for (out, [a, b]) in out.iter_mut().zip(numbers.as_chunks::<2>().0) {
+        *out = a & 0xFFFF | b << 16;
+    }
+    let (a, b) = numbers.split_at(BLOCK / 2);
+    // Of numbers that are not finite, anything.
+    let sum = |half: &[i32]| half.iter().fold(0, |sum: i32, &n| sum.wrapping_add(n));
+    ([sum(a), sum(b)], top / largest)
 }
 
 /// Decodes one lane of a tile.
@@ -503,17 +516,13 @@ impl Activations {
             .zip(pairs.chunks_mut(each * BLOCK / 2))
             .zip(scales.chunks_mut(each).zip(halves.chunks_mut(each)))
             .collect();
-        let round = |((x, pairs), (scales, halves)): &mut RoundedPart<'_>| {
-            let pairs = pairs.as_chunks_mut::<{ BLOCK / 2 }>().0;
+        let round = |((x, out), (scales, halves)): &mut RoundedPart<'_>| {
+            let out = out.as_chunks_mut::<{ BLOCK / 2 }>().0;
             let sums = scales.iter_mut().zip(halves.iter_mut());
-            for ((x, pairs), (scale, half)) in x.as_chunks().0.iter().zip(pairs).zip(sums) {
-                let (numbers, one) = rounded(x, largest);
-                for (pair, numbers) in pairs.iter_mut().zip(numbers.as_chunks::<2>().0) {
-                    *pair = joined(*numbers);
-                }
-                let (a, b) = numbers.split_at(BLOCK / 2);
-                *half = [a.iter().sum::<i32>(), b.iter().sum::<i32>()];
-                *scale = [one, one * (half[0] + half[1]) as f32];
+            for ((x, out), (scale, half)) in x.as_chunks().0.iter().zip(out).zip(sums) {
+                let one;
+                (*half, one) = round_block(x, largest, out);
+                *scale = [one, one * half[0].wrapping_add(half[1]) as f32];
             }
         };
         match parts.as_mut_slice() {
