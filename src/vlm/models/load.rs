@@ -208,7 +208,9 @@ impl OpenedModel {
     /// # Errors
     /// When one is missing or has another shape.
     pub fn load(&self) -> Result<Arc<dyn VisionLanguageModel>, ModelLoadError> {
-        Ok(self.config.load(&self.weights)?)
+        let model = self.config.load(&self.weights)?;
+        self.weights.give_back();
+        Ok(model)
     }
 }
 

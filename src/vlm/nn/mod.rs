@@ -31,7 +31,7 @@ pub use dropout::dropout;
 pub use linear::Linear;
 pub use log_prob::log_probs;
 pub use norm::{layer_norm, rms_norm};
-pub use packed::{PackedMatrix, RowOrder, SharedBytes};
+pub use packed::{PackedMatrix, RowOrder, SharedArea, SharedBytes};
 pub use products::affine;
 pub use rope::{RopeAngles, rope};
 pub use softmax::masked_softmax;

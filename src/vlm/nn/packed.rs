@@ -1,6 +1,6 @@
 //! Matrices that stay encoded in memory or in a mapped file, and their products with activations.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use candle_core::{
     Device, Result, Tensor, bail,
@@ -13,18 +13,33 @@ use crate::util::team::for_items;
 /// Values of a band: little of a matrix is ever decoded.
 const BAND: usize = 1 << 16;
 
+/// Memory area that several owners share.
+pub trait SharedArea: AsRef<[u8]> + Send + Sync {
+    /// Gives memory back that the system can fill again when it is read.
+    fn give_back(&self) {}
+}
+
+impl SharedArea for Vec<u8> {}
+
+impl SharedArea for Cow<'static, [u8]> {}
+
 /// Part of a memory area that several owners share, such as a mapped file.
 #[derive(Clone)]
 pub struct SharedBytes {
-    area: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    area: Arc<dyn SharedArea>,
     range: Range<usize>,
 }
 
 impl SharedBytes {
     /// Shares a whole memory area.
-    pub fn new(area: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+    pub fn new(area: Arc<dyn SharedArea>) -> Self {
         let range = 0..(*area).as_ref().len();
         Self { area, range }
+    }
+
+    /// Gives the memory of the whole area back, as far as the system can fill it again.
+    pub fn give_back(&self) {
+        self.area.give_back();
     }
 
     /// Returns the part of these bytes at `range`, if it lies within them.

@@ -128,6 +128,15 @@ impl Checkpoint {
         })
     }
 
+    /// Gives the memory of all files back, which they fill again as they are read.
+    pub(super) fn give_back(&self) {
+        let tensors = self.tensors.values();
+        let of_files: HashMap<&PathBuf, &SharedBytes> = tensors
+            .map(|tensor| (&tensor.file, &tensor.bytes))
+            .collect();
+        of_files.values().for_each(|bytes| bytes.give_back());
+    }
+
     /// Returns the canonical names of all tensors.
     #[cfg(test)]
     pub(super) fn names(&self) -> impl Iterator<Item = &String> {

@@ -3,9 +3,31 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use super::WeightsError;
-use crate::vlm::nn::SharedBytes;
+use crate::vlm::nn::{SharedArea, SharedBytes};
+
+/// File in memory.
+struct MappedFile(Mmap);
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl SharedArea for MappedFile {
+    #[cfg(unix)]
+    fn give_back(&self) {
+        // SAFETY: The map is read-only, so a page that is read later has the file's bytes again.
+        #[allow(unsafe_code)]
+        let advised = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+        // A system that cannot do it keeps the pages.
+        drop(advised);
+    }
+}
 
 /// Maps a regular file into memory; its pages are read when they are touched and can be given up
 /// by the system at any time.
@@ -31,5 +53,5 @@ pub(super) fn map_file(path: &Path) -> Result<SharedBytes, WeightsError> {
     // model's files can do no more than that.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(error)?;
-    Ok(SharedBytes::new(Arc::new(map)))
+    Ok(SharedBytes::new(Arc::new(MappedFile(map))))
 }

@@ -151,6 +151,13 @@ impl Weights<'_> {
         }
     }
 
+    /// Gives the memory back that reading the files took: what was converted is not read again.
+    pub fn give_back(&self) {
+        if let Source::Files(checkpoint, _) = &self.source {
+            checkpoint.give_back();
+        }
+    }
+
     /// Returns the opened files; none for tensors in memory.
     pub fn files(&self) -> &[WeightFile] {
         match &self.source {
