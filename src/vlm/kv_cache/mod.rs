@@ -368,8 +368,8 @@ impl KvCache {
         self.sequences[row.slot].len = row.start + row.len;
     }
 
-    /// Restores in `slot` the longest beginning of `key` that is remembered, if the slot holds less,
-    /// and returns its length; 0 if there is none.
+    /// Restores in `slot` the longest beginning of `key` that is remembered, if the slot holds
+    /// less, and returns its length; 0 if there is none.
     pub(crate) fn recall(&mut self, slot: usize, key: &PrefixKey) -> usize {
         let lengths = self.prefixes.iter().map(|prefix| prefix.key.common(key));
         let longest = lengths.enumerate().max_by_key(|&(_, len)| len);
