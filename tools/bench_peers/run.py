@@ -128,7 +128,8 @@ class Contender:
         self.engine.resume()
         try:
             self.turn([{"text": "Hello."}], 2)
-            self.rows.setdefault(what, []).append(work())
+            row = work()
+            self.rows.setdefault(what, []).append(row)
         except Failure as failure:
             self.failures[what] = str(failure)
         finally:

@@ -35,6 +35,15 @@ const NEAR_BYTES: usize = 1 << 18;
 /// Rows of a matrix, and of activations, that are multiplied at a time.
 const SIDE: usize = 4;
 
+/// Activations that stay in the nearest cache beside rows that pass through it.
+const NEAREST: usize = 1 << 12;
+
+/// Bytes of a line of memory.
+const LINE: usize = 64;
+
+/// Bytes by which memory that is read in order is asked for before.
+const AHEAD: usize = 1 << 11;
+
 /// Computes the products of encoded `rows` with `x` `(n, cols)`: `out` holds for each row of `x`
 /// those with all of `rows`.
 pub(super) fn row_products(
@@ -110,7 +119,10 @@ impl<E: Element> Kernel for RowProducts<'_, '_, E> {
         let Self(rows, cols, x, out, _) = self;
         let near = (NEAR_BYTES / 4 / cols).max(2 * SIDE);
         for (x, out) in x.chunks(near * cols).zip(out.chunks_mut(near)) {
-            if S::IS_WIDE {
+            if out.len() == 1 || out.len() <= SIDE && x.len() <= NEAREST {
+                // Memory is what limits these, and is fastest read in order.
+                all_rows::<S, E, 1, SIDE>(rows, cols, x, out);
+            } else if S::IS_WIDE {
                 all_rows::<S, E, SIDE, SIDE>(rows, cols, x, out);
             } else {
                 all_rows::<S, E, 2, 2>(rows, cols, x, out);
@@ -147,27 +159,42 @@ fn all_x<S: Lanes, E: Element, const R: usize, const N: usize>(
     let (groups, rest) = out.as_chunks_mut::<N>();
     let mut lines = x.chunks_exact(cols);
     let mut next = || lines.next().unwrap_or_default();
+    // The first products ask for the rows that come next, which mostly lie behind these.
+    let mut ahead = match R {
+        1 => AHEAD,
+        _ => R * rows[0].len(),
+    };
     for group in groups {
-        some_x::<S, E, R, N>(rows, array::from_fn(|_| next()), group, column);
+        some_x::<S, E, R, N>(rows, array::from_fn(|_| next()), group, column, ahead);
+        ahead = 0;
     }
     for out in rest {
-        some_x::<S, E, R, 1>(rows, [next()], array::from_mut(out), column);
+        some_x::<S, E, R, 1>(rows, [next()], array::from_mut(out), column, ahead);
+        ahead = 0;
     }
 }
 
-/// Products of `R` rows with `N` rows of activations.
+/// Products of `R` rows with `N` rows of activations; asks for the memory that lies `ahead`.
 #[inline(always)]
 fn some_x<S: Lanes, E: Element, const R: usize, const N: usize>(
     rows: &[&[u8]; R],
     x: [&[f32]; N],
     out: &mut [&mut [f32]; N],
     column: usize,
+    ahead: usize,
 ) {
+    let bytes = rows;
     let mut sums = [[S::splat(0.0); R]; N];
     let (rows, x) = (rows.map(E::chunks), x.map(|x| x.as_chunks::<LANES>()));
     let whole = rows[0].0.len();
     let (chunks, lines) = (rows.map(|row| &row.0[..whole]), x.map(|x| &x.0[..whole]));
+    let chunk = size_of::<E::Chunk>();
     for k in 0..whole {
+        if ahead > 0 && (chunk == LINE || k % (LINE / chunk) == 0) {
+            for row in bytes {
+                S::prefetch(row, ahead + k * chunk);
+            }
+        }
         let w: [S::F; R] = array::from_fn(|r| E::load::<S>(&chunks[r][k]));
         for (sums, line) in sums.iter_mut().zip(&lines) {
             let x = S::load(&line[k]);

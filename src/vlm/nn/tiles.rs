@@ -28,6 +28,12 @@ const SUPER: usize = 8;
 /// caches.
 const NEAR_BYTES: usize = 1 << 18;
 
+/// Bytes of a line of memory.
+const LINE: usize = 64;
+
+/// Bytes by which memory is asked for before it is read.
+const AHEAD: usize = 1 << 11;
+
 /// Bytes of a vector.
 const VECTOR: usize = 4 * LANES;
 
@@ -608,6 +614,9 @@ fn tile_rows<S: Lanes, T: Numbers, const N: usize>(
     let (mut large, mut large_min) = (S::splat(0.0), S::splat(0.0));
     let mut rest = tile;
     for block in 0..blocks {
+        for line in 0..T::BYTES.div_ceil(LINE) {
+            S::prefetch(rest, AHEAD + line * LINE);
+        }
         if T::SUPER && block % SUPER == 0 {
             large = S::load_f16(bytes(rest, 0));
             if T::MIN {

@@ -36,6 +36,9 @@ pub(crate) trait Lanes: Copy {
     fn load_u8(bytes: &[u8; LANES]) -> Self::F;
     /// Loads signed bytes.
     fn load_i8(bytes: &[u8; LANES]) -> Self::F;
+    /// Asks for the line of memory that begins so many bytes behind the beginning of `bytes`, which
+    /// may lie outside of them.
+    fn prefetch(bytes: &[u8], ahead: usize);
     /// Stores f32 values.
     fn store(v: Self::F, out: &mut [f32; LANES]);
     /// Returns `a * b + c`.
@@ -143,6 +146,8 @@ impl Lanes for Portable {
     fn load_i8(bytes: &[u8; LANES]) -> Self::F {
         bytes.map(|byte| f32::from(byte.cast_signed()))
     }
+    #[inline(always)]
+    fn prefetch(_: &[u8], _: usize) {}
     #[inline(always)]
     fn store(v: Self::F, out: &mut [f32; LANES]) {
         *out = v;

@@ -58,6 +58,13 @@ fn avx2(kernel: impl Kernel) {
     kernel.run::<Avx2>();
 }
 
+#[inline(always)]
+fn prefetch(bytes: &[u8], ahead: usize) {
+    let at = bytes.as_ptr().wrapping_add(ahead);
+    // A hint: an address that is not mapped does nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+}
+
 /// One register of 512 bits a vector.
 #[derive(Clone, Copy)]
 struct Avx512;
@@ -104,6 +111,10 @@ impl Lanes for Avx512 {
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
             _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
         }
+    }
+    #[inline(always)]
+    fn prefetch(bytes: &[u8], ahead: usize) {
+        prefetch(bytes, ahead);
     }
     #[inline(always)]
     fn store(v: Self::F, out: &mut [f32; LANES]) {
@@ -279,6 +290,10 @@ impl Lanes for Avx2 {
         Self::both([bytes.as_ptr(), Self::second(bytes)], |at| unsafe {
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())))
         })
+    }
+    #[inline(always)]
+    fn prefetch(bytes: &[u8], ahead: usize) {
+        prefetch(bytes, ahead);
     }
     #[inline(always)]
     fn store(v: Self::F, out: &mut [f32; LANES]) {
