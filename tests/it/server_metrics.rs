@@ -6,6 +6,7 @@ use std::{
     io::{Read, Write},
     path::Path,
     sync::atomic::Ordering::SeqCst,
+    thread,
     time::Duration,
 };
 
@@ -447,7 +448,7 @@ fn aborted_answer_is_counted_as_far_as_sent() {
         json!({"logprobs": true, "guard": {"threshold": 1.0}, "max_tokens": 40}),
     );
     let before = scrape(&served);
-    served.valve.allow(8);
+    served.valve.allow(0);
     let mut client = connect(served.at);
     let streamed = and(body.clone(), json!({"stream": true}));
     client
@@ -458,10 +459,15 @@ fn aborted_answer_is_counted_as_far_as_sent() {
             streamed.to_string().as_bytes(),
         ))
         .unwrap();
+    let stands = || served.valve.stands.load(SeqCst);
+    for _ in 0..8 {
+        eventually("the engine stands still", stands);
+        served.valve.allow(1);
+        // Readings wait for each other, but not for long.
+        thread::sleep(Duration::from_millis(8));
+    }
     let mut text = read_until(&mut client, "\"bytes\"");
-    eventually("the engine stands still", || {
-        served.valve.stands.load(SeqCst)
-    });
+    eventually("the engine stands still", stands);
     // What it has let go arrives, and no more.
     client
         .set_read_timeout(Some(Duration::from_secs(1)))

@@ -131,7 +131,8 @@ async fn greedy_answers_are_those_of_transformers() {
         let logprobs = greedy["logprob"].as_array().unwrap();
         for (token, expected) in written.iter().zip(logprobs) {
             let expected = expected.as_f64().unwrap() as f32;
-            assert!((token.token.logprob - expected).abs() < 2e-3, "case {i}");
+            // Activations are rounded to 16 bits.
+            assert!((token.token.logprob - expected).abs() < 4e-3, "case {i}");
         }
     }
 }
