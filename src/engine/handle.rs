@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -106,6 +106,32 @@ impl Shared {
             waiting,
             retry_after_s,
         }
+    }
+}
+
+/// Load of an engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Sequences in the batch.
+    pub running: usize,
+    /// Requests admitted and not in the batch yet.
+    pub waiting: usize,
+    /// Share of the KV cache in use, 0 to 1.
+    pub kv_usage: f64,
+}
+
+/// Reads the load of an engine without keeping it alive.
+pub struct LoadReader(pub(crate) Weak<Shared>);
+
+impl LoadReader {
+    /// Returns the load now; `None` once the engine has ended.
+    pub fn load(&self) -> Option<Load> {
+        let shared = self.0.upgrade()?;
+        Some(Load {
+            running: shared.running.load(Relaxed),
+            waiting: shared.waiting(),
+            kv_usage: f64::from_bits(shared.kv_usage.load(Relaxed)),
+        })
     }
 }
 

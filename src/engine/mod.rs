@@ -39,7 +39,7 @@ use std::sync::Arc;
 use crate::vlm::kv_cache::KvShape;
 
 pub(crate) use batch::DECODED_TOKEN_WORK;
-pub use handle::{EngineHandle, EventStream, Health, Reservation};
+pub use handle::{EngineHandle, EventStream, Health, Load, LoadReader, Reservation};
 pub use images::{CacheScope, DecodeMemory, EncodedImage, EncodingError, ImageCache};
 pub use observer::Observer;
 pub(crate) use sampler::Sampler;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::LoadReader;
+
 /// Receives measurements of all decoding, sent to a client or not. Called on the engine's thread,
 /// between and within steps: implementations must return quickly.
 pub trait Observer: Send + Sync {
-    /// Called after every step and when the engine becomes idle: running sequences, waiting
-    /// requests, share of the KV cache in use (0 to 1).
-    fn load(&self, running: usize, waiting: usize, kv_usage: f64) {
-        let _ = (running, waiting, kv_usage);
+    /// Called once, when the engine starts, with a reader of its load.
+    fn started(&self, load: LoadReader) {
+        let _ = load;
     }
 
     /// Called for each token of an answer, with the time since the previous one (`None` for the

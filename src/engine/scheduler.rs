@@ -14,10 +14,10 @@ use tokio::sync::{
 };
 
 use super::{
-    EngineConfig, EngineError, EngineHandle, Observer,
+    EngineConfig, EngineError, EngineHandle,
     batch::{CacheSize, Networks, RunningBatch, StepRules, kv_positions, slots_each},
     fair::{Ledger, Pool, SharedPool},
-    handle::{Command, Shared},
+    handle::{Command, LoadReader, Shared},
     prefill::PrefillBudget,
     sequence::AdmittedRequest,
     vocabulary::SamplingVocabulary,
@@ -43,7 +43,6 @@ pub struct Engine {
     slots: SharedPool,
     arrivals: u64,
     max_prefills: usize,
-    observer: Arc<dyn Observer>,
     /// Set by a drain: no new requests; running ones end by then.
     deadline: Option<Instant>,
     /// Dropped when no work is left, which ends [`EngineHandle::drain`].
@@ -122,6 +121,7 @@ impl Engine {
             Arc::clone(&observer),
         )
         .map_err(|e| EngineError::Model(e.to_string()))?;
+        observer.started(LoadReader(Arc::downgrade(&shared)));
         // Submissions are bounded by their admission permits; the rest is for drains.
         let (sender, commands) = mpsc::channel(2 * max_batch + max_waiting + 4);
         let engine = Self {
@@ -133,7 +133,6 @@ impl Engine {
             slots: SharedPool::new(Pool::new(max_batch as u64, more as u64)),
             arrivals: 0,
             max_prefills,
-            observer,
             deadline: None,
             drained: Vec::new(),
         };
@@ -260,7 +259,6 @@ impl Engine {
         self.shared.running.store(running, Relaxed);
         self.shared.kv_usage.store(kv_usage.to_bits(), Relaxed);
         self.shared.idle.store(running + waiting == 0, Relaxed);
-        self.observer.load(running, waiting, kv_usage);
     }
 
     /// Fails requests that arrived during shutdown.

@@ -32,7 +32,7 @@ use crate::{
     engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
-    telemetry::{EngineObserver, Metrics},
+    telemetry::Metrics,
     vlm::preprocess::ImageLimits,
 };
 
@@ -124,7 +124,7 @@ impl App {
         let served = Arc::new(ServedVersion::start(
             &config,
             first,
-            EngineObserver::start(&metrics.engine),
+            Arc::clone(&metrics.engine) as _,
         )?);
         show_served(&metrics, &config.guard, &served);
         Ok(Self {

@@ -21,7 +21,6 @@ use crate::{
     config::{Auto, Config},
     engine::Observer,
     registry::{Registry, RegistryState},
-    telemetry::EngineObserver,
     util::time::unix_seconds,
 };
 
@@ -213,7 +212,7 @@ async fn prepare_switch<'a>(
                 app,
                 app.current_config(),
                 id,
-                EngineObserver::start(&app.metrics.engine),
+                Arc::clone(&app.metrics.engine) as _,
             )
             .await?
         }

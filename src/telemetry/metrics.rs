@@ -349,6 +349,7 @@ impl Metrics {
     /// # Errors
     /// Returns an error if the encoder fails, which it does only for families without a metric.
     pub fn text(&self) -> Result<String, Error> {
+        self.engine.refresh();
         let process = self
             .process
             .as_ref()

@@ -10,7 +10,6 @@ mod process;
 mod register;
 
 pub(crate) use answers::{AnswerEnd, AnswerMeter};
-pub(crate) use engine::EngineObserver;
 pub(crate) use http::{ConnectionEnd, ConnectionMetrics, HttpExchange};
 pub use logging::{LogFormat, LogLevel, init as init_logging};
 pub use metrics::Metrics;

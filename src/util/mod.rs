@@ -4,6 +4,7 @@ pub mod digest;
 pub mod jsonl;
 pub mod numbers;
 pub mod offsets;
+pub(crate) mod pages;
 pub mod private_files;
 pub mod team;
 pub mod time;

@@ -73,11 +73,9 @@ fn full_queue_is_429_with_retry_after() {
     let served = Served::with(|c| (c.engine.max_batch, c.engine.max_waiting) = (1, 1));
     served.valve.allow(0);
     let mut held = [send(&served, &ask(1, "")), send(&served, &ask(2, ""))];
-    let full = || served.metric("candor_requests_running") == 1.0;
-    eventually("the batch is full", full);
-    eventually("the queue is full", || {
-        served.chat(&ask(3, "")).status == 429
-    });
+    let load =
+        || ["running", "waiting"].map(|what| served.metric(&format!("candor_requests_{what}")));
+    eventually("the batch and the queue are full", || load() == [1.0, 1.0]);
     let reply = served.chat(&ask(3, ""));
     assert_eq!(reply.error(429)["code"], "rate_limit_exceeded");
     assert!(reply.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);

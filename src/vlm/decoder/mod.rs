@@ -10,7 +10,7 @@ mod embed;
 
 pub use config::{DecoderConfig, RopeScaling};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 use candle_nn::Init;
 
 use super::{
@@ -59,6 +59,14 @@ impl Decoder {
         let norm = |weights: &Weights<'_>, name: &str| {
             weights.pp(name).tensor("weight", width, Init::Const(1.0))
         };
+        // Each token reads these whole.
+        let matrix = |weights: &Weights<'_>, name: &str, shape: (usize, usize), bias: bool| {
+            Ok::<_, Error>(
+                weights
+                    .linear(name, shape.0, shape.1, bias)?
+                    .in_large_pages(),
+            )
+        };
         let model = weights.pp("model");
         let layers = (0..config.num_hidden_layers)
             .map(|i| {
@@ -69,29 +77,31 @@ impl Decoder {
                     config.kv_width(),
                 );
                 let qkv = vec![
-                    attn.linear("q_proj", q, width, config.qkv_bias)?,
-                    attn.linear("k_proj", kv, width, config.qkv_bias)?,
-                    attn.linear("v_proj", kv, width, config.qkv_bias)?,
+                    matrix(&attn, "q_proj", (q, width), config.qkv_bias)?,
+                    matrix(&attn, "k_proj", (kv, width), config.qkv_bias)?,
+                    matrix(&attn, "v_proj", (kv, width), config.qkv_bias)?,
                 ];
                 let gate_up = vec![
-                    mlp.linear("gate_proj", inner, width, config.mlp_bias)?,
-                    mlp.linear("up_proj", inner, width, config.mlp_bias)?,
+                    matrix(&mlp, "gate_proj", (inner, width), config.mlp_bias)?,
+                    matrix(&mlp, "up_proj", (inner, width), config.mlp_bias)?,
                 ];
                 Ok(Layer {
                     input_norm: norm(&layer, "input_layernorm")?,
                     qkv: Linear::stacked(qkv)?,
-                    o: attn.linear("o_proj", width, q, config.o_bias)?,
+                    o: matrix(&attn, "o_proj", (width, q), config.o_bias)?,
                     post_norm: norm(&layer, "post_attention_layernorm")?,
                     gate_up: Linear::stacked(gate_up)?,
-                    down: mlp.linear("down_proj", width, inner, config.mlp_bias)?,
+                    down: matrix(&mlp, "down_proj", (width, inner), config.mlp_bias)?,
                 })
             })
             .collect::<Result<_>>()?;
         let embed = model.linear("embed_tokens", config.vocab_size, width, false)?;
-        let head = if config.tie_word_embeddings {
-            embed.clone()
+        let (embed, head) = if config.tie_word_embeddings {
+            let embed = embed.in_large_pages();
+            (embed.clone(), embed)
         } else {
-            weights.linear("lm_head", config.vocab_size, width, false)?
+            let shape = (config.vocab_size, width);
+            (embed, matrix(weights, "lm_head", shape, false)?)
         };
         Ok(Self {
             config: config.clone(),
@@ -229,7 +239,7 @@ impl Decoder {
         let layers = outputs.hidden_layers.iter().map(|&layer| {
             let state = states.get(layer).ok_or_else(|| {
                 let message = format!("there is no layer {layer} among {}", states.len());
-                candle_core::Error::Msg(message)
+                Error::Msg(message)
             })?;
             wanted(state)
         });

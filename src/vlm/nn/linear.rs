@@ -153,6 +153,22 @@ impl Linear {
         Self { weight, ..self }
     }
 
+    /// Copies a matrix of floats that is on the CPU out of its mapped file into large pages of
+    /// memory, from which it is read faster. Others stay where they are.
+    #[must_use]
+    pub fn in_large_pages(self) -> Self {
+        let weight = match self.weight {
+            Weight::Packed(parts) => Weight::Packed(
+                parts
+                    .into_iter()
+                    .map(PackedMatrix::in_large_pages)
+                    .collect(),
+            ),
+            other => other,
+        };
+        Self { weight, ..self }
+    }
+
     /// Returns `true` if the matrix is in half precision.
     pub fn is_half(&self) -> bool {
         match &self.weight {

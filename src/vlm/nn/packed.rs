@@ -2,13 +2,14 @@
 
 use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use candle_core::{
     Device, Result, Tensor, bail,
     quantized::{GgmlDType, QTensor},
 };
 
 use super::{PARALLEL_ELEMENTS, encoding, products::MatrixRows, rows::FloatKind, tiles::Tiles};
-use crate::util::team::for_items;
+use crate::util::{pages, team::for_items};
 
 /// Values of a band: little of a matrix is ever decoded.
 const BAND: usize = 1 << 16;
@@ -20,6 +21,8 @@ pub trait SharedArea: AsRef<[u8]> + Send + Sync {
 }
 
 impl SharedArea for Vec<u8> {}
+
+impl SharedArea for Bytes {}
 
 impl SharedArea for Cow<'static, [u8]> {}
 
@@ -206,6 +209,18 @@ impl PackedMatrix {
             Storage::Tiles(_) => None,
         };
         self.in_tiles(tiles)
+    }
+
+    /// Copies a matrix of floats out of its file into large pages; others stay where they are.
+    pub(super) fn in_large_pages(self) -> Self {
+        let Storage::Rows(bytes, order, decode) = &self.storage else {
+            return self;
+        };
+        let copy = SharedBytes::new(Arc::new(pages::copy(bytes.as_ref())));
+        Self {
+            storage: Storage::Rows(copy, *order, *decode),
+            ..self
+        }
     }
 
     fn in_tiles(self, tiles: Option<Tiles>) -> Self {

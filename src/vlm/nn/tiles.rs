@@ -10,13 +10,14 @@
 
 use std::{array, marker::PhantomData};
 
+use bytes::Bytes;
 use candle_core::quantized::GgmlDType;
 
 use super::{
     encoding::half_to_f32,
     simd::{Kernel, LANES, Lanes, dispatch},
 };
-use crate::util::team::for_items;
+use crate::util::{pages, team::for_items};
 
 /// Columns of a block.
 const BLOCK: usize = 32;
@@ -257,7 +258,7 @@ fn row_block(encoding: GgmlDType, row: &[u8], block: usize) -> RowBlock {
 pub(super) struct Tiles {
     numbers: TileNumbers,
     cols: usize,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 impl Tiles {
@@ -327,10 +328,10 @@ fn lay_out<'a, T: Numbers>(
     encoding: GgmlDType,
     (rows, cols): (usize, usize),
     row: impl Fn(usize) -> &'a [u8] + Sync,
-) -> Vec<u8> {
+) -> Bytes {
     let blocks = cols / BLOCK;
     let size = T::tile_bytes(blocks);
-    let mut bytes = vec![0; rows.div_ceil(LANES) * size];
+    let mut bytes = pages::zeros(rows.div_ceil(LANES) * size);
     let mut tiles: Vec<&mut [u8]> = bytes.chunks_mut(size).collect();
     for_items(&mut tiles, |tile, out| {
         for lane in 0..LANES.min(rows - tile * LANES) {
@@ -380,13 +381,13 @@ fn lay_out<'a, T: Numbers>(
             }
         }
     });
-    bytes
+    bytes.freeze()
 }
 
 /// Rounds rows of floats to tiles.
-fn round((rows, cols): (usize, usize), decode: impl Fn(usize, &mut [f32]) + Sync) -> Vec<u8> {
+fn round((rows, cols): (usize, usize), decode: impl Fn(usize, &mut [f32]) + Sync) -> Bytes {
     let size = Rounded::tile_bytes(cols / BLOCK);
-    let mut bytes = vec![0; rows.div_ceil(LANES) * size];
+    let mut bytes = pages::zeros(rows.div_ceil(LANES) * size);
     let mut tiles: Vec<&mut [u8]> = bytes.chunks_mut(size).collect();
     for_items(&mut tiles, |tile, out| {
         let mut row = vec![0.0; cols];
@@ -404,7 +405,7 @@ fn round((rows, cols): (usize, usize), decode: impl Fn(usize, &mut [f32]) + Sync
             }
         }
     });
-    bytes
+    bytes.freeze()
 }
 
 /// Adding this rounds a number below 2^22 to an integer, which is then the difference of the bits.
