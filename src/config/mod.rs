@@ -13,6 +13,8 @@ mod keys;
 mod load;
 mod sections;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 pub(crate) use address::plain_host;
@@ -74,6 +76,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns the local folders that the server and its cycles write to.
+    pub fn data_folders(&self) -> Vec<&Path> {
+        let database = self.feedback.store.strip_prefix("sqlite:");
+        let database = database.map(|path| Path::new(path.trim_start_matches("//")));
+        let images = Some(&*self.feedback.images).filter(|images| !images.starts_with("s3://"));
+        let others = [images, Some(&*self.registry.dir), Some(&*self.cycle.dir)];
+        database
+            .into_iter()
+            .chain(others.into_iter().flatten().map(Path::new))
+            .collect()
+    }
+
     /// Returns the address of the separate listener for health and metrics, with the option that
     /// sets it: `server.operations_listen` or its older name.
     pub fn operations_listen(&self) -> Option<(&'static str, &str)> {

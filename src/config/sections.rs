@@ -516,6 +516,8 @@ impl Default for CycleSection {
 pub struct MetricsSection {
     /// Older name of `server.operations_listen`.
     pub listen: Auto<String>,
+    /// Shows the load under vLLM's names too, which gateways read.
+    pub vllm_names: bool,
 }
 
 /// Logs.

@@ -395,6 +395,9 @@ impl RunningBatch {
         );
         parts.resize(starts.len(), 0);
         for ((s, start), &part) in unread.iter_mut().zip(starts).zip(&parts) {
+            if part > 0 && s.fed() == 0 {
+                self.observer.prompt(s.job.prompt_tokens, start);
+            }
             s.plan_part(start, part);
         }
         Ok(parts.iter().sum())

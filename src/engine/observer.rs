@@ -12,6 +12,12 @@ pub trait Observer: Send + Sync {
         let _ = load;
     }
 
+    /// Called when the engine begins to read a prompt: its positions, and how many of them the
+    /// cache already had.
+    fn prompt(&self, positions: usize, cached: usize) {
+        let _ = (positions, cached);
+    }
+
     /// Called for each token of an answer, with the time since the previous one (`None` for the
     /// first).
     fn token(&self, gap: Option<Duration>) {

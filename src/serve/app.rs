@@ -120,7 +120,11 @@ impl App {
             key: "fetch.ca_file",
             what,
         })?;
-        let metrics = Arc::new(Metrics::new()?);
+        let mut metrics = Metrics::new()?;
+        if config.metrics.vllm_names {
+            metrics.show_vllm_names(&first.bundle.name)?;
+        }
+        let metrics = Arc::new(metrics);
         let served = Arc::new(ServedVersion::start(
             &config,
             first,

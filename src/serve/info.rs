@@ -11,6 +11,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::{feedback::store::sql::failures, util::disk::free_bytes};
+
 use super::{
     app::App,
     error::{ApiError, ErrorBody},
@@ -150,6 +152,13 @@ pub(crate) async fn health(app: State<Arc<App>>) -> Result<Response, ApiError> {
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     if let Some(corrections) = &app.corrections {
         app.metrics.set_receipt_bytes(corrections.receipt_bytes());
+    }
+    app.metrics.set_store_failures(failures());
+    app.metrics
+        .set_image_cache_bytes(app.served().images.used());
+    let folders = app.config.data_folders().into_iter();
+    if let Some(free) = folders.filter_map(free_bytes).min() {
+        app.metrics.set_store_free_bytes(free);
     }
     let text = app.metrics.text().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");

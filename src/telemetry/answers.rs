@@ -14,6 +14,7 @@ use prometheus::{Error, Histogram, IntCounter, IntCounterVec, Registry};
 use super::{
     Metrics,
     register::{REWARDS, VERDICTS, counter, counters, histogram, verdict_name},
+    words::FlaggedWordMetrics,
 };
 use crate::{
     engine::{EngineError, FinishReason, GeneratedToken},
@@ -33,6 +34,7 @@ pub(crate) struct AnswerMetrics {
     scored_tokens: IntCounter,
     flagged_tokens: IntCounter,
     flagged_spans: IntCounterVec,
+    flagged_words: FlaggedWordMetrics,
     responses: IntCounterVec,
     candidate_tokens: IntCounter,
     repair_attempts: IntCounterVec,
@@ -100,6 +102,7 @@ impl AnswerMetrics {
                 "action",
                 &ACTIONS.map(action_name),
             )?,
+            flagged_words: FlaggedWordMetrics::new(r)?,
             responses: counters(
                 r,
                 "responses_total",
@@ -218,7 +221,9 @@ impl AnswerMeter {
             metrics
                 .flagged_spans
                 .with_label_values(&[action_name(span.action)])
-                .inc()
+                .inc();
+            let written = span.original.as_deref().unwrap_or(&span.text);
+            metrics.flagged_words.count(written);
         });
     }
 

@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use prometheus::{Error, Gauge, Histogram, IntGauge, Registry};
+use prometheus::{Error, Gauge, Histogram, IntCounter, IntGauge, Registry};
 
-use super::register::{REWARDS, add, histogram};
+use super::register::{REWARDS, add, counter, histogram};
 use crate::engine::{Load, LoadReader, Observer};
 
 const BETWEEN_TOKENS: [f64; 20] = [
@@ -27,6 +27,8 @@ pub(crate) struct EngineMetrics {
     inter_token_latency: Histogram,
     score_seconds: Histogram,
     token_reward: Histogram,
+    prefix_queries: IntCounter,
+    prefix_hits: IntCounter,
     /// The running engines.
     loads: Mutex<Vec<LoadReader>>,
 }
@@ -70,27 +72,40 @@ impl EngineMetrics {
                 "Calibrated rewards of all tokens scored by the engine, sent or not, 0 to 1",
                 &REWARDS,
             )?,
+            prefix_queries: counter(
+                r,
+                "prefix_cache_queries_tokens_total",
+                "Prompt tokens looked up in the cache of prompts' beginnings",
+            )?,
+            prefix_hits: counter(
+                r,
+                "prefix_cache_hits_tokens_total",
+                "Prompt tokens that the cache of prompts' beginnings had",
+            )?,
             loads: Mutex::default(),
         })
     }
 
-    /// Sets the gauges to the load of all engines that run now.
-    pub(super) fn refresh(&self) {
+    /// Sets the gauges to the load of all engines that run now, and returns it.
+    pub(super) fn refresh(&self) -> Load {
         let mut loads = Vec::new();
         self.loads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|engine| engine.load().inspect(|&load| loads.push(load)).is_some());
-        self.show(&loads);
+        self.show(&loads)
     }
 
-    fn show(&self, loads: &[Load]) {
-        let running: usize = loads.iter().map(|load| load.running).sum();
-        let waiting: usize = loads.iter().map(|load| load.waiting).sum();
-        let kv_usage = loads.iter().map(|load| load.kv_usage).fold(0.0, f64::max);
-        self.requests_running.set(running as i64);
-        self.requests_waiting.set(waiting as i64);
-        self.kv_cache_usage.set(kv_usage);
+    fn show(&self, loads: &[Load]) -> Load {
+        let all = Load {
+            running: loads.iter().map(|load| load.running).sum(),
+            waiting: loads.iter().map(|load| load.waiting).sum(),
+            kv_usage: loads.iter().map(|load| load.kv_usage).fold(0.0, f64::max),
+        };
+        self.requests_running.set(all.running as i64);
+        self.requests_waiting.set(all.waiting as i64);
+        self.kv_cache_usage.set(all.kv_usage);
+        all
     }
 }
 
@@ -100,6 +115,11 @@ impl Observer for EngineMetrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(load);
+    }
+
+    fn prompt(&self, positions: usize, cached: usize) {
+        self.prefix_queries.inc_by(positions as u64);
+        self.prefix_hits.inc_by(cached as u64);
     }
 
     fn token(&self, gap: Option<Duration>) {

@@ -14,6 +14,7 @@ use super::{
     models::{LearningMetrics, ModelMetrics},
     process::ProcessMetrics,
     register::{VERDICTS, add, counter, counters, histogram, verdict_name},
+    vllm::VllmMetrics,
 };
 use crate::{
     feedback::{queue::ratings::Agreement, record::JudgmentKind, store::queue::QueueLength},
@@ -29,6 +30,7 @@ pub struct Metrics {
     process: Option<ProcessMetrics>,
     image_cache_queries: IntCounter,
     image_cache_hits: IntCounter,
+    image_cache_bytes: IntGauge,
     image_fetches: IntCounterVec,
     scored_texts: IntCounterVec,
     scored_text_tokens: IntCounter,
@@ -40,10 +42,14 @@ pub struct Metrics {
     queue_length: GaugeVec,
     receipts_dropped: IntCounter,
     receipts_kept_bytes: IntGauge,
+    store_failures: IntCounter,
+    store_free_bytes: IntGauge,
     config_reloads: IntCounterVec,
     auth_failures: IntCounterVec,
     limited_requests: IntCounterVec,
     admitted_requests: IntGauge,
+    /// Gauges under vLLM's names and the model's, if they are wanted.
+    vllm: Option<(VllmMetrics, String)>,
     /// Metrics of the engines.
     pub(crate) engine: Arc<EngineMetrics>,
     /// Metrics of answers.
@@ -108,6 +114,13 @@ impl Metrics {
                 r,
                 "image_cache_hits_total",
                 "Lookups that found an encoded image",
+            )?,
+            image_cache_bytes: add(
+                r,
+                IntGauge::new(
+                    "image_cache_bytes",
+                    "Memory of the cache of encoded images in bytes",
+                )?,
             )?,
             image_fetches: counters(
                 r,
@@ -206,6 +219,19 @@ impl Metrics {
                     "Approximate size of receipts and their images in bytes",
                 )?,
             )?,
+            store_failures: counter(
+                r,
+                "store_failures_total",
+                "Operations of the feedback store that failed",
+            )?,
+            store_free_bytes: add(
+                r,
+                IntGauge::new(
+                    "store_free_bytes",
+                    "Free bytes on the file systems of the server's local data, of the fullest one",
+                )?,
+            )?,
+            vllm: None,
             engine: Arc::new(EngineMetrics::new(r)?),
             answers: AnswerMetrics::new(r)?,
             connections: Arc::new(ConnectionMetrics::new(r)?),
@@ -214,6 +240,33 @@ impl Metrics {
             learning: LearningMetrics::new(r)?,
             registry,
         })
+    }
+
+    /// Shows the load under vLLM's names too, for `model`.
+    ///
+    /// # Errors
+    /// Returns an error if a name is invalid.
+    pub(crate) fn show_vllm_names(&mut self, model: &str) -> Result<(), Error> {
+        self.vllm = Some((VllmMetrics::new()?, model.to_owned()));
+        Ok(())
+    }
+
+    /// Sets the memory of the cache of encoded images.
+    pub(crate) fn set_image_cache_bytes(&self, bytes: u64) {
+        self.image_cache_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the free bytes of the file system that holds the server's data.
+    pub(crate) fn set_store_free_bytes(&self, bytes: u64) {
+        self.store_free_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Raises the number of the feedback store's failures to `all`.
+    pub(crate) fn set_store_failures(&self, all: u64) {
+        let counted = self.store_failures.get();
+        self.store_failures.inc_by(all.saturating_sub(counted));
     }
 
     /// Sets the served model.
@@ -349,13 +402,18 @@ impl Metrics {
     /// # Errors
     /// Returns an error if the encoder fails, which it does only for families without a metric.
     pub fn text(&self) -> Result<String, Error> {
-        self.engine.refresh();
+        let load = self.engine.refresh();
+        let vllm = self
+            .vllm
+            .as_ref()
+            .map(|(gauges, model)| gauges.gather(model, load))
+            .unwrap_or_default();
         let process = self
             .process
             .as_ref()
             .map(ProcessMetrics::gather)
             .unwrap_or_default();
-        TextEncoder::new().encode_to_string(&[self.registry.gather(), process].concat())
+        TextEncoder::new().encode_to_string(&[self.registry.gather(), vllm, process].concat())
     }
 }
 

@@ -8,6 +8,8 @@ mod metrics;
 mod models;
 mod process;
 mod register;
+mod vllm;
+mod words;
 
 pub(crate) use answers::{AnswerEnd, AnswerMeter};
 pub(crate) use http::{ConnectionEnd, ConnectionMetrics, HttpExchange};

@@ -13,7 +13,7 @@ use crate::{
     served::{Served, and, ask, eventually},
 };
 
-fn send(served: &Served, body: &serde_json::Value) -> TcpStream {
+pub fn send(served: &Served, body: &serde_json::Value) -> TcpStream {
     let mut stream = connect(served.at);
     stream
         .write_all(&request(

@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
-use candor::guard::words::words;
+use candor::{guard::words::words, lexicon::Lexicon};
 use serde_json::{Value, json};
 
 use crate::{
-    http::{JSON, connect, exchange, get, read_until, request},
+    http::{JSON, connect, exchange, get, read, read_until, request},
     served::{Served, about, and, ask, data_url, eventually},
+    server_life::send,
 };
 
 type Samples = BTreeMap<String, f64>;
@@ -317,6 +318,81 @@ fn answer_metrics_equal_the_sum_of_the_responses() {
     }
 }
 
+#[test]
+fn flagged_spans_are_counted_by_what_they_are_about() {
+    let served = Served::new();
+    let before = scrape(&served);
+    let (mut objects, mut spans) = (0.0, 0);
+    for photograph in photographs() {
+        let body = and(about(&photograph, ""), json!({"guard": {"threshold": 0.9}}));
+        let reply = served.chat(&body).json();
+        for span in reply["choices"][0]["guard"]["spans"].as_array().unwrap() {
+            let text = span["text"].as_str().unwrap();
+            objects += f64::from(!Lexicon::shared().mentions(text).is_empty());
+            spans += 1;
+        }
+    }
+    let after = scrape(&served);
+    let grown = |name: &str| -> Samples {
+        let of = after.iter().filter(|(series, _)| series.starts_with(name));
+        of.map(|(series, value)| (series.clone(), value - before[series]))
+            .collect()
+    };
+    let classes = grown("candor_flagged_class_spans_total");
+    assert!(objects > 0.0 && spans > 0);
+    assert_eq!(
+        classes["candor_flagged_class_spans_total{class=\"object\"}"],
+        objects
+    );
+    assert!(classes.values().sum::<f64>() >= f64::from(spans));
+    let names = grown("candor_flagged_name_spans_total");
+    assert_eq!(names.len(), 50);
+    assert!((1.0..=2.0 * objects).contains(&names.values().sum::<f64>()));
+}
+
+#[test]
+fn prompts_found_in_the_cache_are_counted() {
+    let served = Served::new();
+    let count = || {
+        let of = |what| served.metric(&format!("candor_prefix_cache_{what}_tokens_total"));
+        [of("queries"), of("hits")]
+    };
+    let mut before = count();
+    for (repeat, seed) in [(false, 71), (true, 71), (false, 72)] {
+        let usage = served.chat(&ask(seed, "")).json()["usage"].clone();
+        let after = count();
+        let prompt = usage["prompt_tokens"].as_f64().unwrap();
+        assert_eq!(after[0] - before[0], prompt);
+        let found = after[1] - before[1];
+        assert_eq!(found > 0.5 * prompt, repeat, "{found} of {prompt}");
+        assert!(found < prompt);
+        before = after;
+    }
+}
+
+#[test]
+fn load_is_shown_under_the_names_of_vllm_if_wanted() {
+    let gauge = |served: &Served, name: &str| {
+        let series = format!("vllm:{name}{{model_name=\"candor-mini\"}}");
+        scrape(served).get(&series).copied()
+    };
+    assert_eq!(gauge(&Served::new(), "num_requests_running"), None);
+    let served = Served::with(|config| {
+        config.metrics.vllm_names = true;
+        (config.engine.max_batch, config.engine.max_waiting) = (1, 2);
+    });
+    served.valve.allow(0);
+    let clients: Vec<_> = (1..=3).map(|seed| send(&served, &ask(seed, ""))).collect();
+    let load = || ["num_requests_running", "num_requests_waiting"].map(|name| gauge(&served, name));
+    eventually("one runs and two wait", || load() == [Some(1.0), Some(2.0)]);
+    assert!(gauge(&served, "kv_cache_usage_perc").unwrap() > 0.0);
+    served.valve.open();
+    for mut client in clients {
+        assert_eq!(read(&mut client).status, 200);
+    }
+    eventually("nothing runs", || load() == [Some(0.0), Some(0.0)]);
+}
+
 /// Such answers have no log-probabilities: their tokens are those of the same answers with their
 /// flagged words left standing.
 #[test]
@@ -584,6 +660,18 @@ fn labels_exist_before_the_first_request() {
             "reason",
             &["queue_full", "invalid", "shutting_down", "scorer", "model"],
         ),
+        (
+            "flagged_class_spans_total",
+            "class",
+            &[
+                "object",
+                "attribute",
+                "count",
+                "action",
+                "relation",
+                "other",
+            ],
+        ),
         ("repair_attempts_total", "outcome", &["taken", "dropped"]),
         ("feedback_total", "label", &["bad", "good", "missing"]),
         (
@@ -768,7 +856,7 @@ const LATER: [&str; 3] = [
 
 #[test]
 fn metrics_table_of_the_documents_is_complete() {
-    let served = Served::new();
+    let served = Served::with(|config| config.metrics.vllm_names = true);
     get(served.at, "/health");
     let text = get(served.at, "/metrics").text().to_owned();
     let types = text
@@ -784,7 +872,7 @@ fn metrics_table_of_the_documents_is_complete() {
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let metric = |(name, rest): (&str, &str)| {
-        let known = ["candor_", "process_"]
+        let known = ["candor_", "process_", "vllm:"]
             .iter()
             .any(|prefix| name.starts_with(prefix));
         let (name, labels) = name.split_once('{').map_or((name, ""), |(name, labels)| {

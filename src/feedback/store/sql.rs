@@ -5,7 +5,10 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -622,7 +625,16 @@ pub(super) fn read<T: DeserializeOwned>(row: &AnyRow) -> Result<T, StoreError> {
     serde_json::from_str(body).map_err(|e| StoreError::Failed(format!("a row cannot be read: {e}")))
 }
 
+/// Failures of this process's stores.
+static FAILURES: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many operations of this process's stores have failed.
+pub fn failures() -> u64 {
+    FAILURES.load(Relaxed)
+}
+
 pub(super) fn failed(error: sqlx::Error) -> StoreError {
+    FAILURES.fetch_add(1, Relaxed);
     let code = error
         .as_database_error()
         .and_then(|e| e.code())

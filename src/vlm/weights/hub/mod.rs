@@ -32,6 +32,7 @@ use self::{
     repo::is_commit,
     selection::{INDEX, fixed_names, gguf_models, select, top_files},
 };
+use crate::util::disk::free_bytes;
 
 const ENDPOINT: &str = "https://huggingface.co";
 /// Longest index of shards; those of the largest models have some 200 kB.
@@ -349,10 +350,9 @@ impl<'a> RepoFolder<'a> {
 
 /// Compares the free space of a folder's file system with what is to be written.
 fn check_space(dir: &Path, needed: u64) -> Result<(), HubError> {
-    let Ok(disk) = rustix::fs::statvfs(dir) else {
+    let Some(free) = free_bytes(dir) else {
         return Ok(());
     };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if needed > free {
         return Err(HubError::DiskFull {
             dir: dir.to_owned(),
