@@ -36,7 +36,7 @@ use crate::{
     vlm::{
         Spec, VisionLanguageModel,
         models::{
-            ModelLoadError,
+            ModelLicense, ModelLoadError,
             candor_mini::{ARCHITECTURE, CandorMini, CandorMiniConfig, PrefixDecoderConfig},
         },
         processor::{
@@ -66,6 +66,9 @@ pub struct BundleConfig {
     /// Casing of the policy's output.
     #[serde(default, skip_serializing_if = "Casing::is_default")]
     pub casing: Casing,
+    /// License of the weights, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<ModelLicense>,
     /// Policy network.
     pub model: CandorMiniConfig,
     /// Scorers; a bundle without any serves mode `off` only.
@@ -145,6 +148,8 @@ pub struct Bundle {
     pub version: String,
     /// Unix time of creation.
     pub created: u64,
+    /// License of the weights.
+    pub license: ModelLicense,
     /// Casing of the policy's output.
     pub casing: Casing,
     /// Device that holds the weights.
@@ -354,6 +359,7 @@ impl Bundle {
             name: config.name,
             version: config.version,
             created: config.created,
+            license: config.license.unwrap_or_else(ModelLicense::unknown),
             casing: config.casing,
             device: device.clone(),
             vlm: Arc::new(vlm),

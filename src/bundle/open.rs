@@ -17,7 +17,7 @@ use crate::{
     reward::RewardKind,
     util::digest::hex,
     vlm::{
-        models::{ModelSource, load},
+        models::{ModelLicense, ModelSource, load},
         processor::casing::Casing,
         weights::{
             BlockFormat, WeightsDtype, WeightsOptions,
@@ -242,6 +242,7 @@ impl Bundle {
             name,
             version,
             created: created(source),
+            license: ModelLicense::of_checkpoint(source),
             casing: Casing::Mixed,
             device: device.clone(),
             vlm,

@@ -10,8 +10,8 @@ use crate::{
     reward::RewardKind,
     vlm::{
         models::{
-            ExampleImage, FileSummary, ModelForm, ModelLoadError, ModelSummary, OpenedModel,
-            TextSummary, VisionSummary, candor_mini::ARCHITECTURE, tokenizer_summary,
+            ExampleImage, FileSummary, ModelForm, ModelLicense, ModelLoadError, ModelSummary,
+            OpenedModel, TextSummary, VisionSummary, candor_mini::ARCHITECTURE, tokenizer_summary,
         },
         processor::template::ChatTemplate,
         weights::{FormatBytes, HeldWeights, WeightFile, WeightsOptions},
@@ -34,7 +34,8 @@ impl Bundle {
         let summary = || {
             let opened = OpenedModel::open(&source, &WeightsOptions::default())?;
             opened.load()?;
-            ModelSummary::of_checkpoint(&opened, &options.weights(&Device::Cpu))
+            let license = ModelLicense::of_checkpoint(&source);
+            ModelSummary::of_checkpoint(&opened, license, &options.weights(&Device::Cpu))
         };
         summary().map_err(|error: ModelLoadError| BundleError::Checkpoint {
             name: name.to_owned(),
@@ -85,6 +86,7 @@ fn inspect_bundle(name: &str, reward: Option<RewardKind>) -> Result<ModelSummary
     Ok(ModelSummary {
         form: ModelForm::Bundle,
         architecture: ARCHITECTURE,
+        license: config.license.clone().unwrap_or_else(ModelLicense::unknown),
         text: TextSummary::from(decoder),
         vision: Some(VisionSummary {
             tower: "efficientnet_lite",

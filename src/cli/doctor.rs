@@ -16,7 +16,7 @@ use crate::{
     bundle::{Bundle, BundleError},
     config::{Config, ConfigProblem},
     device::{self, DeviceChoice},
-    vlm::models::{ModelForm, ModelSource},
+    vlm::models::{ModelForm, ModelLicense, ModelSource},
 };
 
 /// Check this machine and this configuration, and report problems
@@ -83,6 +83,7 @@ struct BundleFound {
 enum State {
     Loads {
         version: String,
+        license: ModelLicense,
         context_len: usize,
         architecture: &'static str,
         scorer: Option<&'static str>,
@@ -258,6 +259,7 @@ fn load(name: &str, memory: ModelMemory) -> Result<(String, State), BundleError>
     let spec = bundle.vlm.spec();
     let state = State::Loads {
         version: bundle.version.clone(),
+        license: bundle.license.clone(),
         context_len: spec.context_len,
         architecture: spec.architecture,
         scorer: bundle.reward.as_ref().map(|r| r.kind()),
@@ -318,6 +320,7 @@ fn readable(report: &Report) -> String {
         match state {
             State::Loads {
                 version,
+                license,
                 context_len,
                 architecture,
                 scorer,
@@ -334,10 +337,12 @@ fn readable(report: &Report) -> String {
                     ),
                 );
                 line("", &memory.line());
+                line("", &format_args!("license {license}"));
             }
             State::Checkpoint { checkpoint } => {
                 line("model", &format_args!("{name}: {}", checkpoint.line()));
                 line("", &checkpoint.memory.line());
+                line("", &format_args!("license {}", checkpoint.summary.license));
             }
             State::Broken { error } => line(
                 "bundle",

@@ -97,9 +97,10 @@ async fn serve(
         handler(SignalKind::terminate())?,
         handler(SignalKind::interrupt())?,
     );
-    let (model, version, device) = (
+    let (model, version, license, device) = (
         first.model().to_owned(),
         first.version().to_owned(),
+        first.bundle().license.to_string(),
         device::name(first.device()),
     );
     if config.keys.is_empty() && config.is_exposed() {
@@ -114,7 +115,7 @@ async fn serve(
         _ = int.recv() => return Ok(()),
     };
     let address = server.address().map_err(Failure::failed)?;
-    tracing::info!(model, version, candor = env!("CARGO_PKG_VERSION"), device, %address,
+    tracing::info!(model, version, license, candor = env!("CARGO_PKG_VERSION"), device, %address,
         "listening");
     let reloader = Arc::new(server.reloader(level));
     let args = Arc::new(args);

@@ -153,6 +153,8 @@ pub struct ModelSection {
     pub threads: Auto<usize>,
     /// Scorer to use; auto: the bundle's default.
     pub reward: Auto<RewardKind>,
+    /// Licenses that models and scorers may have, by identifier; none: any.
+    pub require_license: Vec<String>,
 }
 
 impl ModelSection {
@@ -177,6 +179,7 @@ impl Default for ModelSection {
             device: DeviceChoice::Auto,
             threads: Auto::Auto,
             reward: Auto::Auto,
+            require_license: Vec::new(),
         }
     }
 }

@@ -11,7 +11,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{feedback::store::sql::failures, util::disk::free_bytes};
+use crate::{feedback::store::sql::failures, util::disk::free_bytes, vlm::models::PermittedUse};
 
 use super::{
     app::App,
@@ -32,6 +32,12 @@ struct Model<'a> {
     owned_by: &'static str,
     /// Version, as in `system_fingerprint` and the metrics.
     version: &'a str,
+    /// License of the weights: an SPDX identifier in lower case, the name that the model's files
+    /// give, or `unknown`.
+    license: &'a str,
+    /// What the license allows: `any` use, `research` alone, or `unknown`.
+    #[schema(value_type = String)]
+    permitted_use: PermittedUse,
 }
 
 /// List of models, as in OpenAI's API.
@@ -72,6 +78,8 @@ fn describe_model(served: &ServedVersion) -> Model<'_> {
         created: served.bundle.created,
         owned_by: "candor",
         version: &served.version,
+        license: &served.bundle.license.id,
+        permitted_use: served.bundle.license.permits,
     }
 }
 

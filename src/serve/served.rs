@@ -85,6 +85,7 @@ impl ServedVersion {
     ) -> Result<Self, StartError> {
         let version: Arc<str> = first.version().into();
         let InitialVersion { bundle, registered } = first;
+        check_license(&config.model.require_license, &bundle)?;
         check_guards(config, &bundle)?;
         let bounds = EngineConfig {
             max_batch: config.engine.max_batch,
@@ -340,6 +341,28 @@ pub(crate) enum LoadError {
     /// The version does not start with this configuration.
     #[error(transparent)]
     Start(#[from] StartError),
+}
+
+/// Checks the licenses of a model and of the model whose scorer judges it.
+fn check_license(allowed: &[String], bundle: &Bundle) -> Result<(), StartError> {
+    let is_allowed = |bundle: &&Bundle| {
+        let license = &bundle.license.id;
+        allowed.iter().any(|id| id.eq_ignore_ascii_case(license))
+    };
+    let mut parts = [bundle, bundle.judge()].into_iter();
+    let Some(refused) = parts.find(|part| !allowed.is_empty() && !is_allowed(part)) else {
+        return Ok(());
+    };
+    Err(StartError::Config {
+        key: "model.require_license",
+        what: format!(
+            "{} {} has the license {}; allowed: {}",
+            refused.name,
+            refused.version,
+            refused.license,
+            allowed.join(", ")
+        ),
+    })
 }
 
 /// Checks at startup that the bundle supports all configured guard modes and thresholds.

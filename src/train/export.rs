@@ -106,6 +106,7 @@ pub fn write_policy(
         eos: END.to_owned(),
         chat_template: CHAT_TEMPLATE.to_owned(),
         casing: Casing::Sentence,
+        license: None,
         model: model.clone(),
         reward: None,
     };

@@ -64,7 +64,11 @@ class Transformers:
         self.model.eval()
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.ends()[0])
+
+    def ends(self):
+        ends = self.model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [ends]
 
     def inputs(self, jobs):
         if not self.processor:
@@ -86,8 +90,7 @@ class Transformers:
         inputs = self.inputs(jobs)
         written = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         rows = written[:, inputs["input_ids"].shape[1] :].tolist()
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
+        ends = self.ends()
         answers = []
         for row in rows:
             length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))

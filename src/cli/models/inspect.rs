@@ -128,6 +128,7 @@ impl InspectedModel {
         let ModelSummary {
             form,
             architecture,
+            license,
             text,
             vision,
             scorer,
@@ -144,6 +145,7 @@ impl InspectedModel {
         line("model", &self.name);
         line("form", form.words());
         line("architecture", &format!("{architecture}, supported"));
+        line("license", &license.to_string());
         line(
             "text",
             &format!(

@@ -5,6 +5,7 @@ pub mod causal;
 pub mod config;
 mod gguf;
 pub mod idefics3;
+mod license;
 pub mod llama;
 pub mod llava;
 mod load;
@@ -12,6 +13,7 @@ mod load;
 mod parity;
 mod summary;
 
+pub use license::{ModelLicense, PermittedUse};
 pub use load::{LoadedModel, ModelLoadError, ModelSource, OpenedModel, load};
 pub use summary::{
     EXAMPLE_SIZE, EndToken, ExampleImage, FileSummary, ModelForm, ModelSummary, TextSummary,

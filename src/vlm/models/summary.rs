@@ -138,6 +138,7 @@ impl ExampleImage {
             };
             let layout = processor.layout(width, height, &options)?;
             Ok(Self {
+                license,
                 do_image_splitting,
                 grid: layout.grid,
                 positions: layout.tokens,
@@ -225,6 +226,8 @@ pub struct ModelSummary {
     pub form: ModelForm,
     /// Name of the architecture, as `model_type` in a `config.json`.
     pub architecture: &'static str,
+    /// License of the weights.
+    pub license: ModelLicense,
     /// Text model.
     pub text: TextSummary,
     /// Vision tower; `None` if the model takes text alone.
@@ -252,6 +255,7 @@ impl ModelSummary {
     /// When its processor does not take an ordinary picture.
     pub fn of_checkpoint(
         opened: &OpenedModel,
+        license: ModelLicense,
         options: &WeightsOptions,
     ) -> Result<Self, ModelLoadError> {
         let OpenedModel {
@@ -296,8 +300,10 @@ mod tests {
     fn summary(name: &str) -> ModelSummary {
         let folder = fixtures().join("models").join(name);
         let options = WeightsOptions::default();
-        let opened = OpenedModel::open(&ModelSource::find(&folder).unwrap(), &options).unwrap();
-        ModelSummary::of_checkpoint(&opened, &options).unwrap()
+        let source = ModelSource::find(&folder).unwrap();
+        let opened = OpenedModel::open(&source, &options).unwrap();
+        let license = ModelLicense::of_checkpoint(&source);
+        ModelSummary::of_checkpoint(&opened, license, &options).unwrap()
     }
 
     #[test]
