@@ -183,11 +183,26 @@ impl CycleSession {
             }
         });
         reasons.for_each(|reason| tell(format_args!("  {reason}")));
+        self.remove_old()?;
         if outcome == CycleOutcome::Outdated {
             tell(format_args!(
                 "  another version was promoted meanwhile; to serve this one: candor models \
                  promote {version}"
             ));
+        }
+        Ok(())
+    }
+
+    /// Removes old versions and cycles.
+    fn remove_old(&self) -> Result<(), Failure> {
+        let surplus = self.registry.surplus(self.config.registry.keep);
+        let surplus = surplus.map_err(Failure::failed)?;
+        let ids: Vec<&str> = surplus.iter().map(|version| &*version.id).collect();
+        self.registry.remove(&ids).map_err(Failure::failed)?;
+        let cycles = self.cycles.surplus(self.config.cycle.keep);
+        for (_, dir) in cycles.map_err(Failure::failed)? {
+            std::fs::remove_dir_all(&dir)
+                .map_err(|e| Failure::Failed(format!("{}: {e}", dir.display())))?;
         }
         Ok(())
     }

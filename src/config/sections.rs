@@ -400,6 +400,8 @@ impl Default for FetchSection {
 pub struct RegistrySection {
     /// Folder of the registry, or `off`.
     pub dir: String,
+    /// Versions kept beside those in use; 0: all.
+    pub keep: usize,
 }
 
 impl RegistrySection {
@@ -413,6 +415,7 @@ impl Default for RegistrySection {
     fn default() -> Self {
         Self {
             dir: "candor-data/registry".to_owned(),
+            keep: 20,
         }
     }
 }
@@ -503,12 +506,15 @@ impl Default for ReceiptsSection {
 pub struct CycleSection {
     /// Folder of the cycles' state, which the server reads.
     pub dir: String,
+    /// Folders of finished cycles that are kept; 0: all.
+    pub keep: usize,
 }
 
 impl Default for CycleSection {
     fn default() -> Self {
         Self {
             dir: "candor-data/cycles".to_owned(),
+            keep: 20,
         }
     }
 }

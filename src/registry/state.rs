@@ -135,7 +135,7 @@ impl Registry {
 
     /// Changes the state under a lock. An unchanged state is written too, so that servers retry a
     /// version that failed to load.
-    fn change(
+    pub(super) fn change(
         &self,
         change: impl FnOnce(&mut RegistryState) -> Result<(), RegistryError>,
     ) -> Result<RegistryState, RegistryError> {

@@ -213,11 +213,59 @@ impl Registry {
         Ok(())
     }
 
+    /// Returns the versions, oldest first, that are not in use and older than `keep` others: not
+    /// the promoted one, its shadow, the `keep` versions promoted last before it, or the `keep`
+    /// newest ones. Nothing is surplus if `keep` is 0.
+    ///
+    /// # Errors
+    /// Returns an error if the state or a manifest cannot be read.
+    pub fn surplus(&self, keep: usize) -> Result<Vec<Version>, RegistryError> {
+        if keep == 0 {
+            return Ok(Vec::new());
+        }
+        let (state, mut versions) = (self.state()?, self.versions()?);
+        versions.truncate(versions.len().saturating_sub(keep));
+        let shadow = state.shadow.map(|shadow| shadow.id);
+        let before = state.previous.into_iter().rev().take(keep);
+        let used: Vec<String> = before.chain(state.promoted).chain(shadow).collect();
+        versions.retain(|version| !used.contains(&version.id));
+        Ok(versions)
+    }
+
+    /// Removes versions; one that is promoted or the shadow by now stays. They can no longer be
+    /// rolled back to.
+    ///
+    /// # Errors
+    /// Returns an error if a folder cannot be removed or the state cannot be written.
+    pub fn remove(&self, ids: &[&str]) -> Result<(), RegistryError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let _registering = lock(&self.root.join(".register.lock"))?;
+        self.change(|state| {
+            let shadow = state.shadow.as_ref().map(|shadow| &shadow.id);
+            let used = [state.promoted.as_ref(), shadow];
+            for id in ids {
+                let dir = self.version_dir(id);
+                if used.contains(&Some(&(*id).to_owned())) || !dir.exists() {
+                    continue;
+                }
+                // Renamed first, so that a version is there whole or not at all.
+                let going = self.version_dir(&format!("{UNFINISHED}{id}"));
+                fs::rename(&dir, &going).map_err(RegistryError::io(&dir))?;
+                fs::remove_dir_all(&going).map_err(RegistryError::io(&going))?;
+            }
+            state.previous.retain(|id| !ids.contains(&&**id));
+            Ok(())
+        })
+    }
+
     fn versions_dir(&self) -> PathBuf {
         self.root.join("versions")
     }
 
-    fn version_dir(&self, id: &str) -> PathBuf {
+    /// Returns the folder of a version.
+    pub fn version_dir(&self, id: &str) -> PathBuf {
         self.versions_dir().join(id)
     }
 

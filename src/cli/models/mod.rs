@@ -1,6 +1,7 @@
 //! `candor models`
 
 mod diff;
+mod gc;
 mod inspect;
 mod pull;
 mod versions;
@@ -70,6 +71,13 @@ enum ModelsCommand {
     /// Go back to the previously promoted version
     #[command(after_help = "Example:\n  candor models rollback")]
     Rollback(RollbackArgs),
+    /// Remove old versions and the folders of old cycles
+    ///
+    /// Kept are the promoted version and its shadow, the last versions promoted before, and the
+    /// newest ones (registry.keep of each), and the newest cycles (cycle.keep) with those that are
+    /// not finished. `candor cycle` does the same at the end of each cycle.
+    #[command(after_help = "Examples:\n  candor models gc --dry-run\n  candor models gc --keep 5")]
+    Gc(gc::GcArgs),
     /// Download a model of the Hugging Face Hub, or what is missing of it
     ///
     /// Files go to the cache of the Hub's other clients, and what they downloaded is used. Only
@@ -110,6 +118,7 @@ pub(crate) fn run(args: ModelsArgs) -> Result<(), Failure> {
         ModelsCommand::Diff(args) => diff::run(&args),
         ModelsCommand::Promote(args) => versions::promote(&args),
         ModelsCommand::Rollback(args) => versions::rollback(&args),
+        ModelsCommand::Gc(args) => gc::run(&args),
         ModelsCommand::Pull(args) => pull::run(args),
         ModelsCommand::Convert {
             from,

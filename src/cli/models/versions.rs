@@ -42,7 +42,7 @@ pub(super) struct RegistryArgs {
 
 impl RegistryArgs {
     /// Loads the configuration with these options and `more` (flag, key, value).
-    fn load(
+    pub(super) fn load(
         &self,
         more: &[(&'static str, &'static str, Option<String>)],
     ) -> Result<Config, Failure> {

@@ -281,11 +281,7 @@ impl CycleDirectory {
     /// # Errors
     /// When its state cannot be read.
     pub fn newest(&self) -> Result<Option<CycleState>, TrainError> {
-        let entries = fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))?;
-        let numbers =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
-        let mut numbers: Vec<u64> = numbers.collect();
-        numbers.sort_unstable();
+        let numbers = self.numbers()?;
         // A cycle interrupted before its first save has a directory without a state.
         for number in numbers.into_iter().rev() {
             if let Some(state) = read(&self.cycle_dir(number).join("state.json"))? {
@@ -293,6 +289,38 @@ impl CycleDirectory {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the numbers and folders of finished cycles beyond the `keep` newest cycles, oldest
+    /// first; none if `keep` is 0.
+    ///
+    /// # Errors
+    /// When the directory or a state cannot be read.
+    pub fn surplus(&self, keep: usize) -> Result<Vec<(u64, PathBuf)>, TrainError> {
+        if keep == 0 {
+            return Ok(Vec::new());
+        }
+        let mut numbers = self.numbers()?;
+        numbers.truncate(numbers.len().saturating_sub(keep));
+        let mut surplus = Vec::new();
+        for number in numbers {
+            let dir = self.cycle_dir(number);
+            let state = read::<CycleState>(&dir.join("state.json"))?;
+            if state.is_none_or(|state| state.outcome.is_some()) {
+                surplus.push((number, dir));
+            }
+        }
+        Ok(surplus)
+    }
+
+    /// Returns the numbers of all cycles, oldest first.
+    fn numbers(&self) -> Result<Vec<u64>, TrainError> {
+        let entries = fs::read_dir(&self.dir).map_err(TrainError::io(&self.dir))?;
+        let numbers =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+        let mut numbers: Vec<u64> = numbers.collect();
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 
     /// Writes a cycle's state durably.

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{ModelConfig, ModelLoadError, OpenedModel};
+use super::{ModelConfig, ModelLicense, ModelLoadError, OpenedModel};
 use crate::vlm::{
     decoder::DecoderConfig,
     kv_cache::KvShape,
@@ -138,7 +138,6 @@ impl ExampleImage {
             };
             let layout = processor.layout(width, height, &options)?;
             Ok(Self {
-                license,
                 do_image_splitting,
                 grid: layout.grid,
                 positions: layout.tokens,
@@ -278,6 +277,7 @@ impl ModelSummary {
             })
         });
         Ok(Self {
+            license,
             form: ModelForm::of(weights),
             architecture: config.architecture(),
             text: TextSummary::from(decoder),
