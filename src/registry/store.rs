@@ -257,7 +257,8 @@ impl Registry {
             }
             state.previous.retain(|id| !ids.contains(&&**id));
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 
     fn versions_dir(&self) -> PathBuf {

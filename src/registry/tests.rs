@@ -345,3 +345,45 @@ fn concurrent_registrations_of_one_bundle_are_one_version() {
     );
     registry.verify(&registry.get(&ids[0]).unwrap()).unwrap();
 }
+
+#[test]
+fn surplus_versions_are_neither_in_use_nor_new() {
+    let (dir, registry) = registry();
+    for i in 0..8u8 {
+        let bundle = bundle(dir.path(), &format!("b{i}"), &[i]);
+        registry.register(&bundle, facts()).unwrap();
+    }
+    let all = || -> Vec<String> {
+        let versions = registry.versions().unwrap().into_iter();
+        versions.map(|version| version.id).collect()
+    };
+    let sorted = all();
+    for id in [&sorted[0], &sorted[1], &sorted[2]] {
+        registry.promote(id, false).unwrap();
+    }
+    registry.set_shadow(&sorted[3], 0.5).unwrap();
+    let surplus = |keep| -> Vec<String> {
+        let surplus = registry.surplus(keep).unwrap().into_iter();
+        surplus.map(|version| version.id).collect()
+    };
+    assert_eq!(surplus(0), [""; 0]);
+    assert_eq!(surplus(20), [""; 0]);
+    // Promoted: 2; before it: 1; its shadow: 3; newest: 7.
+    assert_eq!(surplus(1), [0, 4, 5, 6].map(|i| sorted[i].clone()));
+    let old = surplus(1);
+    let ids: Vec<&str> = old.iter().map(|id| &**id).collect();
+    registry
+        .remove(&[&ids[..], &[&*sorted[2], &*sorted[3]]].concat())
+        .unwrap();
+    let left = all();
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!([1, 2, 3, 7].iter().all(|&i| left.contains(&sorted[i])));
+    let state = registry.rollback().unwrap();
+    assert_eq!(state.promoted.as_ref(), Some(&sorted[1]));
+    assert_eq!(
+        state.previous, [""; 0],
+        "what is gone cannot be rolled back to"
+    );
+    let folders = fs::read_dir(registry.root().join("versions")).unwrap();
+    assert_eq!(folders.count(), 4, "nothing is left of those removed");
+}

@@ -178,12 +178,14 @@ fn doctor_reports_as_text_and_as_json() {
         "memory",
         "candor-mini",
         "embedded",
+        "license research-only (research use)",
         "no problems",
     ] {
         assert!(out.contains(word), "{word}: {out}");
     }
     let json: Value = serde_json::from_str(&run(&["doctor", "--json"]).1).unwrap();
     assert_eq!(json["bundles"][0]["name"], "candor-mini");
+    assert_eq!(json["bundles"][0]["license"]["permits"], "research");
     assert!(
         json["bundles"][0]["context_len"].as_u64().unwrap() > 49
             && json["cpu"]["threads"].as_u64().unwrap() > 0

@@ -433,3 +433,55 @@ fn doctor_lists_checkpoints_with_their_memory() {
     let error = bundles[1]["error"].as_str().unwrap();
     assert!(error.contains("tokenizer.json"), "{error}");
 }
+
+#[test]
+fn licenses_are_told_and_may_be_required() {
+    let folder = copy("llava-old");
+    let path = folder.path().to_str().unwrap();
+    assert_eq!(inspected(&[path])["license"]["id"], "unknown");
+    fs::write(
+        folder.path().join("README.md"),
+        "---\nlicense: apache-2.0\n---\n# Model\n",
+    )
+    .unwrap();
+    assert_eq!(
+        inspected(&[path])["license"],
+        json!({"id": "apache-2.0", "permits": "any"})
+    );
+    let serve = |model: &str| {
+        let empty = tempfile::tempdir().unwrap();
+        let output = candor(&["serve", "--listen", "127.0.0.1:0", "--model", model])
+            .env(
+                "CANDOR_MODEL__REQUIRE_LICENSE",
+                "[\"mit\", \"bsd-3-clause\"]",
+            )
+            .current_dir(empty.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (model, license) in [
+        ("candor-mini", "research-only (research use)"),
+        (path, "apache-2.0 (any use)"),
+    ] {
+        let refused = serve(model);
+        let why = format!("has the license {license}; allowed: mit, bsd-3-clause");
+        assert!(
+            refused.contains("model.require_license") && refused.contains(&why),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn gc_of_nothing_removes_nothing() {
+    let (status, out, err) = run(&["models", "gc", "--keep", "3"]);
+    assert_eq!((status, out.trim(), &*err), (0, "nothing to remove", ""));
+    let (_, out, _) = run(&["models", "gc", "--json"]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["bytes"], 0);
+    let (status, _, err) = run(&["models", "gc", "--keep", "some"]);
+    assert_eq!(status, 2);
+    assert!(err.contains("--keep"), "{err}");
+}

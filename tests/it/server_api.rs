@@ -382,6 +382,13 @@ fn models_route_lists_the_model() {
         list["data"][0]
     );
     assert_eq!(
+        (
+            &list["data"][0]["license"],
+            &list["data"][0]["permitted_use"]
+        ),
+        (&json!("research-only"), &json!("research"))
+    );
+    assert_eq!(
         get(served.at, "/v1/models/gpt-4o").error(404)["code"],
         "model_not_found"
     );

@@ -8,7 +8,10 @@ use serde_json::json;
 
 use super::versions::RegistryArgs;
 use crate::{
-    cli::Failure, config::Config, registry::Registry, train::cycle::state::CycleDirectory,
+    cli::Failure,
+    config::Config,
+    registry::{Registry, Version},
+    train::cycle::state::CycleDirectory,
     util::disk::folder_bytes,
 };
 use indicatif::HumanBytes;
@@ -89,7 +92,8 @@ fn surplus_versions(registry: Option<&Registry>, keep: usize) -> Result<Vec<Remo
         return Ok(Vec::new());
     };
     let surplus = registry.surplus(keep).map_err(Failure::failed)?;
-    let removal = |version| Removal::new(version.id.clone(), registry.version_dir(&version.id));
+    let removal =
+        |version: &Version| Removal::new(version.id.clone(), registry.version_dir(&version.id));
     Ok(surplus.iter().map(removal).collect())
 }
 

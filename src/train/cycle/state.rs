@@ -396,6 +396,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn surplus_cycles_are_the_oldest() {
+        let dir = tempfile::tempdir().unwrap();
+        let cycles = CycleDirectory::hold(dir.path()).unwrap();
+        for number in [1, 2, 3, 10, 11] {
+            fs::create_dir_all(cycles.cycle_dir(number)).unwrap();
+        }
+        let surplus = |keep| -> Vec<u64> {
+            let surplus = cycles.surplus(keep).unwrap().into_iter();
+            surplus.map(|(number, _)| number).collect()
+        };
+        assert_eq!(surplus(0), [0; 0]);
+        assert_eq!(surplus(2), [1, 2, 3]);
+        assert_eq!(surplus(5), [0; 0]);
+    }
+
+    #[test]
     fn hold_second_process_is_told_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let held = CycleDirectory::hold(dir.path()).unwrap();
