@@ -538,6 +538,8 @@ pub struct LogSection {
     /// Level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as
     /// `info,candor::engine=debug`.
     pub level: String,
+    /// File of the audit log, or `off`.
+    pub audit: String,
 }
 
 impl Default for LogSection {
@@ -545,6 +547,7 @@ impl Default for LogSection {
         Self {
             format: LogFormat::Text,
             level: "info".to_owned(),
+            audit: "off".to_owned(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,6 +17,7 @@ use tokio::{
 use tracing::Span;
 
 use super::{
+    audit::AuditLog,
     auth::{self, Access},
     body_memory::BodyMemory,
     error::{ApiError, DAMAGED},
@@ -80,6 +82,8 @@ pub(crate) struct App {
     pub(crate) guard: Arc<GuardSection>,
     /// `None` if feedback is disabled.
     pub(crate) corrections: Option<Corrections>,
+    /// Audit log, if one is kept.
+    pub(crate) audit: Option<AuditLog>,
     /// Loads versions and switches between them.
     pub(crate) switch: VersionSwitch,
     /// Shadow version, which runs on a share of the requests.
@@ -125,6 +129,15 @@ impl App {
             metrics.show_vllm_names(&first.bundle.name)?;
         }
         let metrics = Arc::new(metrics);
+        let audit = match &*config.log.audit {
+            "off" => None,
+            path => Some(
+                AuditLog::open(Path::new(path)).map_err(|error| StartError::Config {
+                    key: "log.audit",
+                    what: format!("{path}: {error}"),
+                })?,
+            ),
+        };
         let served = Arc::new(ServedVersion::start(
             &config,
             first,
@@ -156,6 +169,7 @@ impl App {
             loaded: Mutex::new(vec![Arc::downgrade(&served)]),
             served: RwLock::new(served),
             corrections,
+            audit,
             draining: AtomicBool::new(false),
             config,
             metrics,

@@ -6,6 +6,7 @@
 mod admin;
 mod admission;
 mod app;
+mod audit;
 mod auth;
 mod body;
 mod body_memory;

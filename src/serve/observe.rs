@@ -26,6 +26,10 @@ use crate::telemetry::HttpExchange;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Id of a request.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
 /// Middleware that records a request. Client input (path, query, body) never enters the log: the
 /// route is logged instead of the path.
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -56,8 +60,9 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
         reason: None,
         ended: is_head,
     };
-    let request =
+    let mut request =
         request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
+    request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).instrument(span).await;
     record.record_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{app::App, auth::Access, served::check_guards};
+use super::{app::App, audit::AuditEntry, auth::Access, served::check_guards};
 use crate::{
     config::{ApiKey, Config, ConfigProblems, LimitsSection, LogSection},
     telemetry::LogLevel,
@@ -109,11 +109,19 @@ impl Reloader {
             log_changes();
         }
         self.app.metrics.count_reload("applied");
+        self.audit("applied", Some(applied.join(", ")));
         *current = next;
+    }
+
+    fn audit(&self, outcome: &str, changed: Option<String>) {
+        if let Some(log) = &self.app.audit {
+            log.write(&AuditEntry::reload(outcome, changed));
+        }
     }
 
     fn refuse(&self, why: &str) {
         self.app.metrics.count_reload("refused");
+        self.audit("refused", None);
         tracing::error!(
             why,
             "the configuration cannot be reloaded; the old one stays in force"

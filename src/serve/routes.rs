@@ -22,6 +22,7 @@ use tower_http::{
 use super::{
     admin,
     app::App,
+    audit::audit,
     auth::{self, PermissionLookup, authenticate},
     chat, docs,
     error::ApiError,
@@ -266,6 +267,7 @@ pub(crate) fn router<'a>(
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(from_fn_with_state(Arc::clone(&app), limit_rates))
+        .layer(from_fn_with_state(Arc::clone(&app), audit))
         .layer(from_fn_with_state(
             (Arc::clone(&app), permission as PermissionLookup),
             authenticate,

@@ -11,6 +11,7 @@ use image::ImageFormat;
 use serde_json::{Value, json};
 
 use crate::{
+    cli::candor,
     http::{JSON, Reply, exchange, get, request},
     served::{Served, and, ask, data_url, eventually, picture},
 };
@@ -692,4 +693,74 @@ fn idempotency_keys_are_separate_by_owner() {
     );
     let (others, replayed) = post("b");
     assert!(!replayed && others != first);
+}
+
+#[test]
+fn audit_log_has_what_was_administered_and_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit.jsonl");
+    let served = Served::with(|config| {
+        each_scope_alone(config);
+        config.log.audit = file.to_str().unwrap().to_owned();
+    });
+    let none = Value::Null;
+    assert_eq!(
+        asked(&served, "admin", "GET", "/admin/models", &none).status,
+        200
+    );
+    let promoted = asked(
+        &served,
+        "admin",
+        "POST",
+        "/admin/models/secret-words/promote",
+        &none,
+    );
+    assert_eq!(promoted.status, 404);
+    let deleted = asked(&served, "read", "DELETE", "/v1/feedback?user=maria", &none);
+    assert_eq!(deleted.status, 200, "{}", deleted.text());
+    let id = deleted.header("x-request-id").unwrap();
+    assert_eq!(
+        asked(&served, "read", "POST", "/admin/models/x/promote", &none).status,
+        403
+    );
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = |line: &Value| {
+        ["action", "key", "target", "outcome"]
+            .map(|name| line[name].as_str().unwrap_or("").to_owned())
+    };
+    assert_eq!(
+        lines.iter().map(told).collect::<Vec<_>>(),
+        [
+            ["POST /admin/models/{id}/promote", "admin", "", "404"],
+            ["DELETE /v1/feedback", "read", "/v1/feedback", "200"],
+        ]
+    );
+    assert_eq!(lines[1]["request_id"], id);
+    assert!(lines[1]["time"].as_str().unwrap().ends_with('Z'));
+    assert!(
+        !text.contains("maria") && !text.contains("secret-words"),
+        "{text}"
+    );
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn audit_log_that_cannot_be_opened_stops_the_start() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = candor(&["serve", "--listen", "127.0.0.1:0"])
+        .env("CANDOR_LOG__AUDIT", "/dev/null/audit")
+        .current_dir(empty.path())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("log.audit") && error.contains("/dev/null/audit"),
+        "{error}"
+    );
 }

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
     Any, AnyConnection, AnyPool, Connection, Executor, Row as _,
     any::{AnyConnectOptions, AnyPoolOptions, AnyRow, install_default_drivers},
-    migrate::{Migration, MigrationType, Migrator},
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
     pool::PoolConnection,
     query::Query,
 };
@@ -104,10 +104,16 @@ impl SqlStore {
         if sqlite.is_some() {
             first.execute(SHORT_LOG).await.map_err(fail)?;
         }
-        migrator
-            .run(&mut *first)
-            .await
-            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        migrator.run(&mut *first).await.map_err(|error| {
+            StoreError::Unavailable(match error {
+                MigrateError::VersionMissing(found) => format!(
+                    "a later version of Candor migrated its schema: it has migration {found}, this \
+                     version knows {}; start the later version, or restore a backup from before it",
+                    MIGRATIONS.len()
+                ),
+                other => other.to_string(),
+            })
+        })?;
         if sqlite.is_some()
             && let Err(error) = overwrite_free_pages(&mut first).await
         {

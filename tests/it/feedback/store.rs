@@ -403,7 +403,10 @@ async fn it_is_there_when_opened_again(url: &str) {
                  execution_time) VALUES (99, 'later', TRUE, 'x', 0)";
     connection.execute(later).await.unwrap();
     let refused = SqlStore::open(url).await.err().unwrap().to_string();
-    assert!(refused.contains("99"), "{refused}");
+    assert!(
+        refused.contains("a later version of Candor") && refused.contains("99"),
+        "{refused}"
+    );
 }
 
 #[test]
