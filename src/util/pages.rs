@@ -33,8 +33,8 @@ pub(crate) fn copy(bytes: &[u8]) -> Bytes {
     buffer(bytes.len(), |part, out| out.extend_from_slice(&bytes[part])).freeze()
 }
 
-/// Returns a buffer whose parts `fill` has written, in parallel: the system clears a page when it is
-/// touched first, which takes longer than the copy.
+/// Returns a buffer whose parts `fill` has written, in parallel: the system clears a page when it
+/// is touched first, which takes longer than the copy.
 fn buffer(len: usize, fill: impl Fn(Range<usize>, &mut BytesMut) + Sync) -> BytesMut {
     let mut rest = reserve(len);
     let mut parts: Vec<BytesMut> = (0..len.div_ceil(PAGE))

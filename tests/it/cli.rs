@@ -1443,6 +1443,8 @@ fn exit_statuses_equal_the_documented_ones() {
         ("models promote", 1, vec!["absent"]),
         ("models promote", 2, vec!["absent", "--shadow", "x"]),
         ("models rollback", 1, vec![]),
+        ("models gc", 0, vec!["--dry-run"]),
+        ("models gc", 2, vec!["--keep", "some"]),
         ("models convert", 1, vec!["absent.pth", "out.safetensors"]),
         ("models convert", 2, vec!["absent.pth", "c.jsonl"]),
         ("keys", 2, vec![]),

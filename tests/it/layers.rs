@@ -28,7 +28,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
         "feedback",
         &["lexicon", "vlm", "guard", "reward", "bundle", "eval"],
     ),
-    ("telemetry", &["guard", "engine", "feedback"]),
+    ("telemetry", &["lexicon", "guard", "engine", "feedback"]),
     (
         "config",
         &[

@@ -451,10 +451,7 @@ fn licenses_are_told_and_may_be_required() {
     let serve = |model: &str| {
         let empty = tempfile::tempdir().unwrap();
         let output = candor(&["serve", "--listen", "127.0.0.1:0", "--model", model])
-            .env(
-                "CANDOR_MODEL__REQUIRE_LICENSE",
-                "[\"mit\", \"bsd-3-clause\"]",
-            )
+            .env("CANDOR_MODEL__REQUIRE_LICENSE", "mit,bsd-3-clause")
             .current_dir(empty.path())
             .output()
             .unwrap();
