@@ -54,7 +54,7 @@ LABEL org.opencontainers.image.title="Candor" \
       candor.bundle="candor-mini 0.5.0" \
       candor.bundle.terms="research and education only, not for commercial use: trained on Flickr8k; see /usr/share/doc/candor/card.md"
 # New volumes at these places belong to the user too.
-RUN useradd --system --uid 999 --no-create-home candor && install -d -m 700 -o candor /data /keys
+RUN useradd --system --uid 999 --no-create-home candor && install -d -m 700 -o candor /data /keys /stores
 COPY config/candor.toml /etc/candor/candor.toml
 COPY LICENSE models/candor-mini/card.md src/lexicon/LICENSE.wordnet /usr/share/doc/candor/
 # Models from the Hub are kept in the volume: nothing else can be written to.
