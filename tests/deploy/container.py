@@ -39,8 +39,8 @@ exec sleep infinity
 
 FETCH = r"""
 import json, sys, urllib.error, urllib.request
-url, headers, body = json.load(sys.stdin)
-request = urllib.request.Request(url, body and body.encode(), headers)
+url, headers, body, method = json.load(sys.stdin)
+request = urllib.request.Request(url, body and body.encode(), headers, method=method)
 try:
     with urllib.request.urlopen(request, timeout=60) as answer:
         print(answer.status, answer.read().decode())
@@ -67,7 +67,7 @@ class Image:
 @dataclass
 class Mount:
     target: str
-    # A named volume, or a folder of this machine.
+    # A named volume, a folder of this machine, or tmpfs.
     source: str
     read_only: bool = False
 
@@ -86,6 +86,8 @@ class Container:
         self.temporary = Path(tempfile.mkdtemp(prefix="candor-deploy-"))
         self.overlay = self.temporary / "overlay"
         self.overlay.mkdir()
+        # Other users' servers keep files below it.
+        self.temporary.chmod(0o755)
         self.root = self.overlay / "root"
         self.image = Image()
         command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
@@ -186,14 +188,10 @@ class Container:
         for mount in mounts:
             place = str(self.root) + mount.target
             self.shell('[ -e "$0" ] || mkdir -p "$0"', mount.target)
-            source = Path(mount.source) if mount.is_bind else self.volume(mount.source)
-            if not mount.is_bind:
-                source.mkdir(parents=True, exist_ok=True)
-                if not any(source.iterdir()):
-                    self.admin("cp", "-aT", place, str(source))
-            self.admin("mount", "--bind", str(source), place)
-            if mount.read_only:
-                self.admin("mount", "-o", "remount,bind,ro", place)
+            if mount.source == "tmpfs":
+                self.admin("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", place)
+            else:
+                self.bind(mount, place)
             done.append(place)
         self.admin("mount", "-o", "remount,ro", str(self.root))
         try:
@@ -203,6 +201,16 @@ class Container:
             for place in reversed(done):
                 self.admin("umount", place)
 
+    def bind(self, mount: Mount, place: str) -> None:
+        source = Path(mount.source) if mount.is_bind else self.volume(mount.source)
+        if not mount.is_bind:
+            source.mkdir(parents=True, exist_ok=True)
+            if not any(source.iterdir()):
+                self.admin("cp", "-aT", place, str(source))
+        self.admin("mount", "--bind", str(source), place)
+        if mount.read_only:
+            self.admin("mount", "-o", "remount,bind,ro", place)
+
     def run(
         self, command: list[str], env: dict[str, str] | None = None, user: str | None = None
     ) -> subprocess.CompletedProcess[str]:
@@ -210,6 +218,17 @@ class Container:
             command, user or self.image.user, self.image.folder, self.image.env | (env or {})
         )
         return subprocess.run(wrapped, capture_output=True, text=True, timeout=60)
+
+    @contextlib.contextmanager
+    def beside(self, *command: str) -> Iterator[None]:
+        """A program of this machine that runs in the container's network meanwhile."""
+        with tempfile.TemporaryFile("w+") as log:
+            process = subprocess.Popen(self.enter(*command), stdout=log, stderr=log)
+            try:
+                yield
+            finally:
+                process.terminate()
+                process.wait()
 
     @contextlib.contextmanager
     def running(self, command: list[str], env: dict[str, str]) -> Iterator["Service"]:
@@ -231,11 +250,13 @@ class Container:
             signal,
         )
 
-    def fetch(self, url: str, key: str = "", body: object = None) -> tuple[int, str]:
+    def fetch(
+        self, url: str, key: str = "", body: object = None, method: str | None = None
+    ) -> tuple[int, str]:
         """Status and body; 0 where nobody listens."""
         headers = {"content-type": "application/json"}
         headers |= {"authorization": f"Bearer {key}"} if key else {}
-        request = json.dumps([url, headers, body and json.dumps(body)])
+        request = json.dumps([url, headers, body and json.dumps(body), method])
         said = self.admin(sys.executable, "-c", FETCH, input=request)
         status, _, text = said.partition(" ")
         return int(status), text
