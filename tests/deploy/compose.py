@@ -182,7 +182,7 @@ def grafana_reads_its_password(container: Container) -> None:
     [mount] = [mount for mount in runner.mounts(grafana) if mount.target == str(place.parent)]
     with container.mounted([mount]):
         # The user of Grafana's image.
-        read = container.run(["cat", str(place)], user="472:0")
+        read = container.run(["cat", str(place)], user="472:0", folder="/")
     assert read.returncode == 0 and len(read.stdout) > 40, read.stderr
     assert read.stdout.strip() not in printed
 

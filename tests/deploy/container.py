@@ -212,11 +212,10 @@ class Container:
             self.admin("mount", "-o", "remount,bind,ro", place)
 
     def run(
-        self, command: list[str], env: dict[str, str] | None = None, user: str | None = None
+        self, command: list[str], user: str | None = None, folder: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        wrapped = self.wrapped(
-            command, user or self.image.user, self.image.folder, self.image.env | (env or {})
-        )
+        image = self.image
+        wrapped = self.wrapped(command, user or image.user, folder or image.folder, image.env)
         return subprocess.run(wrapped, capture_output=True, text=True, timeout=60)
 
     @contextlib.contextmanager

@@ -103,12 +103,15 @@ def copies_exist() -> str:
 
 
 def included() -> set[str]:
-    """Files that `include_str!` and `include_bytes!` name in src, tests included."""
-    pattern = re.compile(r'include_(?:str|bytes)!\(\s*"([^"]+)"')
-    found = set()
+    """Files and folders that are compiled in, as src names them, by its tests too: what include_*!
+    names, what else begins with `../` (macros put such names together), and the bundles."""
+    named = re.compile(r'include_(?:str|bytes)!\(\s*"([^"]+)"|"(\.\./[^"\s]+)"')
+    found = {str(file.relative_to(ROOT)) for file in (ROOT / "models").rglob("*.*")}
     for file in (ROOT / "src").rglob("*.rs"):
-        for name in pattern.findall(file.read_text()):
-            found.add(str((file.parent / name).resolve().relative_to(ROOT)))
+        for name, above in named.findall(file.read_text()):
+            path = (file.parent / (name or above)).resolve()
+            if name or (path.exists() and path.is_relative_to(ROOT)):
+                found.add(str(path.relative_to(ROOT)))
     return found
 
 
@@ -127,7 +130,7 @@ def inputs_are_sent(binary: Path) -> str:
     for name in sorted(named | listed):
         assert name in sent, f"the build reads {name}, which .dockerignore leaves out"
     beside = f"{len(listed)} by rustc" if listed else "no list of rustc's beside the binary"
-    return f"{len(named)} by include_*!, {beside}"
+    return f"{len(named)} named in src, {beside}"
 
 
 def dependencies_stage_resolves() -> str:

@@ -21,6 +21,8 @@ class Report:
             remark, outcome = str(error), "failed" if self.strict else "skipped"
         except AssertionError as error:
             remark, outcome = str(error) or "assertion failed", "failed"
+        except Exception as error:  # a check that breaks is a failure, and the others go on
+            remark, outcome = f"{type(error).__name__}: {error}", "failed"
         self.counts[outcome] += 1
         print(f"{outcome:8}{name}" + (f": {remark}" if remark else ""), flush=True)
 
