@@ -50,7 +50,7 @@ LABEL org.opencontainers.image.title="Candor" \
       org.opencontainers.image.description="OpenAI-compatible server that captions photographs and says which of its words the image does not support" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.licenses="Apache-2.0 AND LicenseRef-candor-mini" \
-      org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim" \
+      org.opencontainers.image.base.name="debian:bookworm-slim" \
       candor.bundle="candor-mini 0.5.0" \
       candor.bundle.terms="research and education only, not for commercial use: trained on Flickr8k; see /usr/share/doc/candor/card.md"
 # New volumes at these places belong to the user too.

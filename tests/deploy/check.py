@@ -3,7 +3,7 @@
 
     python tests/deploy/check.py --candor target/release/candor [--base DIR] [--strict] [PART...]
 
-Parts: dockerfile, sbom, image, compose, chart; all by default. The packages are in requirements.txt.
+Parts: dockerfile, sbom, image, compose, chart, oidc; all by default. The packages are in requirements.txt.
 No Docker daemon is used: a namespace with an overlay takes its place (container.py), on this
 machine's system or on the Debian tree of --base. A check that cannot be made is skipped, with the
 reason; --strict makes that a failure. The exit status is 1 if a check failed.
@@ -19,10 +19,11 @@ import chart
 import compose
 import dockerfile
 import image
+import oidc
 from container import Container
 from report import Report, Skipped
 
-PARTS = ("dockerfile", "sbom", "image", "compose", "chart")
+PARTS = ("dockerfile", "sbom", "image", "compose", "chart", "oidc")
 
 
 def contained(report: Report, args: argparse.Namespace, out: Path) -> Container | None:
@@ -67,13 +68,15 @@ def main() -> None:
             dockerfile.check(report, args.candor)
         if "sbom" in parts:
             bill.check(report, out)
-        needs_image = parts & {"image", "compose", "chart"}
+        needs_image = parts & {"image", "compose", "chart", "oidc"}
         container = contained(report, args, out) if needs_image else None
         try:
             if "compose" in parts:
                 compose.check(report, container)
             if "chart" in parts:
                 chart.check(report, args.candor, container)
+            if "oidc" in parts:
+                oidc.check(report, container)
         finally:
             if container is not None:
                 container.close()
