@@ -4,9 +4,9 @@
     tools/sbom.py [--features cuda] [--target TRIPLE] [--out FILE]
 
 Lists the crates of Cargo.lock that the binary is built from for that target and those features,
-with versions, licenses, checksums and dependencies, and the data compiled into it: the bundle, whose
-terms are not those of the code, and the noun table. The same sources give the same bytes. Needs
-cargo and Python 3.11; tests/deploy validates the result against CycloneDX's schema.
+with versions, licenses, checksums and dependencies, and the data compiled into it: the bundle,
+whose terms are not those of the code, and the noun table. The same sources give the same bytes.
+Needs cargo and Python 3.11; tests/deploy validates the result against CycloneDX's schema.
 """
 
 import argparse
@@ -103,7 +103,9 @@ def data() -> list[Json]:
     return [bundle, nouns]
 
 
-def build(metadata: Json, checksums: dict[tuple[str, str], str], target: str, features: str) -> Json:
+def build(
+    metadata: Json, checksums: dict[tuple[str, str], str], target: str, features: str
+) -> Json:
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     root = metadata["resolve"]["root"]
@@ -122,7 +124,9 @@ def build(metadata: Json, checksums: dict[tuple[str, str], str], target: str, fe
         return crate(package, checksum, id in linked)
 
     def edges(id: str) -> Json:
-        depends = {ref(packages[edge["pkg"]]) for edge in nodes[id]["deps"] if edge["pkg"] in needed}
+        depends = {
+            ref(packages[edge["pkg"]]) for edge in nodes[id]["deps"] if edge["pkg"] in needed
+        }
         return {"ref": ref(packages[id]), "dependsOn": sorted(depends)}
 
     compiled_in = data()

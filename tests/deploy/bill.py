@@ -16,7 +16,14 @@ from report import Report, Skipped
 
 
 def make(out: Path, features: str = "") -> None:
-    command = [sys.executable, ROOT / "tools/sbom.py", "--features", features, "--out", out]
+    command = [
+        sys.executable,
+        str(ROOT / "tools/sbom.py"),
+        "--features",
+        features,
+        "--out",
+        str(out),
+    ]
     env = os.environ | {"CARGO_NET_OFFLINE": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr.strip()

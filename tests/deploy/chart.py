@@ -27,14 +27,16 @@ CHART = ROOT / "deploy/helm/candor"
 RULES = ROOT / "deploy/prometheus/rules"
 # The oldest that the chart asks for, and the newest that the validator knows.
 VERSIONS = ("1.30", kubernetes_validate.latest_version())
-OPERATORS = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule}
+OPERATORS: dict[str, Any] = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule}
 Json = dict[str, Any]
 
 
 def value_sets() -> dict[str, Json]:
     files = sorted((CHART / "ci").glob("*-values.yaml"))
     named = {file.name.removesuffix("-values.yaml"): file for file in files}
-    return {"default": {}} | {name: yaml.safe_load(file.read_text()) for name, file in named.items()}
+    return {"default": {}} | {
+        name: yaml.safe_load(file.read_text()) for name, file in named.items()
+    }
 
 
 @functools.cache
@@ -68,7 +70,9 @@ class Rendered:
                     assert key not in self.objects, f"{key} is there twice"
                     self.objects[key] = item
         self.workload = next(
-            item for (kind, _), item in self.objects.items() if kind in ("Deployment", "StatefulSet")
+            item
+            for (kind, _), item in self.objects.items()
+            if kind in ("Deployment", "StatefulSet")
         )
         self.template = self.workload["spec"]["template"]
         [self.pod] = self.template["spec"]["containers"]
@@ -85,7 +89,7 @@ class UniqueLoader(yaml.SafeLoader):
     """Refuses a key that a template wrote twice, which YAML's readers pass over."""
 
 
-def unique(loader: UniqueLoader, node: yaml.MappingNode) -> Json:
+def unique(loader: UniqueLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [key.value for key, _ in node.value]
     assert len(keys) == len(set(keys)), f"a key is there twice: {keys} {node.start_mark}"
     return loader.construct_mapping(node, deep=True)
@@ -124,7 +128,9 @@ def validate(rendered: Rendered) -> str:
                     kubernetes_validate.validate(item, version, strict=True)
                 except kubernetes_validate.ValidationError as error:
                     where = "/".join(map(str, error.path))
-                    raise AssertionError(f"{kind} {name}, {version}: {where}: {error.message}")
+                    raise AssertionError(
+                        f"{kind} {name}, {version}: {where}: {error.message}"
+                    ) from error
     kinds = sorted({kind for kind, _ in rendered.objects})
     return f"{len(rendered.objects)} objects: {', '.join(kinds)}"
 
@@ -150,12 +156,15 @@ def references(rendered: Rendered) -> None:
     """Whatever names another object, a label or a port names one that is there."""
     labels, spec = rendered.template["metadata"]["labels"], rendered.template["spec"]
     ports = {port["name"]: port["containerPort"] for port in rendered.pod["ports"]}
-    selectors = [item["spec"]["selector"]["matchLabels"]
-                 for kind in ("Deployment", "StatefulSet", "PodDisruptionBudget", "InferencePool")
-                 for item in rendered.of(kind)]
+    selectors = [
+        item["spec"]["selector"]["matchLabels"]
+        for kind in ("Deployment", "StatefulSet", "PodDisruptionBudget", "InferencePool")
+        for item in rendered.of(kind)
+    ]
     selectors += [item["spec"]["selector"] for item in rendered.of("Service")]
-    selectors += [item["spec"]["podSelector"]["matchLabels"]
-                  for item in rendered.of("NetworkPolicy")]
+    selectors += [
+        item["spec"]["podSelector"]["matchLabels"] for item in rendered.of("NetworkPolicy")
+    ]
     for selector in selectors:
         assert selected(labels, selector), f"{selector} does not select the pods, {labels}"
     [service] = rendered.of("Service")
@@ -219,7 +228,8 @@ def pod_is_safe(rendered: Rendered) -> str:
     grace = spec["terminationGracePeriodSeconds"]
     assert grace > wait + drain, f"{grace} s for {wait} s of waiting and {drain} s of draining"
     paths = {
-        probe: pod[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")
+        probe: pod[f"{probe}Probe"]["httpGet"]["path"]
+        for probe in ("startup", "readiness", "liveness")
     }
     ready = "/health/ready"
     assert paths == {"startup": ready, "readiness": ready, "liveness": "/health/live"}
@@ -281,7 +291,7 @@ def accepted(rendered: Rendered, binary: Path) -> str:
         file.write_text(rendered.config())
         # The model and the device of the values need not be on this machine.
         env |= {"CANDOR_MODEL__NAME": "candor-mini", "CANDOR_MODEL__DEVICE": "cpu"}
-        command = [binary, "doctor", "--json", "--config", file]
+        command = [str(binary), "doctor", "--json", "--config", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
     assert done.stdout, done.stderr.strip()
     problems = json.loads(done.stdout)["config_problems"]
@@ -308,7 +318,9 @@ def rules() -> str:
     files = sorted(RULES.glob("*.y*ml"))
     groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
     with chart() as loaded:
-        text = loaded.render({"prometheusRule": {"enabled": True}})["candor/templates/monitoring.yaml"]
+        text = loaded.render({"prometheusRule": {"enabled": True}})[
+            "candor/templates/monitoring.yaml"
+        ]
     [item] = [item for item in yaml.safe_load_all(text) if item]
     assert item["spec"]["groups"] == groups, "the rules are not those of deploy/prometheus/rules"
     if shutil.which("promtool") is None:
@@ -316,7 +328,9 @@ def rules() -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         yaml.safe_dump({"groups": item["spec"]["groups"]}, file)
         file.flush()
-        done = subprocess.run(["promtool", "check", "rules", file.name], capture_output=True, text=True)
+        done = subprocess.run(
+            ["promtool", "check", "rules", file.name], capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     return f"{sum(len(group['rules']) for group in groups)} rules, by promtool"
 
@@ -368,7 +382,7 @@ def check(report: Report, binary: Path, container: Container | None) -> None:
         report.run(f"chart: {name}: valid", about(validate, values))
         report.run(f"chart: {name}: references", about(references, values))
         report.run(f"chart: {name}: security, draining, probes", about(pod_is_safe, values))
-        report.run(f"chart: {name}: purpose", about(lambda it, name=name: features(name, it), values))
+        report.run(f"chart: {name}: purpose", about(functools.partial(features, name), values))
         report.run(
             f"chart: {name}: configuration accepted",
             about(lambda it: accepted(it, binary), values),

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Checks the image, the compose file and the Helm chart, with the real programs where they can be had.
+"""Checks the image, the compose file and the Helm chart, with real programs where they can be had.
 
     python tests/deploy/check.py --candor target/release/candor [--base DIR] [--strict] [PART...]
 
-Parts: dockerfile, sbom, image, compose, chart, oidc; all by default. The packages are in requirements.txt.
-No Docker daemon is used: a namespace with an overlay takes its place (container.py), on this
-machine's system or on the Debian tree of --base. A check that cannot be made is skipped, with the
-reason; --strict makes that a failure. The exit status is 1 if a check failed.
+Parts: dockerfile, sbom, image, compose, chart, oidc; all by default. The packages are in
+requirements.txt. No Docker daemon is used: a namespace with an overlay takes its place
+(container.py), on this machine's system or on the Debian tree of --base. A check that cannot be
+made is skipped, with the reason; --strict makes that a failure. The exit status is 1 if a check
+failed.
 """
 
 import argparse

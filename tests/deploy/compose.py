@@ -35,7 +35,7 @@ def config(*options: str) -> Json:
         for name, value in os.environ.items()
         if not name.startswith(("COMPOSE_", "CANDOR_"))
     }
-    command = [program, "-f", FILE, *options, "config", "--format", "json"]
+    command = [str(program), "-f", FILE, *options, "config", "--format", "json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr.strip()
     return json.loads(done.stdout)
@@ -65,7 +65,7 @@ def services_are_confined() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service and "cap_add" not in service, name
         for port in service.get("ports", []):
-            assert port["host_ip"] == "127.0.0.1", f"{name}: published beyond this machine"
+            assert port.get("host_ip") == "127.0.0.1", f"{name}: published beyond this machine"
         for variable, value in service.get("environment", {}).items():
             secret = variable.endswith(("PASSWORD", "SECRET", "ACCESS_KEY", "API_KEY"))
             assert not (secret and value), f"{name}: {variable} is a secret in the file"

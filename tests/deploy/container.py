@@ -1,9 +1,9 @@
-"""A container without a daemon: a writable copy of a root file system (an overlay), in namespaces of
-its own for mounts, processes and network, in which instructions of the Dockerfile and services run
-as Docker would run them: as their user, without capabilities, with a read-only root and volumes.
+"""A container without a daemon: a writable copy of a root file system (an overlay), in namespaces
+of its own for mounts, processes and network, in which instructions of the Dockerfile and services
+run as Docker would run them: as their user, without capabilities, with a read-only root, volumes.
 
-Needs root and the programs of util-linux. The base is a folder; `/` (this machine's own system) does
-where no Debian tree is at hand.
+Needs root and the programs of util-linux. The base is a folder; `/` (this machine's own system)
+does where no Debian tree is at hand.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from dockerfile import ROOT, Copy, Stage
 from report import Skipped
@@ -117,8 +118,8 @@ class Container:
         kinds = ["--mount", "--net", "--pid"]
         return ["nsenter", "--target", self.inside, *kinds, "--", *command]
 
-    def admin(self, *command: str, **options: str) -> str:
-        done = subprocess.run(self.enter(*command), capture_output=True, text=True, **options)
+    def admin(self, *command: str, sent: str | None = None) -> str:
+        done = subprocess.run(self.enter(*command), capture_output=True, text=True, input=sent)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
         return done.stdout
 
@@ -265,7 +266,7 @@ class Container:
         headers = {"content-type": "application/json"} | (headers or {})
         headers |= {"authorization": f"Bearer {key}"} if key else {}
         request = json.dumps([url, headers, body and json.dumps(body), method])
-        said = self.admin(sys.executable, "-c", FETCH, input=request)
+        said = self.admin(sys.executable, "-c", FETCH, sent=request)
         status, _, text = said.partition(" ")
         return int(status), text
 
@@ -274,7 +275,7 @@ class Container:
 class Service:
     container: Container
     process: subprocess.Popen[bytes]
-    file: "tempfile._TemporaryFileWrapper[str]"
+    file: IO[str]
 
     def log(self) -> str:
         self.file.seek(0)

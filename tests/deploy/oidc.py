@@ -1,5 +1,5 @@
-"""deploy/oidc: a real nginx in front of Candor. No registry has oauth2-proxy: a few lines that answer
-as it does to nginx, 202 with the person's address or 401, stand in for it."""
+"""deploy/oidc: a real nginx in front of Candor. No registry has oauth2-proxy: a few lines that
+answer as it does to nginx, 202 with the person's address or 401, stand in for it."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ from report import Report, Skipped
 
 FOLDER = ROOT / "deploy/oidc"
 PERSON = "ada@example.org"
-STAND_IN = f"""
+STAND_IN = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -41,7 +41,7 @@ def settings() -> None:
 def prepare(folder: Path, key: str) -> Path:
     """The file of the repository with folders of this test."""
     folder.mkdir()
-    pair = ["-keyout", folder / "candor.key", "-out", folder / "candor.pem"]
+    pair = ["-keyout", str(folder / "candor.key"), "-out", str(folder / "candor.pem")]
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
         + ["-subj", "/CN=candor.example.org", *pair],
