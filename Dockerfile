@@ -49,9 +49,10 @@ ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="Candor" \
       org.opencontainers.image.description="OpenAI-compatible server that captions photographs and says which of its words the image does not support" \
       org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.licenses="Apache-2.0 AND LicenseRef-candor-mini" \
+      org.opencontainers.image.licenses="Apache-2.0 AND LicenseRef-research-only" \
       org.opencontainers.image.base.name="debian:bookworm-slim" \
       candor.bundle="candor-mini 0.5.0" \
+      candor.bundle.license="research-only" \
       candor.bundle.terms="research and education only, not for commercial use: trained on Flickr8k; see /usr/share/doc/candor/card.md"
 # New volumes at these places belong to the user too.
 RUN useradd --system --uid 999 --no-create-home candor && install -d -m 700 -o candor /data /keys /stores

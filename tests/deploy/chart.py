@@ -167,6 +167,11 @@ def references(rendered: Rendered) -> None:
     ]
     for selector in selectors:
         assert selected(labels, selector), f"{selector} does not select the pods, {labels}"
+    # It cannot be changed: with a version in it, no upgrade would be possible.
+    stable = {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
+    assert set(rendered.workload["spec"]["selector"]["matchLabels"]) == stable, (
+        "a selector must be stable"
+    )
     [service] = rendered.of("Service")
     for port in service["spec"]["ports"]:
         assert port["targetPort"] in ports, f"no port {port['targetPort']} in the pod"

@@ -179,6 +179,9 @@ def metadata() -> None:
         assert said[f"{oci}version"] == package["version"], "ARG VERSION is not Cargo.toml's"
         assert said[f"{oci}licenses"].split(" AND ")[0] == package["license"]
         assert said["candor.bundle"] == f"{bundle['name']} {bundle['version']}"
+        license = said["candor.bundle.license"]
+        assert license == bundle.get("license", {}).get("id", license), "not the bundle's license"
+        assert said[f"{oci}licenses"].endswith(f" AND LicenseRef-{license}")
         assert "not for commercial use" in said["candor.bundle.terms"]
         assert "FROM debian:bookworm-slim" in f"FROM {made[0].base}"
         [user] = [rest for stage in made for rest in stage.all("USER")]
