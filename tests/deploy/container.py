@@ -95,7 +95,17 @@ class Container:
         self.temporary.chmod(0o755)
         self.root = self.overlay / "root"
         self.image = Image()
-        command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
+        # Ends with this program, however that ends.
+        command = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]
         command += ["--propagation", "private", "/bin/sh", "-euc", START]
         self.holder = subprocess.Popen(
             [*command, base, self.overlay], stdout=subprocess.PIPE, stderr=subprocess.PIPE
