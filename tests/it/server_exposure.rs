@@ -528,7 +528,7 @@ fn compose_creates_one_key_that_the_server_accepts() {
         mounts,
         [
             json!(["keys:/keys"]),
-            json!(["keys:/keys:ro", "data:/data"])
+            json!(["keys:/keys:ro", "data:/data", "stores:/stores:ro"])
         ]
     );
     for line in [
