@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the dashboards of dashboards/*.json from source/*.toml, where a panel is a few lines of data.
+"""Writes dashboards/*.json from source/*.toml, where a panel is a few lines of data.
 
     python3 grafana/build.py            # writes them
     python3 grafana/build.py --check    # exit status 1 if a committed file is not what it writes

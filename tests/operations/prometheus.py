@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a real server under load, has a real Prometheus scrape it, and checks all that reads its metrics.
+"""Runs a server under load and Prometheus beside it, and checks all that reads its metrics.
 
     python tests/operations/prometheus.py --candor target/release/candor
 
@@ -15,9 +15,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ GRAFANA = ROOT / "grafana"
 RUNBOOK = ROOT / "docs" / "runbook.md"
 Json = dict[str, Any]
 
-#: Seconds of traffic before and after the restart, and clients that send it.
-LOAD_S = (14.0, 14.0)
-WORKERS = 5
+#: Seconds of traffic and clients that send it, before and after the restart.
+Load = list[tuple[float, int]]
+LOADS: tuple[Load, Load] = ([(14, 5)], [(14, 5)])
+#: The traffic that goes on during the checks ends by then in any case.
+LONGEST_S = 120
 #: Grafana's variables. The dashboards' own range is longer than the test.
 VARIABLES = {
     "job": "candor", "instance": ".+", "__rate_interval": "15s", "__interval": "1s",
@@ -48,8 +52,11 @@ LAST_CYCLE = {"number": 3, "outcome": "promoted", "outcomes": {"promoted": 2, "r
 METRIC = re.compile(r"\b(?:candor|process)_[a-z0-9_]+")
 
 
-def under_load(candor: Candor, prometheus: Prometheus) -> list[str]:
-    """Starts everything and sends traffic, with a promotion, a restart and a shadow in it."""
+@contextmanager
+def under_load(
+    candor: Candor, prometheus: Prometheus, loads: tuple[Load, Load]
+) -> Iterator[traffic.Client]:
+    """Starts all and sends traffic: a promotion, a restart, a shadow, and then goes on with it."""
     cycles = candor.home / "candor-data" / "cycles"
     cycles.mkdir(parents=True)
     now = int(time.time())
@@ -65,17 +72,28 @@ def under_load(candor: Candor, prometheus: Prometheus) -> list[str]:
     candor.models("promote", served)
     eventually("the promoted version is served", lambda: candor.serves(served))
     client = traffic.Client(candor.api, traffic.photographs(ROOT / "tests/fixtures/photos"))
-    steps = traffic.run(client, LOAD_S[0], WORKERS)
+    before, after = loads
+    steps = 0
+    for seconds, workers in before:
+        steps = traffic.run(client, seconds, workers, steps)
     # Drift and calibration are measured at the start, from stored answers, then once a minute.
     candor.stop()
     candor.models("promote", candidate, "--shadow", "1.0")
     candor.start()
-    traffic.run(client, LOAD_S[1], WORKERS, steps)
-    eventually(
-        "an answer is compared with the shadow's",
-        lambda: bool(prometheus.instant("candor_shadow_comparisons_total > 0")),
-    )
-    return traffic.missing(client)
+    for seconds, workers in after:
+        steps = traffic.run(client, seconds, workers, steps)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as background:
+        rest = background.submit(traffic.run, client, LONGEST_S, workers, steps, stop)
+        try:
+            eventually(
+                "an answer is compared with the shadow's",
+                lambda: bool(prometheus.instant("candor_shadow_comparisons_total > 0")),
+            )
+            yield client
+        finally:
+            stop.set()
+            rest.result()
 
 
 def has_number(series: Json) -> bool:
@@ -128,7 +146,8 @@ def unexplained(rules: list[Json], runbook: str) -> list[str]:
     known, problems = sections(runbook), []
     for rule in rules:
         name, notes = rule["name"], rule["annotations"]
-        problems += [f"{name}: no {key}" for key in ("summary", "description") if not notes.get(key)]
+        missing = {"summary", "description"} - notes.keys()
+        problems += [f"{name}: no {key}" for key in sorted(missing)]
         if rule["labels"].get("severity") not in ("critical", "warning"):
             problems.append(f"{name}: severity must be critical or warning")
         document, _, anchor = notes.get("runbook_url", "").partition("#")
@@ -143,7 +162,7 @@ def untested(rules: list[Json]) -> list[str]:
     """Alerts that no test of rules makes fire, or that none requires to be silent."""
     expected: dict[str, set[bool]] = {rule["name"]: set() for rule in rules}
     for path in sorted(DEPLOYED.glob("tests/*.yml")):
-        for test in yaml.safe_load(path.read_text())["tests"]:
+        for test in read_yaml(path)["tests"]:
             for case in test.get("alert_rule_test", []):
                 expected.setdefault(case["alertname"], set()).add(bool(case["exp_alerts"]))
     return [f"{name}: tests must require it to fire once and to be silent once"
@@ -158,13 +177,15 @@ def rules_in_force(prometheus: Prometheus) -> tuple[list[Json], list[str]]:
     return [rule for rule in rules if rule["type"] == "alerting"], problems
 
 
+def read_yaml(path: Path) -> Json:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def provisioning() -> list[str]:
-    """Provisioning files against each other, the dashboards and Prometheus' configuration."""
-    source, = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())[
-        "datasources"]
-    provider, = yaml.safe_load((GRAFANA / "provisioning/dashboards/candor.yaml").read_text())[
-        "providers"]
-    interval = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    """What is wrong with Grafana's provisioning files."""
+    source, = read_yaml(GRAFANA / "provisioning/datasources/prometheus.yaml")["datasources"]
+    provider, = read_yaml(GRAFANA / "provisioning/dashboards/candor.yaml")["providers"]
+    interval = read_yaml(DEPLOYED / "prometheus.yml")["global"]["scrape_interval"]
     problems = []
     if source["type"] != "prometheus" or not source["isDefault"]:
         problems.append("provisioning: the data source must be Prometheus, and the default")
@@ -235,9 +256,9 @@ def check(binary: Path, home: Path) -> tuple[list[str], str]:
     try:
         with ThreadPoolExecutor(1) as background:
             checked = background.submit(lambda: list(static_checks()))
-            problems = under_load(candor, prometheus)
-            found, looked_at = live_checks(candor, prometheus)
-            return [*problems, *found, *checked.result()], looked_at
+            with under_load(candor, prometheus, LOADS) as client:
+                problems, looked_at = live_checks(candor, prometheus)
+            return [*traffic.missing(client), *problems, *checked.result()], looked_at
     finally:
         candor.stop()
         prometheus.stop()

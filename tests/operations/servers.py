@@ -159,8 +159,9 @@ class Prometheus:
 
     def start(self) -> None:
         command: list[str | Path] = [
-            program("prometheus"), f"--config.file={self.config}", f"--web.listen-address={self.at}",
-            f"--storage.tsdb.path={self.home / 'tsdb'}", "--storage.tsdb.retention.time=30d",
+            program("prometheus"), f"--config.file={self.config}",
+            f"--web.listen-address={self.at}", f"--storage.tsdb.path={self.home / 'tsdb'}",
+            "--storage.tsdb.retention.time=30d",
         ]
         self.process = Process("prometheus", command, self.home)
         self.process.answers(f"http://{self.at}/-/ready")

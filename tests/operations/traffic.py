@@ -150,15 +150,18 @@ EXPECTED = {
 }
 
 
-def run(client: Client, seconds: float, workers: int, first: int = 0) -> int:
+def run(
+    client: Client, seconds: float, workers: int, first: int, stop: threading.Event | None = None
+) -> int:
     """Sends all kinds in turn for some seconds; returns the number of steps, to go on from."""
     until = time.monotonic() + seconds
+    stop = stop or threading.Event()
     steps = iter(range(first, first + 1_000_000))
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < until and not stop.is_set():
                 with client.lock:
                     step = next(steps)
                 KINDS[step % len(KINDS)](client, step // len(KINDS) + step % len(KINDS))
