@@ -260,7 +260,7 @@ class Page:
         self.figure.savefig(path, facecolor=PAGE, dpi=DPI)
         plt.close(self.figure)
         # Few colors are used, so that a palette takes a third of the bytes.
-        Image.open(path).convert("RGB").quantize(96).save(path, optimize=True)
+        Image.open(path).convert("RGB").quantize(200).save(path, optimize=True)
 
 
 def events_of(server: Prometheus, dashboard: Json) -> list[tuple[float, str]]:

@@ -15,14 +15,15 @@ from typing import Any
 Json = dict[str, Any]
 
 QUESTIONS = ("Describe the picture.", "What is in this picture?", "Is there a dog?", "How many?")
-#: The guard of each caption in turn. A threshold of 1 marks every word, so that all actions occur.
+#: The guard of each caption in turn. High thresholds mark many words, so that all actions occur.
 GUARDS: tuple[Json, ...] = (
     {"mode": "flag"},
-    {"mode": "flag", "threshold": 0.9},
+    {"mode": "flag"},
+    {"mode": "regenerate"},
     {"mode": "regenerate", "threshold": 0.8},
-    {"mode": "regenerate", "threshold": 0.9, "on_exhausted": "omit"},
-    {"mode": "flag", "threshold": 0.9, "on_exhausted": "hedge"},
-    {"mode": "block", "threshold": 0.7},
+    {"mode": "flag", "threshold": 0.6, "on_exhausted": "omit"},
+    {"mode": "flag", "threshold": 0.6, "on_exhausted": "hedge"},
+    {"mode": "block", "threshold": 0.6},
     {"mode": "score", "candidates": 2},
     {"mode": "off"},
 )
@@ -111,18 +112,21 @@ def score(client: Client, step: int) -> None:
 
 
 def correct(client: Client, step: int) -> None:
-    """Captions a photograph and corrects the answer: one word is wrong, or all is right."""
-    options = {"guard": {"mode": "flag", "threshold": 0.9}, "temperature": 0.8, "seed": step}
+    """Captions a photograph and corrects what the guard marked, another word, or nothing."""
+    options = {"guard": {"mode": "flag", "threshold": 0.6}, "temperature": 0.8, "seed": step}
     reply = client.ask("caption", step, QUESTIONS[0], **options)
     if reply.status != 200:
         return
     answer = reply.json()
-    response = answer["choices"][0]["message"]["content"]
-    error = error_in(response, step) if step % 4 else None
+    choice = answer["choices"][0]
+    marked = [{"start": span["start"], "end": span["end"], "correction": "thing"}
+              for span in choice["guard"]["spans"]]
+    error = error_in(choice["message"]["content"], step) if step % 4 else None
+    error = marked[0] if marked and step % 4 > 1 else error
     judgment: Json = {"errors": [error]} if error else {"label": "good"}
     if step % 9 == 1:
         judgment = {"missing": "the background"}
-    body = {"completion_id": answer["id"], "choice": 0, **judgment}
+    body = {"completion_id": answer["id"], "choice": choice["index"], **judgment}
     client.send("correction", "POST", "/v1/feedback", body)
 
 
