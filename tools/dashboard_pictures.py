@@ -20,6 +20,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
@@ -31,6 +32,10 @@ import prometheus as operations  # noqa: E402
 from servers import Candor, Failed, Prometheus  # noqa: E402
 
 Json = dict[str, Any]
+#: Legend, and points as time and value.
+Series = tuple[str, list[tuple[float, float]]]
+#: Left, top, width and height in pixels.
+Place = tuple[float, float, float, float]
 
 #: Waves of traffic, so that graphs have a shape: seconds and clients, before and after the restart.
 LOADS: tuple[operations.Load, operations.Load] = (
@@ -84,7 +89,7 @@ def legend_of(target: Json, labels: dict[str, str]) -> str:
     return re.sub(r"{{(\w+)}}", lambda found: labels.get(found[1], ""), target["legendFormat"])
 
 
-def read_series(server: Prometheus, panel: Json) -> list[tuple[str, list[tuple[float, float]]]]:
+def read_series(server: Prometheus, panel: Json) -> list[Series]:
     """Legends and points of all series of a panel."""
     series = []
     for target in panel["targets"]:
@@ -111,12 +116,12 @@ class Page:
         self.write(12, 20, dashboard["title"], size=10, weight="bold")
 
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
-        options = {"color": TEXT, "size": 8, "va": "baseline"} | style
+        options: Json = {"color": TEXT, "size": 8, "va": "baseline"} | style
         self.figure.text(x / WIDTH, 1 - y / self.height, text, **options)
 
     def box(self, x: float, y: float, w: float, h: float, **style: Any) -> None:
         place = (x / WIDTH, 1 - (y + h) / self.height)
-        patch = plt.Rectangle(place, w / WIDTH, h / self.height,
+        patch = Rectangle(place, w / WIDTH, h / self.height,
                               transform=self.figure.transFigure, **style)
         self.figure.add_artist(patch)
 
@@ -128,7 +133,7 @@ class Page:
             spine.set_visible(False)
         return axes
 
-    def draw(self, panel: Json, series: list[tuple[str, list[tuple[float, float]]]]) -> None:
+    def draw(self, panel: Json, series: list[Series]) -> None:
         at = panel["gridPos"]
         x, y = at["x"] * WIDTH / 24 + GAP / 2, 30 + at["y"] * UNIT_HEIGHT + GAP / 2
         w, h = at["w"] * WIDTH / 24 - GAP, at["h"] * UNIT_HEIGHT - GAP
@@ -139,9 +144,10 @@ class Page:
         self.write(x + 8, y + 16, panel["title"], weight="bold", size=7.5)
         drawers = {"stat": self.stat, "bargauge": self.bars, "heatmap": self.heatmap,
                    "timeseries": self.lines}
-        drawers[panel["type"]](panel, series, x, y, w, h)
+        drawers[panel["type"]](panel, series, (x, y, w, h))
 
-    def stat(self, panel: Json, series: list, x: float, y: float, w: float, h: float) -> None:
+    def stat(self, panel: Json, series: list[Series], at: Place) -> None:
+        x, y, w, h = at
         defaults, named = panel["fieldConfig"]["defaults"], panel["options"]["textMode"] == "name"
         for number, (legend, points) in enumerate(series):
             value, cell = points[-1][1], w / len(series)
@@ -155,7 +161,8 @@ class Page:
             if len(series) > 1 and not named:
                 self.write(middle, y + h - 10, legend, size=7, ha="center", color=DIM)
 
-    def bars(self, panel: Json, series: list, x: float, y: float, w: float, h: float) -> None:
+    def bars(self, panel: Json, series: list[Series], at: Place) -> None:
+        x, y, w, h = at
         unit, rows = panel["fieldConfig"]["defaults"]["unit"], len(series)
         largest = max(points[-1][1] for _, points in series) or 1
         pitch = min((h - 32) / rows, 26)
@@ -196,7 +203,8 @@ class Page:
                 self.write(x + offset + 13, base, names[number], size=6.5, color=TEXT)
         return len(lines)
 
-    def lines(self, panel: Json, series: list, x: float, y: float, w: float, h: float) -> None:
+    def lines(self, panel: Json, series: list[Series], at: Place) -> None:
+        x, y, w, h = at
         defaults = panel["fieldConfig"]["defaults"]
         custom, unit = defaults["custom"], defaults["unit"]
         rows = self.legend([name for name, _ in series], x + 12, y + h - 9, w - 20)
@@ -235,7 +243,8 @@ class Page:
         axes.grid(axis="both", color=LINE, linewidth=0.6)
         self.times(axes)
 
-    def heatmap(self, panel: Json, series: list, x: float, y: float, w: float, h: float) -> None:
+    def heatmap(self, panel: Json, series: list[Series], at: Place) -> None:
+        x, y, w, h = at
         bounds = sorted(series, key=lambda one: float(one[0]))
         times = sorted({at for _, points in bounds for at, _ in points})
         counts, below = [], dict.fromkeys(times, 0.0)

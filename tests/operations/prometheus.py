@@ -26,7 +26,7 @@ from typing import Any
 import dashboards
 import traffic
 import yaml
-from servers import Candor, Failed, Prometheus, eventually, output, program
+from servers import Candor, Command, Failed, Prometheus, eventually, output, program
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYED = ROOT / "deploy" / "prometheus"
@@ -201,7 +201,7 @@ def static_checks() -> Iterator[str]:
     promtool = program("promtool")
     rules = sorted(DEPLOYED.glob("rules/*.yml"))
     tests = sorted(DEPLOYED.glob("tests/*.yml"))
-    commands: list[list[str | Path]] = [
+    commands: list[Command] = [
         [promtool, "check", "config", DEPLOYED / "prometheus.yml"],
         [promtool, "check", "rules", "--lint=all", "--lint-fatal", *rules],
         [promtool, "test", "rules", *tests],

@@ -10,11 +10,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+Command = Sequence[str | Path]
 
 #: Small enough that a few clients fill the batch; every answer of the queue needs two annotators.
 SETTINGS = {
@@ -44,7 +45,7 @@ def eventually(what: str, holds: Callable[[], bool], within_s: float = STARTS_WI
         time.sleep(0.1)
 
 
-def output(command: list[str | Path], text: str | None = None, cwd: Path | None = None) -> str:
+def output(command: Command, text: str | None = None, cwd: Path | None = None) -> str:
     """Runs a program; its output is part of the error if it fails."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
@@ -63,7 +64,7 @@ def program(name: str) -> str:
 class Process:
     """A program in the background, whose log is shown if it does not start."""
 
-    def __init__(self, name: str, command: list[str | Path], home: Path, **settings: str) -> None:
+    def __init__(self, name: str, command: Command, home: Path, **settings: str) -> None:
         self.name, self.log = name, home / f"{name}.log"
         with self.log.open("a") as log:
             self.child = subprocess.Popen(
@@ -100,7 +101,7 @@ class Candor:
         self.process: Process | None = None
 
     def start(self) -> None:
-        command = [self.binary, "serve", "--listen", self.api]
+        command: Command = [self.binary, "serve", "--listen", self.api]
         settings = {**SETTINGS, "CANDOR_SERVER__OPERATIONS_LISTEN": self.operations}
         self.process = Process("candor", command, self.home, **settings)
         self.process.answers(f"http://{self.operations}/health/ready")
@@ -114,7 +115,7 @@ class Candor:
             return reply.read().decode()
 
     def models(self, *arguments: str) -> Json:
-        command = [self.binary, "models", *arguments, "--json"]
+        command: Command = [self.binary, "models", *arguments, "--json"]
         return json.loads(output(command, cwd=self.home))
 
     def serves(self, version: str) -> bool:
@@ -158,7 +159,7 @@ class Prometheus:
         output([*create, history, self.home / "tsdb"])
 
     def start(self) -> None:
-        command: list[str | Path] = [
+        command = [
             program("prometheus"), f"--config.file={self.config}",
             f"--web.listen-address={self.at}", f"--storage.tsdb.path={self.home / 'tsdb'}",
             "--storage.tsdb.retention.time=30d",
