@@ -5,7 +5,10 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -44,14 +47,23 @@ const CONNECTIONS: u32 = 8;
 /// Largest number of receipts that one [`RemovalTarget::OldestReceipts`] removes.
 pub const OLDEST: u32 = 256;
 
-/// Longest wait for a free connection, and of SQLite for another process's write lock.
+/// Longest wait of SQLite for a free connection, and for another process's write lock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a connection to PostgreSQL.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Longest operation of PostgreSQL. A server that hangs would otherwise hold requests as long.
+const OPERATION: Duration = Duration::from_secs(30);
+/// The same after an operation that could not reach PostgreSQL, until one succeeds: requests would
+/// pile up, and take the places of others.
+const UNREACHABLE: Duration = Duration::from_secs(1);
 
 /// Store in a database.
 pub struct SqlStore {
     pool: AnyPool,
     is_sqlite: bool,
     damage: OnceLock<String>,
+    /// `true` if PostgreSQL could not be reached last.
+    unreachable: AtomicBool,
 }
 
 impl SqlStore {
@@ -79,7 +91,7 @@ impl SqlStore {
         };
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(if sqlite.is_some() { PATIENCE } else { CONNECT })
             .after_connect(move |connection, _| {
                 async move { connection.execute(pragmas).await.map(drop) }.boxed()
             });
@@ -116,6 +128,7 @@ impl SqlStore {
             pool,
             is_sqlite: sqlite.is_some(),
             damage: OnceLock::new(),
+            unreachable: AtomicBool::new(false),
         })
     }
 
@@ -144,7 +157,35 @@ impl SqlStore {
                 );
             }
         };
-        work.inspect(note).boxed()
+        self.bounded(work).inspect(note).boxed()
+    }
+
+    /// Bounds an operation of PostgreSQL in time.
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if self.is_sqlite {
+            return work.await;
+        }
+        let longest = if self.unreachable.load(Relaxed) {
+            UNREACHABLE
+        } else {
+            OPERATION
+        };
+        let result = tokio::time::timeout(longest, work)
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = longest.as_secs();
+                Err(StoreError::Unavailable(format!(
+                    "no answer for {seconds} s"
+                )))
+            });
+        let unreachable = matches!(result, Err(StoreError::Unavailable(_)));
+        if self.unreachable.swap(unreachable, Relaxed) && !unreachable {
+            tracing::info!("the feedback store can be reached again");
+        }
+        result
     }
 
     /// Runs `work` in a transaction, committed if it succeeds.
