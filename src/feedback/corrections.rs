@@ -100,7 +100,7 @@ pub struct Corrections {
     writing: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
-    /// `true` if the last wait for a receipt timed out.
+    /// `true` if the last wait for a receipt timed out, or the store could not be reached.
     slow: Arc<AtomicBool>,
     closing: Arc<AtomicBool>,
     ranker: Arc<Ranker>,

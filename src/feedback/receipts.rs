@@ -128,6 +128,7 @@ impl ReceiptWriter {
             }
             match self.write_one(id).await {
                 Err(StoreError::Unavailable(_)) if !self.closing.load(Relaxed) => {
+                    self.slow.store(true, Relaxed);
                     sleep(RETRY).await;
                 }
                 written => break written,

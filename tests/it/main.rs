@@ -35,6 +35,7 @@ mod parity_vision;
 mod preprocess;
 mod reader;
 mod recorded;
+mod replicas;
 mod reports;
 mod served;
 mod server_abstain;

@@ -22,10 +22,7 @@ from client import Address, Reply, send
 ROOT = Path(__file__).resolve().parents[2]
 HAPROXY_CFG = ROOT / "deploy/haproxy.cfg"
 BUCKET = "photos"
-KEYS = {
-    name: f"{name}-0123456789abcdef"
-    for name in ("app", "ann", "ben", "limited", "admin")
-}
+KEYS = {name: f"{name}-0123456789abcdef" for name in ("app", "ann", "ben", "limited", "admin")}
 SCOPES = {
     "app": ["complete", "score", "feedback:write", "feedback:read"],
     "ann": ["annotate", "feedback:write"],
@@ -282,7 +279,7 @@ class ObjectStore:
 class Replica:
     """A Candor process."""
 
-    def __init__(self, cluster: "Cluster", number: int) -> None:
+    def __init__(self, cluster: Cluster, number: int) -> None:
         self.cluster, self.number = cluster, number
         self.name = f"candor-{number}"
         self.folder = cluster.folder / self.name
@@ -332,7 +329,9 @@ overlap_share = 0.0
                 stderr=log,
             )
 
-    def ask(self, method: str, path: str, body: object = None, key: str = "app", **more: object) -> Reply:
+    def ask(
+        self, method: str, path: str, body: object = None, key: str = "app", **more: object
+    ) -> Reply:
         """Sends a request to this replica, past the balancer."""
         return send(self.address, method, path, body, KEYS[key], **more)  # type: ignore[arg-type]
 
@@ -357,7 +356,7 @@ overlap_share = 0.0
 class Balancer:
     """HAProxy with the configuration of `deploy/`."""
 
-    def __init__(self, cluster: "Cluster") -> None:
+    def __init__(self, cluster: Cluster) -> None:
         program = shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
         if program is None:
             raise Missing("HAProxy (Debian: haproxy)")
@@ -440,7 +439,9 @@ class Cluster:
         """Waits until the balancer uses so many servers."""
         return until(f"{number} servers are up", lambda: len(self.balancer.up()) == number)
 
-    def ask(self, method: str, path: str, body: object = None, key: str = "app", **more: object) -> Reply:
+    def ask(
+        self, method: str, path: str, body: object = None, key: str = "app", **more: object
+    ) -> Reply:
         """Sends a request to the balancer."""
         return send(self.balancer.address, method, path, body, KEYS[key], **more)  # type: ignore[arg-type]
 
@@ -458,7 +459,7 @@ class Cluster:
             self.postgres.stop()
         self.temporary.cleanup()
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -85,7 +85,7 @@ class Load:
             for number in range(clients)
         ]
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Load:
         for thread in self.threads:
             thread.start()
         return self

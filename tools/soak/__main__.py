@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/operations"))
 
 import report  # noqa: E402
-from cluster import KEYS, Cluster, Missing, until  # noqa: E402
+from cluster import KEYS, Cluster, Missing  # noqa: E402
 from faults import Faults, SmallDisk  # noqa: E402
 from traffic import Arrivals, Traffic, capacity  # noqa: E402
 from watch import Watch  # noqa: E402

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from client import FEEDBACK, judgment
@@ -54,13 +56,13 @@ def recovered(cluster: Cluster) -> None:
     """Waits until every replica is ready and keeps feedback."""
     for replica in cluster.replicas:
         until(f"{replica.name} is ready", replica.ready, 120)
-        until(f"{replica.name} keeps feedback", lambda replica=replica: accepts(replica), 120)
+        until(f"{replica.name} keeps feedback", partial(accepts, replica), 120)
 
 
 class Faults:
     """Injects faults into a cluster, one after the other."""
 
-    def __init__(self, cluster: Cluster, disk: "SmallDisk | None", away_s: float) -> None:
+    def __init__(self, cluster: Cluster, disk: SmallDisk | None, away_s: float) -> None:
         self.cluster, self.disk, self.away_s = cluster, disk, away_s
         self.done: list[Fault] = []
 
@@ -132,13 +134,13 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Takes all room."""
-        with self.ballast.open("wb", buffering=0) as file:
-            for size in (1 << 20, 1 << 12):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError:
-                    pass
+        with self.ballast.open("wb") as file:
+            # Twice: PostgreSQL frees some meanwhile.
+            for _ in range(2):
+                free = os.statvfs(self.folder)
+                length = free.f_bavail * free.f_frsize
+                if length:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, length)
 
     def empty(self) -> None:
         """Gives it back."""

@@ -70,7 +70,7 @@ def errors(soak: Soak) -> list[dict[str, Any]]:
 
 
 def growth(soak: Soak) -> list[dict[str, Any]]:
-    """Of each process: memory, descriptors and threads in the first and last fifth after warm-up."""
+    """Memory, descriptors and threads of processes in the first and last fifth after warm-up."""
     found = []
     for process in dict.fromkeys(sample.process for sample in soak.samples):
         life = [sample for sample in soak.samples if sample.process == process]
@@ -78,11 +78,18 @@ def growth(soak: Soak) -> list[dict[str, Any]]:
         fifth = len(warm) // 5
         if len(warm) < FEWEST:
             continue
-        row: dict[str, Any] = {"replica": life[0].replica, "seconds": round(life[-1].at - life[0].at)}
+        row: dict[str, Any] = {
+            "replica": life[0].replica,
+            "seconds": round(life[-1].at - life[0].at),
+        }
         for name in ("memory_mib", "descriptors", "threads"):
             values = [float(getattr(sample, name)) for sample in warm]
             first, last = statistics.median(values[:fifth]), statistics.median(values[-fifth:])
-            row[name] = {"first": round(first, 1), "last": round(last, 1), "most": round(max(values), 1)}
+            row[name] = {
+                "first": round(first, 1),
+                "last": round(last, 1),
+                "most": round(max(values), 1),
+            }
         row["grows"] = grows(row)
         found.append(row)
     return found
@@ -90,14 +97,14 @@ def growth(soak: Soak) -> list[dict[str, Any]]:
 
 def grows(row: dict[str, Any]) -> list[str]:
     """What grows, of a row of `growth`."""
-    memory, first = row["memory_mib"], row["memory_mib"]["first"]
     bounds = {
-        "memory_mib": max(MEMORY_MIB, first * MEMORY_SHARE),
+        "memory_mib": max(MEMORY_MIB, row["memory_mib"]["first"] * MEMORY_SHARE),
         "descriptors": DESCRIPTORS,
         "threads": THREADS,
     }
-    assert memory is not None
-    return [name for name, bound in bounds.items() if row[name]["last"] - row[name]["first"] > bound]
+    return [
+        name for name, bound in bounds.items() if row[name]["last"] - row[name]["first"] > bound
+    ]
 
 
 def latencies(soak: Soak) -> list[dict[str, Any]]:
@@ -125,7 +132,9 @@ def summarize(soak: Soak) -> dict[str, Any]:
     unexplained = sum(row["requests"] for row in bad if row["explained_by"] is None)
     wrong = list(soak.wrong)
     wrong += [f"{unexplained} errors that no fault explains"] if unexplained else []
-    wrong += [f"{row['replica']}: {', '.join(row['grows'])} grow" for row in processes if row["grows"]]
+    wrong += [
+        f"{row['replica']}: {', '.join(row['grows'])} grow" for row in processes if row["grows"]
+    ]
     wrong += [] if processes else ["no process ran long enough to see growth"]
     return {
         "verdict": "passed" if not wrong else "failed",

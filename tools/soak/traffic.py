@@ -36,7 +36,7 @@ MOST_OPEN = 96
 REMEMBERED = 256
 LONGEST_ANSWER = 32
 MODES = ("off", "flag", "regenerate")
-BAD = (
+BAD: tuple[tuple[str, Any, int], ...] = (
     (CHAT, b"{", 400),
     (CHAT, {"model": "candor-mini"}, 400),
     (CHAT, {"model": "another", "messages": [{"role": "user", "content": "Hello."}]}, 404),
@@ -225,7 +225,7 @@ class Arrivals:
         self.pool = ThreadPoolExecutor(MOST_OPEN)
         self.thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Arrivals":
+    def __enter__(self) -> Arrivals:
         self.thread.start()
         return self
 

@@ -46,7 +46,7 @@ class Watch:
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Watch:
         self.thread.start()
         return self
 

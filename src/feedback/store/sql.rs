@@ -25,7 +25,7 @@ use sqlx::{
 use super::{
     Idempotency, InsertOutcome, OwnerBytes, Owners, RecordPage, RemovalCounts, RemovalTarget,
     Store, StoreEntry, StoreError, StoreFuture, StoreStats,
-    sql_queue::{count_judgment, enqueue, record_digest},
+    sql_queue::{count_judgment, enqueue, record_digest, take_turn},
     sql_remove::remove,
 };
 use crate::{
@@ -355,6 +355,10 @@ const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', fa
 impl Store for SqlStore {
     fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>> {
         self.answer(self.transaction(async move |mut transaction| {
+            let queued = |row: &StoreEntry| !matches!(row, StoreEntry::Receipt(_));
+            if rows.iter().any(queued) {
+                take_turn(&mut transaction.connection).await?;
+            }
             let mut inserted = Vec::with_capacity(rows.len());
             for row in rows {
                 inserted.push(insert(&mut transaction.connection, row).await?);
@@ -438,6 +442,7 @@ impl Store for SqlStore {
 
     fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts> {
         self.answer(self.transaction(async move |mut transaction| {
+            take_turn(&mut transaction.connection).await?;
             Ok((
                 remove(&mut transaction.connection, target).await?,
                 transaction,
