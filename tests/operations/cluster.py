@@ -124,7 +124,10 @@ class Postgres:
                 stdout=log,
                 stderr=log,
             )
-        until("PostgreSQL takes connections", lambda: self._try("SELECT 1", "postgres") is not None)
+        until(
+            "PostgreSQL takes connections",
+            lambda: self.try_query("SELECT 1", "postgres") is not None,
+        )
 
     def stop(self) -> None:
         """Ends the server and all connections at once, as a crash does."""
@@ -142,7 +145,8 @@ class Postgres:
         """URL of the database."""
         return f"postgres://candor@127.0.0.1:{self.port}/candor"
 
-    def _try(self, sql: str, database: str) -> str | None:
+    def try_query(self, sql: str, database: str = "candor") -> str | None:
+        """The same as `query`; `None` if it fails."""
         url = f"postgres://candor@127.0.0.1:{self.port}/{database}"
         command = [str(self.programs / "psql"), url, "-XAtc", sql]
         asked = subprocess.run(command, capture_output=True, text=True)
@@ -150,7 +154,7 @@ class Postgres:
 
     def query(self, sql: str, database: str = "candor") -> str:
         """What a query returns, as psql prints it."""
-        answer = self._try(sql, database)
+        answer = self.try_query(sql, database)
         if answer is None:
             raise RuntimeError(f"PostgreSQL refuses {sql!r}; its log is {self.log}")
         return answer

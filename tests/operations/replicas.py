@@ -6,9 +6,11 @@ python3 tests/operations/replicas.py --candor target/release/candor [--long] [SC
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from client import CHAT, FEEDBACK, Reply, fresh, judgment, photo, question
+from client import CHAT, FEEDBACK, Reply, fresh, judgment, photo, question, send
 from cluster import KEYS, REQUESTS_PER_MINUTE, ROOT, Cluster, Missing, Replica, stop, until
 from load import Ledger, Load, longest, tally
 
@@ -431,6 +433,30 @@ def rates(cluster: Cluster, report: Report, lengths: Lengths) -> None:
     silent = [r for r in replies if r.status == 429 and "retry-after" not in r.headers]
     report.check(not silent, "a 429 has no Retry-After")
     report.figures |= {"requests a minute of the key": REQUESTS_PER_MINUTE, "answered": answered}
+
+
+@scenario
+def keys(cluster: Cluster, report: Report, lengths: Lengths) -> None:
+    """A new key is accepted by all replicas after SIGHUP, and no request fails meanwhile."""
+    key = "another-0123456789abcdef"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    table = f'\n[[keys]]\nname = "another"\nowner = "app"\nkey_sha256 = "{digest}"\n'
+
+    def accepted(replica: Replica) -> bool:
+        asked = send(replica.address, "GET", "/v1/key", key=key)
+        return asked.status == 200
+
+    report.check(not any(map(accepted, cluster.replicas)), "an unknown key is accepted")
+    with Load(cluster.balancer.address, KEYS["app"], clients=3) as load:
+        for replica in cluster.replicas:
+            with (replica.folder / "candor.toml").open("a") as file:
+                file.write(table)
+            assert replica.process is not None
+            replica.process.send_signal(signal.SIGHUP)
+        took = until("all accept the key", lambda: all(map(accepted, cluster.replicas)), 10)
+    failures = load.ledger.failures()
+    report.check(not failures, f"requests failed meanwhile: {tally(failures)}")
+    report.figures["seconds until all accept a new key"] = round(took, 2)
 
 
 @scenario

@@ -66,6 +66,7 @@ def soak(cluster: Cluster, disk: SmallDisk | None, arguments: argparse.Namespace
         outcomes=traffic.outcomes,
         samples=watch.samples,
         faults=faults.done,
+        stored=watch.stored,
     )
     acknowledged = {**warm.acknowledged, **traffic.acknowledged}
     inspect(cluster, acknowledged, found)
@@ -95,12 +96,14 @@ def inspect(cluster: Cluster, acknowledged: dict[str, str], found: report.Soak) 
     panics = [replica.name for replica in cluster.replicas if "panicked" in replica.log()]
     if panics:
         found.wrong.append(f"panics in the logs of {', '.join(panics)}")
-    receipts = int(cluster.postgres.query("SELECT coalesce(sum(bytes), 0) FROM receipts"))
+    sizes = [size / 2**20 for _, size in found.stored] or [0.0]
     found.figures |= {
         "acknowledged_records": len(acknowledged),
         "lost_records": len(lost),
         "receipts_left": int(cluster.postgres.query("SELECT count(*) FROM receipts")),
-        "receipt_bytes_left": receipts,
+        "receipts_bound_mib": RECEIPT_BYTES >> 20,
+        "receipts_most_mib": round(max(sizes), 1),
+        "receipts_last_mib": round(sizes[-1], 1),
         "receipts_dropped": sum(
             replica.metric("candor_receipts_dropped_total") for replica in cluster.replicas
         ),

@@ -35,6 +35,8 @@ class Soak:
     outcomes: list[Outcome]
     samples: list[Sample]
     faults: list[Fault]
+    # Times, and bytes of receipts with their photographs.
+    stored: list[tuple[float, int]]
     # Other findings, such as lost records.
     wrong: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
@@ -190,7 +192,10 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         f"- {summary['requests']} requests in {summary['seconds']} s, "
         f"{summary['rate_requests_per_s']} a second: 80 % of {summary['capacity_requests_per_s']}; "
         f"{summary['not_sent']} could not be sent in time",
-        f"- {summary['acknowledged_records']} records acknowledged, {summary['lost_records']} lost",
+        f"- {summary['acknowledged_records']} records acknowledged, "
+        f"{summary['lost_records']} lost",
+        f"- receipts with their photographs: {summary['receipts_most_mib']} MiB at most, "
+        f"{summary['receipts_last_mib']} MiB in the end (bound {summary['receipts_bound_mib']} MiB)",
         "",
     ]
     parts = {
@@ -333,10 +338,16 @@ def error_lines(soak: Soak) -> Series:
     return found
 
 
+def stored_lines(soak: Soak) -> Series:
+    """Receipts with their photographs."""
+    return {"in the store": [(at - soak.begun, size / 2**20) for at, size in soak.stored]}
+
+
 PLOTS: dict[str, tuple[str, Callable[[Soak], Series]]] = {
     "memory": ("Resident memory, MiB", of_samples("memory_mib")),
     "descriptors": ("File descriptors", of_samples("descriptors")),
     "threads": ("Threads", of_samples("threads")),
+    "stored": ("Receipts and their photographs, MiB", stored_lines),
     "latency": ("Latency of answers, ms", latency_lines),
     "errors": ("Errors by status, in each sixtieth of the time", error_lines),
 }

@@ -1,4 +1,4 @@
-"""Memory, descriptors and threads of processes over time."""
+"""Memory, descriptors and threads of processes, and the size of what they store, over time."""
 
 from __future__ import annotations
 
@@ -37,12 +37,21 @@ def look(replica: str, process: int) -> Sample | None:
     return Sample(time.monotonic(), replica, process, memory, descriptors, int(status["Threads"]))
 
 
+# Bytes that `receipts.max_bytes` bounds: receipts, and each photograph that they refer to once.
+STORED = """SELECT (SELECT coalesce(sum(bytes), 0) FROM receipts) + (SELECT coalesce(sum(size), 0)
+FROM (SELECT max(image_bytes) AS size FROM receipts GROUP BY image) AS images)"""
+# Looks at the processes for each look at the store.
+LOOKS = 10
+
+
 class Watch:
     """Looks at all replicas every second or so, in a thread."""
 
     def __init__(self, cluster: Cluster, period_s: float) -> None:
         self.cluster, self.period_s = cluster, period_s
         self.samples: list[Sample] = []
+        # Times, and bytes of receipts with their photographs.
+        self.stored: list[tuple[float, int]] = []
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run)
 
@@ -55,8 +64,13 @@ class Watch:
         self.thread.join()
 
     def _run(self) -> None:
+        looks = 0
         while not self.over.wait(self.period_s):
             for replica in self.cluster.replicas:
                 if replica.process is not None:
                     sample = look(replica.name, replica.process.pid)
                     self.samples += [sample] if sample else []
+            looks += 1
+            stored = self.cluster.postgres.try_query(STORED) if looks % LOOKS == 0 else None
+            if stored is not None:
+                self.stored.append((time.monotonic(), int(stored)))
