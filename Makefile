@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-REQUIREMENTS := $(foreach folder,clients reference e2e stores interchange,tests/$(folder)/requirements.txt)
+REQUIREMENTS := $(foreach folder,clients reference e2e stores interchange deploy operations,tests/$(folder)/requirements.txt)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 CARGO_FLAGS := --release --locked
 
@@ -58,6 +58,8 @@ $(VENV)/installed: $(REQUIREMENTS) | $(VENV)/bin/pip
 	chromium --version >/dev/null 2>&1 || google-chrome --version >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium; }
 	java -version 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy default-jre-headless; }
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy postgresql; }
+	for package in prometheus haproxy nginx; do command -v $$package >/dev/null || [ -x /usr/sbin/$$package ] || \
+		{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $$package; } || exit 1; done
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(REQUIREMENTS))
 	touch $@
 

@@ -48,7 +48,9 @@ pub struct ServerSection {
     pub write_timeout_s: u64,
     /// Timeout in seconds from the last byte of the request to the last byte of the response.
     pub request_timeout_s: u64,
-    /// Seconds that running answers get to finish after SIGTERM.
+    /// Seconds after SIGTERM in which requests are still accepted, while `/health/ready` is 503.
+    pub shutdown_delay_s: u64,
+    /// Seconds that running answers get to finish after that.
     pub drain_deadline_s: u64,
     /// Origins allowed by CORS: exact ones, or `*` for any.
     pub cors_origins: Vec<String>,
@@ -87,6 +89,7 @@ impl Default for ServerSection {
             read_timeout_s: 30,
             write_timeout_s: 30,
             request_timeout_s: 120,
+            shutdown_delay_s: 0,
             drain_deadline_s: 20,
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),

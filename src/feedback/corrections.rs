@@ -100,8 +100,9 @@ pub struct Corrections {
     writing: Arc<RwLock<()>>,
     room: Arc<Semaphore>,
     retention: Arc<Retention>,
-    /// `true` if the last wait for a receipt timed out.
+    /// `true` if the last wait for a receipt timed out, or the store could not be reached.
     slow: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
     ranker: Arc<Ranker>,
     /// Channel to the task that writes receipts, and the task; `None` once closed.
     receipt_writer: Mutex<Option<(mpsc::Sender<Waiting>, JoinHandle<()>)>>,
@@ -126,7 +127,7 @@ impl Corrections {
         let (sender, waiting) = mpsc::channel(WAITING);
         let writing = Arc::default();
         let retention = Arc::new(Retention::new(Arc::clone(&store), Arc::clone(&images)));
-        let slow = Arc::new(AtomicBool::new(false));
+        let (slow, closing) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let receipt_writer = ReceiptWriter {
             pending: Arc::clone(&pending),
             writing: Arc::clone(&writing),
@@ -135,6 +136,8 @@ impl Corrections {
             ranker: Arc::clone(&ranker),
             retention: Arc::clone(&retention),
             slow: Arc::clone(&slow),
+            closing: Arc::clone(&closing),
+            given_up: AtomicBool::new(false),
         };
         let receipt_writer = tokio::spawn(receipt_writer.run(waiting));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
@@ -148,6 +151,7 @@ impl Corrections {
             room,
             retention,
             slow,
+            closing,
             ranker,
             receipt_writer: Mutex::new(Some((sender, receipt_writer))),
         }
@@ -354,7 +358,14 @@ impl Corrections {
             .into());
         }
         check_name("completion_id", id)?;
-        let unknown = || SubmitError::UnknownCompletion(id.chars().take(64).collect());
+        let unknown = || {
+            if self.slow.load(Relaxed) {
+                // Its receipt may be waiting in another process, as they do in this one.
+                let why = "receipts of answers are waiting to be written";
+                return SubmitError::Store(StoreError::Unavailable(why.to_owned()));
+            }
+            SubmitError::UnknownCompletion(id.chars().take(64).collect())
+        };
         let found = self.receipt(id).await?;
         let seen = found.filter(|remembered| by.owners.contain(&remembered.receipt.owner));
         let PendingReceipt { receipt, image } = seen.ok_or_else(unknown)?;
@@ -462,8 +473,9 @@ impl Corrections {
         self.retention.expire(before).await
     }
 
-    /// Writes the waiting receipts and accepts no more.
+    /// Writes the waiting receipts, once each, and accepts no more.
     pub async fn close(&self) {
+        self.closing.store(true, Relaxed);
         let receipt_writer = self
             .receipt_writer
             .lock()

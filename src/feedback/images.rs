@@ -6,11 +6,12 @@ use std::{
     io,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use object_store::{
     Certificate, ClientOptions, Error, ObjectStore, ObjectStoreExt as _, ObjectStoreScheme,
-    PutPayload,
+    PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     local::LocalFileSystem,
     path::Path,
@@ -25,6 +26,13 @@ use crate::util::private_files;
 
 /// Number of locks that concurrent writes and removals of images are spread over.
 const LOCKS: usize = 64;
+/// Longest time in which requests to a bucket are retried. Whoever waits for one is better off with
+/// an error: receipts are written again later, and clients are told to retry.
+const BUCKET_RETRY: Duration = Duration::from_secs(3);
+const BUCKET_RETRIES: usize = 3;
+/// Longest request to a bucket, and wait for its connection.
+const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
+const BUCKET_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Store of image files by their SHA-256.
 pub struct ImageStore {
@@ -111,9 +119,9 @@ impl ImageStore {
                 self.store
                     .put(&path, PutPayload::from(file.to_vec()))
                     .await
-                    .map_err(|e| StoreError::from_error(&e))?;
+                    .map_err(|e| self.failed(&e))?;
             }
-            Err(error) => return Err(StoreError::from_error(&error)),
+            Err(error) => return Err(self.failed(&error)),
         }
         if let Some(folder) = &self.folder {
             let file = folder.join(path.as_ref());
@@ -133,14 +141,10 @@ impl ImageStore {
     pub async fn get(&self, hash: ImageHash) -> Result<Option<Vec<u8>>, StoreError> {
         match self.store.get(&self.path(hash)).await {
             Ok(found) => Ok(Some(
-                found
-                    .bytes()
-                    .await
-                    .map_err(|e| StoreError::from_error(&e))?
-                    .to_vec(),
+                found.bytes().await.map_err(|e| self.failed(&e))?.to_vec(),
             )),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(StoreError::from_error(&error)),
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
@@ -162,7 +166,18 @@ impl ImageStore {
     pub async fn remove(&self, hash: ImageHash) -> Result<(), StoreError> {
         match self.store.delete(&self.path(hash)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(StoreError::from_error(&error)),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Converts an error. A bucket that cannot be reached, or that answers 5xx again and again, has
+    /// no kind of its own.
+    fn failed(&self, error: &Error) -> StoreError {
+        match error {
+            Error::Generic { .. } if self.folder.is_none() => {
+                StoreError::Unavailable(error.to_string())
+            }
+            _ => StoreError::from_error(error),
         }
     }
 
@@ -186,12 +201,19 @@ fn bucket(
     let _ = ring::default_provider().install_default();
     // Mozilla's certificates come on top of the system's: a bare container has none, and no client
     // could be built.
-    let mut client = ClientOptions::new();
+    let mut client = ClientOptions::new()
+        .with_timeout(BUCKET_TIMEOUT)
+        .with_connect_timeout(BUCKET_CONNECT_TIMEOUT);
     for certificate in TLS_SERVER_ROOT_CERTS {
         client = client.with_root_certificate(Certificate::from_der(certificate)?);
     }
     let builder = AmazonS3Builder::new()
         .with_client_options(client)
+        .with_retry(RetryConfig {
+            max_retries: BUCKET_RETRIES,
+            retry_timeout: BUCKET_RETRY,
+            ..RetryConfig::default()
+        })
         .with_url(url.as_str());
     // Other `AWS_` variables are meant for other programs.
     let options =

@@ -6,10 +6,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use futures_util::{StreamExt, future::try_join_all};
-use tokio::sync::{OwnedSemaphorePermit, RwLock, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, RwLock, mpsc, oneshot},
+    time::sleep,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
@@ -23,6 +27,8 @@ use crate::util::digest::HashedFile;
 
 /// Receipts that are written concurrently.
 const CONCURRENT: usize = 16;
+/// Pause before a receipt is written again after the store could not be reached.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Receipt with its image, if that is in memory.
 #[derive(Debug, Clone)]
@@ -80,6 +86,10 @@ pub(super) struct ReceiptWriter {
     pub(super) ranker: Arc<Ranker>,
     pub(super) retention: Arc<Retention>,
     pub(super) slow: Arc<AtomicBool>,
+    /// `true` if the server is stopping: then a store that cannot be reached is not waited for.
+    pub(super) closing: Arc<AtomicBool>,
+    /// `true` if the store could not be reached since: nothing more is tried.
+    pub(super) given_up: AtomicBool,
 }
 
 impl ReceiptWriter {
@@ -89,7 +99,7 @@ impl ReceiptWriter {
             let receipt_writer = &self;
             async move {
                 let _room = permit;
-                let bytes = receipt_writer.write_one(&id).await;
+                let bytes = receipt_writer.write_until_stored(&id).await;
                 drop(written);
                 let bytes = match bytes {
                     Ok(bytes) => bytes,
@@ -109,18 +119,38 @@ impl ReceiptWriter {
             .await;
     }
 
+    /// Writes a receipt, again and again while the store cannot be reached, and returns its bytes.
+    /// Receipts that wait are bounded in number and bytes by whoever adds them.
+    async fn write_until_stored(&self, id: &str) -> Result<u64, StoreError> {
+        let written = loop {
+            if self.given_up.load(Relaxed) {
+                break Err(StoreError::Unavailable("the server is stopping".to_owned()));
+            }
+            match self.write_one(id).await {
+                Err(StoreError::Unavailable(_)) if !self.closing.load(Relaxed) => {
+                    self.slow.store(true, Relaxed);
+                    sleep(RETRY).await;
+                }
+                written => break written,
+            }
+        };
+        if matches!(written, Err(StoreError::Unavailable(_))) {
+            self.given_up.store(true, Relaxed);
+        }
+        self.pending.remove(id);
+        written
+    }
+
     /// Writes a receipt and returns its bytes; 0 if it was removed meanwhile.
     async fn write_one(&self, id: &str) -> Result<u64, StoreError> {
         let _lock = self.writing.read().await;
-        let written = match self.pending.get(id) {
+        match self.pending.get(id) {
             Some(PendingReceipt {
                 receipt,
                 image: Some(file),
             }) => self.write(receipt, &file).await,
             _ => Ok(0),
-        };
-        self.pending.remove(id);
-        written
+        }
     }
 
     /// Writes a receipt with its queue entries and returns its bytes.

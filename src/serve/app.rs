@@ -92,6 +92,7 @@ pub(crate) struct App {
     served: RwLock<Arc<ServedVersion>>,
     /// All versions that may still have running requests.
     loaded: Mutex<Vec<Weak<ServedVersion>>>,
+    retiring: AtomicBool,
     draining: AtomicBool,
     /// Rate and concurrency limits of valid requests.
     pub(crate) limits: RequestLimits,
@@ -170,6 +171,7 @@ impl App {
             served: RwLock::new(served),
             corrections,
             audit,
+            retiring: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             config,
             metrics,
@@ -260,6 +262,11 @@ impl App {
         self.draining.load(Relaxed)
     }
 
+    /// Makes the server not ready; requests are still accepted.
+    pub(crate) fn retire(&self) {
+        self.retiring.store(true, Relaxed);
+    }
+
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
     }
@@ -267,7 +274,7 @@ impl App {
     /// Returns the reason why the server is not ready; `None` if it is.
     pub(crate) fn readiness_problem(&self) -> Option<String> {
         let stall = Duration::from_secs(self.config.engine.stall_after_s);
-        if self.is_draining() {
+        if self.is_draining() || self.retiring.load(Relaxed) {
             return Some("the server is shutting down".to_owned());
         }
         if self

@@ -87,6 +87,12 @@ impl ApiError {
         Self::invalid(code, message).with_param(param)
     }
 
+    /// Sets `retry-after`, in seconds.
+    pub fn with_retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
     /// 400: a field or value of OpenAI's API that this server does not support.
     pub fn unsupported(param: impl Into<String>, what: impl Into<String>) -> Self {
         Self::param(param, "unsupported_parameter", what)
@@ -358,7 +364,10 @@ impl From<EngineError> for ApiError {
             EngineError::PromptTooLong { .. } => {
                 Self::param("messages", "context_length_exceeded", message)
             }
-            EngineError::ShuttingDown => Self::unavailable("shutting_down", message),
+            // Another replica, or this one's successor, answers soon.
+            EngineError::ShuttingDown => {
+                Self::unavailable("shutting_down", message).with_retry_after(1)
+            }
             // The tensor error is only logged.
             EngineError::Scorer(_) => Self::unavailable(
                 "scorer_failed",

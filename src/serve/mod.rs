@@ -55,7 +55,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 
 pub use app::StartError;
 pub use local::Local;
@@ -185,6 +185,15 @@ impl Server {
         let learning = tokio::spawn(learning::watch(Arc::clone(&app)));
         let follow = tokio::spawn(switch::watch_registry(Arc::clone(&app)));
         stop.await;
+        let delay = Duration::from_secs(app.config.server.shutdown_delay_s);
+        if !delay.is_zero() {
+            app.retire();
+            tracing::info!(
+                delay_s = delay.as_secs(),
+                "stopping: not ready, requests are still accepted"
+            );
+            sleep(delay).await;
+        }
         tracing::info!(
             deadline_s = drain.as_secs(),
             "stopping: running requests may finish"

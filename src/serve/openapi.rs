@@ -213,7 +213,11 @@ fn add_security(operation: &mut Value, needs: Permission, open: bool) {
     if needs != Permission::Open {
         let after = json!({ "schema": { "type": "integer" }, "description": "Seconds to wait \
                                                                              before retrying." });
-        responses["429"]["headers"]["retry-after"] = after;
+        for status in ["429", "503"] {
+            if !responses[status].is_null() {
+                responses[status]["headers"]["retry-after"] = after.clone();
+            }
+        }
     }
 }
 

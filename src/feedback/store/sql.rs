@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
     sync::{
         OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -25,7 +25,7 @@ use sqlx::{
 use super::{
     Idempotency, InsertOutcome, OwnerBytes, Owners, RecordPage, RemovalCounts, RemovalTarget,
     Store, StoreEntry, StoreError, StoreFuture, StoreStats,
-    sql_queue::{count_judgment, enqueue, record_digest},
+    sql_queue::{count_judgment, enqueue, record_digest, take_turn},
     sql_remove::remove,
 };
 use crate::{
@@ -47,14 +47,23 @@ const CONNECTIONS: u32 = 8;
 /// Largest number of receipts that one [`RemovalTarget::OldestReceipts`] removes.
 pub const OLDEST: u32 = 256;
 
-/// Longest wait for a free connection, and of SQLite for another process's write lock.
+/// Longest wait of SQLite for a free connection, and for another process's write lock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a connection to PostgreSQL.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Longest operation of PostgreSQL. A server that hangs would otherwise hold requests as long.
+const OPERATION: Duration = Duration::from_secs(30);
+/// The same after an operation that could not reach PostgreSQL, until one succeeds: requests would
+/// pile up, and take the places of others.
+const UNREACHABLE: Duration = Duration::from_secs(1);
 
 /// Store in a database.
 pub struct SqlStore {
     pool: AnyPool,
     is_sqlite: bool,
     damage: OnceLock<String>,
+    /// `true` if PostgreSQL could not be reached last.
+    unreachable: AtomicBool,
 }
 
 impl SqlStore {
@@ -82,7 +91,7 @@ impl SqlStore {
         };
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(if sqlite.is_some() { PATIENCE } else { CONNECT })
             .after_connect(move |connection, _| {
                 async move { connection.execute(pragmas).await.map(drop) }.boxed()
             });
@@ -125,6 +134,7 @@ impl SqlStore {
             pool,
             is_sqlite: sqlite.is_some(),
             damage: OnceLock::new(),
+            unreachable: AtomicBool::new(false),
         })
     }
 
@@ -153,7 +163,35 @@ impl SqlStore {
                 );
             }
         };
-        work.inspect(note).boxed()
+        self.bounded(work).inspect(note).boxed()
+    }
+
+    /// Bounds an operation of PostgreSQL in time.
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if self.is_sqlite {
+            return work.await;
+        }
+        let longest = if self.unreachable.load(Relaxed) {
+            UNREACHABLE
+        } else {
+            OPERATION
+        };
+        let result = tokio::time::timeout(longest, work)
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = longest.as_secs();
+                Err(StoreError::Unavailable(format!(
+                    "no answer for {seconds} s"
+                )))
+            });
+        let unreachable = matches!(result, Err(StoreError::Unavailable(_)));
+        if self.unreachable.swap(unreachable, Relaxed) && !unreachable {
+            tracing::info!("the feedback store can be reached again");
+        }
+        result
     }
 
     /// Runs `work` in a transaction, committed if it succeeds.
@@ -323,6 +361,10 @@ const DURABLE_POSTGRES: &str = "SELECT set_config('synchronous_commit', 'on', fa
 impl Store for SqlStore {
     fn insert<'a>(&'a self, rows: &'a [StoreEntry]) -> StoreFuture<'a, Vec<InsertOutcome>> {
         self.answer(self.transaction(async move |mut transaction| {
+            let queued = |row: &StoreEntry| !matches!(row, StoreEntry::Receipt(_));
+            if rows.iter().any(queued) {
+                take_turn(&mut transaction.connection).await?;
+            }
             let mut inserted = Vec::with_capacity(rows.len());
             for row in rows {
                 inserted.push(insert(&mut transaction.connection, row).await?);
@@ -406,6 +448,7 @@ impl Store for SqlStore {
 
     fn remove<'a>(&'a self, target: &'a RemovalTarget) -> StoreFuture<'a, RemovalCounts> {
         self.answer(self.transaction(async move |mut transaction| {
+            take_turn(&mut transaction.connection).await?;
             Ok((
                 remove(&mut transaction.connection, target).await?,
                 transaction,

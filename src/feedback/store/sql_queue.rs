@@ -20,13 +20,7 @@ const LEASED: &str = "q.completion_id, q.choice, q.unassisted, q.overlap";
 impl QueueStore for SqlStore {
     fn next<'a>(&'a self, wish: &'a LeaseRequest) -> StoreFuture<'a, Option<Lease>> {
         self.answer(self.transaction(async move |mut transaction| {
-            sqlx::query(
-                "UPDATE queue_turn SET turn = turn + \
-                         1",
-            )
-            .execute(&mut *transaction.connection)
-            .await
-            .map_err(failed)?;
+            take_turn(&mut transaction.connection).await?;
             let mut lease = running_lease(&mut transaction.connection, wish).await?;
             for unassisted in [wish.unassisted, !wish.unassisted] {
                 if lease.is_none() {
@@ -173,6 +167,14 @@ impl QueueStore for SqlStore {
             rows.iter().map(read).collect()
         })
     }
+}
+
+/// Waits until no other transaction that changes the queue is running, in any process. The first
+/// statement of such a transaction: which of equal answers is an item, and who judged it, follows
+/// from rows that another one may be changing.
+pub(super) async fn take_turn(connection: &mut AnyConnection) -> Result<(), StoreError> {
+    let query = sqlx::query("UPDATE queue_turn SET turn = turn + 1");
+    query.execute(connection).await.map(drop).map_err(failed)
 }
 
 /// Binds an answer and an annotator as parameters 1 to 4.

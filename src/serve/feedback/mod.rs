@@ -55,6 +55,8 @@ use crate::{
 const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// Shortest interval between sweeps.
 const MIN_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// `retry-after` while the store cannot be reached, in seconds.
+const STORE_RETRY_S: u64 = 5;
 /// Longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 
@@ -128,7 +130,8 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable(_) => Self::unavailable(
                 "store_unavailable",
                 "the feedback store cannot be reached; try again",
-            ),
+            )
+            .with_retry_after(STORE_RETRY_S),
             StoreError::Failed(_) => Self::internal(),
         }
     }
