@@ -489,6 +489,8 @@ impl RunningBatch {
     /// unscored.
     fn scorer_failed(&mut self, error: &str) {
         tracing::error!(error, "the scorer failed");
+        let scored = self.running.iter().filter(|s| s.is_scored_now());
+        self.observer.scorer_failed(scored.count());
         for s in self.running.iter_mut().filter(|s| s.is_scored_now()) {
             if let Some(scorer) = &mut self.caches.scorer {
                 s.slots.iter().for_each(|&slot| scorer.truncate(slot, 0));

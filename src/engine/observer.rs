@@ -29,6 +29,11 @@ pub trait Observer: Send + Sync {
     fn scored(&self, rewards: &[f32], took: Duration) {
         let _ = (rewards, took);
     }
+
+    /// Called when the scorer failed in a step, with the answers that it was to score.
+    fn scorer_failed(&self, answers: usize) {
+        let _ = answers;
+    }
 }
 
 /// Ignores all measurements.

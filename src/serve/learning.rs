@@ -42,19 +42,24 @@ struct FirstRewards {
     rewards: Option<Histogram>,
 }
 
+/// Updates the metrics of training cycles. They are read before the first scrape, to which counters
+/// that begin at 0 would look like a new series.
+pub(super) async fn update_cycles(app: &App) {
+    let cycles = Path::new(&app.config.cycle.dir).to_owned();
+    if let Ok(Some(last)) = blocking(move || read_outcomes(&cycles)).await {
+        app.metrics
+            .learning
+            .set_cycles(&last.outcomes, last.last_success);
+    }
+}
+
 /// Keeps the metrics of learning up to date.
 pub(super) async fn watch(app: Arc<App>) {
-    let cycles = Path::new(&app.config.cycle.dir).to_owned();
     let mut first = FirstRewards::default();
     let mut times = tokio::time::interval(UPDATE_INTERVAL);
     loop {
         times.tick().await;
-        let cycles = cycles.clone();
-        if let Ok(Some(last)) = blocking(move || read_outcomes(&cycles)).await {
-            app.metrics
-                .learning
-                .set_cycles(&last.outcomes, last.last_success);
-        }
+        update_cycles(&app).await;
         if let Err(error) = update_drift(&app, &mut first).await {
             tracing::warn!(%error, "the metrics of drift could not be updated");
         }

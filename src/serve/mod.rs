@@ -166,6 +166,7 @@ impl Server {
             METRICS.iter()
         };
         let routes: Vec<&Route> = ROUTES.iter().chain(metrics_routes).collect();
+        learning::update_cycles(&app).await;
         let main = tokio::spawn(
             acceptor(main, &app.config.server.listen, &routes).serve(watch.clone(), patience),
         );

@@ -27,6 +27,7 @@ pub(crate) struct EngineMetrics {
     inter_token_latency: Histogram,
     score_seconds: Histogram,
     token_reward: Histogram,
+    scorer_failures: IntCounter,
     prefix_queries: IntCounter,
     prefix_hits: IntCounter,
     /// The running engines.
@@ -72,6 +73,12 @@ impl EngineMetrics {
                 "Calibrated rewards of all tokens scored by the engine, sent or not, 0 to 1",
                 &REWARDS,
             )?,
+            scorer_failures: counter(
+                r,
+                "scorer_failures_total",
+                "Answers whose scorer failed: they fail or, if guard.on_error is fail_open, go out \
+                 unchecked",
+            )?,
             prefix_queries: counter(
                 r,
                 "prefix_cache_queries_tokens_total",
@@ -115,6 +122,10 @@ impl Observer for EngineMetrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(load);
+    }
+
+    fn scorer_failed(&self, answers: usize) {
+        self.scorer_failures.inc_by(answers as u64);
     }
 
     fn prompt(&self, positions: usize, cached: usize) {

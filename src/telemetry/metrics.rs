@@ -12,7 +12,7 @@ use super::{
     engine::{EngineMetrics, SCORING},
     http::{ConnectionMetrics, HttpMetrics},
     models::{LearningMetrics, ModelMetrics},
-    process::ProcessMetrics,
+    process::{ProcessMetrics, memory_limit},
     register::{VERDICTS, add, counter, counters, histogram, verdict_name},
     vllm::VllmMetrics,
 };
@@ -103,6 +103,14 @@ impl Metrics {
         QUEUE_STATES
             .iter()
             .for_each(|&state| queue_length.with_label_values(&[state]).set(0.0));
+        let limit = add(
+            r,
+            IntGauge::new(
+                "memory_limit_bytes",
+                "Memory that the process may take: its control group's limit, or the machine's",
+            )?,
+        )?;
+        limit.set(i64::try_from(memory_limit()).unwrap_or(i64::MAX));
         Ok(Self {
             process: ProcessMetrics::new()?,
             image_cache_queries: counter(

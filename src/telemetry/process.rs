@@ -123,6 +123,24 @@ fn boot_time() -> Option<f64> {
         .ok()
 }
 
+/// Returns the memory that the process may take: the limit of its control group, or the memory of
+/// the machine; 0 if neither is known.
+pub(super) fn memory_limit() -> u64 {
+    let group = ["memory.max", "memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|file| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok())
+        .and_then(|limit| limit.trim().parse().ok())
+        .unwrap_or(u64::MAX);
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|info| {
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    });
+    group.min(machine.unwrap_or(if group == u64::MAX { 0 } else { group }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
