@@ -540,12 +540,13 @@ fn answers_that_outgrow_the_cache_wait_for_older_ones_and_none_fails() {
 /// Runs a scored and an unscored request with a scorer that breaks before the second token.
 fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, ReceivedEvents) {
     let (toy, gate) = Toy::gated();
-    let reward = Arc::new(ToyReward::default());
+    let (reward, counts) = (Arc::new(ToyReward::default()), Arc::new(Counts::default()));
     let handle = start(
         &toy,
         &reward,
         EngineConfig {
             on_error,
+            observer: counts.clone(),
             ..EngineConfig::default()
         },
     );
@@ -569,7 +570,13 @@ fn break_scorer(on_error: OnError, out_of_range: bool) -> (ReceivedEvents, Recei
     }
     .store(true, SeqCst);
     drop(gate);
-    (collect_events(scored), collect_events(neighbor))
+    let ended = (collect_events(scored), collect_events(neighbor));
+    assert_eq!(
+        counts.unscored.load(SeqCst),
+        1,
+        "the neighbor has no scorer"
+    );
+    ended
 }
 
 #[test]
@@ -679,12 +686,16 @@ struct Counts {
     tokens: AtomicUsize,
     gaps: AtomicUsize,
     scored: AtomicUsize,
+    unscored: AtomicUsize,
 }
 
 impl Observer for Counts {
     fn token(&self, gap: Option<Duration>) {
         self.tokens.fetch_add(1, SeqCst);
         self.gaps.fetch_add(usize::from(gap.is_some()), SeqCst);
+    }
+    fn scorer_failed(&self, answers: usize) {
+        self.unscored.fetch_add(answers, SeqCst);
     }
     fn scored(&self, rewards: &[f32], _: Duration) {
         self.scored.fetch_add(rewards.len(), SeqCst);
