@@ -6,8 +6,8 @@ use std::{
 };
 
 /// Folders of the repository that documents name files of.
-const FOLDERS: [&str; 8] = [
-    "config/", "deploy/", "docs/", "fuzz/", "models/", "src/", "tests/", "tools/",
+const FOLDERS: [&str; 9] = [
+    "config/", "deploy/", "docs/", "fuzz/", "grafana/", "models/", "src/", "tests/", "tools/",
 ];
 
 fn root() -> &'static Path {
