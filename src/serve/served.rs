@@ -24,8 +24,12 @@ use crate::{
     guard::{policy, repair::RankingWeights},
     registry::{Registry, RegistryError, RegistryState},
     reward::scorer::Scorer,
+    telemetry::RequestTrace,
 };
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{Extensions, request::Parts},
+};
 use candle_core::Device;
 
 /// Returns the default bound of the key/value cache on a device whose weights are loaded: a third
@@ -173,6 +177,8 @@ pub(crate) struct RequestContext {
     pub(crate) account: Arc<str>,
     /// Scope of cached image encodings.
     pub(crate) scope: CacheScope,
+    /// Trace of the request.
+    pub(crate) trace: RequestTrace,
 }
 
 impl RequestContext {
@@ -189,6 +195,7 @@ impl RequestContext {
             share: Share::default(),
             account: "".into(),
             scope: CacheScope::Owner("".into()),
+            trace: RequestTrace::default(),
         }
     }
 
@@ -197,6 +204,11 @@ impl RequestContext {
         self.scope = salt.map_or(self.scope, CacheScope::Salt);
         self
     }
+}
+
+/// Returns the trace of a request.
+pub(crate) fn trace_of(extensions: &Extensions) -> RequestTrace {
+    extensions.get().cloned().unwrap_or_default()
 }
 
 impl FromRequestParts<Arc<App>> for RequestContext {
@@ -212,6 +224,7 @@ impl FromRequestParts<Arc<App>> for RequestContext {
             share: share(&caller),
             account,
             scope,
+            trace: trace_of(&parts.extensions),
             ..Self::internal(app)
         })
     }
