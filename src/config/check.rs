@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt::Display};
 
-use crate::{feedback::queue::PriorityWeights, guard::ClassThresholds};
+use crate::{feedback::queue::PriorityWeights, guard::ClassThresholds, telemetry::collector_url};
 
 use super::{
     Auto, Config, FetchSection, GuardSection,
@@ -37,6 +37,7 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
         queue,
         cycle,
         metrics,
+        tracing,
         log,
     } = config;
     let addresses = [
@@ -264,6 +265,24 @@ pub(super) fn check(config: &Config) -> Vec<(Cow<'static, str>, String)> {
             &"must be between 0 and 1000000",
         )
     });
+    if let Some(url) = tracing.otlp_endpoint.as_ref().filter(|url| *url != "off") {
+        let checked = collector_url(url);
+        must(
+            checked.is_ok(),
+            "tracing.otlp_endpoint",
+            &checked.err().unwrap_or_default(),
+        );
+    }
+    must(
+        (0.0..=1.0).contains(&tracing.sample_ratio),
+        "tracing.sample_ratio",
+        &"must be between 0 and 1",
+    );
+    must(
+        !tracing.headers_file.is_empty(),
+        "tracing.headers_file",
+        &"must be a file or off",
+    );
     let level = log.level.parse::<tracing_subscriber::EnvFilter>();
     must(
         level.is_ok() && !log.level.is_empty(),

@@ -28,7 +28,7 @@ pub use sections::{
     AdminSection, ClassThresholdsSection, CycleSection, EngineSection, FeedbackSection,
     FetchSection, GenerationSection, GuardSection, ImagesSection, LimitsSection, LogSection,
     MOST_ITEMS, MetricsSection, ModelSection, OnUnsupported, ReceiptsSection, RegistrySection,
-    ScoreSection, ServerSection, largest_image,
+    ScoreSection, ServerSection, TracingSection, largest_image,
 };
 
 use crate::feedback::queue::QueueSettings;
@@ -71,6 +71,8 @@ pub struct Config {
     pub cycle: CycleSection,
     /// Metrics.
     pub metrics: MetricsSection,
+    /// Traces.
+    pub tracing: TracingSection,
     /// Logs.
     pub log: LogSection,
 }

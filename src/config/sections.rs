@@ -12,7 +12,7 @@ use crate::{
     guard::{self, Mode, OnExhausted, OnUnanswerable},
     registry::{self, RegistryError},
     reward::RewardKind,
-    telemetry::LogFormat,
+    telemetry::{LogFormat, TraceSettings},
     vlm::weights::{BlockFormat, WeightsDtype},
 };
 
@@ -530,6 +530,43 @@ pub struct MetricsSection {
     pub listen: Auto<String>,
     /// Shows the load under vLLM's names too, which gateways read.
     pub vllm_names: bool,
+}
+
+/// Traces for an OpenTelemetry collector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracingSection {
+    /// Collector that takes OTLP over HTTP, or `off`; auto: as `OTEL_EXPORTER_OTLP_ENDPOINT` says.
+    pub otlp_endpoint: Auto<String>,
+    /// Share of requests to trace, 0 to 1, of those without a `traceparent`, which decides.
+    pub sample_ratio: f64,
+    /// File with headers for the collector, or `off`.
+    pub headers_file: String,
+    /// PEM file of certificates to trust; auto: Mozilla's.
+    pub ca_file: Auto<String>,
+}
+
+impl TracingSection {
+    /// Returns the settings of the export.
+    pub(crate) fn settings(&self) -> TraceSettings {
+        TraceSettings {
+            endpoint: self.otlp_endpoint.as_ref().cloned(),
+            sample_ratio: self.sample_ratio,
+            headers_file: Some(self.headers_file.clone()).filter(|file| file != "off"),
+            ca_file: self.ca_file.as_ref().cloned(),
+        }
+    }
+}
+
+impl Default for TracingSection {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: Auto::Auto,
+            sample_ratio: 1.0,
+            headers_file: "off".to_owned(),
+            ca_file: Auto::Auto,
+        }
+    }
 }
 
 /// Logs.

@@ -299,14 +299,14 @@ impl RunningBatch {
         Ok(())
     }
 
-    fn remove(&mut self, mut predicate: impl FnMut(&Sequence) -> bool) {
+    fn remove(&mut self, mut predicate: impl FnMut(&mut Sequence) -> bool) {
         let Self {
             running,
             caches,
             free,
             ..
         } = self;
-        running.retain(|s| {
+        running.retain_mut(|s| {
             let gone = predicate(s);
             if gone {
                 caches.free(&s.slots);
@@ -398,6 +398,9 @@ impl RunningBatch {
             if part > 0 && s.fed() == 0 {
                 self.observer.prompt(s.job.prompt_tokens, start);
             }
+            if let Some(phases) = s.job.phases.as_mut().filter(|_| part > 0) {
+                phases.read_prompt(start);
+            }
             s.plan_part(start, part);
         }
         Ok(parts.iter().sum())
@@ -468,7 +471,13 @@ impl RunningBatch {
             hidden,
         ) {
             Ok(readings) => {
-                self.report_scored(&readings, began.elapsed());
+                let took = began.elapsed();
+                self.report_scored(&readings, took);
+                for s in self.running.iter_mut().filter(|s| s.is_scored_now()) {
+                    if let Some(phases) = &mut s.job.phases {
+                        phases.score(began, took);
+                    }
+                }
                 readings
             }
             Err(error) => {

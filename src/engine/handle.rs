@@ -12,10 +12,12 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
+use tracing::Span;
 
 use super::{
     EngineError, Event, FinishReason, Request,
     fair::{Pool, PoolError, PoolPermit, Share, SharedPool},
+    phases::PhaseRecorder,
     sequence::AdmittedRequest,
 };
 use crate::{
@@ -246,7 +248,7 @@ impl Reservation {
     ///
     /// # Errors
     /// As [`EngineHandle::submit`], without [`EngineError::QueueFull`].
-    pub fn submit(self, request: Request) -> Result<EventStream, EngineError> {
+    pub fn submit(self, mut request: Request) -> Result<EventStream, EngineError> {
         let shared = &self.handle.shared;
         let prompt_tokens = request.prompt.tokens.len();
         validate(&request, shared)?;
@@ -267,6 +269,10 @@ impl Reservation {
         let budget = request.max_tokens.min(room);
         // At most one delta a token, one at the end, and `Finished`.
         let (events, stream) = mpsc::channel(budget + 2);
+        let phases = request
+            .observer
+            .take()
+            .map(|observer| Box::new(PhaseRecorder::new(observer, request.rank, prompt_tokens)));
         let job = AdmittedRequest {
             request,
             prompt_tokens,
@@ -275,6 +281,8 @@ impl Reservation {
             order: 0,
             slot: None,
             _admission: self.permit,
+            phases,
+            span: Span::current(),
         };
         match self
             .handle

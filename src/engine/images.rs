@@ -1,6 +1,6 @@
 //! Cache of encoded images, keyed by file content.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, ops::Range, sync::Arc, time::Instant};
 
 use candle_core::Tensor;
 use moka::future::Cache;
@@ -41,6 +41,8 @@ pub struct EncodedImage {
     pub evidence: Option<ImageEvidence>,
     /// `true` if the encoding was cached or in progress for another request.
     pub hit: bool,
+    /// Time in which the model encoded the image, evidence included.
+    pub encoded: Range<Instant>,
 }
 
 /// Scope within which requests share cached encodings, so that response times reveal nothing about
@@ -117,14 +119,23 @@ pub struct ImageCache {
 }
 
 /// Cached value of an image.
-type Encoding = (Tensor, Option<ImageEvidence>);
+#[derive(Clone)]
+struct Encoding {
+    features: Tensor,
+    evidence: Option<ImageEvidence>,
+    encoded: Range<Instant>,
+}
 
-/// Returns the size of an encoding in bytes.
-fn encoded_bytes((image, evidence): &Encoding) -> u32 {
-    let numbers = evidence
-        .as_ref()
-        .map_or(0, |evidence| size_of_val(&*evidence.logits));
-    u32::try_from(image.elem_count() * image.dtype().size_in_bytes() + numbers).unwrap_or(u32::MAX)
+impl Encoding {
+    /// Returns the size in bytes.
+    fn bytes(&self) -> u32 {
+        let image = self.features.elem_count() * self.features.dtype().size_in_bytes();
+        let numbers = self
+            .evidence
+            .as_ref()
+            .map_or(0, |evidence| size_of_val(&*evidence.logits));
+        u32::try_from(image + numbers).unwrap_or(u32::MAX)
+    }
 }
 
 impl ImageCache {
@@ -132,7 +143,7 @@ impl ImageCache {
     pub fn new(vlm: Arc<dyn VisionLanguageModel>, budget: u64, concurrent: usize) -> Self {
         let cache = Cache::builder()
             .max_capacity(budget)
-            .weigher(|_, encoding| encoded_bytes(encoding))
+            .weigher(|_, encoding: &Encoding| encoding.bytes())
             .build();
         Self {
             vlm,
@@ -172,9 +183,14 @@ impl ImageCache {
             .or_try_insert_with(self.encode(share.clone(), decode_work(file.len()), pixels))
             .await?;
         let hit = !entry.is_fresh();
-        let (features, evidence) = entry.into_value();
+        let Encoding {
+            features,
+            evidence,
+            encoded,
+        } = entry.into_value();
         Ok(EncodedImage {
             hit,
+            encoded,
             image: ImageFeatures { id, features },
             evidence,
         })
@@ -232,11 +248,16 @@ fn encode_one(
     evidence: Option<&Evidence>,
     pixels: &Tensor,
 ) -> candle_core::Result<Encoding> {
-    let image = vlm.encode(pixels)?;
+    let began = Instant::now();
+    let features = vlm.encode(pixels)?;
     let evidence = evidence
-        .map(|evidence| evidence.evaluate(&image))
+        .map(|evidence| evidence.evaluate(&features))
         .transpose()?;
-    Ok((image, evidence))
+    Ok(Encoding {
+        features,
+        evidence,
+        encoded: began..Instant::now(),
+    })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod images;
 mod lifecycle_tests;
 mod observer;
 mod partial_answer;
+mod phases;
 mod prefill;
 mod repair;
 mod room;
@@ -42,6 +43,7 @@ pub(crate) use batch::DECODED_TOKEN_WORK;
 pub use handle::{EngineHandle, EventStream, Health, Load, LoadReader, Reservation};
 pub use images::{CacheScope, DecodeMemory, EncodedImage, EncodingError, ImageCache};
 pub use observer::Observer;
+pub use phases::{AnswerObserver, AnswerOutcome, AnswerPhases, RepairPhase, ScoringPhase};
 pub(crate) use sampler::Sampler;
 pub use scheduler::Engine;
 pub use types::{

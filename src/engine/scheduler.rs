@@ -199,7 +199,7 @@ impl Engine {
             self.batch.fail_all(&EngineError::ShuttingDown);
             self.waiting
                 .drain(..)
-                .for_each(|job| job.fail(&EngineError::ShuttingDown));
+                .for_each(|mut job| job.fail(&EngineError::ShuttingDown));
         }
     }
 
@@ -266,7 +266,7 @@ impl Engine {
         self.shared.admissions.close();
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Submit(job) = command {
+            if let Command::Submit(mut job) = command {
                 job.fail(&EngineError::ShuttingDown);
             }
         }

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tracing::Span;
 
 use super::{
     EngineError, Event, FinishReason, Observer, Request,
     answer::{AnswerOutput, AnswerSummary, RepairCost},
     fair::PoolPermit,
     partial_answer::PartialAnswer,
+    phases::PhaseRecorder,
     repair::{CacheFork, Repairs},
     room::RoomClaim,
     stop::StopStrings,
@@ -35,6 +37,10 @@ pub(crate) struct AdmittedRequest {
     pub(crate) slot: Option<PoolPermit>,
     /// Admission permit, held until the request is dropped.
     pub(crate) _admission: PoolPermit,
+    /// Records the phases, if they are wanted.
+    pub(crate) phases: Option<Box<PhaseRecorder>>,
+    /// Span of the log that the request was submitted in.
+    pub(crate) span: Span,
 }
 
 impl AdmittedRequest {
@@ -49,8 +55,12 @@ impl AdmittedRequest {
         let _ = self.events.try_send(event);
     }
 
-    pub(crate) fn fail(&self, error: &EngineError) {
-        tracing::warn!(id = %self.request.id, %error, "request failed");
+    pub(crate) fn fail(&mut self, error: &EngineError) {
+        let _entered = self.span.enter();
+        tracing::warn!(completion_id = %self.request.id, %error, "request failed");
+        if let Some(phases) = &mut self.phases {
+            phases.fail(error);
+        }
         self.send(Event::Failed(error.clone()));
     }
 }
@@ -100,6 +110,9 @@ impl Sequence {
         claim: RoomClaim,
         weights: RankingWeights,
     ) -> Self {
+        if let Some(phases) = &mut job.phases {
+            phases.join();
+        }
         let guard = job.request.guard;
         let stop = StopStrings::new(std::mem::take(&mut job.request.stop));
         let (slot, spare) = slots
@@ -152,6 +165,11 @@ impl Sequence {
         self.repairs
             .as_ref()
             .is_none_or(|repairs| repairs.active().next().is_none())
+    }
+
+    /// Returns the number of candidates that the next step decodes instead of the lead.
+    fn candidates(&self) -> usize {
+        self.repairs.iter().flat_map(Repairs::active).count()
     }
 
     /// Returns the [`Self::tracks`], each with `true` if the scorer reads its row of the next step.
@@ -218,10 +236,20 @@ impl Sequence {
         vocabulary: &SamplingVocabulary,
         observer: &dyn Observer,
     ) -> candle_core::Result<SequenceStatus> {
+        let awaited = self.awaits_prefill();
+        let candidates = self.job.phases.as_ref().map(|_| self.candidates());
         if !std::mem::take(&mut self.stale) {
             self.take(computed, vocabulary)?;
         }
-        if self.awaits_prefill() || !self.decodes_lead() {
+        let (awaits, decodes_lead) = (self.awaits_prefill(), self.decodes_lead());
+        if let Some((phases, candidates)) = self.job.phases.as_mut().zip(candidates) {
+            match awaited {
+                true if !awaits => phases.end_prompt(),
+                true => {}
+                false => phases.decode(candidates, !decodes_lead),
+            }
+        }
+        if awaits || !decodes_lead {
             return Ok(SequenceStatus::Go);
         }
         let repairs = self.repairs.as_ref().filter(|_| self.answer.is_scored());
@@ -320,6 +348,10 @@ impl Sequence {
         } else {
             reason
         };
+        if let Some(phases) = &mut self.job.phases {
+            let verdict = guard.as_ref().map(|guard| guard.verdict);
+            phases.finish(reason, verdict, completion_tokens);
+        }
         let prompt_tokens = self.job.prompt_tokens;
         self.job.send(Event::Finished {
             reason,

@@ -471,6 +471,7 @@ pub(crate) fn request(image: f32, prompt: &[u32]) -> Request {
         guard: GuardParams::new(Mode::Flag, 0.4),
         unanswerable: None,
         gate: None,
+        observer: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fair::Share;
+use super::{AnswerObserver, fair::Share};
 use crate::{
     guard::{self, abstain::AnswerGate, question::Unanswerable},
     reward::{ReaderPrompt, finish::Finisher},
@@ -129,6 +129,8 @@ pub struct Request {
     pub unanswerable: Option<Unanswerable>,
     /// Gate that may withhold a short answer.
     pub gate: Option<Arc<AnswerGate>>,
+    /// Receiver of the answer's phases; without one their times are not taken.
+    pub observer: Option<Arc<dyn AnswerObserver>>,
 }
 
 /// A token with its log-probability at temperature 1.

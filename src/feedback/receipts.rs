@@ -104,7 +104,7 @@ impl ReceiptWriter {
                 let bytes = match bytes {
                     Ok(bytes) => bytes,
                     Err(error) => {
-                        return tracing::error!(completion = id, %error, "a receipt was not stored");
+                        return tracing::error!(completion_id = id, %error, "a receipt was not stored");
                     }
                 };
                 receipt_writer.slow.store(false, Relaxed);

@@ -34,7 +34,7 @@ use crate::{
     engine::{DecodeMemory, EngineError},
     feedback::Corrections,
     registry::Registry,
-    telemetry::Metrics,
+    telemetry::{Metrics, TraceSetupError, Traces},
     vlm::preprocess::ImageLimits,
 };
 
@@ -76,6 +76,8 @@ pub(crate) struct App {
     /// `None` if fetching images is disabled.
     pub(crate) fetcher: Option<Fetcher>,
     pub(crate) metrics: Arc<Metrics>,
+    /// `None` if traces are not exported.
+    pub(crate) traces: Option<Traces>,
     access: RwLock<Arc<Access>>,
     pub(crate) wrong_keys: Strikes<IpAddr>,
     /// Guard defaults of requests without a key of their own.
@@ -150,6 +152,7 @@ impl App {
             wrong_keys: auth::wrong_keys(),
             guard: Arc::new(config.guard.clone()),
             fetcher,
+            traces: None,
             limits: RequestLimits::new(
                 &config,
                 longest_answer(served.engine.context_len()),
@@ -176,6 +179,18 @@ impl App {
             config,
             metrics,
         })
+    }
+
+    /// Starts the export of traces, if it is configured.
+    ///
+    /// # Errors
+    /// When an option or a variable of the environment is wrong.
+    pub(crate) fn export_traces(&mut self) -> Result<(), StartError> {
+        let dropped = self.metrics.trace_spans_dropped.clone();
+        let traces = Traces::start(&self.config.tracing.settings(), dropped);
+        self.traces =
+            traces.map_err(|TraceSetupError { key, what }| StartError::Config { key, what })?;
+        Ok(())
     }
 
     /// Returns the version for new requests.

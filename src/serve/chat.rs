@@ -50,7 +50,7 @@ use crate::{
         answers::{answer_gate, is_too_unfamiliar},
         evidence::ImageEvidence,
     },
-    telemetry::{AnswerEnd, AnswerMeter, verdict_name},
+    telemetry::{AnswerEnd, AnswerMeter, RequestTrace, verdict_name},
     util::time::unix_seconds,
     vlm::{
         processor::{
@@ -248,6 +248,8 @@ pub(super) struct RunningAnswers {
     pub(super) receipt: Option<ReceiptDraft>,
     /// Shadow request about the first answer, if it was sampled.
     pub(super) shadow_request: Option<ShadowRequest>,
+    /// Trace of the request.
+    pub(super) trace: RequestTrace,
 }
 
 /// Presentation of answers in the response.
@@ -292,10 +294,18 @@ pub(super) async fn begin(
     for_user: bool,
 ) -> Result<RunningAnswers, ApiError> {
     let RequestContext {
-        app, served, share, ..
+        app,
+        served,
+        share,
+        trace,
+        ..
     } = context;
     let id: Arc<str> = format!("chatcmpl-{}", Uuid::new_v4().simple()).into();
-    tracing::Span::current().record("completion", &*id);
+    tracing::Span::current().record("completion_id", &*id);
+    trace.set("gen_ai.operation.name", || "chat".into());
+    trace.set("gen_ai.response.id", || Arc::clone(&id).into());
+    trace.set("gen_ai.response.model", || Arc::clone(&served.model).into());
+    trace.set("candor.version", || Arc::clone(&served.version).into());
     // Before any work on the image, so that the engine's queue limit covers it too.
     let candidates = completion.candidates;
     let reservations = (0..completion.n * candidates)
@@ -360,6 +370,7 @@ pub(super) async fn begin(
             guard,
             unanswerable,
             gate: gate.clone(),
+            observer: trace.answer_observer(),
         });
         choice.push(submitted.inspect_err(|error| app.metrics.answers.count_failure(error))?);
     }
@@ -430,6 +441,7 @@ pub(super) async fn begin(
         stream,
         receipt,
         shadow_request,
+        trace: trace.clone(),
     })
 }
 

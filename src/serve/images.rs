@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tracing::Span;
 
 use super::{
     app::{App, blocking},
@@ -15,6 +16,7 @@ use crate::{
     bundle::Bundle,
     engine::{EncodedImage, EncodingError, ImageCache, fair::Share},
     reward::{ReaderPrompt, evidence::ImageEvidence},
+    telemetry::RequestTrace,
     util::digest::HashedFile,
     vlm::{
         preprocess,
@@ -104,7 +106,7 @@ pub(super) async fn illustrate(
     let mut files = Vec::with_capacity(images.len());
     for NamedImage { image, field } in images {
         files.push((
-            request_file(&context.app, &context.share, image).await?,
+            request_file(&context.app, &context.share, &context.trace, image).await?,
             field,
         ));
     }
@@ -170,7 +172,10 @@ pub(super) async fn encode_for_judge(
     image: RequestImage,
     field: &str,
 ) -> Result<EncodedImage, ApiError> {
-    let file = request_file(&context.app, &context.share, image).await?;
+    let RequestContext {
+        app, share, trace, ..
+    } = context;
+    let file = request_file(app, share, trace, image).await?;
     encode_for(context, Encoder::judge(&context.served), &file, field).await
 }
 
@@ -320,11 +325,12 @@ fn refuse(error: &ProcessorError, field: &str) -> ApiError {
 pub(super) async fn request_file(
     app: &App,
     share: &Share,
+    trace: &RequestTrace,
     image: RequestImage,
 ) -> Result<Arc<HashedFile>, ApiError> {
     let mut file = match image {
         RequestImage::File(file) => file,
-        RequestImage::Remote { link, path } => fetch(app, share, link, &path).await?,
+        RequestImage::Remote { link, path } => fetch(app, share, trace, link, &path).await?,
     };
     blocking(move || {
         file.truncate(preprocess::image_length(&file));
@@ -333,11 +339,26 @@ pub(super) async fn request_file(
     .await
 }
 
-async fn fetch(app: &App, share: &Share, link: HttpsUrl, path: &str) -> Result<Vec<u8>, ApiError> {
+async fn fetch(
+    app: &App,
+    share: &Share,
+    trace: &RequestTrace,
+    link: HttpsUrl,
+    path: &str,
+) -> Result<Vec<u8>, ApiError> {
     let Some(fetcher) = &app.fetcher else {
         return Err(ApiError::fetch_disabled(path));
     };
+    let mut phase = trace.client_phase("image.fetch");
     let fetched = fetcher.fetch(share, link).await;
+    match &fetched {
+        Ok(file) => phase.set(
+            "candor.bytes",
+            i64::try_from(file.len()).unwrap_or(i64::MAX),
+        ),
+        Err(error) => phase.fail(error.outcome()),
+    }
+    drop(phase);
     app.metrics.count_fetch(
         fetched
             .as_ref()
@@ -374,28 +395,40 @@ async fn encode_file(
         Arc::clone(file),
         layout.clone(),
     );
+    let span = Span::current();
     let pixels = move || {
+        let _entered = span.enter();
         let (context, processor, file, layout) = task;
-        let image = decode(&context, &file, &layout)?;
-        processor.pixels(&image, &layout).map_err(|error| {
-            tracing::error!(%error, "an image could not be resized");
-            Unreadable::Inner
-        })
+        let mut phase = context.trace.phase("image.decode");
+        let pixels = decode(&context, &file, &layout).and_then(|image| {
+            processor.pixels(&image, &layout).map_err(|error| {
+                tracing::error!(%error, "an image could not be resized");
+                Unreadable::Inner
+            })
+        });
+        if pixels.is_err() {
+            phase.fail("invalid_image");
+        }
+        pixels
     };
-    encoder
+    let encoded = encoder
         .cache
         .get(file, options, &context.scope, &context.share, pixels)
-        .await
-        .map_err(|error| match &*error {
-            EncodingError::Pixels(Unreadable::File(why)) => {
-                ApiError::param(field, "invalid_image", format!("'{field}': {why}"))
-            }
-            EncodingError::Pixels(Unreadable::Inner) => ApiError::internal(),
-            EncodingError::Model(what) => {
-                tracing::error!(what, "the image encoder failed");
-                ApiError::internal()
-            }
-        })
+        .await;
+    if let Some(encoded) = encoded.as_ref().ok().filter(|encoded| !encoded.hit) {
+        let times = encoded.encoded.clone();
+        context.trace.record("image.encode", times);
+    }
+    encoded.map_err(|error| match &*error {
+        EncodingError::Pixels(Unreadable::File(why)) => {
+            ApiError::param(field, "invalid_image", format!("'{field}': {why}"))
+        }
+        EncodingError::Pixels(Unreadable::Inner) => ApiError::internal(),
+        EncodingError::Model(what) => {
+            tracing::error!(what, "the image encoder failed");
+            ApiError::internal()
+        }
+    })
 }
 
 /// Reasons why a file yields no pixels. Concurrent requests with the same file share the result.

@@ -52,7 +52,7 @@ use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpListener, sync::watch, time::sleep};
@@ -72,6 +72,11 @@ use connections::ConnectionTable;
 use hosts::OwnNames;
 use listen::Acceptor;
 use pace::Pace;
+
+/// Shortest and longest time for the last traces to be sent at shutdown; a collector that is away
+/// must not hold up a restart.
+const MIN_FLUSH: Duration = Duration::from_secs(1);
+const MAX_FLUSH: Duration = Duration::from_secs(5);
 
 /// A listening server with a loaded model.
 pub struct Server {
@@ -110,8 +115,10 @@ impl Server {
             key: "registry.dir",
             what: error.to_string(),
         })?;
+        let mut app = App::start(config, first, registry, corrections)?;
+        app.export_traces()?;
         Ok(Self {
-            app: Arc::new(App::start(config, first, registry, corrections)?),
+            app: Arc::new(app),
             main,
             metrics,
         })
@@ -199,6 +206,7 @@ impl Server {
             deadline_s = drain.as_secs(),
             "stopping: running requests may finish"
         );
+        let stopping_at = Instant::now();
         app.drain();
         follow.abort();
         app.shadow.stop();
@@ -215,6 +223,10 @@ impl Server {
         }
         if let Some(corrections) = &app.corrections {
             corrections.close().await;
+        }
+        if let Some(traces) = &app.traces {
+            let left = drain.saturating_sub(stopping_at.elapsed());
+            traces.flush(left.clamp(MIN_FLUSH, MAX_FLUSH)).await;
         }
         tracing::info!(given_up = aborted, "stopped");
     }

@@ -1,4 +1,4 @@
-//! Middleware for observability: request id, tracing span, access log and metrics.
+//! Middleware for observability: request id, span of the log, trace, access log and metrics.
 
 use std::{
     pin::Pin,
@@ -18,11 +18,18 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
-use tracing::{Instrument, Span, field::Empty, info_span};
+use tracing::{
+    Instrument, Span,
+    field::{Empty, display},
+    info_span,
+};
 use uuid::Uuid;
 
 use super::{app::App, error::ErrorReason, openapi::known_path};
-use crate::telemetry::HttpExchange;
+use crate::telemetry::{HttpExchange, RequestEnd, RequestTrace, TRACEPARENT};
+
+/// Label of requests without a route.
+const NO_ROUTE: &str = "none";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -34,25 +41,37 @@ pub(super) struct RequestId(pub(super) String);
 /// route is logged instead of the path.
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let route = request
+    let matched = request
         .extensions()
         .get::<MatchedPath>()
-        .map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
+        .map(|path| path.as_str().to_owned());
+    let route = matched.unwrap_or_else(|| NO_ROUTE.to_owned());
     let method = method_name(request.method());
+    // Probes and scrapes would outnumber all other traces.
+    let traces = app.traces.as_ref().filter(|_| !is_probe(&route));
+    let trace = RequestTrace::begin(traces, request.headers());
     let span = info_span!(
         "request",
-        id,
+        request_id = id,
         method,
         path = route,
-        completion = Empty,
-        key = Empty
+        completion_id = Empty,
+        key = Empty,
+        trace_id = Empty,
+        span_id = Empty
     );
+    if let Some(context) = trace.context() {
+        span.record("trace_id", display(context.trace_id()));
+        span.record("span_id", display(context.span_id()));
+        trace.set("candor.request_id", || id.clone().into());
+    }
     // The body of a HEAD response is removed after this middleware.
     let is_head = request.method() == Method::HEAD;
     let received = Arc::<AtomicU64>::default();
     let exchange = HttpExchange::new(&app.metrics, route, method);
     let mut record = RequestRecord {
         exchange,
+        trace: trace.clone(),
         span: span.clone(),
         received: Arc::clone(&received),
         sent: 0,
@@ -63,10 +82,14 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let mut request =
         request.map(|body| Body::new(body.map_frame(move |frame| count_frame(frame, &received))));
     request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(trace.clone());
     let mut response = next.run(request).instrument(span).await;
     record.record_response(&response);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
+    }
+    if let Some(parent) = trace.header() {
+        response.headers_mut().insert(TRACEPARENT, parent);
     }
     response.map(|body| Body::new(RecordedBody { body, record }))
 }
@@ -80,6 +103,7 @@ fn count_frame(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {
 /// disconnects.
 struct RequestRecord {
     exchange: HttpExchange,
+    trace: RequestTrace,
     span: Span,
     received: Arc<AtomicU64>,
     sent: u64,
@@ -101,6 +125,7 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         let Self {
             exchange,
+            trace,
             span,
             received,
             sent,
@@ -109,6 +134,13 @@ impl Drop for RequestRecord {
             ended,
         } = &*self;
         exchange.count_bytes(received.load(Relaxed), *sent);
+        trace.end(RequestEnd {
+            method: exchange.method(),
+            route: Some(exchange.route()).filter(|route| *route != NO_ROUTE),
+            status: *status,
+            code: reason.as_ref().map(|reason| reason.code),
+            complete: *ended && status.is_some(),
+        });
         let _entered = span.enter();
         let (ms, bytes, status) = (exchange.elapsed_ms(), *sent, status.unwrap_or_default());
         if let Some(ErrorReason { code, param }) = reason {
@@ -165,6 +197,11 @@ impl Drop for RecordedBody {
         // A complete body need not be polled to its end.
         self.record.ended |= self.body.is_end_stream();
     }
+}
+
+/// Returns `true` for the routes of health probes and metrics.
+fn is_probe(route: &str) -> bool {
+    route.starts_with("/health") || route == "/metrics"
 }
 
 /// Returns a standard method's name, or `other`: clients may send any method.

@@ -147,11 +147,19 @@ impl ReceiptDraft {
             return async {}.boxed();
         };
         self.receipt.choices = choices;
+        let phase = self.context.trace.phase("store");
         let stored = corrections.remember(self.receipt, self.file);
         if stored.is_none() {
             tracing::warn!("a receipt is dropped: too many are waiting to be stored");
             self.context.app.metrics.count_dropped_receipt();
         }
-        stored.unwrap_or_else(|| async {}.boxed())
+        let Some(stored) = stored else {
+            return async {}.boxed();
+        };
+        async move {
+            stored.await;
+            drop(phase);
+        }
+        .boxed()
     }
 }

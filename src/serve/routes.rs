@@ -339,8 +339,9 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 }
 
 /// Response headers that cross-origin pages may read.
-const EXPOSED: [&str; 13] = [
+const EXPOSED: [&str; 14] = [
     "x-request-id",
+    "traceparent",
     "x-candor-verdict",
     "x-candor-score",
     "x-candor-flagged-spans",

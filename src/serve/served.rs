@@ -24,8 +24,12 @@ use crate::{
     guard::{policy, repair::RankingWeights},
     registry::{Registry, RegistryError, RegistryState},
     reward::scorer::Scorer,
+    telemetry::RequestTrace,
 };
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{Extensions, request::Parts},
+};
 use candle_core::Device;
 
 /// Returns the default bound of the key/value cache on a device whose weights are loaded: a third
@@ -174,6 +178,8 @@ pub(crate) struct RequestContext {
     pub(crate) account: Arc<str>,
     /// Scope of cached image encodings.
     pub(crate) scope: CacheScope,
+    /// Trace of the request.
+    pub(crate) trace: RequestTrace,
 }
 
 impl RequestContext {
@@ -190,6 +196,7 @@ impl RequestContext {
             share: Share::default(),
             account: "".into(),
             scope: CacheScope::Owner("".into()),
+            trace: RequestTrace::default(),
         }
     }
 
@@ -198,6 +205,11 @@ impl RequestContext {
         self.scope = salt.map_or(self.scope, CacheScope::Salt);
         self
     }
+}
+
+/// Returns the trace of a request.
+pub(crate) fn trace_of(extensions: &Extensions) -> RequestTrace {
+    extensions.get().cloned().unwrap_or_default()
 }
 
 impl FromRequestParts<Arc<App>> for RequestContext {
@@ -213,6 +225,7 @@ impl FromRequestParts<Arc<App>> for RequestContext {
             share: share(&caller),
             account,
             scope,
+            trace: trace_of(&parts.extensions),
             ..Self::internal(app)
         })
     }

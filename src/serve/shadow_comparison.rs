@@ -90,6 +90,7 @@ pub(super) async fn compare(
         guard,
         unanswerable: None,
         gate: None,
+        observer: None,
     };
     let form = AnswerForm {
         guard,

@@ -43,7 +43,7 @@ use super::{
 use crate::{
     engine::{EngineError, Event, EventStream},
     guard::Verdict,
-    telemetry::{AnswerEnd, AnswerMeter},
+    telemetry::{AnswerEnd, AnswerMeter, RequestTrace},
 };
 
 /// Interval of keep-alive comments, so that proxies keep the connection open.
@@ -70,6 +70,7 @@ pub(super) fn respond(
         form,
         receipt,
         shadow_request,
+        trace,
         ..
     } = running;
     let mut chunks = Chunks::new(
@@ -84,6 +85,7 @@ pub(super) fn respond(
         shadow_request,
     );
     chunks.warnings = warnings;
+    chunks.trace = trace;
     let answers = answers
         .into_iter()
         .map(|candidates| choice_events(candidates, form))
@@ -309,6 +311,7 @@ struct Chunks {
     /// Set after the last chunk: the stream ends once the receipt is stored.
     stored: Option<BoxFuture<'static, ()>>,
     shadow_request: Option<ShadowRequest>,
+    trace: RequestTrace,
 }
 
 impl Chunks {
@@ -336,6 +339,7 @@ impl Chunks {
             receipt,
             stored: None,
             shadow_request,
+            trace: RequestTrace::default(),
         };
         for index in 0..answers {
             let delta = Delta {
@@ -468,7 +472,9 @@ impl Chunks {
     /// Ends the stream with an error instead of `[DONE]`, so that clients do not take the answer
     /// for complete.
     fn fail(&mut self, error: ApiError) {
-        tracing::warn!(code = error.reason().code, "a stream ends with an error");
+        let code = error.reason().code;
+        tracing::warn!(code, "a stream ends with an error");
+        self.trace.fail(code);
         self.push(sse::Event::default().event("error"), &error.body);
         self.ended = true;
     }

@@ -13,7 +13,9 @@ use prometheus::{Error, Histogram, IntCounter, IntCounterVec, Registry};
 
 use super::{
     Metrics,
-    register::{REWARDS, VERDICTS, counter, counters, histogram, verdict_name},
+    register::{
+        REWARDS, VERDICTS, counter, counters, ending_name, failure_name, histogram, verdict_name,
+    },
     words::FlaggedWordMetrics,
 };
 use crate::{
@@ -240,12 +242,10 @@ impl AnswerMeter {
         } = end;
         shown.ended = true;
         self.completion_tokens += completion_tokens;
-        let reason = match reason {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::ContentFilter => "content_filter",
-        };
-        metrics.endings.with_label_values(&[reason]).inc();
+        metrics
+            .endings
+            .with_label_values(&[ending_name(reason)])
+            .inc();
         metrics
             .e2e_latency
             .observe((at - self.submitted).as_secs_f64());
@@ -300,16 +300,6 @@ impl Drop for AnswerMeter {
             .endings
             .with_label_values(&["abort"])
             .inc_by(open as u64);
-    }
-}
-
-fn failure_name(error: &EngineError) -> &'static str {
-    match error {
-        EngineError::QueueFull { .. } => "queue_full",
-        EngineError::Invalid(_) | EngineError::PromptTooLong { .. } => "invalid",
-        EngineError::ShuttingDown => "shutting_down",
-        EngineError::Scorer(_) => "scorer",
-        EngineError::Model(_) => "model",
     }
 }
 

@@ -102,6 +102,11 @@ impl HttpExchange {
             .inc();
     }
 
+    /// Returns the method.
+    pub(crate) fn method(&self) -> &'static str {
+        self.method
+    }
+
     /// Returns the route.
     pub(crate) fn route(&self) -> &str {
         &self.route

@@ -44,6 +44,8 @@ pub struct Metrics {
     receipts_kept_bytes: IntGauge,
     store_failures: IntCounter,
     store_free_bytes: IntGauge,
+    /// Spans of traces that were lost.
+    pub(crate) trace_spans_dropped: IntCounter,
     config_reloads: IntCounterVec,
     auth_failures: IntCounterVec,
     limited_requests: IntCounterVec,
@@ -238,6 +240,11 @@ impl Metrics {
                     "store_free_bytes",
                     "Free bytes on the file systems of the server's local data, of the fullest one",
                 )?,
+            )?,
+            trace_spans_dropped: counter(
+                r,
+                "trace_spans_dropped_total",
+                "Spans of traces that the collector did not take in time",
             )?,
             vllm: None,
             engine: Arc::new(EngineMetrics::new(r)?),

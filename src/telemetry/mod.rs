@@ -1,4 +1,4 @@
-//! Metrics and logs.
+//! Metrics, logs and traces.
 
 mod answers;
 mod engine;
@@ -8,6 +8,7 @@ mod metrics;
 mod models;
 mod process;
 mod register;
+mod trace;
 mod vllm;
 mod words;
 
@@ -16,3 +17,5 @@ pub(crate) use http::{ConnectionEnd, ConnectionMetrics, HttpExchange};
 pub use logging::{LogFormat, LogLevel, init as init_logging};
 pub use metrics::Metrics;
 pub(crate) use register::verdict_name;
+pub(crate) use trace::{RequestEnd, RequestTrace, TRACEPARENT, Traces};
+pub use trace::{TraceSettings, TraceSetupError, collector_url};

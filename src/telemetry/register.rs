@@ -4,7 +4,10 @@ use prometheus::{
     Error, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, core::Collector,
 };
 
-use crate::guard::Verdict;
+use crate::{
+    engine::{EngineError, FinishReason},
+    guard::Verdict,
+};
 
 /// Returns the verdict's name in the API.
 pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
@@ -15,6 +18,26 @@ pub(crate) fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Blocked => "blocked",
         Verdict::Unscored => "unscored",
         Verdict::Abstained => "abstained",
+    }
+}
+
+/// Returns the name of an answer's end.
+pub(super) fn ending_name(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ContentFilter => "content_filter",
+    }
+}
+
+/// Returns the name of a failure.
+pub(super) fn failure_name(error: &EngineError) -> &'static str {
+    match error {
+        EngineError::QueueFull { .. } => "queue_full",
+        EngineError::Invalid(_) | EngineError::PromptTooLong { .. } => "invalid",
+        EngineError::ShuttingDown => "shutting_down",
+        EngineError::Scorer(_) => "scorer",
+        EngineError::Model(_) => "model",
     }
 }
 

@@ -231,14 +231,14 @@ fn sigterm_lets_requests_finish_and_their_log_lines_have_ids() {
         .collect();
     let answered = lines
         .iter()
-        .find(|l| l["span"]["id"] == "trace-9" && l["message"] == "answered")
+        .find(|l| l["request_id"] == "trace-9" && l["message"] == "answered")
         .unwrap_or_else(|| panic!("{log}"));
     assert_eq!(
-        (&answered["status"], &answered["span"]["path"]),
+        (&answered["status"], &answered["path"]),
         (&200.into(), &"/v1/chat/completions".into())
     );
     assert!(
-        answered["span"]["completion"]
+        answered["completion_id"]
             .as_str()
             .unwrap()
             .starts_with("chatcmpl-")

@@ -79,6 +79,7 @@ impl House {
             guard: GuardParams::new([Mode::Flag, Mode::Off, Mode::Score][seed as usize % 3], 0.5),
             unanswerable: None,
             gate: None,
+            observer: None,
         }
     }
 }

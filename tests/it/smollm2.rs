@@ -106,6 +106,7 @@ async fn greedy_answers_are_those_of_transformers() {
             guard: GuardParams::new(Mode::Off, 0.5),
             unanswerable: None,
             gate: None,
+            observer: None,
         };
         streams.push(handle.submit(request).unwrap());
     }

@@ -31,7 +31,7 @@ use super::{
         request::read,
     },
     responses::ErrorResponses,
-    served::InitialVersion,
+    served::{InitialVersion, trace_of},
 };
 use crate::{
     config::Config,
@@ -47,6 +47,7 @@ use crate::{
         submission::Submission,
     },
     serve::schema::feedback::{FeedbackSchema, RemovalCountsSchema, SubmissionSchema},
+    telemetry::RequestTrace,
     util::time::unix_seconds,
     vlm::preprocess,
 };
@@ -199,6 +200,7 @@ pub(super) async fn submit(
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
     let caller = auth::caller(&app, &parts.extensions);
+    let trace = trace_of(&parts.extensions);
     let ReceivedBody {
         bytes,
         share: _share,
@@ -207,16 +209,21 @@ pub(super) async fn submit(
     let submission: Submission = read(&bytes, "feedback")?;
     let image = match &submission.image {
         Some(url) if submission.completion_id.is_none() => {
-            Some(load_image(&app, &share(&auth::caller(&app, &parts.extensions)), url).await?)
+            Some(load_image(&app, &share(&caller), &trace, url).await?)
         }
         _ => None,
     };
     let Submitted {
         mut record,
         repeated,
-    } = corrections
-        .submit(submission, image, key, &caller.submitter())
-        .await?;
+    } = {
+        let mut phase = trace.phase("store");
+        let submitter = caller.submitter();
+        corrections
+            .submit(submission, image, key, &submitter)
+            .await
+            .inspect_err(|error| phase.fail(failure_code(error)))?
+    };
     record.hide_names(caller.shown_names(Some(true)));
     if repeated {
         return Ok((
@@ -228,6 +235,16 @@ pub(super) async fn submit(
     }
     app.metrics.count_feedback(record.kind);
     Ok((StatusCode::CREATED, Json(record)).into_response())
+}
+
+/// Returns the name of a failure, for the trace.
+fn failure_code(error: &SubmitError) -> &'static str {
+    match error {
+        SubmitError::Refused(refused) => refused.code,
+        SubmitError::UnknownCompletion(_) => "completion_not_found",
+        SubmitError::KeyTaken => "idempotency_key_reused",
+        SubmitError::Store(_) => "store",
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
@@ -246,11 +263,17 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 /// Returns the file of a submitted image, once it has been decoded as a check.
-async fn load_image(app: &Arc<App>, share: &Share, url: &str) -> Result<Vec<u8>, ApiError> {
+async fn load_image(
+    app: &Arc<App>,
+    share: &Share,
+    trace: &RequestTrace,
+    url: &str,
+) -> Result<Vec<u8>, ApiError> {
     let _admitted = app.limits.admit_work(share, IMAGE_WORK)?;
     let file = request_file(
         app,
         share,
+        trace,
         parse_image_url(url, "image".to_owned(), ImageUrlLimits::new(&app.config))?,
     )
     .await?;

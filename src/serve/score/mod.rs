@@ -253,13 +253,21 @@ async fn respond(
     mut admission: Admission,
 ) -> Result<Response, ApiError> {
     let id: Arc<str> = format!("score-{}", Uuid::new_v4().simple()).into();
-    tracing::Span::current().record("completion", &*id);
+    tracing::Span::current().record("completion_id", &*id);
     let RequestContext { app, served, .. } = context;
     let images = images(context, &job.questions).await?;
     let used = Arc::<AtomicU64>::default();
     admission.begin(Arc::clone(&used));
     let texts: Arc<[(EncodedImage, Text)]> = images.into_iter().zip(texts).collect();
-    let scored = compute(context, job.author, &texts).await?;
+    let mut phase = context.trace.phase("score");
+    phase.set(
+        "candor.texts",
+        i64::try_from(texts.len()).unwrap_or(i64::MAX),
+    );
+    let scored = compute(context, job.author, &texts)
+        .await
+        .inspect_err(|error| phase.fail(error.reason().code))?;
+    drop(phase);
     let writer = if job.author == Author::Model && served.bundle.scorer.is_none() {
         WrittenBy::Policy
     } else {
