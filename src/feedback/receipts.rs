@@ -104,7 +104,8 @@ impl ReceiptWriter {
                 let bytes = match bytes {
                     Ok(bytes) => bytes,
                     Err(error) => {
-                        return tracing::error!(completion_id = id, %error, "a receipt was not stored");
+                        tracing::error!(completion_id = id, %error, "a receipt was not stored");
+                        return;
                     }
                 };
                 receipt_writer.slow.store(false, Relaxed);

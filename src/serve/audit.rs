@@ -1,28 +1,17 @@
-//! Audit log: who administered the server or deleted data, and when, a JSON object a line. Lines are
-//! on the disk before the response, and unlike those of the log none is ever dropped.
+//! Audit log: who administered the server or deleted data, and when, a JSON object a line. Lines
+//! are on the disk before the response, and unlike those of the log none is ever dropped.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
-use axum::{
-    extract::{MatchedPath, Request, State},
-    http::Method,
-    middleware::Next,
-    response::Response,
-};
+use axum::http::StatusCode;
 use serde::Serialize;
-
-use super::{
-    app::{App, blocking},
-    caller::Caller,
-    observe::RequestId,
-};
 
 /// Open audit log.
 pub(crate) struct AuditLog(Mutex<File>);
@@ -47,6 +36,25 @@ pub(super) struct AuditEntry {
 }
 
 impl AuditEntry {
+    /// Returns the entry of a request that was answered with `status`; `path` is told only if it
+    /// was carried out, since other paths may hold anything that a client wrote.
+    pub(super) fn request(
+        action: String,
+        path: String,
+        key: Option<String>,
+        status: StatusCode,
+        request_id: Option<String>,
+    ) -> Self {
+        Self {
+            time: now(),
+            action,
+            target: status.is_success().then_some(path),
+            key,
+            outcome: status.as_u16().to_string(),
+            request_id,
+        }
+    }
+
     /// Returns the entry of a reload; `changed` lists the options that were applied.
     pub(super) fn reload(outcome: &str, changed: Option<String>) -> Self {
         Self {
@@ -89,42 +97,4 @@ impl AuditLog {
 
 fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
-}
-
-/// Middleware that records requests that administer the server or delete data.
-pub(super) async fn audit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method(), request.uri().path());
-    let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let is_audited = *method == Method::DELETE || (changes && path.starts_with("/admin/"));
-    if app.audit.is_none() || !is_audited {
-        return next.run(request).await;
-    }
-    let extensions = request.extensions();
-    let route = extensions.get::<MatchedPath>();
-    let action = format!("{method} {}", route.map_or("none", MatchedPath::as_str));
-    let path = path.to_owned();
-    let key = extensions
-        .get::<Caller>()
-        .and_then(|c| c.name.as_deref().map(str::to_owned));
-    let request_id = extensions.get::<RequestId>().map(|id| id.0.clone());
-    let response = next.run(request).await;
-    let status = response.status();
-    let entry = AuditEntry {
-        time: now(),
-        action,
-        // Other paths may hold anything that a client wrote.
-        target: status.is_success().then_some(path),
-        key,
-        outcome: status.as_u16().to_string(),
-        request_id,
-    };
-    let writer = Arc::clone(&app);
-    // An error means that the server stops; the entry was logged.
-    let _ = blocking(move || {
-        if let Some(log) = &writer.audit {
-            log.write(&entry);
-        }
-    })
-    .await;
-    response
 }

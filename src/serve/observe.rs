@@ -25,7 +25,13 @@ use tracing::{
 };
 use uuid::Uuid;
 
-use super::{app::App, error::ErrorReason, openapi::known_path};
+use super::{
+    app::{App, blocking},
+    audit::AuditEntry,
+    caller::Caller,
+    error::ErrorReason,
+    openapi::known_path,
+};
 use crate::telemetry::{HttpExchange, RequestEnd, RequestTrace, TRACEPARENT};
 
 /// Label of requests without a route.
@@ -35,7 +41,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Id of a request.
 #[derive(Debug, Clone)]
-pub(super) struct RequestId(pub(super) String);
+struct RequestId(String);
 
 /// Middleware that records a request. Client input (path, query, body) never enters the log: the
 /// route is logged instead of the path.
@@ -92,6 +98,34 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
         response.headers_mut().insert(TRACEPARENT, parent);
     }
     response.map(|body| Body::new(RecordedBody { body, record }))
+}
+
+/// Middleware that records requests that administer the server or delete data in the audit log.
+pub(super) async fn audit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_audited = *method == Method::DELETE || (changes && path.starts_with("/admin/"));
+    if app.audit.is_none() || !is_audited {
+        return next.run(request).await;
+    }
+    let extensions = request.extensions();
+    let route = extensions.get::<MatchedPath>();
+    let action = format!("{method} {}", route.map_or("none", MatchedPath::as_str));
+    let path = path.to_owned();
+    let caller = extensions.get::<Caller>();
+    let key = caller.and_then(|caller| caller.name.as_deref().map(str::to_owned));
+    let request_id = extensions.get::<RequestId>().map(|id| id.0.clone());
+    let response = next.run(request).await;
+    let entry = AuditEntry::request(action, path, key, response.status(), request_id);
+    let writer = Arc::clone(&app);
+    // An error means that the server stops; the entry was logged.
+    let _ = blocking(move || {
+        if let Some(log) = &writer.audit {
+            log.write(&entry);
+        }
+    })
+    .await;
+    response
 }
 
 fn count_frame(frame: Frame<Bytes>, bytes: &AtomicU64) -> Frame<Bytes> {

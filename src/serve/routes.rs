@@ -22,7 +22,6 @@ use tower_http::{
 use super::{
     admin,
     app::App,
-    audit::audit,
     auth::{self, PermissionLookup, authenticate},
     chat, docs,
     error::ApiError,
@@ -30,7 +29,7 @@ use super::{
     hosts::{self, OwnNames},
     info,
     limits::limit_rates,
-    observe::observe,
+    observe::{audit, observe},
     permission::Permission::{self, Admin, AnyKey, Metrics, OneOf, Open},
     queue, request_url, score, ui,
 };

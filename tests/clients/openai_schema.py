@@ -15,7 +15,7 @@ from common import BASE_URL, STRICT, messages
 client = openai.OpenAI(base_url=BASE_URL, api_key="unused", max_retries=0)
 completions = client.chat.completions
 #: What Candor adds, and nothing else.
-OURS = {"guard", "reward", "version", "warnings"}
+OURS = {"guard", "reward", "version", "warnings", "license", "permitted_use"}
 ASKED = (
     {},
     {"extra_body": {"guard": STRICT}},

@@ -1,5 +1,5 @@
-//! What operations teams run beside the program, against the program: metrics, dashboards and alerts
-//! with a real Prometheus; the image's instructions, the compose file and the Helm chart.
+//! What operations teams run beside the program, against the program: metrics, dashboards and
+//! alerts with a real Prometheus; the image's instructions, the compose file and the Helm chart.
 
 use crate::{
     server_clients::python,
