@@ -192,8 +192,7 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         f"- {summary['requests']} requests in {summary['seconds']} s, "
         f"{summary['rate_requests_per_s']} a second: 80 % of {summary['capacity_requests_per_s']}; "
         f"{summary['not_sent']} could not be sent in time",
-        f"- {summary['acknowledged_records']} records acknowledged, "
-        f"{summary['lost_records']} lost",
+        f"- {summary['acknowledged_records']} records acknowledged, {summary['lost_records']} lost",
         f"- receipts with their photographs: {summary['receipts_most_mib']} MiB at most, "
         f"{summary['receipts_last_mib']} MiB in the end (bound {summary['receipts_bound_mib']} MiB)",
         "",
