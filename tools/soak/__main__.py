@@ -54,7 +54,7 @@ def soak(cluster: Cluster, disk: SmallDisk | None, arguments: argparse.Namespace
     begun = time.monotonic()
     with Watch(cluster, max(0.5, seconds / 1200)) as watch:
         with Arrivals(traffic, SHARE * most, arguments.seed) as arrivals:
-            inject(faults, begun, seconds, arguments.rounds)
+            failures = inject(faults, begun, seconds, arguments.rounds)
             time.sleep(max(0.0, begun + seconds - time.monotonic()))
     ended = time.monotonic()
     found = report.Soak(
@@ -68,13 +68,17 @@ def soak(cluster: Cluster, disk: SmallDisk | None, arguments: argparse.Namespace
         faults=faults.done,
         stored=watch.stored,
     )
+    found.wrong += failures
     acknowledged = {**warm.acknowledged, **traffic.acknowledged}
     inspect(cluster, acknowledged, found)
     return found
 
 
-def inject(faults: Faults, begun: float, seconds: float, rounds: int) -> None:
-    """Injects all faults in turn, evenly spread over the middle of the time."""
+def inject(faults: Faults, begun: float, seconds: float, rounds: int) -> list[str]:
+    """Injects all faults in turn, evenly spread over the middle of the time.
+
+    Returns why it could not go on.
+    """
     names = faults.names() * rounds
     # The first quarter warms up; the last tenth shows what is left.
     times = [begun + seconds * (0.25 + 0.65 * n / len(names)) for n in range(len(names))]
@@ -84,7 +88,11 @@ def inject(faults: Faults, begun: float, seconds: float, rounds: int) -> None:
             print(f"no time is left for the fault {name}", flush=True)
             continue
         print(f"{time.monotonic() - begun:6.0f} s: {name}", flush=True)
-        faults.inject(name)
+        try:
+            faults.inject(name)
+        except (OSError, RuntimeError) as error:
+            return [f"after the fault {name}: {error}"]
+    return []
 
 
 def inspect(cluster: Cluster, acknowledged: dict[str, str], found: report.Soak) -> None:

@@ -16,6 +16,8 @@ from cluster import Cluster, Replica, until
 
 # After a fault, requests that began during it still end.
 AFTER_S = 5.0
+# Least room that is worth taking.
+PAGE = 4096
 FEEDBACK_KINDS = ("feedback", "feedback with a photograph")
 # Statuses of feedback while a store is away; 404 is feedback on an answer that is not stored yet.
 STORE_AWAY = (503, 404)
@@ -134,13 +136,15 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Takes all room."""
+        free = os.statvfs(self.folder)
+        length = free.f_bavail * free.f_frsize
         with self.ballast.open("wb") as file:
-            # Twice: PostgreSQL frees some meanwhile.
-            for _ in range(2):
-                free = os.statvfs(self.folder)
-                length = free.f_bavail * free.f_frsize
-                if length:
+            # PostgreSQL takes and frees some meanwhile.
+            while length >= PAGE:
+                try:
                     os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, length)
+                except OSError:
+                    length //= 2
 
     def empty(self) -> None:
         """Gives it back."""

@@ -19,8 +19,10 @@ WARM_UP = 0.25
 # Growth after the warm-up that is none: of memory in MiB and as a share, of descriptors (each open
 # connection is one) and of threads (the database driver's and the runtime's come and go).
 MEMORY_MIB, MEMORY_SHARE, DESCRIPTORS, THREADS = 24.0, 0.10, 24, 6
-# Least samples of a process that growth can be read from.
+# Least samples of a process, to say how much it grew.
 FEWEST = 20
+# Share of the time that a process has to run for its growth to count: caches fill first.
+LONG_LIFE = 0.5
 
 
 @dataclass
@@ -52,8 +54,10 @@ def explanation(outcome: Outcome, faults: list[Fault]) -> str | None:
     """The fault that explains a bad outcome."""
     ended = outcome.begun + outcome.seconds
     for fault in faults:
-        during = ended >= fault.begun and outcome.begun <= fault.recovered + AFTER_S
-        if during and fault.explains(outcome.kind, outcome.status):
+        over = fault.recovered + AFTER_S
+        during = ended >= fault.begun and outcome.begun <= over
+        about = outcome.about is not None and fault.begun <= outcome.about <= over
+        if (during or about) and fault.explains(outcome.kind, outcome.status):
             return fault.name
     return None
 
@@ -92,7 +96,7 @@ def growth(soak: Soak) -> list[dict[str, Any]]:
                 "last": round(last, 1),
                 "most": round(max(values), 1),
             }
-        row["grows"] = grows(row)
+        row["grows"] = grows(row) if row["seconds"] > LONG_LIFE * soak.seconds else []
         found.append(row)
     return found
 
@@ -192,10 +196,9 @@ def markdown(summary: dict[str, Any], command: str) -> str:
         f"- {summary['requests']} requests in {summary['seconds']} s, "
         f"{summary['rate_requests_per_s']} a second: 80 % of {summary['capacity_requests_per_s']}; "
         f"{summary['not_sent']} could not be sent in time",
-        f"- {summary['acknowledged_records']} records acknowledged, "
-        f"{summary['lost_records']} lost",
+        f"- {summary['acknowledged_records']} records acknowledged, {summary['lost_records']} lost",
         f"- receipts with their photographs: {summary['receipts_most_mib']} MiB at most, "
-        f"{summary['receipts_last_mib']} MiB in the end (bound {summary['receipts_bound_mib']} MiB)",
+        f"{summary['receipts_last_mib']} in the end (bound: {summary['receipts_bound_mib']})",
         "",
     ]
     parts = {

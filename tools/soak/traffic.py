@@ -57,6 +57,8 @@ class Outcome:
     code: str
     # Whether it ended as its kind should.
     good: bool
+    # When the answer was given that it is about: its receipt may have been lost.
+    about: float | None = None
 
 
 class Traffic:
@@ -65,7 +67,8 @@ class Traffic:
     def __init__(self, address: Address, key: str, seed: int) -> None:
         self.address, self.key, self.rng = address, key, random.Random(seed)
         self.photos = [photo(name) for name in ("cat", "coffee", "astronaut", "photographer")]
-        self.answers: deque[str] = deque(maxlen=REMEMBERED)
+        self.answers: deque[tuple[float, str]] = deque(maxlen=REMEMBERED)
+        self.judging = threading.local()
         self.outcomes: list[Outcome] = []
         self.acknowledged: dict[str, str] = {}
         self.lock = threading.Lock()
@@ -88,11 +91,13 @@ class Traffic:
         with self.lock:
             kind = self.rng.choices(kinds, [self.kinds[name][0] for name in kinds])[0]
         begun = time.monotonic()
+        self.judging.about = None
         reply, good = self.kinds[kind][1]()
         seconds = time.monotonic() - begun
         code = reply.code or reply.error
         with self.lock:
-            self.outcomes.append(Outcome(kind, begun, seconds, reply.status, code, good))
+            about = self.judging.about
+            self.outcomes.append(Outcome(kind, begun, seconds, reply.status, code, good, about))
 
     def _post(self, path: str, body: Any, **headers: str) -> Reply:
         return send(self.address, "POST", path, body, self.key, headers=headers, timeout=130)
@@ -103,7 +108,7 @@ class Traffic:
 
     def _answered(self, reply: Reply) -> tuple[Reply, bool]:
         if reply.status == 200 and "id" in reply.json():
-            self.answers.append(reply.json()["id"])
+            self.answers.append((time.monotonic(), reply.json()["id"]))
         return reply, reply.status == 200
 
     def _known(self) -> tuple[Reply, bool]:
@@ -125,7 +130,8 @@ class Traffic:
 
     def _feedback(self) -> tuple[Reply, bool]:
         with self.lock:
-            completion = self.answers.pop() if self.answers else None
+            about, completion = self.answers.pop() if self.answers else (None, None)
+        self.judging.about = about
         return self._judge(completion)
 
     def _own_feedback(self) -> tuple[Reply, bool]:
