@@ -379,6 +379,8 @@ def bounded(base):
         for _ in range(8):
             page.get_by_role("button", name="Compare").click()
             settled(page)
+        # A reload cuts off what is still being written; this waits its turn behind it.
+        page.evaluate("new Promise(done => indexedDB.open('candor').onsuccess = e => e.target.result.transaction('answers', 'readwrite').oncomplete = done)")
         page.reload()
         expect(page.locator(".answer")).to_have_count(3)
         count = "new Promise(done => indexedDB.open('candor').onsuccess = e => e.target.result.transaction('answers').objectStore('answers').count().onsuccess = r => done(r.target.result))"
