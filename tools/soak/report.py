@@ -254,6 +254,11 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 240, 56, 34, 30
 COLORS = ("#1b6ca8", "#c2571a", "#3c8d40", "#7a4fa3", "#8a8a1f", "#b03060")
 
 
+def label(value: float) -> str:
+    """The number at a line of a plot."""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
 def svg(title: str, series: Series, faults: list[tuple[str, float, float]]) -> str:
     """A line chart over seconds, with the faults as gray bands."""
     points = [point for line in series.values() for point in line]
@@ -282,7 +287,7 @@ def svg(title: str, series: Series, faults: list[tuple[str, float, float]]) -> s
         out.append(
             f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(height):.1f}" y2="{y(height):.1f}" '
             f'stroke="#ccc"/><text x="{LEFT - 4}" y="{y(height) + 4:.1f}" text-anchor="end">'
-            f'{height:.4g}</text><text x="{x(time):.1f}" y="{HEIGHT - 18}" text-anchor="middle">'
+            f'{label(height)}</text><text x="{x(time):.1f}" y="{HEIGHT - 18}" text-anchor="middle">'
             f"{time:.0f} s</text>"
         )
     for number, (name, line) in enumerate(series.items()):
