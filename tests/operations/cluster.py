@@ -40,6 +40,12 @@ class Missing(Exception):
     """A program or package that is not installed."""
 
 
+def end_on_signals() -> None:
+    """Lets signals that end this process end the processes that it started, too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def free_port() -> int:
     """A port that nobody listens at."""
     with socket.socket() as probe:

@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from client import CHAT, FEEDBACK, Reply, fresh, judgment, photo, question, send
-from cluster import KEYS, REQUESTS_PER_MINUTE, ROOT, Cluster, Missing, Replica, stop, until
+from cluster import (
+    KEYS,
+    REQUESTS_PER_MINUTE,
+    ROOT,
+    Cluster,
+    Missing,
+    Replica,
+    end_on_signals,
+    stop,
+    until,
+)
 from load import Ledger, Load, longest, tally
 
 T = TypeVar("T")
@@ -568,6 +578,7 @@ def main() -> int:
         parser.error(f"{arguments.candor} is no program; build it, or name another with --candor")
     default = [name for name in SCENARIOS if arguments.long or name not in BY_NAME_ALONE]
     lengths = LONG if arguments.long else SHORT
+    end_on_signals()
     try:
         reports = run(arguments.names or default, arguments, lengths)
     except Missing as missing:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/operations"))
 
 import report  # noqa: E402
-from cluster import KEYS, Cluster, Missing  # noqa: E402
+from cluster import KEYS, Cluster, Missing, end_on_signals  # noqa: E402
 from faults import Faults, SmallDisk  # noqa: E402
 from traffic import Arrivals, Traffic, capacity  # noqa: E402
 from watch import Watch  # noqa: E402
@@ -142,6 +142,7 @@ def main() -> int:
         parser.error("--minutes is at least 2, and --rounds at least 1")
     if not os.access(arguments.candor, os.X_OK):
         parser.error(f"{arguments.candor} is no program; build it, or name another with --candor")
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="candor-soak-") as folder:
         Path(folder).chmod(0o755)
         disk = small_disk(Path(folder))
